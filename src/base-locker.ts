@@ -1,0 +1,180 @@
+import { abandonOnAbort } from "./abandon.ts";
+import { type CircuitBreaker, throughBreaker } from "./circuit-breaker.ts";
+import { InvalidConfigError, LockerClosedError, LockNotAcquiredError } from "./errors.ts";
+import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import { assertTtl, HeldLock, type Keeper } from "./held-lock.ts";
+import { lockId } from "./lock-id.ts";
+import type { AcquireOptions, Lock, Locker, LockMode, PingOptions } from "./locker.ts";
+import type { Telemetry } from "./telemetry.ts";
+
+type Wanted = Omit<LockRequest, "abandoned"> & { readonly signal: AbortSignal | undefined };
+
+/**
+ * What is the same wherever locks live: options in, handles out, the books of what is held, and an end that leaves
+ * nothing behind. A subclass grants.
+ */
+export abstract class BaseLocker implements Locker {
+  readonly #namespace: number;
+  readonly #telemetry: Telemetry;
+  readonly #breaker: CircuitBreaker | undefined;
+  readonly #connWaitTimeout: number;
+  readonly #closing = new AbortController();
+  /** Every handle whose lock the server still has, in the order of its grant. */
+  readonly #held = new Set<HeldLock>();
+  /** Attempts that have not been answered; those among them whose caller has given up give back what they get. */
+  readonly #attempts = new Set<Promise<unknown>>();
+  readonly #keeper: Keeper;
+  #closed: Promise<void> | undefined;
+
+  constructor(parts: {
+    namespace: number;
+    telemetry: Telemetry;
+    breaker?: CircuitBreaker | undefined;
+    connWaitTimeout?: number;
+  }) {
+    this.#namespace = parts.namespace;
+    this.#telemetry = parts.telemetry;
+    this.#breaker = parts.breaker;
+    this.#connWaitTimeout = parts.connWaitTimeout ?? Number.POSITIVE_INFINITY;
+    this.#keeper = {
+      telemetry: parts.telemetry,
+      breaker: parts.breaker,
+      forget: (lock) => this.#held.delete(lock),
+    };
+    // So that `const { acquire } = locker` works.
+    this.acquire = this.acquire.bind(this);
+    this.tryAcquire = this.tryAcquire.bind(this);
+    this.ping = this.ping.bind(this);
+    this.close = this.close.bind(this);
+  }
+
+  /** Takes the lock if it is free, without waiting for its holder. Throws only what the database did wrong. */
+  protected abstract tryLock(request: LockRequest): Promise<Grant | Refusal>;
+  protected abstract probe(): Promise<void>;
+  /** Ends what the locker opened. Must not reject, and must not take longer than seconds. */
+  protected abstract end(): Promise<void>;
+
+  async acquire(key: string, options: AcquireOptions = {}): Promise<Lock> {
+    const wanted = this.#wanted(key, options);
+    return this.#telemetry.observe("acquire", wanted, wanted.signal, async () => {
+      wanted.signal?.throwIfAborted();
+      const grant = await this.#attempt(wanted);
+      if (typeof grant === "string") throw this.#refusal(wanted, grant);
+      const lock = new HeldLock(wanted, grant, this.#keeper);
+      this.#held.add(lock);
+      return lock;
+    });
+  }
+
+  async tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+    try {
+      return await this.acquire(key, options);
+    } catch (error) {
+      if (error instanceof LockNotAcquiredError && error.reason === "held") return undefined;
+      throw error;
+    }
+  }
+
+  async ping(options: PingOptions = {}): Promise<void> {
+    this.#assertOpen();
+    const { signal } = options;
+    assertSignal(signal);
+    await this.#telemetry.observe("ping", undefined, signal, async () => {
+      signal?.throwIfAborted();
+      await abandonOnAbort(this.probe(), [signal], () => {});
+    });
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#telemetry.observe("close", undefined, undefined, async () => {
+      this.#closing.abort(new LockerClosedError());
+      await Promise.all([...this.#held].map((lock) => lock.close()));
+      await Promise.all(this.#attempts);
+      await this.end();
+    });
+    return this.#closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #assertOpen(): void {
+    this.#closing.signal.throwIfAborted();
+  }
+
+  #wanted(key: string, options: AcquireOptions): Wanted {
+    this.#assertOpen();
+    const id = lockId(this.#namespace, key);
+    const { ttl = "30s", mode = "exclusive", signal } = assertOptions(options);
+    return { key, id, mode, ttl: assertTtl(ttl), signal };
+  }
+
+  async #attempt(wanted: Wanted): Promise<Grant | Refusal> {
+    const abandoned = new AbortController();
+    const request: LockRequest = { ...wanted, abandoned: abandoned.signal };
+    const attempt = throughBreaker(this.#breaker, () => this.tryLock(request));
+    try {
+      return await abandonOnAbort(attempt, [wanted.signal, this.#closing.signal], () => {});
+    } catch (error) {
+      abandoned.abort();
+      this.#undo(attempt);
+      throw error;
+    }
+  }
+
+  /** Gives back what an attempt is granted after its caller has given up. `close()` waits for it. */
+  #undo(attempt: Promise<Grant | Refusal>): void {
+    const undone: Promise<void> = attempt
+      .then((grant) => (typeof grant === "string" ? undefined : grant.release()))
+      .catch((err: unknown) =>
+        this.#telemetry.log.debug({ err }, "an abandoned acquire failed; nothing is held"),
+      )
+      .finally(() => this.#attempts.delete(undone));
+    this.#attempts.add(undone);
+  }
+
+  #refusal(wanted: Wanted, refusal: Refusal): LockNotAcquiredError {
+    const { key } = wanted;
+    if (refusal === "pool-saturated") {
+      return new LockNotAcquiredError({ key, reason: refusal, waited: this.#connWaitTimeout });
+    }
+    for (const other of this.#held) {
+      if (other.id === wanted.id && other.key !== key) {
+        return new LockNotAcquiredError({ key, reason: "id-collision", otherKey: other.key });
+      }
+    }
+    return new LockNotAcquiredError({ key, reason: "held" });
+  }
+}
+
+const modes: readonly LockMode[] = ["exclusive", "shared"];
+const acquireOptions = new Set(["ttl", "mode", "signal"]);
+
+/** A misspelt option would be an option ignored: with `{ tll: "1h" }`, the lock of a long job would expire under it. */
+function assertOptions(options: unknown): AcquireOptions {
+  if (typeof options !== "object" || options === null) {
+    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
+  }
+  for (const [field, got] of Object.entries(options)) {
+    if (!acquireOptions.has(field)) {
+      throw new InvalidConfigError({
+        field,
+        got,
+        wants: `absent: the options are ${[...acquireOptions].join(", ")}`,
+      });
+    }
+  }
+  const { mode, signal } = options as AcquireOptions;
+  if (mode !== undefined && !modes.includes(mode)) {
+    throw new InvalidConfigError({ field: "mode", got: mode, wants: '"exclusive" or "shared"' });
+  }
+  assertSignal(signal);
+  return options;
+}
+
+function assertSignal(signal: unknown): void {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
+  }
+}

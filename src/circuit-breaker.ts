@@ -1,0 +1,89 @@
+import { circuitBreaker, ExponentialBackoff, handleAll, SamplingBreaker } from "cockatiel";
+import { milliseconds } from "./duration.ts";
+import { CircuitOpenError, InvalidConfigError } from "./errors.ts";
+import type { Duration } from "./locker.ts";
+
+/**
+ * Stands between the locker and a database in trouble. It calls `fn`, answers with what that answers or rejects with what
+ * that rejects, or rejects without calling it. A policy of cockatiel fits, also one of several wrapped together, as long
+ * as it doesn't call `fn` twice.
+ */
+export interface CircuitBreaker {
+  execute<T>(fn: () => Promise<T>): Promise<T>;
+}
+
+export interface CircuitBreakerOptions {
+  /** Opens when at least this share of the samples failed: percent, from 1 to 100. Default 100. */
+  readonly errorRate?: number;
+  /** Fewer samples than this in the window open nothing. Default 20. */
+  readonly minimumSamples?: number;
+  /** How long the samples of the window reach back; the breaker opens after that much trouble at the latest. Default `"10s"`. */
+  readonly openAfter?: Duration;
+}
+
+/**
+ * A circuit breaker with the Go package's defaults, on cockatiel. While open, it lets one operation through after 0.5 s,
+ * then after ever longer times, at most 60 s, and closes with the first that succeeds.
+ *
+ * @throws {InvalidConfigError} a field is out of its range
+ */
+export function createCircuitBreaker(options: CircuitBreakerOptions = {}): CircuitBreaker {
+  const { errorRate = 100, minimumSamples = 20, openAfter = "10s", ...unknown } = options;
+  for (const [field, got] of Object.entries(unknown)) {
+    throw new InvalidConfigError({
+      field,
+      got,
+      wants: "absent: the options are errorRate, minimumSamples and openAfter",
+    });
+  }
+  if (!(errorRate >= 1 && errorRate <= 100)) {
+    throw new InvalidConfigError({ field: "errorRate", got: errorRate, wants: "a percentage from 1 to 100" });
+  }
+  if (!Number.isInteger(minimumSamples) || minimumSamples < 1) {
+    throw new InvalidConfigError({
+      field: "minimumSamples",
+      got: minimumSamples,
+      wants: "a whole number from 1 up",
+    });
+  }
+  const window = milliseconds(openAfter);
+  if (window === undefined || !(window >= 100) || window === Number.POSITIVE_INFINITY) {
+    throw new InvalidConfigError({
+      field: "openAfter",
+      got: openAfter,
+      wants: 'a duration of at least 100 ms, such as "10s"',
+    });
+  }
+  return circuitBreaker(handleAll, {
+    halfOpenAfter: new ExponentialBackoff({ initialDelay: 500, exponent: 1.5, maxDelay: 60_000 }),
+    breaker: new SamplingBreaker({
+      // cockatiel opens above the threshold, which it wants below 1, and not at it.
+      threshold: errorRate / 100 - 1e-9,
+      duration: window,
+      // It multiplies this by the window again; half a sample less keeps rounding from asking for one more.
+      minimumRps: (minimumSamples - 0.5) / (window / 1_000),
+    }),
+  });
+}
+
+/**
+ * Runs `operation` through the breaker, if there is one.
+ *
+ * @throws {CircuitOpenError} the breaker refused, and `operation` was not called
+ * @throws what `operation` throws
+ */
+export async function throughBreaker<T>(
+  breaker: CircuitBreaker | undefined,
+  operation: () => Promise<T>,
+): Promise<T> {
+  if (breaker === undefined) return operation();
+  let called = false;
+  try {
+    return await breaker.execute(() => {
+      called = true;
+      return operation();
+    });
+  } catch (error) {
+    throw called ? error : new CircuitOpenError({ cause: error });
+  }
+}

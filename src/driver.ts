@@ -1,0 +1,56 @@
+/**
+ * What is needed of node-postgres: the only place that knows its shape. A `Pool` of `pg` fits, and so does a subclass.
+ */
+export interface Pool {
+  // The callback form calls back in the very step in which the pool gives up its own error listener of the client. A
+  // promise would resolve a moment later, and an error in between would end the process.
+  connect(callback: (error: Error | undefined, client: Client | undefined, release: Release) => void): void;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "connect" | "remove", listener: () => void): unknown;
+  end(): Promise<void>;
+  readonly totalCount: number;
+  readonly idleCount: number;
+  readonly options: { readonly max: number; readonly connectionTimeoutMillis?: number | null | undefined };
+}
+
+/** Gives a client back to its pool; with an argument, for closing. */
+export type Release = (destroy?: Error | boolean) => void;
+
+export interface Client {
+  query(query: Query): Promise<{ rows: Row[] }>;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "end", listener: () => void): unknown;
+  removeListener(event: "error", listener: (error: Error) => void): unknown;
+  removeListener(event: "end", listener: () => void): unknown;
+}
+
+export interface Query {
+  readonly text: string;
+  readonly values: unknown[];
+  readonly rowMode: "array";
+  readonly types: { getTypeParser(): (value: string) => string };
+}
+
+/** Every value as the server wrote it, so that type parsers set by the application change nothing. */
+export type Row = ReadonlyArray<string | null>;
+
+const asWritten = { getTypeParser: () => (value: string) => value };
+
+export function query(text: string, values: unknown[]): Query {
+  return { text, values, rowMode: "array", types: asWritten };
+}
+
+/** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */
+export function announcedBackend(client: Client): number | undefined {
+  const pid = "processID" in client ? client.processID : undefined;
+  return typeof pid === "number" ? pid : undefined;
+}
+
+/**
+ * Closes the socket at once. Ending a client politely waits for its peer, for ever where the link is dead, and the pool
+ * hands out no replacement until then.
+ */
+export function destroySocket(client: Client): void {
+  const { connection } = client as { connection?: { stream?: { destroy?(): void } } };
+  connection?.stream?.destroy?.();
+}

@@ -1,0 +1,61 @@
+const millisecondsIn: Record<string, number> = {
+  ns: 1e-6,
+  us: 1e-3,
+  // Both the micro sign and the Greek letter, as in Go.
+  "\u00b5s": 1e-3,
+  "\u03bcs": 1e-3,
+  ms: 1,
+  s: 1_000,
+  m: 60_000,
+  h: 3_600_000,
+};
+
+const part = /(\d+\.?\d*|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)/y;
+
+/**
+ * Reads a duration in Go's grammar (https://pkg.go.dev/time#ParseDuration): an optional sign, then one or more decimal
+ * numbers, each with a unit; a bare `"0"` needs none.
+ *
+ * @returns milliseconds, or `undefined` where the text is not of that grammar
+ */
+export function parseDuration(text: string): number | undefined {
+  const signed = /^[+-]/.test(text);
+  const sign = text.startsWith("-") ? -1 : 1;
+  if (text.slice(signed ? 1 : 0) === "0") return 0;
+  let total = 0;
+  let at = signed ? 1 : 0;
+  if (at === text.length) return undefined;
+  while (at < text.length) {
+    part.lastIndex = at;
+    const match = part.exec(text);
+    if (match === null) return undefined;
+    const [whole, amount = "", unit = ""] = match;
+    total += Number(amount) * (millisecondsIn[unit] ?? Number.NaN);
+    at += whole.length;
+  }
+  return sign * total;
+}
+
+/** A duration as a caller wrote it, in milliseconds; `undefined` for what is none. May be negative or infinite. */
+export function milliseconds(duration: unknown): number | undefined {
+  if (typeof duration === "number") return Number.isNaN(duration) ? undefined : duration;
+  return typeof duration === "string" ? parseDuration(duration) : undefined;
+}
+
+/** As Go prints one: `1m30s`, `250ms`, `1.5s`. */
+export function formatDuration(milliseconds: number): string {
+  if (milliseconds === 0) return "0s";
+  if (milliseconds < 0) return `-${formatDuration(-milliseconds)}`;
+  if (milliseconds < 1) return `${round(milliseconds * 1e3)}\u00b5s`;
+  if (milliseconds < 1_000) return `${round(milliseconds)}ms`;
+  const hours = Math.floor(milliseconds / 3_600_000);
+  const minutes = Math.floor(milliseconds / 60_000) % 60;
+  const seconds = round((milliseconds % 60_000) / 1_000);
+  const head = hours > 0 ? `${hours}h${minutes}m` : minutes > 0 ? `${minutes}m` : "";
+  return `${head}${seconds}s`;
+}
+
+/** To the nanosecond, which takes away what binary fractions add. */
+function round(value: number): number {
+  return Math.round(value * 1e6) / 1e6;
+}

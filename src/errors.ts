@@ -1,0 +1,243 @@
+/** Base of every error that this library makes. Match on `code`, or with `instanceof`. */
+export abstract class LockerError extends Error {
+  abstract readonly code: string;
+}
+
+export type NotAcquiredReason = "held" | "pool-saturated" | "connection-timeout" | "id-collision";
+
+/** The lock was not taken, and nothing is held. */
+export class LockNotAcquiredError extends LockerError {
+  override readonly name = "LockNotAcquiredError";
+  readonly code = "LOCK_NOT_ACQUIRED";
+  readonly key: string;
+  readonly reason: NotAcquiredReason;
+  /** How long was waited for a session, in milliseconds, where that is the reason. */
+  readonly waited: number | undefined;
+  /** With `"id-collision"`, the key whose lock has the same id. */
+  readonly otherKey: string | undefined;
+
+  constructor(facts: {
+    key: string;
+    reason: NotAcquiredReason;
+    waited?: number;
+    otherKey?: string;
+    cause?: unknown;
+  }) {
+    super(notAcquiredSentence(facts), causeOf(facts));
+    this.key = facts.key;
+    this.reason = facts.reason;
+    this.waited = facts.waited;
+    this.otherKey = facts.otherKey;
+  }
+}
+
+function notAcquiredSentence(facts: {
+  key: string;
+  reason: NotAcquiredReason;
+  waited?: number;
+  otherKey?: string;
+}): string {
+  const lock = `Lock ${quote(facts.key)} not acquired`;
+  switch (facts.reason) {
+    case "held":
+      return `${lock}: it is held elsewhere`;
+    case "pool-saturated":
+      return `${lock}: every connection of the pool is checked out, and none came back within ${facts.waited} ms`;
+    case "connection-timeout":
+      return `${lock}: the server did not answer within ${facts.waited} ms`;
+    case "id-collision":
+      return `${lock}: its id is also that of ${quote(facts.otherKey ?? "")}, which this locker holds; rename one of the two keys`;
+  }
+}
+
+export type NotHeldReason = "released" | "expired" | "lost" | "closed";
+
+/** The lock was no longer held, and is not now. With `reason: "lost"`, `cause` says what ended it. */
+export class LockNotHeldError extends LockerError {
+  override readonly name = "LockNotHeldError";
+  readonly code = "LOCK_NOT_HELD";
+  readonly key: string;
+  readonly reason: NotHeldReason;
+
+  constructor(facts: { key: string; reason: NotHeldReason; cause?: unknown }) {
+    super(`Lock ${quote(facts.key)} is not held: ${notHeldSentence[facts.reason]}`, causeOf(facts));
+    this.key = facts.key;
+    this.reason = facts.reason;
+  }
+}
+
+const notHeldSentence: Record<NotHeldReason, string> = {
+  released: "it has been released",
+  expired: "its TTL passed without a refresh",
+  lost: "its session ended, or could not be proved to live",
+  closed: "its locker was closed",
+};
+
+/** What `lock.signal` aborts with when holding ended without a release. `cause` says what ended it. */
+export class LockLostError extends LockerError {
+  override readonly name = "LockLostError";
+  readonly code = "LOCK_LOST";
+  readonly key: string;
+
+  constructor(facts: { key: string; cause: unknown }) {
+    super(`Lock ${quote(facts.key)} was lost: ${sentenceOf(facts.cause)}`, causeOf(facts));
+    this.key = facts.key;
+  }
+}
+
+/** What `lock.signal` aborts with when the TTL passed without a refresh. */
+export class LockExpiredError extends LockerError {
+  override readonly name = "LockExpiredError";
+  readonly code = "LOCK_EXPIRED";
+  readonly key: string;
+  /** Milliseconds. */
+  readonly ttl: number;
+
+  constructor(facts: { key: string; ttl: number }) {
+    super(`Lock ${quote(facts.key)} expired: it was not refreshed within ${facts.ttl} ms`);
+    this.key = facts.key;
+    this.ttl = facts.ttl;
+  }
+}
+
+/** A key has at least one character. */
+export class EmptyKeyError extends LockerError {
+  override readonly name = "EmptyKeyError";
+  readonly code = "EMPTY_KEY";
+
+  constructor() {
+    super("Expected `key` to have at least one character, got an empty string");
+  }
+}
+
+/** A key is a string of well-formed UTF-16: a lone surrogate would share its lock with every other one. */
+export class InvalidKeyError extends LockerError {
+  override readonly name = "InvalidKeyError";
+  readonly code = "INVALID_KEY";
+
+  constructor(got: unknown) {
+    super(`Expected \`key\` to be a string without lone surrogates, got ${show(got)}`);
+  }
+}
+
+/** A TTL is a positive, finite duration. */
+export class InvalidTtlError extends LockerError {
+  override readonly name = "InvalidTtlError";
+  readonly code = "INVALID_TTL";
+
+  constructor(got: unknown) {
+    super(`Expected \`ttl\` to be a positive duration such as 30000 or "30s", got ${show(got)}`);
+  }
+}
+
+/** An option that can't be used. */
+export class InvalidConfigError extends LockerError {
+  override readonly name = "InvalidConfigError";
+  readonly code = "INVALID_CONFIG";
+  readonly field: string;
+
+  constructor(facts: { field: string; got: unknown; wants: string }) {
+    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${show(facts.got)}`);
+    this.field = facts.field;
+  }
+}
+
+/** The circuit breaker refused to let the operation reach the database. `cause` is the breaker's own error. */
+export class CircuitOpenError extends LockerError {
+  override readonly name = "CircuitOpenError";
+  readonly code = "CIRCUIT_OPEN";
+
+  constructor(facts: { cause: unknown }) {
+    super(`The circuit breaker refused: ${sentenceOf(facts.cause)}`, causeOf(facts));
+  }
+}
+
+/** The locker has been closed. */
+export class LockerClosedError extends LockerError {
+  override readonly name = "LockerClosedError";
+  readonly code = "LOCKER_CLOSED";
+
+  constructor() {
+    super("The locker is closed");
+  }
+}
+
+/** PostgreSQL or the driver failed. `cause` is the driver's own error. */
+export class DatabaseError extends LockerError {
+  override readonly name = "DatabaseError";
+  readonly code = "DATABASE_ERROR";
+  /** PostgreSQL's code, such as `"57P01"`, where the server said one. */
+  readonly sqlState: string | undefined;
+
+  constructor(facts: { doing: string; cause: unknown }) {
+    super(`${facts.doing} failed: ${sentenceOf(facts.cause)}`, causeOf(facts));
+    this.sqlState = sqlStateOf(facts.cause);
+  }
+}
+
+/** Between this process and the server stands a pooler, which gives a statement whichever session is free. */
+export class PoolerDetectedError extends LockerError {
+  override readonly name = "PoolerDetectedError";
+  readonly code = "POOLER_DETECTED";
+
+  constructor(facts: { announced: number; actual: number }) {
+    super(
+      `The session announced backend ${facts.announced} but is served by ${facts.actual}: a connection pooler stands ` +
+        "between, which would let two callers hold one lock. Connect the locker to the server's own port, or, if the " +
+        'pooler keeps one session for each client (session mode), say so with `pooler: "session"`',
+    );
+  }
+}
+
+/** The server is a standby: its locks exclude nobody on the primary. */
+export class StandbyError extends LockerError {
+  override readonly name = "StandbyError";
+  readonly code = "STANDBY";
+
+  constructor() {
+    super(
+      "The server is a standby, whose locks exclude nobody on the primary. Connect the locker to the primary",
+    );
+  }
+}
+
+/** How a value that was not expected is shown in a sentence: `"5"` (string), `-1` (number). */
+export function show(value: unknown): string {
+  switch (typeof value) {
+    case "string":
+      return value.length > 60
+        ? `a string of ${value.length} characters`
+        : `\`${JSON.stringify(value)}\` (string)`;
+    case "number":
+    case "bigint":
+    case "boolean":
+      return `\`${value}\` (${typeof value})`;
+    case "function":
+      return "a function";
+    case "object":
+      if (value === null) return "`null`";
+      return Array.isArray(value) ? "an array" : "an object";
+    default:
+      return `\`${String(value)}\``;
+  }
+}
+
+function quote(key: string): string {
+  return JSON.stringify(key.length > 100 ? `${key.slice(0, 99)}…` : key);
+}
+
+function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
+  return facts.cause === undefined ? undefined : { cause: facts.cause };
+}
+
+/** The driver reports a refused connection to a host of several addresses as an AggregateError without a message. */
+function sentenceOf(cause: unknown): string {
+  if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(sentenceOf).join("; ");
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
+function sqlStateOf(cause: unknown): string | undefined {
+  const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+  // Node's own codes (ECONNREFUSED) are longer.
+  return typeof code === "string" && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+}

@@ -1,0 +1,128 @@
+/**
+ * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
+ * always has a unit: `"5"` is refused.
+ */
+export type Duration = number | string;
+
+export type LockMode = "exclusive" | "shared";
+
+export interface AcquireOptions {
+  /**
+   * How long the holder may believe that it holds without a refresh. Default `"30s"`. Counted from the moment the
+   * granting statement was sent, so that the holder stops believing first.
+   */
+  readonly ttl?: Duration;
+  /**
+   * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
+   * given back.
+   */
+  readonly signal?: AbortSignal;
+  /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */
+  readonly mode?: LockMode;
+}
+
+export interface RefreshOptions {
+  /** Stops waiting for the answer when it aborts. The refresh itself may still take effect. */
+  readonly signal?: AbortSignal;
+}
+
+export interface PingOptions {
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Hands out locks. Safe to use from any number of callers at once; its methods may be called without their object.
+ */
+export interface Locker extends AsyncDisposable {
+  /**
+   * Takes the lock of `key`, without waiting for a holder.
+   *
+   * On failure nothing is held and no session is reserved.
+   *
+   * @throws {LockNotAcquiredError} held elsewhere, or no session could be had; see its `reason`
+   * @throws {EmptyKeyError} `key` is empty
+   * @throws {InvalidKeyError} `key` is not a string, or is ill-formed UTF-16
+   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
+   * @throws {InvalidConfigError} an option is unknown or of the wrong type
+   * @throws {CircuitOpenError} the circuit breaker refused
+   * @throws {LockerClosedError} after {@link close}
+   * @throws {StandbyError} the server is a standby, whose locks exclude nobody on the primary
+   * @throws {PoolerDetectedError} the session is not the server's own
+   * @throws {DatabaseError} PostgreSQL or the driver failed
+   * @throws the `reason` of `options.signal`, when that aborts
+   */
+  acquire(key: string, options?: AcquireOptions): Promise<Lock>;
+  /** As {@link acquire}, but answers `undefined` where the lock is held elsewhere. Every other failure throws. */
+  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
+  /**
+   * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
+   * elsewhere. Has a deadline, and needs no free connection of the pool.
+   *
+   * @throws {DatabaseError} no answer, or an error
+   * @throws {StandbyError} locks would live on a standby
+   * @throws {LockerClosedError} after {@link close}
+   */
+  ping(options?: PingOptions): Promise<void>;
+  /**
+   * Frees every lock, within seconds whatever the server does, and ends what the locker itself opened. Their handles'
+   * signals abort. Acquires under way reject with `LockerClosedError` and leave nothing behind. A second call answers
+   * with the first.
+   */
+  close(): Promise<void>;
+}
+
+/**
+ * The handle a holder has. Methods may overlap; releasing twice is an error that changes nothing.
+ *
+ * With `await using`, the lock is released at the end of the block; a lock that has ended by then is passed over
+ * quietly.
+ */
+export interface Lock extends AsyncDisposable {
+  readonly key: string;
+  /** What PostgreSQL sees; see `lockId`. */
+  readonly id: bigint;
+  readonly mode: LockMode;
+  /** Milliseconds, as last acquired or refreshed. Does not count down. */
+  readonly ttl: number;
+  /**
+   * Whether the holder may believe that it holds. Read from the clock and the session at the moment of asking, so it
+   * is right even when the event loop was blocked.
+   */
+  readonly held: boolean;
+  /** Whether the TTL passed without a refresh. */
+  readonly expired: boolean;
+  /**
+   * Aborts when holding ends without a release: its reason is a `LockLostError` or a `LockExpiredError`. Never on a
+   * release. Pass it to whatever is done under the lock.
+   */
+  readonly signal: AbortSignal;
+  /** @throws {LockNotHeldError} unless {@link held} */
+  assertHeld(): void;
+  /**
+   * Proves that the session still lives and is the same one, and lets the holder believe for another `ttl` from now.
+   *
+   * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that the caller's
+   * signal, a bad `ttl` or the circuit breaker stops leaves the lock as it was.
+   *
+   * @param ttl default: as before
+   * @throws {LockNotHeldError} released, expired, lost or closed; an expired lock is freed in the server
+   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
+   * @throws {CircuitOpenError} the circuit breaker refused
+   */
+  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
+  /**
+   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever it answers, nothing is held
+   * afterwards.
+   *
+   * @throws {LockNotHeldError} it was no longer held: released, expired, lost or closed
+   */
+  release(): Promise<void>;
+}
+
+/** pino and `console` both fit. */
+export interface Logger {
+  debug(facts: object, message: string): void;
+  info(facts: object, message: string): void;
+  warn(facts: object, message: string): void;
+  error(facts: object, message: string): void;
+}

@@ -1,0 +1,74 @@
+import { BaseLocker } from "./base-locker.ts";
+import { elapsedSince, type Instant, now } from "./clock.ts";
+import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./config.ts";
+import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import { Telemetry } from "./telemetry.ts";
+
+/**
+ * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing. A lock
+ * whose TTL passes goes to the next caller.
+ */
+export class MemoryLocker extends BaseLocker {
+  readonly #holders = new Map<bigint, Set<MemoryLock>>();
+
+  /** @throws {InvalidConfigError} names the field, what it got and what it wants */
+  constructor(options: MemoryLockerOptions = {}) {
+    const checked = checkMemoryLockerOptions(options);
+    super({
+      namespace: checked.namespace ?? 0,
+      telemetry: new Telemetry(checked),
+      breaker: checked.circuitBreaker,
+    });
+  }
+
+  protected override async tryLock(request: LockRequest): Promise<Grant | Refusal> {
+    const holders = this.#holders.get(request.id) ?? new Set();
+    for (const holder of holders) if (holder.lapsed) holders.delete(holder);
+    const excluded = [...holders].some(
+      (holder) => holder.mode === "exclusive" || request.mode === "exclusive",
+    );
+    if (excluded) return "held";
+    const lock = new MemoryLock(request, () => {
+      if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
+      if (holders.size === 0) this.#holders.delete(request.id);
+    });
+    holders.add(lock);
+    this.#holders.set(request.id, holders);
+    return lock;
+  }
+
+  protected override async probe(): Promise<void> {}
+
+  protected override async end(): Promise<void> {}
+}
+
+class MemoryLock implements Grant {
+  readonly mode;
+  readonly goneBecause = undefined;
+  readonly #free: () => void;
+  #ttl: number;
+  confirmedAt: Instant = now();
+
+  constructor(request: LockRequest, free: () => void) {
+    this.mode = request.mode;
+    this.#ttl = request.ttl;
+    this.#free = free;
+  }
+
+  get lapsed(): boolean {
+    return elapsedSince(this.confirmedAt) >= this.#ttl;
+  }
+
+  /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */
+  onGone(): void {}
+
+  async refresh(ttl: number): Promise<Instant> {
+    this.confirmedAt = now();
+    this.#ttl = ttl;
+    return this.confirmedAt;
+  }
+
+  async release(): Promise<void> {
+    this.#free();
+  }
+}

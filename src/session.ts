@@ -1,0 +1,112 @@
+import { type Instant, now } from "./clock.ts";
+import { announcedBackend, type Client, destroySocket, query, type Release, type Row } from "./driver.ts";
+import { DatabaseError } from "./errors.ts";
+
+export interface Answer {
+  readonly row: Row;
+  /** When the statement was sent. What it proves was true no earlier. */
+  readonly sentAt: Instant;
+}
+
+//   reserved ──return()──▶ returned
+//      │
+//      └──destroy(), an error of the connection, its end──▶ gone
+type State =
+  | { readonly is: "reserved" }
+  | { readonly is: "returned" }
+  | { readonly is: "gone"; readonly cause: Error };
+
+/**
+ * One PostgreSQL connection that carries locks, from its reservation until it is returned or destroyed.
+ *
+ * It has an error listener all that time: a checked-out client without one takes the process down
+ * (https://github.com/brianc/node-postgres/issues/2439).
+ */
+export class Session {
+  /** The backend announced at the start, where the driver tells it. */
+  readonly announcedPid: number | undefined;
+  readonly #client: Client;
+  readonly #release: Release;
+  #state: State = { is: "reserved" };
+  #turn: Promise<void> = Promise.resolve();
+  readonly #lossListeners = new Set<(cause: Error) => void>();
+
+  /** To be called in the very step in which the pool hands out the client. */
+  constructor(client: Client, release: Release) {
+    this.#client = client;
+    this.#release = release;
+    this.announcedPid = announcedBackend(client);
+    client.on("error", this.#onError);
+    client.on("end", this.#onEnd);
+  }
+
+  /** Why the session has gone; `undefined` while it has not, as far as is known. */
+  get goneBecause(): Error | undefined {
+    return this.#state.is === "gone" ? this.#state.cause : undefined;
+  }
+
+  /** Calls `listener` once if the session goes, by whatever cause, before it is returned. */
+  onGone(listener: (cause: Error) => void): void {
+    this.#lossListeners.add(listener);
+  }
+
+  /**
+   * Sends one statement of one row, after those before it. Without an answer within `deadline` milliseconds the session
+   * is destroyed: the driver can't take a statement back, and its late answer would be taken for the next one's.
+   *
+   * After any other failure the session is as the statement left it, and the caller decides.
+   *
+   * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
+   */
+  async run(doing: string, text: string, values: unknown[], deadline: number): Promise<Answer> {
+    const before = this.#turn;
+    let finished: () => void = () => {};
+    this.#turn = new Promise((resolve) => {
+      finished = resolve;
+    });
+    let timer: NodeJS.Timeout | undefined;
+    const overdue = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
+        this.destroy(cause);
+        reject(cause);
+      }, deadline);
+    });
+    try {
+      await Promise.race([before, overdue]);
+      if (this.#state.is === "gone") throw this.#state.cause;
+      const sentAt = now();
+      const { rows } = await Promise.race([this.#client.query(query(text, values)), overdue]);
+      const [row] = rows;
+      if (row === undefined) throw new Error("the server answered no row");
+      return { row, sentAt };
+    } catch (cause) {
+      throw new DatabaseError({ doing, cause });
+    } finally {
+      clearTimeout(timer);
+      finished();
+    }
+  }
+
+  /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
+  return(): void {
+    if (this.#state.is !== "reserved") return;
+    this.#state = { is: "returned" };
+    this.#client.removeListener("error", this.#onError);
+    this.#client.removeListener("end", this.#onEnd);
+    this.#release();
+  }
+
+  /** Ends the session, and with it every lock that it may hold, known or not. Does nothing once it is returned or gone. */
+  destroy(cause: Error): void {
+    if (this.#state.is !== "reserved") return;
+    this.#state = { is: "gone", cause };
+    destroySocket(this.#client);
+    // The error listener stays: a dying connection may have more to say.
+    this.#release(cause);
+    for (const listener of this.#lossListeners) listener(cause);
+  }
+
+  readonly #onError = (error: Error): void => this.destroy(error);
+  readonly #onEnd = (): void => this.destroy(new Error("the connection was closed"));
+}

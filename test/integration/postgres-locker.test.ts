@@ -1,0 +1,35 @@
+import { expect, test } from "vitest";
+import { LockNotAcquiredError, LockNotHeldError, PostgresLocker } from "../../src/index.ts";
+import { createPool, uniqueKey } from "../support/database.ts";
+
+test("a lock is taken, excludes others, is refreshed and released", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const key = uniqueKey();
+  const lock = await locker.acquire(key);
+  expect(lock.held).toBe(true);
+  await expect(locker.acquire(key)).rejects.toThrow(LockNotAcquiredError);
+  expect(await locker.tryAcquire(key)).toBeUndefined();
+  await lock.refresh("1m");
+  expect(lock.ttl).toBe(60_000);
+  await lock.release();
+  expect(lock.held).toBe(false);
+  await expect(lock.release()).rejects.toThrow(LockNotHeldError);
+  await (await locker.acquire(key)).release();
+});
+
+test("a session is returned with the settings it had", async () => {
+  const pool = createPool({ max: 1 });
+  await pool.query(
+    "set idle_session_timeout = 600000; set application_name = 'mine'; set statement_timeout = 4000",
+  );
+  const settings = () =>
+    pool
+      .query(
+        "select current_setting('idle_session_timeout') a, current_setting('application_name') b, current_setting('statement_timeout') c, current_setting('default_transaction_isolation') d, pg_backend_pid() as e",
+      )
+      .then((r) => r.rows);
+  const before = await settings();
+  await using locker = new PostgresLocker({ pool });
+  await (await locker.acquire(uniqueKey())).release();
+  expect(await settings()).toEqual(before);
+});

@@ -1,0 +1,162 @@
+import { randomBytes } from "node:crypto";
+import pg from "pg";
+import { afterAll, afterEach, beforeEach, inject } from "vitest";
+import { until } from "./until.ts";
+
+// Importing this file gives the test file a database of its own: advisory locks are per database, so that what is in
+// `pg_locks` for it is this file's, and after each test it must be nothing. It goes when the file is done.
+//
+// The leak check runs after the test's own `afterEach` hooks, but before `onTestFinished`: clean up with `await using`.
+
+const name = `pg_locker_${randomBytes(8).toString("hex")}`;
+const url = withDatabase(inject("serverUrl"), name);
+const admin = new pg.Client({ connectionString: inject("serverUrl"), application_name: "test-admin" });
+admin.on("error", () => {}); // The next query rejects with it.
+await admin.connect();
+await admin.query(`create database ${name}`);
+
+const clients = new Set<pg.Client>();
+const pools = new Set<pg.Pool>();
+const poolsOfFile = new Set<pg.Pool>();
+const checkedOut = new Set<pg.PoolClient>();
+let inTest = false;
+
+/** The connection string of this test file's database, for a superuser. */
+export function databaseUrl(): string {
+  return url;
+}
+
+/** The connection string of another database of the run's server, or of this one as another role. */
+export function urlWith(part: { database?: string; user?: string; password?: string }): string {
+  const other = new URL(part.database === undefined ? url : withDatabase(url, part.database));
+  if (part.user !== undefined) {
+    other.username = part.user;
+    other.password = part.password ?? "";
+  }
+  return other.href;
+}
+
+/** A pool on this file's database, ended after the test, or after the file when it was made outside of one. */
+export function createPool(config: pg.PoolConfig = {}): pg.Pool {
+  const pool = new pg.Pool({ connectionString: url, ...config });
+  pool.on("error", () => {}); // Tests end sessions on purpose; a listener of theirs comes on top.
+  pool.on("acquire", (client) => checkedOut.add(client));
+  pool.on("release", (_error, client) => checkedOut.delete(client));
+  pool.on("remove", (client) => checkedOut.delete(client));
+  (inTest ? pools : poolsOfFile).add(pool);
+  return pool;
+}
+
+/** A client, with the pid of its session's backend, which the driver's types leave out. */
+export type Session = pg.Client & { readonly processID: number };
+
+/** A connected client on this file's database, which the end of the test ends, with its locks. */
+export async function connect(config: pg.ClientConfig = {}): Promise<Session> {
+  const client = new pg.Client({ connectionString: url, ...config }) as Session;
+  client.on("error", () => {});
+  await client.connect();
+  clients.add(client);
+  return client;
+}
+
+/** Runs a statement on a session that no test ends or blocks, in the server's own database. */
+export async function onServer<R extends pg.QueryResultRow>(
+  sql: string,
+  values: unknown[] = [],
+): Promise<R[]> {
+  return (await admin.query<R>(sql, values)).rows;
+}
+
+/** A key that no other test has. */
+export function uniqueKey(prefix = "key"): string {
+  return `${prefix}:${randomBytes(8).toString("hex")}`;
+}
+
+/** A lock id that no other test has; negative half of the time. */
+export function uniqueId(): bigint {
+  return randomBytes(8).readBigInt64BE();
+}
+
+/** One row of `pg_locks`. */
+export interface AdvisoryLock {
+  /** Of the (bigint) key space. For (int, int) it is the pair, packed. */
+  readonly id: bigint;
+  readonly space: "bigint" | "int-pair";
+  readonly pid: number;
+  readonly mode: "ExclusiveLock" | "ShareLock";
+  /** `false` for a session that waits in the server. */
+  readonly granted: boolean;
+}
+
+/** Every advisory lock in this file's database. */
+export async function advisoryLocks(): Promise<AdvisoryLock[]> {
+  const rows = await onServer<Omit<AdvisoryLock, "id"> & { id: string }>(
+    `select ((classid::bigint << 32) | objid::bigint)::text as id, pid, mode, granted,
+            case objsubid when 1 then 'bigint' else 'int-pair' end as space
+       from pg_locks
+      where locktype = 'advisory' and database = (select oid from pg_database where datname = $1)`,
+    [name],
+  );
+  return rows.map((row) => ({ ...row, id: BigInt(row.id) }));
+}
+
+/** The pids of the sessions that were granted `id`, in this file's database. */
+export async function holdersOf(id: bigint): Promise<number[]> {
+  const locks = await advisoryLocks();
+  return locks
+    .filter((lock) => lock.id === id && lock.space === "bigint" && lock.granted)
+    .map((lock) => lock.pid);
+}
+
+beforeEach(() => {
+  inTest = true;
+});
+
+afterEach(async () => {
+  inTest = false;
+  const leaks: string[] = [];
+  await Promise.all([...clients].map((client) => client.end().catch(() => {})));
+  clients.clear();
+  // A session's locks are gone when its backend is, a moment after its client has gone.
+  await until(async () => (await advisoryLocks()).length === 0, { deadline: 2000 }).catch(async () => {
+    const locks = await advisoryLocks();
+    const list = locks.map(
+      (lock) => `${lock.id} (${lock.mode}, session ${lock.pid}, granted: ${lock.granted})`,
+    );
+    if (list.length > 0) leaks.push(`advisory locks left: ${list.join(", ")}`);
+  });
+  const inUse = () =>
+    [...pools, ...poolsOfFile].reduce((sum, pool) => sum + pool.totalCount - pool.idleCount, 0);
+  await until(() => inUse() === 0, { deadline: 2000 }).catch(() => {
+    leaks.push(`clients still checked out of a pool: ${inUse()}`);
+  });
+  await endPools(pools);
+  if (leaks.length > 0) throw new Error(`the test leaks: ${leaks.join("; ")}`);
+});
+
+afterAll(async () => {
+  await endPools(poolsOfFile);
+  await admin.query(`drop database if exists ${name} with (force)`);
+  await admin.end();
+});
+
+async function endPools(some: Set<pg.Pool>): Promise<void> {
+  for (const pool of some) {
+    // end() waits for the clients that are checked out. Those of a leak are destroyed, with their locks, so that the next test
+    // starts clean. The listener comes only now, for a test must notice one that is missing.
+    if (pool.totalCount > pool.idleCount) {
+      for (const client of checkedOut) {
+        client.on("error", () => {});
+        client.release(true);
+      }
+    }
+    if (!pool.ending) await pool.end();
+  }
+  some.clear();
+}
+
+function withDatabase(connectionString: string, database: string): string {
+  const changed = new URL(connectionString);
+  changed.pathname = `/${database}`;
+  return changed.href;
+}

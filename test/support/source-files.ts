@@ -1,0 +1,50 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { posix } from "node:path";
+
+const root = new URL("../../src/", import.meta.url);
+
+/** One file of `src/`, as the tests about the source itself see it. */
+export interface SourceFile {
+  /** Below `src/`, with `/` on every platform, without `.ts`: `session`, `testing/index`. */
+  readonly room: string;
+  readonly text: string;
+  /** The text with comments blanked out, line for line: an `@example` may say what code may not. */
+  readonly code: string;
+  /** The rooms it imports from, by `import`, `export … from`, `import()` or a type import. */
+  readonly imports: readonly string[];
+}
+
+/** Every `.ts` file below `src/`, in alphabetical order. */
+export function sourceFiles(): SourceFile[] {
+  return readdirSync(root, { recursive: true, encoding: "utf8" })
+    .map((path) => path.replaceAll("\\", "/"))
+    .filter((path) => path.endsWith(".ts"))
+    .sort()
+    .map((path) => sourceFile(path, readFileSync(new URL(path, root), "utf8")));
+}
+
+/** What `text` would be as `src/<path>`. */
+export function sourceFile(path: string, text: string): SourceFile {
+  const room = path.replace(/\.ts$/, "");
+  const code = withoutComments(text);
+  return { room, text, code, imports: importedRooms(room, code) };
+}
+
+function withoutComments(text: string): string {
+  // A comment starts a line or follows a blank, which a glob or an address within a string does not.
+  return text
+    .replace(/(?<=^|\s)\/\*[\s\S]*?\*\//gm, (comment) => comment.replace(/[^\n]/g, ""))
+    .replace(/(^|\s)\/\/.*$/gm, "$1");
+}
+
+function importedRooms(room: string, code: string): string[] {
+  const specifiers = [
+    ...code.matchAll(/^(?:import|export)\s[\w\s{},*$]*?\bfrom\s*["']([^"']+)["']/gm),
+    ...code.matchAll(/^import\s*["']([^"']+)["']/gm),
+    ...code.matchAll(/\bimport\s*\(\s*["'`]([^"'`]+)["'`]/g),
+  ].map((match) => match[1] ?? "");
+  const rooms = specifiers
+    .filter((specifier) => specifier.startsWith("."))
+    .map((specifier) => posix.join(posix.dirname(room), specifier).replace(/\.[jt]s$/, ""));
+  return [...new Set(rooms)].sort();
+}
