@@ -7,7 +7,7 @@ import { lockId } from "./lock-id.ts";
 import type { AcquireOptions, Lock, Locker, LockMode, PingOptions } from "./locker.ts";
 import type { Telemetry } from "./telemetry.ts";
 
-type Wanted = Omit<LockRequest, "abandoned"> & { readonly signal: AbortSignal | undefined };
+type Wanted = Omit<LockRequest, "abandoned" | "sent"> & { readonly signal: AbortSignal | undefined };
 
 /**
  * What is the same wherever locks live: options in, handles out, the books of what is held, and an end that leaves
@@ -17,12 +17,11 @@ export abstract class BaseLocker implements Locker {
   readonly #namespace: number;
   readonly #telemetry: Telemetry;
   readonly #breaker: CircuitBreaker | undefined;
-  readonly #connWaitTimeout: number;
   readonly #closing = new AbortController();
   /** Every handle whose lock the server still has, in the order of its grant. */
   readonly #held = new Set<HeldLock>();
-  /** Attempts that have not been answered; those among them whose caller has given up give back what they get. */
-  readonly #attempts = new Set<Promise<unknown>>();
+  /** Acquires until they have an answer, and then, where their caller has given up, until that is undone. */
+  readonly #underWay = new Set<Promise<unknown>>();
   readonly #keeper: Keeper;
   #closed: Promise<void> | undefined;
 
@@ -30,12 +29,10 @@ export abstract class BaseLocker implements Locker {
     namespace: number;
     telemetry: Telemetry;
     breaker?: CircuitBreaker | undefined;
-    connWaitTimeout?: number;
   }) {
     this.#namespace = parts.namespace;
     this.#telemetry = parts.telemetry;
     this.#breaker = parts.breaker;
-    this.#connWaitTimeout = parts.connWaitTimeout ?? Number.POSITIVE_INFINITY;
     this.#keeper = {
       telemetry: parts.telemetry,
       breaker: parts.breaker,
@@ -58,11 +55,7 @@ export abstract class BaseLocker implements Locker {
     const wanted = this.#wanted(key, options);
     return this.#telemetry.observe("acquire", wanted, wanted.signal, async () => {
       wanted.signal?.throwIfAborted();
-      const grant = await this.#attempt(wanted);
-      if (typeof grant === "string") throw this.#refusal(wanted, grant);
-      const lock = new HeldLock(wanted, grant, this.#keeper);
-      this.#held.add(lock);
-      return lock;
+      return this.#track(this.#take(wanted));
     });
   }
 
@@ -89,7 +82,7 @@ export abstract class BaseLocker implements Locker {
     this.#closed ??= this.#telemetry.observe("close", undefined, undefined, async () => {
       this.#closing.abort(new LockerClosedError());
       await Promise.all([...this.#held].map((lock) => lock.close()));
-      await Promise.all(this.#attempts);
+      await Promise.allSettled(this.#underWay);
       await this.end();
     });
     return this.#closed;
@@ -110,34 +103,48 @@ export abstract class BaseLocker implements Locker {
     return { key, id, mode, ttl: assertTtl(ttl), signal };
   }
 
-  async #attempt(wanted: Wanted): Promise<Grant | Refusal> {
+  async #take(wanted: Wanted): Promise<Lock> {
     const abandoned = new AbortController();
-    const request: LockRequest = { ...wanted, abandoned: abandoned.signal };
+    const request: LockRequest = { ...wanted, abandoned: abandoned.signal, sent: false };
     const attempt = throughBreaker(this.#breaker, () => this.tryLock(request));
-    try {
-      return await abandonOnAbort(attempt, [wanted.signal, this.#closing.signal], () => {});
-    } catch (error) {
+    const answer = await abandonOnAbort(attempt, [wanted.signal, this.#closing.signal], () => {
       abandoned.abort();
-      this.#undo(attempt);
-      throw error;
+      const undone = attempt.then((late) => this.#undo(late));
+      undone.catch(() => {});
+      // While it waits for a connection, perhaps for long, it has nothing to undo.
+      if (request.sent) this.#track(undone);
+    });
+    if (this.#closing.signal.aborted) {
+      // close() came between the answer and this line, and found no handle to close.
+      await this.#undo(answer);
+      throw this.#closing.signal.reason;
     }
+    if ("refused" in answer) throw this.#refusal(wanted, answer);
+    const lock = new HeldLock(wanted, answer, this.#keeper);
+    this.#held.add(lock);
+    return lock;
   }
 
-  /** Gives back what an attempt is granted after its caller has given up. `close()` waits for it. */
-  #undo(attempt: Promise<Grant | Refusal>): void {
-    const undone: Promise<void> = attempt
-      .then((grant) => (typeof grant === "string" ? undefined : grant.release()))
-      .catch((err: unknown) =>
-        this.#telemetry.log.debug({ err }, "an abandoned acquire failed; nothing is held"),
-      )
-      .finally(() => this.#attempts.delete(undone));
-    this.#attempts.add(undone);
+  /** Gives back what was granted to a caller that has given up. A failure has ended the session, and the lock with it. */
+  async #undo(answer: Grant | Refusal): Promise<void> {
+    if ("refused" in answer) return;
+    await answer.release().catch((err: unknown) => {
+      this.#telemetry.log.debug({ err }, "giving back an abandoned lock failed; its session was ended");
+    });
+  }
+
+  /** `close()` waits for what is tracked. */
+  #track<T>(work: Promise<T>): Promise<T> {
+    this.#underWay.add(work);
+    const done = (): boolean => this.#underWay.delete(work);
+    work.then(done, done);
+    return work;
   }
 
   #refusal(wanted: Wanted, refusal: Refusal): LockNotAcquiredError {
     const { key } = wanted;
-    if (refusal === "pool-saturated") {
-      return new LockNotAcquiredError({ key, reason: refusal, waited: this.#connWaitTimeout });
+    if (refusal.refused === "pool-saturated") {
+      return new LockNotAcquiredError({ key, reason: refusal.refused, waited: refusal.waited });
     }
     for (const other of this.#held) {
       if (other.id === wanted.id && other.key !== key) {

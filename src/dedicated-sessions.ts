@@ -36,17 +36,18 @@ export class DedicatedSessions {
   async tryLock(request: LockRequest): Promise<Grant | Refusal> {
     const { key, id, mode, ttl } = request;
     const session = await reserveSession(this.#pool, this.#connWaitTimeout);
-    if (session === "pool-saturated") return session;
-    if (session === "connection-timeout") {
-      throw new LockNotAcquiredError({ key, reason: session, waited: this.#connWaitTimeout });
+    if ("refused" in session) {
+      if (session.refused === "pool-saturated") return { refused: session.refused, waited: session.waited };
+      throw new LockNotAcquiredError({ key, reason: session.refused, waited: session.waited });
     }
     if (request.abandoned.aborted) {
       session.return();
-      return "abandoned";
+      return { refused: "abandoned" };
     }
     const announced = this.#trustPooler ? undefined : session.announcedPid;
     const name = applicationName(this.#namespace, key);
     const values = [id.toString(), announced ?? null, name];
+    request.sent = true;
     try {
       const { row, sentAt } = await session.run(
         "Taking a lock",
@@ -69,7 +70,7 @@ export class DedicatedSessions {
           });
         case "f":
           session.return();
-          return "held";
+          return { refused: "held" };
         default:
           if (row[columns.standby] === "t") throw new StandbyError();
           if (announced !== undefined && pid !== announced)

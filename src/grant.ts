@@ -8,8 +8,10 @@ export interface LockRequest {
   readonly mode: LockMode;
   /** Milliseconds. */
   readonly ttl: number;
-  /** The caller has given up: nothing more needs to be sent for it. */
+  /** Aborts when the caller has given up: nothing more is to be sent for it. */
   readonly abandoned: AbortSignal;
+  /** Set as soon as something is sent that may grant the lock. */
+  sent: boolean;
 }
 
 /** A lock as granted, before it has a handle: how it is kept, proved and given back. */
@@ -30,5 +32,8 @@ export interface Grant {
   release(): Promise<void>;
 }
 
-/** Why a lock was not granted, when nothing went wrong. */
-export type Refusal = "held" | "pool-saturated" | "abandoned";
+/** Why a lock was not granted, when nothing went wrong. `waited` is in milliseconds. */
+export type Refusal =
+  | { readonly refused: "held" }
+  | { readonly refused: "pool-saturated"; readonly waited: number }
+  | { readonly refused: "abandoned" };

@@ -32,7 +32,7 @@ type State =
   | { readonly is: "held" }
   | { readonly is: "releasing" }
   | { readonly is: "released" }
-  | { readonly is: "expired"; freed: boolean }
+  | { readonly is: "expired" }
   | { readonly is: "lost"; readonly cause: unknown }
   | { readonly is: "closed" };
 
@@ -47,6 +47,7 @@ export class HeldLock implements Lock {
   #ttl: number;
   #confirmedAt: Instant;
   #controller: AbortController | undefined;
+  #freeing: Promise<void> | undefined;
 
   constructor(facts: { key: string; id: bigint; mode: LockMode; ttl: number }, grant: Grant, keeper: Keeper) {
     this.key = facts.key;
@@ -98,7 +99,7 @@ export class HeldLock implements Lock {
       signal,
       async () => {
         signal?.throwIfAborted();
-        await abandonOnAbort(this.#prove(wanted), [signal], () => {});
+        await abandonOnAbort(this.#prove(wanted), [signal]);
       },
     );
   }
@@ -114,14 +115,10 @@ export class HeldLock implements Lock {
     });
   }
 
-  /** Ends holding because the locker closes, and gives the lock back in the server. Never rejects. */
+  /** Ends holding because the locker closes; settles when nothing is left of the lock in the server. Never rejects. */
   async close(): Promise<void> {
-    if (this.#state.is === "held") {
-      this.#end({ is: "closed" });
-      await this.#free();
-    } else if (this.#state.is === "expired") {
-      await this.#freeExpired(this.#state);
-    }
+    if (this.#state.is === "held") this.#end({ is: "closed" });
+    await this.#freeQuietly();
   }
 
   /** Milliseconds until the holder must stop believing. */
@@ -151,17 +148,17 @@ export class HeldLock implements Lock {
 
   async #assertRefreshable(): Promise<void> {
     if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
-    if (this.#state.is === "expired") await this.#freeExpired(this.#state);
+    if (this.#state.is === "expired") await this.#freeQuietly();
     if (!this.held) throw this.#notHeld();
   }
 
   async #release(): Promise<void> {
     if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
-    if (this.#state.is === "expired") await this.#freeExpired(this.#state);
+    if (this.#state.is === "expired") await this.#freeQuietly();
     if (this.#state.is !== "held") throw this.#notHeld();
     this.#state = { is: "releasing" };
     try {
-      await this.#grant.release();
+      await this.#free();
       this.#end({ is: "released" });
     } catch (cause) {
       this.#end({ is: "lost", cause });
@@ -169,16 +166,15 @@ export class HeldLock implements Lock {
     }
   }
 
-  /** Nobody believes in the lock any more; the server still has it. */
-  async #freeExpired(state: State & { is: "expired" }): Promise<void> {
-    if (state.freed) return;
-    state.freed = true;
-    await this.#free();
+  /** Gives the lock back in the server, once, whoever asks first. */
+  #free(): Promise<void> {
+    this.#freeing ??= this.#grant.release();
+    return this.#freeing;
   }
 
-  /** A failure has destroyed the session, and the lock with it. */
-  async #free(): Promise<void> {
-    await this.#grant.release().catch((err: unknown) => {
+  /** For a lock that nobody believes in any more. A failure has ended the session, and the lock with it. */
+  async #freeQuietly(): Promise<void> {
+    await this.#free().catch((err: unknown) => {
       this.#keeper.telemetry.log.debug(
         { key: this.key, err },
         "giving a lock back failed; its session was ended",
@@ -188,16 +184,13 @@ export class HeldLock implements Lock {
   }
 
   #expire(): void {
-    if (this.#state.is === "held") this.#end({ is: "expired", freed: false });
+    if (this.#state.is === "held") this.#end({ is: "expired" });
   }
 
   /** The session ended by itself. A release under way learns it from its own statement. */
   #gone(cause: Error): void {
     if (this.#state.is === "held") this.#end({ is: "lost", cause });
-    if (this.#state.is === "expired") {
-      this.#state.freed = true;
-      this.#keeper.forget(this);
-    }
+    else if (this.#state.is === "expired") this.#keeper.forget(this);
   }
 
   #end(state: State): void {
@@ -206,7 +199,7 @@ export class HeldLock implements Lock {
     if (state.is === "released" || state.is === "lost") this.#keeper.forget(this);
     const reason = this.#lossReason();
     // First the books, then the signal: its listeners are the holder's own code.
-    this.#keeper.telemetry.ended(this, reason);
+    this.#keeper.telemetry.ended(this, state.is === "closed" ? undefined : reason);
     if (reason !== undefined) this.#controller?.abort(reason);
   }
 

@@ -27,7 +27,7 @@ export class MemoryLocker extends BaseLocker {
     const excluded = [...holders].some(
       (holder) => holder.mode === "exclusive" || request.mode === "exclusive",
     );
-    if (excluded) return "held";
+    if (excluded) return { refused: "held" };
     const lock = new MemoryLock(request, () => {
       if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
       if (holders.size === 0) this.#holders.delete(request.id);

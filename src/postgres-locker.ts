@@ -27,7 +27,7 @@ export class PostgresLocker extends BaseLocker {
     const checked = checkPostgresLockerOptions(options);
     const { namespace = 0, pooler = "refuse" } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
-    super({ namespace, telemetry: new Telemetry(checked), breaker: checked.circuitBreaker, connWaitTimeout });
+    super({ namespace, telemetry: new Telemetry(checked), breaker: checked.circuitBreaker });
     this.#ownPool =
       checked.connectionString === undefined
         ? undefined

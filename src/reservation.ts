@@ -3,8 +3,11 @@ import type { Pool } from "./driver.ts";
 import { DatabaseError } from "./errors.ts";
 import { Session } from "./session.ts";
 
-/** Why there is no session: all are checked out; or the server did not answer. */
-export type NoSession = "pool-saturated" | "connection-timeout";
+/** Why there is no session: all are checked out; or the server did not answer. `waited` is in milliseconds. */
+export interface NoSession {
+  readonly refused: "pool-saturated" | "connection-timeout";
+  readonly waited: number;
+}
 
 /**
  * Reserves a session of the pool, waiting at most `wait` milliseconds (`Infinity`: without a bound). One that arrives
@@ -17,8 +20,10 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSe
   const asked = now();
   const queued = pool.idleCount === 0 && pool.totalCount >= pool.options.max;
   // A pool full of connections that are still being made is not saturated: the server is not answering.
-  const noSession = (): NoSession =>
-    queued && watch.dialing() === 0 ? "pool-saturated" : "connection-timeout";
+  const noSession = (): NoSession => ({
+    refused: queued && watch.dialing() === 0 ? "pool-saturated" : "connection-timeout",
+    waited: Math.round(elapsedSince(asked)),
+  });
   return new Promise((resolve, reject) => {
     let waiting = true;
     const timer = Number.isFinite(wait)

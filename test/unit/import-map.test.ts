@@ -6,18 +6,16 @@ import { type SourceFile, sourceFile, sourceFiles } from "../support/source-file
  * imports included, and never from its own. To move a file, move its name to another line.
  */
 const levels: readonly string[][] = [
-  ["errors", "locker"],
-  ["duration", "lock-id", "clock", "abandon"],
-  ["config", "circuit-breaker"],
-  ["sql", "telemetry"],
-  ["reservation", "session"],
-  ["held-lock"],
-  ["dedicated-sessions"],
+  ["errors", "locker", "driver", "clock", "abandon", "duration", "application-name"],
+  ["lock-id", "circuit-breaker", "grant", "sql", "telemetry"],
+  ["config", "session", "ping"],
+  ["reservation", "held-lock"],
+  ["dedicated-sessions", "base-locker"],
   ["postgres-locker", "memory-locker"],
   ["index"],
   ["testing/postgres-account", "testing/postgres-versions", "testing/process-watchdog"],
   ["testing/postgres-backup", "testing/postgres-binaries"],
-  ["testing/postgres-server"],
+  ["testing/postgres-server", "testing/contract"],
   ["testing/index"],
 ];
 
