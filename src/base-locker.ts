@@ -1,13 +1,18 @@
 import { abandonOnAbort } from "./abandon.ts";
 import { type CircuitBreaker, throughBreaker } from "./circuit-breaker.ts";
-import { InvalidConfigError, LockerClosedError, LockNotAcquiredError } from "./errors.ts";
+import { LockerClosedError, LockNotAcquiredError } from "./errors.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { assertTtl, HeldLock, type Keeper } from "./held-lock.ts";
+import { HeldLock, type Keeper } from "./held-lock.ts";
 import { lockId } from "./lock-id.ts";
-import type { AcquireOptions, Lock, Locker, LockMode, PingOptions } from "./locker.ts";
+import type { AcquireOptions, Lock, Locker, PingOptions, TryResult } from "./locker.ts";
+import { assertAcquireOptions, assertSignal, assertTtl } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
+import { runUnder } from "./with-lock.ts";
 
-type Wanted = Omit<LockRequest, "abandoned" | "sent"> & { readonly signal: AbortSignal | undefined };
+interface Wanted extends Omit<LockRequest, "abandoned" | "sent"> {
+  readonly signal: AbortSignal | undefined;
+  readonly autoRefresh: boolean;
+}
 
 /**
  * What is the same wherever locks live: options in, handles out, the books of what is held, and an end that leaves
@@ -41,6 +46,8 @@ export abstract class BaseLocker implements Locker {
     // So that `const { acquire } = locker` works.
     this.acquire = this.acquire.bind(this);
     this.tryAcquire = this.tryAcquire.bind(this);
+    this.withLock = this.withLock.bind(this);
+    this.tryWithLock = this.tryWithLock.bind(this);
     this.ping = this.ping.bind(this);
     this.close = this.close.bind(this);
   }
@@ -68,13 +75,26 @@ export abstract class BaseLocker implements Locker {
     }
   }
 
+  async withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+    return runUnder(await this.acquire(key, { autoRefresh: true, ...options }), fn);
+  }
+
+  async tryWithLock<T>(
+    key: string,
+    fn: (lock: Lock) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<TryResult<T>> {
+    const lock = await this.tryAcquire(key, { autoRefresh: true, ...options });
+    return lock === undefined ? { acquired: false } : { acquired: true, value: await runUnder(lock, fn) };
+  }
+
   async ping(options: PingOptions = {}): Promise<void> {
     this.#assertOpen();
     const { signal } = options;
     assertSignal(signal);
     await this.#telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
-      await abandonOnAbort(this.probe(), [signal], () => {});
+      await abandonOnAbort(this.probe(), [signal]);
     });
   }
 
@@ -99,8 +119,8 @@ export abstract class BaseLocker implements Locker {
   #wanted(key: string, options: AcquireOptions): Wanted {
     this.#assertOpen();
     const id = lockId(this.#namespace, key);
-    const { ttl = "30s", mode = "exclusive", signal } = assertOptions(options);
-    return { key, id, mode, ttl: assertTtl(ttl), signal };
+    const { ttl = "30s", mode = "exclusive", signal, autoRefresh = false } = assertAcquireOptions(options);
+    return { key, id, mode, ttl: assertTtl(ttl), signal, autoRefresh };
   }
 
   async #take(wanted: Wanted): Promise<Lock> {
@@ -152,36 +172,5 @@ export abstract class BaseLocker implements Locker {
       }
     }
     return new LockNotAcquiredError({ key, reason: "held" });
-  }
-}
-
-const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = new Set(["ttl", "mode", "signal"]);
-
-/** A misspelt option would be an option ignored: with `{ tll: "1h" }`, the lock of a long job would expire under it. */
-function assertOptions(options: unknown): AcquireOptions {
-  if (typeof options !== "object" || options === null) {
-    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
-  }
-  for (const [field, got] of Object.entries(options)) {
-    if (!acquireOptions.has(field)) {
-      throw new InvalidConfigError({
-        field,
-        got,
-        wants: `absent: the options are ${[...acquireOptions].join(", ")}`,
-      });
-    }
-  }
-  const { mode, signal } = options as AcquireOptions;
-  if (mode !== undefined && !modes.includes(mode)) {
-    throw new InvalidConfigError({ field: "mode", got: mode, wants: '"exclusive" or "shared"' });
-  }
-  assertSignal(signal);
-  return options;
-}
-
-function assertSignal(signal: unknown): void {
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
   }
 }

@@ -28,6 +28,9 @@ export interface CircuitBreakerOptions {
  * @throws {InvalidConfigError} a field is out of its range
  */
 export function createCircuitBreaker(options: CircuitBreakerOptions = {}): CircuitBreaker {
+  if (typeof options !== "object" || options === null) {
+    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
+  }
   const { errorRate = 100, minimumSamples = 20, openAfter = "10s", ...unknown } = options;
   for (const [field, got] of Object.entries(unknown)) {
     throw new InvalidConfigError({
@@ -36,7 +39,7 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
       wants: "absent: the options are errorRate, minimumSamples and openAfter",
     });
   }
-  if (!(errorRate >= 1 && errorRate <= 100)) {
+  if (typeof errorRate !== "number" || !(errorRate >= 1 && errorRate <= 100)) {
     throw new InvalidConfigError({ field: "errorRate", got: errorRate, wants: "a percentage from 1 to 100" });
   }
   if (!Number.isInteger(minimumSamples) || minimumSamples < 1) {

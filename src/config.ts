@@ -114,7 +114,7 @@ export function parseConfig(json: unknown): LockerConfig {
   try {
     parsed = JSON.parse(json);
   } catch {
-    throw new InvalidConfigError({ field: "config", got: json, wants: "JSON" });
+    throw new InvalidConfigError({ field: "config", got: json, wants: "JSON", secret: true });
   }
   return check(lockerConfig, parsed) as LockerConfig;
 }
@@ -176,15 +176,21 @@ export function checkMemoryLockerOptions(options: unknown): MemoryLockerOptions 
   return check(memoryLockerOptions, options) as MemoryLockerOptions;
 }
 
+// Node fires a timer of more at once.
+const longestTimer = 2 ** 31 - 1;
+
 /** Milliseconds to wait for a connection; `Infinity` where there is no bound. */
 export function connWaitMilliseconds(configured: Duration | undefined): number {
   const wait = milliseconds(configured ?? 0) ?? 0;
-  return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : wait;
+  return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : Math.min(wait, longestTimer);
 }
 
 function anObject(): { error: (issue: { code?: string | undefined }) => string | undefined } {
   return { error: (issue) => (issue.code === "invalid_type" ? "an object" : undefined) };
 }
+
+/** Whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
+const plainFields: ReadonlySet<string> = new Set(["namespace", "connWaitTimeout", "pooler"]);
 
 function check<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value);
@@ -196,5 +202,6 @@ function check<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   let got: unknown = value;
   for (const step of path) got = (got as Record<string, unknown> | undefined)?.[step];
   const wants = unknownField === undefined ? (issue?.message ?? "valid") : "absent: there is no such option";
-  throw new InvalidConfigError({ field: path.join(".") || "options", got, wants });
+  const field = path.join(".") || "options";
+  throw new InvalidConfigError({ field, got, wants, secret: !plainFields.has(field) });
 }

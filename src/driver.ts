@@ -4,7 +4,7 @@
 export interface Pool {
   // The callback form calls back in the very step in which the pool gives up its own error listener of the client. A
   // promise would resolve a moment later, and an error in between would end the process.
-  connect(callback: (error: Error | undefined, client: Client | undefined, release: Release) => void): void;
+  connect(callback: (error: Error | undefined, client: Client | undefined, release?: Release) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "connect" | "remove", listener: () => void): unknown;
   end(): Promise<void>;

@@ -44,18 +44,20 @@ export function milliseconds(duration: unknown): number | undefined {
 
 /** As Go prints one: `1m30s`, `250ms`, `1.5s`. */
 export function formatDuration(milliseconds: number): string {
-  if (milliseconds === 0) return "0s";
   if (milliseconds < 0) return `-${formatDuration(-milliseconds)}`;
-  if (milliseconds < 1) return `${round(milliseconds * 1e3)}\u00b5s`;
-  if (milliseconds < 1_000) return `${round(milliseconds)}ms`;
-  const hours = Math.floor(milliseconds / 3_600_000);
-  const minutes = Math.floor(milliseconds / 60_000) % 60;
-  const seconds = round((milliseconds % 60_000) / 1_000);
+  const whole = round(milliseconds, 1e6);
+  if (whole === 0) return "0s";
+  if (whole < 1e-3) return `${round(whole * 1e6, 1)}ns`;
+  if (whole < 1) return `${round(whole * 1e3, 1e3)}\u00b5s`;
+  if (whole < 1_000) return `${whole}ms`;
+  const hours = Math.floor(whole / 3_600_000);
+  const minutes = Math.floor(whole / 60_000) % 60;
+  const seconds = round((whole % 60_000) / 1_000, 1e9);
   const head = hours > 0 ? `${hours}h${minutes}m` : minutes > 0 ? `${minutes}m` : "";
   return `${head}${seconds}s`;
 }
 
 /** To the nanosecond, which takes away what binary fractions add. */
-function round(value: number): number {
-  return Math.round(value * 1e6) / 1e6;
+function round(value: number, perUnit: number): number {
+  return Math.round(value * perUnit) / perUnit;
 }

@@ -136,8 +136,10 @@ export class InvalidConfigError extends LockerError {
   readonly code = "INVALID_CONFIG";
   readonly field: string;
 
-  constructor(facts: { field: string; got: unknown; wants: string }) {
-    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${show(facts.got)}`);
+  /** `secret`: what was given may be a password or hold one, so that a string is not shown. */
+  constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean }) {
+    const got = facts.secret && typeof facts.got === "string" ? conceal(facts.got) : show(facts.got);
+    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`);
     this.field = facts.field;
   }
 }
@@ -205,8 +207,9 @@ export class StandbyError extends LockerError {
 export function show(value: unknown): string {
   switch (typeof value) {
     case "string":
-      return value.length > 60
-        ? `a string of ${value.length} characters`
+      // A connection string in the wrong place has a password all the same.
+      return value.length > 60 || value.includes("://")
+        ? conceal(value)
         : `\`${JSON.stringify(value)}\` (string)`;
     case "number":
     case "bigint":
@@ -220,6 +223,10 @@ export function show(value: unknown): string {
     default:
       return `\`${String(value)}\``;
   }
+}
+
+function conceal(text: string): string {
+  return `a string of ${text.length} characters`;
 }
 
 function quote(key: string): string {

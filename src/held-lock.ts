@@ -1,10 +1,8 @@
 import { abandonOnAbort } from "./abandon.ts";
 import { type CircuitBreaker, throughBreaker } from "./circuit-breaker.ts";
-import { Alarm, elapsedSince, type Instant } from "./clock.ts";
-import { milliseconds } from "./duration.ts";
+import { Alarm, elapsedSince, type Instant, now } from "./clock.ts";
 import {
   CircuitOpenError,
-  InvalidTtlError,
   LockExpiredError,
   LockerClosedError,
   LockLostError,
@@ -12,6 +10,7 @@ import {
 } from "./errors.ts";
 import type { Grant } from "./grant.ts";
 import type { Duration, Lock, LockMode, RefreshOptions } from "./locker.ts";
+import { assertSignal, assertTtl } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 /** What a handle needs of the locker that made it. */
@@ -43,13 +42,20 @@ export class HeldLock implements Lock {
   readonly #keeper: Keeper;
   readonly #grant: Grant;
   readonly #alarm: Alarm;
+  /** Refreshes by itself; `undefined` where the holder does. */
+  readonly #heartbeat: Alarm | undefined;
+  #beatAt: Instant;
   #state: State = { is: "held" };
   #ttl: number;
   #confirmedAt: Instant;
   #controller: AbortController | undefined;
   #freeing: Promise<void> | undefined;
 
-  constructor(facts: { key: string; id: bigint; mode: LockMode; ttl: number }, grant: Grant, keeper: Keeper) {
+  constructor(
+    facts: { key: string; id: bigint; mode: LockMode; ttl: number; autoRefresh: boolean },
+    grant: Grant,
+    keeper: Keeper,
+  ) {
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
@@ -61,6 +67,13 @@ export class HeldLock implements Lock {
       () => this.#left(),
       () => this.#expire(),
     );
+    this.#beatAt = grant.confirmedAt;
+    this.#heartbeat = facts.autoRefresh
+      ? new Alarm(
+          () => this.#untilBeat(),
+          () => this.#beat(),
+        )
+      : undefined;
     keeper.telemetry.granted();
     grant.onGone((cause) => this.#gone(cause));
   }
@@ -93,6 +106,7 @@ export class HeldLock implements Lock {
   async refresh(ttl?: Duration, options: RefreshOptions = {}): Promise<void> {
     const wanted = ttl === undefined ? this.#ttl : assertTtl(ttl);
     const { signal } = options;
+    assertSignal(signal);
     await this.#keeper.telemetry.observe(
       "refresh",
       { key: this.key, id: this.id, ttl: wanted },
@@ -126,6 +140,21 @@ export class HeldLock implements Lock {
     return this.#ttl - elapsedSince(this.#confirmedAt);
   }
 
+  /** Milliseconds until a third of the TTL has passed since the session last proved it, or a refresh was last tried. */
+  #untilBeat(): number {
+    return this.#ttl / 3 - Math.min(elapsedSince(this.#confirmedAt), elapsedSince(this.#beatAt));
+  }
+
+  #beat(): void {
+    if (this.#state.is !== "held") return;
+    this.#beatAt = now();
+    const next = (): void => {
+      if (this.#state.is === "held") this.#heartbeat?.reset();
+    };
+    // A failure has ended the lock and aborted its signal; a refusal by the circuit breaker is tried again.
+    this.refresh().then(next, next);
+  }
+
   async #prove(ttl: number): Promise<void> {
     await this.#assertRefreshable();
     const state = this.#state;
@@ -138,7 +167,10 @@ export class HeldLock implements Lock {
       this.#confirmedAt = sentAt;
       const sooner = ttl < this.#ttl;
       this.#ttl = ttl;
-      if (sooner) this.#alarm.reset();
+      if (sooner) {
+        this.#alarm.reset();
+        this.#heartbeat?.reset();
+      }
     } catch (error) {
       if (error instanceof CircuitOpenError || error instanceof LockNotHeldError) throw error;
       if (this.#state.is === "held") this.#end({ is: "lost", cause: error });
@@ -196,6 +228,7 @@ export class HeldLock implements Lock {
   #end(state: State): void {
     this.#state = state;
     this.#alarm.stop();
+    this.#heartbeat?.stop();
     if (state.is === "released" || state.is === "lost") this.#keeper.forget(this);
     const reason = this.#lossReason();
     // First the books, then the signal: its listeners are the holder's own code.
@@ -235,11 +268,4 @@ export class HeldLock implements Lock {
         return new LockNotHeldError({ key, reason: this.#state.is });
     }
   }
-}
-
-/** @throws {InvalidTtlError} */
-export function assertTtl(got: unknown): number {
-  const ttl = milliseconds(got);
-  if (ttl === undefined || !(ttl > 0) || ttl === Number.POSITIVE_INFINITY) throw new InvalidTtlError(got);
-  return ttl;
 }

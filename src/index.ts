@@ -33,3 +33,4 @@ export type { PingOptions } from "./locker.ts";
 export type { RefreshOptions } from "./locker.ts";
 export { MemoryLocker } from "./memory-locker.ts";
 export { PostgresLocker } from "./postgres-locker.ts";
+export type { TryResult } from "./locker.ts";

@@ -19,7 +19,15 @@ export interface AcquireOptions {
   readonly signal?: AbortSignal;
   /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */
   readonly mode?: LockMode;
+  /**
+   * Refreshes the lock at a third of its TTL, until it ends. Default `false` for `acquire`, `true` for `withLock`. A lock
+   * that nobody releases is then held for as long as the process lives.
+   */
+  readonly autoRefresh?: boolean;
 }
+
+/** What `tryWithLock` answers. */
+export type TryResult<T> = { readonly acquired: false } | { readonly acquired: true; readonly value: T };
 
 export interface RefreshOptions {
   /** Stops waiting for the answer when it aborts. The refresh itself may still take effect. */
@@ -54,6 +62,23 @@ export interface Locker extends AsyncDisposable {
   acquire(key: string, options?: AcquireOptions): Promise<Lock>;
   /** As {@link acquire}, but answers `undefined` where the lock is held elsewhere. Every other failure throws. */
   tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
+  /**
+   * Runs `fn` under the lock of `key`, which is refreshed meanwhile and released however `fn` ends.
+   *
+   * When the lock is lost, the call rejects at once with what `lock.signal` aborts with, even if `fn` ignores that signal
+   * and runs on. An error of `fn` wins over one of the release, which it carries as `suppressed`.
+   *
+   * @throws what {@link acquire} throws; then `fn` has not run
+   * @throws {LockLostError} @throws {LockExpiredError} the lock ended before `fn` did
+   * @throws what `fn` throws
+   */
+  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
+  /** As {@link withLock}, but answers `{ acquired: false }`, without running `fn`, where the lock is held elsewhere. */
+  tryWithLock<T>(
+    key: string,
+    fn: (lock: Lock) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<TryResult<T>>;
   /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.

@@ -1,7 +1,8 @@
+import { setTimeout } from "node:timers/promises";
 import pg from "pg";
 import { BaseLocker } from "./base-locker.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds, type PostgresLockerOptions } from "./config.ts";
-import { DedicatedSessions } from "./dedicated-sessions.ts";
+import { DedicatedSessions, statementDeadline } from "./dedicated-sessions.ts";
 import type { Pool } from "./driver.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import { pingPool } from "./ping.ts";
@@ -52,7 +53,7 @@ export class PostgresLocker extends BaseLocker {
   }
 
   protected override async end(): Promise<void> {
-    // No lock is left in it, and nobody else has it.
-    await this.#ownPool?.end();
+    // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.
+    await Promise.race([this.#ownPool?.end(), setTimeout(statementDeadline, undefined, { ref: false })]);
   }
 }

@@ -33,9 +33,10 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSe
         }, wait)
       : undefined;
     pool.connect((error, client, release) => {
-      if (!waiting) return release();
+      // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
+      if (!waiting) return release?.();
       clearTimeout(timer);
-      if (client !== undefined) return resolve(new Session(client, release));
+      if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
       if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
       reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
     });

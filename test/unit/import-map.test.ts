@@ -7,7 +7,7 @@ import { type SourceFile, sourceFile, sourceFiles } from "../support/source-file
  */
 const levels: readonly string[][] = [
   ["errors", "locker", "driver", "clock", "abandon", "duration", "application-name"],
-  ["lock-id", "circuit-breaker", "grant", "sql", "telemetry"],
+  ["lock-id", "options", "with-lock", "circuit-breaker", "grant", "sql", "telemetry"],
   ["config", "session", "ping"],
   ["reservation", "held-lock"],
   ["dedicated-sessions", "base-locker"],
