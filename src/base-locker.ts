@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { abandonOnAbort } from "./abandon.ts";
 import { type CircuitBreaker, throughBreaker } from "./circuit-breaker.ts";
 import { LockerClosedError, LockNotAcquiredError } from "./errors.ts";
@@ -5,7 +6,7 @@ import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import { HeldLock, type Keeper } from "./held-lock.ts";
 import { lockId } from "./lock-id.ts";
 import type { AcquireOptions, Lock, Locker, PingOptions, TryResult } from "./locker.ts";
-import { assertAcquireOptions, assertSignal, assertTtl } from "./options.ts";
+import { assertAcquireOptions, assertTtl, signalOf } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 import { runUnder } from "./with-lock.ts";
 
@@ -35,6 +36,8 @@ export abstract class BaseLocker implements Locker {
     telemetry: Telemetry;
     breaker?: CircuitBreaker | undefined;
   }) {
+    // Every acquire under way listens to it, and Node warns of a leak from eleven listeners on.
+    setMaxListeners(0, this.#closing.signal);
     this.#namespace = parts.namespace;
     this.#telemetry = parts.telemetry;
     this.#breaker = parts.breaker;
@@ -90,8 +93,7 @@ export abstract class BaseLocker implements Locker {
 
   async ping(options: PingOptions = {}): Promise<void> {
     this.#assertOpen();
-    const { signal } = options;
-    assertSignal(signal);
+    const signal = signalOf(options);
     await this.#telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
       await abandonOnAbort(this.probe(), [signal]);
@@ -132,7 +134,7 @@ export abstract class BaseLocker implements Locker {
       const undone = attempt.then((late) => this.#undo(late));
       undone.catch(() => {});
       // While it waits for a connection, perhaps for long, it has nothing to undo.
-      if (request.sent) this.#track(undone);
+      if (request.sent) void this.#track(undone);
     });
     if (this.#closing.signal.aborted) {
       // close() came between the answer and this line, and found no handle to close.

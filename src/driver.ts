@@ -24,7 +24,14 @@ export interface Client {
   removeListener(event: "end", listener: () => void): unknown;
 }
 
+/** A statement by a name that is its own: the server parses and plans it once for each connection. */
+export interface Statement {
+  readonly name: string;
+  readonly text: string;
+}
+
 export interface Query {
+  readonly name?: string;
   readonly text: string;
   readonly values: unknown[];
   readonly rowMode: "array";
@@ -36,8 +43,8 @@ export type Row = ReadonlyArray<string | null>;
 
 const asWritten = { getTypeParser: () => (value: string) => value };
 
-export function query(text: string, values: unknown[]): Query {
-  return { text, values, rowMode: "array", types: asWritten };
+export function query(statement: Statement | { readonly text: string }, values: unknown[]): Query {
+  return { ...statement, values, rowMode: "array", types: asWritten };
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */

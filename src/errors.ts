@@ -138,7 +138,10 @@ export class InvalidConfigError extends LockerError {
 
   /** `secret`: what was given may be a password or hold one, so that a string is not shown. */
   constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean }) {
-    const got = facts.secret && typeof facts.got === "string" ? conceal(facts.got) : show(facts.got);
+    const got =
+      facts.secret && typeof facts.got === "string" && facts.got !== ""
+        ? conceal(facts.got)
+        : show(facts.got);
     super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`);
     this.field = facts.field;
   }
@@ -172,7 +175,7 @@ export class DatabaseError extends LockerError {
   readonly sqlState: string | undefined;
 
   constructor(facts: { doing: string; cause: unknown }) {
-    super(`${facts.doing} failed: ${sentenceOf(facts.cause)}`, causeOf(facts));
+    super(`${facts.doing} failed: ${sentenceOf(facts.cause)}`, { cause: withoutSecrets(facts.cause) });
     this.sqlState = sqlStateOf(facts.cause);
   }
 }
@@ -241,6 +244,11 @@ function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
 function sentenceOf(cause: unknown): string {
   if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(sentenceOf).join("; ");
   return cause instanceof Error ? cause.message : String(cause);
+}
+
+/** The error for a connection string that can't be read carries that string, with its password, as `input`. */
+function withoutSecrets(cause: unknown): unknown {
+  return cause instanceof Error && "input" in cause ? new Error(cause.message) : cause;
 }
 
 function sqlStateOf(cause: unknown): string | undefined {

@@ -10,7 +10,7 @@ import {
 } from "./errors.ts";
 import type { Grant } from "./grant.ts";
 import type { Duration, Lock, LockMode, RefreshOptions } from "./locker.ts";
-import { assertSignal, assertTtl } from "./options.ts";
+import { assertTtl, signalOf } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 /** What a handle needs of the locker that made it. */
@@ -105,8 +105,7 @@ export class HeldLock implements Lock {
 
   async refresh(ttl?: Duration, options: RefreshOptions = {}): Promise<void> {
     const wanted = ttl === undefined ? this.#ttl : assertTtl(ttl);
-    const { signal } = options;
-    assertSignal(signal);
+    const signal = signalOf(options);
     await this.#keeper.telemetry.observe(
       "refresh",
       { key: this.key, id: this.id, ttl: wanted },

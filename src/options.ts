@@ -33,6 +33,15 @@ export function assertAcquireOptions(options: unknown): AcquireOptions {
   return options;
 }
 
+/** The signal of options that have nothing else. @throws {InvalidConfigError} */
+export function signalOf(options: { readonly signal?: AbortSignal }): AbortSignal | undefined {
+  if (typeof options !== "object" || options === null) {
+    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
+  }
+  assertSignal(options.signal);
+  return options.signal;
+}
+
 /** @throws {InvalidConfigError} */
 export function assertSignal(signal: unknown): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {

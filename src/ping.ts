@@ -20,7 +20,12 @@ export async function pingPool(
 ): Promise<void> {
   const { pool, locksLiveHere } = target;
   const { Client } = pool as unknown as ClientMaker;
-  const client = new Client(pool.options);
+  let client: InstanceType<typeof Client>;
+  try {
+    client = new Client(pool.options);
+  } catch (cause) {
+    throw new DatabaseError({ doing: "Ping", cause });
+  }
   // A client that fails without a listener ends the process.
   client.on("error", () => {});
   let timer: NodeJS.Timeout | undefined;

@@ -32,14 +32,20 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSe
           resolve(noSession());
         }, wait)
       : undefined;
-    pool.connect((error, client, release) => {
-      // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
-      if (!waiting) return release?.();
+    try {
+      pool.connect((error, client, release) => {
+        // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
+        if (!waiting) return release?.();
+        clearTimeout(timer);
+        if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
+        if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
+        reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
+      });
+    } catch (cause) {
+      // A connection string that can't be read throws in this very step.
       clearTimeout(timer);
-      if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
-      if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
-      reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
-    });
+      reject(new DatabaseError({ doing: "Reserving a session", cause }));
+    }
   });
 }
 

@@ -1,5 +1,13 @@
 import { type Instant, now } from "./clock.ts";
-import { announcedBackend, type Client, destroySocket, query, type Release, type Row } from "./driver.ts";
+import {
+  announcedBackend,
+  type Client,
+  destroySocket,
+  query,
+  type Release,
+  type Row,
+  type Statement,
+} from "./driver.ts";
 import { DatabaseError } from "./errors.ts";
 
 export interface Answer {
@@ -45,9 +53,11 @@ export class Session {
     return this.#state.is === "gone" ? this.#state.cause : undefined;
   }
 
-  /** Calls `listener` once if the session goes, by whatever cause, before it is returned. */
+  /** Calls `listener` once, and never at once, if the session goes, by whatever cause, before it is returned. */
   onGone(listener: (cause: Error) => void): void {
-    this.#lossListeners.add(listener);
+    const gone = this.goneBecause;
+    if (gone === undefined) this.#lossListeners.add(listener);
+    else queueMicrotask(() => listener(gone));
   }
 
   /**
@@ -58,7 +68,7 @@ export class Session {
    *
    * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
    */
-  async run(doing: string, text: string, values: unknown[], deadline: number): Promise<Answer> {
+  async run(doing: string, statement: Statement, values: unknown[], deadline: number): Promise<Answer> {
     const before = this.#turn;
     let finished: () => void = () => {};
     this.#turn = new Promise((resolve) => {
@@ -75,16 +85,29 @@ export class Session {
     try {
       await Promise.race([before, overdue]);
       if (this.#state.is === "gone") throw this.#state.cause;
-      const sentAt = now();
-      const { rows } = await Promise.race([this.#client.query(query(text, values)), overdue]);
-      const [row] = rows;
-      if (row === undefined) throw new Error("the server answered no row");
-      return { row, sentAt };
+      return await Promise.race([this.#ask(statement, values), overdue]);
     } catch (cause) {
       throw new DatabaseError({ doing, cause });
     } finally {
       clearTimeout(timer);
       finished();
+    }
+  }
+
+  async #ask(statement: Statement, values: unknown[]): Promise<Answer> {
+    const prepared = !unprepared.has(this.#client);
+    const sentAt = now();
+    try {
+      const { rows } = await this.#client.query(
+        query(prepared ? statement : { text: statement.text }, values),
+      );
+      const [row] = rows;
+      if (row === undefined) throw new Error("the server answered no row");
+      return { row, sentAt };
+    } catch (error) {
+      if (!prepared || !isAboutPreparation(error)) throw error;
+      unprepared.add(this.#client);
+      return this.#ask(statement, values);
     }
   }
 
@@ -109,4 +132,16 @@ export class Session {
 
   readonly #onError = (error: Error): void => this.destroy(error);
   readonly #onEnd = (): void => this.destroy(new Error("the connection was closed"));
+}
+
+/**
+ * Clients whose prepared statements are not what the driver believes: somebody ran DISCARD ALL or DEALLOCATE ALL, or a
+ * pooler hands out one server session after another.
+ */
+const unprepared = new WeakSet<Client>();
+
+/** The server could not even start: 26000, no such prepared statement; 42P05, there is one already. Nothing was done. */
+function isAboutPreparation(error: unknown): boolean {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  return code === "26000" || code === "42P05";
 }

@@ -1,4 +1,11 @@
+import type { Statement } from "./driver.ts";
+import { lockId } from "./lock-id.ts";
 import type { LockMode } from "./locker.ts";
+
+/** A prepared statement's name must never stand for two texts, whatever versions of this library share a connection. */
+function prepared(what: string, text: string): Statement {
+  return { name: `pg_locker_${what}_${BigInt.asUintN(64, lockId(0, text)).toString(36)}`, text };
+}
 
 /**
  * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
@@ -14,7 +21,10 @@ import type { LockMode } from "./locker.ts";
  * - A refusal puts back what was set, so that the session can be returned at once.
  * - `offset 0` keeps the planner from pulling the inner select up, which would call its functions once per mention.
  */
-const tryLockWith = (call: string): string => `
+const tryLockWith = (call: string): Statement =>
+  prepared(
+    "try_lock",
+    `
 select attempt.pid, attempt.standby, attempt.granted, attempt.idle_session_timeout,
        case when attempt.granted then pg_catalog.current_setting('statement_timeout') end,
        case when attempt.granted then pg_catalog.current_setting('default_transaction_isolation') end,
@@ -30,9 +40,10 @@ select attempt.pid, attempt.standby, attempt.granted, attempt.idle_session_timeo
                case when pg_catalog.pg_is_in_recovery() or pg_catalog.pg_backend_pid() <> $2::int4 then null
                     when pg_catalog.set_config('idle_session_timeout', '0', false) is not null
                     then ${call} end as granted
-        offset 0) as attempt`;
+        offset 0) as attempt`,
+  );
 
-export const tryLock: Record<LockMode, string> = {
+export const tryLock: Record<LockMode, Statement> = {
   exclusive: tryLockWith("pg_catalog.pg_try_advisory_lock($1::int8)"),
   shared: tryLockWith("pg_catalog.pg_try_advisory_lock_shared($1::int8)"),
 };
@@ -62,14 +73,18 @@ export const tryLockColumns = {
  *
  * Parameters: lock id, then the settings in the order of {@link SessionSettings}.
  */
-const unlockWith = (call: string): string => `
+const unlockWith = (call: string): Statement =>
+  prepared(
+    "unlock",
+    `
 select ${call},
        pg_catalog.set_config('idle_session_timeout', $2, false),
        pg_catalog.set_config('statement_timeout', $3, false),
        pg_catalog.set_config('default_transaction_isolation', $4, false),
-       pg_catalog.set_config('application_name', $5, false)`;
+       pg_catalog.set_config('application_name', $5, false)`,
+  );
 
-export const unlock: Record<LockMode, string> = {
+export const unlock: Record<LockMode, Statement> = {
   exclusive: unlockWith("pg_catalog.pg_advisory_unlock($1::int8)"),
   shared: unlockWith("pg_catalog.pg_advisory_unlock_shared($1::int8)"),
 };
@@ -81,9 +96,11 @@ export const unlock: Record<LockMode, string> = {
  *
  * Answers pid, standby, application_name.
  */
-export const prove = `
-select pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('application_name')`;
+export const prove = prepared(
+  "prove",
+  `
+select pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('application_name')`,
+);
 
 /** Proves that a new session would be served, and by a primary. */
-export const ping = `
-select pg_catalog.pg_is_in_recovery()`;
+export const ping = { text: "select pg_catalog.pg_is_in_recovery()" };

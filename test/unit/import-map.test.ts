@@ -7,14 +7,14 @@ import { type SourceFile, sourceFile, sourceFiles } from "../support/source-file
  */
 const levels: readonly string[][] = [
   ["errors", "locker", "driver", "clock", "abandon", "duration", "application-name"],
-  ["lock-id", "options", "with-lock", "circuit-breaker", "grant", "sql", "telemetry"],
-  ["config", "session", "ping"],
-  ["reservation", "held-lock"],
+  ["lock-id", "options", "with-lock", "circuit-breaker", "grant", "telemetry"],
+  ["config", "sql", "session"],
+  ["reservation", "held-lock", "ping"],
   ["dedicated-sessions", "base-locker"],
   ["postgres-locker", "memory-locker"],
   ["index"],
   ["testing/postgres-account", "testing/postgres-versions", "testing/process-watchdog"],
-  ["testing/postgres-backup", "testing/postgres-binaries"],
+  ["testing/postgres-backup", "testing/postgres-binaries", "testing/contract-cases"],
   ["testing/postgres-server", "testing/contract"],
   ["testing/index"],
 ];

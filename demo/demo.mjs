@@ -1,0 +1,174 @@
+// Three processes compete for one key, on a real PostgreSQL; the holder is killed in mid-work, twice. Prints who held
+// when. Exits with 1 if two ever overlapped, the shared file was corrupted, or a kill or a take-over did not happen.
+import { fork } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { chart, events, painter } from "./chart.mjs";
+// biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
+import { corruptionsOf, overlapsOf, takeoversOf, turnsOf } from "./judge.mjs";
+
+const turnsWanted = 24;
+const killAfterTurns = [6, 14];
+const deadline = 15_000;
+
+const paint = painter(Boolean(process.stdout.isTTY) && !process.env.NO_COLOR);
+const directory = mkdtempSync(join(tmpdir(), "pg-locker-demo-"));
+const key = `demo:${randomBytes(6).toString("hex")}`;
+const children = new Set();
+const lives = [];
+const kills = [];
+let server;
+let cleaning;
+
+// Whatever ends this process: the children end with their channel to it, the server by its own watch.
+process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+for (const [signal, code] of [
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+  ["SIGHUP", 129],
+]) {
+  process.once(signal, () => void cleanUp().finally(() => process.exit(code)));
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  if (cleaning === undefined) {
+    console.error(error);
+    process.exitCode = 1;
+  }
+} finally {
+  await cleanUp();
+}
+
+async function main() {
+  const url = await database();
+  writeFileSync(join(directory, "counter"), "0");
+  console.log(`${paint.bold(`Three processes, one key (${key}), one shared file.`)} Working…\n`);
+  const from = now();
+  const failure = await compete(url);
+  const run = { turns: turnsOf(journal(), kills), lives, from, to: now() };
+  const counter = Number(readFileSync(join(directory, "counter"), "utf8"));
+  console.log(`${chart(run, paint)}\n\n${events(run, paint)}\n`);
+  return verdict(run.turns, counter, failure);
+}
+
+async function database() {
+  if (process.env.DATABASE_URL) {
+    console.log("PostgreSQL: the one that DATABASE_URL names");
+    return process.env.DATABASE_URL;
+  }
+  const { PostgresServer } = await import("../dist/testing/index.js");
+  server = await PostgresServer.start();
+  console.log(`PostgreSQL ${server.major}, from npm, on 127.0.0.1:${server.port}`);
+  return server.url;
+}
+
+/** Runs the workers until there were enough turns; resolves with what kept it from doing so. */
+function compete(url) {
+  return new Promise((resolve) => {
+    let turns = 0;
+    let stopping = false;
+    const stop = (failure) => {
+      if (stopping) return;
+      stopping = true;
+      clearTimeout(timer);
+      for (const child of children) if (child.connected) child.send("stop");
+      const late = setTimeout(() => {
+        for (const child of children) child.kill("SIGKILL");
+      }, 5_000);
+      const ended = [...children].map((child) => once(child, "exit"));
+      void Promise.all(ended).then(() => {
+        clearTimeout(late);
+        resolve(failure);
+      });
+    };
+    const timer = setTimeout(() => stop(`only ${turns} turns in ${deadline / 1_000} s`), deadline);
+    const start = (worker) => {
+      const program = fileURLToPath(new URL("worker.mjs", import.meta.url));
+      const child = fork(program, [String(worker), directory, key, url]);
+      const life = { worker, from: now(), to: undefined };
+      children.add(child);
+      lives.push(life);
+      let killed = false;
+      child.on("message", async () => {
+        turns += 1;
+        if (killAfterTurns.includes(turns)) {
+          await delay(70);
+          killed = true;
+          kills.push({ pid: child.pid, at: now() });
+          child.kill("SIGKILL");
+        }
+        if (turns >= turnsWanted) stop();
+      });
+      child.on("exit", async (code) => {
+        children.delete(child);
+        life.to = now();
+        if (cleaning !== undefined) return;
+        if (!killed && code !== 0) return stop(`worker ${worker} ended with exit code ${code}`);
+        // What a supervisor would do, some time later.
+        await delay(400);
+        if (killed && !stopping) start(worker);
+      });
+    };
+    for (const worker of [1, 2, 3]) start(worker);
+  });
+}
+
+function journal() {
+  return readdirSync(directory)
+    .filter((name) => name.startsWith("journal-"))
+    .flatMap((name) => readFileSync(join(directory, name), "utf8").split("\n"))
+    .filter((line) => line.endsWith("}"))
+    .map((line) => JSON.parse(line))
+    .sort((a, b) => a.at - b.at);
+}
+
+function verdict(turns, counter, failure) {
+  const overlaps = overlapsOf(turns);
+  const takeovers = takeoversOf(turns);
+  const wrong = [
+    ...(failure === undefined ? [] : [failure]),
+    ...overlaps.map(
+      ({ first, second, milliseconds }) =>
+        `worker ${first.worker} and worker ${second.worker} both held for ${milliseconds.toFixed(3)} ms`,
+    ),
+    ...corruptionsOf(turns, counter),
+    ...turns.filter((turn) => turn.ended === "lost").map((turn) => `worker ${turn.worker} lost its lock`),
+  ];
+  if (takeovers.length !== killAfterTurns.length) {
+    wrong.push(`${takeovers.length} holders were killed in mid-work, not ${killAfterTurns.length}`);
+  }
+  if (takeovers.some(({ next }) => next === undefined)) wrong.push("nobody took over from a killed holder");
+  const finished = turns.filter((turn) => turn.wrote !== undefined).length;
+  const times = takeovers.map(({ milliseconds }) => `${milliseconds?.toFixed(1) ?? "never"} ms`).join(", ");
+  const tell = (name, text) => console.log(`  ${name.padEnd(12)}${text}`);
+  tell("turns", `${turns.length}: ${finished} finished, ${takeovers.length} killed in mid-work`);
+  tell("take-over", `${times} from the kill to the next holder`);
+  tell("counter", `${counter} after ${finished} finished turns`);
+  for (const sentence of wrong) tell("WRONG", paint.bad(sentence));
+  const summary = `${overlaps.length} overlaps`;
+  console.log(
+    `\n${wrong.length === 0 ? paint.good(summary) : paint.bad(`${summary}, ${wrong.length} wrong`)}`,
+  );
+  return wrong.length === 0 ? 0 : 1;
+}
+
+/** Milliseconds on the machine's monotonic clock, the same for every process. */
+function now() {
+  return Number(process.hrtime.bigint()) / 1e6;
+}
+
+function cleanUp() {
+  cleaning ??= (async () => {
+    for (const child of children) child.kill("SIGKILL");
+    await Promise.all([...children].map((child) => once(child, "exit")));
+    await server?.[Symbol.asyncDispose]();
+  })();
+  return cleaning;
+}

@@ -1,0 +1,144 @@
+import { once } from "node:events";
+import { type AddressInfo, connect as connectSocket, createServer, type Socket } from "node:net";
+import type pg from "pg";
+import { describe, expect, inject, test } from "vitest";
+import { PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+// Sessions whose locks mean nothing are refused before anything is done to them.
+
+test("a standby is refused, and trusted once it is promoted", async () => {
+  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using standby = await primary.standby();
+  const pool = createPool({ connectionString: standby.url });
+  const admin = createPool({ connectionString: standby.url });
+  await using locker = new PostgresLocker({ pool });
+  const key = uniqueKey();
+  await expect(locker.acquire(key)).rejects.toBeInstanceOf(StandbyError);
+  await expect(locker.tryAcquire(key, { mode: "shared" })).rejects.toBeInstanceOf(StandbyError);
+  await expect(locker.ping()).rejects.toBeInstanceOf(StandbyError);
+  expect((await admin.query("select from pg_locks where locktype = 'advisory'")).rowCount).toBe(0);
+  expect(pool.totalCount).toBe(pool.idleCount);
+  await standby.promote();
+  await locker.ping();
+  const lock = await locker.acquire(key);
+  await lock.refresh();
+  expect((await admin.query("select from pg_locks where locktype = 'advisory'")).rowCount).toBe(1);
+  await lock.release();
+});
+
+test("a standby may be where reads go", async () => {
+  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using standby = await primary.standby();
+  const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
+  if (write === undefined || read === undefined) throw new Error("no pools");
+  await using locker = new PostgresLocker({ database: { write, read } });
+  await locker.ping();
+  await using lock = await locker.acquire(uniqueKey());
+  expect(lock.held).toBe(true);
+});
+
+describe("a session that announces another backend than the one which serves it", () => {
+  test("is refused, with nothing locked", async () => {
+    await using pooler = await startPooler(databaseUrl());
+    const pool = createPool({ connectionString: pooler.url });
+    await using locker = new PostgresLocker({ pool });
+    const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
+    expect(refused).toBeInstanceOf(PoolerDetectedError);
+    expect((refused as Error).message).toContain('pooler: "session"');
+    // The pooler keeps the session that was refused, and would hand it to others with all that it holds.
+    expect(await servedBy(pooler)).toHaveLength(1);
+    expect(await advisoryLocks()).toEqual([]);
+    expect(pool.totalCount).toBe(0);
+  });
+
+  test("has its settings still", async () => {
+    const user = uniqueKey("role").replace(":", "_");
+    await onServer(`create role ${user} login password 'secret'`);
+    await onServer(`alter role ${user} set idle_session_timeout = '400ms'`);
+    await using pooler = await startPooler(urlWith({ user, password: "secret" }));
+    const pool = createPool({ connectionString: pooler.url, application_name: "somebody's" });
+    await using locker = new PostgresLocker({ pool });
+    await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
+    expect((await servedBy(pooler)).map((session) => session["application_name"])).toEqual(["somebody's"]);
+    // The time-out that a holder's session goes without ends this one.
+    await until(async () => (await servedBy(pooler)).length === 0);
+    await onServer(`drop role ${user}`);
+  });
+
+  test("is accepted where the caller says that the pooler keeps a session for each client", async () => {
+    await using pooler = await startPooler(databaseUrl());
+    const pool = createPool({ connectionString: pooler.url });
+    await using locker = new PostgresLocker({ pool, pooler: "session" });
+    const lock = await locker.acquire(uniqueKey());
+    await lock.refresh();
+    expect(await advisoryLocks()).toMatchObject([{ id: lock.id, pid: pooler.pids[0] }]);
+    await lock.release();
+    expect(await advisoryLocks()).toEqual([]);
+    expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
+  });
+});
+
+interface Pooler extends AsyncDisposable {
+  readonly url: string;
+  /** The backends that served its clients. */
+  readonly pids: number[];
+}
+
+async function servedBy(pooler: Pooler): Promise<pg.QueryResultRow[]> {
+  return onServer("select application_name from pg_stat_activity where pid = any($1)", [pooler.pids]);
+}
+
+/** As a pooler does, announces backends of its own invention, and keeps the sessions of clients that have gone. */
+async function startPooler(targetUrl: string): Promise<Pooler> {
+  const target = new URL(targetUrl);
+  const pids: number[] = [];
+  const sockets = new Set<Socket>();
+  const listener = createServer((client) => {
+    const server = connectSocket({ host: target.hostname, port: Number(target.port || 5432) });
+    for (const socket of [client, server]) sockets.add(socket.on("error", () => {}));
+    // Not what ends the session: its Terminate message, or its end.
+    client.on("data", (data) => {
+      if (data[0] !== 0x58) server.write(data);
+    });
+    let greeting: Buffer | undefined = Buffer.alloc(0);
+    server.on("data", (data) => {
+      if (greeting === undefined) {
+        client.write(data);
+        return;
+      }
+      greeting = Buffer.concat([greeting, data]);
+      const at = findBackendKeyData(greeting);
+      if (at === undefined) return;
+      pids.push(greeting.readInt32BE(at));
+      greeting.writeInt32BE(greeting.readInt32BE(at) + 1_000_000, at);
+      client.write(greeting);
+      greeting = undefined;
+    });
+    server.on("close", () => client.destroy());
+  }).listen(0, "127.0.0.1");
+  await once(listener, "listening");
+  const url = new URL(targetUrl);
+  url.host = `127.0.0.1:${(listener.address() as AddressInfo).port}`;
+  return {
+    url: url.href,
+    pids,
+    [Symbol.asyncDispose]: async () => {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => listener.close(resolve));
+    },
+  };
+}
+
+/** Where the pid stands in what the server says before its first ReadyForQuery; needs a login without a password. */
+function findBackendKeyData(greeting: Buffer): number | undefined {
+  let at = 0;
+  while (at + 5 <= greeting.length) {
+    const end = at + 1 + greeting.readInt32BE(at + 1);
+    if (greeting[at] === 0x4b && end <= greeting.length) return at + 5;
+    at = end;
+  }
+  return undefined;
+}

@@ -1,0 +1,168 @@
+import { describe, expect, test } from "vitest";
+import { throughBreaker } from "../../src/circuit-breaker.ts";
+import {
+  type CircuitBreaker,
+  CircuitOpenError,
+  createCircuitBreaker,
+  InvalidConfigError,
+} from "../../src/index.ts";
+
+async function run(breaker: CircuitBreaker, outcomes: readonly ("ok" | "fail")[]): Promise<void> {
+  for (const outcome of outcomes) {
+    await throughBreaker(breaker, async () => {
+      if (outcome === "fail") throw new Error("down");
+    }).catch((error: unknown) => {
+      if (error instanceof CircuitOpenError) throw error;
+    });
+  }
+}
+
+async function isOpen(breaker: CircuitBreaker): Promise<boolean> {
+  let called = false;
+  await throughBreaker(breaker, async () => {
+    called = true;
+  }).catch(() => {});
+  return !called;
+}
+
+const times = <T>(count: number, outcome: T): T[] => Array<T>(count).fill(outcome);
+
+describe("the default breaker", () => {
+  test("opens when all of twenty samples failed, and not before", async () => {
+    const breaker = createCircuitBreaker();
+    await run(breaker, times(19, "fail"));
+    // The probe would be a success among the samples: the twentieth failure opens it instead.
+    await run(breaker, ["fail"]);
+    expect(await isOpen(breaker)).toBe(true);
+  });
+
+  test("stays closed with nineteen failures", async () => {
+    const breaker = createCircuitBreaker();
+    await run(breaker, times(19, "fail"));
+    expect(await isOpen(breaker)).toBe(false);
+  });
+
+  test("stays closed with one success among the failures", async () => {
+    const breaker = createCircuitBreaker();
+    await run(breaker, ["ok", ...times(40, "fail" as const)]);
+    expect(await isOpen(breaker)).toBe(false);
+  });
+});
+
+test("with an error rate of 50, half of the samples open it", async () => {
+  const breaker = createCircuitBreaker({ errorRate: 50, minimumSamples: 4 });
+  await run(breaker, ["ok", "ok", "fail", "fail"]);
+  expect(await isOpen(breaker)).toBe(true);
+});
+
+test("with an error rate of 50, less than half leave it closed", async () => {
+  const breaker = createCircuitBreaker({ errorRate: 50, minimumSamples: 4 });
+  await run(breaker, ["ok", "ok", "ok", "fail", "fail"]);
+  expect(await isOpen(breaker)).toBe(false);
+});
+
+test.each([1, 2, 3, 7, 20, 100])("with minimumSamples %i, that many failures open it", async (samples) => {
+  for (const openAfter of ["100ms", "1s", "10s", "7m"]) {
+    const [below, at] = [1, 2].map(() => createCircuitBreaker({ minimumSamples: samples, openAfter }));
+    await run(below as CircuitBreaker, times(samples - 1, "fail"));
+    expect(await isOpen(below as CircuitBreaker)).toBe(false);
+    if (openAfter === "100ms") continue; // The window may pass on the way.
+    await run(at as CircuitBreaker, times(samples, "fail"));
+    expect(await isOpen(at as CircuitBreaker), openAfter).toBe(true);
+  }
+});
+
+describe("through any object with execute(fn)", () => {
+  const plain: CircuitBreaker = { execute: (fn) => fn() };
+
+  class Refusing implements CircuitBreaker {
+    readonly error: unknown;
+    constructor(error: unknown) {
+      this.error = error;
+    }
+    async execute<T>(): Promise<T> {
+      throw this.error;
+    }
+  }
+
+  test("an answer comes through", async () => {
+    expect(await throughBreaker(plain, async () => 42)).toBe(42);
+    expect(await throughBreaker(undefined, async () => 42)).toBe(42);
+  });
+
+  test("a failure of the operation comes through as it is", async () => {
+    const failure = new Error("down");
+    const fails = () => Promise.reject(failure);
+    await expect(throughBreaker(plain, fails)).rejects.toBe(failure);
+    await expect(throughBreaker(createCircuitBreaker(), fails)).rejects.toBe(failure);
+  });
+
+  test("a refusal becomes a CircuitOpenError, with the breaker's own error as its cause", async () => {
+    const refusal = new Error("open until noon");
+    let called = false;
+    const refused = throughBreaker(new Refusing(refusal), async () => {
+      called = true;
+    });
+    await expect(refused).rejects.toThrow(CircuitOpenError);
+    await expect(refused).rejects.toMatchObject({
+      message: "The circuit breaker refused: open until noon",
+      cause: refusal,
+    });
+    expect(called).toBe(false);
+  });
+
+  test("a breaker that throws in the same step, or something that is no error, is a refusal as well", async () => {
+    const synchronous = {
+      execute(): never {
+        throw new RangeError("no");
+      },
+    };
+    await expect(throughBreaker(synchronous, async () => {})).rejects.toThrow(CircuitOpenError);
+    await expect(throughBreaker(new Refusing("no"), async () => {})).rejects.toThrow(CircuitOpenError);
+  });
+});
+
+test("an option out of its range names the field, what it got and what it wants", () => {
+  const messages = [
+    { errorRate: 0 },
+    { errorRate: 101 },
+    { errorRate: Number.NaN },
+    { errorRate: "50" },
+    { minimumSamples: 0 },
+    { minimumSamples: 1.5 },
+    { minimumSamples: "5" },
+    { minimumSamples: Number.POSITIVE_INFINITY },
+    { openAfter: "99ms" },
+    { openAfter: "-1s" },
+    { openAfter: "5" },
+    { openAfter: Number.POSITIVE_INFINITY },
+    { errorrate: 50 },
+    null,
+  ].map((options) => {
+    try {
+      createCircuitBreaker(options as never);
+    } catch (error) {
+      expect(error).toBeInstanceOf(InvalidConfigError);
+      return (error as Error).message;
+    }
+    return `accepted: ${JSON.stringify(options)}`;
+  });
+  expect(messages).toMatchInlineSnapshot(`
+    [
+      "Expected \`errorRate\` to be a percentage from 1 to 100, got \`0\` (number)",
+      "Expected \`errorRate\` to be a percentage from 1 to 100, got \`101\` (number)",
+      "Expected \`errorRate\` to be a percentage from 1 to 100, got \`NaN\` (number)",
+      "Expected \`errorRate\` to be a percentage from 1 to 100, got \`"50"\` (string)",
+      "Expected \`minimumSamples\` to be a whole number from 1 up, got \`0\` (number)",
+      "Expected \`minimumSamples\` to be a whole number from 1 up, got \`1.5\` (number)",
+      "Expected \`minimumSamples\` to be a whole number from 1 up, got \`"5"\` (string)",
+      "Expected \`minimumSamples\` to be a whole number from 1 up, got \`Infinity\` (number)",
+      "Expected \`openAfter\` to be a duration of at least 100 ms, such as "10s", got \`"99ms"\` (string)",
+      "Expected \`openAfter\` to be a duration of at least 100 ms, such as "10s", got \`"-1s"\` (string)",
+      "Expected \`openAfter\` to be a duration of at least 100 ms, such as "10s", got \`"5"\` (string)",
+      "Expected \`openAfter\` to be a duration of at least 100 ms, such as "10s", got \`Infinity\` (number)",
+      "Expected \`errorrate\` to be absent: the options are errorRate, minimumSamples and openAfter, got \`50\` (number)",
+      "Expected \`options\` to be an object, got \`null\`",
+    ]
+  `);
+});

@@ -1,0 +1,112 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { Alarm, elapsedSince, now } from "../../src/clock.ts";
+
+afterEach(() => {
+  vi.restoreAllMocks();
+  vi.useRealTimers();
+});
+
+describe("elapsedSince", () => {
+  let monotonic = 1_000;
+  let wall = 1_700_000_000_000;
+
+  beforeEach(() => {
+    monotonic = 1_000;
+    wall = 1_700_000_000_000;
+    vi.spyOn(performance, "now").mockImplementation(() => monotonic);
+    vi.spyOn(Date, "now").mockImplementation(() => wall);
+  });
+
+  test("is the wall clock's where the monotonic one stood still", () => {
+    const start = now();
+    monotonic += 5;
+    wall += 60_000;
+    expect(elapsedSince(start)).toBe(60_000);
+  });
+
+  test("is the monotonic clock's where the wall clock was set back", () => {
+    const start = now();
+    monotonic += 30_000;
+    wall -= 3_600_000;
+    expect(elapsedSince(start)).toBe(30_000);
+  });
+});
+
+describe("an alarm", () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance", "Date"] });
+  });
+
+  function alarmAt(moment: { at: number }, ring: () => void): Alarm {
+    return new Alarm(() => moment.at - performance.now(), ring);
+  }
+
+  test("rings when its moment is reached, once", () => {
+    const ring = vi.fn();
+    alarmAt({ at: performance.now() + 1_000 }, ring);
+    vi.advanceTimersByTime(999);
+    expect(ring).not.toHaveBeenCalled();
+    vi.advanceTimersByTime(5_000);
+    expect(ring).toHaveBeenCalledTimes(1);
+  });
+
+  test("does not ring at once for a moment more than 2^31 ms away, but when it comes", () => {
+    const thirtyDays = 30 * 86_400_000;
+    const ring = vi.fn();
+    alarmAt({ at: performance.now() + thirtyDays }, ring);
+    const delays = vi.getTimerCount();
+    expect(delays).toBe(1);
+    vi.advanceTimersByTime(2 ** 31);
+    expect(ring).not.toHaveBeenCalled();
+    vi.advanceTimersByTime(thirtyDays - 2 ** 31 + 1);
+    expect(ring).toHaveBeenCalledTimes(1);
+  });
+
+  test("asks Node for no timer that it would fire at once", () => {
+    const set = vi.spyOn(globalThis, "setTimeout");
+    alarmAt({ at: performance.now() + 2 ** 40 }, () => {}).stop();
+    expect(set.mock.calls.map(([, wait]) => wait)).toEqual([2 ** 31 - 1]);
+  });
+
+  test("whose moment moved later rings then, without a reset", () => {
+    const moment = { at: performance.now() + 1_000 };
+    const ring = vi.fn();
+    alarmAt(moment, ring);
+    vi.advanceTimersByTime(500);
+    moment.at += 1_000;
+    vi.advanceTimersByTime(1_000);
+    expect(ring).not.toHaveBeenCalled();
+    vi.advanceTimersByTime(501);
+    expect(ring).toHaveBeenCalledTimes(1);
+  });
+
+  test("whose moment moved earlier rings then, after a reset", () => {
+    const moment = { at: performance.now() + 60_000 };
+    const ring = vi.fn();
+    const alarm = alarmAt(moment, ring);
+    moment.at = performance.now() + 100;
+    alarm.reset();
+    vi.advanceTimersByTime(101);
+    expect(ring).toHaveBeenCalledTimes(1);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test("that is stopped never rings, and leaves no timer", () => {
+    const ring = vi.fn();
+    alarmAt({ at: performance.now() + 10 }, ring).stop();
+    expect(vi.getTimerCount()).toBe(0);
+    vi.advanceTimersByTime(1_000);
+    expect(ring).not.toHaveBeenCalled();
+  });
+});
+
+test("an alarm does not keep the process alive", () => {
+  const set = vi.spyOn(globalThis, "setTimeout");
+  const alarm = new Alarm(
+    () => 60_000,
+    () => {},
+  );
+  const timer = set.mock.results[0]?.value as NodeJS.Timeout;
+  expect(timer.hasRef()).toBe(false);
+  alarm.stop();
+});
