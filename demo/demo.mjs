@@ -32,7 +32,8 @@ for (const [signal, code] of [
   ["SIGTERM", 143],
   ["SIGHUP", 129],
 ]) {
-  process.once(signal, () => void cleanUp().finally(() => process.exit(code)));
+  // A second one, which npm passes on after the terminal, must not cut the cleaning short.
+  process.on(signal, () => void cleanUp().finally(() => process.exit(code)));
 }
 
 try {

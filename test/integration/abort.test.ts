@@ -40,16 +40,17 @@ describe("an acquire that is aborted", () => {
   test("while it waits for a connection sends nothing when that comes", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ pool });
-    const holder = await locker.acquire(uniqueKey());
+    const client = await pool.connect();
+    await client.query("select 1");
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
     expect(pool.waitingCount).toBe(1);
     aborting.abort(reason);
     await expect(acquired).rejects.toBe(reason);
     expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
-    await holder.release();
+    client.release();
     await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
-    expect(await lastStatement(pool)).toContain("pg_advisory_unlock");
+    expect(await lastStatement(pool)).toBe("select 1");
   });
 
   test("while the connection is being made sends nothing when it is", async () => {
@@ -140,11 +141,11 @@ test("a storm of 2,000 acquires, aborted at random moments, leaves nothing", asy
   const one = async (i: number): Promise<void> => {
     const aborting = new AbortController();
     signals.push(aborting.signal);
-    const moment = random();
+    const [moment, delay] = [random(), random() * 12];
     // From the same step to some milliseconds later: before, during and after the way to the server and back.
     if (moment < 0.2) queueMicrotask(() => aborting.abort(reason));
     else if (moment < 0.4) setImmediate(() => aborting.abort(reason));
-    else setTimeout(() => aborting.abort(reason), random() * 12);
+    else if (moment < 0.85) setTimeout(() => aborting.abort(reason), delay);
     let lock: Lock;
     try {
       lock = await locker.acquire(keys[i % keys.length] ?? "", { signal: aborting.signal });
@@ -155,6 +156,8 @@ test("a storm of 2,000 acquires, aborted at random moments, leaves nothing", asy
       return;
     }
     counts.granted += 1;
+    // Too late, for those that were not aborted on the way.
+    aborting.abort(reason);
     expect(lock.held).toBe(true);
     await lock.release();
   };
@@ -164,8 +167,8 @@ test("a storm of 2,000 acquires, aborted at random moments, leaves nothing", asy
   await until(() => pool.totalCount === pool.idleCount && pool.waitingCount === 0);
   expect(await advisoryLocks()).toEqual([]);
   expect(signals.flatMap((signal) => getEventListeners(signal, "abort"))).toEqual([]);
-  // Every outcome was there, or the storm proved little.
-  expect(Object.values(counts).every((count) => count > 20)).toBe(true);
+  // Both outcomes were there, whatever the load of the machine, or the storm proved little.
+  expect([counts.granted > 20, counts.aborted > 500]).toEqual([true, true]);
   expect(counts.granted + counts.aborted + counts.refused).toBe(2_000);
   await locker.close();
 });
