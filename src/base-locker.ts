@@ -126,11 +126,10 @@ export abstract class BaseLocker implements Locker {
   }
 
   async #take(wanted: Wanted): Promise<Lock> {
-    const abandoned = new AbortController();
-    const request: LockRequest = { ...wanted, abandoned: abandoned.signal, sent: false };
+    const request: LockRequest = { ...wanted, abandoned: false, sent: false };
     const attempt = throughBreaker(this.#breaker, () => this.tryLock(request));
     const answer = await abandonOnAbort(attempt, [wanted.signal, this.#closing.signal], () => {
-      abandoned.abort();
+      request.abandoned = true;
       const undone = attempt.then((late) => this.#undo(late));
       undone.catch(() => {});
       // While it waits for a connection, perhaps for long, it has nothing to undo.

@@ -5,7 +5,15 @@ import { DatabaseError, LockNotAcquiredError, PoolerDetectedError, StandbyError 
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import { reserveSession } from "./reservation.ts";
 import type { Session } from "./session.ts";
-import { tryLockColumns as columns, prove, type SessionSettings, tryLock, unlock } from "./sql.ts";
+import {
+  type ProveAnswer,
+  prove,
+  type SessionSettings,
+  type TryLockAnswer,
+  tryLock,
+  type UnlockAnswer,
+  unlock,
+} from "./sql.ts";
 
 /** Milliseconds that the server has for one statement of ours; none of them ever waits for anything in the server. */
 export const statementDeadline = 5_000;
@@ -40,46 +48,35 @@ export class DedicatedSessions {
       if (session.refused === "pool-saturated") return { refused: session.refused, waited: session.waited };
       throw new LockNotAcquiredError({ key, reason: session.refused, waited: session.waited });
     }
-    if (request.abandoned.aborted) {
+    if (request.abandoned) {
       session.return();
       return { refused: "abandoned" };
     }
     const announced = this.#trustPooler ? undefined : session.announcedPid;
     const name = applicationName(this.#namespace, key);
-    const values = [id.toString(), announced ?? null, name];
     request.sent = true;
     try {
-      const { row, sentAt } = await session.run(
+      const { said, sentAt } = await session.run<TryLockAnswer>(
         "Taking a lock",
         tryLock[mode],
-        values,
+        [id.toString(), announced ?? null, name],
         Math.min(statementDeadline, ttl),
       );
-      const pid = Number(row[columns.pid]);
-      switch (row[columns.granted]) {
-        case "t":
-          return new DedicatedLock(session, request, sentAt, {
-            pid: row[columns.pid] ?? null,
-            name,
-            before: {
-              idleSessionTimeout: row[columns.idleSessionTimeout] ?? null,
-              statementTimeout: row[columns.statementTimeout] ?? null,
-              defaultTransactionIsolation: row[columns.defaultTransactionIsolation] ?? null,
-              applicationName: row[columns.applicationName] ?? null,
-            },
-          });
-        case "f":
-          session.return();
-          return { refused: "held" };
-        default:
-          if (row[columns.standby] === "t") throw new StandbyError();
-          if (announced !== undefined && pid !== announced)
-            throw new PoolerDetectedError({ announced, actual: pid });
-          throw new DatabaseError({
-            doing: "Taking a lock",
-            cause: new Error("the server neither granted nor refused it"),
-          });
+      if (said.granted === true && said.before !== null) {
+        return new DedicatedLock(session, request, sentAt, { pid: said.pid, name, before: said.before });
       }
+      if (said.granted === false) {
+        session.return();
+        return { refused: "held" };
+      }
+      if (said.standby) throw new StandbyError();
+      if (announced !== undefined && said.pid !== announced) {
+        throw new PoolerDetectedError({ announced, actual: said.pid });
+      }
+      throw new DatabaseError({
+        doing: "Taking a lock",
+        cause: new Error("it was neither granted nor refused"),
+      });
     } catch (error) {
       // An error says nothing about whether the lock was granted: session locks survive a failed statement.
       session.destroy(error as Error);
@@ -88,18 +85,20 @@ export class DedicatedSessions {
   }
 }
 
+/** How a holder's session was when it got its lock. */
+interface Opened {
+  readonly pid: number;
+  readonly name: string;
+  readonly before: SessionSettings;
+}
+
 class DedicatedLock implements Grant {
   readonly #session: Session;
   readonly #request: LockRequest;
-  readonly #opened: { pid: string | null; name: string; before: SessionSettings };
+  readonly #opened: Opened;
   readonly confirmedAt: Instant;
 
-  constructor(
-    session: Session,
-    request: LockRequest,
-    confirmedAt: Instant,
-    opened: { pid: string | null; name: string; before: SessionSettings },
-  ) {
+  constructor(session: Session, request: LockRequest, confirmedAt: Instant, opened: Opened) {
     this.#session = session;
     this.#request = request;
     this.confirmedAt = confirmedAt;
@@ -115,57 +114,38 @@ class DedicatedLock implements Grant {
   }
 
   async refresh(_ttl: number, deadline: number): Promise<Instant> {
-    try {
-      const { row, sentAt } = await this.#session.run(
-        "Refreshing a lock",
-        prove,
-        [],
-        Math.min(statementDeadline, deadline),
-      );
-      const [pid, standby, name] = row;
-      if (standby !== "f") throw new StandbyError();
-      if (pid !== this.#opened.pid) {
-        throw new PoolerDetectedError({ announced: Number(this.#opened.pid), actual: Number(pid) });
-      }
-      if (name !== this.#opened.name) {
-        throw new DatabaseError({
-          doing: "Refreshing a lock",
-          cause: new Error("the session's state was discarded"),
-        });
-      }
+    return this.#orDestroy(async () => {
+      const doing = "Refreshing a lock";
+      const within = Math.min(statementDeadline, deadline);
+      const { said, sentAt } = await this.#session.run<ProveAnswer>(doing, prove, [], within);
+      const { pid, name } = this.#opened;
+      if (said.standby) throw new StandbyError();
+      if (said.pid !== pid) throw new PoolerDetectedError({ announced: pid, actual: said.pid });
+      if (said.name !== name)
+        throw new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
       return sentAt;
-    } catch (error) {
-      this.#session.destroy(error as Error);
-      throw error;
-    }
+    });
   }
 
   async release(): Promise<void> {
-    const { before } = this.#opened;
-    const values = [
-      this.#request.id.toString(),
-      before.idleSessionTimeout,
-      before.statementTimeout,
-      before.defaultTransactionIsolation,
-      before.applicationName,
-    ];
+    const { id, mode } = this.#request;
+    await this.#orDestroy(async () => {
+      const doing = "Giving a lock back";
+      const values = [id.toString(), ...this.#opened.before];
+      const { said } = await this.#session.run<UnlockAnswer>(doing, unlock[mode], values, statementDeadline);
+      if (said[0] !== true)
+        throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
+    });
+    this.#session.return();
+  }
+
+  /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
+  async #orDestroy<T>(work: () => Promise<T>): Promise<T> {
     try {
-      const { row } = await this.#session.run(
-        "Giving a lock back",
-        unlock[this.#request.mode],
-        values,
-        statementDeadline,
-      );
-      if (row[0] !== "t") {
-        throw new DatabaseError({
-          doing: "Giving a lock back",
-          cause: new Error("the session no longer held it"),
-        });
-      }
+      return await work();
     } catch (error) {
       this.#session.destroy(error as Error);
       throw error;
     }
-    this.#session.return();
   }
 }

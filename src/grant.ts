@@ -8,8 +8,8 @@ export interface LockRequest {
   readonly mode: LockMode;
   /** Milliseconds. */
   readonly ttl: number;
-  /** Aborts when the caller has given up: nothing more is to be sent for it. */
-  readonly abandoned: AbortSignal;
+  /** Set when the caller has given up: nothing more is to be sent for it. */
+  abandoned: boolean;
   /** Set as soon as something is sent that may grant the lock. */
   sent: boolean;
 }

@@ -32,7 +32,12 @@ export class PostgresLocker extends BaseLocker {
     this.#ownPool =
       checked.connectionString === undefined
         ? undefined
-        : new pg.Pool({ connectionString: checked.connectionString, keepAlive: true });
+        : new pg.Pool({
+            connectionString: checked.connectionString,
+            keepAlive: true,
+            // A connection that is never answered would keep the process alive after close().
+            connectionTimeoutMillis: Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline,
+          });
     const write = (checked.pool ?? checked.database?.write ?? this.#ownPool) as Pool;
     const read = checked.database?.read;
     watchPool(write);

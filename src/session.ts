@@ -5,13 +5,12 @@ import {
   destroySocket,
   query,
   type Release,
-  type Row,
   type Statement,
 } from "./driver.ts";
 import { DatabaseError } from "./errors.ts";
 
-export interface Answer {
-  readonly row: Row;
+export interface Answer<T> {
+  readonly said: T;
   /** When the statement was sent. What it proves was true no earlier. */
   readonly sentAt: Instant;
 }
@@ -36,7 +35,7 @@ export class Session {
   readonly #client: Client;
   readonly #release: Release;
   #state: State = { is: "reserved" };
-  #turn: Promise<void> = Promise.resolve();
+  #turn: Promise<unknown> = Promise.resolve();
   readonly #lossListeners = new Set<(cause: Error) => void>();
 
   /** To be called in the very step in which the pool hands out the client. */
@@ -61,19 +60,15 @@ export class Session {
   }
 
   /**
-   * Sends one statement of one row, after those before it. Without an answer within `deadline` milliseconds the session
-   * is destroyed: the driver can't take a statement back, and its late answer would be taken for the next one's.
+   * Sends one statement that answers one value of JSON, after those before it. Without an answer within `deadline`
+   * milliseconds the session is destroyed: the driver can't take a statement back, and its late answer would be taken for
+   * the next one's.
    *
    * After any other failure the session is as the statement left it, and the caller decides.
    *
    * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
    */
-  async run(doing: string, statement: Statement, values: unknown[], deadline: number): Promise<Answer> {
-    const before = this.#turn;
-    let finished: () => void = () => {};
-    this.#turn = new Promise((resolve) => {
-      finished = resolve;
-    });
+  async run<T>(doing: string, statement: Statement, values: unknown[], deadline: number): Promise<Answer<T>> {
     let timer: NodeJS.Timeout | undefined;
     const overdue = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
@@ -82,28 +77,28 @@ export class Session {
         reject(cause);
       }, deadline);
     });
+    const answer = this.#turn.then(() => this.#ask<T>(statement, values));
+    this.#turn = answer.catch(() => {});
     try {
-      await Promise.race([before, overdue]);
-      if (this.#state.is === "gone") throw this.#state.cause;
-      return await Promise.race([this.#ask(statement, values), overdue]);
+      return await Promise.race([answer, overdue]);
     } catch (cause) {
       throw new DatabaseError({ doing, cause });
     } finally {
       clearTimeout(timer);
-      finished();
     }
   }
 
-  async #ask(statement: Statement, values: unknown[]): Promise<Answer> {
+  async #ask<T>(statement: Statement, values: unknown[]): Promise<Answer<T>> {
+    if (this.#state.is === "gone") throw this.#state.cause;
     const prepared = !unprepared.has(this.#client);
     const sentAt = now();
     try {
       const { rows } = await this.#client.query(
         query(prepared ? statement : { text: statement.text }, values),
       );
-      const [row] = rows;
-      if (row === undefined) throw new Error("the server answered no row");
-      return { row, sentAt };
+      const value = rows[0]?.[0];
+      if (typeof value !== "string") throw new Error("the server answered nothing");
+      return { said: JSON.parse(value) as T, sentAt };
     } catch (error) {
       if (!prepared || !isAboutPreparation(error)) throw error;
       unprepared.add(this.#client);
