@@ -18,6 +18,10 @@ export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
   query(query: Query): Promise<{ rows: Row[] }>;
+  query(
+    query: Query,
+    callback: (error: Error | null | undefined, result: { rows: Row[] } | undefined) => void,
+  ): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   removeListener(event: "error", listener: (error: Error) => void): unknown;

@@ -35,7 +35,9 @@ export class Session {
   readonly #client: Client;
   readonly #release: Release;
   #state: State = { is: "reserved" };
-  #turn: Promise<unknown> = Promise.resolve();
+  /** A statement is under way; those in the queue start when it and those before them have ended. */
+  #busy = false;
+  readonly #queue: Array<() => void> = [];
   readonly #lossListeners = new Set<(cause: Error) => void>();
 
   /** To be called in the very step in which the pool hands out the client. */
@@ -68,42 +70,49 @@ export class Session {
    *
    * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
    */
-  async run<T>(doing: string, statement: Statement, values: unknown[], deadline: number): Promise<Answer<T>> {
-    let timer: NodeJS.Timeout | undefined;
-    const overdue = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
+  run<T>(doing: string, statement: Statement, values: unknown[], deadline: number): Promise<Answer<T>> {
+    return new Promise((resolve, reject) => {
+      const fail = (cause: Error): void => reject(new DatabaseError({ doing, cause }));
+      const timer = setTimeout(() => {
         const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
         this.destroy(cause);
-        reject(cause);
+        fail(cause);
       }, deadline);
+      const start = (): void => {
+        this.#busy = true;
+        this.#ask<T>(statement, values, (error, answer) => {
+          clearTimeout(timer);
+          this.#busy = false;
+          this.#queue.shift()?.();
+          if (answer === undefined) fail(error ?? new Error("the server answered nothing"));
+          else resolve(answer);
+        });
+      };
+      if (this.#busy) this.#queue.push(start);
+      else start();
     });
-    const answer = this.#turn.then(() => this.#ask<T>(statement, values));
-    this.#turn = answer.catch(() => {});
-    try {
-      return await Promise.race([answer, overdue]);
-    } catch (cause) {
-      throw new DatabaseError({ doing, cause });
-    } finally {
-      clearTimeout(timer);
-    }
   }
 
-  async #ask<T>(statement: Statement, values: unknown[]): Promise<Answer<T>> {
-    if (this.#state.is === "gone") throw this.#state.cause;
+  #ask<T>(statement: Statement, values: unknown[], done: (error?: Error, answer?: Answer<T>) => void): void {
+    if (this.#state.is === "gone") return done(this.#state.cause);
     const prepared = !unprepared.has(this.#client);
     const sentAt = now();
-    try {
-      const { rows } = await this.#client.query(
-        query(prepared ? statement : { text: statement.text }, values),
-      );
-      const value = rows[0]?.[0];
-      if (typeof value !== "string") throw new Error("the server answered nothing");
-      return { said: JSON.parse(value) as T, sentAt };
-    } catch (error) {
-      if (!prepared || !isAboutPreparation(error)) throw error;
-      unprepared.add(this.#client);
-      return this.#ask(statement, values);
-    }
+    this.#client.query(query(prepared ? statement : { text: statement.text }, values), (error, result) => {
+      if (error && prepared && isAboutPreparation(error)) {
+        unprepared.add(this.#client);
+        return this.#ask(statement, values, done);
+      }
+      if (error) return done(error);
+      const value = result?.rows[0]?.[0];
+      if (typeof value !== "string") return done();
+      let said: T;
+      try {
+        said = JSON.parse(value) as T;
+      } catch (unreadable) {
+        return done(unreadable as Error);
+      }
+      done(undefined, { said, sentAt });
+    });
   }
 
   /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
