@@ -94,24 +94,29 @@ export class Session {
   }
 
   #ask<T>(statement: Statement, values: unknown[], done: (error?: Error, answer?: Answer<T>) => void): void {
-    if (this.#state.is === "gone") return done(this.#state.cause);
+    if (this.#state.is === "gone") {
+      done(this.#state.cause);
+      return;
+    }
     const prepared = !unprepared.has(this.#client);
     const sentAt = now();
-    this.#client.query(query(prepared ? statement : { text: statement.text }, values), (error, result) => {
+    const text = query(prepared ? statement : { text: statement.text }, values);
+    void this.#client.query(text, (error, result) => {
       if (error && prepared && isAboutPreparation(error)) {
         unprepared.add(this.#client);
-        return this.#ask(statement, values, done);
+        this.#ask(statement, values, done);
+        return;
       }
-      if (error) return done(error);
-      const value = result?.rows[0]?.[0];
-      if (typeof value !== "string") return done();
-      let said: T;
+      if (error) {
+        done(error);
+        return;
+      }
       try {
-        said = JSON.parse(value) as T;
+        // An answer without a value is no JSON either.
+        done(undefined, { said: JSON.parse(String(result?.rows[0]?.[0])) as T, sentAt });
       } catch (unreadable) {
-        return done(unreadable as Error);
+        done(unreadable as Error);
       }
-      done(undefined, { said, sentAt });
     });
   }
 
