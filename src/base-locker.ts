@@ -10,7 +10,7 @@ import { assertAcquireOptions, assertTtl, signalOf } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 import { runUnder } from "./with-lock.ts";
 
-interface Wanted extends Omit<LockRequest, "abandoned" | "sent"> {
+interface Wanted extends LockRequest {
   readonly signal: AbortSignal | undefined;
   readonly autoRefresh: boolean;
 }
@@ -122,18 +122,17 @@ export abstract class BaseLocker implements Locker {
     this.#assertOpen();
     const id = lockId(this.#namespace, key);
     const { ttl = "30s", mode = "exclusive", signal, autoRefresh = false } = assertAcquireOptions(options);
-    return { key, id, mode, ttl: assertTtl(ttl), signal, autoRefresh };
+    return { key, id, mode, ttl: assertTtl(ttl), signal, autoRefresh, abandoned: false, sent: false };
   }
 
   async #take(wanted: Wanted): Promise<Lock> {
-    const request: LockRequest = { ...wanted, abandoned: false, sent: false };
-    const attempt = throughBreaker(this.#breaker, () => this.tryLock(request));
+    const attempt = throughBreaker(this.#breaker, () => this.tryLock(wanted));
     const answer = await abandonOnAbort(attempt, [wanted.signal, this.#closing.signal], () => {
-      request.abandoned = true;
+      wanted.abandoned = true;
       const undone = attempt.then((late) => this.#undo(late));
       undone.catch(() => {});
       // While it waits for a connection, perhaps for long, it has nothing to undo.
-      if (request.sent) void this.#track(undone);
+      if (wanted.sent) void this.#track(undone);
     });
     if (this.#closing.signal.aborted) {
       // close() came between the answer and this line, and found no handle to close.

@@ -28,27 +28,37 @@ export interface Client {
   removeListener(event: "end", listener: () => void): unknown;
 }
 
-/** A statement by a name that is its own: the server parses and plans it once for each connection. */
-export interface Statement {
-  readonly name: string;
-  readonly text: string;
-}
-
 export interface Query {
   readonly name?: string;
   readonly text: string;
-  readonly values: unknown[];
   readonly rowMode: "array";
   readonly types: { getTypeParser(): (value: string) => string };
+  readonly values: unknown[];
 }
+
+/** A statement; with a name that is its own, the server parses and plans it once for each connection. */
+export type Statement = Omit<Query, "values">;
 
 /** Every value as the server wrote it, so that type parsers set by the application change nothing. */
 export type Row = ReadonlyArray<string | null>;
 
 const asWritten = { getTypeParser: () => (value: string) => value };
 
-export function query(statement: Statement | { readonly text: string }, values: unknown[]): Query {
-  return { ...statement, values, rowMode: "array", types: asWritten };
+export function statement(text: string, name?: string): Statement {
+  return { text, rowMode: "array", types: asWritten, ...(name !== undefined && { name }) };
+}
+
+/** The same, to be parsed anew. */
+export function unnamed({ text }: Statement): Statement {
+  return statement(text);
+}
+
+/**
+ * The statement with its values. It inherits from the statement instead of copying it: the driver copies once more, the
+ * own properties only, and that showed in the time of an uncontended lock.
+ */
+export function query(statement: Statement, values: unknown[]): Query {
+  return Object.assign(Object.create(statement), { values }) as Query;
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */

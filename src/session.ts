@@ -6,6 +6,7 @@ import {
   query,
   type Release,
   type Statement,
+  unnamed,
 } from "./driver.ts";
 import { DatabaseError } from "./errors.ts";
 
@@ -100,8 +101,8 @@ export class Session {
     }
     const prepared = !unprepared.has(this.#client);
     const sentAt = now();
-    const text = query(prepared ? statement : { text: statement.text }, values);
-    void this.#client.query(text, (error, result) => {
+    const asked = query(prepared ? statement : unnamed(statement), values);
+    void this.#client.query(asked, (error, result) => {
       if (error && prepared && isAboutPreparation(error)) {
         unprepared.add(this.#client);
         this.#ask(statement, values, done);

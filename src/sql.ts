@@ -1,10 +1,10 @@
-import type { Statement } from "./driver.ts";
+import { type Statement, statement } from "./driver.ts";
 import { lockId } from "./lock-id.ts";
 import type { LockMode } from "./locker.ts";
 
 /** A prepared statement's name must never stand for two texts, whatever versions of this library share a connection. */
 function prepared(what: string, text: string): Statement {
-  return { name: `pg_locker_${what}_${BigInt.asUintN(64, lockId(0, text)).toString(36)}`, text };
+  return statement(text, `pg_locker_${what}_${BigInt.asUintN(64, lockId(0, text)).toString(36)}`);
 }
 
 /**
@@ -114,4 +114,4 @@ export interface ProveAnswer {
 }
 
 /** Proves that a new session would be served, and by a primary. */
-export const ping = { text: "select pg_catalog.pg_is_in_recovery()" };
+export const ping = statement("select pg_catalog.pg_is_in_recovery()");
