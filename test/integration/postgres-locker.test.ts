@@ -33,3 +33,33 @@ test("a session is returned with the settings it had", async () => {
   await (await locker.acquire(uniqueKey())).release();
   expect(await settings()).toEqual(before);
 });
+
+test.each(["discard all", "deallocate all"])(
+  "a pooled connection on which somebody ran %s still carries locks",
+  async (discard) => {
+    const pool = createPool({ max: 1 });
+    await using locker = new PostgresLocker({ pool });
+    const key = uniqueKey();
+    await (await locker.acquire(key)).release();
+    const pid = async () => (await pool.query("select pg_backend_pid() as pid")).rows;
+    const before = await pid();
+    await pool.query(discard);
+    const lock = await locker.acquire(key);
+    await lock.refresh();
+    await lock.release();
+    expect(await pid()).toEqual(before);
+  },
+);
+
+test("a role's serializable default changes nothing", async () => {
+  const pool = createPool({ max: 1 });
+  await pool.query(
+    "set default_transaction_isolation = serializable; set default_transaction_read_only = on",
+  );
+  await using locker = new PostgresLocker({ pool });
+  const lock = await locker.acquire(uniqueKey());
+  await lock.refresh();
+  await lock.release();
+  const { rows } = await pool.query("select current_setting('default_transaction_isolation') as isolation");
+  expect(rows).toEqual([{ isolation: "serializable" }]);
+});
