@@ -16,8 +16,8 @@ export function elapsedSince(start: Instant): number {
   return Math.max(performance.now() - start.monotonic, Date.now() - start.wall);
 }
 
-// Node fires a timer of more than 2^31 - 1 ms at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args).
-const longestTimer = 2 ** 31 - 1;
+/** Milliseconds; Node fires a longer timer at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args). */
+export const longestTimer = 2 ** 31 - 1;
 
 /**
  * Calls back when a moment is reached, which may be moved while it waits. Does not keep the process alive.

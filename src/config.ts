@@ -1,6 +1,7 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
 import * as z from "zod";
 import type { CircuitBreaker } from "./circuit-breaker.ts";
+import { longestTimer } from "./clock.ts";
 import type { Pool } from "./driver.ts";
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError } from "./errors.ts";
@@ -175,9 +176,6 @@ export function checkPostgresLockerOptions(options: unknown): PostgresLockerOpti
 export function checkMemoryLockerOptions(options: unknown): MemoryLockerOptions {
   return check(memoryLockerOptions, options) as MemoryLockerOptions;
 }
-
-// Node fires a timer of more at once.
-const longestTimer = 2 ** 31 - 1;
 
 /** Milliseconds to wait for a connection; `Infinity` where there is no bound. */
 export function connWaitMilliseconds(configured: Duration | undefined): number {

@@ -155,7 +155,8 @@ export class HeldLock implements Lock {
   }
 
   async #prove(ttl: number): Promise<void> {
-    await this.#assertRefreshable();
+    await this.#freeIfExpired();
+    if (!this.held) throw this.#notHeld();
     const state = this.#state;
     try {
       // The answer has to come while the holder still believes: later, it would be for nothing.
@@ -177,15 +178,14 @@ export class HeldLock implements Lock {
     }
   }
 
-  async #assertRefreshable(): Promise<void> {
+  /** A holder that comes back after its TTL finds the lock expired, timer or not, and frees it in the server. */
+  async #freeIfExpired(): Promise<void> {
     if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
     if (this.#state.is === "expired") await this.#freeQuietly();
-    if (!this.held) throw this.#notHeld();
   }
 
   async #release(): Promise<void> {
-    if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
-    if (this.#state.is === "expired") await this.#freeQuietly();
+    await this.#freeIfExpired();
     if (this.#state.is !== "held") throw this.#notHeld();
     this.#state = { is: "releasing" };
     try {

@@ -11,9 +11,7 @@ const acquireOptions = ["ttl", "mode", "signal", "autoRefresh"];
  * @throws {InvalidConfigError} names the option
  */
 export function assertAcquireOptions(options: unknown): AcquireOptions {
-  if (typeof options !== "object" || options === null) {
-    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
-  }
+  assertObject(options);
   for (const [field, got] of Object.entries(options)) {
     if (acquireOptions.includes(field)) continue;
     throw new InvalidConfigError({
@@ -35,15 +33,17 @@ export function assertAcquireOptions(options: unknown): AcquireOptions {
 
 /** The signal of options that have nothing else. @throws {InvalidConfigError} */
 export function signalOf(options: { readonly signal?: AbortSignal }): AbortSignal | undefined {
-  if (typeof options !== "object" || options === null) {
-    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
-  }
+  assertObject(options);
   assertSignal(options.signal);
   return options.signal;
 }
 
-/** @throws {InvalidConfigError} */
-export function assertSignal(signal: unknown): void {
+function assertObject(options: unknown): asserts options is object {
+  if (typeof options === "object" && options !== null) return;
+  throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
+}
+
+function assertSignal(signal: unknown): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
   }
