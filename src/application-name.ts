@@ -9,10 +9,39 @@ const longest = 63;
  */
 export function applicationName(namespace: number, key: string): string {
   let name = `pg-locker ${namespace} `;
+  if (/^[ -$&-~]*$/.test(key)) return (name + key).slice(0, longest);
   for (const character of key) {
     const shown = /^[ -$&-~]$/.test(character) ? character : encodeURIComponent(character);
     if (name.length + shown.length > longest) break;
     name += shown;
   }
   return name;
+}
+
+/**
+ * What such a name tells, if it is one: the namespace; and the key, or its beginning where it was cut, of a session that has
+ * one lock.
+ */
+export function named(name: string): { namespace: number; key: string | undefined } | undefined {
+  const [, digits, text] = /^pg-locker (-?\d+) (.*)$/s.exec(name) ?? [];
+  if (digits === undefined || text === undefined) return undefined;
+  const namespace = Number(digits);
+  if (name === listenerName(namespace) || name === sharedName(namespace))
+    return { namespace, key: undefined };
+  try {
+    return { namespace, key: decodeURIComponent(text) };
+  } catch {
+    // Not one of ours, whoever wrote it: ours are cut at whole characters.
+    return { namespace, key: undefined };
+  }
+}
+
+/** What pg_stat_activity shows of the session that hears of releases. */
+export function listenerName(namespace: number): string {
+  return `pg-locker ${namespace} (listens for those who wait)`;
+}
+
+/** What it shows of a session that carries many locks. */
+export function sharedName(namespace: number): string {
+  return `pg-locker ${namespace} (shared)`;
 }

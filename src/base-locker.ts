@@ -1,19 +1,16 @@
-import { setMaxListeners } from "node:events";
 import { abandonOnAbort } from "./abandon.ts";
-import { type CircuitBreaker, throughBreaker } from "./circuit-breaker.ts";
-import { LockerClosedError, LockNotAcquiredError } from "./errors.ts";
+import { Arbiter, type Attempt, type Granted, type Wanted } from "./arbiter.ts";
+import type { CircuitBreaker } from "./circuit-breaker.ts";
+import { LockNotAcquiredError } from "./errors.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import { HeldLock, type Keeper } from "./held-lock.ts";
+import { HeldLocks } from "./held-locks.ts";
+import { acquireInOrder } from "./lock-group.ts";
 import { lockId } from "./lock-id.ts";
-import type { AcquireOptions, Lock, Locker, PingOptions, TryResult } from "./locker.ts";
-import { assertAcquireOptions, assertTtl, signalOf } from "./options.ts";
+import type { AcquireOptions, Lock, Locker, LockGroup, PingOptions, TryResult } from "./locker.ts";
+import { assertAcquireOptions, assertKeys, assertPositiveTtl, assertWait, signalOf } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 import { runUnder } from "./with-lock.ts";
-
-interface Wanted extends LockRequest {
-  readonly signal: AbortSignal | undefined;
-  readonly autoRefresh: boolean;
-}
 
 /**
  * What is the same wherever locks live: options in, handles out, the books of what is held, and an end that leaves
@@ -21,34 +18,54 @@ interface Wanted extends LockRequest {
  */
 export abstract class BaseLocker implements Locker {
   readonly #namespace: number;
-  readonly #telemetry: Telemetry;
-  readonly #breaker: CircuitBreaker | undefined;
-  readonly #closing = new AbortController();
-  /** Every handle whose lock the server still has, in the order of its grant. */
-  readonly #held = new Set<HeldLock>();
-  /** Acquires until they have an answer, and then, where their caller has given up, until that is undone. */
-  readonly #underWay = new Set<Promise<unknown>>();
+  protected readonly telemetry: Telemetry;
+  readonly #held = new HeldLocks();
+  readonly #arbiter: Arbiter;
   readonly #keeper: Keeper;
+  readonly #attempt: Attempt<Grant, HeldLock>;
   #closed: Promise<void> | undefined;
 
   constructor(parts: {
     namespace: number;
     telemetry: Telemetry;
     breaker?: CircuitBreaker | undefined;
+    /** In milliseconds. Default: any that is positive and finite. */
+    assertTtl?: (got: unknown) => number;
   }) {
-    // Every acquire under way listens to it, and Node warns of a leak from eleven listeners on.
-    setMaxListeners(0, this.#closing.signal);
-    this.#namespace = parts.namespace;
-    this.#telemetry = parts.telemetry;
-    this.#breaker = parts.breaker;
+    const { namespace, telemetry, breaker, assertTtl = assertPositiveTtl } = parts;
+    this.#namespace = namespace;
+    this.telemetry = telemetry;
+    this.#arbiter = new Arbiter({
+      owner: this,
+      log: telemetry.log,
+      breaker,
+      heldHere: (wanted) => this.#held.keepOut(wanted),
+      namesake: (wanted) => this.#held.namesake(wanted),
+      watch: (id) => this.watch(id),
+      unwatch: (id) => this.unwatch(id),
+    });
     this.#keeper = {
-      telemetry: parts.telemetry,
-      breaker: parts.breaker,
-      forget: (lock) => this.#held.delete(lock),
+      telemetry,
+      breaker,
+      assertTtl,
+      forget: (lock, othersWait) => {
+        this.#held.delete(lock);
+        this.#arbiter.freed(lock.id, othersWait);
+      },
+      expired: (lock) => this.#arbiter.wake(lock.id),
+    };
+    this.#attempt = {
+      tryLock: (request) => this.tryLock(request),
+      hold: (grant, wanted) => {
+        const lock = new HeldLock(wanted, grant, this.#keeper);
+        this.#held.add(lock);
+        return lock;
+      },
     };
     // So that `const { acquire } = locker` works.
     this.acquire = this.acquire.bind(this);
     this.tryAcquire = this.tryAcquire.bind(this);
+    this.acquireAll = this.acquireAll.bind(this);
     this.withLock = this.withLock.bind(this);
     this.tryWithLock = this.tryWithLock.bind(this);
     this.ping = this.ping.bind(this);
@@ -57,29 +74,33 @@ export abstract class BaseLocker implements Locker {
 
   /** Takes the lock if it is free, without waiting for its holder. Throws only what the database did wrong. */
   protected abstract tryLock(request: LockRequest): Promise<Grant | Refusal>;
+  /** Asks to hear, by {@link wake}, of releases elsewhere: see `WakeUps`. There are none where there is no elsewhere. */
+  protected watch(_id: bigint): void {}
+  protected unwatch(_id: bigint): void {}
   protected abstract probe(): Promise<void>;
   /** Ends what the locker opened. Must not reject, and must not take longer than seconds. */
   protected abstract end(): Promise<void>;
 
-  async acquire(key: string, options: AcquireOptions = {}): Promise<Lock> {
-    const wanted = this.#wanted(key, options);
-    return this.#telemetry.observe("acquire", wanted, wanted.signal, async () => {
-      wanted.signal?.throwIfAborted();
-      return this.#track(this.#take(wanted));
-    });
+  async acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+    return await this.take(this.#lockWanted(key, options), this.#attempt);
   }
 
   async tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
     try {
       return await this.acquire(key, options);
     } catch (error) {
-      if (error instanceof LockNotAcquiredError && error.reason === "held") return undefined;
+      if (error instanceof LockNotAcquiredError && contention.has(error.reason)) return undefined;
       throw error;
     }
   }
 
+  async acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+    const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
+    return acquireInOrder(wanted, (one) => this.take(one, this.#attempt));
+  }
+
   async withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
-    return runUnder(await this.acquire(key, { autoRefresh: true, ...options }), fn);
+    return runUnder(this, await this.acquire(key, { autoRefresh: true, ...options }), fn);
   }
 
   async tryWithLock<T>(
@@ -88,23 +109,23 @@ export abstract class BaseLocker implements Locker {
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
     const lock = await this.tryAcquire(key, { autoRefresh: true, ...options });
-    return lock === undefined ? { acquired: false } : { acquired: true, value: await runUnder(lock, fn) };
+    return lock === undefined
+      ? { acquired: false }
+      : { acquired: true, value: await runUnder(this, lock, fn) };
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
-    this.#assertOpen();
+    this.#arbiter.assertOpen();
     const signal = signalOf(options);
-    await this.#telemetry.observe("ping", undefined, signal, async () => {
+    await this.telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
       await abandonOnAbort(this.probe(), [signal]);
     });
   }
 
   close(): Promise<void> {
-    this.#closed ??= this.#telemetry.observe("close", undefined, undefined, async () => {
-      this.#closing.abort(new LockerClosedError());
-      await Promise.all([...this.#held].map((lock) => lock.close()));
-      await Promise.allSettled(this.#underWay);
+    this.#closed ??= this.telemetry.observe("close", undefined, undefined, async () => {
+      await this.#arbiter.close(() => Promise.all(this.#held.all().map((lock) => lock.close())));
       await this.end();
     });
     return this.#closed;
@@ -114,63 +135,56 @@ export abstract class BaseLocker implements Locker {
     return this.close();
   }
 
-  #assertOpen(): void {
-    this.#closing.signal.throwIfAborted();
+  /** The lock may be free: something was heard. */
+  protected wake(id: bigint): void {
+    this.#arbiter.wake(id);
   }
 
-  #wanted(key: string, options: AcquireOptions): Wanted {
-    this.#assertOpen();
+  protected wakeAll(): void {
+    this.#arbiter.wakeAll();
+  }
+
+  /** What a caller asks for, checked. */
+  protected wanted(key: string, options: AcquireOptions): Wanted {
+    this.#arbiter.assertOpen();
     const id = lockId(this.#namespace, key);
-    const { ttl = "30s", mode = "exclusive", signal, autoRefresh = false } = assertAcquireOptions(options);
-    return { key, id, mode, ttl: assertTtl(ttl), signal, autoRefresh, abandoned: false, sent: false };
+    const {
+      ttl = defaultTtl,
+      mode = "exclusive",
+      fencing = false,
+      autoRefresh = false,
+      wait,
+      signal,
+    } = options;
+    return {
+      key,
+      id,
+      mode,
+      fencing,
+      autoRefresh,
+      ttl: this.#keeper.assertTtl(ttl),
+      wait: assertWait(wait),
+      signals: [signal],
+    };
   }
 
-  async #take(wanted: Wanted): Promise<Lock> {
-    const attempt = throughBreaker(this.#breaker, () => this.tryLock(wanted));
-    const answer = await abandonOnAbort(attempt, [wanted.signal, this.#closing.signal], () => {
-      wanted.abandoned = true;
-      const undone = attempt.then((late) => this.#undo(late));
-      undone.catch(() => {});
-      // While it waits for a connection, perhaps for long, it has nothing to undo.
-      if (wanted.sent) void this.#track(undone);
-    });
-    if (this.#closing.signal.aborted) {
-      // close() came between the answer and this line, and found no handle to close.
-      await this.#undo(answer);
-      throw this.#closing.signal.reason;
-    }
-    if ("refused" in answer) throw this.#refusal(wanted, answer);
-    const lock = new HeldLock(wanted, answer, this.#keeper);
-    this.#held.add(lock);
-    return lock;
+  /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
+  protected take<G extends Granted, H>(wanted: Wanted, attempt: Attempt<G, H>): Promise<H> {
+    const [signal] = wanted.signals;
+    return this.telemetry.observe("acquire", wanted, signal, () => this.#arbiter.take(wanted, attempt));
   }
 
-  /** Gives back what was granted to a caller that has given up. A failure has ended the session, and the lock with it. */
-  async #undo(answer: Grant | Refusal): Promise<void> {
-    if ("refused" in answer) return;
-    await answer.release().catch((err: unknown) => {
-      this.#telemetry.log.debug({ err }, "giving back an abandoned lock failed; its session was ended");
-    });
+  /** A lock of this locker that is not in the books has been given back. */
+  protected freed(id: bigint, othersWait: boolean): void {
+    this.#arbiter.freed(id, othersWait);
   }
 
-  /** `close()` waits for what is tracked. */
-  #track<T>(work: Promise<T>): Promise<T> {
-    this.#underWay.add(work);
-    const done = (): boolean => this.#underWay.delete(work);
-    work.then(done, done);
-    return work;
-  }
-
-  #refusal(wanted: Wanted, refusal: Refusal): LockNotAcquiredError {
-    const { key } = wanted;
-    if (refusal.refused === "pool-saturated") {
-      return new LockNotAcquiredError({ key, reason: refusal.refused, waited: refusal.waited });
-    }
-    for (const other of this.#held) {
-      if (other.id === wanted.id && other.key !== key) {
-        return new LockNotAcquiredError({ key, reason: "id-collision", otherKey: other.key });
-      }
-    }
-    return new LockNotAcquiredError({ key, reason: "held" });
+  #lockWanted(key: string, options: AcquireOptions | undefined): Wanted {
+    return this.wanted(key, options === undefined ? {} : assertAcquireOptions(options));
   }
 }
+
+/** Milliseconds. */
+const defaultTtl = 30_000;
+
+const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);

@@ -75,11 +75,14 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
  * @throws {CircuitOpenError} the breaker refused, and `operation` was not called
  * @throws what `operation` throws
  */
-export async function throughBreaker<T>(
+export function throughBreaker<T>(
   breaker: CircuitBreaker | undefined,
   operation: () => Promise<T>,
 ): Promise<T> {
-  if (breaker === undefined) return operation();
+  return breaker === undefined ? operation() : through(breaker, operation);
+}
+
+async function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promise<T> {
   let called = false;
   try {
     return await breaker.execute(() => {

@@ -24,13 +24,19 @@ export const longestTimer = 2 ** 31 - 1;
  *
  * Moving the moment later, as every refresh does, costs nothing: the timer that is set fires, looks, and sets the next.
  */
-export class Alarm {
-  readonly #left: () => number;
-  readonly #ring: () => void;
+export class Alarm<T> {
+  readonly #owner: T;
+  readonly #left: (owner: T) => number;
+  readonly #ring: (owner: T) => void;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param left milliseconds to go, asked whenever the timer fires */
-  constructor(left: () => number, ring: () => void) {
+  /**
+   * The two functions are told whose alarm it is, so that ten thousand alarms can share them.
+   *
+   * @param left milliseconds to go, asked whenever the timer fires
+   */
+  constructor(owner: T, left: (owner: T) => number, ring: (owner: T) => void) {
+    this.#owner = owner;
     this.#left = left;
     this.#ring = ring;
     this.#set();
@@ -48,7 +54,31 @@ export class Alarm {
 
   #set(): void {
     // A timer may fire up to a millisecond early; rounding up keeps it from firing twice for one moment.
-    const wait = Math.min(Math.max(Math.ceil(this.#left()), 1), longestTimer);
-    this.#timer = setTimeout(() => (this.#left() > 0 ? this.#set() : this.#ring()), wait).unref();
+    const wait = Math.min(Math.max(Math.ceil(this.#left(this.#owner)), 1), longestTimer);
+    this.#timer = setTimeout(fire, wait, this).unref();
+  }
+
+  /** The timer has fired. */
+  look(): void {
+    if (this.#left(this.#owner) > 0) this.#set();
+    else this.#ring(this.#owner);
+  }
+}
+
+function fire(alarm: { look(): void }): void {
+  alarm.look();
+}
+
+/** Waits for an answer for so many milliseconds. @throws {Error} at the deadline, or what `work` throws */
+export async function within<T>(deadline: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const overdue = new Promise<never>((_, reject) => {
+    const late = (): void => reject(new Error(`no answer within ${Math.round(deadline)} ms`));
+    timer = setTimeout(late, Math.min(deadline, longestTimer));
+  });
+  try {
+    return await Promise.race([work, overdue]);
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -28,6 +28,22 @@ export interface PostgresLockerOptions extends Connection {
    * that keeps a session for each client.
    */
   readonly pooler?: "refuse" | "session";
+  /**
+   * `"shared"` (the default): all locks are carried by as few connections of the pool as can be, and what is asked at the same
+   * time goes out together. `"dedicated"`: each lock has one to itself, as with the Go package.
+   */
+  readonly sessions?: "dedicated" | "shared";
+  /**
+   * With `sessions: "shared"`: so many locks a connection carries before another is taken. Default 1000: the server walks all
+   * of a session's locks at the end of each of its statements.
+   */
+  readonly maxLocksPerSession?: number;
+  /**
+   * Who ends a lock whose TTL has passed. `"client"` (the default): its holder stops believing, and nothing expires in the
+   * database. `"server"`: the database ends its session, and so frees the lock, whatever has become of the holder. A TTL is
+   * then from 1 ms to 2147483647 ms.
+   */
+  readonly ttlEnforcement?: "client" | "server";
   /** Anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. Default: none. */
   readonly circuitBreaker?: CircuitBreaker;
   /** Default: nothing is logged. */
@@ -95,6 +111,13 @@ const postgresLockerOptions = z.strictObject(
       .min(1, { error: "a non-empty string" })
       .optional(),
     connWaitTimeout: duration.optional(),
+    sessions: z.enum(["dedicated", "shared"], { error: '"dedicated" or "shared"' }).optional(),
+    maxLocksPerSession: z
+      .custom<number>((value) => Number.isInteger(value) && (value as number) >= 1, {
+        error: "a whole number from 1 up",
+      })
+      .optional(),
+    ttlEnforcement: z.enum(["client", "server"], { error: '"client" or "server"' }).optional(),
     pooler: z.enum(["refuse", "session"], { error: '"refuse" or "session"' }).optional(),
   },
   anObject(),
@@ -155,10 +178,15 @@ export function checkPostgresLockerOptions(options: unknown): PostgresLockerOpti
     (field) => checked[field] !== undefined,
   );
   if (given.length === 0) {
+    // What was meant, where a variable that was to hold it is not set.
+    const [meant = "pool"] = (["connectionString", "database"] as const).filter((field) => field in checked);
     throw new InvalidConfigError({
-      field: "pool",
+      field: meant,
       got: undefined,
-      wants: "a node-postgres Pool (or give `database` or `connectionString`)",
+      wants:
+        meant === "pool"
+          ? "a node-postgres Pool (or give `database` or `connectionString`)"
+          : "given, and not undefined",
     });
   }
   const second = given[1];
@@ -188,7 +216,14 @@ function anObject(): { error: (issue: { code?: string | undefined }) => string |
 }
 
 /** Whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
-const plainFields: ReadonlySet<string> = new Set(["namespace", "connWaitTimeout", "pooler"]);
+const plainFields: ReadonlySet<string> = new Set([
+  "namespace",
+  "connWaitTimeout",
+  "pooler",
+  "ttlEnforcement",
+  "sessions",
+  "maxLocksPerSession",
+]);
 
 function check<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value);

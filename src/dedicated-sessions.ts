@@ -1,11 +1,13 @@
 import { applicationName } from "./application-name.ts";
 import type { Instant } from "./clock.ts";
 import type { Pool } from "./driver.ts";
-import { DatabaseError, LockNotAcquiredError, PoolerDetectedError, StandbyError } from "./errors.ts";
-import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { reserveSession } from "./reservation.ts";
-import type { Session } from "./session.ts";
+import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "./errors.ts";
+import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { believable, sessionTimeout, tcpTimeouts } from "./lease.ts";
+import { reserveFor } from "./reservation.ts";
+import { type Session, statementDeadline } from "./session.ts";
 import {
+  type LockKind,
   type ProveAnswer,
   prove,
   type SessionSettings,
@@ -15,26 +17,22 @@ import {
   unlock,
 } from "./sql.ts";
 
-/** Milliseconds that the server has for one statement of ours; none of them ever waits for anything in the server. */
-export const statementDeadline = 5_000;
+export interface DedicatedSessionsOptions {
+  readonly pool: Pool;
+  readonly namespace: number;
+  readonly connWaitTimeout: number;
+  readonly pooler: "refuse" | "session";
+  readonly ttlEnforcement: "client" | "server";
+}
 
 /** One session of the pool for each lock, for as long as it is held: the arrangement of the Go package. */
 export class DedicatedSessions {
-  readonly #pool: Pool;
-  readonly #namespace: number;
-  readonly #connWaitTimeout: number;
-  readonly #trustPooler: boolean;
+  readonly #options: DedicatedSessionsOptions;
+  readonly #enforced: boolean;
 
-  constructor(options: {
-    pool: Pool;
-    namespace: number;
-    connWaitTimeout: number;
-    pooler: "refuse" | "session";
-  }) {
-    this.#pool = options.pool;
-    this.#namespace = options.namespace;
-    this.#connWaitTimeout = options.connWaitTimeout;
-    this.#trustPooler = options.pooler === "session";
+  constructor(options: DedicatedSessionsOptions) {
+    this.#options = options;
+    this.#enforced = options.ttlEnforcement === "server";
   }
 
   /**
@@ -42,28 +40,31 @@ export class DedicatedSessions {
    * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
    */
   async tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    const { key, id, mode, ttl } = request;
-    const session = await reserveSession(this.#pool, this.#connWaitTimeout);
-    if ("refused" in session) {
-      if (session.refused === "pool-saturated") return { refused: session.refused, waited: session.waited };
-      throw new LockNotAcquiredError({ key, reason: session.refused, waited: session.waited });
-    }
-    if (request.abandoned) {
-      session.return();
-      return { refused: "abandoned" };
-    }
-    const announced = this.#trustPooler ? undefined : session.announcedPid;
-    const name = applicationName(this.#namespace, key);
+    const { key, id, mode, ttl, fencing } = request;
+    const { pool, namespace, connWaitTimeout, pooler } = this.#options;
+    const session = await reserveFor(request, { pool, wait: connWaitTimeout });
+    if ("refused" in session) return session;
+    const announced = pooler === "session" ? undefined : session.announcedPid;
+    const name = applicationName(namespace, key);
+    const kind: LockKind = { mode, enforced: this.#enforced, fenced: fencing };
+    const values = [
+      id.toString(),
+      announced?.toString() ?? null,
+      name,
+      this.#enforced ? sessionTimeout(ttl) : "0",
+    ];
+    if (this.#enforced) values.push(...tcpTimeouts(ttl));
     request.sent = true;
     try {
-      const { said, sentAt } = await session.run<TryLockAnswer>(
-        "Taking a lock",
-        tryLock[mode],
-        [id.toString(), announced ?? null, name],
-        Math.min(statementDeadline, ttl),
-      );
+      const doing = "Taking a lock";
+      const within = Math.min(statementDeadline, ttl);
+      const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
+      if (session.inTransaction) {
+        // Whoever had the client before has left it so. There the TTL does not run, and a rollback takes the settings back.
+        throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
+      }
       if (said.granted === true && said.before !== null) {
-        return new DedicatedLock(session, request, sentAt, { pid: said.pid, name, before: said.before });
+        return new DedicatedLock(session, { id, kind, said, name, before: said.before }, sentAt);
       }
       if (said.granted === false) {
         session.return();
@@ -73,79 +74,96 @@ export class DedicatedSessions {
       if (announced !== undefined && said.pid !== announced) {
         throw new PoolerDetectedError({ announced, actual: said.pid });
       }
-      throw new DatabaseError({
-        doing: "Taking a lock",
-        cause: new Error("it was neither granted nor refused"),
-      });
+      throw new DatabaseError({ doing, cause: new Error("it was neither granted nor refused") });
     } catch (error) {
       // An error says nothing about whether the lock was granted: session locks survive a failed statement.
       session.destroy(error as Error);
-      throw error;
+      throw namedLockError(error);
     }
   }
+
+  /** Has no session but those of locks, which end with them. */
+  async close(): Promise<void> {}
 }
 
-/** How a holder's session was when it got its lock. */
+/** A lock, and how its session was when it got it. */
 interface Opened {
-  readonly pid: number;
+  readonly id: bigint;
+  readonly kind: LockKind;
+  readonly said: TryLockAnswer;
   readonly name: string;
   readonly before: SessionSettings;
 }
 
 class DedicatedLock implements Grant {
   readonly #session: Session;
-  readonly #request: LockRequest;
   readonly #opened: Opened;
-  readonly confirmedAt: Instant;
+  readonly fencingToken: bigint | undefined;
+  readonly lapses: boolean;
+  #provenAt: Instant;
 
-  constructor(session: Session, request: LockRequest, confirmedAt: Instant, opened: Opened) {
+  constructor(session: Session, opened: Opened, provenAt: Instant) {
+    this.#provenAt = provenAt;
     this.#session = session;
-    this.#request = request;
-    this.confirmedAt = confirmedAt;
     this.#opened = opened;
+    const { token } = opened.said;
+    this.fencingToken = token === null ? undefined : BigInt(token);
+    this.lapses = opened.kind.enforced;
+  }
+
+  get provenAt(): Instant {
+    return this.#provenAt;
   }
 
   get goneBecause(): Error | undefined {
     return this.#session.goneBecause;
   }
 
-  onGone(listener: (cause: Error) => void): void {
-    this.#session.onGone(listener);
+  believable(ttl: number): number {
+    return this.lapses ? believable(ttl) : ttl;
   }
 
-  async refresh(_ttl: number, deadline: number): Promise<Instant> {
-    return this.#orDestroy(async () => {
-      const doing = "Refreshing a lock";
-      const within = Math.min(statementDeadline, deadline);
-      const { said, sentAt } = await this.#session.run<ProveAnswer>(doing, prove, [], within);
-      const { pid, name } = this.#opened;
+  onGone(listener: GoneListener): void {
+    this.#session.onGone((cause) => listener.gone(cause));
+  }
+
+  async refresh(ttl: number, deadline: number): Promise<Instant> {
+    const doing = "Refreshing a lock";
+    const { name } = this.#opened;
+    const { pid } = this.#opened.said;
+    const values = [pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
+    const within = Math.min(statementDeadline, deadline);
+    try {
+      const { said, sentAt } = await this.#session.run<ProveAnswer>(doing, prove, values, within);
       if (said.standby) throw new StandbyError();
       if (said.pid !== pid) throw new PoolerDetectedError({ announced: pid, actual: said.pid });
       if (said.name !== name)
         throw new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
+      this.#provenAt = sentAt;
       return sentAt;
-    });
+    } catch (error) {
+      throw this.#destroyed(error);
+    }
   }
 
-  async release(): Promise<void> {
-    const { id, mode } = this.#request;
-    await this.#orDestroy(async () => {
-      const doing = "Giving a lock back";
-      const values = [id.toString(), ...this.#opened.before];
-      const { said } = await this.#session.run<UnlockAnswer>(doing, unlock[mode], values, statementDeadline);
-      if (said[0] !== true)
-        throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
-    });
-    this.#session.return();
+  async release(): Promise<boolean> {
+    const doing = "Giving a lock back";
+    const { id, kind, before } = this.#opened;
+    const values = [id.toString(), ...before];
+    try {
+      const { said } = await this.#session.run<UnlockAnswer>(doing, unlock(kind), values, statementDeadline);
+      const [wasHeld, othersTold] = said;
+      if (!wasHeld) throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
+      this.#session.return();
+      return othersTold;
+    } catch (error) {
+      throw this.#destroyed(error);
+    }
   }
 
   /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
-  async #orDestroy<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      this.#session.destroy(error as Error);
-      throw error;
-    }
+  #destroyed(error: unknown): unknown {
+    this.#session.destroy(error as Error);
+    return error;
   }
 }

@@ -17,15 +17,32 @@ export interface Pool {
 export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
-  query(query: Query): Promise<{ rows: Row[] }>;
-  query(
-    query: Query,
-    callback: (error: Error | null | undefined, result: { rows: Row[] } | undefined) => void,
-  ): void;
+  query(query: Query): Promise<Result>;
+  query(query: Query, callback: (error: Error | null | undefined, result: Result | undefined) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
+  /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
+  getTransactionStatus?(): string | null;
   removeListener(event: "error", listener: (error: Error) => void): unknown;
   removeListener(event: "end", listener: () => void): unknown;
+}
+
+export interface Result {
+  readonly rows: Row[];
+  /** The command tag's first word, such as `COMMIT`. */
+  readonly command?: string;
+}
+
+/** A client that is nobody else's. */
+export interface OwnClient extends Client {
+  connect(): Promise<void>;
+  end(): Promise<void>;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "end", listener: () => void): unknown;
+  on(event: "notification", listener: (message: { payload?: string | undefined }) => void): unknown;
+  /** Whether its socket keeps the process alive. */
+  ref?(): void;
+  unref?(): void;
 }
 
 export interface Query {
@@ -53,12 +70,9 @@ export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
 
-/**
- * The statement with its values. It inherits from the statement instead of copying it: the driver copies once more, the
- * own properties only, and that showed in the time of an uncontended lock.
- */
+/** The statement with its values. */
 export function query(statement: Statement, values: unknown[]): Query {
-  return Object.assign(Object.create(statement), { values }) as Query;
+  return { ...statement, values };
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */
@@ -74,4 +88,17 @@ export function announcedBackend(client: Client): number | undefined {
 export function destroySocket(client: Client): void {
   const { connection } = client as { connection?: { stream?: { destroy?(): void } } };
   connection?.stream?.destroy?.();
+}
+
+/**
+ * A client beside a pool, made as the pool makes its own.
+ *
+ * @throws whatever the driver throws where it can't read the connection string
+ */
+export function clientBeside(pool: Pool): OwnClient {
+  const { Client } = pool as unknown as { Client: new (options: object) => OwnClient };
+  const client = new Client(pool.options);
+  // One that fails without a listener ends the process.
+  client.on("error", () => {});
+  return client;
 }

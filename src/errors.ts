@@ -3,7 +3,12 @@ export abstract class LockerError extends Error {
   abstract readonly code: string;
 }
 
-export type NotAcquiredReason = "held" | "pool-saturated" | "connection-timeout" | "id-collision";
+export type NotAcquiredReason =
+  | "held"
+  | "wait-timeout"
+  | "pool-saturated"
+  | "connection-timeout"
+  | "id-collision";
 
 /** The lock was not taken, and nothing is held. */
 export class LockNotAcquiredError extends LockerError {
@@ -11,7 +16,7 @@ export class LockNotAcquiredError extends LockerError {
   readonly code = "LOCK_NOT_ACQUIRED";
   readonly key: string;
   readonly reason: NotAcquiredReason;
-  /** How long was waited for a session, in milliseconds, where that is the reason. */
+  /** How long was waited, for the lock or for a session, in milliseconds, where that is the reason. */
   readonly waited: number | undefined;
   /** With `"id-collision"`, the key whose lock has the same id. */
   readonly otherKey: string | undefined;
@@ -21,6 +26,7 @@ export class LockNotAcquiredError extends LockerError {
     reason: NotAcquiredReason;
     waited?: number;
     otherKey?: string;
+    reentrant?: boolean;
     cause?: unknown;
   }) {
     super(notAcquiredSentence(facts), causeOf(facts));
@@ -36,11 +42,17 @@ function notAcquiredSentence(facts: {
   reason: NotAcquiredReason;
   waited?: number;
   otherKey?: string;
+  /** The caller itself is what holds it. */
+  reentrant?: boolean;
 }): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
-      return `${lock}: it is held elsewhere`;
+      return facts.reentrant
+        ? `${lock}: the \`withLock\` around this call holds it, and a lock is not re-entrant`
+        : `${lock}: it is held elsewhere`;
+    case "wait-timeout":
+      return `${lock}: it was held elsewhere for all of the ${facts.waited} ms that were waited`;
     case "pool-saturated":
       return `${lock}: every connection of the pool is checked out, and none came back within ${facts.waited} ms`;
     case "connection-timeout":
@@ -120,13 +132,13 @@ export class InvalidKeyError extends LockerError {
   }
 }
 
-/** A TTL is a positive, finite duration. */
+/** A TTL is a positive, finite duration; and where the server enforces it, one that the server can. */
 export class InvalidTtlError extends LockerError {
   override readonly name = "InvalidTtlError";
   readonly code = "INVALID_TTL";
 
-  constructor(got: unknown) {
-    super(`Expected \`ttl\` to be a positive duration such as 30000 or "30s", got ${show(got)}`);
+  constructor(got: unknown, wants = 'a positive duration such as 30000 or "30s"') {
+    super(`Expected \`ttl\` to be ${wants}, got ${show(got)}`);
   }
 }
 
@@ -194,6 +206,43 @@ export class PoolerDetectedError extends LockerError {
   }
 }
 
+/** The server says that it grants advisory locks, and keeps none: everybody would hold every lock. */
+export class LocksNotKeptError extends LockerError {
+  override readonly name = "LocksNotKeptError";
+  readonly code = "LOCKS_NOT_KEPT";
+
+  constructor() {
+    super(
+      "The server answers that advisory locks are granted, but does not keep them: a second session was granted the same one, " +
+        "or the first found nothing of it. Some databases that speak PostgreSQL's protocol do so. Connect the locker to a PostgreSQL",
+    );
+  }
+}
+
+/** The server's table of locks is full, for every session of every database. The lock was not taken, and none was lost. */
+export class LockTableFullError extends LockerError {
+  override readonly name = "LockTableFullError";
+  readonly code = "LOCK_TABLE_FULL";
+
+  constructor(facts: { cause: unknown }) {
+    super(
+      "The server has no room for another lock (53200, out of shared memory). Hold fewer at once, or raise " +
+        "`max_locks_per_transaction` on the server, which takes a restart",
+      causeOf(facts),
+    );
+  }
+}
+
+/** The server is older than PostgreSQL 14, which has no time-out for idle sessions: neither to set one, nor to be safe of one. */
+export class ServerTooOldError extends LockerError {
+  override readonly name = "ServerTooOldError";
+  readonly code = "SERVER_TOO_OLD";
+
+  constructor(facts: { cause: unknown }) {
+    super("The server is older than PostgreSQL 14, which is the oldest that is supported", causeOf(facts));
+  }
+}
+
 /** The server is a standby: its locks exclude nobody on the primary. */
 export class StandbyError extends LockerError {
   override readonly name = "StandbyError";
@@ -204,6 +253,16 @@ export class StandbyError extends LockerError {
       "The server is a standby, whose locks exclude nobody on the primary. Connect the locker to the primary",
     );
   }
+}
+
+/** The error by its own name, where it has one among those of taking a lock. */
+export function namedLockError(error: unknown): unknown {
+  if (!(error instanceof DatabaseError)) return error;
+  const { sqlState, cause } = error;
+  if (sqlState === "53200") return new LockTableFullError({ cause });
+  // 42704: no such setting. Of those that are asked for, `idle_session_timeout` is the youngest, of 14.
+  if (sqlState === "42704") return new ServerTooOldError({ cause });
+  return error;
 }
 
 /** How a value that was not expected is shown in a sentence: `"5"` (string), `-1` (number). */

@@ -8,28 +8,49 @@ export interface LockRequest {
   readonly mode: LockMode;
   /** Milliseconds. */
   readonly ttl: number;
+  /** Whether the holder gets a fencing token. */
+  readonly fencing: boolean;
   /** Set when the caller has given up: nothing more is to be sent for it. */
   abandoned: boolean;
   /** Set as soon as something is sent that may grant the lock. */
   sent: boolean;
 }
 
+/** Who is told that a lock has gone by itself. */
+export interface GoneListener {
+  gone(cause: Error): void;
+}
+
 /** A lock as granted, before it has a handle: how it is kept, proved and given back. */
 export interface Grant {
-  /** When the statement was sent that last showed the lock to be held. */
-  readonly confirmedAt: Instant;
+  /** When the statement was sent that last showed the lock to be held, whoever asked. */
+  readonly provenAt: Instant;
+  readonly fencingToken: bigint | undefined;
+  /** Whether the lock goes by itself when its TTL passes: its holder then gives it back at once, for it is over. */
+  readonly lapses: boolean;
+  /**
+   * Has the lock proved at a third of a TTL of so many milliseconds, over and over, together with what else its session
+   * carries; `undefined`: no more. Absent where nobody does, and the holder refreshes by itself.
+   */
+  keepProven?(ttl: number | undefined): void;
+  /** Milliseconds after {@link provenAt} that its holder may believe in it, with a TTL of so many. */
+  believable(ttl: number): number;
   /** Why it is gone, where that is known. */
   readonly goneBecause: Error | undefined;
-  /** Calls `listener` once if the lock goes by itself. */
-  onGone(listener: (cause: Error) => void): void;
+  /** Tells `listener`, the only one there is, once if the lock goes by itself. */
+  onGone(listener: GoneListener): void;
   /**
    * Proves within `deadline` milliseconds that the lock is held, and keeps it for another `ttl`. A failure ends it.
    *
    * @returns when the proof was asked for
    */
   refresh(ttl: number, deadline: number): Promise<Instant>;
-  /** Gives the lock back; a failure ends it all the same, and says that it was not held, or not surely so. */
-  release(): Promise<void>;
+  /**
+   * Gives the lock back; a failure ends it all the same, and says that it was not held, or not surely so.
+   *
+   * @returns whether somebody elsewhere waits for the lock
+   */
+  release(): Promise<boolean>;
 }
 
 /** Why a lock was not granted, when nothing went wrong. `waited` is in milliseconds. */

@@ -8,17 +8,21 @@ import {
   LockLostError,
   LockNotHeldError,
 } from "./errors.ts";
-import type { Grant } from "./grant.ts";
+import type { GoneListener, Grant } from "./grant.ts";
 import type { Duration, Lock, LockMode, RefreshOptions } from "./locker.ts";
-import { assertTtl, signalOf } from "./options.ts";
+import { signalOf } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 /** What a handle needs of the locker that made it. */
 export interface Keeper {
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
+  /** @returns milliseconds @throws {InvalidTtlError} */
+  assertTtl(got: unknown): number;
   /** Nothing of this lock is left in the server. */
-  forget(lock: HeldLock): void;
+  forget(lock: HeldLock, othersWait: boolean): void;
+  /** The holder no longer believes, but the server may still have the lock. */
+  expired(lock: HeldLock): void;
 }
 
 //            release()              its answer
@@ -35,21 +39,30 @@ type State =
   | { readonly is: "lost"; readonly cause: unknown }
   | { readonly is: "closed" };
 
-export class HeldLock implements Lock {
+const held: State = { is: "held" };
+
+export class HeldLock implements Lock, GoneListener {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
   readonly #keeper: Keeper;
   readonly #grant: Grant;
-  readonly #alarm: Alarm;
-  /** Refreshes by itself; `undefined` where the holder does. */
-  readonly #heartbeat: Alarm | undefined;
+  /** The one timer: of the next refresh, or of the end of the TTL, whichever comes first. */
+  readonly #alarm: Alarm<HeldLock>;
+  /** Whether it refreshes by itself, has its session see to that, or leaves it to its holder. */
+  #beat: "its own" | "its session's" | undefined;
+  /** Of the TTL, after which it does: no more than a third, and not the same for all, so that not all speak at once. */
+  readonly #restShare = 0.28 + Math.random() * 0.05;
+  #beating = false;
+  /** A refresh under way that asks the server for a shorter TTL. */
+  #shortening: { readonly ttl: number; readonly sentAt: Instant } | undefined;
+  /** When a refresh was last tried. */
   #beatAt: Instant;
-  #state: State = { is: "held" };
+  #state = held;
   #ttl: number;
   #confirmedAt: Instant;
   #controller: AbortController | undefined;
-  #freeing: Promise<void> | undefined;
+  #freeing: Promise<boolean> | undefined;
 
   constructor(
     facts: { key: string; id: bigint; mode: LockMode; ttl: number; autoRefresh: boolean },
@@ -61,25 +74,22 @@ export class HeldLock implements Lock {
     this.mode = facts.mode;
     this.#ttl = facts.ttl;
     this.#grant = grant;
-    this.#confirmedAt = grant.confirmedAt;
+    this.#confirmedAt = grant.provenAt;
     this.#keeper = keeper;
-    this.#alarm = new Alarm(
-      () => this.#left(),
-      () => this.#expire(),
-    );
-    this.#beatAt = grant.confirmedAt;
-    this.#heartbeat = facts.autoRefresh
-      ? new Alarm(
-          () => this.#untilBeat(),
-          () => this.#beat(),
-        )
-      : undefined;
+    this.#beatAt = grant.provenAt;
+    if (facts.autoRefresh) this.#beat = grant.keepProven === undefined ? "its own" : "its session's";
+    if (this.#beat === "its session's") grant.keepProven?.(facts.ttl);
+    this.#alarm = new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
     keeper.telemetry.granted();
-    grant.onGone((cause) => this.#gone(cause));
+    grant.onGone(this);
   }
 
   get ttl(): number {
     return this.#ttl;
+  }
+
+  get fencingToken(): bigint | undefined {
+    return this.#grant.fencingToken;
   }
 
   get held(): boolean {
@@ -104,7 +114,7 @@ export class HeldLock implements Lock {
   }
 
   async refresh(ttl?: Duration, options: RefreshOptions = {}): Promise<void> {
-    const wanted = ttl === undefined ? this.#ttl : assertTtl(ttl);
+    const wanted = ttl === undefined ? this.#ttl : this.#keeper.assertTtl(ttl);
     const signal = signalOf(options);
     await this.#keeper.telemetry.observe(
       "refresh",
@@ -117,8 +127,8 @@ export class HeldLock implements Lock {
     );
   }
 
-  async release(): Promise<void> {
-    await this.#keeper.telemetry.observe("release", this, undefined, () => this.#release());
+  release(): Promise<void> {
+    return this.#keeper.telemetry.observe("release", this, undefined, () => this.#release());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -126,6 +136,12 @@ export class HeldLock implements Lock {
     await this.release().catch((error: unknown) => {
       if (!(error instanceof LockNotHeldError)) throw error;
     });
+  }
+
+  /** From now on the holder refreshes, or nobody. */
+  stopRefreshing(): void {
+    if (this.#beat === "its session's") this.#grant.keepProven?.(undefined);
+    this.#beat = undefined;
   }
 
   /** Ends holding because the locker closes; settles when nothing is left of the lock in the server. Never rejects. */
@@ -136,19 +152,43 @@ export class HeldLock implements Lock {
 
   /** Milliseconds until the holder must stop believing. */
   #left(): number {
-    return this.#ttl - elapsedSince(this.#confirmedAt);
+    // Whatever was asked of the session, for another lock perhaps, proves this one as well.
+    if (this.#beat === "its session's") this.#confirm(this.#grant.provenAt);
+    const left = this.#grant.believable(this.#ttl) - elapsedSince(this.#confirmedAt);
+    const shortening = this.#shortening;
+    if (shortening === undefined) return left;
+    // Its answer may be lost, and the server go by the shorter TTL all the same.
+    return Math.min(left, this.#grant.believable(shortening.ttl) - elapsedSince(shortening.sentAt));
   }
 
-  /** Milliseconds until a third of the TTL has passed since the session last proved it, or a refresh was last tried. */
+  #confirm(provenAt: Instant): void {
+    if (provenAt === this.#confirmedAt) return;
+    if (elapsedSince(provenAt) < elapsedSince(this.#confirmedAt)) this.#confirmedAt = provenAt;
+  }
+
+  /** Milliseconds until it is to be refreshed, counted from when it last was, or that was last tried. */
   #untilBeat(): number {
-    return this.#ttl / 3 - Math.min(elapsedSince(this.#confirmedAt), elapsedSince(this.#beatAt));
+    if (this.#beat !== "its own" || this.#beating) return Number.POSITIVE_INFINITY;
+    const rested = Math.min(elapsedSince(this.#confirmedAt), elapsedSince(this.#beatAt));
+    return this.#ttl * this.#restShare - rested;
   }
 
-  #beat(): void {
-    if (this.#state.is !== "held") return;
+  static #untilAlarm(this: void, lock: HeldLock): number {
+    return Math.min(lock.#left(), lock.#untilBeat());
+  }
+
+  static #onAlarm(this: void, lock: HeldLock): void {
+    if (lock.#left() <= 0) lock.#expire();
+    else lock.#refreshByItself();
+  }
+
+  #refreshByItself(): void {
+    this.#beating = true;
     this.#beatAt = now();
+    this.#alarm.reset();
     const next = (): void => {
-      if (this.#state.is === "held") this.#heartbeat?.reset();
+      this.#beating = false;
+      if (this.#state.is === "held") this.#alarm.reset();
     };
     // A failure has ended the lock and aborted its signal; a refusal by the circuit breaker is tried again.
     this.refresh().then(next, next);
@@ -158,20 +198,25 @@ export class HeldLock implements Lock {
     await this.#freeIfExpired();
     if (!this.held) throw this.#notHeld();
     const state = this.#state;
+    if (ttl < this.#ttl && this.#grant.lapses) {
+      this.#shortening = { ttl, sentAt: now() };
+      this.#alarm.reset();
+    }
     try {
-      // The answer has to come while the holder still believes: later, it would be for nothing.
-      const deadline = Math.max(this.#left(), 1);
+      // The answer has to come while the holder still believes, with something to spare for what it then does.
+      const deadline = Math.max(this.#left() * 0.9, 1);
       const sentAt = await throughBreaker(this.#keeper.breaker, () => this.#grant.refresh(ttl, deadline));
-      // Meanwhile the lock may have been released, lost or closed: what is over stays over.
+      // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
+      await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();
       this.#confirmedAt = sentAt;
       const sooner = ttl < this.#ttl;
       this.#ttl = ttl;
-      if (sooner) {
-        this.#alarm.reset();
-        this.#heartbeat?.reset();
-      }
+      if (this.#beat === "its session's") this.#grant.keepProven?.(ttl);
+      this.#shortening = undefined;
+      if (sooner) this.#alarm.reset();
     } catch (error) {
+      if (error instanceof CircuitOpenError) this.#shortening = undefined; // Nothing was sent.
       if (error instanceof CircuitOpenError || error instanceof LockNotHeldError) throw error;
       if (this.#state.is === "held") this.#end({ is: "lost", cause: error });
       throw this.#notHeld(error);
@@ -185,12 +230,12 @@ export class HeldLock implements Lock {
   }
 
   async #release(): Promise<void> {
-    await this.#freeIfExpired();
+    if (this.expired) await this.#freeIfExpired();
     if (this.#state.is !== "held") throw this.#notHeld();
     this.#state = { is: "releasing" };
     try {
-      await this.#free();
-      this.#end({ is: "released" });
+      const othersWait = await this.#free();
+      this.#end({ is: "released" }, othersWait);
     } catch (cause) {
       this.#end({ is: "lost", cause });
       throw this.#notHeld();
@@ -198,37 +243,46 @@ export class HeldLock implements Lock {
   }
 
   /** Gives the lock back in the server, once, whoever asks first. */
-  #free(): Promise<void> {
+  #free(): Promise<boolean> {
     this.#freeing ??= this.#grant.release();
     return this.#freeing;
   }
 
   /** For a lock that nobody believes in any more. A failure has ended the session, and the lock with it. */
   async #freeQuietly(): Promise<void> {
-    await this.#free().catch((err: unknown) => {
+    const othersWait = await this.#free().catch((err: unknown) => {
       this.#keeper.telemetry.log.debug(
         { key: this.key, err },
         "giving a lock back failed; its session was ended",
       );
+      return false;
     });
-    this.#keeper.forget(this);
+    this.#keeper.forget(this, othersWait);
   }
 
   #expire(): void {
-    if (this.#state.is === "held") this.#end({ is: "expired" });
+    if (this.#state.is !== "held") return;
+    // Where it was to be proved over and over, and was not, its holder has nothing to decide, either.
+    const over = this.#grant.lapses || this.#beat === "its session's";
+    this.#end({ is: "expired" });
+    if (over) void this.#freeQuietly();
   }
 
   /** The session ended by itself. A release under way learns it from its own statement. */
-  #gone(cause: Error): void {
-    if (this.#state.is === "held") this.#end({ is: "lost", cause });
-    else if (this.#state.is === "expired") this.#keeper.forget(this);
+  gone(cause: Error): void {
+    if (this.#state.is === "held") {
+      // Where the server ended it because the TTL had passed, a timer of ours was only late.
+      if (this.#left() > 0) this.#end({ is: "lost", cause });
+      else this.#end({ is: "expired" });
+    }
+    if (this.#state.is === "expired") this.#keeper.forget(this, false);
   }
 
-  #end(state: State): void {
+  #end(state: State, othersWait = false): void {
     this.#state = state;
     this.#alarm.stop();
-    this.#heartbeat?.stop();
-    if (state.is === "released" || state.is === "lost") this.#keeper.forget(this);
+    if (state.is === "released" || state.is === "lost") this.#keeper.forget(this, othersWait);
+    if (state.is === "expired") this.#keeper.expired(this);
     const reason = this.#lossReason();
     // First the books, then the signal: its listeners are the holder's own code.
     this.#keeper.telemetry.ended(this, state.is === "closed" ? undefined : reason);

@@ -13,6 +13,11 @@ export interface AcquireOptions {
    */
   readonly ttl?: Duration;
   /**
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
+   * try once. A waiting caller keeps no connection; those of one locker are served in the order in which they came.
+   */
+  readonly wait?: Duration | true;
+  /**
    * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
    * given back.
    */
@@ -24,6 +29,10 @@ export interface AcquireOptions {
    * that nobody releases is then held for as long as the process lives.
    */
   readonly autoRefresh?: boolean;
+  /**
+   * Gives the lock a fencing token: see {@link Lock.fencingToken}. Default `false`: each costs the server a write to disk.
+   */
+  readonly fencing?: boolean;
 }
 
 /** What `tryWithLock` answers. */
@@ -43,11 +52,13 @@ export interface PingOptions {
  */
 export interface Locker extends AsyncDisposable {
   /**
-   * Takes the lock of `key`, without waiting for a holder.
+   * Takes the lock of `key`. Waits for a holder only with the option `wait`.
+   *
+   * Inside the function of `withLock` a wait for the same key could never end: such a call tries once.
    *
    * On failure nothing is held and no session is reserved.
    *
-   * @throws {LockNotAcquiredError} held elsewhere, or no session could be had; see its `reason`
+   * @throws {LockNotAcquiredError} held elsewhere, for all of the wait, or no session could be had; see its `reason`
    * @throws {EmptyKeyError} `key` is empty
    * @throws {InvalidKeyError} `key` is not a string, or is ill-formed UTF-16
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
@@ -56,12 +67,28 @@ export interface Locker extends AsyncDisposable {
    * @throws {LockerClosedError} after {@link close}
    * @throws {StandbyError} the server is a standby, whose locks exclude nobody on the primary
    * @throws {PoolerDetectedError} the session is not the server's own
+   * @throws {ServerTooOldError} @throws {LockTableFullError}
+   * @throws {LocksNotKeptError} the server keeps no lock that it grants; found with the first that a locker is granted
    * @throws {DatabaseError} PostgreSQL or the driver failed
    * @throws the `reason` of `options.signal`, when that aborts
    */
   acquire(key: string, options?: AcquireOptions): Promise<Lock>;
-  /** As {@link acquire}, but answers `undefined` where the lock is held elsewhere. Every other failure throws. */
+  /**
+   * As {@link acquire}, but answers `undefined` where the lock is held elsewhere, for all of the wait if there is one. Every
+   * other failure throws.
+   */
   tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
+  /**
+   * Takes the locks of several keys, all or none, within one `wait`. They are taken in the order of their ids, so that two
+   * callers that want some of the same keys never keep each other waiting for ever.
+   *
+   * While it waits for the next one it holds those before, and refreshes them. On failure none is held.
+   *
+   * @throws what {@link acquire} throws; a `LockNotAcquiredError` says which key
+   * @throws {InvalidConfigError} `keys` is no array, or a key occurs twice
+   * @throws {LockLostError} @throws {LockExpiredError} one was lost while another was awaited
+   */
+  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup>;
   /**
    * Runs `fn` under the lock of `key`, which is refreshed meanwhile and released however `fn` ends.
    *
@@ -85,6 +112,7 @@ export interface Locker extends AsyncDisposable {
    *
    * @throws {DatabaseError} no answer, or an error
    * @throws {StandbyError} locks would live on a standby
+   * @throws {PoolerDetectedError} a pooler stands between
    * @throws {LockerClosedError} after {@link close}
    */
   ping(options?: PingOptions): Promise<void>;
@@ -117,6 +145,12 @@ export interface Lock extends AsyncDisposable {
   /** Whether the TTL passed without a refresh. */
   readonly expired: boolean;
   /**
+   * A number that grows from each holder of the key to the next, also when the server crashes or fails over; `undefined`
+   * without the option `fencing`. Write it with whatever the lock protects, and let that refuse a smaller one: a holder
+   * that was paused, and comes back after the next one has written, is then told so.
+   */
+  readonly fencingToken: bigint | undefined;
+  /**
    * Aborts when holding ends without a release: its reason is a `LockLostError` or a `LockExpiredError`. Never on a
    * release. Pass it to whatever is done under the lock.
    */
@@ -144,10 +178,40 @@ export interface Lock extends AsyncDisposable {
   release(): Promise<void>;
 }
 
+/** Several locks, taken together. */
+export interface LockGroup extends AsyncDisposable {
+  /** In the order in which the keys were given. */
+  readonly locks: readonly Lock[];
+  /** Whether each of them is. */
+  readonly held: boolean;
+  /** Aborts with the first of them whose holding ends without a release, for that one's reason. */
+  readonly signal: AbortSignal;
+  /** @throws {LockNotHeldError} of the first that is not held */
+  assertHeld(): void;
+  /** Refreshes each of them; rejects with the first failure, when all have answered. See {@link Lock.refresh}. */
+  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
+  /** Gives them back, the last taken first; rejects with the first failure, when all are given back. */
+  release(): Promise<void>;
+}
+
 /** pino and `console` both fit. */
 export interface Logger {
   debug(facts: object, message: string): void;
   info(facts: object, message: string): void;
   warn(facts: object, message: string): void;
   error(facts: object, message: string): void;
+}
+
+/** What is needed of the client of a transaction: node-postgres's `PoolClient` and `Client` fit. */
+export interface TransactionClient {
+  query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
+}
+
+export interface TransactionOptions<C extends TransactionClient = TransactionClient>
+  extends Pick<AcquireOptions, "wait" | "signal" | "mode"> {
+  /**
+   * One that has a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
+   * Default: a client of the pool, with a transaction of its own.
+   */
+  readonly client?: C;
 }

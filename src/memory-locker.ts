@@ -9,6 +9,7 @@ import { Telemetry } from "./telemetry.ts";
  * whose TTL passes goes to the next caller.
  */
 export class MemoryLocker extends BaseLocker {
+  #lastToken = 0n;
   readonly #holders = new Map<bigint, Set<MemoryLock>>();
 
   /** @throws {InvalidConfigError} names the field, what it got and what it wants */
@@ -28,7 +29,8 @@ export class MemoryLocker extends BaseLocker {
       (holder) => holder.mode === "exclusive" || request.mode === "exclusive",
     );
     if (excluded) return { refused: "held" };
-    const lock = new MemoryLock(request, () => {
+    if (request.fencing) this.#lastToken += 1n;
+    const lock = new MemoryLock(request, request.fencing ? this.#lastToken : undefined, () => {
       if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
       if (holders.size === 0) this.#holders.delete(request.id);
     });
@@ -44,31 +46,40 @@ export class MemoryLocker extends BaseLocker {
 
 class MemoryLock implements Grant {
   readonly mode;
+  readonly fencingToken: bigint | undefined;
+  /** Whoever asks next finds that it has. */
+  readonly lapses = false;
   readonly goneBecause = undefined;
   readonly #free: () => void;
   #ttl: number;
-  confirmedAt: Instant = now();
+  provenAt: Instant = now();
 
-  constructor(request: LockRequest, free: () => void) {
+  constructor(request: LockRequest, fencingToken: bigint | undefined, free: () => void) {
+    this.fencingToken = fencingToken;
     this.mode = request.mode;
     this.#ttl = request.ttl;
     this.#free = free;
   }
 
   get lapsed(): boolean {
-    return elapsedSince(this.confirmedAt) >= this.#ttl;
+    return elapsedSince(this.provenAt) >= this.#ttl;
+  }
+
+  believable(ttl: number): number {
+    return ttl;
   }
 
   /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */
   onGone(): void {}
 
   async refresh(ttl: number): Promise<Instant> {
-    this.confirmedAt = now();
+    this.provenAt = now();
     this.#ttl = ttl;
-    return this.confirmedAt;
+    return this.provenAt;
   }
 
-  async release(): Promise<void> {
+  async release(): Promise<boolean> {
     this.#free();
+    return false;
   }
 }

@@ -1,34 +1,41 @@
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
-import type { AcquireOptions, LockMode } from "./locker.ts";
+import type { AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = ["ttl", "mode", "signal", "autoRefresh"];
+const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
+const transactionOptions = ["wait", "mode", "signal", "client"];
 
 /**
  * A misspelt option would be an option ignored: with `{ tll: "1h" }`, the lock of a long job would expire under it.
  *
  * @throws {InvalidConfigError} names the option
  */
-export function assertAcquireOptions(options: unknown): AcquireOptions {
+export function assertAcquireOptions(options: unknown, known = acquireOptions): AcquireOptions {
   assertObject(options);
-  for (const [field, got] of Object.entries(options)) {
-    if (acquireOptions.includes(field)) continue;
-    throw new InvalidConfigError({
-      field,
-      got,
-      wants: `absent: the options are ${acquireOptions.join(", ")}`,
-    });
+  for (const field of Object.keys(options)) {
+    if (known.includes(field)) continue;
+    const got = (options as Record<string, unknown>)[field];
+    throw new InvalidConfigError({ field, got, wants: `absent: the options are ${known.join(", ")}` });
   }
-  const { mode, signal, autoRefresh } = options as AcquireOptions;
+  const { mode, signal, autoRefresh, fencing } = options as AcquireOptions;
   if (mode !== undefined && !modes.includes(mode)) {
     throw new InvalidConfigError({ field: "mode", got: mode, wants: '"exclusive" or "shared"' });
   }
-  if (autoRefresh !== undefined && typeof autoRefresh !== "boolean") {
-    throw new InvalidConfigError({ field: "autoRefresh", got: autoRefresh, wants: "true or false" });
-  }
+  assertBoolean("autoRefresh", autoRefresh);
+  assertBoolean("fencing", fencing);
   assertSignal(signal);
   return options;
+}
+
+/** @throws {InvalidConfigError} names the option */
+export function assertTransactionOptions(options: unknown): TransactionOptions {
+  const checked: TransactionOptions = assertAcquireOptions(options, transactionOptions);
+  const { client } = checked;
+  if (client !== undefined && typeof client?.query !== "function") {
+    throw new InvalidConfigError({ field: "client", got: client, wants: "a client of node-postgres" });
+  }
+  return checked;
 }
 
 /** The signal of options that have nothing else. @throws {InvalidConfigError} */
@@ -43,6 +50,12 @@ function assertObject(options: unknown): asserts options is object {
   throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
 }
 
+function assertBoolean(field: string, got: unknown): void {
+  if (got !== undefined && typeof got !== "boolean") {
+    throw new InvalidConfigError({ field, got, wants: "true or false" });
+  }
+}
+
 function assertSignal(signal: unknown): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
@@ -50,8 +63,37 @@ function assertSignal(signal: unknown): void {
 }
 
 /** @returns milliseconds @throws {InvalidTtlError} */
-export function assertTtl(got: unknown): number {
+export function assertPositiveTtl(got: unknown): number {
   const ttl = milliseconds(got);
   if (ttl === undefined || !(ttl > 0) || ttl === Number.POSITIVE_INFINITY) throw new InvalidTtlError(got);
   return ttl;
+}
+
+/** @returns milliseconds, 0 for no wait, `Infinity` for one without a bound @throws {InvalidConfigError} */
+export function assertWait(got: unknown): number {
+  if (got === undefined) return 0;
+  if (got === true) return Number.POSITIVE_INFINITY;
+  const wait = milliseconds(got);
+  if (wait === undefined || !(wait >= 0) || wait === Number.POSITIVE_INFINITY) {
+    throw new InvalidConfigError({
+      field: "wait",
+      got,
+      wants: 'a duration that is not negative, such as 10000 or "10s", or true',
+    });
+  }
+  return wait;
+}
+
+/** @throws {InvalidConfigError} the keys themselves are checked where each is used */
+export function assertKeys(got: unknown): readonly string[] {
+  if (!Array.isArray(got)) throw new InvalidConfigError({ field: "keys", got, wants: "an array of keys" });
+  const twice = got.find((key, at) => got.indexOf(key) !== at);
+  if (twice !== undefined) {
+    throw new InvalidConfigError({
+      field: "keys",
+      got: twice,
+      wants: "an array in which no key occurs twice",
+    });
+  }
+  return got;
 }

@@ -1,46 +1,40 @@
-import type { Client, Pool } from "./driver.ts";
-import { destroySocket, query } from "./driver.ts";
-import { DatabaseError, StandbyError } from "./errors.ts";
+import { within } from "./clock.ts";
+import { announcedBackend, clientBeside, destroySocket, type OwnClient, type Pool, query } from "./driver.ts";
+import { DatabaseError, PoolerDetectedError, StandbyError } from "./errors.ts";
 import { ping } from "./sql.ts";
 
-/** What a pool of node-postgres makes its clients of. */
-interface ClientMaker {
-  readonly Client: new (options: object) => Client & { connect(): Promise<void>; end(): Promise<void> };
+export interface PingTarget {
+  readonly pool: Pool;
+  readonly locksLiveHere: boolean;
+  readonly trustPooler: boolean;
 }
 
 /**
  * Proves within `deadline` milliseconds that the server of a pool answers, over a connection of its own: a saturated pool
  * says nothing about the server, and a connection that lies idle in it says nothing about the next.
  *
- * @throws {DatabaseError} @throws {StandbyError} where locks live
+ * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} where locks live
  */
-export async function pingPool(
-  target: { pool: Pool; locksLiveHere: boolean },
-  deadline: number,
-): Promise<void> {
-  const { pool, locksLiveHere } = target;
-  const { Client } = pool as unknown as ClientMaker;
-  let client: InstanceType<typeof Client>;
+export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
+  let client: OwnClient | undefined;
   try {
-    client = new Client(pool.options);
+    client = clientBeside(target.pool);
+    await within(deadline, ask(client, target));
   } catch (cause) {
-    throw new DatabaseError({ doing: "Ping", cause });
+    if (client !== undefined) destroySocket(client);
+    const known = cause instanceof StandbyError || cause instanceof PoolerDetectedError;
+    throw known ? cause : new DatabaseError({ doing: "Ping", cause });
   }
-  // A client that fails without a listener ends the process.
-  client.on("error", () => {});
-  let timer: NodeJS.Timeout | undefined;
-  const overdue = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${deadline} ms`)), deadline);
-  });
-  try {
-    const asking = client.connect().then(() => client.query(query(ping, [])));
-    const { rows } = await Promise.race([asking, overdue]);
-    if (locksLiveHere && rows[0]?.[0] !== "f") throw new StandbyError();
-    await Promise.race([client.end(), overdue]);
-  } catch (cause) {
-    destroySocket(client);
-    throw cause instanceof StandbyError ? cause : new DatabaseError({ doing: "Ping", cause });
-  } finally {
-    clearTimeout(timer);
+}
+
+async function ask(client: OwnClient, { locksLiveHere, trustPooler }: PingTarget): Promise<void> {
+  await client.connect();
+  const { rows } = await client.query(query(ping, []));
+  const [standby, actual] = JSON.parse(String(rows[0]?.[0])) as [boolean, number];
+  const announced = announcedBackend(client) ?? actual;
+  if (locksLiveHere && standby) throw new StandbyError();
+  if (locksLiveHere && !trustPooler && announced !== actual) {
+    throw new PoolerDetectedError({ announced, actual });
   }
+  await client.end();
 }

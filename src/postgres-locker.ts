@@ -1,13 +1,24 @@
 import { setTimeout } from "node:timers/promises";
 import pg from "pg";
+import { listenerName } from "./application-name.ts";
 import { BaseLocker } from "./base-locker.ts";
+import { elapsedSince } from "./clock.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds, type PostgresLockerOptions } from "./config.ts";
-import { DedicatedSessions, statementDeadline } from "./dedicated-sessions.ts";
+import { DedicatedSessions } from "./dedicated-sessions.ts";
 import type { Pool } from "./driver.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { pingPool } from "./ping.ts";
+import { assertEnforceableTtl } from "./lease.ts";
+import { Listener } from "./listener.ts";
+import type { TransactionClient, TransactionOptions } from "./locker.ts";
+import { LocksKept } from "./locks-kept.ts";
+import { assertTransactionOptions } from "./options.ts";
+import { type PingTarget, pingPool } from "./ping.ts";
 import { watchPool } from "./reservation.ts";
+import { statementDeadline } from "./session.ts";
+import { SharedSessions } from "./shared-sessions.ts";
 import { Telemetry } from "./telemetry.ts";
+import { OwnTransactions, tryLockOn } from "./transaction.ts";
+import { carry, runAround } from "./with-lock.ts";
 
 /**
  * Locks that are PostgreSQL session advisory locks: a lock is held as long as its session lives, and at most for its TTL
@@ -18,17 +29,26 @@ import { Telemetry } from "./telemetry.ts";
  * await using lock = await locker.acquire("invoice:42", { ttl: "30s" });
  */
 export class PostgresLocker extends BaseLocker {
-  readonly #sessions: DedicatedSessions;
-  readonly #pools: ReadonlyArray<{ pool: Pool; locksLiveHere: boolean }>;
+  readonly #sessions: DedicatedSessions | SharedSessions;
+  readonly #transactions: OwnTransactions;
+  readonly #listener: Listener;
+  readonly #locksKept: LocksKept;
+  readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: PostgresLockerOptions) {
     const checked = checkPostgresLockerOptions(options);
-    const { namespace = 0, pooler = "refuse" } = checked;
+    const { namespace = 0, pooler = "refuse", ttlEnforcement = "client" } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
-    super({ namespace, telemetry: new Telemetry(checked), breaker: checked.circuitBreaker });
+    const telemetry = new Telemetry(checked);
+    super({
+      namespace,
+      telemetry,
+      breaker: checked.circuitBreaker,
+      ...(ttlEnforcement === "server" && { assertTtl: assertEnforceableTtl }),
+    });
     this.#ownPool =
       checked.connectionString === undefined
         ? undefined
@@ -40,17 +60,90 @@ export class PostgresLocker extends BaseLocker {
           });
     const write = (checked.pool ?? checked.database?.write ?? this.#ownPool) as Pool;
     const read = checked.database?.read;
+    const trustPooler = pooler === "session";
     watchPool(write);
     this.#pools = [
-      { pool: write, locksLiveHere: true },
-      ...(read === undefined ? [] : [{ pool: read, locksLiveHere: false }]),
+      { pool: write, locksLiveHere: true, trustPooler },
+      ...(read === undefined ? [] : [{ pool: read, locksLiveHere: false, trustPooler }]),
     ];
-    this.#sessions = new DedicatedSessions({ pool: write, namespace, connWaitTimeout, pooler });
+    const { sessions = "shared", maxLocksPerSession = 1_000 } = checked;
+    const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement };
+    this.#sessions =
+      sessions === "shared"
+        ? new SharedSessions({ ...carriers, maxLocksPerSession })
+        : new DedicatedSessions(carriers);
+    this.#locksKept = new LocksKept(write);
+    this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout });
+    this.#listener = new Listener({
+      pool: write,
+      name: listenerName(namespace),
+      trustPooler,
+      log: telemetry.log,
+      onRelease: (id) => this.wake(id),
+      onGone: () => this.wakeAll(),
+    });
+    this.withTransaction = this.withTransaction.bind(this);
     this.#deadline = Number.isFinite(connWaitTimeout) ? connWaitTimeout : 5_000;
   }
 
+  /**
+   * Runs `fn` under a lock that lasts until the end of a transaction: what `fn` writes through `client` is committed if and
+   * only if the lock was held all the while. Where `fn` fails, all of it is rolled back.
+   *
+   * The transaction is one of the locker's own, in `read committed`; or, with the option `client`, the caller's, which then
+   * stays open, and keeps the lock until the caller ends it. Uses nothing else of the session, so that a pooler in
+   * transaction mode serves as well.
+   *
+   * @throws what `acquire` throws; then `fn` has not run
+   * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect
+   * @throws what `fn` throws
+   */
+  async withTransaction<T, C extends TransactionClient = TransactionClient>(
+    key: string,
+    fn: (client: C) => T | Promise<T>,
+    options: TransactionOptions<C> = {},
+  ): Promise<T> {
+    const { client, ...rest } = assertTransactionOptions(options);
+    const wanted = this.wanted(key, rest);
+    const { id } = wanted;
+    const lock = await this.take(wanted, {
+      tryLock: (request) =>
+        client === undefined ? this.#transactions.tryLock(request) : tryLockOn(client, request),
+      hold: (granted) => granted,
+    });
+    let isHeld = true;
+    const end = (how: () => Promise<boolean>): Promise<void> =>
+      this.telemetry.observe("release", wanted, undefined, async () => {
+        let othersWait = false;
+        try {
+          othersWait = await how();
+        } finally {
+          isHeld = false;
+          this.freed(id, othersWait);
+        }
+      });
+    let value: T;
+    try {
+      value = await runAround({ owner: this, id, isHeld: () => isHeld }, () => fn(lock.client as C));
+    } catch (error) {
+      await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));
+      throw error;
+    }
+    await end(() => lock.commit());
+    return value;
+  }
+
   protected override tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    return this.#sessions.tryLock(request);
+    const answer = this.#sessions.tryLock(request);
+    return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
+  }
+
+  protected override watch(id: bigint): void {
+    this.#listener.watch(id);
+  }
+
+  protected override unwatch(id: bigint): void {
+    this.#listener.unwatch(id);
   }
 
   protected override async probe(): Promise<void> {
@@ -58,7 +151,26 @@ export class PostgresLocker extends BaseLocker {
   }
 
   protected override async end(): Promise<void> {
+    this.#transactions.close();
+    await this.#sessions.close();
+    await this.#listener.close();
     // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.
     await Promise.race([this.#ownPool?.end(), setTimeout(statementDeadline, undefined, { ref: false })]);
+  }
+
+  /** What is granted goes out only once it is known to be kept. */
+  async #proveFirst(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
+    const granted = await answer;
+    if ("refused" in granted) return granted;
+    try {
+      await this.#locksKept.prove();
+    } catch (error) {
+      await granted.release().catch(() => {});
+      throw error;
+    }
+    // Its TTL has run all the while. Where that was long, it is taken anew.
+    if (elapsedSince(granted.provenAt) < request.ttl / 10) return granted;
+    await granted.release().catch(() => {});
+    return this.#sessions.tryLock(request);
   }
 }

@@ -1,7 +1,34 @@
 import { elapsedSince, now } from "./clock.ts";
 import type { Pool } from "./driver.ts";
-import { DatabaseError } from "./errors.ts";
+import { DatabaseError, LockNotAcquiredError, namedLockError } from "./errors.ts";
+import type { LockRequest, Refusal } from "./grant.ts";
 import { Session } from "./session.ts";
+
+/**
+ * Reserves a session for whoever wants a lock, if they still want it when there is one.
+ *
+ * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError} as {@link reserveSession} does
+ * @throws {LockTableFullError} which a server without room says to whoever connects, too
+ */
+export async function reserveFor(
+  request: LockRequest,
+  { pool, wait }: { pool: Pool; wait: number },
+): Promise<Session | Refusal> {
+  let session: Session | NoSession;
+  try {
+    session = await reserveSession(pool, wait);
+  } catch (error) {
+    throw namedLockError(error);
+  }
+  if (!(session instanceof Session)) {
+    const { refused, waited } = session;
+    if (refused === "pool-saturated") return { refused, waited };
+    throw new LockNotAcquiredError({ key: request.key, reason: refused, waited });
+  }
+  if (!request.abandoned) return session;
+  session.return();
+  return { refused: "abandoned" };
+}
 
 /** Why there is no session: all are checked out; or the server did not answer. `waited` is in milliseconds. */
 export interface NoSession {
@@ -26,26 +53,31 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSe
   });
   return new Promise((resolve, reject) => {
     let waiting = true;
-    const timer = Number.isFinite(wait)
-      ? setTimeout(() => {
-          waiting = false;
-          resolve(noSession());
-        }, wait)
-      : undefined;
+    let timer: NodeJS.Timeout | undefined;
     try {
       pool.connect((error, client, release) => {
         // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
         if (!waiting) return release?.();
         clearTimeout(timer);
+        waiting = false;
         if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
         if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
         reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
       });
     } catch (cause) {
       // A connection string that can't be read throws in this very step.
-      clearTimeout(timer);
       reject(new DatabaseError({ doing: "Reserving a session", cause }));
+      return;
     }
+    if (!Number.isFinite(wait)) return;
+    // The pool hands out an idle client in the next tick, before this: most often there is nothing to time.
+    process.nextTick(() => {
+      if (!waiting) return;
+      timer = setTimeout(() => {
+        waiting = false;
+        resolve(noSession());
+      }, wait);
+    });
   });
 }
 

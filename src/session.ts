@@ -3,12 +3,15 @@ import {
   announcedBackend,
   type Client,
   destroySocket,
-  query,
   type Release,
   type Statement,
   unnamed,
 } from "./driver.ts";
 import { DatabaseError } from "./errors.ts";
+import { exchange, type Reply, type Value } from "./exchange.ts";
+
+/** Milliseconds that the server has for one statement of ours; none of them ever waits for anything in the server. */
+export const statementDeadline = 5_000;
 
 export interface Answer<T> {
   readonly said: T;
@@ -33,7 +36,8 @@ type State =
 export class Session {
   /** The backend announced at the start, where the driver tells it. */
   readonly announcedPid: number | undefined;
-  readonly #client: Client;
+  /** The driver's own, for statements of a caller whose transaction this is. */
+  readonly client: Client;
   readonly #release: Release;
   #state: State = { is: "reserved" };
   /** A statement is under way; those in the queue start when it and those before them have ended. */
@@ -43,7 +47,7 @@ export class Session {
 
   /** To be called in the very step in which the pool hands out the client. */
   constructor(client: Client, release: Release) {
-    this.#client = client;
+    this.client = client;
     this.#release = release;
     this.announcedPid = announcedBackend(client);
     client.on("error", this.#onError);
@@ -53,6 +57,12 @@ export class Session {
   /** Why the session has gone; `undefined` while it has not, as far as is known. */
   get goneBecause(): Error | undefined {
     return this.#state.is === "gone" ? this.#state.cause : undefined;
+  }
+
+  /** Whether it is in a transaction, as far as the driver tells: node-postgres does from 8.17 on. */
+  get inTransaction(): boolean {
+    const status = this.client.getTransactionStatus?.();
+    return status === "T" || status === "E";
   }
 
   /** Calls `listener` once, and never at once, if the session goes, by whatever cause, before it is returned. */
@@ -71,9 +81,28 @@ export class Session {
    *
    * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
    */
-  run<T>(doing: string, statement: Statement, values: unknown[], deadline: number): Promise<Answer<T>> {
+  run<T>(doing: string, statement: Statement, values: Value[], deadline: number): Promise<Answer<T>> {
+    // An answer without a value is no JSON either.
+    return this.#inTurn(doing, statement, values, deadline, ({ value }, sentAt) => ({
+      said: JSON.parse(String(value)) as T,
+      sentAt,
+    }));
+  }
+
+  /** Sends one that answers nothing but its command tag, such as `COMMIT`. @throws {DatabaseError} as {@link run} does */
+  command(doing: string, statement: Statement, deadline: number): Promise<string> {
+    return this.#inTurn(doing, statement, [], deadline, ({ tag }) => tag);
+  }
+
+  #inTurn<T>(
+    doing: string,
+    statement: Statement,
+    values: Value[],
+    deadline: number,
+    read: (reply: Reply, sentAt: Instant) => T,
+  ): Promise<T> {
     return new Promise((resolve, reject) => {
-      const fail = (cause: Error): void => reject(new DatabaseError({ doing, cause }));
+      const fail = (cause: unknown): void => reject(new DatabaseError({ doing, cause }));
       const timer = setTimeout(() => {
         const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
         this.destroy(cause);
@@ -81,12 +110,19 @@ export class Session {
       }, deadline);
       const start = (): void => {
         this.#busy = true;
-        this.#ask<T>(statement, values, (error, answer) => {
+        this.#ask(statement, values, (error, reply, sentAt) => {
           clearTimeout(timer);
           this.#busy = false;
           this.#queue.shift()?.();
-          if (answer === undefined) fail(error ?? new Error("the server answered nothing"));
-          else resolve(answer);
+          if (reply === undefined || sentAt === undefined) {
+            fail(error);
+            return;
+          }
+          try {
+            resolve(read(reply, sentAt));
+          } catch (unreadable) {
+            fail(unreadable);
+          }
         });
       };
       if (this.#busy) this.#queue.push(start);
@@ -94,29 +130,23 @@ export class Session {
     });
   }
 
-  #ask<T>(statement: Statement, values: unknown[], done: (error?: Error, answer?: Answer<T>) => void): void {
+  #ask(
+    statement: Statement,
+    values: Value[],
+    done: (error: Error | undefined, reply?: Reply, sentAt?: Instant) => void,
+  ): void {
     if (this.#state.is === "gone") {
       done(this.#state.cause);
       return;
     }
-    const prepared = !unprepared.has(this.#client);
+    const prepared = !unprepared.has(this.client);
     const sentAt = now();
-    const asked = query(prepared ? statement : unnamed(statement), values);
-    void this.#client.query(asked, (error, result) => {
+    exchange(this.client, prepared ? statement : unnamed(statement), values, (error, reply) => {
       if (error && prepared && isAboutPreparation(error)) {
-        unprepared.add(this.#client);
+        unprepared.add(this.client);
         this.#ask(statement, values, done);
-        return;
-      }
-      if (error) {
-        done(error);
-        return;
-      }
-      try {
-        // An answer without a value is no JSON either.
-        done(undefined, { said: JSON.parse(String(result?.rows[0]?.[0])) as T, sentAt });
-      } catch (unreadable) {
-        done(unreadable as Error);
+      } else {
+        done(error ?? undefined, reply, sentAt);
       }
     });
   }
@@ -125,8 +155,8 @@ export class Session {
   return(): void {
     if (this.#state.is !== "reserved") return;
     this.#state = { is: "returned" };
-    this.#client.removeListener("error", this.#onError);
-    this.#client.removeListener("end", this.#onEnd);
+    this.client.removeListener("error", this.#onError);
+    this.client.removeListener("end", this.#onEnd);
     this.#release();
   }
 
@@ -134,7 +164,7 @@ export class Session {
   destroy(cause: Error): void {
     if (this.#state.is !== "reserved") return;
     this.#state = { is: "gone", cause };
-    destroySocket(this.#client);
+    destroySocket(this.client);
     // The error listener stays: a dying connection may have more to say.
     this.#release(cause);
     for (const listener of this.#lossListeners) listener(cause);

@@ -4,6 +4,7 @@ import {
   type Histogram,
   type MeterProvider,
   metrics,
+  ProxyTracerProvider,
   type Span,
   SpanStatusCode,
   type Tracer,
@@ -11,6 +12,7 @@ import {
   trace,
   type UpDownCounter,
 } from "@opentelemetry/api";
+import type { StopSignal } from "./abandon.ts";
 import { formatDuration } from "./duration.ts";
 import {
   CircuitOpenError,
@@ -37,9 +39,9 @@ export type Operation = "acquire" | "refresh" | "release" | "ping" | "close";
 /** What a span says of the lock; the names are the Go package's, which one dashboard reads for both. */
 export interface LockFacts {
   readonly key: string;
-  readonly id?: bigint;
+  readonly id: bigint;
   /** Milliseconds. */
-  readonly ttl?: number;
+  readonly ttl: number;
 }
 
 const scope = "postgres_distributed_lock";
@@ -49,7 +51,9 @@ const quiet: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 /** Spans, metrics and the log. Nothing here decides anything. */
 export class Telemetry {
   readonly log: Logger;
+  readonly #tracerProvider: TracerProvider;
   readonly #tracer: Tracer;
+  #isTraced = false;
   readonly #succeeded: Partial<Record<Operation, Counter>>;
   readonly #contended: Counter;
   readonly #errors: Counter;
@@ -59,7 +63,8 @@ export class Telemetry {
 
   constructor(options: TelemetryOptions) {
     this.log = options.logger ?? quiet;
-    this.#tracer = (options.tracerProvider ?? trace.getTracerProvider()).getTracer(scope);
+    this.#tracerProvider = options.tracerProvider ?? trace.getTracerProvider();
+    this.#tracer = this.#tracerProvider.getTracer(scope);
     const meter = (options.meterProvider ?? metrics.getMeterProvider()).getMeter(scope);
     const counter = (name: string, unit: string, description: string): Counter =>
       meter.createCounter(`${scope}_${name}`, { unit, description });
@@ -89,28 +94,45 @@ export class Telemetry {
   observe<T>(
     operation: Operation,
     lock: LockFacts | undefined,
-    signal: AbortSignal | undefined,
+    signal: StopSignal | undefined,
     work: () => Promise<T>,
   ): Promise<T> {
-    return this.#tracer.startActiveSpan(
-      `${scope}.${operation}`,
-      { attributes: attributesOf(lock) },
-      async (span) => {
-        const start = performance.now();
-        try {
-          const answer = await work();
-          span.setAttribute("lock.outcome", "ok");
-          this.#succeeded[operation]?.add(1);
-          return answer;
-        } catch (error) {
-          this.#failed(operation, lock, span, error, signal);
-          throw error;
-        } finally {
-          this.#latency.record(performance.now() - start, { operation });
-          span.end();
-        }
-      },
+    if (!this.#traced()) return this.#measure(operation, lock, signal, work);
+    return this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) =>
+      this.#measure(operation, lock, signal, work, span).finally(() => span.end()),
     );
+  }
+
+  async #measure<T>(
+    operation: Operation,
+    lock: LockFacts | undefined,
+    signal: StopSignal | undefined,
+    work: () => Promise<T>,
+    span?: Span,
+  ): Promise<T> {
+    const start = performance.now();
+    try {
+      const answer = await work();
+      span?.setAttribute("lock.outcome", "ok");
+      this.#succeeded[operation]?.add(1);
+      return answer;
+    } catch (error) {
+      this.#failed(operation, lock, span, error, signal);
+      throw error;
+    } finally {
+      this.#latency.record(performance.now() - start, latencyOf[operation]);
+    }
+  }
+
+  /**
+   * Whether there is anybody to write spans for. Where an application has set no tracer provider, those of its default are
+   * empty, and cost more than all else that is done here.
+   */
+  #traced(): boolean {
+    const provider = this.#tracerProvider;
+    this.#isTraced ||=
+      !(provider instanceof ProxyTracerProvider) || provider.getDelegateTracer(scope) !== undefined;
+    return this.#isTraced;
   }
 
   granted(): void {
@@ -128,27 +150,27 @@ export class Telemetry {
   #failed(
     operation: Operation,
     lock: LockFacts | undefined,
-    span: Span,
+    span: Span | undefined,
     error: unknown,
-    signal?: AbortSignal,
+    signal?: StopSignal,
   ): void {
     const outcome = signal?.aborted && error === signal.reason ? "aborted" : expectedOutcome(error);
     if (outcome !== undefined) {
-      span.setAttribute("lock.outcome", outcome);
+      span?.setAttribute("lock.outcome", outcome);
       if (operation === "acquire" && contention.has(outcome)) this.#contended.add(1);
       this.log.debug({ ...logged(lock), operation, outcome }, `${operation}: ${outcome}`);
       return;
     }
     this.#errors.add(1);
     const exception = error instanceof Error ? error : new Error(String(error));
-    span.setAttribute("lock.outcome", "error");
-    span.recordException(exception);
-    span.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
+    span?.setAttribute("lock.outcome", "error");
+    span?.recordException(exception);
+    span?.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
     this.log.error({ ...logged(lock), operation, err: exception }, exception.message);
   }
 }
 
-const contention: ReadonlySet<string> = new Set(["held", "pool-saturated", "id-collision"]);
+const contention: ReadonlySet<string> = new Set(["held", "wait-timeout", "pool-saturated", "id-collision"]);
 
 /** The name of an outcome that is no failure of the database; `undefined` for one that is. */
 function expectedOutcome(error: unknown): string | undefined {
@@ -162,16 +184,20 @@ function expectedOutcome(error: unknown): string | undefined {
 
 const misuse = [EmptyKeyError, InvalidKeyError, InvalidTtlError, InvalidConfigError];
 
+const latencyOf: Record<Operation, Attributes> = {
+  acquire: { operation: "acquire" },
+  refresh: { operation: "refresh" },
+  release: { operation: "release" },
+  ping: { operation: "ping" },
+  close: { operation: "close" },
+};
+
 function attributesOf(lock: LockFacts | undefined): Attributes {
   if (lock === undefined) return {};
-  return {
-    "lock.key": lock.key,
-    ...(lock.id !== undefined && { "lock.id": lock.id.toString() }),
-    ...(lock.ttl !== undefined && { "lock.ttl": formatDuration(lock.ttl) }),
-  };
+  return { "lock.key": lock.key, "lock.id": lock.id.toString(), "lock.ttl": formatDuration(lock.ttl) };
 }
 
 /** An id as a string: neither JSON nor a number carries 64 bits. */
 function logged(lock: LockFacts | undefined): object {
-  return lock === undefined ? {} : { key: lock.key, id: lock.id?.toString(), ttl: lock.ttl };
+  return lock === undefined ? {} : { key: lock.key, id: lock.id.toString(), ttl: lock.ttl };
 }

@@ -1,5 +1,27 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { LockNotHeldError } from "./errors.ts";
 import type { Lock } from "./locker.ts";
+
+/** A lock that is held around the code that runs. */
+interface Around {
+  /** The locker that both belong to. */
+  readonly owner: object;
+  readonly id: bigint;
+  isHeld(): boolean;
+}
+
+const around = new AsyncLocalStorage<readonly Around[]>();
+
+/** Whether this is called by a function that {@link runAround} runs under the lock at this moment, or by what that started. */
+export function isAround(owner: object, id: bigint): boolean {
+  return (around.getStore() ?? []).some((one) => one.owner === owner && one.id === id && one.isHeld());
+}
+
+/** Runs `fn` so that {@link isAround} knows of the lock. Never throws, but rejects. */
+export function runAround<T>(lock: Around, fn: () => T | Promise<T>): Promise<T> {
+  // An async function, for `fn` may throw before it makes a promise.
+  return around.run([...(around.getStore() ?? []), lock], async () => fn());
+}
 
 /**
  * Runs `fn` under a lock that has just been acquired, and gives the lock back however `fn` ends.
@@ -7,10 +29,11 @@ import type { Lock } from "./locker.ts";
  * Rejects with the loss as soon as the lock is lost, even if `fn` ignores `lock.signal` and runs on, or never settles. An
  * error of `fn` wins over one of the release, which it then carries as `suppressed`, where it is an object.
  */
-export async function runUnder<T>(lock: Lock, fn: (lock: Lock) => T | Promise<T>): Promise<T> {
+export async function runUnder<T>(owner: object, lock: Lock, fn: (lock: Lock) => T | Promise<T>): Promise<T> {
   let value: T;
   try {
-    value = await untilLost(lock, fn);
+    const known = { owner, id: lock.id, isHeld: () => lock.held };
+    value = await untilLost(lock, () => runAround(known, () => fn(lock)));
   } catch (error) {
     await lock.release().catch((suppressed: unknown) => carry(error, suppressed));
     throw error;
@@ -22,19 +45,18 @@ export async function runUnder<T>(lock: Lock, fn: (lock: Lock) => T | Promise<T>
   return value;
 }
 
-function untilLost<T>(lock: Lock, fn: (lock: Lock) => T | Promise<T>): Promise<T> {
+function untilLost<T>(lock: Lock, work: () => Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const onLoss = (): void => reject(lock.signal.reason);
     lock.signal.addEventListener("abort", onLoss, { once: true });
-    // An async function, for `fn` may throw before it makes a promise.
-    const run = async (): Promise<T> => fn(lock);
-    run()
+    work()
       .then(resolve, reject)
       .finally(() => lock.signal.removeEventListener("abort", onLoss));
   });
 }
 
-function carry(error: unknown, suppressed: unknown): void {
+/** Keeps a second error with the first, where that can carry it. */
+export function carry(error: unknown, suppressed: unknown): void {
   if (typeof error === "object" && error !== null && Object.isExtensible(error)) {
     Object.defineProperty(error, "suppressed", { value: suppressed, configurable: true, writable: true });
   }

@@ -1,58 +1,22 @@
 import assert from "node:assert/strict";
-import { setTimeout as delay } from "node:timers/promises";
-import type { AcquireOptions, Locker } from "../locker.ts";
+import type { AcquireOptions } from "../locker.ts";
+import {
+  assertFree,
+  assertRejectsWith,
+  brief,
+  type Case,
+  closed,
+  type Given,
+  heldElsewhere,
+  lapsed,
+  notHeld,
+  spare,
+  until,
+} from "./contract-given.ts";
 
-/**
- * Where a locker may differ. `"lapsed-lock-stays"`: a lock whose TTL passed goes to the next caller only after its holder
- * frees it. `"instance-local"`: two separately built lockers share nothing.
- */
-export type LockerDeviation = "lapsed-lock-stays" | "instance-local";
-
-/** What a case works on: the key is its own. */
-export interface Given {
-  readonly locker: Locker;
-  readonly key: string;
-  another(): Promise<Locker>;
-}
-
-/** A sentence of the contract. */
-export interface Case {
-  readonly says: string;
-  readonly unless?: LockerDeviation;
-  readonly run: (given: Given) => Promise<void>;
-}
-
-const heldElsewhere = { code: "LOCK_NOT_ACQUIRED", reason: "held" };
 const invalidTtl = { code: "INVALID_TTL" };
-const closed = { code: "LOCKER_CLOSED" };
-const notHeld = (reason: string) => ({ code: "LOCK_NOT_HELD", reason });
-/** Milliseconds, for a lock that is to lapse. */
-const brief = 100;
-/** Milliseconds, for a lock that is used first and then outlives its TTL. */
-const spare = 1_000;
 
-async function until(probe: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const end = performance.now() + 10_000;
-  while (!(await probe())) {
-    assert(performance.now() < end, `not within 10 s: ${what}`);
-    await delay(5);
-  }
-}
-
-async function lapsed({ locker, key }: Given, ttl = brief) {
-  const lock = await locker.acquire(key, { ttl });
-  await until(() => lock.expired, "the lock expires");
-  return lock;
-}
-
-async function assertFree(locker: Locker, key: string): Promise<void> {
-  await (await locker.acquire(key)).release();
-}
-
-async function assertRejectsWith(promise: Promise<unknown>, reason: unknown): Promise<void> {
-  await assert.rejects(promise, (error) => error === reason);
-}
-
+/** Of a locker without waiting. */
 export const cases: readonly Case[] = [
   {
     says: "a handle tells its key, id, mode and TTL, holds, and is released",
@@ -232,10 +196,28 @@ export const cases: readonly Case[] = [
     unless: "lapsed-lock-stays",
     run: async (given) => {
       const lock = await lapsed(given);
-      const next = await given.locker.acquire(given.key);
+      // Its holder stops believing a moment before it is free.
+      const next = await given.locker.acquire(given.key, { wait: "10s" });
       await assert.rejects(lock.release(), notHeld("expired"));
       assert(next.held);
       await assert.rejects(given.locker.acquire(given.key), heldElsewhere);
+    },
+  },
+  {
+    says: "fencing tokens grow from each holder of a key to the next, and are there only if asked for",
+    run: async ({ locker, key }) => {
+      let last = 0n;
+      for (const mode of ["exclusive", "shared", "exclusive"] as const) {
+        const lock = await locker.acquire(key, { fencing: true, mode });
+        const token = lock.fencingToken;
+        assert(token !== undefined && token > last, `${token} after ${last}`);
+        await lock.refresh();
+        assert.equal(lock.fencingToken, token);
+        await lock.release();
+        last = token;
+      }
+      await using without = await locker.acquire(key);
+      assert.equal(without.fencingToken, undefined);
     },
   },
   {

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import type { Locker } from "../locker.ts";
-import { type Case, cases, type LockerDeviation } from "./contract-cases.ts";
+import { cases } from "./contract-cases.ts";
+import { waitingCases } from "./contract-cases-waiting.ts";
+import type { Case, LockerDeviation } from "./contract-given.ts";
 
 /** Of vitest, of `node:test` and of jest. */
 export interface ContractRunner {
@@ -40,7 +42,7 @@ export interface LockerContractOptions {
 export function testLockerContract(name: string, options: LockerContractOptions): void {
   const { runner, create, deviations = [] } = options;
   runner.describe(`${name} keeps the contract of a Locker`, () => {
-    for (const { says, unless, run } of cases) {
+    for (const { says, unless, run } of [...cases, ...waitingCases]) {
       const body = () => runCase(create, run);
       if (unless !== undefined && deviations.includes(unless)) {
         runner.test.skip(`${says} (deviation: ${unless})`, body);

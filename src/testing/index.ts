@@ -1,9 +1,17 @@
 export { PostgresServer } from "./postgres-server.ts";
 export type { PostgresServerOptions } from "./postgres-server.ts";
 export type { PostgresStopMode } from "./postgres-server.ts";
+export type { PostgresAccount } from "./postgres-account.ts";
+export { embeddedPostgresVersion } from "./postgres-installation.ts";
+export { isPostgresInstalled } from "./postgres-installation.ts";
+export type { PostgresInstallation } from "./postgres-installation.ts";
+export { postgresInstallation } from "./postgres-installation.ts";
+export type { PostgresSession } from "./postgres-use.ts";
+export type { PostgresUse } from "./postgres-use.ts";
+export { postgresUse } from "./postgres-use.ts";
 export type { PostgresMajor } from "./postgres-versions.ts";
 export type { ContractRunner } from "./contract.ts";
 export type { LockerContractOptions } from "./contract.ts";
-export type { LockerDeviation } from "./contract-cases.ts";
+export type { LockerDeviation } from "./contract-given.ts";
 export type { LockerFixture } from "./contract.ts";
 export { testLockerContract } from "./contract.ts";

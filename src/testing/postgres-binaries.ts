@@ -29,7 +29,7 @@ export function postgresBinaries(
   const native = installedBinaries(major);
   let ready = usable.get(native);
   if (!ready) {
-    ready = makeUsable(native, account);
+    ready = usableBinaries(native, account, () => privateCopy(native, account));
     // A failure isn't remembered: the next server tries again.
     ready.catch(() => usable.delete(native));
     usable.set(native, ready);
@@ -37,7 +37,12 @@ export function postgresBinaries(
   return ready;
 }
 
-function installedBinaries(major: PostgresMajor): string {
+/**
+ * The directory of the binaries as npm has put them there: they may not run yet.
+ *
+ * @throws Error when the package is not installed, with the command that installs it.
+ */
+export function installedBinaries(major: PostgresMajor): string {
   const places = [join(process.cwd(), postgresCacheDirectory(major), "anchor.js")];
   const own = createRequire(import.meta.url);
   try {
@@ -64,16 +69,21 @@ function installedBinaries(major: PostgresMajor): string {
   );
 }
 
-async function makeUsable(native: string, account: PostgresAccount | undefined): Promise<string> {
+/** Makes the binaries run in their place, or answers with what `copy` makes of them where that can't be. */
+export async function usableBinaries(
+  native: string,
+  account: PostgresAccount | undefined,
+  copy: () => Promise<string>,
+): Promise<string> {
   try {
     await restoreSymlinks(native);
   } catch (error) {
     // An installation that is read-only for us.
     if (!isCode(error, "EACCES") && !isCode(error, "EPERM") && !isCode(error, "EROFS")) throw error;
-    return await privateCopy(native, account);
+    return await copy();
   }
   // Running it is the only test that knows every rule: modes on the way, ACLs, noexec mounts.
-  return runs(native, account) ? native : await privateCopy(native, account);
+  return runs(native, account) ? native : await copy();
 }
 
 /**
@@ -102,20 +112,34 @@ async function privateCopy(native: string, account: PostgresAccount | undefined)
   const directory = await mkdtemp(join(tmpdir(), "pg-locker-binaries-"));
   cleanUpAfterProcess(directory);
   const copy = join(directory, "native");
-  await cp(native, copy, { recursive: true, verbatimSymlinks: true });
-  await restoreSymlinks(copy);
   await chmod(directory, 0o755);
   if (account) await chown(directory, account.uid, account.gid);
+  await copyBinaries(native, copy, account);
+  return copy;
+}
+
+/**
+ * Copies the binaries to a directory that doesn't exist yet, and completes them.
+ *
+ * @throws Error when the copy doesn't run. What was copied stays.
+ */
+export async function copyBinaries(
+  native: string,
+  copy: string,
+  account: PostgresAccount | undefined,
+): Promise<void> {
+  await cp(native, copy, { recursive: true, verbatimSymlinks: true });
+  await restoreSymlinks(copy);
   const result = version(copy, account);
   if (result.status !== 0) {
     throw new Error(
       `PostgreSQL's binaries don't run on this machine: ${result.error?.message ?? result.stderr}`,
     );
   }
-  return copy;
 }
 
-function runs(native: string, account: PostgresAccount | undefined): boolean {
+/** Whether the binaries are there, and run. */
+export function runs(native: string, account: PostgresAccount | undefined): boolean {
   return version(native, account).status === 0;
 }
 

@@ -39,7 +39,7 @@ describe("an acquire that is aborted", () => {
 
   test("while it waits for a connection sends nothing when that comes", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     const client = await pool.connect();
     await client.query("select 1");
     const aborting = new AbortController();
@@ -56,7 +56,7 @@ describe("an acquire that is aborted", () => {
   test("while the connection is being made sends nothing when it is", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     proxy.freeze();
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -72,7 +72,7 @@ describe("an acquire that is aborted", () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await pool.query("select 1");
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     proxy.freeze({ direction: "toServer" });
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -89,7 +89,7 @@ describe("an acquire that is aborted", () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await pool.query("select 1");
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     const key = uniqueKey();
     proxy.freeze({ direction: "toClient" });
     const aborting = new AbortController();
@@ -108,7 +108,7 @@ describe("an acquire that is aborted", () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await pool.query("select 1");
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     const key = uniqueKey();
     proxy.freeze({ direction: "toClient" });
     const aborting = new AbortController();

@@ -7,7 +7,7 @@ import {
   PostgresLocker,
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { createOpenPool, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -31,8 +31,13 @@ class RecordingBreaker implements CircuitBreaker {
 
 test("contention counts as a success: held elsewhere, and a saturated pool", async () => {
   const circuitBreaker = new RecordingBreaker();
-  const pool = createPool({ max: 2 });
-  await using locker = new PostgresLocker({ pool, circuitBreaker, connWaitTimeout: "50ms" });
+  const pool = await createOpenPool({ max: 2 });
+  await using locker = new PostgresLocker({
+    sessions: "dedicated",
+    pool,
+    circuitBreaker,
+    connWaitTimeout: "50ms",
+  });
   const key = uniqueKey();
   await using _first = await locker.acquire(key);
   await expect(locker.acquire(key)).rejects.toMatchObject({ reason: "held" });

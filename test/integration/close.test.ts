@@ -106,6 +106,7 @@ describe("close", () => {
   test("ends a pool that the locker made", async () => {
     const name = uniqueKey("own");
     const locker = new PostgresLocker({
+      sessions: "dedicated",
       connectionString: `${databaseUrl()}?application_name=${encodeURIComponent(name)}`,
     });
     await (await locker.acquire(uniqueKey())).release();
@@ -157,7 +158,7 @@ describe("ping", () => {
   test("rejects when the server is dead, and when it does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "100ms" });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "500ms" });
     await (await locker.acquire(uniqueKey())).release();
     await locker.ping();
     proxy.freeze();

@@ -3,11 +3,20 @@ import { PostgresLocker } from "../../src/index.ts";
 import { testLockerContract } from "../../src/testing/contract.ts";
 import { createPool } from "../support/database.ts";
 
-testLockerContract("PostgresLocker", {
-  runner: { describe, test },
-  create: async () => ({
-    locker: new PostgresLocker({ pool: createPool() }),
-    another: () => new PostgresLocker({ pool: createPool() }),
-  }),
-  deviations: ["lapsed-lock-stays"],
-});
+const rows = [
+  ["dedicated", "client"],
+  ["dedicated", "server"],
+  ["shared", "client"],
+  ["shared", "server"],
+] as const;
+
+for (const [sessions, ttlEnforcement] of rows) {
+  testLockerContract(`PostgresLocker, ${sessions} sessions, TTL enforced by the ${ttlEnforcement}`, {
+    runner: { describe, test },
+    create: async () => ({
+      locker: new PostgresLocker({ pool: createPool(), sessions, ttlEnforcement }),
+      another: () => new PostgresLocker({ pool: createPool(), sessions, ttlEnforcement }),
+    }),
+    deviations: ttlEnforcement === "client" ? ["lapsed-lock-stays"] : [],
+  });
+}

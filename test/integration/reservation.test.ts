@@ -5,7 +5,15 @@ import { describe, expect, inject, test } from "vitest";
 import { connWaitMilliseconds } from "../../src/config.ts";
 import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import {
+  advisoryLocks,
+  createOpenPool,
+  createPool,
+  databaseUrl,
+  onServer,
+  uniqueKey,
+  urlWith,
+} from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -13,8 +21,8 @@ import { until } from "../support/until.ts";
 
 describe("a pool of one", () => {
   test("is saturated while a lock is held", async () => {
-    const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "50ms" });
+    const pool = await createOpenPool({ max: 1 });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "50ms" });
     await using held = await locker.acquire(uniqueKey());
     const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LockNotAcquiredError);
@@ -37,16 +45,16 @@ describe("a pool of one", () => {
   });
 
   test("with a shorter bound of its own is saturated all the same", async () => {
-    const pool = createPool({ max: 1, connectionTimeoutMillis: 60 });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "30s" });
+    const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 60 });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "30s" });
     await using _held = await locker.acquire(uniqueKey());
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
     expect(pool.waitingCount).toBe(0);
   });
 
   test("with a longer bound of its own, which ends after the caller gave up, harms nobody", async () => {
-    const pool = createPool({ max: 1, connectionTimeoutMillis: 150 });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "40ms" });
+    const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 150 });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
     await using _held = await locker.acquire(uniqueKey());
     const refused = locker.acquire(uniqueKey());
     await expect(refused).rejects.toMatchObject({ reason: "pool-saturated" });
@@ -57,7 +65,7 @@ describe("a pool of one", () => {
 
   test("is waited for without a bound where connWaitTimeout is negative", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "-1s" });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
     const held = await locker.acquire(uniqueKey());
     const waiting = locker.acquire(uniqueKey());
     expect(pool.waitingCount).toBe(1);
@@ -158,7 +166,7 @@ describe("a DatabaseError with the driver's own cause is for", () => {
       const pool = createPool({ connectionString: urlWith({ user, password: "secret" }) });
       await pool.query("select 1");
       expect(pool.idleCount).toBe(1);
-      await using locker = new PostgresLocker({ pool });
+      await using locker = new PostgresLocker({ sessions: "dedicated", pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "42501" });
@@ -203,7 +211,7 @@ describe("a session's settings", () => {
     const pool = createPool({ max: 1, application_name: "mine" });
     const clients: pg.PoolClient[] = [];
     pool.on("acquire", (client) => clients.push(client));
-    await using locker = new PostgresLocker({ pool, namespace });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, namespace });
     const lock = await locker.acquire(key);
     const [client] = clients;
     if (client === undefined) throw new Error("no client");

@@ -25,7 +25,7 @@ import { until } from "../support/until.ts";
 
 describe("a holder whose backend is terminated", () => {
   test("hears of it by its signal, and holds no more", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool: createPool() });
     const [lock, other] = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
     const { signal } = lock;
     await terminateHolder(lock);
@@ -46,7 +46,7 @@ describe("a holder whose backend is terminated", () => {
 
   test("leaves the key to the next one, and its place in the pool", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     const lock = await locker.acquire(uniqueKey());
     await terminateHolder(lock);
     await until(() => !lock.held);
@@ -61,7 +61,7 @@ describe("a holder whose backend is terminated", () => {
   test("learns it from a refresh that is under way", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     const lock = await locker.acquire(uniqueKey());
     const { signal } = lock;
     proxy.freeze({ direction: "toServer" });
@@ -185,7 +185,7 @@ describe("a role's own settings", () => {
   test("idle_session_timeout doesn't end a holder, and is back when the session is returned", async () => {
     await using role = await createRole("idle_session_timeout = '300ms'");
     const pool = createPool({ connectionString: role.url });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     // Two sessions of one age: the one that is returned goes by the time-out, the holder stays.
     const [lock, returned] = await Promise.all([locker.acquire(uniqueKey()), locker.acquire(uniqueKey())]);
     expect(pool.totalCount).toBe(2);

@@ -71,7 +71,7 @@ describe("a session that announces another backend than the one which serves it"
   test("is accepted where the caller says that the pooler keeps a session for each client", async () => {
     await using pooler = await startPooler(databaseUrl());
     const pool = createPool({ connectionString: pooler.url });
-    await using locker = new PostgresLocker({ pool, pooler: "session" });
+    await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
     const lock = await locker.acquire(uniqueKey());
     await lock.refresh();
     expect(await advisoryLocks()).toMatchObject([{ id: lock.id, pid: pooler.pids[0] }]);

@@ -51,11 +51,22 @@ export class Child implements AsyncDisposable {
   /** Starts `test/support/programs/<program>`, such as `"hold.mjs"`. */
   static start(
     program: string,
-    options: { args?: readonly string[]; env?: Readonly<Record<string, string>> } = {},
+    options: {
+      args?: readonly string[];
+      env?: Readonly<Record<string, string>>;
+      /** What the command begins with, such as what runs it elsewhere. */
+      prefix?: readonly string[];
+    } = {},
   ): Child {
     const path = fileURLToPath(new URL(`./programs/${program}`, import.meta.url));
     const env = { ...process.env, ...options.env };
-    return new Child(spawn(process.execPath, [path, ...(options.args ?? [])], { env, stdio: "pipe" }));
+    const [command = process.execPath, ...args] = [
+      ...(options.prefix ?? []),
+      process.execPath,
+      path,
+      ...(options.args ?? []),
+    ];
+    return new Child(spawn(command, args, { env, stdio: "pipe" }));
   }
 
   get pid(): number | undefined {

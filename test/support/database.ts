@@ -47,6 +47,18 @@ export function createPool(config: pg.PoolConfig = {}): pg.Pool {
   return pool;
 }
 
+/**
+ * A pool whose connections are made already, as many as `max`: a test of a short bound on the wait for one must not depend on
+ * how long a busy machine takes to make one.
+ */
+export async function createOpenPool(config: pg.PoolConfig & { max: number }): Promise<pg.Pool> {
+  const pool = createPool({ ...config, connectionTimeoutMillis: 0 });
+  const clients = await Promise.all(Array.from({ length: config.max }, () => pool.connect()));
+  for (const client of clients) client.release();
+  pool.options.connectionTimeoutMillis = config.connectionTimeoutMillis ?? 0;
+  return pool;
+}
+
 /** A client, with the pid of its session's backend, which the driver's types leave out. */
 export type Session = pg.Client & { readonly processID: number };
 

@@ -1,4 +1,6 @@
 // What must not compile. Checked by `tsc`, never run: an error that goes missing is an error.
+
+import type { PoolClient } from "pg";
 import type { Lock, Locker, MemoryLocker, PostgresLocker } from "../../src/index.ts";
 import { lockId } from "../../src/index.ts";
 
@@ -12,6 +14,20 @@ export async function compiles(postgres: PostgresLocker, memory: MemoryLocker): 
   await maybe?.refresh();
   const id: bigint = lockId(7, "invoice:42");
   return id === lock.id ? [postgres] : [memory];
+}
+
+export async function transactionsCompile(postgres: PostgresLocker, client: PoolClient): Promise<number> {
+  const rows: number = await postgres.withTransaction(
+    "key",
+    async (tx) => (await tx.query("select 1")).rows.length,
+  );
+  await postgres.withTransaction("key", async (tx: PoolClient) => void (await tx.query("select 1")), {
+    wait: true,
+  });
+  await postgres.withTransaction("key", (tx) => tx.query<{ one: number }>("select 1 as one"), { client });
+  // @ts-expect-error a transaction has no ttl: the lock ends with it
+  await postgres.withTransaction("key", () => {}, { ttl: "5s" });
+  return rows;
 }
 
 export async function doesNotCompile(): Promise<void> {

@@ -37,8 +37,8 @@ describe("an alarm", () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance", "Date"] });
   });
 
-  function alarmAt(moment: { at: number }, ring: () => void): Alarm {
-    return new Alarm(() => moment.at - performance.now(), ring);
+  function alarmAt(moment: { at: number }, ring: () => void): Alarm<undefined> {
+    return new Alarm(undefined, () => moment.at - performance.now(), ring);
   }
 
   test("rings when its moment is reached, once", () => {
@@ -103,6 +103,7 @@ describe("an alarm", () => {
 test("an alarm does not keep the process alive", () => {
   const set = vi.spyOn(globalThis, "setTimeout");
   const alarm = new Alarm(
+    undefined,
     () => 60_000,
     () => {},
   );

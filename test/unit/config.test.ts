@@ -1,9 +1,11 @@
+import pg from "pg";
 import { describe, expect, test } from "vitest";
 import {
   configFromEnv,
   InvalidConfigError,
   MemoryLocker,
   PostgresLocker,
+  type PostgresLockerOptions,
   parseConfig,
 } from "../../src/index.ts";
 
@@ -204,3 +206,25 @@ test("no message shows a connection string or a password", () => {
 function poolLike(): unknown {
   return { connect() {}, on() {}, async end() {}, totalCount: 0, idleCount: 0, options: { max: 1 } };
 }
+
+test.each([
+  [{ sessions: "many" }, 'Expected `sessions` to be "dedicated" or "shared", got `"many"` (string)'],
+  [{ ttlEnforcement: "both" }, 'Expected `ttlEnforcement` to be "client" or "server", got `"both"` (string)'],
+  [
+    { maxLocksPerSession: 0 },
+    "Expected `maxLocksPerSession` to be a whole number from 1 up, got `0` (number)",
+  ],
+  [
+    { maxLocksPerSession: 1.5 },
+    "Expected `maxLocksPerSession` to be a whole number from 1 up, got `1.5` (number)",
+  ],
+])("%o is refused by name", (options, message) => {
+  const pool = new pg.Pool();
+  expect(() => new PostgresLocker({ pool, ...options } as PostgresLockerOptions)).toThrow(message);
+});
+
+test("a connection string that is undefined is what is named", () => {
+  expect(
+    () => new PostgresLocker({ connectionString: undefined } as unknown as PostgresLockerOptions),
+  ).toThrow("Expected `connectionString` to be given, and not undefined, got `undefined`");
+});

@@ -13,7 +13,10 @@ import {
   LockLostError,
   LockNotAcquiredError,
   LockNotHeldError,
+  LocksNotKeptError,
+  LockTableFullError,
   PoolerDetectedError,
+  ServerTooOldError,
   StandbyError,
 } from "../../src/index.ts";
 
@@ -28,6 +31,18 @@ const all: ReadonlyArray<
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
     'Lock "invoice:42" not acquired: it is held elsewhere',
+  ],
+  [
+    new LockNotAcquiredError({ key, reason: "held", reentrant: true }),
+    "LockNotAcquiredError",
+    "LOCK_NOT_ACQUIRED",
+    'Lock "invoice:42" not acquired: the `withLock` around this call holds it, and a lock is not re-entrant',
+  ],
+  [
+    new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 10_000 }),
+    "LockNotAcquiredError",
+    "LOCK_NOT_ACQUIRED",
+    'Lock "invoice:42" not acquired: it was held elsewhere for all of the 10000 ms that were waited',
   ],
   [
     new LockNotAcquiredError({ key, reason: "pool-saturated", waited: 5_000 }),
@@ -132,6 +147,28 @@ const all: ReadonlyArray<
     "The session announced backend 1 but is served by 2: a connection pooler stands between, which would let two " +
       "callers hold one lock. Connect the locker to the server's own port, or, if the pooler keeps one session for " +
       'each client (session mode), say so with `pooler: "session"`',
+  ],
+  [
+    new LockTableFullError({ cause }),
+    "LockTableFullError",
+    "LOCK_TABLE_FULL",
+    "The server has no room for another lock (53200, out of shared memory). Hold fewer at once, or raise " +
+      "`max_locks_per_transaction` on the server, which takes a restart",
+    cause,
+  ],
+  [
+    new ServerTooOldError({ cause }),
+    "ServerTooOldError",
+    "SERVER_TOO_OLD",
+    "The server is older than PostgreSQL 14, which is the oldest that is supported",
+    cause,
+  ],
+  [
+    new LocksNotKeptError(),
+    "LocksNotKeptError",
+    "LOCKS_NOT_KEPT",
+    "The server answers that advisory locks are granted, but does not keep them: a second session was granted the same one, " +
+      "or the first found nothing of it. Some databases that speak PostgreSQL's protocol do so. Connect the locker to a PostgreSQL",
   ],
   [
     new StandbyError(),

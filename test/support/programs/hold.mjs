@@ -9,7 +9,7 @@ pool.on("acquire", (client) => {
   pid = client.processID;
 });
 pool.on("remove", () => console.log(JSON.stringify({ removed: true })));
-const locker = new PostgresLocker({ pool });
+const locker = new PostgresLocker({ pool, sessions: process.env.SESSIONS });
 const lock = await locker.acquire(process.argv[2]);
 if (process.argv[3] === "release") await lock.release();
 else {

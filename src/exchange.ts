@@ -1,0 +1,109 @@
+import { type Client, query, type Statement } from "./driver.ts";
+
+/** What a statement answered: the first value of its row, if it has one, and its command tag, such as `COMMIT`. */
+export interface Reply {
+  readonly value: string | null | undefined;
+  readonly tag: string;
+}
+
+type Callback = (error: Error | null | undefined, reply?: Reply) => void;
+
+/**
+ * Sends a statement, and calls back once with its answer. For what answers one value at most.
+ *
+ * Where the driver is the JavaScript one, it is a message exchange of our own (`client.query` takes any object with a `submit`,
+ * as those of pg-cursor): the driver's own spends half of its time on copies and on a description of the columns, which
+ * nobody reads here. Otherwise it is a plain query.
+ */
+export function exchange(client: Client, statement: Statement, values: Value[], callback: Callback): void {
+  if (takesExchanges(client)) {
+    void client.query(new Exchange(statement, values, callback));
+    return;
+  }
+  void client.query(query(statement, values), (error, result) => {
+    if (error || result === undefined) callback(error ?? new Error("the server answered nothing"));
+    else callback(null, { value: result.rows[0]?.[0], tag: result.command ?? "" });
+  });
+}
+
+/** In the text format: an array is of what needs no quotes. */
+export type Value = string | null | readonly string[];
+
+/** What is needed of the driver's connection. */
+interface Connection {
+  readonly parsedStatements: Readonly<Record<string, string | undefined>>;
+  readonly stream: { cork(): void; uncork(): void };
+  parse(message: { name: string; text: string; types: [] }): void;
+  bind(message: { statement: string; values: Array<string | null> }): void;
+  execute(message: { portal: string; rows: number }): void;
+  sync(): void;
+}
+
+interface ExchangeClient {
+  query(exchange: Exchange): void;
+}
+
+/** Not the native one; and not one that pipelines, which refuses whatever is not its own. */
+function takesExchanges(client: Client | ExchangeClient): client is ExchangeClient {
+  const { connection, pipeline } = client as { connection?: Partial<Connection>; pipeline?: boolean };
+  return connection?.parsedStatements !== undefined && connection.stream !== undefined && pipeline !== true;
+}
+
+/** Bind, Execute and Sync, with Parse before them where the connection does not know the statement. The driver calls the rest. */
+class Exchange {
+  readonly name: string;
+  readonly text: string;
+  /** The driver puts its own in the place of it where it has a `query_timeout`. */
+  callback: Callback;
+  readonly #values: Value[];
+  #value: string | null | undefined;
+  #tag = "";
+
+  constructor({ name = "", text }: Statement, values: Value[], callback: Callback) {
+    this.name = name;
+    this.text = text;
+    this.callback = callback;
+    this.#values = values;
+  }
+
+  submit(connection: Connection): null {
+    const { name, text } = this;
+    connection.stream.cork();
+    try {
+      // The driver notes what was parsed, by the name and the text that it reads here.
+      if (name === "" || connection.parsedStatements[name] === undefined) {
+        connection.parse({ name, text, types: [] });
+      }
+      connection.bind({ statement: name, values: this.#values.map(asText) });
+      connection.execute({ portal: "", rows: 0 });
+      connection.sync();
+    } finally {
+      connection.stream.uncork();
+    }
+    return null;
+  }
+
+  handleDataRow({ fields }: { fields: ReadonlyArray<string | null> }): void {
+    this.#value = fields[0];
+  }
+
+  handleCommandComplete({ text }: { text: string }): void {
+    this.#tag = text;
+  }
+
+  handleReadyForQuery(): void {
+    this.callback(null, { value: this.#value, tag: this.#tag });
+  }
+
+  handleError(error: Error): void {
+    this.callback(error);
+  }
+
+  handleRowDescription(): void {}
+  handleEmptyQuery(): void {}
+  handlePortalSuspended(): void {}
+}
+
+function asText(value: Value): string | null {
+  return typeof value === "object" && value !== null ? `{${value.join(",")}}` : value;
+}

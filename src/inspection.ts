@@ -1,0 +1,119 @@
+import { listenerName, named } from "./application-name.ts";
+import { within } from "./clock.ts";
+import { clientBeside, destroySocket, type Pool, query, type Statement } from "./driver.ts";
+import { DatabaseError } from "./errors.ts";
+import { lockId } from "./lock-id.ts";
+import type { LockMode } from "./locker.ts";
+import { statementDeadline } from "./session.ts";
+import { markerOf } from "./sql.ts";
+import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
+
+/** A lock that a session has, or that somebody waits for, as PostgreSQL shows it. */
+export interface LockInfo {
+  readonly id: bigint;
+  /** Where the session tells: a dedicated session of this library, or another row with the same id. */
+  readonly key: string | undefined;
+  /** The beginning of a key that is too long to be told whole. */
+  readonly keyStart: string | undefined;
+  /** Where the session is one of this library. */
+  readonly namespace: number | undefined;
+  readonly mode: LockMode;
+  /**
+   * `"waiting"`: inside the server, or in a process of this library, of which there is one row however many of its callers
+   * wait, in whichever mode.
+   */
+  readonly state: "held" | "waiting";
+  /** Since when it waits inside the server. When a lock was granted, PostgreSQL does not know. */
+  readonly waitingSince: Date | undefined;
+  readonly pid: number;
+  readonly applicationName: string | undefined;
+  readonly user: string | undefined;
+  /** The address of the client; `"local"` over a Unix socket. */
+  readonly host: string | undefined;
+  /** `"idle"` between two statements, `"idle in transaction"`, `"active"`: as `pg_stat_activity` has it. */
+  readonly sessionState: string | undefined;
+  /** When the session was opened: no lock of it is older. */
+  readonly sessionSince: Date | undefined;
+  /** When its last statement began or ended: a refresh, say. */
+  readonly activeAt: Date | undefined;
+  /** PostgreSQL hides the last four from this role; a member of `pg_read_all_stats` sees them. */
+  readonly isHidden: boolean;
+}
+
+/**
+ * The advisory locks of the pool's database: who has them, and who waits for them. Of those on one bigint, whoever took them:
+ * locks of the Go package, and of `pg_advisory_lock` by hand, are among them. Holders come before those who wait.
+ *
+ * Uses a connection of its own beside the pool, and answers within 10 s.
+ *
+ * @throws {DatabaseError}
+ */
+export async function listLocks(pool: Pool, options: { readonly id?: bigint } = {}): Promise<LockInfo[]> {
+  const { id } = options;
+  const ids = id === undefined ? null : [id.toString(), markerOf(id).toString()];
+  const seen = await ask<SeenLock[]>(pool, "Looking at locks", seenLocks, [ids]);
+  const locks = seen.map(infoOf).filter((lock) => id === undefined || lock.id === id);
+  const keys = new Map(
+    locks.map((lock) => [lock.id, lock] as const).filter(([, { key }]) => key !== undefined),
+  );
+  return locks
+    .map((lock) => ({ ...lock, key: lock.key ?? keys.get(lock.id)?.key }))
+    .sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : a.state < b.state ? -1 : 1));
+}
+
+/**
+ * Ends the sessions of `pids`, of those of them alone that have the lock in this very moment; with a session go all its locks.
+ * Their holders hear of it, by `lock.signal`.
+ *
+ * @returns the pids of the sessions that were told to end; the others no longer had the lock
+ * @throws {DatabaseError} `sqlState` is `"42501"` where the role may not: then none was ended, or not all
+ */
+export async function endHolders(
+  pool: Pool,
+  lock: { id: bigint; pids: readonly number[] },
+): Promise<number[]> {
+  return await ask(pool, "Ending a session", endSessions, [lock.id.toString(), lock.pids]);
+}
+
+function infoOf(seen: SeenLock): LockInfo {
+  const raw = BigInt(seen.id);
+  const name = seen.name ?? undefined;
+  const told = named(name ?? "");
+  const marks = seen.granted && told !== undefined && name === listenerName(told.namespace);
+  const id = marks ? markerOf(raw) : raw;
+  const isWhole = told?.key !== undefined && lockId(told.namespace, told.key) === id;
+  return {
+    id,
+    key: isWhole ? told.key : undefined,
+    keyStart: isWhole ? undefined : told?.key,
+    namespace: told?.namespace,
+    mode: seen.mode,
+    state: marks || !seen.granted ? "waiting" : "held",
+    waitingSince: dateOf(seen.waitStart),
+    pid: seen.pid,
+    applicationName: name,
+    user: seen.user ?? undefined,
+    host: seen.host ?? undefined,
+    sessionState: seen.state ?? undefined,
+    sessionSince: dateOf(seen.sessionSince),
+    activeAt: dateOf(seen.activeAt),
+    isHidden: seen.hidden,
+  };
+}
+
+function dateOf(text: string | null): Date | undefined {
+  return text === null ? undefined : new Date(text);
+}
+
+async function ask<T>(pool: Pool, doing: string, statement: Statement, values: unknown[]): Promise<T> {
+  const client = clientBeside(pool);
+  try {
+    await within(statementDeadline, client.connect());
+    const { rows } = await within(statementDeadline, client.query(query(statement, values)));
+    void client.end().catch(() => destroySocket(client));
+    return JSON.parse(String(rows[0]?.[0])) as T;
+  } catch (cause) {
+    destroySocket(client);
+    throw new DatabaseError({ doing, cause });
+  }
+}

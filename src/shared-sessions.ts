@@ -1,0 +1,267 @@
+import { sharedName } from "./application-name.ts";
+import { type Instant, within } from "./clock.ts";
+import type { Pool } from "./driver.ts";
+import { DatabaseError, LockNotAcquiredError } from "./errors.ts";
+import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { believable } from "./lease.ts";
+import type { LockMode } from "./locker.ts";
+import type { Done } from "./operations.ts";
+import type { NoSession } from "./reservation.ts";
+import { SharedSession } from "./shared-session.ts";
+import { freeing, proving, taking } from "./sql-shared.ts";
+
+export interface SharedSessionsOptions {
+  readonly pool: Pool;
+  readonly namespace: number;
+  readonly connWaitTimeout: number;
+  readonly pooler: "refuse" | "session";
+  readonly ttlEnforcement: "client" | "server";
+  readonly maxLocksPerSession: number;
+}
+
+/** A lock that one of the sessions has in the server, or is about to have, or to have had. */
+interface Entry {
+  readonly id: bigint;
+  readonly mode: LockMode;
+  readonly session: SharedSession;
+  /** More than one where it is shared: the server has it once. */
+  holders: readonly SharedLock[];
+  /** Settles, and never rejects, when it is known whether the server has it; `undefined` while it does. */
+  settling: Promise<unknown> | undefined;
+}
+
+/**
+ * A few sessions that carry all the locks of a locker. Each is filled before another is opened, and given back when it has
+ * been empty for a while.
+ *
+ * The server lets a session take its own lock again. So nothing is asked of it for a lock that one of the sessions has: the
+ * books say who is refused.
+ */
+export class SharedSessions {
+  readonly #options: SharedSessionsOptions;
+  readonly #entries = new Map<bigint, Entry>();
+  readonly #sessions = new Set<SharedSession>();
+  readonly #enforced: boolean;
+
+  constructor(options: SharedSessionsOptions) {
+    this.#options = options;
+    this.#enforced = options.ttlEnforcement === "server";
+  }
+
+  /**
+   * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {LockTableFullError}
+   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
+   */
+  async tryLock(request: LockRequest): Promise<Grant | Refusal> {
+    for (;;) {
+      if (request.abandoned) return { refused: "abandoned" };
+      const entry = this.#entries.get(request.id);
+      if (entry === undefined) return this.#take(request);
+      if (entry.settling !== undefined) {
+        await entry.settling;
+        continue;
+      }
+      if (request.mode === "exclusive" || entry.mode === "exclusive") return { refused: "held" };
+      return this.#join(entry, request);
+    }
+  }
+
+  /** Gives back the sessions that carry nothing. Never rejects. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#sessions].map((session) => session.close()));
+  }
+
+  async #take(request: LockRequest): Promise<Grant | Refusal> {
+    const { id, mode, ttl, fencing } = request;
+    const session = this.#withRoom();
+    const entry: Entry = { id, mode, session, holders: [], settling: undefined };
+    const lock = new SharedLock(this, entry, this.#enforced);
+    session.carry(lock, ttl);
+    this.#entries.set(id, entry);
+    const asking = session.ask(taking[mode], id, { fenced: fencing, isWanted: () => isWanted(request) });
+    entry.settling = asking.then(nothing, nothing);
+    let done: Awaited<typeof asking>;
+    try {
+      done = await asking;
+    } catch (error) {
+      this.#forget(entry, lock);
+      throw error;
+    }
+    if (done === "not wanted" || "refused" in done || done.answer !== true) {
+      this.#forget(entry, lock);
+      return refusal(request, done);
+    }
+    entry.settling = undefined;
+    return lock.granted(done, request);
+  }
+
+  /** One more holder of a shared lock. Nothing is taken; but the session is proved, and a token drawn. */
+  async #join(entry: Entry, request: LockRequest): Promise<Grant | Refusal> {
+    const lock = new SharedLock(this, entry, this.#enforced);
+    entry.holders = [...entry.holders, lock];
+    entry.session.carry(lock, request.ttl);
+    const leave = async (): Promise<void> => void (await this.release(entry, lock).catch(nothing));
+    try {
+      const { fencing: fenced } = request;
+      const done = await entry.session.ask(proving, entry.id, { fenced, isWanted: () => isWanted(request) });
+      if (done !== "not wanted" && !("refused" in done)) return lock.granted(done, request);
+      await leave();
+      return refusal(request, done);
+    } catch (error) {
+      await leave();
+      throw error;
+    }
+  }
+
+  /** @returns whether somebody elsewhere was told @throws {DatabaseError} it was no longer held, as far as is known */
+  async release(entry: Entry, lock: SharedLock): Promise<boolean> {
+    const { id, mode, session, holders } = entry;
+    if (holders.length > 1) {
+      entry.holders = holders.filter((each) => each !== lock);
+      session.drop(lock);
+      return false;
+    }
+    const asking = session.ask(freeing[mode], id);
+    entry.settling = asking.then(nothing, nothing);
+    try {
+      const done = await asking;
+      const answer = typeof done === "object" && "answer" in done ? done.answer : 0;
+      if (answer !== 0) return answer === 2;
+      const error = new DatabaseError({
+        doing: "Giving a lock back",
+        cause: new Error("the session no longer held it"),
+      });
+      // Nor, then, is it sure to have the others.
+      session.destroy(error);
+      throw error;
+    } finally {
+      this.#forget(entry, lock);
+    }
+  }
+
+  #forget(entry: Entry, lock: SharedLock): void {
+    entry.holders = entry.holders.filter((each) => each !== lock);
+    entry.session.drop(lock);
+    if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id);
+  }
+
+  #withRoom(): SharedSession {
+    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession } = this.#options;
+    for (const session of this.#sessions) {
+      const gone = session.goneBecause;
+      // The server may have ended it, and the news not be here yet.
+      if (gone !== undefined) session.destroy(gone);
+      else if (session.load < maxLocksPerSession) return session;
+    }
+    const session = new SharedSession({
+      pool,
+      connWaitTimeout,
+      trustPooler: pooler === "session",
+      enforced: this.#enforced,
+      name: sharedName(namespace),
+      onEnd: (ended, cause) => this.#ended(ended, cause),
+    });
+    this.#sessions.add(session);
+    return session;
+  }
+
+  #ended(session: SharedSession, cause: Error | undefined): void {
+    this.#sessions.delete(session);
+    if (cause === undefined) return;
+    const lost = [...this.#entries.values()].filter((entry) => entry.session === session);
+    // First the books, then the holders: their listeners are code of theirs.
+    for (const { id } of lost) this.#entries.delete(id);
+    for (const { holders } of lost) for (const lock of holders) lock.lost(cause);
+  }
+}
+
+class SharedLock implements Grant {
+  readonly #sessions: SharedSessions;
+  readonly #entry: Entry;
+  #listener: GoneListener | undefined;
+  readonly lapses: boolean;
+  #lostBecause: Error | undefined;
+  #fencingToken: bigint | undefined;
+
+  constructor(sessions: SharedSessions, entry: Entry, lapses: boolean) {
+    this.#sessions = sessions;
+    this.#entry = entry;
+    this.lapses = lapses;
+  }
+
+  /** The token is of the statement, and for those alone that asked for one. */
+  granted({ token }: Done, { fencing }: LockRequest): this {
+    const { holders } = this.#entry;
+    if (holders.length === 0) this.#entry.holders = [this];
+    else if (!holders.includes(this)) this.#entry.holders = [...holders, this];
+    this.#fencingToken = token === null || !fencing ? undefined : BigInt(token);
+    return this;
+  }
+
+  /** Its session has gone. */
+  lost(cause: Error): void {
+    this.#lostBecause = cause;
+    this.#listener?.gone(cause);
+  }
+
+  get provenAt(): Instant {
+    return this.#entry.session.provenAt;
+  }
+
+  get fencingToken(): bigint | undefined {
+    return this.#fencingToken;
+  }
+
+  get goneBecause(): Error | undefined {
+    return this.#lostBecause ?? this.#entry.session.goneBecause;
+  }
+
+  believable(ttl: number): number {
+    return this.lapses ? believable(ttl) : ttl;
+  }
+
+  keepProven(ttl: number | undefined): void {
+    this.#entry.session.keepProven(this, ttl);
+  }
+
+  onGone(listener: GoneListener): void {
+    const gone = this.#lostBecause;
+    if (gone === undefined) this.#listener = listener;
+    else queueMicrotask(() => listener.gone(gone));
+  }
+
+  async refresh(ttl: number, deadline: number): Promise<Instant> {
+    const { session, id } = this.#entry;
+    session.carry(this, ttl);
+    try {
+      const done = await within(deadline, session.ask(proving, id));
+      if (typeof done === "object" && "sentAt" in done) return done.sentAt;
+      throw new Error("the session was not to be had");
+    } catch (error) {
+      // Its holder believes no more. The session may well live, and the others on it.
+      this.release().catch(nothing);
+      throw error;
+    }
+  }
+
+  release(): Promise<boolean> {
+    return this.#sessions.release(this.#entry, this);
+  }
+}
+
+function nothing(): void {}
+
+/** Asked right before it is sent, from when on its caller can't leave without something to be undone. */
+function isWanted(request: LockRequest): boolean {
+  request.sent = !request.abandoned;
+  return request.sent;
+}
+
+/** @throws {LockNotAcquiredError} `"connection-timeout"` */
+function refusal({ key }: LockRequest, done: Done | NoSession | "not wanted"): Refusal {
+  if (done === "not wanted") return { refused: "abandoned" };
+  if (!("refused" in done)) return { refused: "held" };
+  const { refused, waited } = done;
+  if (refused === "pool-saturated") return { refused, waited };
+  throw new LockNotAcquiredError({ key, reason: refused, waited });
+}

@@ -1,0 +1,58 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { lockId, PostgresLocker } from "../../src/index.ts";
+import { connect, createPool, uniqueKey } from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+const marker = (id: bigint): string => BigInt.asIntN(64, id ^ 8099492398597630783n).toString();
+
+test("a busy process lets whoever waits elsewhere have its turn, after sixteen of its own or a few times that", async () => {
+  await using busy = new PostgresLocker({ pool: createPool() });
+  const key = uniqueKey();
+  const id = lockId(0, key).toString();
+  // A waiter of another process, which tries at every sixteenth release that it hears of.
+  const other = await connect();
+  await other.query("listen pg_locker");
+  await other.query("select pg_advisory_lock_shared($1)", [marker(BigInt(id))]);
+  let releases = 0;
+  let granted = false;
+  other.on("notification", async () => {
+    releases += 1;
+    if (releases % 16 !== 0) return;
+    await delay(5); // it is far away
+    const { rows } = await other.query("select pg_try_advisory_lock($1) as granted", [id]);
+    granted ||= rows[0].granted === true;
+  });
+  // Three callers that hand it on among themselves, and leave it free for no longer than a round trip.
+  const callers = [1, 2, 3].map(async () => {
+    while (!granted && releases < 200) await busy.withLock(key, () => delay(20), { wait: true });
+  });
+  await until(() => granted, { deadline: 15_000 });
+  expect(releases).toBeLessThanOrEqual(160);
+  await other.end();
+  await Promise.all(callers);
+});
+
+test("two lockers that both always want it both get it, again and again", async () => {
+  const key = uniqueKey();
+  const lockers = [1, 2].map(() => new PostgresLocker({ pool: createPool() }));
+  const turns: number[] = [];
+  const wants = 100;
+  await Promise.all(
+    lockers.flatMap((locker, which) =>
+      [1, 2, 3].map(async () => {
+        while (turns.filter((turn) => turn === which).length < wants) {
+          await locker.withLock(key, () => void turns.push(which), { wait: true });
+        }
+      }),
+    ),
+  );
+  const until100 = (which: number) =>
+    turns.findIndex((_, at) => turns.slice(0, at + 1).filter((t) => t === which).length === wants);
+  // When the faster one had its hundred, the slower one had had some: nobody waits for the other to be done.
+  const first = Math.min(until100(0), until100(1));
+  for (const which of [0, 1]) {
+    expect(turns.slice(0, first + 1).filter((turn) => turn === which).length).toBeGreaterThanOrEqual(3);
+  }
+  for (const locker of lockers) await locker.close();
+});

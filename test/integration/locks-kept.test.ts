@@ -1,0 +1,63 @@
+import { expect, test } from "vitest";
+import { LocksNotKeptError, PostgresLocker } from "../../src/index.ts";
+import { advisoryLocks, connect, createPool, databaseUrl, onServer, uniqueKey } from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+const database = new URL(databaseUrl()).pathname.slice(1);
+const connections = async (): Promise<number> =>
+  (
+    await onServer("select from pg_stat_activity where datname = $1 and backend_type = 'client backend'", [
+      database,
+    ])
+  ).length;
+
+test("a server that keeps locks is asked once, on connections that are gone afterwards", async () => {
+  const pool = createPool({ max: 1 });
+  await using locker = new PostgresLocker({ pool });
+  const lock = await locker.acquire(uniqueKey());
+  expect((await advisoryLocks()).map(({ id }) => id)).toEqual([lock.id]);
+  await lock.release();
+  await until(async () => (await connections()) === 1);
+  // Nobody else may connect from now on: a second proof could not be had.
+  await onServer(`alter database ${database} allow_connections false`);
+  try {
+    await (await locker.acquire(uniqueKey())).release();
+    const second = new PostgresLocker({ pool });
+    await (await second.acquire(uniqueKey())).release();
+    await second.close();
+  } finally {
+    await onServer(`alter database ${database} allow_connections true`);
+  }
+});
+
+test("a server that answers true and locks nothing is refused", async () => {
+  // In this file's own database. The planner inlines a function in SQL wherever it is called.
+  const client = await connect();
+  await client.query(
+    "create or replace function pg_catalog.pg_try_advisory_lock(bigint) returns boolean language sql as 'select true'",
+  );
+  const pool = createPool();
+  await using locker = new PostgresLocker({ pool });
+  const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
+  expect(refused).toBeInstanceOf(LocksNotKeptError);
+  expect(refused).toMatchObject({ code: "LOCKS_NOT_KEPT" });
+  await expect(locker.tryAcquire(uniqueKey())).rejects.toBeInstanceOf(LocksNotKeptError);
+  await expect(locker.withLock(uniqueKey(), () => expect.unreachable())).rejects.toThrow("keep");
+});
+
+test.each(["dedicated", "shared"] as const)(
+  "a server that knows no time-out for idle sessions is too old (%s)",
+  async (sessions) => {
+    // As above: for a name that it does not know, the server says what one before 14 says of this one.
+    const client = await connect();
+    await client.query(
+      `create or replace function pg_catalog.current_setting(text) returns text stable language sql as
+       $$ select pg_catalog.current_setting(case $1 when 'idle_session_timeout' then 'no_such_setting' else $1 end, false) $$`,
+    );
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool, sessions });
+    const refused = locker.acquire(uniqueKey());
+    await expect(refused).rejects.toMatchObject({ code: "SERVER_TOO_OLD", cause: { code: "42704" } });
+    expect(await advisoryLocks()).toEqual([]);
+  },
+);

@@ -1,0 +1,308 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import { beforeEach, describe, expect, test } from "vitest";
+import {
+  DatabaseError,
+  InvalidConfigError,
+  LockerClosedError,
+  LockNotAcquiredError,
+  lockId,
+  PostgresLocker,
+} from "../../src/index.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+} from "../support/database.ts";
+import { PgBouncer } from "../support/pgbouncer.ts";
+import { until } from "../support/until.ts";
+
+beforeEach(async () => {
+  const client = await connect();
+  await client.query("create table if not exists written (what text primary key)");
+  await client.query("truncate written");
+});
+
+const write = "insert into written values ($1)";
+
+async function written(): Promise<string[]> {
+  const client = await connect();
+  const { rows } = await client.query<{ what: string }>("select what from written order by what");
+  return rows.map(({ what }) => what);
+}
+
+describe("withTransaction", () => {
+  test("holds the lock in the transaction, commits what fn wrote, and answers with what fn answers", async () => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool });
+    const key = uniqueKey();
+    const answer = await locker.withTransaction(key, async (client: pg.PoolClient) => {
+      expect(await holdersOf(lockId(0, key))).toHaveLength(1);
+      await client.query(write, ["one"]);
+      expect(await written()).toEqual([]);
+      return 42;
+    });
+    expect(answer).toBe(42);
+    expect(await written()).toEqual(["one"]);
+    expect(await advisoryLocks()).toEqual([]);
+    expect(pool.idleCount).toBe(pool.totalCount);
+  });
+
+  test("rolls back where fn fails, and rejects with its error", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const key = uniqueKey();
+    const error = new Error("its own");
+    const failing = locker.withTransaction(key, async (client) => {
+      await client.query(write, ["one"]);
+      throw error;
+    });
+    await expect(failing).rejects.toBe(error);
+    const thrown = locker.withTransaction(key, () => {
+      throw error;
+    });
+    await expect(thrown).rejects.toBe(error);
+    expect(await written()).toEqual([]);
+    await locker.withTransaction(key, () => {});
+  });
+
+  test("rejects where fn passed over a failed statement, for then nothing was committed", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const running = locker.withTransaction(uniqueKey(), async (client) => {
+      await client.query(write, ["one"]);
+      await client.query("select 1/0").catch(() => {});
+    });
+    await expect(running).rejects.toThrow(
+      "a statement of the transaction had failed, and so it was rolled back",
+    );
+    expect(await written()).toEqual([]);
+  });
+
+  test("rejects with what the commit says", async () => {
+    const client = await connect();
+    await client.query("create table checked (a int unique deferrable initially deferred)");
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const running = locker.withTransaction(uniqueKey(), async (tx) => {
+      await tx.query("insert into checked values (1), (1)");
+    });
+    await expect(running).rejects.toMatchObject({ name: "DatabaseError", sqlState: "23505" });
+    await client.query("drop table checked");
+  });
+
+  test("is excluded by a lock, and excludes it", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const key = uniqueKey();
+    const lock = await locker.acquire(key);
+    const refused = locker.withTransaction(key, () => expect.unreachable());
+    await expect(refused).rejects.toMatchObject({ code: "LOCK_NOT_ACQUIRED", reason: "held" });
+    await lock.release();
+    await locker.withTransaction(key, async () => {
+      expect(await locker.tryAcquire(key)).toBeUndefined();
+      const wait = locker.acquire(key, { wait: true });
+      await expect(wait).rejects.toThrow("not re-entrant");
+    });
+    const shared = { mode: "shared" } as const;
+    await locker.withTransaction(
+      key,
+      async () => {
+        await locker.withTransaction(key, () => {}, shared);
+        expect(await locker.tryAcquire(key)).toBeUndefined();
+      },
+      shared,
+    );
+  });
+
+  test("waits, sees what the one before wrote, and tells those who wait for it", async () => {
+    await using one = new PostgresLocker({ pool: createPool() });
+    await using two = new PostgresLocker({ pool: createPool() });
+    const options = "-c default_transaction_isolation=repeatable\\ read";
+    await using three = new PostgresLocker({ pool: createPool({ options }) });
+    const key = uniqueKey();
+    const append = async (client: pg.PoolClient): Promise<void> => {
+      const { rows } = await client.query("select count(*) as count from written");
+      await client.query(write, [String(Number(rows[0].count) + 1).padStart(3, "0")]);
+    };
+    const rounds = Array.from({ length: 45 }, (_, i) =>
+      ([one, two, three][i % 3] as PostgresLocker).withTransaction(key, append, { wait: true }),
+    );
+    await Promise.all(rounds);
+    const all = await written();
+    expect(all).toHaveLength(45);
+    expect(all.at(-1)).toBe("045");
+  });
+
+  test("a wait that passes, or is aborted, runs nothing and leaves nothing", async () => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool });
+    const lock = await locker.acquire(uniqueKey());
+    const never = () => expect.unreachable();
+    const overdue = locker.withTransaction(lock.key, never, { wait: "20ms" });
+    await expect(overdue).rejects.toMatchObject({ reason: "wait-timeout", waited: 20 });
+    const aborting = new AbortController();
+    const reason = new Error("the caller's own");
+    const waiting = locker.withTransaction(lock.key, never, { wait: true, signal: aborting.signal });
+    aborting.abort(reason);
+    await expect(waiting).rejects.toBe(reason);
+    await lock.release();
+    await until(() => pool.idleCount === pool.totalCount);
+    expect(await advisoryLocks()).toEqual([]);
+  });
+
+  test("a storm of 500 that are aborted leaves no transaction, no lock and no connection checked out", async () => {
+    const pool = createPool({ max: 4 });
+    await using locker = new PostgresLocker({ pool });
+    const key = uniqueKey();
+    const reason = new Error("the caller's own");
+    const caller = async (): Promise<void> => {
+      for (let i = 0; i < 25; i += 1) {
+        const aborting = new AbortController();
+        setTimeout(() => aborting.abort(reason), Math.random() * 12);
+        const options = { wait: true, signal: aborting.signal } as const;
+        await locker
+          .withTransaction(key, () => delay(1), options)
+          .catch((error: unknown) => {
+            expect(error).toBe(reason);
+          });
+      }
+    };
+    await Promise.all(Array.from({ length: 20 }, caller));
+    await until(() => pool.idleCount === pool.totalCount);
+    const open = await onServer(
+      "select from pg_stat_activity where datname = $1 and state like 'idle in transaction%'",
+      [new URL(databaseUrl()).pathname.slice(1)],
+    );
+    expect(open).toEqual([]);
+  });
+
+  test("where its session ends in the middle, nothing is committed, and the process lives", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const key = uniqueKey();
+    const running = locker.withTransaction(key, async (client) => {
+      await client.query(write, ["one"]);
+      const [pid] = await holdersOf(lockId(0, key));
+      await onServer("select pg_terminate_backend($1)", [pid]);
+      await until(async () => (await holdersOf(lockId(0, key))).length === 0);
+    });
+    await expect(running).rejects.toBeInstanceOf(DatabaseError);
+    expect(await written()).toEqual([]);
+    await locker.withTransaction(key, () => {});
+  });
+
+  test("close ends a transaction that is open: nothing of it is kept", async () => {
+    const locker = new PostgresLocker({ pool: createPool() });
+    const key = uniqueKey();
+    const running = locker.withTransaction(key, async (client) => {
+      await client.query(write, ["one"]);
+      await locker.close();
+    });
+    await expect(running).rejects.toBeInstanceOf(LockerClosedError);
+    await until(async () => (await advisoryLocks()).length === 0);
+    expect(await written()).toEqual([]);
+    await expect(locker.withTransaction(key, () => {})).rejects.toBeInstanceOf(LockerClosedError);
+  });
+
+  test("an option that there is not is refused", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const misspelt = { ttl: "5s" } as object;
+    await expect(locker.withTransaction(uniqueKey(), () => {}, misspelt)).rejects.toThrow(
+      "Expected `ttl` to be absent: the options are wait, mode, signal, client",
+    );
+  });
+});
+
+describe("withTransaction on a client of the caller's", () => {
+  test("keeps the lock until the caller's commit, which is also that of what fn wrote", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    const key = uniqueKey();
+    await client.query("begin");
+    await client.query(write, ["before"]);
+    await locker.withTransaction(key, (tx) => tx.query(write, ["one"]), { client });
+    expect(await holdersOf(lockId(0, key))).toHaveLength(1);
+    expect(await written()).toEqual([]);
+    await client.query("commit");
+    expect(await written()).toEqual(["before", "one"]);
+    expect(await advisoryLocks()).toEqual([]);
+  });
+
+  test("leaves the transaction to the caller where fn fails", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    const key = uniqueKey();
+    await client.query("begin");
+    const failing = locker.withTransaction(key, () => Promise.reject(new Error("its own")), { client });
+    await expect(failing).rejects.toThrow("its own");
+    await client.query(write, ["one"]);
+    await client.query("commit");
+    expect(await written()).toEqual(["one"]);
+  });
+
+  test("is refused where there is no transaction, and holds nothing then", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    const running = locker.withTransaction(uniqueKey(), () => expect.unreachable(), { client });
+    await expect(running).rejects.toBeInstanceOf(InvalidConfigError);
+    await expect(running).rejects.toThrow("Expected `client` to be a client with a transaction begun");
+    const pool = createPool({ max: 1 }) as unknown as pg.Client;
+    await expect(locker.withTransaction(uniqueKey(), () => {}, { client: pool })).rejects.toThrow("`client`");
+    const nothing = { client: {} } as unknown as { client: pg.Client };
+    await expect(locker.withTransaction(uniqueKey(), () => {}, nothing)).rejects.toThrow(
+      "Expected `client` to be a client of node-postgres, got an object",
+    );
+    expect(await advisoryLocks()).toEqual([]);
+  });
+
+  test("waits for a holder without a refusal harming the transaction, and is heard of by waiters at its commit", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    const lock = await elsewhere.acquire(uniqueKey());
+    await client.query("begin");
+    const never = locker.withTransaction(lock.key, () => expect.unreachable(), { client });
+    await expect(never).rejects.toBeInstanceOf(LockNotAcquiredError);
+    const granted = locker.withTransaction(lock.key, (tx) => tx.query(write, ["one"]), {
+      client,
+      wait: true,
+    });
+    await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"));
+    await lock.release();
+    await granted;
+    const next = elsewhere.acquire(lock.key, { wait: true });
+    await client.query("commit");
+    expect(await written()).toEqual(["one"]);
+    await (await next).release();
+  });
+});
+
+describe.skipIf(!PgBouncer.installed)("withTransaction behind PgBouncer in transaction mode", () => {
+  test("excludes, commits and rolls back as it does without one", async () => {
+    await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 3 });
+    await using one = new PostgresLocker({ pool: createPool({ connectionString: bouncer.url }) });
+    await using two = new PostgresLocker({ pool: createPool({ connectionString: bouncer.url }) });
+    const key = uniqueKey();
+    let inside = 0;
+    const run = (locker: PostgresLocker, what: string) =>
+      locker.withTransaction(
+        key,
+        async (client) => {
+          inside += 1;
+          expect(inside).toBe(1);
+          await client.query(write, [what]);
+          inside -= 1;
+          if (what.startsWith("bad")) throw new Error(what);
+        },
+        { wait: true },
+      );
+    const outcomes = await Promise.allSettled(
+      ["a", "b", "bad c", "d"].map((what, i) => run(i % 2 === 0 ? one : two, what)),
+    );
+    expect(outcomes.map(({ status }) => status)).toEqual(["fulfilled", "fulfilled", "rejected", "fulfilled"]);
+    expect(await written()).toEqual(["a", "b", "d"]);
+    await one.close();
+    await two.close();
+    expect(await advisoryLocks()).toEqual([]);
+  });
+});

@@ -1,0 +1,129 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { type Instant, now } from "../../src/clock.ts";
+import type { Grant } from "../../src/grant.ts";
+import { HeldLock, type Keeper } from "../../src/held-lock.ts";
+import { assertPositiveTtl } from "../../src/options.ts";
+import { SessionLease } from "../../src/session-lease.ts";
+import { SmallestTtl } from "../../src/smallest-ttl.ts";
+import { Telemetry } from "../../src/telemetry.ts";
+
+// How often a lock that refreshes itself speaks: counted on a clock that the test moves.
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const keeper: Keeper = {
+  telemetry: new Telemetry({}),
+  breaker: undefined,
+  assertTtl: assertPositiveTtl,
+  forget() {},
+  expired() {},
+};
+
+/** A session that answers at once, and the times at which it was asked. */
+class Session {
+  readonly askedAt: number[] = [];
+  provenAt: Instant = now();
+  readonly #lease = new SessionLease({
+    speak: async () => this.#lease.proven(Number.POSITIVE_INFINITY, this.ask()),
+    lapse() {},
+  });
+  readonly #kept = new SmallestTtl();
+
+  /** Of a lock that has the session to itself. */
+  grant(): Grant {
+    const session = this;
+    return {
+      fencingToken: undefined,
+      lapses: false,
+      goneBecause: undefined,
+      get provenAt() {
+        return session.provenAt;
+      },
+      believable: (ttl) => ttl,
+      onGone() {},
+      refresh: async () => session.ask(),
+      release: async () => false,
+    };
+  }
+
+  /** Of one of many that it carries. */
+  sharedGrant(): Grant {
+    const [lock, lease, kept] = [{}, this.#lease, this.#kept];
+    return Object.defineProperties(
+      {
+        keepProven(ttl: number | undefined): void {
+          if (ttl === undefined) kept.delete(lock);
+          else kept.set(lock, ttl);
+          lease.proveWithin(kept.value);
+        },
+      },
+      Object.getOwnPropertyDescriptors(this.grant()),
+    ) as Grant;
+  }
+
+  ask(): Instant {
+    this.askedAt.push(performance.now());
+    this.provenAt = now();
+    return this.provenAt;
+  }
+}
+
+const ttl = 3_000;
+const facts = { key: "key", id: 1n, mode: "exclusive", ttl, autoRefresh: true } as const;
+const hold = (session: Session): HeldLock => new HeldLock(facts, session.grant(), keeper);
+const holdShared = (session: Session, autoRefresh = true): HeldLock =>
+  new HeldLock({ ...facts, autoRefresh }, session.sharedGrant(), keeper);
+
+test("a hundred sessions each speak once for about a third of a TTL, and not all at once", async () => {
+  const sessions = Array.from({ length: 100 }, () => new Session());
+  const locks = sessions.map((session) => hold(session));
+  await vi.advanceTimersByTimeAsync(10 * ttl);
+  expect(locks.every((lock) => lock.held)).toBe(true);
+  for (const { askedAt } of sessions) {
+    expect(askedAt.length).toBeGreaterThanOrEqual(30);
+    expect(askedAt.length).toBeLessThanOrEqual(36);
+  }
+  const first = sessions.map(({ askedAt }) => Math.floor(askedAt[0] as number));
+  expect(new Set(first).size).toBeGreaterThan(30);
+  for (const lock of locks) await lock.release();
+});
+
+test("a session that has just spoken is not asked again", async () => {
+  const session = new Session();
+  const lock = hold(session);
+  for (let i = 0; i < 50; i += 1) {
+    await vi.advanceTimersByTimeAsync(ttl / 5);
+    await lock.refresh();
+  }
+  expect(session.askedAt).toHaveLength(50);
+  await lock.release();
+});
+
+test("a hundred locks on one session ask it as often as one does", async () => {
+  const session = new Session();
+  const locks = Array.from({ length: 100 }, () => holdShared(session));
+  await vi.advanceTimersByTimeAsync(10 * ttl);
+  expect(locks.every((lock) => lock.held)).toBe(true);
+  expect(session.askedAt.length).toBeGreaterThanOrEqual(30);
+  expect(session.askedAt.length).toBeLessThanOrEqual(36);
+  for (const lock of locks) await lock.release();
+});
+
+test("a lock that is not told to refresh itself expires, whoever else is proved on its session", async () => {
+  const session = new Session();
+  const [quiet, busy] = [holdShared(session, false), holdShared(session)];
+  await vi.advanceTimersByTimeAsync(2 * ttl);
+  expect([quiet.held, quiet.expired, busy.held]).toEqual([false, true, true]);
+  await busy.release();
+});
+
+test("no timer is left after a release", async () => {
+  const locks = Array.from({ length: 10 }, () => hold(new Session()));
+  for (const lock of locks) await lock.release();
+  expect(vi.getTimerCount()).toBe(0);
+});
