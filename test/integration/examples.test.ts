@@ -1,0 +1,288 @@
+import pg from "pg";
+import { describe, expect, test } from "vitest";
+import { lockId, PostgresLocker } from "../../src/index.ts";
+import { Child } from "../support/child.ts";
+import {
+  advisoryLocks,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+} from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+/** What the examples print, in the order in which it happened. */
+interface Line {
+  /** Milliseconds of the wall clock, which is the same for all processes. */
+  readonly at: number;
+  readonly pid: number;
+  readonly what: string;
+  readonly why?: string;
+  readonly tick?: string;
+}
+
+/** From the line with which somebody's turn began to the one with which it ended, or to the last sign of life. */
+interface Turn {
+  readonly pid: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Some replicas of an example, as processes of their own. */
+class Replicas implements AsyncDisposable {
+  readonly children: readonly Child[];
+  readonly #killed = new Map<number, number>();
+
+  constructor(program: string, options: { count: number; env: Readonly<Record<string, string>> }) {
+    const env = { DATABASE_URL: databaseUrl(), ...options.env };
+    const start = () => Child.start(`../../../examples/${program}`, { env });
+    this.children = Array.from({ length: options.count }, start);
+  }
+
+  /** By time; those of one process stay in their order. */
+  lines(): Line[] {
+    return this.children
+      .flatMap((child) => child.messages)
+      .map((message) => ({ ...message, at: Date.parse(String(message["at"])) }) as Line)
+      .sort((a, b) => a.at - b.at);
+  }
+
+  child(pid: number): Child {
+    const found = this.children.find((child) => child.pid === pid);
+    if (!found) throw new Error(`no replica has the pid ${pid}`);
+    return found;
+  }
+
+  /** The first line, past or future, that `matches`. */
+  async line(matches: (line: Line) => boolean): Promise<Line> {
+    const found = () => this.lines().find(matches);
+    return await until(found, { deadline: 10_000, what: String(matches) }).catch((error) => {
+      const said = this.children.map((child) => `${JSON.stringify(child.messages)}\n${child.stderr}`);
+      throw new Error(`${error.message}\n${said.join("\n")}`, { cause: error });
+    });
+  }
+
+  async kill(pid: number): Promise<void> {
+    const before = Date.now();
+    this.child(pid).signal("SIGKILL");
+    await this.child(pid).exited;
+    const lines = this.lines().filter((line) => line.pid === pid);
+    this.#killed.set(pid, Math.max(before, lines.at(-1)?.at ?? 0));
+  }
+
+  /** Ends all that still run, with SIGTERM, and answers with their exit codes. */
+  async stop(): Promise<(number | null)[]> {
+    const rest = this.children.filter((child) => !this.#killed.has(child.pid ?? 0));
+    for (const child of rest) child.signal("SIGTERM");
+    return (await Promise.all(rest.map((child) => child.exited))).map((exit) => exit.code);
+  }
+
+  /** Of all replicas, by their beginning. A turn that goes on lasts for ever. */
+  turns(begins: string, ends: readonly string[]): Turn[] {
+    const turns = this.children.flatMap(({ pid = 0 }) => {
+      const own = this.lines().filter((line) => line.pid === pid);
+      return own.flatMap((line, index): Turn[] => {
+        if (line.what !== begins) return [];
+        const end = own.slice(index).find(({ what }) => ends.includes(what))?.at;
+        return [{ pid, from: line.at, to: end ?? this.#killed.get(pid) ?? Number.POSITIVE_INFINITY }];
+      });
+    });
+    return turns.sort((a, b) => a.from - b.from);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.children.map((child) => child[Symbol.asyncDispose]()));
+  }
+}
+
+/** That many have tried, and wait for one and the same lock: each locker marks what it waits for with a shared lock. */
+async function waiting(count: number): Promise<void> {
+  const wait = async () => {
+    const markers = (await advisoryLocks()).filter(({ mode }) => mode === "ShareLock");
+    return markers.length === count && new Set(markers.map(({ id }) => id)).size <= 1;
+  };
+  await until(wait, { deadline: 10_000, what: `${count} replicas wait` });
+}
+
+function expectNoOverlap(turns: readonly Turn[]): void {
+  const overlaps = turns.filter((turn, index) => index > 0 && turn.from < (turns[index - 1]?.to ?? 0));
+  expect(overlaps, JSON.stringify(turns)).toEqual([]);
+}
+
+describe("leader election", () => {
+  const start = () => {
+    const key = uniqueKey("leader");
+    const env = { KEY: key, TTL: "5s", EVERY: "20" };
+    return { key, replicas: new Replicas("leader-election.mjs", { count: 3, env }) };
+  };
+  const terms = (replicas: Replicas) => replicas.turns("leading", ["stopped leading"]);
+  /** The next one to lead after `at`. */
+  const leaderAfter = (replicas: Replicas, at = 0) =>
+    replicas.line(({ what, at: then }) => what === "leading" && then >= at);
+  /** Work is done by whoever leads, and at no other time. */
+  const expectWorkInTerms = (replicas: Replicas) => {
+    const stray = replicas
+      .lines()
+      .filter(({ what }) => what === "working")
+      .filter(({ at, pid }) => !terms(replicas).some((t) => t.pid === pid && t.from <= at && at <= t.to));
+    expect(stray).toEqual([]);
+  };
+
+  test("one of three replicas leads, and SIGTERM hands over to the next, until nobody is left", async () => {
+    const { replicas, key } = start();
+    await using _ = replicas;
+    const left = new Set(replicas.children.map(({ pid }) => pid ?? 0));
+    let since = 0;
+    while (left.size > 0) {
+      const leader = await leaderAfter(replicas, since);
+      await replicas.line(({ what, pid }) => what === "working" && pid === leader.pid);
+      await waiting(left.size - 1);
+      expect(await holdersOf(lockId(0, key))).toHaveLength(1);
+      since = Date.now();
+      replicas.child(leader.pid).signal("SIGTERM");
+      expect(await replicas.child(leader.pid).exited).toEqual({ code: 0, signal: null });
+      left.delete(leader.pid);
+      const exitedAt = Date.now();
+      if (left.size > 0) expect((await leaderAfter(replicas, since)).at - exitedAt).toBeLessThan(1_000);
+    }
+    expect(terms(replicas).map(({ pid }) => pid)).toHaveLength(3);
+    expectNoOverlap(terms(replicas));
+    expectWorkInTerms(replicas);
+    const ends = replicas.lines().filter(({ what }) => what === "stopped leading");
+    expect(ends.map(({ why }) => why)).toEqual(["SIGTERM", "SIGTERM", "SIGTERM"]);
+  });
+
+  test("SIGKILL of the leader hands over within the TTL", async () => {
+    const { replicas } = start();
+    await using _ = replicas;
+    const first = await leaderAfter(replicas);
+    await waiting(2);
+    const killedAt = Date.now();
+    await replicas.kill(first.pid);
+    const second = await leaderAfter(replicas, killedAt);
+    expect(second.pid).not.toBe(first.pid);
+    expect(second.at - killedAt).toBeLessThan(5_000);
+    expect(await replicas.stop()).toEqual([0, 0]);
+    expectNoOverlap(terms(replicas));
+    expectWorkInTerms(replicas);
+  });
+
+  test("a leader whose session is ended stops, and somebody leads again", async () => {
+    const { replicas, key } = start();
+    await using _ = replicas;
+    const first = await leaderAfter(replicas);
+    await waiting(2);
+    const [session] = await holdersOf(lockId(0, key));
+    const endedAt = Date.now();
+    await onServer("select pg_terminate_backend($1)", [session]);
+    const stopped = await replicas.line(({ what }) => what === "stopped leading");
+    expect(stopped).toMatchObject({ pid: first.pid, why: expect.stringMatching(/lost/) });
+    // By the news of it, not by the TTL.
+    expect(stopped.at - endedAt).toBeLessThan(2_000);
+    await leaderAfter(replicas, endedAt);
+    // It stands again: all three lead or wait.
+    await waiting(2);
+    expect(await replicas.stop()).toEqual([0, 0, 0]);
+    // The server frees the lock of a session that it ends, and the news has a way to go: for that long the next one may lead
+    // beside the first, which guarantees.md bounds by the TTL. Everybody else is strict.
+    expectNoOverlap(
+      terms(replicas).map((term) => (term.from === first.at ? { ...term, to: endedAt } : term)),
+    );
+    expectWorkInTerms(replicas);
+  });
+
+  test("replicas stand for election again after an outage of the database", async () => {
+    const { replicas } = start();
+    await using _ = replicas;
+    await leaderAfter(replicas);
+    await waiting(2);
+    const database = pg.escapeIdentifier(new URL(databaseUrl()).pathname.slice(1));
+    await onServer(`alter database ${database} with allow_connections false`);
+    try {
+      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", [
+        new URL(databaseUrl()).pathname.slice(1),
+      ]);
+      for (const { pid } of replicas.children)
+        await replicas.line((line) => line.what === "not elected" && line.pid === pid);
+    } finally {
+      await onServer(`alter database ${database} with allow_connections true`);
+    }
+    await leaderAfter(replicas, Date.now());
+    await waiting(2);
+    expect(await replicas.stop()).toEqual([0, 0, 0]);
+    expectNoOverlap(terms(replicas));
+    expectWorkInTerms(replicas);
+  });
+});
+
+describe("singleton cron", () => {
+  /** So long that there is one tick, which lies in the past: a replica begins with the tick that came last. */
+  const week = String(7 * 24 * 3_600_000);
+  const start = (name: string, count: number, env: { INTERVAL: string; WORK: string }) =>
+    new Replicas("singleton-cron.mjs", { count, env: { JOB: name, ...env } });
+  /** Three replicas of which none gets at the job before all wait for it. */
+  const startTogether = async (name: string, env: { INTERVAL: string; WORK: string }) => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await using _ = await locker.acquire(`cron:${name}`, { autoRefresh: true });
+    const replicas = start(name, 3, env);
+    await waiting(3).catch(async (error) => {
+      await replicas[Symbol.asyncDispose]();
+      throw error;
+    });
+    return replicas;
+  };
+  const runs = (replicas: Replicas) => replicas.turns("running", ["done", "already done", "failed"]);
+  const doneBy = (replicas: Replicas) => replicas.lines().filter(({ what }) => what === "done");
+  /** What the table has. */
+  const recorded = async (name: string): Promise<number[]> => {
+    const { rows } = await createPool().query<{ tick: Date }>(
+      "select tick from cron_runs where job = $1 order by tick",
+      [name],
+    );
+    return rows.map(({ tick }) => tick.getTime());
+  };
+  test("each tick is done once, by one of three replicas, and runs do not overlap", async () => {
+    const name = uniqueKey("report");
+    await using replicas = start(name, 3, { INTERVAL: "1000", WORK: "100" });
+    await until(() => doneBy(replicas).length >= 5, { deadline: 15_000 });
+    expect(await replicas.stop()).toEqual([0, 0, 0]);
+    const ticks = doneBy(replicas).map(({ tick }) => Date.parse(tick ?? ""));
+    expect(ticks).toEqual(ticks.map((_, index) => (ticks[0] ?? 0) + index * 1_000));
+    expect(await recorded(name)).toEqual(ticks);
+    expect(runs(replicas)).toHaveLength(ticks.length);
+    expectNoOverlap(runs(replicas));
+  });
+
+  test("a tick whose replica is killed in mid-job is done once, by another", async () => {
+    const name = uniqueKey("report");
+    await using replicas = await startTogether(name, { INTERVAL: week, WORK: "500" });
+    const killed = await replicas.line(({ what }) => what === "running");
+    await replicas.kill(killed.pid);
+    const done = await replicas.line(({ what }) => what === "done");
+    expect(done.pid).not.toBe(killed.pid);
+    expect(done.tick).toBe(killed.tick);
+    const late = await replicas.line(({ what }) => what === "already done");
+    expect(late.tick).toBe(killed.tick);
+    expect(await replicas.stop()).toEqual([0, 0]);
+    expect(doneBy(replicas)).toHaveLength(1);
+    expect(await recorded(name)).toHaveLength(1);
+    expect(runs(replicas).map(({ pid }) => pid)).toEqual([killed.pid, done.pid]);
+    expectNoOverlap(runs(replicas));
+  });
+
+  test("a replica that gets the lock after the tick was done does not repeat it", async () => {
+    const name = uniqueKey("report");
+    const env = { INTERVAL: week, WORK: "10" };
+    await using replicas = await startTogether(name, env);
+    await until(() => replicas.lines().filter(({ what }) => what === "already done").length === 2);
+    // Nor does one that comes when all is over, as one does whose clock is late.
+    await using late = start(name, 1, env);
+    const line = await late.line(() => true);
+    expect(line).toMatchObject({ what: "already done", tick: doneBy(replicas)[0]?.tick });
+    expect(await late.stop()).toEqual([0]);
+    expect(await replicas.stop()).toEqual([0, 0, 0]);
+    expect(runs(replicas)).toHaveLength(1);
+    expect(await recorded(name)).toHaveLength(1);
+  });
+});
