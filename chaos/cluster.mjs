@@ -1,0 +1,274 @@
+// The processes of a run: the server, the links, the workers; and what is done to them.
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { PostgresServer } from "../dist/testing/index.js";
+import { roleOf } from "./observer.mjs";
+
+/** Milliseconds after which a session that was terminated has surely gone. */
+const dying = 100;
+/** Milliseconds that a fault waits for its worker to hold something. */
+const patience = 1_000;
+
+/** Every other worker has a session for each lock. */
+const sessionsOf = (worker) => (worker % 2 === 0 ? "dedicated" : "shared");
+
+const program = (name) => fileURLToPath(new URL(name, import.meta.url));
+
+export class Cluster {
+  server;
+  /** What was injected, with the time before it began and after it was over. */
+  injected = [];
+  /** What ended sessions that their holders had not given up: see `endedByOthers`. */
+  endings = [];
+  /** The files that the workers wrote, with the worker of each. */
+  journals = [];
+  wrong = [];
+  #now;
+  #facts;
+  #links;
+  #ports;
+  #calls = new Map();
+  #children = new Map();
+  #expected = new Set();
+  #life = 0;
+  #isEnding = false;
+
+  /** @param facts what every worker is told @param now the clock */
+  constructor({ facts, now }) {
+    this.#facts = facts;
+    this.#now = now;
+  }
+
+  async startServer() {
+    this.server = await PostgresServer.start({ settings: { max_connections: 150 } });
+    return this.server;
+  }
+
+  /** Starts the links, then the workers; resolves when all of these are ready. */
+  async startWorkers(count) {
+    const { directory, keep } = this.#facts;
+    const given = [String(this.server.port), String(count), ...(keep ? [] : [directory])];
+    this.#links = fork(program("proxy.mjs"), given);
+    this.#links.on("exit", (code) => {
+      if (!this.#isEnding) this.wrong.push(`the links ended with exit code ${code}`);
+    });
+    const [{ ports }] = await once(this.#links, "message");
+    this.#ports = ports;
+    this.#links.on("message", ({ id }) => {
+      this.#calls.get(id)?.();
+      this.#calls.delete(id);
+    });
+    await Promise.all(ports.map((_, index) => this.#startWorker(index + 1)));
+  }
+
+  /** Does to a worker, or to the server, what the plan says. */
+  async inject(fault, observer) {
+    const at = this.#now();
+    const hit = await this.#do(fault, observer);
+    if (hit !== false) this.injected.push({ ...fault, at: hit ?? at, until: this.#now() });
+  }
+
+  /** Tells the workers to work no more, but to stay connected. Resolves when they have stopped, or are late. */
+  async stopWorkers(deadline) {
+    const stopping = [...this.#children].map(async ([worker, child]) => {
+      const stopped = this.#message(child, "stopped");
+      child.send({ stop: true });
+      const message = await Promise.race([stopped, delay(deadline, undefined, { ref: false })]);
+      if (message === undefined) this.wrong.push(`worker ${worker} did not stop within ${deadline} ms`);
+    });
+    await Promise.all(stopping);
+  }
+
+  /** Lets the workers close their lockers and end by themselves. */
+  async closeWorkers(deadline) {
+    const closing = [...this.#children].map(async ([worker, child]) => {
+      this.#expected.add(child);
+      const exited = once(child, "exit");
+      child.send({ close: true });
+      const ended = await Promise.race([exited, delay(deadline, undefined, { ref: false })]);
+      if (ended === undefined) this.wrong.push(`worker ${worker} did not end within ${deadline} ms`);
+      else if (ended[0] !== 0) this.wrong.push(`worker ${worker} ended with exit code ${ended[0]}`);
+    });
+    await Promise.all(closing);
+  }
+
+  async heal() {
+    for (const worker of this.#children.keys()) {
+      await this.#call(worker, "heal");
+      await this.#call(worker, "endOrphans");
+    }
+  }
+
+  /** Ends every process, however far the run has come. */
+  async dispose() {
+    this.#isEnding = true;
+    for (const child of this.#children.values()) child.kill("SIGKILL");
+    this.#links?.kill("SIGKILL");
+    await this.server?.[Symbol.asyncDispose]();
+  }
+
+  /** Answers when it took effect, if that was later than the beginning; `false`: there was nothing to do it to. */
+  async #do({ kind, worker, lasts, amount }, observer) {
+    const child = this.#children.get(worker);
+    switch (kind) {
+      case "kill": {
+        this.#expected.add(child);
+        const exited = once(child, "exit");
+        child.kill("SIGKILL");
+        await exited;
+        await delay(lasts);
+        if (!this.#isEnding) await this.#startWorker(worker);
+        return;
+      }
+      case "stop-short":
+      case "stop-long":
+        child.kill("SIGSTOP");
+        await delay(lasts);
+        child.kill("SIGCONT");
+        return;
+      case "block":
+        child.send({ block: lasts });
+        await delay(lasts);
+        return;
+      case "hole-both":
+        return this.#during(worker, lasts, "freeze", ["toServer", "toClient"]);
+      case "hole-up":
+        return this.#during(worker, lasts, "freeze", ["toServer"]);
+      case "hole-down":
+        return this.#during(worker, lasts, "freeze", ["toClient"]);
+      case "latency":
+        return this.#during(worker, lasts, "latency", amount);
+      case "half-close":
+        return this.#call(worker, "halfClose", "toClient");
+      case "reset":
+        return this.#call(worker, "resetClient");
+      case "terminate":
+        return this.#terminate(kind, worker, observer);
+      case "terminate-in-hole": {
+        const freeze = () => this.#call(worker, "freeze", ["toServer", "toClient"]);
+        const hit = await this.#terminate(kind, worker, observer, freeze);
+        await delay(lasts);
+        await this.#call(worker, "heal");
+        return hit;
+      }
+      case "reset-both":
+        return this.#ending(kind, worker, () => this.#call(worker, "resetBoth"));
+      case "half-close-server":
+        return this.#ending(kind, worker, () => this.#call(worker, "halfClose", "toServer"));
+      case "restart":
+        return this.#ending(kind, undefined, () => this.server.restart());
+      case "crash":
+        return this.#ending(kind, undefined, () => this.server.restart({ mode: "immediate" }));
+      case "backend-kill":
+        return this.#killBackend(kind, observer);
+      default:
+        throw new Error(`no such fault: ${kind}`);
+    }
+  }
+
+  async #during(worker, lasts, call, ...values) {
+    await this.#call(worker, call, ...values);
+    await delay(lasts);
+    await this.#call(worker, "heal");
+  }
+
+  async #ending(kind, worker, work, keys) {
+    const ending = { kind, worker, keys, at: this.#now(), until: Number.POSITIVE_INFINITY };
+    this.endings.push(ending);
+    await work();
+    ending.until = this.#now() + dying;
+  }
+
+  async #terminate(kind, worker, observer, first = () => {}) {
+    const late = this.#now() + patience;
+    while (this.#now() < late) {
+      const { keys } = await observer.look();
+      const held = keys.filter(({ role }) => role === roleOf(worker));
+      if (held.length > 0) {
+        await first();
+        const at = this.#now();
+        const call = "select pg_terminate_backend(pid) from unnest($1::int4[]) as pid";
+        const terminate = () => observer.ask(call, [held.map(({ pid }) => pid)]);
+        // A session that many locks share may have got another one meanwhile.
+        const ended = sessionsOf(worker) === "shared" ? undefined : held.map(({ key }) => key);
+        await this.#ending(kind, worker, terminate, ended);
+        return at;
+      }
+      await delay(10);
+    }
+    return false;
+  }
+
+  /** The server takes it for a crash, ends every session and starts again. */
+  async #killBackend(kind, observer) {
+    const [backend] = await observer.ask(
+      "select pid from pg_stat_activity where usename like 'chaos_worker_%' order by random() limit 1",
+    );
+    if (backend === undefined) return false;
+    const started = "select pg_postmaster_start_time()::text, (select count(*) from pg_stat_activity)";
+    await this.#ending(kind, undefined, async () => {
+      process.kill(backend.pid, "SIGKILL");
+      // Asked until it is answered by the server that has started again.
+      await delay(50);
+      await observer.ask(started);
+    });
+    return undefined;
+  }
+
+  async #startWorker(worker) {
+    this.#life += 1;
+    const { directory, keep: _, url, ...facts } = this.#facts;
+    const journal = join(directory, `journal-${worker}-${this.#life}.jsonl`);
+    const through = new URL(url);
+    through.username = roleOf(worker);
+    through.port = String(this.#ports[worker - 1]);
+    const direct = new URL(url);
+    direct.username = "chaos_writer";
+    const told = {
+      ...facts,
+      sessions: sessionsOf(worker),
+      seed: facts.seed + 104_729 * this.#life,
+      journal,
+      link: through.href,
+      direct: direct.href,
+    };
+    const child = fork(program("worker.mjs"), [JSON.stringify(told)]);
+    this.journals.push({ worker, journal });
+    this.#children.set(worker, child);
+    this.#links.send({ began: child.pid });
+    child.on("exit", (code, signal) => {
+      if (this.#links.connected) this.#links.send({ ended: child.pid });
+      if (this.#children.get(worker) === child) this.#children.delete(worker);
+      if (!this.#expected.has(child) && !this.#isEnding) {
+        this.wrong.push(`worker ${worker} ended by itself, with ${signal ?? `exit code ${code}`}`);
+      }
+    });
+    child.on("error", () => {});
+    await this.#message(child, "ready");
+  }
+
+  #message(child, name) {
+    return new Promise((resolve) => {
+      const done = (message) => {
+        if (message !== undefined && message[name] === undefined) return;
+        child.removeListener("message", done);
+        child.removeListener("exit", gone);
+        resolve(message);
+      };
+      const gone = () => done(undefined);
+      child.on("message", done);
+      child.on("exit", gone);
+    });
+  }
+
+  #call(worker, call, ...values) {
+    const id = `${call} ${this.#now()} ${worker}`;
+    return new Promise((resolve) => {
+      this.#calls.set(id, resolve);
+      this.#links.send({ id, worker, call, values });
+    });
+  }
+}

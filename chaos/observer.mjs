@@ -1,0 +1,134 @@
+// Looks into the server, over a connection that no fault touches, about fifty times a second.
+import { setTimeout as delay } from "node:timers/promises";
+import pg from "pg";
+
+const pause = 18;
+
+// The plan has to read the locks once. Where their session ends in that moment, its role is null.
+const locks = `
+select l.pid, ((l.classid::int8 << 32) | l.objid::int8)::text as id, l.mode, a.usename as role
+  from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+ where l.locktype = 'advisory' and l.granted and l.objsubid = 1`;
+
+export class Observer {
+  /** For the judge: every lock of a key, by worker. */
+  samples = [];
+  #url;
+  #keys;
+  #markers;
+  #now;
+  /** Of a client that is connected, or will be. */
+  #client;
+  #latest;
+  #last = Promise.resolve();
+  #running;
+  #stopped = false;
+
+  /** @param keys the key of each lock id, @param markers the key of each id of a marker */
+  constructor({ url, keys, markers, now }) {
+    this.#url = url;
+    this.#keys = keys;
+    this.#markers = markers;
+    this.#now = now;
+  }
+
+  start() {
+    this.#running = this.#run();
+  }
+
+  async stop() {
+    this.#stopped = true;
+    await this.#running;
+    await this.#client?.then((client) => client.end()).catch(() => {});
+  }
+
+  /**
+   * The locks that there are now: of the keys, the markers of who waits, and others. With one of those a locker proves at
+   * first that the server keeps locks. Waits for the server while that is down.
+   */
+  async look() {
+    for (;;) {
+      try {
+        const { rows } = await this.#query(locks);
+        const of = (ids) =>
+          rows.flatMap((row) => (ids.has(row.id) ? [{ ...row, key: ids.get(row.id) }] : []));
+        const others = rows.filter(({ id }) => !this.#keys.has(id) && !this.#markers.has(id));
+        return { keys: of(this.#keys), markers: of(this.#markers), others };
+      } catch (error) {
+        if (this.#stopped || isMistake(error)) throw error;
+        await delay(20);
+      }
+    }
+  }
+
+  /** Waits for the server while that is down. */
+  async ask(text, values) {
+    for (;;) {
+      try {
+        return (await this.#query(text, values)).rows;
+      } catch (error) {
+        if (this.#stopped || isMistake(error)) throw error;
+        await delay(20);
+      }
+    }
+  }
+
+  async #run() {
+    while (!this.#stopped) {
+      const client = this.#client;
+      const from = this.#now();
+      const seen = await this.look().catch(() => undefined);
+      // Only what was seen in one go: where the server was down in between, the look began later than that.
+      if (seen !== undefined && client !== undefined && client === this.#client) {
+        const rows = seen.keys.map(({ key, pid, mode, role }) => ({
+          key,
+          pid,
+          mode,
+          worker: workerOf(role),
+        }));
+        this.samples.push({ from, to: this.#now(), rows });
+      }
+      await delay(pause);
+    }
+  }
+
+  /** One at a time, whoever asks. */
+  #query(text, values) {
+    const answer = this.#last.then(async () => (await this.#connected()).query(text, values));
+    this.#last = answer.catch(() => {});
+    return answer;
+  }
+
+  #connected() {
+    this.#client ??= this.#connect();
+    return this.#client;
+  }
+
+  async #connect() {
+    const client = new pg.Client({ connectionString: this.#url, application_name: "observer" });
+    const forget = () => {
+      if (this.#latest === client) this.#client = undefined;
+    };
+    this.#latest = client;
+    client.on("error", forget);
+    client.on("end", forget);
+    try {
+      await client.connect();
+      return client;
+    } catch (error) {
+      forget();
+      client.end().catch(() => {});
+      throw error;
+    }
+  }
+}
+
+/** Not what a server says that goes or comes, or a socket that has gone. */
+const isMistake = (error) => /^(42|22|23)/.test(error?.code ?? "");
+
+const rolePrefix = "chaos_worker_";
+export const roleOf = (worker) => `${rolePrefix}${worker}`;
+
+function workerOf(role) {
+  return role?.startsWith(rolePrefix) ? Number(role.slice(rolePrefix.length)) : undefined;
+}

@@ -1,0 +1,100 @@
+// What is done to whom, and when: all of it follows from the seed. Nothing here does anything but compute.
+
+/** What the holders' own processes and links can do wrong. No session ends by it before its holder stops believing. */
+export const ownFaults = {
+  kill: { does: "SIGKILL of a worker; another takes its place", lasts: [100, 600] },
+  "stop-short": { does: "SIGSTOP for less than a TTL, then SIGCONT", lasts: [50, 350] },
+  "stop-long": { does: "SIGSTOP for more than a TTL, then SIGCONT", lasts: [1_000, 1_800] },
+  block: { does: "a blocked event loop that goes on asking `held`", lasts: [100, 1_500] },
+  "hole-both": { does: "a black hole, both ways", lasts: [200, 1_500] },
+  "hole-up": { does: "a black hole towards the server", lasts: [200, 1_500] },
+  "hole-down": { does: "a black hole towards the worker", lasts: [200, 1_500] },
+  latency: { does: "latency each way", lasts: [600, 2_000], amount: [5, 300] },
+  "half-close": { does: "a FIN to the worker on each of its connections", lasts: [0, 0] },
+  reset: { does: "a RST to the worker; the server isn't told", lasts: [0, 0] },
+};
+
+/** Sessions ended by others, one worker's at a time. */
+export const sessionFaults = {
+  terminate: { does: "pg_terminate_backend of a worker's holders", lasts: [0, 0] },
+  "terminate-in-hole": { does: "the same, while the worker is in a black hole", lasts: [300, 1_200] },
+  "reset-both": { does: "a RST to the worker and to the server", lasts: [0, 0] },
+  "half-close-server": { does: "a FIN to the server on each of a worker's connections", lasts: [0, 0] },
+};
+
+/** Sessions ended by others, everybody's at once. */
+export const serverFaults = {
+  restart: { does: "restart of the server, fast", lasts: [0, 0] },
+  crash: { does: "crash of the server, immediate, and a new start", lasts: [0, 0] },
+  "backend-kill": { does: "kill -9 of a backend, for which the server restarts all", lasts: [0, 0] },
+};
+
+export const faultKinds = { ...ownFaults, ...sessionFaults, ...serverFaults };
+
+/** Milliseconds at the end in which nothing is done any more, so that what is left is what leaked. */
+const calm = 2_000;
+
+/** A small generator of numbers from 0 up to 1, the same for the same seed (mulberry32). */
+export function randomOf(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export function between(random, [least, most]) {
+  return least + random() * (most - least);
+}
+
+/**
+ * The faults of a run in the order in which they begin, each with the milliseconds from the start of the run. In the first
+ * half only those of `ownFaults`; in the second half the others, too.
+ */
+export function planOf({ seed, minutes, workers }) {
+  const length = minutes * 60_000;
+  const half = length / 2;
+  const faults = [];
+  for (let worker = 1; worker <= workers; worker += 1) {
+    const random = randomOf(seed + 7_919 * worker);
+    const gaps = [150, 600];
+    const own = Object.keys(ownFaults);
+    const first = () => own;
+    const second = () => [...Object.keys(sessionFaults), ...shuffled(random, own).slice(0, 6)];
+    fill({ random, faults, from: 300, to: half, kinds: first, gaps, worker, end: length - calm });
+    fill({ random, faults, from: half, to: length, kinds: second, gaps, worker, end: length - calm });
+  }
+  const random = randomOf(seed);
+  const kinds = () => Object.keys(serverFaults);
+  // A start takes a second or so, and a run of half a minute is to see each of them.
+  const gaps = [2_000, Math.min(3_000 + Math.min(half / 20, 4_000), (half - calm) / 3.3)];
+  fill({ random, faults, from: half, to: length, kinds, gaps, worker: undefined, end: length - calm });
+  return { length, half, faults: faults.sort((a, b) => a.at - b.at) };
+}
+
+/** Deals the kinds like cards: each once before any comes again. */
+function fill({ random, faults, from, to, kinds, gaps, worker, end }) {
+  let at = from;
+  for (;;) {
+    for (const kind of shuffled(random, kinds())) {
+      const { lasts, amount } = faultKinds[kind];
+      const fault = { at: at + between(random, gaps), kind, worker, lasts: between(random, lasts) };
+      if (amount !== undefined) fault.amount = between(random, amount);
+      at = fault.at + fault.lasts;
+      if (fault.at >= to || at > end) return;
+      faults.push(fault);
+    }
+  }
+}
+
+function shuffled(random, kinds) {
+  const cards = [...kinds];
+  for (let last = cards.length - 1; last > 0; last -= 1) {
+    const other = Math.floor(random() * (last + 1));
+    [cards[last], cards[other]] = [cards[other], cards[last]];
+  }
+  return cards;
+}

@@ -1,0 +1,169 @@
+// The links between the workers and the server, one TCP proxy for each worker, in a process of their own: a worker that is
+// stopped doesn't stop its link. Started by run.mjs: proxy.mjs <port of the server> <number of workers> [<folder to remove>]
+import { once } from "node:events";
+import { rmSync } from "node:fs";
+import { connect, createServer } from "node:net";
+
+const [serverPort, count] = process.argv.slice(2, 4).map(Number);
+const folder = process.argv[4];
+/** Milliseconds that the server's end of a link is left open when the worker's end has been reset. */
+const orphaned = 3_000;
+const directions = ["toServer", "toClient"];
+const workers = new Set();
+
+/** The way of one worker to the server, and all its connections. */
+class Link {
+  #connections = new Set();
+  #frozen = new Set();
+  #latency = 0;
+  #orphans = new Set();
+
+  async start() {
+    const listener = createServer({ allowHalfOpen: true }, (client) => this.#connect(client));
+    listener.listen(0, "127.0.0.1");
+    await once(listener, "listening");
+    return listener.address().port;
+  }
+
+  /** Forwards nothing more in these directions. Connections stay open, and new ones are accepted. */
+  freeze(frozen) {
+    for (const direction of frozen) this.#frozen.add(direction);
+    this.#pumpAll();
+  }
+
+  latency(milliseconds) {
+    this.#latency = milliseconds;
+  }
+
+  /** Forwards what was held back, and everything from here on, at once. */
+  heal() {
+    this.#frozen.clear();
+    this.#latency = 0;
+    this.#pumpAll();
+  }
+
+  /** Ends the flow in one direction with a FIN, after what is in it. */
+  halfClose(direction) {
+    for (const connection of this.#connections) this.#push(connection, direction, "end");
+  }
+
+  /** Resets the worker's end. The server's end stays open as if nothing had happened. */
+  resetClient() {
+    for (const connection of this.#connections) {
+      this.#forget(connection);
+      connection.client.resetAndDestroy();
+      connection.server.removeAllListeners("data");
+      connection.server.resume();
+      const end = () => {
+        this.#orphans.delete(end);
+        clearTimeout(timer);
+        connection.server.destroy();
+      };
+      const timer = setTimeout(end, orphaned);
+      this.#orphans.add(end);
+      connection.server.on("close", end);
+    }
+  }
+
+  resetBoth() {
+    for (const connection of this.#connections) this.#reset(connection);
+  }
+
+  endOrphans() {
+    for (const end of [...this.#orphans]) end();
+  }
+
+  #connect(client) {
+    const server = connect({ host: "127.0.0.1", port: serverPort, allowHalfOpen: true });
+    const connection = {
+      client,
+      server,
+      toServer: { source: client, target: server, queue: [], timer: undefined },
+      toClient: { source: server, target: client, queue: [], timer: undefined },
+    };
+    this.#connections.add(connection);
+    for (const direction of directions) {
+      const { source } = connection[direction];
+      source.setNoDelay(true);
+      source.on("data", (data) => this.#push(connection, direction, data));
+      source.on("end", () => this.#push(connection, direction, "end"));
+      source.on("error", () => this.#push(connection, direction, "reset"));
+      source.on("close", () => {
+        if (client.destroyed && server.destroyed) this.#forget(connection);
+      });
+      if (this.#frozen.has(direction)) source.pause();
+    }
+  }
+
+  #push(connection, direction, data) {
+    if (!this.#connections.has(connection)) return;
+    connection[direction].queue.push({ data, due: performance.now() + this.#latency });
+    this.#pump(connection, direction);
+  }
+
+  #pumpAll() {
+    for (const connection of this.#connections)
+      for (const direction of directions) this.#pump(connection, direction);
+  }
+
+  #pump(connection, direction) {
+    const flow = connection[direction];
+    clearTimeout(flow.timer);
+    if (this.#frozen.has(direction)) {
+      flow.source.pause();
+      return;
+    }
+    for (let item = flow.queue[0]; item; item = flow.queue[0]) {
+      const early = item.due - performance.now();
+      if (early > 0) {
+        flow.timer = setTimeout(() => this.#pump(connection, direction), early);
+        break;
+      }
+      flow.queue.shift();
+      if (item.data === "reset") this.#reset(connection);
+      else if (item.data === "end") flow.target.end();
+      else if (flow.target.writable) flow.target.write(item.data);
+    }
+    flow.source.resume();
+  }
+
+  #forget(connection) {
+    this.#connections.delete(connection);
+    for (const direction of directions) {
+      clearTimeout(connection[direction].timer);
+      connection[direction].queue.length = 0;
+    }
+  }
+
+  #reset(connection) {
+    this.#forget(connection);
+    connection.client.resetAndDestroy();
+    connection.server.resetAndDestroy();
+  }
+}
+
+const links = Array.from({ length: count }, () => new Link());
+
+process.on("message", ({ id, worker, call, values = [], began, ended }) => {
+  if (began !== undefined) workers.add(began);
+  if (ended !== undefined) workers.delete(ended);
+  if (call === undefined) return;
+  links[worker - 1][call](...values);
+  process.send({ id });
+});
+
+// The run has gone, however it ended: a worker that is stopped can't see that by itself.
+process.on("disconnect", () => {
+  for (const pid of workers) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // It has ended already.
+    }
+  }
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+  process.exit(0);
+});
+process.on("SIGINT", () => {});
+
+process.send({ ports: await Promise.all(links.map((link) => link.start())) });
