@@ -1,0 +1,75 @@
+import { parseArgs } from "node:util";
+import { closest } from "fastest-levenshtein";
+import { type Command, commonOptions, type Given, type Options } from "./command.ts";
+import { usageFailure } from "./failure.ts";
+
+/**
+ * Reads the command line of a command.
+ *
+ * @throws {Failure} for an option that it doesn't have, naming the nearest that it has; for an option without its value, or with
+ * one that it doesn't take; for a missing or a superfluous key
+ */
+export function readArguments(command: Command, args: readonly string[]): Given {
+  const options: Options = { ...commonOptions, ...command.options };
+  const { own, rest } = divide(args, command);
+  const values: Record<string, string | boolean> = {};
+  const positionals: string[] = [];
+  for (const token of tokensOf(own, options)) {
+    if (token.kind === "positional") positionals.push(token.value);
+    if (token.kind !== "option") continue;
+    const { name, rawName, value, inlineValue } = token;
+    const option = Object.hasOwn(options, name) ? options[name] : undefined;
+    if (option === undefined) throw usageFailure(unknownOption(rawName, options));
+    if (option.value === "none" && value !== undefined)
+      throw usageFailure(`${rawName} takes no value, and got "${value}"`);
+    // Behind `--url`, what looks like an option is one: the value was forgotten.
+    if (option.value === "required" && (value === undefined || (!inlineValue && /^-[^\d]/.test(value))))
+      throw usageFailure(`${rawName} needs a value`);
+    values[name] = value ?? true;
+  }
+  if (values["help"] !== true) expectKeys(command, positionals);
+  return { values, positionals, rest };
+}
+
+function tokensOf(args: string[], options: Options) {
+  const config = Object.entries(options).map(([name, { value, short }]) => {
+    const type = value === "required" ? "string" : "boolean";
+    return [name, { type, ...(short !== undefined && { short }) }] as const;
+  });
+  return parseArgs({
+    args,
+    options: Object.fromEntries(config),
+    strict: false,
+    allowPositionals: true,
+    tokens: true,
+  }).tokens;
+}
+
+function divide(args: readonly string[], command: Command) {
+  const at = args.indexOf("--");
+  if (at === -1) return { own: [...args], rest: undefined };
+  // Without a command to run, what is behind `--` is a key that may begin with a dash.
+  if (command.takesRest !== true) return { own: [...args], rest: undefined };
+  return { own: args.slice(0, at), rest: args.slice(at + 1) };
+}
+
+function expectKeys({ keys, name, synopsis }: Command, positionals: readonly string[]): void {
+  if (positionals.length === keys) return;
+  const usage = `: pg-locker ${name} ${synopsis}`.trimEnd();
+  if (positionals.length < keys) throw usageFailure(`Expected a key${usage}`);
+  throw usageFailure(`Unexpected "${positionals[keys]}"${usage}`);
+}
+
+function unknownOption(given: string, options: Options): string {
+  const known = Object.entries(options).flatMap(([name, { short }]) => [
+    `--${name}`,
+    ...(short === undefined ? [] : [`-${short}`]),
+  ]);
+  return `Unknown option ${given}${didYouMean(given, known)}`;
+}
+
+/** The end of the sentence that says that `given` is none of `known`. */
+export function didYouMean(given: string, known: readonly string[]): string {
+  const nearest = closest(given, known);
+  return `: did you mean ${nearest}?`;
+}

@@ -1,0 +1,105 @@
+import { createInterface } from "node:readline/promises";
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import { DatabaseError, endHolders, type LockInfo, listLocks, lockId } from "../index.ts";
+import { colorsFor } from "./colors.ts";
+import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { connect } from "./database.ts";
+import { exitStatus } from "./exit-status.ts";
+import { Failure, usageFailure } from "./failure.ts";
+import { lockTable } from "./lock-table.ts";
+import { namespaceOf } from "./namespace.ts";
+
+/** Milliseconds until a session that was told to end has surely done so. */
+const dying = 5_000;
+
+/** `pg-locker break KEY`: ends the session of whoever holds the lock of a key. */
+export const breakLock: Command = {
+  name: "break",
+  synopsis: "KEY [--namespace N] [--yes] [--url URL]",
+  summary: "end the session that holds the lock of a key",
+  keys: 1,
+  options: { ...databaseOptions, ...keyOptions, yes: { value: "none" } },
+  help: `Shows who holds the lock of KEY, asks, and ends that session: the lock is free
+at once, and with it every other lock of that session. The holder is told, where
+it listens; where it doesn't, it goes on as if it held the lock. It takes the
+role of the session, or pg_signal_backend. Exits with 0 also where nobody holds
+it.
+
+  --namespace N   the namespace of the key, default 0
+  --yes           do not ask
+  --url URL       the database; default DATABASE_URL, or PGHOST and the like
+
+Example:
+  pg-locker break nightly`,
+  async run({ values, positionals: [key = ""] }) {
+    const id = lockId(namespaceOf(values), key);
+    await using database = await connect(values);
+    const { pool } = database;
+    const all = await listLocks(pool);
+    const holders = all.filter((lock) => lock.id === id && lock.state === "held");
+    if (holders.length === 0) {
+      console.log("Nobody holds it");
+      return exitStatus.ok;
+    }
+    console.log(lockTable(holders, { colors: colorsFor(process.stdout), now: new Date() }));
+    if (!(await isAgreed(values["yes"] === true, question(holders, all)))) {
+      console.log("Nothing was done");
+      return exitStatus.no;
+    }
+    const ended = await endSessions(pool, id, holders);
+    const left = await untilGone(pool, id, ended);
+    const others = left.filter(({ pid }) => !ended.includes(pid));
+    console.log(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
+    for (const { pid } of others) console.log(`Session ${pid} has it now`);
+    if (left.length === others.length) return exitStatus.ok;
+    throw new Failure(
+      exitStatus.failed,
+      `It is still there after ${dying / 1_000} s: the session does not end`,
+    );
+  },
+};
+
+function question(holders: readonly LockInfo[], all: readonly LockInfo[]): string {
+  const pids = [...new Set(holders.map(({ pid }) => pid))];
+  const others =
+    all.filter(({ pid, state }) => pids.includes(pid) && state === "held").length - holders.length;
+  const more = others === 0 ? "" : `, and with it ${others} other lock${others === 1 ? "" : "s"}`;
+  return `End session ${pids.join(", ")}${more}?`;
+}
+
+/** @throws {Failure} nobody is there to be asked */
+async function isAgreed(yes: boolean, what: string): Promise<boolean> {
+  if (yes) return true;
+  if (!process.stdin.isTTY) throw usageFailure(`${what} Say --yes, where nobody can be asked`);
+  const terminal = createInterface({ input: process.stdin, output: process.stdout });
+  try {
+    return /^y(es)?$/i.test((await terminal.question(`${what} [y/N] `)).trim());
+  } finally {
+    terminal.close();
+  }
+}
+
+async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo[]): Promise<number[]> {
+  try {
+    return await endHolders(pool, { id, pids: holders.map(({ pid }) => pid) });
+  } catch (error) {
+    if (!(error instanceof DatabaseError) || error.sqlState !== "42501") throw error;
+    const users = [...new Set(holders.map(({ user }) => user ?? "?"))].join(", ");
+    throw new Failure(
+      exitStatus.failed,
+      `This role may not end a session of ${users}: that role may, a member of pg_signal_backend, or a superuser`,
+      { cause: error },
+    );
+  }
+}
+
+/** Who holds the lock when those sessions have gone, or when that takes too long. */
+async function untilGone(pool: pg.Pool, id: bigint, ended: readonly number[]): Promise<LockInfo[]> {
+  const late = performance.now() + dying;
+  for (;;) {
+    const locks = (await listLocks(pool, { id })).filter(({ state }) => state === "held");
+    if (!locks.some(({ pid }) => ended.includes(pid)) || performance.now() > late) return locks;
+    await delay(50);
+  }
+}

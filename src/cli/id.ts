@@ -1,0 +1,33 @@
+import { lockId } from "../index.ts";
+import { type Command, keyOptions } from "./command.ts";
+import { exitStatus } from "./exit-status.ts";
+import { namespaceOf } from "./namespace.ts";
+
+/** `pg-locker id KEY`: how PostgreSQL sees the lock of a key. */
+export const id: Command = {
+  name: "id",
+  synopsis: "KEY [--namespace N] [--json]",
+  summary: "show the lock id of a key, and how pg_locks shows it",
+  keys: 1,
+  options: { ...keyOptions, json: { value: "none" } },
+  help: `Shows the number that PostgreSQL knows the lock of KEY by, and its two halves in
+pg_locks. No database is asked.
+
+  --namespace N   the namespace of the key, default 0
+  --json          as JSON, the numbers as strings
+
+Example:
+  pg-locker id nightly --namespace 7`,
+  async run({ values, positionals: [key = ""] }) {
+    const lock = lockId(namespaceOf(values), key);
+    const bits = BigInt.asUintN(64, lock);
+    const halves = { classid: bits >> 32n, objid: bits & 0xffffffffn };
+    if (values["json"] === true) {
+      const text = { id: `${lock}`, classid: `${halves.classid}`, objid: `${halves.objid}`, objsubid: 1 };
+      console.log(JSON.stringify(text, undefined, 2));
+    } else {
+      console.log(`id       ${lock}\nclassid  ${halves.classid}\nobjid    ${halves.objid}\nobjsubid 1`);
+    }
+    return exitStatus.ok;
+  },
+};

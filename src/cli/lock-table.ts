@@ -1,0 +1,98 @@
+import type { createColors } from "picocolors";
+import type { LockInfo } from "../index.ts";
+
+type Colors = ReturnType<typeof createColors>;
+
+/** Columns, from left to right. The key comes last: it may be long, and of characters of any width. */
+const columns = [
+  "STATE",
+  "MODE",
+  "PID",
+  "USER",
+  "HOST",
+  "SESSION",
+  "ACTIVE",
+  "NAMESPACE",
+  "ID",
+  "KEY",
+] as const;
+
+/** The locks as a table: a holder, and below it who waits. Nothing of it is wider or moves the cursor, whatever a key has in it. */
+export function lockTable(
+  locks: readonly LockInfo[],
+  { colors, now }: { colors: Colors; now: Date },
+): string {
+  const rows = locks.map((lock) => ({ lock, cells: cellsOf(lock, now) }));
+  const widths = columns.map((name, at) =>
+    Math.max(name.length, ...rows.map(({ cells }) => cells[at]?.length ?? 0)),
+  );
+  const line = (cells: readonly string[]): string =>
+    cells.map((cell, at) => (at === columns.length - 1 ? cell : cell.padEnd(widths[at] ?? 0))).join("  ");
+  return [
+    colors.bold(line(columns)),
+    ...rows.map(({ lock, cells }) => (lock.state === "held" ? line(cells) : colors.yellow(line(cells)))),
+  ].join("\n");
+}
+
+/** Whether PostgreSQL keeps something back, and what would help; `undefined` where it doesn't. */
+export function whatIsHidden(locks: readonly LockInfo[]): string | undefined {
+  if (!locks.some(({ isHidden }) => isHidden)) return undefined;
+  return "PostgreSQL hides HOST, SESSION and ACTIVE of other users' sessions (shown as ?); they are shown after: grant pg_read_all_stats to <this role>";
+}
+
+/** For JSON, whose numbers don't carry 64 bits. */
+export function asJson(locks: readonly LockInfo[]): string {
+  return JSON.stringify(
+    locks.map((lock) => ({ ...lock, id: lock.id.toString() })),
+    undefined,
+    2,
+  );
+}
+
+/** One line of text, whatever is in it: what would move the cursor or change colours is written out. */
+export function plain(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g, (character) => {
+    return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  });
+}
+
+function cellsOf(lock: LockInfo, now: Date): string[] {
+  const unknown = lock.isHidden ? "?" : "-";
+  return [
+    lock.state === "held" ? "held" : "  waits",
+    // Who waits in a process of this library marks that in the same way for both modes.
+    lock.state === "waiting" && lock.waitingSince === undefined ? "-" : lock.mode,
+    String(lock.pid),
+    plain(lock.user ?? "?"),
+    lock.host ?? unknown,
+    ago(lock.sessionSince, now) ?? unknown,
+    activity(lock, now) ?? unknown,
+    lock.namespace === undefined ? "-" : String(lock.namespace),
+    lock.id.toString(),
+    keyOf(lock),
+  ];
+}
+
+function keyOf({ key, keyStart, namespace, applicationName }: LockInfo): string {
+  if (key !== undefined) return plain(key);
+  if (keyStart !== undefined) return `${plain(keyStart)}…`;
+  // A session that many locks share does not tell their keys; another application's name is the best hint there is.
+  return namespace === undefined && applicationName ? `(${plain(applicationName)})` : "-";
+}
+
+function activity({ sessionState, activeAt }: LockInfo, now: Date): string | undefined {
+  const since = ago(activeAt, now);
+  if (since === undefined) return undefined;
+  return sessionState === "idle" ? since : `${since} ${sessionState ?? ""}`.trimEnd();
+}
+
+/** As `12s`, `3m`, `5h`, `2d`: the largest unit, which is what an eye wants. */
+export function ago(then: Date | undefined, now: Date): string | undefined {
+  if (then === undefined) return undefined;
+  const seconds = Math.max(0, Math.floor((now.getTime() - then.getTime()) / 1_000));
+  if (seconds < 60) return `${seconds}s`;
+  if (seconds < 3_600) return `${Math.floor(seconds / 60)}m`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3_600)}h`;
+  return `${Math.floor(seconds / 86_400)}d`;
+}

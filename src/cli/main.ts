@@ -1,0 +1,74 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { createColors } from "picocolors";
+import { didYouMean, readArguments } from "./arguments.ts";
+import { breakLock } from "./break.ts";
+import type { Command } from "./command.ts";
+import { doctor } from "./doctor.ts";
+import { exitStatus } from "./exit-status.ts";
+import { statusOf, usageFailure } from "./failure.ts";
+import { id } from "./id.ts";
+import { ls } from "./ls.ts";
+import { run } from "./run.ts";
+import { who } from "./who.ts";
+
+const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor];
+
+process.exitCode = await main(process.argv.slice(2));
+
+async function main(args: readonly string[]): Promise<number> {
+  const [name, ...own] = args;
+  try {
+    if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+      console.log(help());
+      return name === undefined ? exitStatus.usage : exitStatus.ok;
+    }
+    if (name === "--version") {
+      console.log(version());
+      return exitStatus.ok;
+    }
+    const command = commands.find((each) => each.name === name);
+    if (command === undefined) {
+      const names = commands.map((each) => each.name);
+      throw usageFailure(`Unknown command "${name}"${didYouMean(name, names)}`);
+    }
+    const given = readArguments(command, own);
+    if (given.values["help"] === true) {
+      console.log(`Usage: pg-locker ${command.name} ${command.synopsis}\n\n${command.help}`);
+      return exitStatus.ok;
+    }
+    return await command.run(given);
+  } catch (error) {
+    report(error, { verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose") });
+    return statusOf(error);
+  }
+}
+
+function help(): string {
+  const widest = Math.max(...commands.map((each) => each.name.length));
+  const lines = commands.map((each) => `  ${each.name.padEnd(widest)}   ${each.summary}`);
+  return `pg-locker: distributed locks on the PostgreSQL you already run
+
+Usage: pg-locker COMMAND [options]
+
+${lines.join("\n")}
+
+\`pg-locker COMMAND --help\` shows the options of each.
+
+Example:
+  pg-locker run nightly --wait=10m -- ./report.sh`;
+}
+
+function version(): string {
+  const file = new URL("../../package.json", import.meta.url);
+  const { version } = JSON.parse(readFileSync(file, "utf8")) as { version: string };
+  return version;
+}
+
+/** Says what went wrong, in a line; the stack is for who asks for it. */
+function report(error: unknown, { verbose }: { verbose: boolean }): void {
+  const { red } = createColors(Boolean(process.stderr.isTTY) && !process.env["NO_COLOR"]);
+  const sentence = error instanceof Error ? error.message : String(error);
+  console.error(`${red("pg-locker:")} ${sentence}`);
+  if (verbose) console.error(error);
+}

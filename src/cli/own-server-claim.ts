@@ -1,0 +1,94 @@
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { readlinkSync, renameSync, symlinkSync, unlinkSync } from "node:fs";
+import { createServer, type Server } from "node:net";
+import { join } from "node:path";
+import type { OwnServerFolder } from "./own-server-folder.ts";
+import { Visit } from "./own-server-visit.ts";
+
+/** What makes a process the keeper: it listens where every command looks for one. */
+export interface Claim {
+  readonly server: Server;
+  /** Whether commands still find this process there. */
+  isMine(): boolean;
+  /** Commands that come from now on find nobody; those that have come stay connected. */
+  release(): void;
+}
+
+/**
+ * Makes this process the keeper, or answers `undefined` where another one is.
+ *
+ * The name that commands know is a symbolic link, which is made only where there is none, to a socket of this process. A socket
+ * says by itself whether somebody listens, and the process id of a keeper that was killed is never looked at. Two that come
+ * upon a dead one's link at the same moment may, rarely, both come out as the keeper: that is wasteful and harmless, for it is
+ * PostgreSQL's own lock files that keep a second server from running.
+ */
+export async function claim(folder: OwnServerFolder): Promise<Claim | undefined> {
+  const name = `keeper.${process.pid}.${randomBytes(2).toString("hex")}`;
+  const server = createServer();
+  server.listen(join(folder.path, name));
+  await once(server, "listening");
+  const isMine = () => readLink(folder.keeper) === name;
+  const release = () => {
+    if (isMine()) unlink(folder.keeper);
+    server.close();
+  };
+  for (;;) {
+    try {
+      symlinkSync(name, folder.keeper);
+      return { server, isMine, release };
+    } catch (error) {
+      if (codeOf(error) !== "EEXIST") throw error;
+    }
+    const found = readLink(folder.keeper);
+    const visit = await Visit.open(folder.keeper);
+    if (visit !== undefined) {
+      visit.leave();
+      server.close();
+      return undefined;
+    }
+    if (found !== undefined) discard(folder, found);
+  }
+}
+
+/** Takes away the link of a keeper that is dead, unless it is another one's by now. */
+function discard(folder: OwnServerFolder, found: string): void {
+  const aside = `${folder.keeper}-${randomBytes(4).toString("hex")}`;
+  try {
+    renameSync(folder.keeper, aside);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return;
+    throw error;
+  }
+  const taken = readLink(aside);
+  unlink(aside);
+  if (taken === found) unlink(join(folder.path, found));
+  else if (taken !== undefined) {
+    try {
+      symlinkSync(taken, folder.keeper);
+    } catch (error) {
+      if (codeOf(error) !== "EEXIST") throw error;
+    }
+  }
+}
+
+function readLink(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function unlink(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (codeOf(error) !== "ENOENT") throw error;
+  }
+}
+
+function codeOf(error: unknown): unknown {
+  return error instanceof Error && "code" in error ? error.code : undefined;
+}

@@ -1,0 +1,84 @@
+import { type ChildProcess, type SendHandle, spawn } from "node:child_process";
+import { once } from "node:events";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
+import type { Moment } from "./deadline.ts";
+import { groupLives, signalGroup } from "./process-group.ts";
+
+/** Milliseconds beyond the grace in which a runner that was told to stop has done so, unless it is itself stopped. */
+const patience = 5_000;
+
+/** What became of a command, or that its runner was killed, and the command with it. */
+export type RunnerEnding = Ending | { readonly is: "runner-killed" };
+
+/** The runner, as the keeper sees it: see `runner.ts`. */
+export class RunnerProcess implements AsyncDisposable {
+  readonly ended: Promise<RunnerEnding>;
+  readonly #child: ChildProcess;
+  readonly #exited: Promise<unknown>;
+  /** While the command runs. */
+  #group: number | undefined;
+  #overdue: NodeJS.Timeout | undefined;
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    // The event `close`, for what was said last is read before it.
+    this.#exited = once(child, "close").catch(() => {});
+    const said = new Promise<Ending>((resolve) => {
+      child.on("message", (message: FromRunner) => {
+        this.#group = message.is === "started" ? message.group : undefined;
+        if (message.is !== "started") resolve(message);
+      });
+    });
+    const gone = this.#exited.then(() => this.#killCommand());
+    this.ended = Promise.race([said, gone]);
+  }
+
+  /** Starts one that waits for its command. */
+  static start(): RunnerProcess {
+    const program = fileURLToPath(new URL("./runner.js", import.meta.url));
+    return new RunnerProcess(
+      spawn(process.execPath, [program], { stdio: ["inherit", "inherit", "inherit", "ipc"], detached: true }),
+    );
+  }
+
+  /** Has it run the command, and keep the socket open until that has ended. */
+  run(work: Work, socket: SendHandle): void {
+    this.#tell({ is: "run", work }, socket);
+  }
+
+  believeUntil(until: Moment): void {
+    this.#tell({ is: "until", until });
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#tell({ is: "signal", signal });
+  }
+
+  /** SIGTERM now, SIGKILL after so many milliseconds, for all of the command's group. */
+  stop(grace: number): void {
+    this.#tell({ is: "stop", grace });
+    this.#overdue ??= setTimeout(() => this.#child.kill("SIGKILL"), grace + patience).unref();
+  }
+
+  /** Ends it; what it runs is not its to end any more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearTimeout(this.#overdue);
+    this.#child.kill("SIGKILL");
+    await this.#exited;
+  }
+
+  #tell(message: ToRunner, socket?: SendHandle): void {
+    // One that has gone is noticed by that.
+    if (this.#child.connected) this.#child.send(message, socket, {}, () => {});
+  }
+
+  async #killCommand(): Promise<RunnerEnding> {
+    if (this.#group !== undefined) {
+      signalGroup(this.#group, "SIGKILL");
+      while (groupLives(this.#group)) await delay(20);
+    }
+    return { is: "runner-killed" };
+  }
+}

@@ -1,0 +1,44 @@
+import { listLocks, lockId } from "../index.ts";
+import { colorsFor } from "./colors.ts";
+import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { connect } from "./database.ts";
+import { exitStatus } from "./exit-status.ts";
+import { asJson, lockTable, whatIsHidden } from "./lock-table.ts";
+import { namespaceOf } from "./namespace.ts";
+
+/** `pg-locker who KEY`: who holds the lock of a key, and who waits for it. */
+export const who: Command = {
+  name: "who",
+  synopsis: "KEY [--namespace N] [--json] [--url URL]",
+  summary: "show who holds the lock of a key, and who waits",
+  keys: 1,
+  options: { ...databaseOptions, ...keyOptions, json: { value: "none" } },
+  help: `Shows who holds the lock of KEY, and who waits for it. Exits with 0 where
+somebody holds it, with 1 where nobody does.
+
+  --namespace N   the namespace of the key, default 0
+  --json          as JSON, an array
+  --url URL       the database; default DATABASE_URL, or PGHOST and the like
+
+Example:
+  pg-locker who nightly --namespace 7`,
+  async run({ values, positionals: [key = ""] }) {
+    const namespace = namespaceOf(values);
+    const id = lockId(namespace, key);
+    await using database = await connect(values);
+    const seen = await listLocks(database.pool, { id });
+    // Whatever its session tells: this is the lock of the key that was asked for.
+    const locks = seen.map((lock) => ({ ...lock, key: lock.key ?? key }));
+    const isHeld = locks.some(({ state }) => state === "held");
+    if (values["json"] === true) {
+      console.log(asJson(locks));
+    } else if (locks.length === 0) {
+      console.log("Nobody holds it, and nobody waits for it");
+    } else {
+      const hidden = whatIsHidden(locks);
+      console.log(lockTable(locks, { colors: colorsFor(process.stdout), now: new Date() }));
+      if (hidden !== undefined) console.log(`\n${hidden}`);
+    }
+    return isHeld ? exitStatus.ok : exitStatus.no;
+  },
+};

@@ -1,0 +1,121 @@
+import { expect, inject, test } from "vitest";
+import type { Finding } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { CliChild, cli, Terminal } from "../support/cli.ts";
+import { advisoryLocks, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
+import { until } from "../support/until.ts";
+
+// What each line finds is in diagnosis.test.ts.
+
+const colour = "\u001b[";
+const lastLine = /\n\n(.*)\n$/;
+
+test("a fit database has a line for each check, a verdict, and the exit status 0", async () => {
+  await using server = await PostgresServer.start({
+    major: inject("postgresMajor"),
+    settings: { fsync: "on" },
+  });
+  const { status, stdout, stderr } = await cli(["doctor", "--url", server.url]);
+  expect([status, stderr]).toEqual([0, ""]);
+  const [table = ""] = stdout.split("\n\n");
+  // How long a round trip takes here is up to the machine.
+  for (const line of table.split("\n").filter((line) => !/reachable|move closer/.test(line))) {
+    expect(line).toMatch(/^ok {4}[a-z-]+ {2,}\S/);
+  }
+  expect(table).toMatch(/^ok {4}version {6}PostgreSQL \d+/m);
+  expect(stdout).toMatch(lastLine);
+  expect(lastLine.exec(stdout)?.[1]).toMatch(/^Fit for locks/);
+  expect(stdout).not.toContain(colour);
+});
+
+test("what is not as it could be is a warning with its advice below, and the exit status is 0", async () => {
+  const name = uniqueKey("role").replace(":", "_");
+  await onServer(`create role ${name} login password 'secret'`);
+  await onServer(`alter role ${name} set idle_in_transaction_session_timeout = '1min'`);
+  try {
+    const { status, stdout } = await cli(["doctor", "--url", urlWith({ user: name, password: "secret" })]);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      /^warn {2}timeouts {5}idle_in_transaction_session_timeout = 1m0s \(of the role\)\n {19}idle_in.*withTransaction/m,
+    );
+    expect(lastLine.exec(stdout)?.[1]).toMatch(/^Fit for locks, with \d warnings?$/);
+    expect(stdout).not.toContain("secret");
+  } finally {
+    await until(
+      async () => (await onServer("select from pg_stat_activity where usename = $1", [name])).length === 0,
+    );
+    await onServer(`drop role ${name}`);
+  }
+});
+
+test("a pooler that shares sessions is a line that fails, and the exit status is 1", async () => {
+  await using pooler = await ImitatedPooler.start(databaseUrl(), "transaction");
+  const { status, stdout } = await cli(["doctor"], { env: { DATABASE_URL: pooler.url } });
+  expect(status).toBe(1);
+  expect(stdout).toMatch(/^FAIL {2}pooler {7}a pooler gives each transaction/m);
+  expect(stdout).toMatch(/^ {19}Connect to the server's own port/m);
+  expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 1 line fails");
+  expect(await advisoryLocks()).toEqual([]);
+});
+
+test("a server that refuses is a line that fails, without the password, and the exit status is 1", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await proxy.refuse();
+  const url = new URL(proxy.url);
+  [url.username, url.password] = ["alice", "hunter2"];
+  const { status, stdout, stderr } = await cli(["doctor", "--url", url.href, "--verbose"]);
+  expect([status, stderr]).toEqual([1, ""]);
+  expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: .*ECONNREFUSED/);
+  expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 1 line fails");
+  expect(stdout + stderr).not.toContain("hunter2");
+});
+
+test("a frozen server is a line that fails, and the process ends", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  proxy.freeze();
+  const { status, stdout } = await cli(["doctor", "--url", proxy.url]);
+  expect(status).toBe(1);
+  expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: no answer within 5000 ms/);
+});
+
+test("a server that freezes while it is looked at is a line that fails, and the process ends", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  proxy.delay(100);
+  await using child = CliChild.start(["doctor", "--url", proxy.url]);
+  await until(() => proxy.size > 0, { deadline: 15_000 });
+  proxy.freeze();
+  const { status, stdout } = await child.ended;
+  expect(status).toBe(1);
+  expect(stdout).toMatch(/^FAIL {2}.*no answer within 5000 ms/m);
+});
+
+test("--json is the findings, and the exit status is the same", async () => {
+  const { status, stdout } = await cli(["doctor", "--url", databaseUrl(), "--json"]);
+  const findings = JSON.parse(stdout) as Finding[];
+  expect(status).toBe(0);
+  expect(findings).toHaveLength(12);
+  expect(findings[1]).toMatchObject({ check: "version", verdict: "ok" });
+  const missing = await cli(["doctor", "--url", urlWith({ database: "no_such_database" }), "--json"]);
+  expect(missing.status).toBe(1);
+  expect(JSON.parse(missing.stdout)).toMatchObject([{ check: "reachable", verdict: "fail" }]);
+});
+
+test("there are colours in a terminal, but with NO_COLOR", async () => {
+  const args = ["doctor", "--url", databaseUrl()];
+  await using terminal = Terminal.cli(args);
+  await terminal.shows("Fit for locks");
+  expect((await terminal.ended).status).toBe(0);
+  expect(terminal.output).toContain(`${colour}32mok`);
+  await using plain = Terminal.cli(args, { env: { NO_COLOR: "1" } });
+  await plain.shows("Fit for locks");
+  await plain.ended;
+  expect(plain.output).not.toContain(`${colour}3`);
+});
+
+test("a key is one argument too many", async () => {
+  const { status, stderr } = await cli(["doctor", "nightly", "--url", databaseUrl()]);
+  expect(status).toBe(64);
+  expect(stderr).toContain('Unexpected "nightly"');
+});

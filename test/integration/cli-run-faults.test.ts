@@ -1,0 +1,228 @@
+import { once } from "node:events";
+import { describe, expect, inject, test } from "vitest";
+import { lockId } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/index.ts";
+import { CliChild, cli } from "../support/cli.ts";
+import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { idle, type Locked, onDatabase, runLocked } from "../support/locked-command.ts";
+import { lives, taggedProcesses } from "../support/tagged-processes.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
+import { until } from "../support/until.ts";
+
+/** A script that says when it gets SIGTERM, and goes on. */
+const stubborn = `trap 'echo got TERM' TERM; ${idle}`;
+/** A script that never hears of SIGTERM. */
+const deaf = `trap '' TERM; ${idle}`;
+
+const patient = { deadline: 15_000 };
+
+/** Ends the session that holds a lock, as an administrator does. */
+async function terminateHolder(key: string): Promise<void> {
+  const [pid] = await holdersOf(lockId(0, key));
+  await onServer("select pg_terminate_backend($1)", [pid]);
+}
+
+/**
+ * Looks until the command is dead, and then at the server, where the lock is still held: nobody else could have had it while the
+ * command lived. In the end it is free.
+ */
+async function diesBeforeItsLock(locked: Locked): Promise<void> {
+  await until(() => !locked.lives, { deadline: 30_000 });
+  expect(await locked.isLocked()).toBe(true);
+  await until(async () => !(await locked.isLocked()), { deadline: 30_000 });
+}
+
+describe("SIGKILL of pg-locker", () => {
+  test("ends the command, and the lock stays until it has ended", async () => {
+    await using locked = await runLocked(deaf, { args: ["--ttl", "14s", "--grace", "5s"] });
+    const holders = await holdersOf(lockId(0, locked.key));
+    locked.cli.signal("SIGKILL");
+    await once(locked.cli.process, "exit");
+    const second = await cli(["run", locked.key, "--", "echo", "run"], onDatabase());
+    expect([second.status, second.stdout]).toEqual([75, ""]);
+    expect(await holdersOf(lockId(0, locked.key))).toEqual(holders);
+    expect(locked.lives).toBe(true);
+    await until(() => !locked.lives, patient);
+    await until(async () => !(await locked.isLocked()), patient);
+    expect(await cli(["run", locked.key, "--", "echo", "run"], onDatabase())).toMatchObject({ status: 0 });
+  });
+
+  test("sends the command SIGTERM, and frees the lock as soon as it has ended", async () => {
+    // Long before the server would.
+    const args = ["--ttl", "10m"];
+    await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, { args });
+    locked.cli.signal("SIGKILL");
+    await locked.cli.says("got TERM\n");
+    await until(async () => !(await locked.isLocked()), patient);
+    expect(locked.lives).toBe(false);
+  });
+
+  test("ends what the command has started, too", async () => {
+    await using locked = await runLocked(`sh -c "${deaf}" & echo "child $!"; wait`, {
+      args: ["--grace", "2s"],
+    });
+    await locked.cli.says(/child \d+\n/);
+    const child = Number(/child (\d+)/.exec(locked.cli.stdout)?.[1]);
+    locked.cli.signal("SIGKILL");
+    await until(() => !locked.lives, patient);
+    // Until the last of its processes has ended, the lock is held.
+    const isLocked = await locked.isLocked();
+    expect(lives(child)).toBe(true);
+    expect(isLocked).toBe(true);
+    await until(async () => !(await locked.isLocked()), patient);
+    expect(lives(child)).toBe(false);
+  });
+});
+
+test("SIGKILL of pg-locker while it waits leaves nothing behind", async () => {
+  await using locked = await runLocked(idle);
+  await using waiter = CliChild.start(["run", locked.key, "--wait", "--", "echo", "run"], onDatabase());
+  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), patient);
+  waiter.signal("SIGKILL");
+  expect((await waiter.ended).stdout).toBe("");
+  // Nothing but the other one.
+  const others = taggedProcesses().filter(({ command }) => command.includes("runner.js"));
+  await until(() => others.every(({ pid }) => pid === locked.runner || !lives(pid)), patient);
+  locked.cli.signal("SIGTERM");
+  await locked.cli.ended;
+});
+
+test("SIGKILL of the process that runs the command ends the command; the lock is given back, and 70", async () => {
+  await using locked = await runLocked(deaf, { args: ["--ttl", "10m"] });
+  process.kill(locked.runner, "SIGKILL");
+  const { status, stderr } = await locked.cli.ended;
+  expect([status, stderr]).toEqual([
+    70,
+    "pg-locker: The process that ran the command was killed, and the command with it\n",
+  ]);
+  expect(locked.lives).toBe(false);
+  expect(await locked.isLocked()).toBe(false);
+});
+
+test("SIGSTOP of pg-locker: the command is stopped before the server frees the lock, and 79", async () => {
+  await using locked = await runLocked(stubborn, { args: ["--ttl", "8s", "--grace", "2s"] });
+  locked.cli.signal("SIGSTOP");
+  await diesBeforeItsLock(locked);
+  expect(locked.cli.stdout).toContain("got TERM\n");
+  locked.cli.signal("SIGCONT");
+  const { status, stderr } = await locked.cli.ended;
+  expect(status).toBe(79);
+  expect(stderr).toContain(
+    `pg-locker: Lock "${locked.key}" could not be refreshed in time: the command was stopped before the lock could be another's\n`,
+  );
+});
+
+test("a cut network: the command is dead before the server frees the lock, and 79", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await using locked = await runLocked(stubborn, {
+    args: ["--ttl", "8s", "--grace", "2s"],
+    env: { DATABASE_URL: proxy.url },
+  });
+  proxy.freeze();
+  await diesBeforeItsLock(locked);
+  expect(locked.cli.stdout).toContain("got TERM\n");
+  const { status, stderr } = await locked.cli.ended;
+  expect(status).toBe(79);
+  expect(stderr).toMatch(/could not be refreshed in time|no answer within \d+ ms; the command was stopped/);
+});
+
+test("answers that stop coming: the lock is kept until the command has ended, though pg-locker has given up", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await using locked = await runLocked(stubborn, {
+    args: ["--ttl", "24s", "--grace", "3s"],
+    env: { DATABASE_URL: proxy.url },
+  });
+  // What pg-locker says still arrives, the end of its connection among it.
+  proxy.freeze({ direction: "toClient" });
+  await locked.cli.says("got TERM\n");
+  await diesBeforeItsLock(locked);
+  const { status, stderr } = await locked.cli.ended;
+  expect([status, stderr]).toEqual([
+    79,
+    expect.stringMatching(/was lost: .*no answer within 5000 ms; the command was stopped\n$/),
+  ]);
+}, 40_000);
+
+test("an answer that is late, but in time, is no loss", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await using locked = await runLocked("read line; exit 3", {
+    args: ["--ttl", "12s", "--grace", "1s"],
+    env: { DATABASE_URL: proxy.url },
+  });
+  const backend = await holdersOf(lockId(0, locked.key));
+  const nextRefresh = async (): Promise<void> => {
+    const last = async () => {
+      const [row] = await onServer<{ at: string }>(
+        "select query_start::text as at from pg_stat_activity where pid = $1",
+        backend,
+      );
+      return row?.at;
+    };
+    const before = await last();
+    await until(async () => (await last()) !== before, patient);
+  };
+  proxy.freeze({ direction: "toClient" });
+  await nextRefresh();
+  proxy.thaw();
+  await nextRefresh();
+  locked.cli.process.stdin?.end("on\n");
+  expect((await locked.cli.ended).status).toBe(3);
+});
+
+describe("a session that somebody ends", () => {
+  test("is a lock lost: the command gets SIGTERM, and 79 whatever its status", async () => {
+    await using locked = await runLocked(`trap 'echo got TERM; exit 0' TERM; ${idle}`);
+    await terminateHolder(locked.key);
+    const { status, stdout, stderr } = await locked.cli.ended;
+    expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
+    expect(stderr).toContain(
+      `pg-locker: Lock "${locked.key}" was lost: terminating connection due to administrator command; the command was stopped\n`,
+    );
+  });
+
+  test("is SIGKILL for a command that ignores SIGTERM, and for what it has started", async () => {
+    await using locked = await runLocked(`trap '' TERM; sh -c '${idle}' & echo "child $!"; wait`);
+    await locked.cli.says(/child \d+\n/);
+    const child = Number(/child (\d+)/.exec(locked.cli.stdout)?.[1]);
+    await terminateHolder(locked.key);
+    expect((await locked.cli.ended).status).toBe(79);
+    expect([locked.lives, lives(child)]).toEqual([false, false]);
+  });
+
+  test("is no 79 for a command that ended before it", async () => {
+    const key = uniqueKey();
+    expect((await cli(["run", key, "--", "true"], onDatabase())).status).toBe(0);
+  });
+});
+
+test("a server that stops while the command runs is a lock lost: SIGTERM, and 79", async () => {
+  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
+    env: { DATABASE_URL: server.url },
+  });
+  await server.stop({ mode: "fast" });
+  const { status, stdout, stderr } = await locked.cli.ended;
+  expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
+  expect(stderr).toMatch(
+    /pg-locker: Lock "\S+" was lost: terminating connection .*; the command was stopped\n$/,
+  );
+});
+
+test("a server that crashes while the command runs is a lock lost: SIGTERM, and 79", async () => {
+  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
+    env: { DATABASE_URL: server.url },
+  });
+  await server.kill();
+  const { status, stdout } = await locked.cli.ended;
+  expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
+});
+
+test("a server that is not there is 69, and nothing is run", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await proxy.refuse();
+  const args = ["run", uniqueKey(), "--wait", "--", "echo", "run"];
+  const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
+  expect([status, stdout]).toEqual([69, ""]);
+  expect(stderr).toContain("ECONNREFUSED");
+});

@@ -1,0 +1,82 @@
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import type { Work } from "../../src/cli/control-channel.ts";
+import { later, left, marginOf, now } from "../../src/cli/deadline.ts";
+import { SupervisedCommand } from "../../src/cli/supervised-command.ts";
+import { lives } from "../support/tagged-processes.ts";
+import { until } from "../support/until.ts";
+
+/** A shell script that does nothing until it is ended. */
+const idle = "while :; do sleep 0.1; done";
+
+const anHour = 3_600_000;
+const grace = anHour / 4;
+
+function work(script: string, environment = {}): Work {
+  return { file: "sh", args: ["-c", script], environment, until: later(now(), anHour), grace, margin: 100 };
+}
+
+/** Starts a command that ignores SIGTERM, and waits until it does. */
+async function startDeaf(): Promise<SupervisedCommand> {
+  const directory = await mkdtemp(join(tmpdir(), "pg-locker-"));
+  const ready = join(directory, "ready");
+  const command = new SupervisedCommand(work(`trap '' TERM; : > "$READY"; ${idle}`, { READY: ready }));
+  await until(() => existsSync(ready), { deadline: 15_000 });
+  await rm(directory, { recursive: true });
+  return command;
+}
+
+describe("a command that is supervised", () => {
+  test("is killed, whatever its grace, where the wall clock says that the lock may be another's: the machine was suspended", async () => {
+    const command = await startDeaf();
+    const { monotonic, wall } = now();
+    command.believeUntil({ monotonic: monotonic + anHour, wall });
+    expect(await command.ended).toEqual({
+      is: "ended",
+      status: null,
+      signal: "SIGKILL",
+      stopped: "deadline",
+    });
+    expect(lives(command.group ?? 0)).toBe(false);
+  });
+
+  test("is killed where the monotonic clock says so: the wall clock was set back", async () => {
+    const command = await startDeaf();
+    const { monotonic, wall } = now();
+    command.believeUntil({ monotonic, wall: wall + anHour });
+    expect(await command.ended).toMatchObject({ signal: "SIGKILL", stopped: "deadline" });
+  });
+
+  test("that is stopped as by Ctrl-Z still gets SIGTERM", async () => {
+    const command = new SupervisedCommand(work(idle));
+    command.signal("SIGSTOP");
+    command.stop("told", anHour);
+    expect(await command.ended).toMatchObject({ signal: "SIGTERM", stopped: "told" });
+  });
+
+  test("ends by itself, and then no signal goes to what was its group", async () => {
+    const command = new SupervisedCommand(work("exit 7"));
+    command.believeUntil(later(now(), 2 * anHour));
+    expect(await command.ended).toEqual({ is: "ended", status: 7, signal: null });
+    // Its group may be another's by now.
+    command.signal("SIGKILL");
+    command.stop("told", 0);
+  });
+});
+
+test("a moment is as near as the clock says that has moved further", () => {
+  const { monotonic, wall } = now();
+  expect(left({ monotonic: monotonic + 5_000, wall: wall + 60_000 })).toBeLessThanOrEqual(5_000);
+  expect(left({ monotonic: monotonic + 60_000, wall: wall + 5_000 })).toBeLessThanOrEqual(5_000);
+});
+
+test.each([
+  [1_000, 100],
+  [30_000, 2_060],
+  [86_400_000, 174_800],
+])("the margin of a TTL of %s ms is %s ms: a tenth, or more than its clocks can differ", (ttl, margin) => {
+  expect(marginOf(ttl)).toBe(margin);
+});

@@ -1,0 +1,80 @@
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { lockId } from "../../src/index.ts";
+import { cli } from "../support/cli.ts";
+
+test("pg-locker --help names every command, and fits a screen", async () => {
+  const { status, stdout } = await cli(["--help"]);
+  expect(status).toBe(0);
+  expect(stdout).toMatch(/^ {2}id +\S/m);
+  expectScreen(stdout);
+});
+
+test("without a command, the help is shown, and the status is that of a wrong use", async () => {
+  const { status, stdout } = await cli([]);
+  expect([status, stdout]).toEqual([64, (await cli(["--help"])).stdout]);
+});
+
+test("the help of each command fits a screen, and shows one example", async () => {
+  const { stdout } = await cli(["--help"]);
+  const commands = [...stdout.matchAll(/^ {2}(\w+) {2,}\S/gm)].map((line) => line[1] ?? "");
+  expect(commands.length).toBeGreaterThan(0);
+  for (const command of commands) {
+    const { status, stdout: help } = await cli([command, "--help"]);
+    expect(status).toBe(0);
+    expect(help).toContain("\nExample:\n  pg-locker ");
+    expectScreen(help);
+  }
+});
+
+test("pg-locker --version is the package's", async () => {
+  const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
+  expect((await cli(["--version"])).stdout).toBe(`${version}\n`);
+});
+
+test.each([
+  ["an unknown command", ["idd", "x"], 'Unknown command "idd": did you mean id?'],
+  [
+    "an unknown option",
+    ["id", "x", "--namespce", "7"],
+    "Unknown option --namespce: did you mean --namespace?",
+  ],
+  ["an option without its value", ["id", "x", "--namespace"], "--namespace needs a value"],
+  ["an option in the place of a value", ["id", "--namespace", "--json"], "--namespace needs a value"],
+  ["a value that an option doesn't take", ["id", "x", "--json=yes"], '--json takes no value, and got "yes"'],
+  ["no key", ["id"], "Expected a key: pg-locker id KEY"],
+  ["two keys", ["id", "a", "b"], 'Unexpected "b": pg-locker id KEY'],
+  ["an empty key", ["id", ""], "Expected `key` to have at least one character"],
+  [
+    "a namespace that is no int32",
+    ["id", "x", "--namespace", "2147483648"],
+    "Expected --namespace to be an integer",
+  ],
+])("%s is said in a line, and exits with 64", async (_, args, sentence) => {
+  const { status, stdout, stderr } = await cli(args);
+  expect(status).toBe(64);
+  expect(stdout).toBe("");
+  expect(stderr).toContain(`pg-locker: ${sentence}`);
+  expect(stderr.trimEnd().split("\n")).toHaveLength(1);
+});
+
+test("--verbose shows where an error comes from", async () => {
+  const { stderr } = await cli(["id", "", "--verbose"]);
+  expect(stderr).toMatch(/\n +at /);
+});
+
+test("pg-locker id shows the lock id and its halves, in a namespace", async () => {
+  const { stdout } = await cli(["id", "nightly", "--namespace", "-7", "--json"]);
+  const shown = JSON.parse(stdout) as Record<string, string>;
+  expect(shown["id"]).toBe(String(lockId(-7, "nightly")));
+  const halves = (BigInt(shown["classid"] ?? "") << 32n) | BigInt(shown["objid"] ?? "");
+  expect(BigInt.asIntN(64, halves)).toBe(lockId(-7, "nightly"));
+  const { stdout: text } = await cli(["id", "nightly", "--namespace=-7"]);
+  expect(text).toContain(`id       ${lockId(-7, "nightly")}\n`);
+});
+
+function expectScreen(text: string): void {
+  const lines = text.trimEnd().split("\n");
+  expect(lines.length).toBeLessThanOrEqual(24);
+  expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(80);
+}

@@ -1,0 +1,60 @@
+import { lockId } from "../../src/index.ts";
+import { CliChild, type CliOptions } from "./cli.ts";
+import { databaseUrl, holdersOf, uniqueKey } from "./database.ts";
+import { lives, tag } from "./tagged-processes.ts";
+import { until } from "./until.ts";
+
+/** The environment of a `pg-locker` of this test, on this file's database. */
+export function onDatabase(env: CliOptions["env"] = {}): { env: NonNullable<CliOptions["env"]> } {
+  return { env: { DATABASE_URL: databaseUrl(), ...tag(), ...env } };
+}
+
+/** `pg-locker run` around a shell script, which has begun. */
+export interface Locked extends AsyncDisposable {
+  readonly key: string;
+  readonly cli: CliChild;
+  /** The command's own, which is also the number of its group. */
+  readonly pid: number;
+  readonly runner: number;
+  /** Whether the command lives. */
+  readonly lives: boolean;
+  /** Whether the server has its lock. */
+  isLocked(): Promise<boolean>;
+}
+
+/** Runs a shell script under a lock of its own, and waits until it has begun. */
+export async function runLocked(
+  script: string,
+  options: { args?: readonly string[]; env?: CliOptions["env"]; key?: string } = {},
+): Promise<Locked> {
+  const { args = [], env, key = uniqueKey() } = options;
+  const begun = `echo "begun $$ $PPID"; ${script}`;
+  const cli = CliChild.start(["run", key, ...args, "--", "sh", "-c", begun], onDatabase(env));
+  try {
+    const [, pid, runner] = await until(
+      () => {
+        const line = /begun (\d+) (\d+)\n/.exec(cli.stdout);
+        if (line === null && cli.process.exitCode !== null) throw new Error(`not begun: ${cli.stderr}`);
+        return line;
+      },
+      { deadline: 15_000, what: "the command's begin" },
+    );
+    return {
+      key,
+      cli,
+      pid: Number(pid),
+      runner: Number(runner),
+      get lives() {
+        return lives(Number(pid));
+      },
+      isLocked: async () => (await holdersOf(lockId(0, key))).length > 0,
+      [Symbol.asyncDispose]: () => cli[Symbol.asyncDispose](),
+    };
+  } catch (error) {
+    await cli[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** A shell script that does nothing until it is ended. What it starts meanwhile ends within moments by itself. */
+export const idle = "while :; do sleep 0.1; done";

@@ -1,0 +1,79 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { afterEach, beforeEach } from "vitest";
+import { until } from "./until.ts";
+
+// Importing this file makes each test end with none of the processes that got `tag()` in their environment, from whomever they
+// have it: `pg-locker`, what it starts, and what that starts in turn.
+
+let current = "";
+
+/** A variable for the environment of whatever the test starts. */
+export function tag(): Readonly<Record<string, string>> {
+  return { PG_LOCKER_TEST_TAG: current };
+}
+
+beforeEach(() => {
+  current = randomBytes(8).toString("hex");
+});
+
+afterEach(async () => {
+  await until(() => taggedProcesses().length === 0, { deadline: 15_000, interval: 50 }).catch(() => {
+    const left = taggedProcesses();
+    for (const { pid } of left) process.kill(pid, "SIGKILL");
+    throw new Error(`the test leaves processes: ${left.map(({ command }) => command).join("; ")}`);
+  });
+});
+
+/** The living processes of this test. */
+export function taggedProcesses(): { pid: number; command: string }[] {
+  return existsSync("/proc/self/environ") ? fromProc() : fromPs();
+}
+
+function fromProc(): { pid: number; command: string }[] {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return pids.flatMap((pid) => {
+    try {
+      if (!readFileSync(`/proc/${pid}/environ`, "latin1").includes(current)) return [];
+      const command = readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " ").trim();
+      return [{ pid: Number(pid), command }];
+    } catch {
+      return []; // It has ended, or is another user's.
+    }
+  });
+}
+
+function fromPs(): { pid: number; command: string }[] {
+  const lines = execFileSync("ps", ["axeww", "-o", "pid=,command="], { encoding: "utf8" }).split("\n");
+  return lines.flatMap((line) => {
+    const [, pid, command = ""] = /^\s*(\d+) (.*)$/.exec(line) ?? [];
+    return command.includes(current) ? [{ pid: Number(pid), command: command.split(" ", 3).join(" ") }] : [];
+  });
+}
+
+/** Whether a process is stopped, as by Ctrl-Z. */
+export function isStopped(pid: number): boolean {
+  return stateOf(pid) === "T";
+}
+
+/** Whether a process lives. One that has ended, and that nobody has asked about yet, does not. */
+export function lives(pid: number): boolean {
+  const state = stateOf(pid);
+  return state !== undefined && state !== "Z" && state !== "X";
+}
+
+/** The state of a process in one letter, as `ps` and Linux say it; `undefined` where there is none. */
+function stateOf(pid: number): string | undefined {
+  if (existsSync("/proc/self/stat")) {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+      return stat.charAt(stat.lastIndexOf(")") + 2);
+    } catch {
+      return undefined;
+    }
+  }
+  // It fails where there is no such process.
+  const { stdout } = spawnSync("ps", ["-o", "state=", "-p", String(pid)], { encoding: "utf8" });
+  return stdout.trim().charAt(0) || undefined;
+}
