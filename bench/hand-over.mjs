@@ -1,0 +1,66 @@
+// How long it takes from the call of release in one process until the acquire that waits in another one returns.
+import { withChildren } from "./child.mjs";
+import { withClient, withDatabase } from "./database.mjs";
+import { interleaved, median, medianRatio, percentile, sorted } from "./statistics.mjs";
+import { untilSeenWaiting } from "./ways-to-wait.mjs";
+
+const rounds = 5;
+const aim = { libraryMs: 1, ratio: 2 };
+/** Not measured; at the start of each round, in which connections may have to be made. */
+const warmUp = 10;
+/**
+ * The holder gives back so many milliseconds after the other one was seen to wait: time to fall asleep, and some at random.
+ * For whoever polls, the randomness spans an interval of its polls.
+ */
+const ways = {
+  library: { handOvers: 120, asleep: 10, random: 5 },
+  blocked: { handOvers: 120, asleep: 10, random: 5 },
+  polling: { handOvers: 40, asleep: 10, random: 100 },
+};
+
+export function handOver() {
+  return withDatabase({}, (url) =>
+    withClient(url, (observer) =>
+      withChildren(2, "hand-over-party.mjs", url, (pair) => measure(pair, observer)),
+    ),
+  );
+}
+
+async function measure(pair, observer) {
+  const times = await interleaved(rounds, Object.keys(ways), (way) => timesOf(pair, observer, way));
+  const summary = (share) => {
+    const at = (way) => times[way].map((round) => percentile(round, share));
+    return {
+      blockedMs: median(at("blocked")),
+      pollingMs: median(at("polling")),
+      libraryMs: median(at("library")),
+      ratio: medianRatio(at("library"), at("blocked")),
+    };
+  };
+  const handOversPerRound = Object.fromEntries(
+    Object.entries(ways).map(([way, { handOvers }]) => [way, handOvers]),
+  );
+  return { rounds, handOversPerRound, aim, p50: summary(0.5), p99: summary(0.99) };
+}
+
+/** Milliseconds of each hand-over, sorted. */
+async function timesOf(pair, observer, way) {
+  const { handOvers, asleep, random } = ways[way];
+  const key = `bench:hand-over:${way}`;
+  const times = [];
+  let [holder, waiter] = pair;
+  await holder.ask("startToAcquire", { way, key });
+  await holder.ask("acquired");
+  for (let i = 0; i < warmUp + handOvers; i += 1) {
+    await waiter.ask("startToAcquire", { way, key });
+    await untilSeenWaiting(observer, way, 1);
+    const [released, acquired] = await Promise.all([
+      holder.ask("release", { after: asleep + Math.random() * random }),
+      waiter.ask("acquired"),
+    ]);
+    if (i >= warmUp) times.push(acquired - released);
+    [holder, waiter] = [waiter, holder];
+  }
+  await holder.ask("release", { after: 0 });
+  return sorted(times);
+}
