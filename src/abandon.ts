@@ -1,20 +1,15 @@
-/** What is listened to of an `AbortSignal`, or of a {@link Stop}. */
-export interface StopSignal {
-  readonly aborted: boolean;
-  readonly reason: unknown;
-  throwIfAborted(): void;
-  addEventListener(type: "abort", listener: AbortListener): void;
-  removeEventListener(type: "abort", listener: AbortListener): void;
-}
-
-type AbortListener = (event: { readonly target: unknown }) => void;
+/** What ends an attempt before its time. */
+export type StopSignal = AbortSignal | Stop;
 
 /**
  * An `AbortController` and its signal, for this library's own use. Every attempt listens to one, and the platform's take
  * longer to listen to than all else that an attempt does before its statement is sent.
+ *
+ * Those who listen are linked in a ring. A `Set`, filled and emptied by every attempt, leaves behind tables that keep what was
+ * in them alive until the next full collection.
  */
-export class Stop implements StopSignal {
-  readonly #listeners = new Set<AbortListener>();
+export class Stop {
+  readonly #ring = new Link(() => {});
   #reason: { readonly of: unknown } | undefined;
 
   get aborted(): boolean {
@@ -29,20 +24,55 @@ export class Stop implements StopSignal {
     if (this.#reason !== undefined) throw this.#reason.of;
   }
 
+  /** Calls back on an abort, unless the link was cut before. */
+  listen(onAbort: () => void): Link {
+    const link = new Link(onAbort);
+    link.insertBefore(this.#ring);
+    return link;
+  }
+
   /** A second call changes nothing. */
   abort(reason: unknown): void {
     if (this.#reason !== undefined) return;
     this.#reason = { of: reason };
-    for (const listener of this.#listeners) listener({ target: this });
+    for (;;) {
+      const { next } = this.#ring;
+      if (next === this.#ring) return;
+      next.cut();
+      next.onAbort();
+    }
+  }
+}
+
+class Link {
+  readonly onAbort: () => void;
+  previous: Link = this;
+  next: Link = this;
+
+  constructor(onAbort: () => void) {
+    this.onAbort = onAbort;
   }
 
-  addEventListener(_: "abort", listener: AbortListener): void {
-    this.#listeners.add(listener);
+  insertBefore(other: Link): void {
+    this.next = other;
+    this.previous = other.previous;
+    other.previous.next = this;
+    other.previous = this;
   }
 
-  removeEventListener(_: "abort", listener: AbortListener): void {
-    this.#listeners.delete(listener);
+  cut(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
+    this.previous = this;
+    this.next = this;
   }
+}
+
+/** As {@link Stop.listen}, for either kind. */
+function listen(signal: StopSignal, onAbort: () => void): { cut(): void } {
+  if (signal instanceof Stop) return signal.listen(onAbort);
+  signal.addEventListener("abort", onAbort);
+  return { cut: () => signal.removeEventListener("abort", onAbort) };
 }
 
 /**
@@ -61,16 +91,18 @@ export function abandonOnAbort<T>(
   abandon: () => void = () => {},
 ): Promise<T> {
   return new Promise((resolve, reject) => {
-    const onAbort = (event: { target: unknown }): void => giveUp(event.target as StopSignal);
+    const listening: Array<{ cut(): void }> = [];
     const stopListening = (): void => {
-      for (const signal of signals) signal?.removeEventListener("abort", onAbort);
+      for (const link of listening) link.cut();
     };
     const giveUp = (signal: StopSignal): void => {
       stopListening();
       abandon();
       reject(signal.reason);
     };
-    for (const signal of signals) signal?.addEventListener("abort", onAbort);
+    for (const signal of signals) {
+      if (signal !== undefined) listening.push(listen(signal, () => giveUp(signal)));
+    }
     // After an abort these find the promise rejected already, and do nothing.
     work.then(
       (value) => {

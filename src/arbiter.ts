@@ -99,25 +99,21 @@ export class Arbiter {
    * @throws {LockNotAcquiredError} what `tryLock` throws, {LockerClosedError}, or the reason of the caller's signal
    */
   async take<G extends Granted, H>(wanted: Wanted, attempt: Attempt<G, H>): Promise<H> {
+    const { key, id, mode, wait, signals } = wanted;
     this.#underWay += 1;
     try {
-      return await this.#take(wanted, attempt);
+      for (const signal of signals) signal?.throwIfAborted();
+      // A wait for what the caller itself holds would have no end.
+      const reentrant = isAround(this.#parts.owner, id);
+      if (wait > 0 && !reentrant) return await this.#waitAndTake(wanted, attempt);
+      // Readers that come one after the other would never let a writer in.
+      const afterWriter = mode === "shared" && this.#waiters.hasWriter(id);
+      const lock = afterWriter ? undefined : await this.#try(wanted, attempt, [...signals, this.#closing]);
+      if (lock === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
+      return lock;
     } finally {
       this.#settled();
     }
-  }
-
-  async #take<G extends Granted, H>(wanted: Wanted, attempt: Attempt<G, H>): Promise<H> {
-    const { key, id, mode, wait, signals } = wanted;
-    for (const signal of signals) signal?.throwIfAborted();
-    // A wait for what the caller itself holds would have no end.
-    const reentrant = isAround(this.#parts.owner, id);
-    if (wait > 0 && !reentrant) return this.#waitAndTake(wanted, attempt);
-    // Readers that come one after the other would never let a writer in.
-    const afterWriter = mode === "shared" && this.#waiters.hasWriter(id);
-    const lock = afterWriter ? undefined : await this.#try(wanted, attempt, [...signals, this.#closing]);
-    if (lock === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
-    return lock;
   }
 
   async #waitAndTake<G extends Granted, H>(wanted: Wanted, attempt: Attempt<G, H>): Promise<H> {

@@ -81,8 +81,13 @@ export abstract class BaseLocker implements Locker {
   /** Ends what the locker opened. Must not reject, and must not take longer than seconds. */
   protected abstract end(): Promise<void>;
 
-  async acquire(key: string, options?: AcquireOptions): Promise<Lock> {
-    return await this.take(this.#lockWanted(key, options), this.#attempt);
+  // Not async, as it is called most: the promise of `take` goes out as it is.
+  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+    try {
+      return this.take(this.#lockWanted(key, options), this.#attempt);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   async tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {

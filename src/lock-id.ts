@@ -1,8 +1,8 @@
 import { EmptyKeyError, InvalidConfigError, InvalidKeyError } from "./errors.ts";
 
 const utf8 = new TextEncoder();
-/** For the keys that are usual. */
-const scratch = new Uint8Array(256);
+/** What is hashed: a namespace, and then room for a key. This one is for the keys that are usual. */
+const usual = roomFor(256);
 
 /**
  * The signed 64-bit number that PostgreSQL knows a lock by: FNV-1a 64 over the namespace as four big-endian bytes, then
@@ -19,11 +19,15 @@ export function lockId(namespace: number, key: string): bigint {
   if (!isInt32(namespace))
     throw new InvalidConfigError({ field: "namespace", got: namespace, wants: int32Range });
   assertKey(key);
-  const bytes = bytesOf(namespace, key);
+  // UTF-8 takes three bytes at most for what is one unit of a string.
+  const room = 3 * key.length <= usual.key.length ? usual : roomFor(3 * key.length);
+  room.view.setInt32(0, namespace);
+  const length = 4 + utf8.encodeInto(key, room.key).written;
+  const { bytes } = room;
   // A 64-bit state in two unsigned halves: BigInt arithmetic per byte would block for 150 ms on a key of a megabyte.
   let high = 0xcbf29ce4;
   let low = 0x84222325;
-  for (let at = 0; at < bytes.length; at += 1) {
+  for (let at = 0; at < length; at += 1) {
     low = (low ^ (bytes[at] as number)) >>> 0;
     // times the prime 2^40 + 0x1b3; every product stays below 2^53
     const product = low * 0x1b3;
@@ -33,12 +37,9 @@ export function lockId(namespace: number, key: string): bigint {
   return BigInt.asIntN(64, (BigInt(high) << 32n) | BigInt(low));
 }
 
-function bytesOf(namespace: number, key: string): Uint8Array {
-  // UTF-8 takes three bytes at most for what is one unit of a string.
-  const all = 4 + 3 * key.length <= scratch.length ? scratch : new Uint8Array(4 + 3 * key.length);
-  new DataView(all.buffer).setInt32(0, namespace);
-  const { written } = utf8.encodeInto(key, all.subarray(4));
-  return all.subarray(0, 4 + written);
+function roomFor(keyLength: number) {
+  const bytes = new Uint8Array(4 + keyLength);
+  return { bytes, view: new DataView(bytes.buffer), key: bytes.subarray(4) };
 }
 
 export const int32Range = "a whole number from -2147483648 to 2147483647";

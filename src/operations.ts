@@ -1,6 +1,7 @@
 import type { Instant } from "./clock.ts";
 import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "./errors.ts";
 import type { Value } from "./exchange.ts";
+import type { LockRequest } from "./grant.ts";
 import { sessionTimeout } from "./lease.ts";
 import type { NoSession } from "./reservation.ts";
 import { type Session, statementDeadline } from "./session.ts";
@@ -27,9 +28,8 @@ export interface Done {
 interface Task {
   readonly operation: Operation;
   readonly id: bigint;
-  readonly fenced: boolean;
-  /** Asked right before it is sent; one that is not is given up. */
-  isWanted(): boolean;
+  /** Whose it is: given up where that is abandoned by the time it could be sent. Absent where nobody can. */
+  readonly request: LockRequest | undefined;
   resolve(done: Done | NoSession | "not wanted"): void;
   reject(error: unknown): void;
 }
@@ -53,6 +53,8 @@ export interface OperationsParts {
 
 /** So many go out in one statement at most, that no answer takes long. */
 const longestBatch = 1_000;
+/** More callers than this are served in two halves: one by the server, while this process is busy with the other. */
+const halvedAbove = 32;
 
 /**
  * What is asked of one session, before it is open and then. What comes while a statement is under way goes out together in the
@@ -63,7 +65,7 @@ export class Operations {
   #tasks: Task[] = [];
   #opened: Opened | undefined;
   #isBusy = false;
-  /** Settles when the statement has been answered; never rejects. */
+  /** Settles when the last statement has been answered; never rejects. */
   #underWay: Promise<void> = Promise.resolve();
 
   constructor(parts: OperationsParts) {
@@ -71,22 +73,19 @@ export class Operations {
   }
 
   /**
-   * @returns `"not wanted"` where `isWanted` said so when its turn came, or why there is no session
+   * @param request on whose behalf; also whether a fencing token is wanted
+   * @returns `"not wanted"` where the request was abandoned before its turn came, or why there is no session
    * @throws {DatabaseError} the session has gone, or the operation failed: then it has not taken effect
    * @throws {LockTableFullError} @throws {StandbyError} @throws {PoolerDetectedError}
    */
-  ask(
-    operation: Operation,
-    id: bigint,
-    { fenced = false, isWanted = () => true }: { fenced?: boolean; isWanted?: () => boolean } = {},
-  ): Promise<Done | NoSession | "not wanted"> {
+  ask(operation: Operation, id: bigint, request?: LockRequest): Promise<Done | NoSession | "not wanted"> {
     return new Promise((resolve, reject) => {
       const gone = this.#opened?.session.goneBecause;
       if (gone !== undefined) {
         reject(new DatabaseError({ doing, cause: gone }));
         return;
       }
-      this.#tasks.push({ operation, id, fenced, isWanted, resolve, reject });
+      this.#tasks.push({ operation, id, request, resolve, reject });
       this.#flush();
     });
   }
@@ -113,36 +112,51 @@ export class Operations {
     while (this.#isBusy);
   }
 
-  #flush(): void {
+  /** Sends what waits, if it can go. `answered`: to how many the answer has just come. */
+  #flush(answered = 0): void {
     const opened = this.#opened;
     if (this.#isBusy || opened === undefined) return;
-    const batch: Task[] = [];
-    while (batch.length < longestBatch) {
-      const task = this.#tasks.shift();
-      if (task === undefined) break;
-      if (task.isWanted()) batch.push(task);
-      else task.resolve("not wanted");
+    const batch = this.#nextBatch(answered);
+    if (batch.length === 0) {
+      this.#parts.onIdle();
+      return;
     }
-    if (batch.length === 0) return;
     this.#isBusy = true;
-    this.#underWay = this.#send(opened, batch).finally(() => {
-      this.#isBusy = false;
-      this.#flush();
-      if (!this.#isBusy) this.#parts.onIdle();
+    this.#underWay = this.#send(opened, batch);
+  }
+
+  #nextBatch(answered: number): Task[] {
+    this.#tasks = this.#tasks.filter(({ request, resolve }) => {
+      if (request?.abandoned) resolve("not wanted");
+      return !request?.abandoned;
     });
+    const callers = answered + this.#tasks.length;
+    const most = callers > halvedAbove ? Math.min(Math.ceil(callers / 2), longestBatch) : longestBatch;
+    const batch = this.#tasks.splice(0, most);
+    // From here on a caller can't leave without something to be undone.
+    for (const { request } of batch) if (request !== undefined) request.sent = true;
+    return batch;
   }
 
   /** Never rejects. */
   async #send(opened: Opened, batch: readonly Task[]): Promise<void> {
+    let answer: { said: SharedAnswer; sentAt: Instant };
     try {
-      const { said, sentAt } = await this.#run(opened, batch);
-      batch.forEach((task, at) => {
-        task.resolve({ answer: said.answers?.[at] ?? null, sentAt, token: said.token });
-      });
+      answer = await this.#run(opened, batch);
     } catch (error) {
       if (opened.session.goneBecause === undefined) await this.#recover(opened, batch, error as Error);
       else for (const task of batch) task.reject(error);
+      this.#isBusy = false;
+      this.#flush();
+      return;
     }
+    // First the next ones: the server is at work on them while these callers are at work on their answers.
+    this.#isBusy = false;
+    this.#flush(batch.length);
+    const { said, sentAt } = answer;
+    batch.forEach((task, at) => {
+      task.resolve({ answer: said.answers?.[at] as OperationAnswer, sentAt, token: said.token });
+    });
   }
 
   async #run(
@@ -153,12 +167,12 @@ export class Operations {
     const operations = batch.map(({ operation }) => operation);
     const statement = sharedStatement(
       operations,
-      batch.some(({ fenced }) => fenced),
+      batch.some(({ request }) => request?.fencing === true),
     );
     const wanted = this.#parts.leaseWanted();
     const values: Value[] = [Number.isFinite(wanted) ? sessionTimeout(wanted) : "0"];
     const ids = batch.map(({ id }) => id.toString());
-    if (batch.length > 1) values.push(ids, operations.join(""));
+    if (batch.length > 1) values.push(ids, operations);
     else if (operations[0] !== proving) values.push(...ids);
     lease.asked(wanted);
     try {
@@ -192,7 +206,7 @@ export class Operations {
       for (const task of batch) {
         const taken = isTaking(task.operation);
         if (taken) task.reject(namedLockError(error));
-        else task.resolve({ answer: task.operation === proving ? true : 1, sentAt, token: null });
+        else task.resolve({ answer: task.operation === proving ? "t" : "1", sentAt, token: null });
       }
     } catch (second) {
       session.destroy(second as Error);
@@ -217,5 +231,9 @@ function isTaking(operation: Operation): boolean {
 
 function asFreeing(task: Task): Task {
   const exclusive = task.operation === taking.exclusive || task.operation === freeing.exclusive;
-  return { ...task, operation: exclusive ? freeingUntold.exclusive : freeingUntold.shared, fenced: false };
+  return {
+    ...task,
+    operation: exclusive ? freeingUntold.exclusive : freeingUntold.shared,
+    request: undefined,
+  };
 }

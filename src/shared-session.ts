@@ -21,6 +21,14 @@ export interface SharedSessionOptions {
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
 }
 
+/** A lock, or an attempt at one, in the books of its session, which alone writes them. In milliseconds. */
+export interface Carried {
+  /** Its TTL; `undefined` while the session does not carry it. */
+  carriedFor: number | undefined;
+  /** The TTL within a third of which it is proved, over and over; `undefined`: it is not. */
+  provenWithin: number | undefined;
+}
+
 /** Milliseconds that a session without locks is kept for the next one. */
 const linger = 500;
 
@@ -75,22 +83,28 @@ export class SharedSession {
   }
 
   /** Carries a lock, or an attempt at one, from now on; or with another TTL than before. */
-  carry(lock: object, ttl: number): void {
-    this.#carried.set(lock, ttl);
+  carry(lock: Carried, ttl: number): void {
+    this.#carried.change(lock.carriedFor, ttl);
+    lock.carriedFor = ttl;
     clearTimeout(this.#lingering);
     this.#lingering = undefined;
   }
 
   /** Proves a lock that it carries at a third of so many milliseconds, over and over; `undefined`: no more. */
-  keepProven(lock: object, ttl: number | undefined): void {
-    if (ttl === undefined) this.#kept.delete(lock);
-    else if (this.#carried.has(lock)) this.#kept.set(lock, ttl);
+  keepProven(lock: Carried, ttl: number | undefined): void {
+    if (ttl === lock.provenWithin || lock.carriedFor === undefined) return;
+    this.#kept.change(lock.provenWithin, ttl);
+    lock.provenWithin = ttl;
     this.#lease.proveWithin(this.#kept.value);
   }
 
-  drop(lock: object): void {
-    if (this.#kept.delete(lock)) this.#lease.proveWithin(this.#kept.value);
-    if (!this.#carried.delete(lock) || this.#carried.size > 0) return;
+  /** Does nothing the second time. */
+  drop(lock: Carried): void {
+    if (lock.carriedFor === undefined) return;
+    this.keepProven(lock, undefined);
+    this.#carried.change(lock.carriedFor, undefined);
+    lock.carriedFor = undefined;
+    if (this.#carried.size > 0) return;
     this.#lease.rest();
     this.#restIfEmpty();
   }

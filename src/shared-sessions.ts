@@ -7,7 +7,7 @@ import { believable } from "./lease.ts";
 import type { LockMode } from "./locker.ts";
 import type { Done } from "./operations.ts";
 import type { NoSession } from "./reservation.ts";
-import { SharedSession } from "./shared-session.ts";
+import { type Carried, SharedSession } from "./shared-session.ts";
 import { freeing, proving, taking } from "./sql-shared.ts";
 
 export interface SharedSessionsOptions {
@@ -26,7 +26,7 @@ interface Entry {
   readonly session: SharedSession;
   /** More than one where it is shared: the server has it once. */
   holders: readonly SharedLock[];
-  /** Settles, and never rejects, when it is known whether the server has it; `undefined` while it does. */
+  /** Settles when it is known whether the server has it; `undefined` while it does. */
   settling: Promise<unknown> | undefined;
 }
 
@@ -52,18 +52,18 @@ export class SharedSessions {
    * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {LockTableFullError}
    * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
    */
-  async tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    for (;;) {
-      if (request.abandoned) return { refused: "abandoned" };
-      const entry = this.#entries.get(request.id);
-      if (entry === undefined) return this.#take(request);
-      if (entry.settling !== undefined) {
-        await entry.settling;
-        continue;
-      }
-      if (request.mode === "exclusive" || entry.mode === "exclusive") return { refused: "held" };
-      return this.#join(entry, request);
+  tryLock(request: LockRequest): Promise<Grant | Refusal> {
+    const entry = this.#entries.get(request.id);
+    return entry === undefined ? this.#take(request) : this.#takeBeside(entry, request);
+  }
+
+  async #takeBeside(entry: Entry, request: LockRequest): Promise<Grant | Refusal> {
+    if (entry.settling !== undefined) {
+      await entry.settling.then(nothing, nothing);
+      return request.abandoned ? { refused: "abandoned" } : this.tryLock(request);
     }
+    if (request.mode === "exclusive" || entry.mode === "exclusive") return { refused: "held" };
+    return this.#join(entry, request);
   }
 
   /** Gives back the sessions that carry nothing. Never rejects. */
@@ -72,14 +72,14 @@ export class SharedSessions {
   }
 
   async #take(request: LockRequest): Promise<Grant | Refusal> {
-    const { id, mode, ttl, fencing } = request;
+    const { id, mode, ttl } = request;
     const session = this.#withRoom();
     const entry: Entry = { id, mode, session, holders: [], settling: undefined };
     const lock = new SharedLock(this, entry, this.#enforced);
     session.carry(lock, ttl);
     this.#entries.set(id, entry);
-    const asking = session.ask(taking[mode], id, { fenced: fencing, isWanted: () => isWanted(request) });
-    entry.settling = asking.then(nothing, nothing);
+    const asking = session.ask(taking[mode], id, request);
+    entry.settling = asking;
     let done: Awaited<typeof asking>;
     try {
       done = await asking;
@@ -87,7 +87,7 @@ export class SharedSessions {
       this.#forget(entry, lock);
       throw error;
     }
-    if (done === "not wanted" || "refused" in done || done.answer !== true) {
+    if (done === "not wanted" || "refused" in done || done.answer !== "t") {
       this.#forget(entry, lock);
       return refusal(request, done);
     }
@@ -102,8 +102,7 @@ export class SharedSessions {
     entry.session.carry(lock, request.ttl);
     const leave = async (): Promise<void> => void (await this.release(entry, lock).catch(nothing));
     try {
-      const { fencing: fenced } = request;
-      const done = await entry.session.ask(proving, entry.id, { fenced, isWanted: () => isWanted(request) });
+      const done = await entry.session.ask(proving, entry.id, request);
       if (done !== "not wanted" && !("refused" in done)) return lock.granted(done, request);
       await leave();
       return refusal(request, done);
@@ -122,11 +121,11 @@ export class SharedSessions {
       return false;
     }
     const asking = session.ask(freeing[mode], id);
-    entry.settling = asking.then(nothing, nothing);
+    entry.settling = asking;
     try {
       const done = await asking;
-      const answer = typeof done === "object" && "answer" in done ? done.answer : 0;
-      if (answer !== 0) return answer === 2;
+      const answer = typeof done === "object" && "answer" in done ? done.answer : "0";
+      if (answer !== "0") return answer === "2";
       const error = new DatabaseError({
         doing: "Giving a lock back",
         cause: new Error("the session no longer held it"),
@@ -175,11 +174,13 @@ export class SharedSessions {
   }
 }
 
-class SharedLock implements Grant {
+class SharedLock implements Grant, Carried {
   readonly #sessions: SharedSessions;
   readonly #entry: Entry;
   #listener: GoneListener | undefined;
   readonly lapses: boolean;
+  carriedFor: number | undefined;
+  provenWithin: number | undefined;
   #lostBecause: Error | undefined;
   #fencingToken: bigint | undefined;
 
@@ -250,12 +251,6 @@ class SharedLock implements Grant {
 }
 
 function nothing(): void {}
-
-/** Asked right before it is sent, from when on its caller can't leave without something to be undone. */
-function isWanted(request: LockRequest): boolean {
-  request.sent = !request.abandoned;
-  return request.sent;
-}
 
 /** @throws {LockNotAcquiredError} `"connection-timeout"` */
 function refusal({ key }: LockRequest, done: Done | NoSession | "not wanted"): Refusal {

@@ -1,10 +1,10 @@
 /** The TTLs of many, in milliseconds, and the smallest of them at hand: few differ, however many there are. */
 export class SmallestTtl {
-  readonly #ttls = new Map<object, number>();
   readonly #counts = new Map<number, number>();
+  #size = 0;
 
   get size(): number {
-    return this.#ttls.size;
+    return this.#size;
   }
 
   /** `Infinity` where there is none. */
@@ -14,24 +14,18 @@ export class SmallestTtl {
     return smallest;
   }
 
-  has(one: object): boolean {
-    return this.#ttls.has(one);
+  /** One that had a TTL has another; `undefined`: it had none, or has none any more. */
+  change(before: number | undefined, now: number | undefined): void {
+    if (before === now) return;
+    this.#count(before, -1);
+    this.#count(now, 1);
   }
 
-  set(one: object, ttl: number): void {
-    this.delete(one);
-    this.#ttls.set(one, ttl);
-    this.#counts.set(ttl, (this.#counts.get(ttl) ?? 0) + 1);
-  }
-
-  /** @returns whether it was there */
-  delete(one: object): boolean {
-    const ttl = this.#ttls.get(one);
-    if (ttl === undefined) return false;
-    this.#ttls.delete(one);
-    const left = (this.#counts.get(ttl) ?? 0) - 1;
-    if (left > 0) this.#counts.set(ttl, left);
+  #count(ttl: number | undefined, more: 1 | -1): void {
+    if (ttl === undefined) return;
+    this.#size += more;
+    const count = (this.#counts.get(ttl) ?? 0) + more;
+    if (count > 0) this.#counts.set(ttl, count);
     else this.#counts.delete(ttl);
-    return true;
   }
 }

@@ -23,22 +23,24 @@ export const freeingUntold: Record<LockMode, Operation> = { exclusive: "w", shar
 export const proving: Operation = "p";
 
 /**
- * What each answers: whether it was granted; 0 where the lock was not held, 1 where it was and nobody waits for it, 2 where
- * somebody was told; or true.
+ * What each answers, a character: `t` or `f`, whether it was granted or proved; `0` where the lock was not held, `1` where it
+ * was and is free now, `2` where somebody who waits for it was told as well. `undefined`: it was not done.
  */
-export type OperationAnswer = boolean | 0 | 1 | 2 | null;
+export type OperationAnswer = "t" | "f" | "0" | "1" | "2" | undefined;
 
-const freed = (unlocked: string, id: string): string => `
-              case when not ${unlocked} then 0 when ${toldUnlessNobodyWaits(id)} then 2 else 1 end`;
+const granted = (taken: string): string => `case when ${taken} then 't' else 'f' end`;
+
+const freed = (unlocked: string, id?: string): string =>
+  `case when not ${unlocked} then '0'${id === undefined ? "" : ` when ${toldUnlessNobodyWaits(id)} then '2'`} else '1' end`;
 
 const expressions: Record<Operation, (id: string) => string> = {
-  x: (id) => `pg_catalog.to_json(pg_catalog.pg_try_advisory_lock(${id}))`,
-  s: (id) => `pg_catalog.to_json(pg_catalog.pg_try_advisory_lock_shared(${id}))`,
-  u: (id) => `pg_catalog.to_json(${freed(`pg_catalog.pg_advisory_unlock(${id})`, id)})`,
-  v: (id) => `pg_catalog.to_json(${freed(`pg_catalog.pg_advisory_unlock_shared(${id})`, id)})`,
-  w: (id) => `pg_catalog.to_json(pg_catalog.pg_advisory_unlock(${id})::int4)`,
-  z: (id) => `pg_catalog.to_json(pg_catalog.pg_advisory_unlock_shared(${id})::int4)`,
-  p: () => "pg_catalog.to_json(true)",
+  x: (id) => granted(`pg_catalog.pg_try_advisory_lock(${id})`),
+  s: (id) => granted(`pg_catalog.pg_try_advisory_lock_shared(${id})`),
+  u: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`, id),
+  v: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`, id),
+  w: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`),
+  z: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`),
+  p: () => "'t'",
 };
 
 /**
@@ -57,7 +59,7 @@ select pg_catalog.json_build_object(
          'standby', pg_catalog.pg_is_in_recovery(),
          'name', pg_catalog.current_setting('application_name'),
          'answers', done.answers,
-         'token', ${fenced ? `case when done.answers::text like '%true%' then ${fencingToken} end` : "null::text"})::text
+         'token', ${fenced ? `case when done.answers like '%t%' then ${fencingToken} end` : "null::text"})::text
   from (select case when pg_catalog.pg_is_in_recovery() then null
                     when pg_catalog.set_config('idle_session_timeout', $1, false) is not null
                      ${fenced ? `and ${durable}` : ""}
@@ -69,32 +71,34 @@ export interface SharedAnswer {
   readonly pid: number;
   readonly standby: boolean;
   readonly name: string;
-  /** In the order of the operations; null: none was done. */
-  readonly answers: readonly OperationAnswer[] | null;
+  /** An {@link OperationAnswer} for each, in the order of the operations; null: none was done. */
+  readonly answers: string | null;
   readonly token: string | null;
 }
 
 /** One operation alone, without the price of many. Further parameter: lock id. */
 const alone = (operation: Operation, fenced: boolean): Statement =>
-  frame(`shared_${operation}`, `pg_catalog.json_build_array(${expressions[operation]("$2::int8")})`, fenced);
+  frame(`shared_${operation}`, expressions[operation]("$2::int8"), fenced);
 
 /**
  * Several operations, done in the order given: the rows of a function are evaluated as they come, and `offset 0` keeps
- * anything from moving in between. Further parameters: lock ids; as many letters.
+ * anything from moving in between. Further parameters: lock ids; as many letters. An array of letters: to reach the last
+ * character of a text, the server goes through all those before it.
  */
 const together = (fenced: boolean): Statement =>
   frame(
     "shared_batch",
     `(
-              select pg_catalog.json_agg(one.answer order by one.at)
+              select pg_catalog.string_agg(one.answer, '' order by one.at)
                 from (select operation.at,
-                             case pg_catalog.substr($3, operation.at::int4, 1)
+                             case operation.letter
                              ${(Object.keys(expressions) as Operation[])
                                .map(
                                  (letter) => `when '${letter}' then ${expressions[letter]("operation.id")}`,
                                )
                                .join("\n                             ")} end as answer
-                        from pg_catalog.unnest($2::int8[]) with ordinality as operation(id, at)
+                        from rows from (pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::"char"[]))
+                             with ordinality as operation(id, letter, at)
                       offset 0) as one)`,
     fenced,
   );

@@ -260,7 +260,8 @@ describe("what is asked while a statement is under way", () => {
     proxy.thaw();
     await Promise.all([refreshed, ...released]);
     const next = await Promise.all(acquired);
-    expect(statements.length).toBeLessThanOrEqual(4);
+    // In halves, and halves of what was left.
+    expect(statements.length).toBeLessThanOrEqual(6);
     expect(next.every((lock) => lock.held)).toBe(true);
     expect(sorted(await advisoryLocks())).toEqual(sorted([kept as Lock, ...next]));
   });

@@ -53,12 +53,13 @@ class Session {
 
   /** Of one of many that it carries. */
   sharedGrant(): Grant {
-    const [lock, lease, kept] = [{}, this.#lease, this.#kept];
+    const [lease, kept] = [this.#lease, this.#kept];
+    let before: number | undefined;
     return Object.defineProperties(
       {
         keepProven(ttl: number | undefined): void {
-          if (ttl === undefined) kept.delete(lock);
-          else kept.set(lock, ttl);
+          kept.change(before, ttl);
+          before = ttl;
           lease.proveWithin(kept.value);
         },
       },
