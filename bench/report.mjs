@@ -58,47 +58,62 @@ const tables = {
     };
   },
 
-  manyLocks: ({ rounds, aim, held, rates, crowd }) => {
-    const rate = ({ perSecond, rateRatio }) => `${perSecond.toFixed(0)} (${rateRatio.toFixed(2)})`;
-    const cost = (what, cell, wanted, met) => [what, "", "", "", cell, `${wanted} ${verdict(met)}`];
+  rates: ({ rounds, aim, crowds }) => ({
+    title: "acquire + release, each caller on a key of its own",
+    rounds,
+    header: [
+      "callers",
+      "",
+      "connections",
+      "cycles a second",
+      ": by hand",
+      ": redlock",
+      "p50",
+      ": by hand",
+      "aim",
+    ],
+    rows: crowds.flatMap(({ callers, rows }) =>
+      Object.entries(rows).map(([name, row]) => [
+        String(row.callers),
+        row.title,
+        String(row.connections),
+        row.perSecond.toFixed(0),
+        row.byHandRatio.toFixed(2),
+        row.redlockRatio?.toFixed(2) ?? "not measured",
+        ms(row.p50Ms),
+        row.p50Ratio.toFixed(2),
+        name === "shared" ? verdicts(aim[callers], row).join(", ") : "",
+      ]),
+    ),
+  }),
+
+  manyLocks: ({ rounds, aim, held, acquireMs, statementsPerSecond, connections, cpuShare, bytes }) => {
+    const row = (what, cell, wanted, met) => [what, "", cell, `${wanted} ${verdict(met)}`];
     return {
-      title: "many callers, many locks",
+      title: `${held} locks held by one process, which refresh themselves`,
       rounds,
-      header: ["", "", "by hand", "dedicated", "shared", "aim"],
+      header: ["", "", "library", "aim"],
       rows: [
-        ...rates.map(({ callers, byHand, dedicated, shared }) => {
-          const wanted = aim[callers];
-          const last = wanted === undefined ? "" : `${wanted} ${verdict(shared.rateRatio >= wanted)}`;
-          return [`${callers} callers`, "cycles a second", rate(byHand), rate(dedicated), rate(shared), last];
-        }),
-        [
-          "1 caller",
-          "p50",
-          ms(rates[0].byHand.p50Ms),
-          `${rates[0].dedicated.p50Ratio.toFixed(2)}`,
-          `${rates[0].shared.p50Ratio.toFixed(2)}`,
-          `${aim.alone} ${verdict(rates[0].shared.p50Ratio <= aim.alone)}`,
-        ],
-        cost(
-          `acquire beside ${held} held`,
-          crowd.acquireMs.ratio.toFixed(2),
+        row(
+          "acquire beside them, against none held",
+          acquireMs.ratio.toFixed(2),
           aim.heldRatio,
-          crowd.acquireMs.ratio <= aim.heldRatio,
+          acquireMs.ratio <= aim.heldRatio,
         ),
-        cost(
-          `statements a second, ${held} held`,
-          crowd.statementsPerSecond.toFixed(1),
-          `${crowd.connections} a third of 10 s`,
-          crowd.statementsPerSecond <= crowd.connections / 2.8 + 0.5,
+        row(
+          "statements a second",
+          statementsPerSecond.toFixed(1),
+          `one a session and third of 10 s: ${(connections / 2.8).toFixed(1)}`,
+          statementsPerSecond <= connections / 2.8,
         ),
-        cost(
+        row(
           "of a core",
-          `${(crowd.cpuShare * 100).toFixed(1)} %`,
+          `${(cpuShare * 100).toFixed(1)} %`,
           `${aim.cpuShare * 100} %`,
-          crowd.cpuShare < aim.cpuShare,
+          cpuShare < aim.cpuShare,
         ),
-        cost("bytes a lock", crowd.bytes.toFixed(0), aim.bytes, crowd.bytes < aim.bytes),
-        cost("connections", String(crowd.connections), aim.connections, crowd.connections <= aim.connections),
+        row("bytes a lock", bytes.toFixed(0), aim.bytes, bytes < aim.bytes),
+        row("connections", String(connections), aim.connections, connections <= aim.connections),
       ],
     };
   },
@@ -123,6 +138,16 @@ export function report(name, results) {
 export function asJson(results) {
   const rounded = JSON.stringify(results, (_, v) => (typeof v === "number" ? Number(v.toFixed(4)) : v), 2);
   return `${rounded}\n`;
+}
+
+function verdicts({ p50, byHand, redlock }, { p50Ratio, byHandRatio, redlockRatio }) {
+  return [
+    ...(p50 === undefined ? [] : [`p50 ${p50} ${verdict(p50Ratio <= p50)}`]),
+    ...(byHand === undefined ? [] : [`by hand ${byHand} ${verdict(byHandRatio >= byHand)}`]),
+    ...(redlock === undefined || redlockRatio === undefined
+      ? []
+      : [`redlock ${redlock} ${verdict(redlockRatio >= redlock)}`]),
+  ];
 }
 
 function ms(value) {

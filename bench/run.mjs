@@ -1,14 +1,16 @@
-// Measures the scenarios that are named, or all of them: run.mjs [uncontended] [handOver] [callersOneKey] [crowd] [manyLocks]
-// In results.json, those that were not measured keep what they had.
+// Measures the scenarios that are named, or all of them: run.mjs [rates] [uncontended] [handOver] [callersOneKey] [crowd] [manyLocks]
+// In results.json, those that were not measured keep what they had; docs/bench.svg is drawn from it.
 import { readFileSync, writeFileSync } from "node:fs";
 import { callersOneKey } from "./callers-one-key.mjs";
+import { draw } from "./chart.mjs";
 import { crowd } from "./crowd.mjs";
 import { handOver } from "./hand-over.mjs";
 import { manyLocks } from "./many-locks.mjs";
+import { rates } from "./rates.mjs";
 import { asJson, report } from "./report.mjs";
 import { uncontended } from "./uncontended.mjs";
 
-const scenarios = { uncontended, handOver, callersOneKey, crowd, manyLocks };
+const scenarios = { rates, uncontended, handOver, callersOneKey, crowd, manyLocks };
 const file = new URL("results.json", import.meta.url);
 
 const named = process.argv.slice(2);
@@ -24,3 +26,4 @@ for (const name of Object.keys(scenarios)) {
 }
 const results = { ...JSON.parse(readFileSync(file, "utf8")), ...measured };
 writeFileSync(file, asJson(results));
+draw(results.rates);

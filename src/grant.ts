@@ -16,9 +16,12 @@ export interface LockRequest {
   sent: boolean;
 }
 
-/** Who is told that a lock has gone by itself. */
+/** Who is told what becomes of a lock by itself. */
 export interface GoneListener {
+  /** It has gone. */
   gone(cause: Error): void;
+  /** It was to be proved over and over, see {@link Grant.keepProven}, and its TTL may have passed without. */
+  overdue(): void;
 }
 
 /** A lock as granted, before it has a handle: how it is kept, proved and given back. */
@@ -30,14 +33,15 @@ export interface Grant {
   readonly lapses: boolean;
   /**
    * Has the lock proved at a third of a TTL of so many milliseconds, over and over, together with what else its session
-   * carries; `undefined`: no more. Absent where nobody does, and the holder refreshes by itself.
+   * carries, and its listener told when that fails; `undefined`: no more. Absent where nobody does, and the holder refreshes
+   * by itself.
    */
   keepProven?(ttl: number | undefined): void;
   /** Milliseconds after {@link provenAt} that its holder may believe in it, with a TTL of so many. */
   believable(ttl: number): number;
   /** Why it is gone, where that is known. */
   readonly goneBecause: Error | undefined;
-  /** Tells `listener`, the only one there is, once if the lock goes by itself. */
+  /** Tells `listener`, the only one there is, and of its going once. */
   onGone(listener: GoneListener): void;
   /**
    * Proves within `deadline` milliseconds that the lock is held, and keeps it for another `ttl`. A failure ends it.

@@ -47,8 +47,11 @@ export class HeldLock implements Lock, GoneListener {
   readonly mode: LockMode;
   readonly #keeper: Keeper;
   readonly #grant: Grant;
-  /** The one timer: of the next refresh, or of the end of the TTL, whichever comes first. */
-  readonly #alarm: Alarm<HeldLock>;
+  /**
+   * The one timer: of the next refresh, or of the end of the TTL, whichever comes first. None where the session sees to both:
+   * it has one for all its locks.
+   */
+  #alarm: Alarm<HeldLock> | undefined;
   /** Whether it refreshes by itself, has its session see to that, or leaves it to its holder. */
   #beat: "its own" | "its session's" | undefined;
   /** Of the TTL, after which it does: no more than a third, and not the same for all, so that not all speak at once. */
@@ -79,7 +82,7 @@ export class HeldLock implements Lock, GoneListener {
     this.#beatAt = grant.provenAt;
     if (facts.autoRefresh) this.#beat = grant.keepProven === undefined ? "its own" : "its session's";
     if (this.#beat === "its session's") grant.keepProven?.(facts.ttl);
-    this.#alarm = new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
+    else this.#alarm = new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
     keeper.telemetry.granted();
     grant.onGone(this);
   }
@@ -140,6 +143,14 @@ export class HeldLock implements Lock, GoneListener {
 
   /** From now on the holder refreshes, or nobody. */
   stopRefreshing(): void {
+    this.#leaveToItself();
+    if (this.#state.is === "held")
+      this.#alarm ??= new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
+  }
+
+  #leaveToItself(): void {
+    // What its session has proved until now counts.
+    if (this.#beat === "its session's") this.#confirm(this.#grant.provenAt);
     if (this.#beat === "its session's") this.#grant.keepProven?.(undefined);
     this.#beat = undefined;
   }
@@ -185,10 +196,10 @@ export class HeldLock implements Lock, GoneListener {
   #refreshByItself(): void {
     this.#beating = true;
     this.#beatAt = now();
-    this.#alarm.reset();
+    this.#alarm?.reset();
     const next = (): void => {
       this.#beating = false;
-      if (this.#state.is === "held") this.#alarm.reset();
+      if (this.#state.is === "held") this.#alarm?.reset();
     };
     // A failure has ended the lock and aborted its signal; a refusal by the circuit breaker is tried again.
     this.refresh().then(next, next);
@@ -200,7 +211,7 @@ export class HeldLock implements Lock, GoneListener {
     const state = this.#state;
     if (ttl < this.#ttl && this.#grant.lapses) {
       this.#shortening = { ttl, sentAt: now() };
-      this.#alarm.reset();
+      this.#alarm?.reset();
     }
     try {
       // The answer has to come while the holder still believes, with something to spare for what it then does.
@@ -214,7 +225,7 @@ export class HeldLock implements Lock, GoneListener {
       this.#ttl = ttl;
       if (this.#beat === "its session's") this.#grant.keepProven?.(ttl);
       this.#shortening = undefined;
-      if (sooner) this.#alarm.reset();
+      if (sooner) this.#alarm?.reset();
     } catch (error) {
       if (error instanceof CircuitOpenError) this.#shortening = undefined; // Nothing was sent.
       if (error instanceof CircuitOpenError || error instanceof LockNotHeldError) throw error;
@@ -278,9 +289,14 @@ export class HeldLock implements Lock, GoneListener {
     if (this.#state.is === "expired") this.#keeper.forget(this, false);
   }
 
+  overdue(): void {
+    if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
+  }
+
   #end(state: State, othersWait = false): void {
     this.#state = state;
-    this.#alarm.stop();
+    this.#alarm?.stop();
+    this.#leaveToItself();
     if (state.is === "released" || state.is === "lost") this.#keeper.forget(this, othersWait);
     if (state.is === "expired") this.#keeper.expired(this);
     const reason = this.#lossReason();

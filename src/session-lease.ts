@@ -9,6 +9,7 @@ import { believable } from "./lease.ts";
 export class SessionLease {
   readonly #speak: () => Promise<unknown>;
   readonly #lapse: () => void;
+  readonly #overdue: () => void;
   #provenAt: Instant = now();
   /** That the server has, in milliseconds. */
   #lease = Number.POSITIVE_INFINITY;
@@ -21,9 +22,11 @@ export class SessionLease {
   #alarm: Alarm<undefined> | undefined;
   #speaking = false;
 
-  constructor(parts: { speak(): Promise<unknown>; lapse(): void }) {
+  /** `overdue`: nothing has been proved for the smallest TTL of those that are to be. */
+  constructor(parts: { speak(): Promise<unknown>; lapse(): void; overdue(): void }) {
     this.#speak = parts.speak;
     this.#lapse = parts.lapse;
+    this.#overdue = parts.overdue;
   }
 
   /** When the statement was sent that last showed the session to live. */
@@ -81,10 +84,25 @@ export class SessionLease {
     } else {
       this.#alarm = new Alarm(
         undefined,
-        () => Math.min(this.left, this.#untilSpeaking()),
-        () => (this.left <= 0 ? this.#lapse() : this.#keep()),
+        () => Math.min(this.left, this.#untilOverdue(), this.#untilSpeaking()),
+        () => this.#ring(),
       );
     }
+  }
+
+  #ring(): void {
+    if (this.left <= 0) {
+      this.#lapse();
+    } else if (this.#untilOverdue() > 0) {
+      this.#keep();
+    } else {
+      this.#overdue();
+      this.#watch();
+    }
+  }
+
+  #untilOverdue(): number {
+    return this.#proofWithin - elapsedSince(this.#provenAt);
   }
 
   #untilSpeaking(): number {

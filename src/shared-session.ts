@@ -19,6 +19,8 @@ export interface SharedSessionOptions {
   readonly name: string;
   /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
+  /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
+  readonly onOverdue: (session: SharedSession) => void;
 }
 
 /** A lock, or an attempt at one, in the books of its session, which alone writes them. In milliseconds. */
@@ -51,6 +53,7 @@ export class SharedSession {
   readonly #lease = new SessionLease({
     speak: () => this.ask(proving, 0n),
     lapse: () => this.destroy(new Error("the lease of the session has passed")),
+    overdue: () => this.#options.onOverdue(this),
   });
   readonly #operations: Operations;
   #lingering: NodeJS.Timeout | undefined;

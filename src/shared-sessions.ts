@@ -159,6 +159,9 @@ export class SharedSessions {
       enforced: this.#enforced,
       name: sharedName(namespace),
       onEnd: (ended, cause) => this.#ended(ended, cause),
+      onOverdue: (silent) => {
+        for (const { holders } of this.#carriedBy(silent)) for (const lock of holders) lock.overdue();
+      },
     });
     this.#sessions.add(session);
     return session;
@@ -167,10 +170,14 @@ export class SharedSessions {
   #ended(session: SharedSession, cause: Error | undefined): void {
     this.#sessions.delete(session);
     if (cause === undefined) return;
-    const lost = [...this.#entries.values()].filter((entry) => entry.session === session);
+    const lost = this.#carriedBy(session);
     // First the books, then the holders: their listeners are code of theirs.
     for (const { id } of lost) this.#entries.delete(id);
     for (const { holders } of lost) for (const lock of holders) lock.lost(cause);
+  }
+
+  #carriedBy(session: SharedSession): Entry[] {
+    return [...this.#entries.values()].filter((entry) => entry.session === session);
   }
 }
 
@@ -203,6 +210,10 @@ class SharedLock implements Grant, Carried {
   lost(cause: Error): void {
     this.#lostBecause = cause;
     this.#listener?.gone(cause);
+  }
+
+  overdue(): void {
+    this.#listener?.overdue();
   }
 
   get provenAt(): Instant {

@@ -31,6 +31,7 @@ class Session {
   readonly #lease = new SessionLease({
     speak: async () => this.#lease.proven(Number.POSITIVE_INFINITY, this.ask()),
     lapse() {},
+    overdue() {},
   });
   readonly #kept = new SmallestTtl();
 
@@ -105,9 +106,10 @@ test("a session that has just spoken is not asked again", async () => {
   await lock.release();
 });
 
-test("a hundred locks on one session ask it as often as one does", async () => {
+test("a hundred locks on one session have one timer, and ask it as often as one does", async () => {
   const session = new Session();
   const locks = Array.from({ length: 100 }, () => holdShared(session));
+  expect(vi.getTimerCount()).toBe(1);
   await vi.advanceTimersByTimeAsync(10 * ttl);
   expect(locks.every((lock) => lock.held)).toBe(true);
   expect(session.askedAt.length).toBeGreaterThanOrEqual(30);

@@ -1,0 +1,48 @@
+// docs/bench.svg: cycles a second, as ratios to the baseline, from what was measured.
+import { writeFileSync } from "node:fs";
+import * as Plot from "@observablehq/plot";
+import { parseHTML } from "linkedom";
+
+const file = new URL("../docs/bench.svg", import.meta.url);
+const crowd = (callers) => `${callers.toLocaleString("en")} callers`;
+
+export function draw({ crowds, postgres, node }) {
+  const { document } = parseHTML("<!doctype html><html><body></body></html>");
+  const bars = crowds.flatMap(({ callers, rows }) =>
+    Object.values(rows).map(({ title, on, byHandRatio, perSecond, connections }) => ({
+      crowd: crowd(callers),
+      title: on === "Redis" ? `${title} (Redis)` : title,
+      byHandRatio,
+      label: ` ${byHandRatio.toFixed(2)} × (${Math.round(perSecond).toLocaleString("en")} a second, ${connections} conn.)`,
+      isOurs: title === "pg-locker",
+    })),
+  );
+  const order = Object.values(crowds[0].rows).map(({ title, on }) =>
+    on === "Redis" ? `${title} (Redis)` : title,
+  );
+  const most = Math.max(...bars.map(({ byHandRatio }) => byHandRatio));
+  const svg = Plot.plot({
+    document,
+    width: 860,
+    height: 620,
+    marginLeft: 210,
+    marginRight: 20,
+    style: { background: "white", color: "black", fontFamily: "sans-serif", fontSize: "12px" },
+    title: undefined,
+    x: { label: "lock cycles a second, by hand = 1 →", domain: [0, most * 1.75], grid: true },
+    y: { label: null, domain: order },
+    fy: { label: null, domain: crowds.map(({ callers }) => crowd(callers)) },
+    color: { domain: [true, false], range: ["#1f6feb", "#a0a8b4"] },
+    marks: [
+      Plot.barX(bars, { x: "byHandRatio", y: "title", fy: "crowd", fill: "isOurs" }),
+      Plot.text(bars, { x: "byHandRatio", y: "title", fy: "crowd", text: "label", textAnchor: "start" }),
+      Plot.ruleX([1], { strokeDasharray: "3,3" }),
+      Plot.ruleX([0]),
+    ],
+    caption: undefined,
+  });
+  svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `Lock cycles a second, PostgreSQL ${postgres}, Node.js ${node}`);
+  writeFileSync(file, `${svg.outerHTML}\n`);
+}
