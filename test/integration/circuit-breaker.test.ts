@@ -3,11 +3,19 @@ import {
   type CircuitBreaker,
   CircuitOpenError,
   createCircuitBreaker,
+  type Lock,
   LockNotAcquiredError,
   PostgresLocker,
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { createOpenPool, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  createOpenPool,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  uniqueKey,
+} from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -89,6 +97,38 @@ test("an open breaker refuses acquire, and refresh without ending the lock; rele
   expect(await holdersOf(lock.id)).toHaveLength(1);
   await lock.release();
   expect(await holdersOf(lock.id)).toEqual([]);
+});
+
+test("a breaker that loses patience before the server answers leaves nothing behind, and ends nothing", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  const pool = createPool({ connectionString: proxy.url });
+  let gaveUp: () => void = () => {};
+  let isPatient = true;
+  const circuitBreaker: CircuitBreaker = {
+    async execute<T>(fn: () => Promise<T>): Promise<T> {
+      const outcome = fn();
+      if (isPatient) return outcome;
+      gaveUp();
+      throw new Error("too slow");
+    },
+  };
+  await using locker = new PostgresLocker({ pool, circuitBreaker });
+  await (await locker.acquire(uniqueKey())).release();
+  isPatient = false;
+  for (const ask of [() => locker.acquire(uniqueKey()), (lock?: Lock) => lock?.refresh()]) {
+    await using lock = ask.length === 0 ? undefined : await locker.acquire(uniqueKey());
+    proxy.freeze({ direction: "toClient" });
+    const left = new Promise<void>((resolve) => {
+      gaveUp = resolve;
+    });
+    const asked = ask(lock);
+    await left;
+    proxy.thaw();
+    const granted = await asked;
+    expect((granted ?? lock)?.held).toBe(true);
+    await granted?.release();
+  }
+  expect(await advisoryLocks()).toEqual([]);
 });
 
 test("close frees every lock through an open breaker", async () => {
