@@ -159,6 +159,7 @@ export class Arbiter {
     const { key, id, mode, ttl, fencing } = wanted;
     const pause = this.#turns.pause(id);
     if (pause > 0) await pauseFor(pause, signals);
+    const oursHadIt = this.#parts.heldHere(wanted);
     const request: LockRequest = { key, id, mode, ttl, fencing, abandoned: false, sent: false };
     const attempt = throughBreaker(this.#parts.breaker, () => tryLock(request));
     const answer = await abandonOnAbort(attempt, signals, () => {
@@ -178,7 +179,8 @@ export class Arbiter {
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
     }
-    this.#turns.lost(id);
+    // Where it was one of ours that kept it out, that says nothing of the others' turn.
+    if (!oursHadIt && !this.#parts.heldHere(wanted)) this.#turns.lost(id);
     const otherKey = this.#parts.namesake(wanted);
     if (otherKey !== undefined) throw new LockNotAcquiredError({ key, reason: "id-collision", otherKey });
     return undefined;

@@ -19,7 +19,7 @@ import { runUnder } from "./with-lock.ts";
 export abstract class BaseLocker implements Locker {
   readonly #namespace: number;
   protected readonly telemetry: Telemetry;
-  readonly #held = new HeldLocks();
+  readonly #held = new HeldLocks<HeldLock>();
   readonly #arbiter: Arbiter;
   readonly #keeper: Keeper;
   readonly #attempt: Attempt<Grant, HeldLock>;
@@ -39,8 +39,8 @@ export abstract class BaseLocker implements Locker {
       owner: this,
       log: telemetry.log,
       breaker,
-      heldHere: (wanted) => this.#held.keepOut(wanted),
-      namesake: (wanted) => this.#held.namesake(wanted),
+      heldHere: (wanted) => this.heldHere(wanted),
+      namesake: (wanted) => this.namesake(wanted),
       watch: (id) => this.watch(id),
       unwatch: (id) => this.unwatch(id),
     });
@@ -74,6 +74,13 @@ export abstract class BaseLocker implements Locker {
 
   /** Takes the lock if it is free, without waiting for its holder. Throws only what the database did wrong. */
   protected abstract tryLock(request: LockRequest): Promise<Grant | Refusal>;
+  /** As `ArbiterParts` has them. A subclass adds what it holds beside the handles. */
+  protected heldHere(wanted: Wanted): boolean {
+    return this.#held.keepOut(wanted);
+  }
+  protected namesake(wanted: Wanted): string | undefined {
+    return this.#held.namesake(wanted);
+  }
   /** Asks to hear, by {@link wake}, of releases elsewhere: see `WakeUps`. There are none where there is no elsewhere. */
   protected watch(_id: bigint): void {}
   protected unwatch(_id: bigint): void {}

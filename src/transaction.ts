@@ -19,6 +19,8 @@ import {
 /** A lock that ends with the transaction that it was taken in. */
 export interface TransactionLock {
   readonly client: TransactionClient;
+  /** Whether its end will be noticed, by its locker, and has not been yet. */
+  readonly isOpen: boolean;
   /** What the caller wrote is kept. @returns whether somebody elsewhere waits for the lock @throws {DatabaseError} */
   commit(): Promise<boolean>;
   /** Nothing of it is. @throws {DatabaseError} then the session was ended, and so was the transaction */
@@ -81,6 +83,10 @@ class OwnTransaction implements TransactionLock {
     this.#session = session;
     this.#id = id;
     this.#ended = ended;
+  }
+
+  get isOpen(): boolean {
+    return this.#session.goneBecause === undefined;
   }
 
   async commit(): Promise<boolean> {
@@ -148,6 +154,7 @@ export async function tryLockOn(
   }
   return {
     client,
+    isOpen: false,
     // The notification is part of the transaction, and goes out when that commits.
     commit: () => ask("Telling waiters", tellWaiters),
     release: async () => false,
