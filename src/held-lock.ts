@@ -140,7 +140,11 @@ export class HeldLock implements Lock, GoneListener {
 
   /** From now on the holder refreshes, or nobody. */
   stopRefreshing(): void {
-    if (this.#beat === "its session's") this.#grant.keepProven?.(undefined);
+    if (this.#beat === "its session's") {
+      // What the session has proved up to now counts; what it proves from now on does not.
+      this.#confirm(this.#grant.provenAt);
+      this.#grant.keepProven?.(undefined);
+    }
     this.#beat = undefined;
   }
 

@@ -122,6 +122,20 @@ test("a lock that is not told to refresh itself expires, whoever else is proved 
   await busy.release();
 });
 
+test("a lock that stops being refreshed by its session has two thirds of its TTL left, whenever that is", async () => {
+  for (let tenth = 1; tenth <= 40; tenth += 1) {
+    const session = new Session();
+    const [lock, other] = [holdShared(session), holdShared(session)];
+    await vi.advanceTimersByTimeAsync((tenth * ttl) / 10);
+    lock.stopRefreshing();
+    await vi.advanceTimersByTimeAsync(0.6 * ttl);
+    expect([lock.held, lock.signal.aborted], `stopped after ${tenth} tenths`).toEqual([true, false]);
+    await vi.advanceTimersByTimeAsync(0.4 * ttl);
+    expect(lock.expired).toBe(true);
+    await other.release();
+  }
+});
+
 test("no timer is left after a release", async () => {
   const locks = Array.from({ length: 10 }, () => hold(new Session()));
   for (const lock of locks) await lock.release();
