@@ -161,7 +161,10 @@ export class Arbiter {
     if (pause > 0) await pauseFor(pause, signals);
     const oursHadIt = this.#parts.heldHere(wanted);
     const request: LockRequest = { key, id, mode, ttl, fencing, abandoned: false, sent: false };
-    const attempt = throughBreaker(this.#parts.breaker, () => tryLock(request));
+    // The breaker may take its time: a policy that is half open lets one through first.
+    const attempt = throughBreaker(this.#parts.breaker, () =>
+      request.abandoned ? abandoned : tryLock(request),
+    );
     const answer = await abandonOnAbort(attempt, signals, () => {
       request.abandoned = true;
       const undone = attempt.then((late) => this.#undo(late)).catch(() => {});
@@ -200,3 +203,5 @@ export class Arbiter {
     if (this.#underWay === 0) this.#onIdle?.();
   }
 }
+
+const abandoned: Promise<Refusal> = Promise.resolve({ refused: "abandoned" });
