@@ -98,7 +98,8 @@ export class PostgresLocker extends BaseLocker {
    * transaction mode serves as well.
    *
    * @throws what `acquire` throws; then `fn` has not run
-   * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect
+   * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect. Or `fn` had ended the
+   *   transaction itself: what it wrote after that was without the lock
    * @throws what `fn` throws
    */
   async withTransaction<T, C extends TransactionClient = TransactionClient>(

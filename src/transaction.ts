@@ -1,6 +1,12 @@
 import { within } from "./clock.ts";
 import { type Client, type Pool, query, type Statement } from "./driver.ts";
-import { DatabaseError, InvalidConfigError, LockerClosedError, StandbyError } from "./errors.ts";
+import {
+  DatabaseError,
+  InvalidConfigError,
+  LockerClosedError,
+  namedLockError,
+  StandbyError,
+} from "./errors.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 import type { TransactionClient } from "./locker.ts";
 import { reserveFor } from "./reservation.ts";
@@ -60,7 +66,7 @@ export class OwnTransactions {
       await session.command(doing, rollback, statementDeadline);
     } catch (error) {
       session.destroy(error as Error);
-      throw error;
+      throw namedLockError(error);
     }
     session.return();
     return { refused: "held" };
@@ -91,6 +97,11 @@ class OwnTransaction implements TransactionLock {
 
   async commit(): Promise<boolean> {
     const doing = "Committing";
+    if (this.#session.client.getTransactionStatus?.() === "I") {
+      await this.#end(doing, rollback);
+      const cause = new Error("the function had ended the transaction itself, and so the lock");
+      throw new DatabaseError({ doing, cause });
+    }
     const { tag, othersWait } = await this.#end(doing, commit);
     if (tag === committed) return othersWait;
     // With another tag, and no error, the server answers where a statement had failed.
@@ -138,7 +149,7 @@ export async function tryLockOn(
       const { rows } = await within(statementDeadline, asking);
       return JSON.parse(String(rows[0]?.[0])) as T;
     } catch (cause) {
-      throw new DatabaseError({ doing, cause });
+      throw namedLockError(new DatabaseError({ doing, cause }));
     }
   };
   const doing = "Taking a lock in a transaction";

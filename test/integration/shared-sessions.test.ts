@@ -752,11 +752,18 @@ describe("a server without room for another lock", () => {
       sessions: "dedicated",
     });
     const kept = await locker.acquire(uniqueKey());
+    const client = await connect({ connectionString: server.url });
+    await client.query("begin");
     await (await locker.acquire(uniqueKey())).release();
     await expect(fill(admin)).rejects.toMatchObject({ code: "53200" });
     const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LockTableFullError);
     expect((refused as Error).message).toContain("max_locks_per_transaction");
+    const never = () => expect.unreachable();
+    await expect(locker.withTransaction(uniqueKey(), never)).rejects.toBeInstanceOf(LockTableFullError);
+    const callers = locker.withTransaction(uniqueKey(), never, { client });
+    await expect(callers).rejects.toBeInstanceOf(LockTableFullError);
+    await client.query("rollback");
     await kept.refresh();
     await admin.query("select pg_advisory_unlock_all()");
     await (await locker.acquire(uniqueKey())).release();
