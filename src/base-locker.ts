@@ -8,7 +8,14 @@ import { HeldLocks } from "./held-locks.ts";
 import { acquireInOrder } from "./lock-group.ts";
 import { lockId } from "./lock-id.ts";
 import type { AcquireOptions, Lock, Locker, LockGroup, PingOptions, TryResult } from "./locker.ts";
-import { assertAcquireOptions, assertKeys, assertPositiveTtl, assertWait, signalOf } from "./options.ts";
+import {
+  assertAcquireOptions,
+  assertKeys,
+  assertPositiveTtl,
+  assertScope,
+  assertWait,
+  signalOf,
+} from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 import { runUnder } from "./with-lock.ts";
 
@@ -107,7 +114,7 @@ export abstract class BaseLocker implements Locker {
   }
 
   async withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
-    return runUnder(this, await this.acquire(key, { autoRefresh: true, ...options }), fn);
+    return runUnder(this, await this.acquire(key, assertScope(fn, options)), fn);
   }
 
   async tryWithLock<T>(
@@ -115,7 +122,7 @@ export abstract class BaseLocker implements Locker {
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
-    const lock = await this.tryAcquire(key, { autoRefresh: true, ...options });
+    const lock = await this.tryAcquire(key, assertScope(fn, options));
     return lock === undefined
       ? { acquired: false }
       : { acquired: true, value: await runUnder(this, lock, fn) };

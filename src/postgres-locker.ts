@@ -13,7 +13,7 @@ import { assertEnforceableTtl } from "./lease.ts";
 import { Listener } from "./listener.ts";
 import type { TransactionClient, TransactionOptions } from "./locker.ts";
 import { LocksKept } from "./locks-kept.ts";
-import { assertTransactionOptions } from "./options.ts";
+import { assertFunction, assertTransactionOptions } from "./options.ts";
 import { type PingTarget, pingPool } from "./ping.ts";
 import { watchPool } from "./reservation.ts";
 import { statementDeadline } from "./session.ts";
@@ -107,6 +107,7 @@ export class PostgresLocker extends BaseLocker {
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C> = {},
   ): Promise<T> {
+    assertFunction(fn);
     const { client, ...rest } = assertTransactionOptions(options);
     const wanted = this.wanted(key, rest);
     const { id, mode } = wanted;

@@ -136,6 +136,34 @@ test("a lock that stops being refreshed by its session has two thirds of its TTL
   }
 });
 
+test.each([10, 100, 3_000, 3_600_000])(
+  "with a TTL of %i ms, a lock that refreshes itself asks at a third of it, and no longer than it may believe",
+  async (each) => {
+    for (let round = 0; round < 20; round += 1) {
+      const session = new Session();
+      const asked: { at: number; deadline: number }[] = [];
+      const start = performance.now();
+      const lock = new HeldLock(
+        { ...facts, ttl: each },
+        {
+          ...session.grant(),
+          refresh: async (_, deadline) => {
+            asked.push({ at: performance.now() - start, deadline });
+            return session.ask();
+          },
+        },
+        keeper,
+      );
+      await vi.advanceTimersByTimeAsync(each / 2);
+      const [first] = asked;
+      if (first === undefined) throw new Error("it never asked");
+      expect(first.at).toBeLessThanOrEqual(Math.ceil(0.33 * each));
+      expect(first.at + first.deadline).toBeLessThan(each);
+      await lock.release();
+    }
+  },
+);
+
 test("no timer is left after a release", async () => {
   const locks = Array.from({ length: 10 }, () => hold(new Session()));
   for (const lock of locks) await lock.release();

@@ -1,6 +1,12 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { expect, test } from "vitest";
-import { type Lock, LockerClosedError, LockLostError, MemoryLocker } from "../../src/index.ts";
+import { expect, test, vi } from "vitest";
+import {
+  type AcquireOptions,
+  type Lock,
+  LockerClosedError,
+  LockLostError,
+  MemoryLocker,
+} from "../../src/index.ts";
 
 // What needs no server: the rest is in test/integration/with-lock.test.ts and in the contract suite.
 
@@ -35,6 +41,20 @@ test("fn does not run under a lock that is lost before its turn", async () => {
     await locker.close();
     await running.catch(() => {});
     expect(seen).not.toBe(true);
+  }
+});
+
+test("an `autoRefresh` that is undefined is none given", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
+  try {
+    const locker = new MemoryLocker();
+    const options = { ttl: "1s", autoRefresh: undefined } as unknown as AcquireOptions;
+    const held = (lock: Lock) => vi.advanceTimersByTimeAsync(5_000).then(() => lock.held);
+    expect(await locker.withLock("key", held, options)).toBe(true);
+    expect(await locker.tryWithLock("key", held, options)).toEqual({ acquired: true, value: true });
+    await locker.close();
+  } finally {
+    vi.useRealTimers();
   }
 });
 
