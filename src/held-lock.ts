@@ -40,8 +40,6 @@ type State =
   | { readonly is: "closed" };
 
 const held: State = { is: "held" };
-/** What is not asked any more. */
-const tooLate = Promise.resolve(undefined);
 
 export class HeldLock implements Lock, GoneListener {
   readonly key: string;
@@ -210,14 +208,14 @@ export class HeldLock implements Lock, GoneListener {
     }
     try {
       const sentAt = await throughBreaker(this.#keeper.breaker, () => {
-        // The breaker may have taken its time, too.
-        if (this.#state !== state) return tooLate;
+        // The breaker may have taken its time, too. What is over is not asked for.
+        if (this.#state !== state) return Promise.resolve(this.#confirmedAt);
         // The answer has to come while the holder still believes, with something to spare for what it then does.
         return this.#grant.refresh(ttl, Math.max(this.#left() * 0.9, 1));
       });
       // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
-      if (sentAt === undefined || this.#state !== state) throw this.#notHeld();
+      if (this.#state !== state) throw this.#notHeld();
       this.#confirmedAt = sentAt;
       const sooner = ttl < this.#ttl;
       this.#ttl = ttl;

@@ -44,6 +44,31 @@ test("fn does not run under a lock that is lost before its turn", async () => {
   }
 });
 
+test("a waiter that is aborted at whatever step of its turn leaves that to the next one at once", async () => {
+  for (let step = 0; step < 30; step += 1) {
+    const locker = new MemoryLocker();
+    const lock = await locker.acquire("key");
+    const aborting = new AbortController();
+    const first = locker.acquire("key", { wait: true, signal: aborting.signal });
+    const second = locker.acquire("key", { wait: true });
+    await nextTurn();
+    const released = lock.release();
+    for (let i = 0; i < step; i += 1) await Promise.resolve();
+    aborting.abort(new Error("the caller left"));
+    await released;
+    await first.then(
+      (granted) => granted.release(),
+      () => {},
+    );
+    await nextTurn();
+    const waits = Symbol("still waiting");
+    const outcome = await Promise.race([second, waits]);
+    expect(outcome, `aborted after step ${step}`).not.toBe(waits);
+    await locker.close();
+    await second;
+  }
+});
+
 test("an `autoRefresh` that is undefined is none given", async () => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   try {
