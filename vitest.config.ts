@@ -8,6 +8,7 @@ const bothWays = [
   "bad-input",
   "circuit-breaker",
   "close",
+  "connections-taken",
   "fairness",
   "fencing",
   "id-collision",

@@ -155,8 +155,12 @@ export class Arbiter {
     const { key, id, mode, ttl, fencing } = wanted;
     const pause = this.#turns.pause(id);
     if (pause > 0) await pauseFor(pause, signals);
+    const oursHadIt = this.#parts.heldHere(wanted);
     const request: LockRequest = { key, id, mode, ttl, fencing, abandoned: false, sent: false };
-    const attempt = throughBreaker(this.#parts.breaker, () => tryLock(request));
+    // The breaker may take its time: a policy that is half open lets one through first.
+    const attempt = throughBreaker(this.#parts.breaker, () =>
+      request.abandoned ? abandoned : tryLock(request),
+    );
     const answer = await abandonOnAbort(attempt, signals, () => {
       request.abandoned = true;
       const undone = attempt.then((late) => this.#undo(late)).catch(() => {});
@@ -174,7 +178,8 @@ export class Arbiter {
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
     }
-    this.#turns.lost(id);
+    // Where it was one of ours that kept it out, that says nothing of the others' turn.
+    if (!oursHadIt && !this.#parts.heldHere(wanted)) this.#turns.lost(id);
     const otherKey = this.#parts.namesake(wanted);
     if (otherKey !== undefined) throw new LockNotAcquiredError({ key, reason: "id-collision", otherKey });
     return undefined;
@@ -194,3 +199,5 @@ export class Arbiter {
     if (this.#underWay === 0) this.#onIdle?.();
   }
 }
+
+const abandoned: Promise<Refusal> = Promise.resolve({ refused: "abandoned" });

@@ -8,7 +8,14 @@ import { HeldLocks } from "./held-locks.ts";
 import { acquireInOrder } from "./lock-group.ts";
 import { lockId } from "./lock-id.ts";
 import type { AcquireOptions, Lock, Locker, LockGroup, PingOptions, TryResult } from "./locker.ts";
-import { assertAcquireOptions, assertKeys, assertPositiveTtl, assertWait, signalOf } from "./options.ts";
+import {
+  assertAcquireOptions,
+  assertKeys,
+  assertPositiveTtl,
+  assertScope,
+  assertWait,
+  signalOf,
+} from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
 import { runUnder } from "./with-lock.ts";
 
@@ -19,7 +26,7 @@ import { runUnder } from "./with-lock.ts";
 export abstract class BaseLocker implements Locker {
   readonly #namespace: number;
   protected readonly telemetry: Telemetry;
-  readonly #held = new HeldLocks();
+  readonly #held = new HeldLocks<HeldLock>();
   readonly #arbiter: Arbiter;
   readonly #keeper: Keeper;
   readonly #attempt: Attempt<Grant, HeldLock>;
@@ -39,8 +46,8 @@ export abstract class BaseLocker implements Locker {
       owner: this,
       log: telemetry.log,
       breaker,
-      heldHere: (wanted) => this.#held.keepOut(wanted),
-      namesake: (wanted) => this.#held.namesake(wanted),
+      heldHere: (wanted) => this.heldHere(wanted),
+      namesake: (wanted) => this.namesake(wanted),
       watch: (id) => this.watch(id),
       unwatch: (id) => this.unwatch(id),
     });
@@ -74,6 +81,13 @@ export abstract class BaseLocker implements Locker {
 
   /** Takes the lock if it is free, without waiting for its holder. Throws only what the database did wrong. */
   protected abstract tryLock(request: LockRequest): Promise<Grant | Refusal>;
+  /** As `ArbiterParts` has them. A subclass adds what it holds beside the handles. */
+  protected heldHere(wanted: Wanted): boolean {
+    return this.#held.keepOut(wanted);
+  }
+  protected namesake(wanted: Wanted): string | undefined {
+    return this.#held.namesake(wanted);
+  }
   /** Asks to hear, by {@link wake}, of releases elsewhere: see `WakeUps`. There are none where there is no elsewhere. */
   protected watch(_id: bigint): void {}
   protected unwatch(_id: bigint): void {}
@@ -105,7 +119,7 @@ export abstract class BaseLocker implements Locker {
   }
 
   async withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
-    return runUnder(this, await this.acquire(key, { autoRefresh: true, ...options }), fn);
+    return runUnder(this, await this.acquire(key, assertScope(fn, options)), fn);
   }
 
   async tryWithLock<T>(
@@ -113,7 +127,7 @@ export abstract class BaseLocker implements Locker {
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
-    const lock = await this.tryAcquire(key, { autoRefresh: true, ...options });
+    const lock = await this.tryAcquire(key, assertScope(fn, options));
     return lock === undefined
       ? { acquired: false }
       : { acquired: true, value: await runUnder(this, lock, fn) };

@@ -4,9 +4,9 @@ import { CircuitOpenError, InvalidConfigError } from "./errors.ts";
 import type { Duration } from "./locker.ts";
 
 /**
- * Stands between the locker and a database in trouble. It calls `fn`, answers with what that answers or rejects with what
- * that rejects, or rejects without calling it. A policy of cockatiel fits, also one of several wrapped together, as long
- * as it doesn't call `fn` twice.
+ * Stands between the locker and a database in trouble. It calls `fn` once, or rejects without calling it. A policy of
+ * cockatiel fits, also one of several wrapped together, but for one that tries again. What it answers is not looked at: where
+ * `fn` was called, its own outcome counts, so that a time-out of the breaker's changes only what that learns.
  */
 export interface CircuitBreaker {
   execute<T>(fn: () => Promise<T>): Promise<T>;
@@ -70,7 +70,8 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
 }
 
 /**
- * Runs `operation` through the breaker, if there is one.
+ * Runs `operation` through the breaker, if there is one. Once it was called, its outcome is its own, whatever the breaker makes
+ * of it: a policy that answers before it has ended (a time-out) knows nothing of the lock that it may still get.
  *
  * @throws {CircuitOpenError} the breaker refused, and `operation` was not called
  * @throws what `operation` throws
@@ -83,13 +84,16 @@ export function throughBreaker<T>(
 }
 
 async function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promise<T> {
-  let called = false;
+  let outcome: Promise<T> | undefined;
+  let cause: unknown = new Error("it answered without a call");
   try {
-    return await breaker.execute(() => {
-      called = true;
-      return operation();
+    await breaker.execute(() => {
+      outcome = operation();
+      return outcome;
     });
   } catch (error) {
-    throw called ? error : new CircuitOpenError({ cause: error });
+    cause = error;
   }
+  if (outcome === undefined) throw new CircuitOpenError({ cause });
+  return outcome;
 }

@@ -149,9 +149,11 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   #leaveToItself(): void {
-    // What its session has proved until now counts.
-    if (this.#beat === "its session's") this.#confirm(this.#grant.provenAt);
-    if (this.#beat === "its session's") this.#grant.keepProven?.(undefined);
+    if (this.#beat === "its session's") {
+      // What the session has proved up to now counts; what it proves from now on does not.
+      this.#confirm(this.#grant.provenAt);
+      this.#grant.keepProven?.(undefined);
+    }
     this.#beat = undefined;
   }
 
@@ -214,9 +216,12 @@ export class HeldLock implements Lock, GoneListener {
       this.#alarm?.reset();
     }
     try {
-      // The answer has to come while the holder still believes, with something to spare for what it then does.
-      const deadline = Math.max(this.#left() * 0.9, 1);
-      const sentAt = await throughBreaker(this.#keeper.breaker, () => this.#grant.refresh(ttl, deadline));
+      const sentAt = await throughBreaker(this.#keeper.breaker, () => {
+        // The breaker may have taken its time, too. What is over is not asked for.
+        if (this.#state !== state) return Promise.resolve(this.#confirmedAt);
+        // The answer has to come while the holder still believes, with something to spare for what it then does.
+        return this.#grant.refresh(ttl, Math.max(this.#left() * 0.9, 1));
+      });
       // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();

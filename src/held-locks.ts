@@ -1,24 +1,26 @@
-import type { HeldLock } from "./held-lock.ts";
-import type { LockMode } from "./locker.ts";
+import type { Lock } from "./locker.ts";
 
-/** The books of a locker: every handle whose lock the server still has, in the order of its grant. */
-export class HeldLocks {
+/** What the books say of a lock. */
+export type Entry = Pick<Lock, "key" | "id" | "mode" | "expired">;
+
+/** The books of a locker: everything whose lock the server still has, in the order of its grant. */
+export class HeldLocks<L extends Entry> {
   /** More than one where it is shared. */
-  readonly #byId = new Map<bigint, HeldLock[]>();
+  readonly #byId = new Map<bigint, L[]>();
 
-  add(lock: HeldLock): void {
+  add(lock: L): void {
     const sharing = this.#byId.get(lock.id);
     if (sharing === undefined) this.#byId.set(lock.id, [lock]);
     else sharing.push(lock);
   }
 
-  delete(lock: HeldLock): void {
+  delete(lock: L): void {
     const others = this.#byId.get(lock.id)?.filter((each) => each !== lock) ?? [];
     if (others.length === 0) this.#byId.delete(lock.id);
     else this.#byId.set(lock.id, others);
   }
 
-  all(): HeldLock[] {
+  all(): L[] {
     return [...this.#byId.values()].flat();
   }
 
@@ -29,7 +31,7 @@ export class HeldLocks {
   }
 
   /** Whether a holder of `key` in this very locker, whose end will be noticed, keeps out a caller of `mode`. */
-  keepOut({ id, key, mode }: { id: bigint; key: string; mode: LockMode }): boolean {
+  keepOut({ id, key, mode }: Omit<Entry, "expired">): boolean {
     for (const lock of this.#byId.get(id) ?? []) {
       const excludes = lock.mode === "exclusive" || mode === "exclusive";
       if (excludes && lock.key === key && !lock.expired) return true;

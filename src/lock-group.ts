@@ -26,9 +26,11 @@ export async function acquireInOrder(
       const lock = await acquire({ ...one, wait, signals, autoRefresh: true }).catch((error: unknown) => {
         throw isOverdue(error, wait) && one.wait > 0 ? overdue(one, error) : error;
       });
-      const { signal } = lock;
-      signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
       taken.push(lock);
+      const { signal } = lock;
+      // It may have been lost between its grant and this step.
+      if (signal.aborted) throw signal.reason;
+      signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
     }
     firstLoss.signal.throwIfAborted();
   } catch (error) {

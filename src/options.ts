@@ -38,6 +38,23 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
   return checked;
 }
 
+/**
+ * Those of a lock around a function, which refreshes itself unless told otherwise. The function is looked at as well: where it
+ * is not one, nothing is to be reserved for it.
+ *
+ * @throws {InvalidConfigError} names the option
+ */
+export function assertScope(fn: unknown, options: unknown): AcquireOptions {
+  assertFunction(fn);
+  const checked = options === undefined ? {} : assertAcquireOptions(options);
+  return { ...checked, autoRefresh: checked.autoRefresh ?? true };
+}
+
+/** @throws {InvalidConfigError} */
+export function assertFunction(fn: unknown): void {
+  if (typeof fn !== "function") throw new InvalidConfigError({ field: "fn", got: fn, wants: "a function" });
+}
+
 /** The signal of options that have nothing else. @throws {InvalidConfigError} */
 export function signalOf(options: { readonly signal?: AbortSignal }): AbortSignal | undefined {
   assertObject(options);

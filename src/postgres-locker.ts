@@ -1,17 +1,19 @@
 import { setTimeout } from "node:timers/promises";
 import pg from "pg";
 import { listenerName } from "./application-name.ts";
+import type { Wanted } from "./arbiter.ts";
 import { BaseLocker } from "./base-locker.ts";
 import { elapsedSince } from "./clock.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds, type PostgresLockerOptions } from "./config.ts";
 import { DedicatedSessions } from "./dedicated-sessions.ts";
 import type { Pool } from "./driver.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import { type Entry, HeldLocks } from "./held-locks.ts";
 import { assertEnforceableTtl } from "./lease.ts";
 import { Listener } from "./listener.ts";
 import type { TransactionClient, TransactionOptions } from "./locker.ts";
 import { LocksKept } from "./locks-kept.ts";
-import { assertTransactionOptions } from "./options.ts";
+import { assertFunction, assertTransactionOptions } from "./options.ts";
 import { type PingTarget, pingPool } from "./ping.ts";
 import { watchPool } from "./reservation.ts";
 import { statementDeadline } from "./session.ts";
@@ -31,6 +33,7 @@ import { carry, runAround } from "./with-lock.ts";
 export class PostgresLocker extends BaseLocker {
   readonly #sessions: DedicatedSessions | SharedSessions;
   readonly #transactions: OwnTransactions;
+  readonly #inTransactions = new HeldLocks<Entry>();
   readonly #listener: Listener;
   readonly #locksKept: LocksKept;
   readonly #pools: readonly PingTarget[];
@@ -95,7 +98,8 @@ export class PostgresLocker extends BaseLocker {
    * transaction mode serves as well.
    *
    * @throws what `acquire` throws; then `fn` has not run
-   * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect
+   * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect. Or `fn` had ended the
+   *   transaction itself: what it wrote after that was without the lock
    * @throws what `fn` throws
    */
   async withTransaction<T, C extends TransactionClient = TransactionClient>(
@@ -103,13 +107,26 @@ export class PostgresLocker extends BaseLocker {
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C> = {},
   ): Promise<T> {
+    assertFunction(fn);
     const { client, ...rest } = assertTransactionOptions(options);
     const wanted = this.wanted(key, rest);
-    const { id } = wanted;
-    const lock = await this.take(wanted, {
+    const { id, mode } = wanted;
+    const { lock, entry } = await this.take(wanted, {
       tryLock: (request) =>
         client === undefined ? this.#transactions.tryLock(request) : tryLockOn(client, request),
-      hold: (granted) => granted,
+      hold: (lock) => {
+        // One whose session has gone keeps nobody out any more.
+        const entry = {
+          key,
+          id,
+          mode,
+          get expired() {
+            return !lock.isOpen;
+          },
+        };
+        this.#inTransactions.add(entry);
+        return { lock, entry };
+      },
     });
     let isHeld = true;
     const end = (how: () => Promise<boolean>): Promise<void> =>
@@ -119,6 +136,7 @@ export class PostgresLocker extends BaseLocker {
           othersWait = await how();
         } finally {
           isHeld = false;
+          this.#inTransactions.delete(entry);
           this.freed(id, othersWait);
         }
       });
@@ -136,6 +154,14 @@ export class PostgresLocker extends BaseLocker {
   protected override tryLock(request: LockRequest): Promise<Grant | Refusal> {
     const answer = this.#sessions.tryLock(request);
     return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
+  }
+
+  protected override heldHere(wanted: Wanted): boolean {
+    return super.heldHere(wanted) || this.#inTransactions.keepOut(wanted);
+  }
+
+  protected override namesake(wanted: Wanted): string | undefined {
+    return super.namesake(wanted) ?? this.#inTransactions.namesake(wanted);
   }
 
   protected override watch(id: bigint): void {

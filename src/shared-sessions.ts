@@ -190,6 +190,7 @@ class SharedLock implements Grant, Carried {
   provenWithin: number | undefined;
   #lostBecause: Error | undefined;
   #fencingToken: bigint | undefined;
+  #releasing: Promise<boolean> | undefined;
 
   constructor(sessions: SharedSessions, entry: Entry, lapses: boolean) {
     this.#sessions = sessions;
@@ -256,8 +257,10 @@ class SharedLock implements Grant, Carried {
     }
   }
 
+  /** Once: its holder, and a refresh that failed, may both ask for it. A second one would free what is another's by then. */
   release(): Promise<boolean> {
-    return this.#sessions.release(this.#entry, this);
+    this.#releasing ??= this.#sessions.release(this.#entry, this);
+    return this.#releasing;
   }
 }
 

@@ -1,6 +1,12 @@
 import { within } from "./clock.ts";
 import { type Client, type Pool, query, type Statement } from "./driver.ts";
-import { DatabaseError, InvalidConfigError, LockerClosedError, StandbyError } from "./errors.ts";
+import {
+  DatabaseError,
+  InvalidConfigError,
+  LockerClosedError,
+  namedLockError,
+  StandbyError,
+} from "./errors.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 import type { TransactionClient } from "./locker.ts";
 import { reserveFor } from "./reservation.ts";
@@ -19,6 +25,8 @@ import {
 /** A lock that ends with the transaction that it was taken in. */
 export interface TransactionLock {
   readonly client: TransactionClient;
+  /** Whether its end will be noticed, by its locker, and has not been yet. */
+  readonly isOpen: boolean;
   /** What the caller wrote is kept. @returns whether somebody elsewhere waits for the lock @throws {DatabaseError} */
   commit(): Promise<boolean>;
   /** Nothing of it is. @throws {DatabaseError} then the session was ended, and so was the transaction */
@@ -58,7 +66,7 @@ export class OwnTransactions {
       await session.command(doing, rollback, statementDeadline);
     } catch (error) {
       session.destroy(error as Error);
-      throw error;
+      throw namedLockError(error);
     }
     session.return();
     return { refused: "held" };
@@ -83,8 +91,17 @@ class OwnTransaction implements TransactionLock {
     this.#ended = ended;
   }
 
+  get isOpen(): boolean {
+    return this.#session.goneBecause === undefined;
+  }
+
   async commit(): Promise<boolean> {
     const doing = "Committing";
+    if (this.#session.client.getTransactionStatus?.() === "I") {
+      await this.#end(doing, rollback);
+      const cause = new Error("the function had ended the transaction itself, and so the lock");
+      throw new DatabaseError({ doing, cause });
+    }
     const { tag, othersWait } = await this.#end(doing, commit);
     if (tag === committed) return othersWait;
     // With another tag, and no error, the server answers where a statement had failed.
@@ -132,7 +149,7 @@ export async function tryLockOn(
       const { rows } = await within(statementDeadline, asking);
       return JSON.parse(String(rows[0]?.[0])) as T;
     } catch (cause) {
-      throw new DatabaseError({ doing, cause });
+      throw namedLockError(new DatabaseError({ doing, cause }));
     }
   };
   const doing = "Taking a lock in a transaction";
@@ -148,6 +165,7 @@ export async function tryLockOn(
   }
   return {
     client,
+    isOpen: false,
     // The notification is part of the transaction, and goes out when that commits.
     commit: () => ask("Telling waiters", tellWaiters),
     release: async () => false,

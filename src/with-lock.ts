@@ -46,18 +46,20 @@ export async function runUnder<T>(owner: object, lock: Lock, fn: (lock: Lock) =>
 }
 
 function untilLost<T>(lock: Lock, work: () => Promise<T>): Promise<T> {
+  const { signal } = lock;
   return new Promise((resolve, reject) => {
-    const onLoss = (): void => reject(lock.signal.reason);
-    lock.signal.addEventListener("abort", onLoss, { once: true });
+    // It may have been lost between its grant and this step.
+    signal.throwIfAborted();
+    const onLoss = (): void => reject(signal.reason);
+    signal.addEventListener("abort", onLoss, { once: true });
     work()
       .then(resolve, reject)
-      .finally(() => lock.signal.removeEventListener("abort", onLoss));
+      .finally(() => signal.removeEventListener("abort", onLoss));
   });
 }
 
-/** Keeps a second error with the first, where that can carry it. */
+/** Keeps a second error with the first, where that can carry it and has none yet, such as a `SuppressedError`. */
 export function carry(error: unknown, suppressed: unknown): void {
-  if (typeof error === "object" && error !== null && Object.isExtensible(error)) {
-    Object.defineProperty(error, "suppressed", { value: suppressed, configurable: true, writable: true });
-  }
+  if (typeof error !== "object" || error === null || "suppressed" in error) return;
+  Reflect.defineProperty(error, "suppressed", { value: suppressed, configurable: true, writable: true });
 }

@@ -192,6 +192,53 @@ const rows: Row[] = [
     InvalidTtlError,
     ttlSays("`null`"),
   ],
+  ...(["withLock", "tryWithLock", "withTransaction"] as const).flatMap((method): Row[] => {
+    const call =
+      (...given: Wrong[]) =>
+      () =>
+        (locker[method] as Wrong)(uniqueKey(), ...given);
+    const never = () => expect.unreachable();
+    const noFunction = (got: string) => `Expected \`fn\` to be a function, got ${got}`;
+    return [
+      [`no function to ${method}`, call(), InvalidConfigError, noFunction("`undefined`")],
+      [`options first to ${method}`, call({}, never), InvalidConfigError, noFunction("an object")],
+      [`null options to ${method}`, call(never, null), InvalidConfigError, /`options` to be an object/],
+      [`a TTL for options to ${method}`, call(never, "5s"), InvalidConfigError, /`options` to be an object/],
+      [`a misspelt option to ${method}`, call(never, { tll: 1 }), InvalidConfigError, /`tll` to be absent/],
+      [`a negative wait to ${method}`, call(never, { wait: -1 }), InvalidConfigError, /^Expected `wait`/],
+      [
+        `an empty key to ${method}`,
+        () => (locker[method] as Wrong)("", never),
+        EmptyKeyError,
+        /at least one character/,
+      ],
+    ];
+  }),
+  [
+    "no keys to acquireAll",
+    () => locker.acquireAll(undefined as Wrong),
+    InvalidConfigError,
+    /an array of keys/,
+  ],
+  ["an empty key to acquireAll", () => locker.acquireAll([uniqueKey(), ""]), EmptyKeyError, /at least one/],
+  [
+    "a number as a key to acquireAll",
+    () => locker.acquireAll([uniqueKey(), 7 as Wrong]),
+    InvalidKeyError,
+    keySays("`7` (number)"),
+  ],
+  [
+    "one key twice to acquireAll",
+    () => locker.acquireAll(["a", "b", "a"]),
+    InvalidConfigError,
+    /occurs twice/,
+  ],
+  [
+    "null options to acquireAll",
+    () => locker.acquireAll([uniqueKey()], null as Wrong),
+    InvalidConfigError,
+    /`options` to be an object/,
+  ],
   ["a namespace of 1.5", made({ pool, namespace: 1.5 }), InvalidConfigError, namespaceSays("`1.5` (number)")],
   [
     "a namespace in words",

@@ -1,13 +1,22 @@
-import { expect, inject, test } from "vitest";
+import { describe, expect, inject, test } from "vitest";
 import {
   type CircuitBreaker,
   CircuitOpenError,
   createCircuitBreaker,
+  type Lock,
   LockNotAcquiredError,
   PostgresLocker,
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { createOpenPool, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  connect,
+  createOpenPool,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  uniqueKey,
+} from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -89,6 +98,113 @@ test("an open breaker refuses acquire, and refresh without ending the lock; rele
   expect(await holdersOf(lock.id)).toHaveLength(1);
   await lock.release();
   expect(await holdersOf(lock.id)).toEqual([]);
+});
+
+test("a breaker that loses patience before the server answers leaves nothing behind, and ends nothing", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  const pool = createPool({ connectionString: proxy.url });
+  let gaveUp: () => void = () => {};
+  let isPatient = true;
+  const circuitBreaker: CircuitBreaker = {
+    async execute<T>(fn: () => Promise<T>): Promise<T> {
+      const outcome = fn();
+      if (isPatient) return outcome;
+      gaveUp();
+      throw new Error("too slow");
+    },
+  };
+  await using locker = new PostgresLocker({ pool, circuitBreaker });
+  await (await locker.acquire(uniqueKey())).release();
+  isPatient = false;
+  for (const ask of [() => locker.acquire(uniqueKey()), (lock?: Lock) => lock?.refresh()]) {
+    await using lock = ask.length === 0 ? undefined : await locker.acquire(uniqueKey());
+    proxy.freeze({ direction: "toClient" });
+    const left = new Promise<void>((resolve) => {
+      gaveUp = resolve;
+    });
+    const asked = ask(lock);
+    await left;
+    proxy.thaw();
+    const granted = await asked;
+    expect((granted ?? lock)?.held).toBe(true);
+    await granted?.release();
+  }
+  expect(await advisoryLocks()).toEqual([]);
+});
+
+describe("a breaker that lets nothing through for a while", () => {
+  const waiting = () => {
+    const gates: (() => void)[] = [];
+    let isOpen = true;
+    const circuitBreaker: CircuitBreaker = {
+      async execute<T>(fn: () => Promise<T>): Promise<T> {
+        if (!isOpen) await new Promise<void>((resolve) => gates.push(resolve));
+        return fn();
+      },
+    };
+    return {
+      circuitBreaker,
+      shut: () => {
+        isOpen = false;
+      },
+      reached: () => until(() => gates.length > 0),
+      open: (): void => {
+        for (const gate of gates) gate();
+      },
+    };
+  };
+
+  test("sends no acquire whose caller has left meanwhile", async () => {
+    const { circuitBreaker, shut, reached, open } = waiting();
+    const pool = createPool({ max: 1 });
+    await using locker = new PostgresLocker({ pool, circuitBreaker });
+    shut();
+    const aborting = new AbortController();
+    const reason = new Error("the caller left");
+    const left = locker.acquire(uniqueKey(), { signal: aborting.signal });
+    await reached();
+    aborting.abort(reason);
+    await expect(left).rejects.toBe(reason);
+    open();
+    await new Promise(setImmediate);
+    expect(pool.totalCount).toBe(0);
+  });
+
+  test("leaves alone a caller's transaction that is no longer this one's", async () => {
+    const { circuitBreaker, shut, reached, open } = waiting();
+    await using locker = new PostgresLocker({ pool: createPool(), circuitBreaker });
+    const client = await connect();
+    await client.query("begin");
+    shut();
+    const aborting = new AbortController();
+    const never = () => expect.unreachable();
+    const left = locker.withTransaction(uniqueKey(), never, { client, signal: aborting.signal });
+    await reached();
+    aborting.abort(new Error("the caller left"));
+    await expect(left).rejects.toThrow("the caller left");
+    await client.query("commit; begin");
+    open();
+    await new Promise(setImmediate);
+    await client.query("select 1");
+    expect(await advisoryLocks()).toEqual([]);
+  });
+
+  test("sends no refresh of a lock that was released meanwhile", async () => {
+    const { circuitBreaker, shut, reached, open } = waiting();
+    const pool = createPool({ max: 1 });
+    const timeout = async () => (await pool.query("show idle_session_timeout")).rows;
+    const before = await timeout();
+    await using locker = new PostgresLocker({ pool, circuitBreaker, ttlEnforcement: "server" });
+    const lock = await locker.acquire(uniqueKey(), { ttl: "10s" });
+    shut();
+    const refreshed = lock.refresh().catch((error: unknown) => error);
+    await reached();
+    await lock.release();
+    open();
+    expect(await refreshed).toMatchObject({ code: "LOCK_NOT_HELD", reason: "released" });
+    await until(() => pool.idleCount === 1);
+    expect(await timeout()).toEqual(before);
+  });
 });
 
 test("close frees every lock through an open breaker", async () => {

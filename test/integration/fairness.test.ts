@@ -6,32 +6,56 @@ import { until } from "../support/until.ts";
 
 const marker = (id: bigint): string => BigInt.asIntN(64, id ^ 8099492398597630783n).toString();
 
-test("a busy process lets whoever waits elsewhere have its turn, after sixteen of its own or a few times that", async () => {
-  await using busy = new PostgresLocker({ pool: createPool() });
-  const key = uniqueKey();
-  const id = lockId(0, key).toString();
-  // A waiter of another process, which tries at every sixteenth release that it hears of.
-  const other = await connect();
-  await other.query("listen pg_locker");
-  await other.query("select pg_advisory_lock_shared($1)", [marker(BigInt(id))]);
-  let releases = 0;
-  let granted = false;
-  other.on("notification", async () => {
-    releases += 1;
-    if (releases % 16 !== 0) return;
-    await delay(5); // it is far away
-    const { rows } = await other.query("select pg_try_advisory_lock($1) as granted", [id]);
-    granted ||= rows[0].granted === true;
-  });
-  // Three callers that hand it on among themselves, and leave it free for no longer than a round trip.
-  const callers = [1, 2, 3].map(async () => {
-    while (!granted && releases < 200) await busy.withLock(key, () => delay(20), { wait: true });
-  });
-  await until(() => granted, { deadline: 15_000 });
-  expect(releases).toBeLessThanOrEqual(160);
-  await other.end();
-  await Promise.all(callers);
-});
+const always = { wait: true } as const;
+
+test.each([
+  ["hands a lock on", (locker: PostgresLocker, key: string) => locker.withLock(key, () => delay(20), always)],
+  [
+    "hands a lock on while others of it try in passing",
+    (locker: PostgresLocker, key: string) =>
+      locker.withLock(
+        key,
+        async () => {
+          await delay(20);
+          await locker.tryAcquire(key);
+        },
+        always,
+      ),
+  ],
+  [
+    "has one transaction after the other",
+    (locker: PostgresLocker, key: string) => locker.withTransaction(key, () => delay(20), always),
+  ],
+])(
+  "a process that %s lets whoever waits elsewhere have its turn, after sixteen of its own or a few times that",
+  async (_, run) => {
+    await using busy = new PostgresLocker({ pool: createPool() });
+    const key = uniqueKey();
+    const id = lockId(0, key).toString();
+    // A waiter of another process, which tries at every sixteenth release that it hears of.
+    const other = await connect();
+    await other.query("listen pg_locker");
+    await other.query("select pg_advisory_lock_shared($1)", [marker(BigInt(id))]);
+    let releases = 0;
+    let granted = false;
+    other.on("notification", async () => {
+      releases += 1;
+      if (releases % 16 !== 0) return;
+      await delay(5); // it is far away
+      const { rows } = await other.query("select pg_try_advisory_lock($1) as granted", [id]);
+      granted ||= rows[0].granted === true;
+    });
+    // Three callers that leave it free for no longer than a round trip.
+    const callers = [1, 2, 3].map(async () => {
+      while (!granted && releases < 200) await run(busy, key);
+    });
+    await until(() => granted || releases >= 200, { deadline: 15_000 });
+    expect(granted).toBe(true);
+    expect(releases).toBeLessThanOrEqual(160);
+    await other.end();
+    await Promise.all(callers);
+  },
+);
 
 test("two lockers that both always want it both get it, again and again", async () => {
   const key = uniqueKey();

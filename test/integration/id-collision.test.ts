@@ -28,6 +28,16 @@ test("a key whose id another key of the locker has is refused by name", async ()
   expect(pool.totalCount - pool.idleCount).toBe(1);
 });
 
+test("so it is while a transaction has the other one", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  await locker.withTransaction(one, async () => {
+    const refused = { reason: "id-collision", key: other, otherKey: one };
+    await expect(locker.acquire(other)).rejects.toMatchObject(refused);
+    await expect(locker.withTransaction(other, () => {})).rejects.toMatchObject(refused);
+  });
+  await locker.withTransaction(other, () => {});
+});
+
 test("it is free again once the first key is released", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
   await (await locker.acquire(one)).release();

@@ -1,6 +1,15 @@
+import pg from "pg";
 import { expect, test } from "vitest";
 import { LocksNotKeptError, PostgresLocker } from "../../src/index.ts";
-import { advisoryLocks, connect, createPool, databaseUrl, onServer, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  databaseUrl,
+  onServer,
+  uniqueKey,
+  urlWith,
+} from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 const database = new URL(databaseUrl()).pathname.slice(1);
@@ -28,6 +37,39 @@ test("a server that keeps locks is asked once, on connections that are gone afte
   } finally {
     await onServer(`alter database ${database} allow_connections true`);
   }
+});
+
+test.each([
+  ["had", 3],
+  ["refused", 2],
+])("whether the proof was %s or not, its connections are gone when the acquire answers", async (_, limit) => {
+  const role = uniqueKey("role").replace(":", "_");
+  await onServer(`create role ${role} login password 'x' connection limit ${limit}`);
+  let open = 0;
+  class Counted extends pg.Client {
+    constructor(config?: pg.ClientConfig) {
+      super(config);
+      this.once("connect", () => {
+        open += 1;
+        this.once("end", () => {
+          open -= 1;
+        });
+      });
+    }
+  }
+  const connectionString = urlWith({ user: role, password: "x" });
+  const pool = createPool({ connectionString, max: 1, Client: Counted });
+  const locker = new PostgresLocker({ pool });
+  const lock = await locker.acquire(uniqueKey());
+  expect(open).toBe(1);
+  // So that there is room for as many as before.
+  const others = Array.from({ length: limit - 1 }, () => connect({ connectionString }));
+  for (const other of await Promise.all(others)) await other.end();
+  await lock.release();
+  await locker.close();
+  await pool.end();
+  await until(() => open === 0);
+  await onServer(`drop role ${role}`);
 });
 
 test("a server that answers true and locks nothing is refused", async () => {

@@ -1,6 +1,8 @@
+import type pg from "pg";
 import { expect, test } from "vitest";
 import { LockNotAcquiredError, LockNotHeldError, PostgresLocker } from "../../src/index.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
+import { until } from "../support/until.ts";
 
 test("a lock is taken, excludes others, is refreshed and released", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
@@ -50,6 +52,36 @@ test.each(["discard all", "deallocate all"])(
     expect(await pid()).toEqual(before);
   },
 );
+
+test("a connection on which a client before it has left the statements prepared carries locks", async () => {
+  const first = createPool({ max: 1 });
+  const names = async (): Promise<string[]> => {
+    const { rows } = await first.query("select name from pg_prepared_statements");
+    return rows.map(({ name }) => name);
+  };
+  const shared = { mode: "shared", fencing: true } as const;
+  const use = async (pool: pg.Pool): Promise<void> => {
+    await using locker = new PostgresLocker({ pool });
+    for (const options of [{}, shared]) {
+      const lock = await locker.acquire(uniqueKey(), options);
+      await lock.refresh();
+      await lock.release();
+    }
+    await until(() => pool.idleCount === pool.totalCount);
+  };
+  await use(first);
+  const prepared = await names();
+  expect(prepared.length).toBeGreaterThanOrEqual(4);
+  // As behind a pooler that resets nothing: the server knows the names, and the client does not.
+  const second = createPool({ max: 1 });
+  const client = await second.connect();
+  for (const name of prepared) await client.query(`prepare ${name} as select 'somebody else'`);
+  const refused = client.query({ name: prepared[0] ?? "", text: "select 1" });
+  await expect(refused).rejects.toMatchObject({ code: "42P05" });
+  client.release();
+  await use(second);
+  expect(second.totalCount).toBe(1);
+});
 
 test("a role's serializable default changes nothing", async () => {
   const pool = createPool({ max: 1 });

@@ -189,6 +189,44 @@ describe("a key that a session has", () => {
     expect(lock.held).toBe(true);
   });
 
+  test("is kept for its other shared holders by one that is released while its refresh has no answer", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const { pool, statements } = counting({ connectionString: proxy.url });
+    await using locker = sharing(pool);
+    const key = uniqueKey();
+    const leaving = await locker.acquire(key, { mode: "shared", ttl: 500 });
+    const staying = await locker.acquire(key, { mode: "shared" });
+    proxy.freeze({ direction: "toClient" });
+    statements.length = 0;
+    const refreshed = leaving.refresh().catch((error: unknown) => error);
+    await until(() => statements.length === 1);
+    await leaving.release();
+    expect(await refreshed).toBeInstanceOf(LockNotHeldError);
+    proxy.thaw();
+    await staying.refresh();
+    expect([staying.held, (await holdersOf(staying.id)).length]).toEqual([true, 1]);
+    await staying.release();
+  });
+
+  test("and is given up twice, by a refresh without an answer and by its holder, harms no other on the session", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const { pool, statements } = counting({ connectionString: proxy.url });
+    await using locker = sharing(pool);
+    const other = await locker.acquire(uniqueKey());
+    const lock = await locker.acquire(uniqueKey(), { ttl: 500 });
+    proxy.freeze({ direction: "toClient" });
+    statements.length = 0;
+    const refreshed = lock.refresh().catch((error: unknown) => error);
+    await until(() => statements.length === 1);
+    const released = lock.release();
+    expect(await refreshed).toBeInstanceOf(LockNotHeldError);
+    proxy.thaw();
+    await released;
+    await other.refresh();
+    expect([other.held, (await holdersOf(other.id)).length]).toEqual([true, 1]);
+    await other.release();
+  });
+
   test("is shared with another locker's session", async () => {
     await using locker = sharing();
     await using other = sharing();
@@ -715,11 +753,18 @@ describe("a server without room for another lock", () => {
       sessions: "dedicated",
     });
     const kept = await locker.acquire(uniqueKey());
+    const client = await connect({ connectionString: server.url });
+    await client.query("begin");
     await (await locker.acquire(uniqueKey())).release();
     await expect(fill(admin)).rejects.toMatchObject({ code: "53200" });
     const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LockTableFullError);
     expect((refused as Error).message).toContain("max_locks_per_transaction");
+    const never = () => expect.unreachable();
+    await expect(locker.withTransaction(uniqueKey(), never)).rejects.toBeInstanceOf(LockTableFullError);
+    const callers = locker.withTransaction(uniqueKey(), never, { client });
+    await expect(callers).rejects.toBeInstanceOf(LockTableFullError);
+    await client.query("rollback");
     await kept.refresh();
     await admin.query("select pg_advisory_unlock_all()");
     await (await locker.acquire(uniqueKey())).release();

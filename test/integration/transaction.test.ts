@@ -81,6 +81,20 @@ describe("withTransaction", () => {
     expect(await written()).toEqual([]);
   });
 
+  test.each(["commit", "rollback"])("rejects where fn ended the transaction itself, by %s", async (end) => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool });
+    const key = uniqueKey();
+    const running = locker.withTransaction(key, async (client) => {
+      await client.query(write, ["under the lock"]);
+      await client.query(end);
+      await client.query(write, ["without it"]);
+    });
+    await expect(running).rejects.toThrow("the function had ended the transaction itself, and so the lock");
+    expect(pool.idleCount).toBe(1);
+    await locker.withTransaction(key, () => {});
+  });
+
   test("rejects with what the commit says", async () => {
     const client = await connect();
     await client.query("create table checked (a int unique deferrable initially deferred)");

@@ -104,27 +104,33 @@ describe("a caller that waits", () => {
     {
       await using locker = new PostgresLocker({ pool });
       const reason = new Error("the caller's own");
-      let granted = 0;
+      const counts = { granted: 0, aborted: 0 };
       const caller = async (): Promise<void> => {
         for (let i = 0; i < 50; i += 1) {
           const aborting = new AbortController();
           const { signal } = aborting;
-          setTimeout(() => aborting.abort(reason), Math.random() * 20);
+          // Some have all the time that they need, or on a busy machine nobody would be granted it.
+          if (i % 25 > 0) setTimeout(() => aborting.abort(reason), Math.random() * 20);
           try {
             await (await locker.acquire(key, { wait: true, signal })).release();
-            granted += 1;
+            counts.granted += 1;
           } catch (error) {
             expect(error).toBe(reason);
+            counts.aborted += 1;
           }
           expect(getEventListeners(signal, "abort")).toEqual([]);
         }
       };
-      await Promise.all(Array.from({ length: 40 }, caller));
-      expect(granted).toBeGreaterThan(0);
-      expect(granted).toBeLessThan(2_000);
-      stop = true;
-      await handing;
-      await holder.close();
+      try {
+        await Promise.all(Array.from({ length: 40 }, caller));
+      } finally {
+        stop = true;
+        await handing;
+        await holder.close();
+      }
+      expect(counts.granted).toBeGreaterThanOrEqual(80);
+      expect(counts.aborted).toBeGreaterThan(0);
+      expect(counts.granted + counts.aborted).toBe(2_000);
       await until(async () => (await advisoryLocks()).length === 0);
       await until(() => pool.idleCount === pool.totalCount);
     }
@@ -289,7 +295,8 @@ describe("without a listener", () => {
       await using locker = new PostgresLocker({ pool: createPool({ connectionString, max: 1 }), logger });
       const lock = await holder.acquire(uniqueKey());
       const waiting = locker.acquire(lock.key, { wait: true });
-      await until(() => warnings.length > 0);
+      // A wait that fails has more to say than that nobody warned.
+      await Promise.race([waiting, until(() => warnings.length > 0)]);
       expect(warnings[0]).toContain("waiters poll");
       await lock.release();
       await (await waiting).release();

@@ -1,3 +1,12 @@
+import {
+  ConsecutiveBreaker,
+  circuitBreaker,
+  fallback,
+  handleAll,
+  TimeoutStrategy,
+  timeout,
+  wrap,
+} from "cockatiel";
 import { describe, expect, test } from "vitest";
 import { throughBreaker } from "../../src/circuit-breaker.ts";
 import {
@@ -119,6 +128,34 @@ describe("through any object with execute(fn)", () => {
     };
     await expect(throughBreaker(synchronous, async () => {})).rejects.toThrow(CircuitOpenError);
     await expect(throughBreaker(new Refusing("no"), async () => {})).rejects.toThrow(CircuitOpenError);
+  });
+});
+
+describe("policies of cockatiel that have an opinion of their own", () => {
+  test("a time-out changes nothing of the outcome, and is a failure for the breaker around it", async () => {
+    const patience = timeout(1, TimeoutStrategy.Aggressive);
+    const breaker = wrap(
+      circuitBreaker(handleAll, { halfOpenAfter: 60_000, breaker: new ConsecutiveBreaker(1) }),
+      patience,
+    );
+    const late = throughBreaker(
+      breaker,
+      () => new Promise((resolve) => patience.onTimeout(() => setImmediate(resolve, "granted"))),
+    );
+    expect(await late).toBe("granted");
+    expect(await isOpen(breaker)).toBe(true);
+  });
+
+  test("a fallback stands in for no answer", async () => {
+    const open = wrap(fallback(handleAll, "made up"), {
+      execute: () => Promise.reject(new Error("open")),
+    } as never);
+    await expect(throughBreaker(open, async () => "granted")).rejects.toThrow(CircuitOpenError);
+    const failure = new Error("down");
+    const closed = fallback(handleAll, "made up");
+    await expect(throughBreaker(closed as CircuitBreaker, () => Promise.reject(failure))).rejects.toBe(
+      failure,
+    );
   });
 });
 

@@ -125,6 +125,48 @@ test("a lock that is not told to refresh itself expires, whoever else is proved 
   await busy.release();
 });
 
+test("a lock that stops being refreshed by its session has two thirds of its TTL left, whenever that is", async () => {
+  for (let tenth = 1; tenth <= 40; tenth += 1) {
+    const session = new Session();
+    const [lock, other] = [holdShared(session), holdShared(session)];
+    await vi.advanceTimersByTimeAsync((tenth * ttl) / 10);
+    lock.stopRefreshing();
+    await vi.advanceTimersByTimeAsync(0.6 * ttl);
+    expect([lock.held, lock.signal.aborted], `stopped after ${tenth} tenths`).toEqual([true, false]);
+    await vi.advanceTimersByTimeAsync(0.4 * ttl);
+    expect(lock.expired).toBe(true);
+    await other.release();
+  }
+});
+
+test.each([10, 100, 3_000, 3_600_000])(
+  "with a TTL of %i ms, a lock that refreshes itself asks at a third of it, and no longer than it may believe",
+  async (each) => {
+    for (let round = 0; round < 20; round += 1) {
+      const session = new Session();
+      const asked: { at: number; deadline: number }[] = [];
+      const start = performance.now();
+      const lock = new HeldLock(
+        { ...facts, ttl: each },
+        {
+          ...session.grant(),
+          refresh: async (_, deadline) => {
+            asked.push({ at: performance.now() - start, deadline });
+            return session.ask();
+          },
+        },
+        keeper,
+      );
+      await vi.advanceTimersByTimeAsync(each / 2);
+      const [first] = asked;
+      if (first === undefined) throw new Error("it never asked");
+      expect(first.at).toBeLessThanOrEqual(Math.ceil(0.33 * each));
+      expect(first.at + first.deadline).toBeLessThan(each);
+      await lock.release();
+    }
+  },
+);
+
 test("no timer is left after a release", async () => {
   const locks = Array.from({ length: 10 }, () => hold(new Session()));
   for (const lock of locks) await lock.release();
