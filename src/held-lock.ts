@@ -93,11 +93,11 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   get held(): boolean {
-    return this.#state.is === "held" && this.#left() > 0 && this.#grant.goneBecause === undefined;
+    return this.#state.is === "held" && !this.#isOver() && this.#grant.goneBecause === undefined;
   }
 
   get expired(): boolean {
-    return this.#state.is === "expired" || (this.#state.is === "held" && this.#left() <= 0);
+    return this.#state.is === "expired" || (this.#state.is === "held" && this.#isOver());
   }
 
   get signal(): AbortSignal {
@@ -148,6 +148,13 @@ export class HeldLock implements Lock, GoneListener {
   async close(): Promise<void> {
     if (this.#state.is === "held") this.#end({ is: "closed" });
     await this.#freeQuietly();
+  }
+
+  /** Whether the TTL has passed. Whoever asked has then been told so, which no proof of the session may take back. */
+  #isOver(): boolean {
+    if (this.#left() > 0) return false;
+    queueMicrotask(() => this.#expire());
+    return true;
   }
 
   /** Milliseconds until the holder must stop believing. */

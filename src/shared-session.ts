@@ -40,6 +40,8 @@ export class SharedSession {
   #opened: OpenSharedAnswer | undefined;
   #ended = false;
   #closeWhenOpen = false;
+  /** Settles when it is back in the pool, or destroyed. */
+  #returning: Promise<void> | undefined;
   readonly #lease = new SessionLease({
     speak: () => this.ask(proving, 0n),
     lapse: () => this.destroy(new Error("the lease of the session has passed")),
@@ -71,7 +73,10 @@ export class SharedSession {
   get goneBecause(): Error | undefined {
     const gone = this.#session?.goneBecause;
     if (gone !== undefined || this.#lease.left > 0) return gone;
-    return new Error("the lease of its session has passed");
+    // Whoever asked has been told that it is over, which no late answer may take back.
+    const over = new Error("the lease of its session has passed");
+    queueMicrotask(() => this.destroy(over));
+    return over;
   }
 
   /** Carries a lock, or an attempt at one, from now on; or with another TTL than before. */
@@ -121,8 +126,13 @@ export class SharedSession {
       return;
     }
     await this.#operations.idle();
+    if (!this.#ended && this.#carried.size === 0) this.#returning = this.#return();
+    await this.#returning;
+  }
+
+  /** Never rejects. */
+  async #return(): Promise<void> {
     const [session, opened] = [this.#session, this.#opened];
-    if (this.#ended || this.#carried.size > 0) return;
     this.#end(undefined);
     if (session === undefined || opened === undefined) return;
     try {
