@@ -212,7 +212,11 @@ export class HeldLock implements Lock, GoneListener {
     try {
       // The answer has to come while the holder still believes, with something to spare for what it then does.
       const deadline = Math.max(this.#left() * 0.9, 1);
-      const sentAt = await throughBreaker(this.#keeper.breaker, () => this.#grant.refresh(ttl, deadline));
+      const sentAt = await throughBreaker(this.#keeper.breaker, () => {
+        // The breaker may have let it wait, and the session be somebody else's by now.
+        if (!this.held) throw this.#notHeld();
+        return this.#grant.refresh(ttl, deadline);
+      });
       // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();

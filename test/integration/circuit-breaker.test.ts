@@ -91,6 +91,39 @@ test("an open breaker refuses acquire, and refresh without ending the lock; rele
   expect(await holdersOf(lock.id)).toEqual([]);
 });
 
+test("a refresh that the breaker lets through when the lock has been released sends nothing", async () => {
+  let gate = Promise.resolve();
+  const circuitBreaker: CircuitBreaker = {
+    execute: async (fn) => {
+      await gate;
+      return fn();
+    },
+  };
+  const pool = createPool();
+  let statements = 0;
+  pool.on("connect", (client) => {
+    const query = client.query.bind(client) as (...args: unknown[]) => unknown;
+    (client as { query: unknown }).query = (...args: unknown[]) => {
+      statements += 1;
+      return query(...args);
+    };
+  });
+  await using locker = new PostgresLocker({ pool, circuitBreaker });
+  const lock = await locker.acquire(uniqueKey());
+  let open = () => {};
+  gate = new Promise((resolve) => {
+    open = resolve;
+  });
+  const refreshed = lock.refresh("1h").catch((error: unknown) => error);
+  await new Promise(setImmediate); // It waits for the breaker.
+  await lock.release();
+  const sent = statements;
+  open();
+  expect(await refreshed).toMatchObject({ code: "LOCK_NOT_HELD", reason: "released" });
+  expect(statements).toBe(sent);
+  await until(() => pool.totalCount === pool.idleCount);
+});
+
 test("close frees every lock through an open breaker", async () => {
   const circuitBreaker = new RecordingBreaker();
   const locker = new PostgresLocker({ pool: createPool(), circuitBreaker });
