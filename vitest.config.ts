@@ -12,6 +12,7 @@ const bothWays = [
   "fencing",
   "id-collision",
   "locks-kept",
+  "network-namespace",
   "pooler",
   "postgres-locker",
   "reservation",

@@ -153,6 +153,35 @@ describe("what was found to be over stays over, whoever of the others proves the
   });
 });
 
+describe("the lease of a session that the server ends by itself", () => {
+  test("is the smallest TTL as soon as that joins the others", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const pool = createPool({ connectionString: proxy.url });
+    await using locker = new PostgresLocker({ sessions: "shared", pool, ttlEnforcement: "server" });
+    await using other = new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
+    const long = await locker.acquire(uniqueKey(), { ttl: "30s", autoRefresh: true });
+    await using _short = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
+    const { signal } = long;
+    proxy.freeze();
+    await using _next = await until(() => other.tryAcquire(long.key), { interval: 1 });
+    expect([long.held, signal.reason instanceof LockLostError]).toEqual([false, true]);
+  });
+
+  test("is that of the others again where the one with the smallest was refused", async () => {
+    const options = { ttlEnforcement: "server" } as const;
+    await using locker = new PostgresLocker({ sessions: "shared", pool: createPool(), ...options });
+    await using other = new PostgresLocker({ sessions: "dedicated", pool: createPool(), ...options });
+    const long = await locker.acquire(uniqueKey(), { ttl: "30s" });
+    const theirs = await other.acquire(uniqueKey(), { ttl: 900 });
+    expect(await locker.tryAcquire(theirs.key, { ttl: 300 })).toBeUndefined();
+    await until(() => !theirs.held);
+    expect([long.held, long.signal.aborted]).toEqual([true, false]);
+    expect(await holdersOf(long.id)).toHaveLength(1);
+    await long.refresh();
+    await long.release();
+  });
+});
+
 test("close waits for a session that is on its way back to the pool already", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
