@@ -88,12 +88,14 @@ export class SharedSession {
 
   /** Proves a lock that it carries at a third of so many milliseconds, over and over; `undefined`: no more. */
   keepProven(lock: object, ttl: number | undefined): void {
+    if (this.#ended) return;
     if (ttl === undefined) this.#kept.delete(lock);
     else if (this.#carried.has(lock)) this.#kept.set(lock, ttl);
     this.#lease.proveWithin(this.#kept.value);
   }
 
   drop(lock: object): void {
+    if (this.#ended) return;
     if (this.#kept.delete(lock)) this.#lease.proveWithin(this.#kept.value);
     if (!this.#carried.delete(lock) || this.#carried.size > 0) return;
     this.#lease.rest();

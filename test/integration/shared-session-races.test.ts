@@ -1,12 +1,14 @@
 import type pg from "pg";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { DatabaseError, LockLostError, LockNotHeldError, PostgresLocker } from "../../src/index.ts";
+import { Operations } from "../../src/operations.ts";
 import {
   advisoryLocks,
   connect,
   createPool,
   databaseUrl,
   holdersOf,
+  onServer,
   uniqueKey,
 } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -180,6 +182,27 @@ describe("the lease of a session that the server ends by itself", () => {
     await long.refresh();
     await long.release();
   });
+});
+
+test("a session that ended while one of its locks was being released is kept alive no more", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  const pool = createPool({ connectionString: proxy.url });
+  await using locker = new PostgresLocker({ sessions: "shared", pool });
+  const options = { ttl: 600, autoRefresh: true };
+  const released = await locker.acquire(uniqueKey(), options);
+  const { signal } = await locker.acquire(uniqueKey(), options);
+  const pids = await holdersOf(released.id);
+  proxy.freeze({ direction: "toServer" });
+  const outcome = released.release().catch((error: unknown) => error);
+  await onServer("select pg_terminate_backend($1)", pids);
+  expect(await outcome).toMatchObject({ reason: "lost" });
+  await until(() => signal.aborted);
+  const asked = vi.spyOn(Operations.prototype, "ask");
+  // More than the third of a TTL after which it spoke.
+  await using another = new PostgresLocker({ sessions: "dedicated", pool: createPool() });
+  const witness = await another.acquire(uniqueKey(), { ttl: 700 });
+  await until(() => !witness.held);
+  expect(asked).not.toHaveBeenCalled();
 });
 
 test("close waits for a session that is on its way back to the pool already", async () => {
