@@ -26,7 +26,7 @@ const ttls = [400, 900];
 /** Milliseconds beyond the longest TTL that a lock may be in the server without a claim. */
 const slack = 500;
 /** Acquires a second. A quieter run proves nothing. */
-const floor = 3;
+const floor = 2;
 
 const { values: given } = parseArgs({
   options: {
