@@ -93,16 +93,25 @@ describe("a session that announces another backend than the one which serves it"
 // Under an open socket, as where a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
 // inlines a function in SQL wherever it is called.
 describe.each([
-  ["is on a standby by now", "pg_is_in_recovery() returns boolean", "true", StandbyError],
-  ["is served by another backend by now", "pg_backend_pid() returns int", "1", PoolerDetectedError],
-] as const)("a session that %s", (_, signature, answer, expected) => {
-  const [name] = signature.split("(");
-  const pretend = () =>
-    query(`create or replace function pg_catalog.${signature} language sql as 'select ${answer}'`);
-  const end = () =>
-    query(`create or replace function pg_catalog.${signature} language internal
-           ${answer === "true" ? "volatile" : "stable"} strict parallel ${answer === "true" ? "safe" : "restricted"} as '${name}'`);
-  const query = async (sql: string) => void (await (await connect()).query(sql));
+  {
+    says: "is on a standby by now",
+    name: "pg_is_in_recovery() returns boolean",
+    pretended: "select true",
+    own: "language internal volatile strict parallel safe as 'pg_is_in_recovery'",
+    expected: StandbyError,
+  },
+  {
+    says: "is served by another backend by now",
+    name: "pg_backend_pid() returns int",
+    pretended: "select 1",
+    own: "language internal stable strict parallel restricted as 'pg_backend_pid'",
+    expected: PoolerDetectedError,
+  },
+])("a session that $says", ({ name, pretended, own, expected }) => {
+  const replace = async (how: string) =>
+    void (await (await connect()).query(`create or replace function pg_catalog.${name} ${how}`));
+  const pretend = () => replace(`language sql as '${pretended}'`);
+  const end = () => replace(own);
 
   test("is found by a refresh, and its lock is lost", async () => {
     const pool = createPool();
