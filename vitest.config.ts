@@ -13,6 +13,7 @@ const bothWays = [
   "fencing",
   "id-collision",
   "locks-kept",
+  "network-namespace",
   "pooler",
   "postgres-locker",
   "reservation",

@@ -1,5 +1,5 @@
 // The processes of a run: the server, the links, the workers; and what is done to them.
-import { fork } from "node:child_process";
+import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -29,7 +29,8 @@ export class Cluster {
   #now;
   #facts;
   #links;
-  #ports;
+  /** Of each worker to the server, and to its own host. */
+  #ways = [];
   #calls = new Map();
   #children = new Map();
   #expected = new Set();
@@ -55,13 +56,18 @@ export class Cluster {
     this.#links.on("exit", (code) => {
       if (!this.#isEnding) this.wrong.push(`the links ended with exit code ${code}`);
     });
-    const [{ ports }] = await once(this.#links, "message");
-    this.#ports = ports;
+    const [{ ways }] = await once(this.#links, "message");
+    this.#ways = ways;
     this.#links.on("message", ({ id }) => {
       this.#calls.get(id)?.();
       this.#calls.delete(id);
     });
-    await Promise.all(ports.map((_, index) => this.#startWorker(index + 1)));
+    await Promise.all(ways.map((_, index) => this.#startWorker(index + 1)));
+  }
+
+  /** Whether a fault can be injected on this machine. */
+  allows(kind) {
+    return kind !== "vanish" || this.#ways.every(({ direct }) => direct !== undefined);
   }
 
   /** Does to a worker, or to the server, what the plan says. */
@@ -106,23 +112,37 @@ export class Cluster {
   async dispose() {
     this.#isEnding = true;
     for (const child of this.#children.values()) child.kill("SIGKILL");
-    this.#links?.kill("SIGKILL");
+    if (this.#links?.connected) {
+      const exited = once(this.#links, "exit");
+      this.#links.disconnect();
+      await exited;
+    }
     await this.server?.[Symbol.asyncDispose]();
   }
 
   /** Answers when it took effect, if that was later than the beginning; `false`: there was nothing to do it to. */
   async #do({ kind, worker, lasts, amount }, observer) {
+    if (!this.allows(kind)) return false;
     const child = this.#children.get(worker);
     switch (kind) {
-      case "kill": {
-        this.#expected.add(child);
-        const exited = once(child, "exit");
-        child.kill("SIGKILL");
-        await exited;
+      case "kill":
+        await this.#kill(child);
         await delay(lasts);
         if (!this.#isEnding) await this.#startWorker(worker);
         return;
-      }
+      case "vanish":
+        await this.#call(worker, "vanish");
+        await delay(lasts);
+        await this.#kill(child);
+        await this.#call(worker, "replace");
+        if (!this.#isEnding) await this.#startWorker(worker);
+        return;
+      case "clock-forward":
+        child.send({ jump: amount });
+        return;
+      case "clock-back":
+        child.send({ jump: -amount });
+        return;
       case "stop-short":
       case "stop-long":
         child.kill("SIGSTOP");
@@ -167,6 +187,13 @@ export class Cluster {
       default:
         throw new Error(`no such fault: ${kind}`);
     }
+  }
+
+  async #kill(child) {
+    this.#expected.add(child);
+    const exited = once(child, "exit");
+    child.kill("SIGKILL");
+    await exited;
   }
 
   async #during(worker, lasts, call, ...values) {
@@ -222,20 +249,19 @@ export class Cluster {
     this.#life += 1;
     const { directory, keep: _, url, ...facts } = this.#facts;
     const journal = join(directory, `journal-${worker}-${this.#life}.jsonl`);
-    const through = new URL(url);
-    through.username = roleOf(worker);
-    through.port = String(this.#ports[worker - 1]);
-    const direct = new URL(url);
-    direct.username = "chaos_writer";
+    const way = this.#ways[worker - 1];
+    const through = urlOf(url, roleOf(worker), way.link);
+    const direct = urlOf(url, "chaos_writer", way.direct);
     const told = {
       ...facts,
       sessions: sessionsOf(worker),
       seed: facts.seed + 104_729 * this.#life,
       journal,
-      link: through.href,
-      direct: direct.href,
+      link: through,
+      direct,
     };
-    const child = fork(program("worker.mjs"), [JSON.stringify(told)]);
+    const command = [...way.prefix, process.execPath, program("worker.mjs"), JSON.stringify(told)];
+    const child = spawn(command[0], command.slice(1), { stdio: ["inherit", "inherit", "inherit", "ipc"] });
     this.journals.push({ worker, journal });
     this.#children.set(worker, child);
     this.#links.send({ began: child.pid });
@@ -271,4 +297,12 @@ export class Cluster {
       this.#links.send({ id, worker, call, values });
     });
   }
+}
+
+function urlOf(url, user, { host, port } = {}) {
+  const changed = new URL(url);
+  changed.username = user;
+  if (host !== undefined) changed.hostname = host;
+  if (port !== undefined) changed.port = String(port);
+  return changed.href;
 }

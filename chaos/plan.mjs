@@ -12,6 +12,9 @@ export const ownFaults = {
   latency: { does: "latency each way", lasts: [600, 2_000], amount: [5, 300] },
   "half-close": { does: "a FIN to the worker on each of its connections", lasts: [0, 0] },
   reset: { does: "a RST to the worker; the server isn't told", lasts: [0, 0] },
+  vanish: { does: "a host that vanishes, and is replaced by another", lasts: [600, 1_200] },
+  "clock-forward": { does: "the wall clock set forward", lasts: [0, 0], amount: [50, 3_600_000] },
+  "clock-back": { does: "the wall clock set back", lasts: [0, 0], amount: [50, 3_600_000] },
 };
 
 /** Sessions ended by others, one worker's at a time. */

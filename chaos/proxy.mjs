@@ -1,8 +1,10 @@
 // The links between the workers and the server, one TCP proxy for each worker, in a process of their own: a worker that is
-// stopped doesn't stop its link. Started by run.mjs: proxy.mjs <port of the server> <number of workers> [<folder to remove>]
+// stopped doesn't stop its link. Where the machine allows it, each worker has a host of its own. Started by run.mjs:
+// proxy.mjs <port of the server> <number of workers> [<folder to remove>]
 import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
+import { Host } from "./host.mjs";
 
 const [serverPort, count] = process.argv.slice(2, 4).map(Number);
 const folder = process.argv[4];
@@ -17,12 +19,22 @@ class Link {
   #frozen = new Set();
   #latency = 0;
   #orphans = new Set();
+  #host;
 
-  async start() {
-    const listener = createServer({ allowHalfOpen: true }, (client) => this.#connect(client));
-    listener.listen(0, "127.0.0.1");
-    await once(listener, "listening");
-    return listener.address().port;
+  /** @param host where its worker is, if not here */
+  async start(host) {
+    this.#host = host;
+    return listen((client) => this.#connect(client), host?.address);
+  }
+
+  /** Its worker's host is cut off, and nobody is told. */
+  vanish() {
+    this.#host.vanish();
+  }
+
+  /** There is another host in the place of the one that vanished. What was on the link stays as it is, for all who are left. */
+  replace() {
+    this.#host.replace();
   }
 
   /** Forwards nothing more in these directions. Connections stay open, and new ones are accepted. */
@@ -142,7 +154,30 @@ class Link {
   }
 }
 
+async function listen(onConnection, address = "127.0.0.1") {
+  const listener = createServer({ allowHalfOpen: true }, onConnection).listen(0, address);
+  await once(listener, "listening");
+  return listener.address().port;
+}
+
+/** The way past all faults, from a host of its own. */
+function relay(client) {
+  const server = connect({ host: "127.0.0.1", port: serverPort });
+  for (const socket of [client, server]) socket.on("error", () => {});
+  client.pipe(server).pipe(client);
+  client.on("close", () => server.destroy());
+  server.on("close", () => client.destroy());
+}
+
 const links = Array.from({ length: count }, () => new Link());
+const hosts = links.map(() => new Host());
+// All of them or none.
+const separate = hosts.every((host) => host.start());
+if (!separate) endHosts();
+
+function endHosts() {
+  for (const host of hosts) host.end();
+}
 
 process.on("message", ({ id, worker, call, values = [], began, ended }) => {
   if (began !== undefined) workers.add(began);
@@ -161,9 +196,20 @@ process.on("disconnect", () => {
       // It has ended already.
     }
   }
+  if (separate) endHosts();
   if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   process.exit(0);
 });
 process.on("SIGINT", () => {});
 
-process.send({ ports: await Promise.all(links.map((link) => link.start())) });
+const ways = await Promise.all(
+  links.map(async (link, at) => {
+    const host = separate ? hosts[at] : undefined;
+    return {
+      link: { host: host?.address ?? "127.0.0.1", port: await link.start(host) },
+      direct: host && { host: host.direct, port: await listen(relay, host.direct) },
+      prefix: host?.prefix ?? [],
+    };
+  }),
+);
+process.send({ ways });

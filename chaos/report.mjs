@@ -13,7 +13,7 @@ export function planLines({ faults }) {
 
 export function reportLines(run) {
   const { seconds, acquires, did, failed, claims, puts, injected, overlaps, half, server, rows } = run;
-  const { stale, writes, leaks, unavailable, samples, wrong, because } = run;
+  const { stale, writes, leaks, unavailable, samples, wrong, because, kinds } = run;
   const of = (what) => did.get(what) ?? 0;
   const tell = (name, text) => `  ${name.padEnd(14)}${text}`;
   const again = (text) => tell("", text);
@@ -42,7 +42,8 @@ export function reportLines(run) {
     tell("faults", `${before.length} of the holders' own, then ${after.length} with those of others`),
     ...Object.entries(faultKinds).map(([kind, { does }]) => {
       const times = injected.filter((fault) => fault.kind === kind).length;
-      return again(`${String(times).padStart(6)}  ${kind.padEnd(18)} ${does}`);
+      const lacking = kinds.includes(kind) ? "" : ", which this machine doesn't allow";
+      return again(`${String(times).padStart(6)}  ${kind.padEnd(18)} ${does}${lacking}`);
     }),
     "",
     tell("overlaps", `${first.length} while no session was ended by others, ${second.length} afterwards`),
@@ -69,7 +70,7 @@ export function reportLines(run) {
       ? `void: this run proves nothing${wrong.length > 0 ? `, and ${wrong.length} wrong` : ""}`
       : wrong.length > 0
         ? `${wrong.length} wrong`
-        : `${acquires} acquires, ${injected.length} faults of ${Object.keys(faultKinds).length} kinds (${Object.keys(ownFaults).length} of them the holders' own), nothing wrong`,
+        : `${acquires} acquires, ${injected.length} faults of ${kinds.length} kinds (${kinds.filter((kind) => kind in ownFaults).length} of them the holders' own), nothing wrong`,
   ];
 }
 

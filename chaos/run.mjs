@@ -26,7 +26,7 @@ const ttls = [400, 900];
 /** Milliseconds beyond the longest TTL that a lock may be in the server without a claim. */
 const slack = 500;
 /** Acquires a second. A quieter run proves nothing. */
-const floor = 3;
+const floor = 2;
 
 const { values: given } = parseArgs({
   options: {
@@ -229,7 +229,7 @@ function verdict({ claims, puts, did, failed, wrong: complaints, writes, observe
   const half = started + plan.half;
   const seconds = (ended - started) / 1_000;
   const acquires = did.get("acquire") ?? 0;
-  const kinds = Object.keys(faultKinds);
+  const kinds = Object.keys(faultKinds).filter((kind) => cluster.allows(kind));
   const because = judge.voidBecause({
     acquires,
     seconds,
@@ -247,6 +247,7 @@ function verdict({ claims, puts, did, failed, wrong: complaints, writes, observe
       claims,
       puts,
       injected,
+      kinds,
       overlaps: overlaps.overlaps,
       half,
       server,

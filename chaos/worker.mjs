@@ -50,8 +50,9 @@ process.on("uncaughtException", (error) => {
 });
 process.on("SIGINT", () => {});
 process.on("disconnect", () => process.exit(0));
-process.on("message", ({ block, stop, close }) => {
+process.on("message", ({ block, jump, stop, close }) => {
   if (block !== undefined) blockFor(block);
+  if (jump !== undefined) setClock(jump);
   if (stop) stopping = true;
   if (close) void end();
 });
@@ -174,6 +175,12 @@ function believes(claim) {
 
 function askAll() {
   for (const claim of live) if (!believes(claim)) live.delete(claim);
+}
+
+/** The wall clock's, by so many milliseconds, as far as this process knows. */
+function setClock(milliseconds) {
+  const { now: before } = Date;
+  Date.now = () => before() + milliseconds;
 }
 
 function blockFor(milliseconds) {

@@ -1,14 +1,9 @@
 import { abandonOnAbort } from "./abandon.ts";
 import { type CircuitBreaker, throughBreaker } from "./circuit-breaker.ts";
 import { Alarm, elapsedSince, type Instant, now } from "./clock.ts";
-import {
-  CircuitOpenError,
-  LockExpiredError,
-  LockerClosedError,
-  LockLostError,
-  LockNotHeldError,
-} from "./errors.ts";
+import { CircuitOpenError, LockNotHeldError } from "./errors.ts";
 import type { GoneListener, Grant } from "./grant.ts";
+import { type HoldingState, held, lossOf, notHeldIn } from "./holding-state.ts";
 import type { Duration, Lock, LockMode, RefreshOptions } from "./locker.ts";
 import { signalOf } from "./options.ts";
 import type { Telemetry } from "./telemetry.ts";
@@ -24,22 +19,6 @@ export interface Keeper {
   /** The holder no longer believes, but the server may still have the lock. */
   expired(lock: HeldLock): void;
 }
-
-//            release()              its answer
-//   held ───────────────▶ releasing ───────────▶ released
-//    │                        └── the answer: not held ──▶ lost
-//    ├── the TTL passes ──▶ expired    the server's lock stays until release(), refresh() or close()
-//    ├── the session ends, a refresh fails ──▶ lost
-//    └── locker.close() ──▶ closed
-type State =
-  | { readonly is: "held" }
-  | { readonly is: "releasing" }
-  | { readonly is: "released" }
-  | { readonly is: "expired" }
-  | { readonly is: "lost"; readonly cause: unknown }
-  | { readonly is: "closed" };
-
-const held: State = { is: "held" };
 
 export class HeldLock implements Lock, GoneListener {
   readonly key: string;
@@ -61,7 +40,7 @@ export class HeldLock implements Lock, GoneListener {
   #shortening: { readonly ttl: number; readonly sentAt: Instant } | undefined;
   /** When a refresh was last tried. */
   #beatAt: Instant;
-  #state = held;
+  #state: HoldingState = held;
   #ttl: number;
   #confirmedAt: Instant;
   #controller: AbortController | undefined;
@@ -82,7 +61,7 @@ export class HeldLock implements Lock, GoneListener {
     this.#beatAt = grant.provenAt;
     if (facts.autoRefresh) this.#beat = grant.keepProven === undefined ? "its own" : "its session's";
     if (this.#beat === "its session's") grant.keepProven?.(facts.ttl);
-    else this.#alarm = new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
+    else this.#setAlarm();
     keeper.telemetry.granted();
     grant.onGone(this);
   }
@@ -96,11 +75,11 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   get held(): boolean {
-    return this.#state.is === "held" && this.#left() > 0 && this.#grant.goneBecause === undefined;
+    return this.#state.is === "held" && !this.#isOver() && this.#grant.goneBecause === undefined;
   }
 
   get expired(): boolean {
-    return this.#state.is === "expired" || (this.#state.is === "held" && this.#left() <= 0);
+    return this.#state.is === "expired" || (this.#state.is === "held" && this.#isOver());
   }
 
   get signal(): AbortSignal {
@@ -144,8 +123,7 @@ export class HeldLock implements Lock, GoneListener {
   /** From now on the holder refreshes, or nobody. */
   stopRefreshing(): void {
     this.#leaveToItself();
-    if (this.#state.is === "held")
-      this.#alarm ??= new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
+    if (this.#state.is === "held") this.#setAlarm();
   }
 
   #leaveToItself(): void {
@@ -161,6 +139,13 @@ export class HeldLock implements Lock, GoneListener {
   async close(): Promise<void> {
     if (this.#state.is === "held") this.#end({ is: "closed" });
     await this.#freeQuietly();
+  }
+
+  /** Whether the TTL has passed. Whoever asked has then been told so, which no proof of the session may take back. */
+  #isOver(): boolean {
+    if (this.#left() > 0) return false;
+    queueMicrotask(() => this.#expire());
+    return true;
   }
 
   /** Milliseconds until the holder must stop believing. */
@@ -184,6 +169,10 @@ export class HeldLock implements Lock, GoneListener {
     if (this.#beat !== "its own" || this.#beating) return Number.POSITIVE_INFINITY;
     const rested = Math.min(elapsedSince(this.#confirmedAt), elapsedSince(this.#beatAt));
     return this.#ttl * this.#restShare - rested;
+  }
+
+  #setAlarm(): void {
+    this.#alarm ??= new Alarm<HeldLock>(this, HeldLock.#untilAlarm, HeldLock.#onAlarm);
   }
 
   static #untilAlarm(this: void, lock: HeldLock): number {
@@ -217,8 +206,8 @@ export class HeldLock implements Lock, GoneListener {
     }
     try {
       const sentAt = await throughBreaker(this.#keeper.breaker, () => {
-        // The breaker may have taken its time, too. What is over is not asked for.
-        if (this.#state !== state) return Promise.resolve(this.#confirmedAt);
+        // The breaker may have taken its time, too, and what is over is not asked for: the session may be somebody else's.
+        if (this.#state !== state || this.#left() <= 0) return Promise.resolve(this.#confirmedAt);
         // The answer has to come while the holder still believes, with something to spare for what it then does.
         return this.#grant.refresh(ttl, Math.max(this.#left() * 0.9, 1));
       });
@@ -298,7 +287,7 @@ export class HeldLock implements Lock, GoneListener {
     if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
   }
 
-  #end(state: State, othersWait = false): void {
+  #end(state: HoldingState, othersWait = false): void {
     this.#state = state;
     this.#alarm?.stop();
     this.#leaveToItself();
@@ -311,35 +300,14 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   #lossReason(): Error | undefined {
-    const { key } = this;
-    switch (this.#state.is) {
-      case "expired":
-        return new LockExpiredError({ key, ttl: this.#ttl });
-      case "lost":
-        return new LockLostError({ key, cause: this.#state.cause });
-      case "closed":
-        return new LockLostError({ key, cause: new LockerClosedError() });
-      default:
-        return undefined;
-    }
+    return lossOf(this.#state, { key: this.key, ttl: this.#ttl });
   }
 
   #notHeld(because?: unknown): LockNotHeldError {
     const { key } = this;
-    switch (this.#state.is) {
-      case "held": {
-        // Asked before any timer or socket event could tell.
-        const cause = because ?? this.#grant.goneBecause;
-        return this.expired
-          ? new LockNotHeldError({ key, reason: "expired" })
-          : new LockNotHeldError({ key, reason: "lost", cause });
-      }
-      case "lost":
-        return new LockNotHeldError({ key, reason: "lost", cause: this.#state.cause });
-      case "releasing":
-        return new LockNotHeldError({ key, reason: "released" });
-      default:
-        return new LockNotHeldError({ key, reason: this.#state.is });
-    }
+    if (this.#state.is !== "held") return notHeldIn(this.#state, key);
+    // Asked before any timer or socket event could tell.
+    const cause = because ?? this.#grant.goneBecause;
+    return notHeldIn(this.expired ? { is: "expired" } : { is: "lost", cause }, key);
   }
 }

@@ -193,19 +193,20 @@ export class Operations {
   /**
    * After a statement that failed half-way: its settings are those of before, but the locks that it had taken stay, and
    * those that it had freed are free. What it took is given back; what it was to free is freed. Nobody is told of that, for
-   * which there may be no room; those who wait poll.
+   * which there may be no room; those who wait poll. What it was to prove is proved by that; but no token is drawn, either.
    */
   async #recover(opened: Opened, batch: readonly Task[], error: Error): Promise<void> {
     const { session } = opened;
     try {
       const looking = "Looking after a failed statement";
-      const { said, sentAt } = await session.run<string[]>(looking, ownLocks, [], statementDeadline);
-      const own = new Set(said.map(BigInt));
-      const toFree = batch.filter(({ operation, id }) => operation !== proving && own.has(id));
-      if (toFree.length > 0) await this.#run(opened, toFree.map(asFreeing));
+      const looked = await session.run<string[]>(looking, ownLocks, [], statementDeadline);
+      const own = new Set(looked.said.map(BigInt));
+      const refused = ({ operation, request }: Task): boolean =>
+        isTaking(operation) || request?.fencing === true;
+      const left = batch.filter((task) => (task.operation === proving ? !refused(task) : own.has(task.id)));
+      const { sentAt } = left.length === 0 ? looked : await this.#run(opened, left.map(asFreeing));
       for (const task of batch) {
-        const taken = isTaking(task.operation);
-        if (taken) task.reject(namedLockError(error));
+        if (refused(task)) task.reject(namedLockError(error));
         else task.resolve({ answer: task.operation === proving ? "t" : "1", sentAt, token: null });
       }
     } catch (second) {
@@ -230,6 +231,7 @@ function isTaking(operation: Operation): boolean {
 }
 
 function asFreeing(task: Task): Task {
+  if (task.operation === proving) return task;
   const exclusive = task.operation === taking.exclusive || task.operation === freeing.exclusive;
   return {
     ...task,

@@ -3,7 +3,7 @@ import pg from "pg";
 import { listenerName } from "./application-name.ts";
 import type { Wanted } from "./arbiter.ts";
 import { BaseLocker } from "./base-locker.ts";
-import { elapsedSince } from "./clock.ts";
+import { within } from "./clock.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds, type PostgresLockerOptions } from "./config.ts";
 import { DedicatedSessions } from "./dedicated-sessions.ts";
 import type { Pool } from "./driver.ts";
@@ -184,19 +184,19 @@ export class PostgresLocker extends BaseLocker {
     await Promise.race([this.#ownPool?.end(), setTimeout(statementDeadline, undefined, { ref: false })]);
   }
 
-  /** What is granted goes out only once it is known to be kept. */
+  /** What is granted goes out only once it is known to be kept; where that takes long, it is given back and taken anew. */
   async #proveFirst(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
     const granted = await answer;
     if ("refused" in granted) return granted;
+    const proof = this.#locksKept.prove();
     try {
-      await this.#locksKept.prove();
-    } catch (error) {
+      // Its TTL runs all the while, and its caller may leave.
+      await within(request.ttl / 10, proof);
+      return granted;
+    } catch {
       await granted.release().catch(() => {});
-      throw error;
     }
-    // Its TTL has run all the while. Where that was long, it is taken anew.
-    if (elapsedSince(granted.provenAt) < request.ttl / 10) return granted;
-    await granted.release().catch(() => {});
+    await proof;
     return this.#sessions.tryLock(request);
   }
 }

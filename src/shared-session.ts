@@ -50,6 +50,8 @@ export class SharedSession {
   #opened: OpenSharedAnswer | undefined;
   #ended = false;
   #closeWhenOpen = false;
+  /** Settles when it is back in the pool, or destroyed. */
+  #returning: Promise<void> | undefined;
   readonly #lease = new SessionLease({
     speak: () => this.ask(proving, 0n),
     lapse: () => this.destroy(new Error("the lease of the session has passed")),
@@ -82,7 +84,10 @@ export class SharedSession {
   get goneBecause(): Error | undefined {
     const gone = this.#session?.goneBecause;
     if (gone !== undefined || this.#lease.left > 0) return gone;
-    return new Error("the lease of its session has passed");
+    // Whoever asked has been told that it is over, which no late answer may take back.
+    const over = new Error("the lease of its session has passed");
+    queueMicrotask(() => this.destroy(over));
+    return over;
   }
 
   /** Carries a lock, or an attempt at one, from now on; or with another TTL than before. */
@@ -95,7 +100,7 @@ export class SharedSession {
 
   /** Proves a lock that it carries at a third of so many milliseconds, over and over; `undefined`: no more. */
   keepProven(lock: Carried, ttl: number | undefined): void {
-    if (ttl === lock.provenWithin || lock.carriedFor === undefined) return;
+    if (this.#ended || ttl === lock.provenWithin || lock.carriedFor === undefined) return;
     this.#kept.change(lock.provenWithin, ttl);
     lock.provenWithin = ttl;
     this.#lease.proveWithin(this.#kept.value);
@@ -103,7 +108,7 @@ export class SharedSession {
 
   /** Does nothing the second time. */
   drop(lock: Carried): void {
-    if (lock.carriedFor === undefined) return;
+    if (this.#ended || lock.carriedFor === undefined) return;
     this.keepProven(lock, undefined);
     this.#carried.change(lock.carriedFor, undefined);
     lock.carriedFor = undefined;
@@ -138,8 +143,13 @@ export class SharedSession {
       return;
     }
     await this.#operations.idle();
+    if (!this.#ended && this.#carried.size === 0) this.#returning = this.#return();
+    await this.#returning;
+  }
+
+  /** Never rejects. */
+  async #return(): Promise<void> {
     const [session, opened] = [this.#session, this.#opened];
-    if (this.#ended || this.#carried.size > 0) return;
     this.#end(undefined);
     if (session === undefined || opened === undefined) return;
     try {

@@ -1,5 +1,5 @@
 import { sharedName } from "./application-name.ts";
-import { type Instant, within } from "./clock.ts";
+import { elapsedSince, type Instant, within } from "./clock.ts";
 import type { Pool } from "./driver.ts";
 import { DatabaseError, LockNotAcquiredError } from "./errors.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
@@ -41,6 +41,8 @@ export class SharedSessions {
   readonly #options: SharedSessionsOptions;
   readonly #entries = new Map<bigint, Entry>();
   readonly #sessions = new Set<SharedSession>();
+  /** Those that take no more locks, and are not back in the pool yet. */
+  readonly #leaving = new Set<SharedSession>();
   readonly #enforced: boolean;
 
   constructor(options: SharedSessionsOptions) {
@@ -68,7 +70,7 @@ export class SharedSessions {
 
   /** Gives back the sessions that carry nothing. Never rejects. */
   async close(): Promise<void> {
-    await Promise.all([...this.#sessions].map((session) => session.close()));
+    await Promise.all([...this.#sessions, ...this.#leaving].map((session) => session.close()));
   }
 
   async #take(request: LockRequest): Promise<Grant | Refusal> {
@@ -92,7 +94,7 @@ export class SharedSessions {
       return refusal(request, done);
     }
     entry.settling = undefined;
-    return lock.granted(done, request);
+    return this.#inTime(lock.granted(done, request), done, request);
   }
 
   /** One more holder of a shared lock. Nothing is taken; but the session is proved, and a token drawn. */
@@ -100,16 +102,29 @@ export class SharedSessions {
     const lock = new SharedLock(this, entry, this.#enforced);
     entry.holders = [...entry.holders, lock];
     entry.session.carry(lock, request.ttl);
-    const leave = async (): Promise<void> => void (await this.release(entry, lock).catch(nothing));
+    const leave = async (): Promise<void> => void (await lock.release().catch(nothing));
     try {
       const done = await entry.session.ask(proving, entry.id, request);
-      if (done !== "not wanted" && !("refused" in done)) return lock.granted(done, request);
+      if (done !== "not wanted" && !("refused" in done)) {
+        return await this.#inTime(lock.granted(done, request), done, request);
+      }
       await leave();
       return refusal(request, done);
     } catch (error) {
       await leave();
       throw error;
     }
+  }
+
+  /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
+  #inTime(lock: SharedLock, { sentAt }: Done, { ttl }: LockRequest): SharedLock | Promise<never> {
+    if (elapsedSince(sentAt) < lock.believable(ttl)) return lock;
+    const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
+    const late = new DatabaseError({ doing: "Taking a lock", cause });
+    return lock.release().then(
+      () => Promise.reject(late),
+      () => Promise.reject(late),
+    );
   }
 
   /** @returns whether somebody elsewhere was told @throws {DatabaseError} it was no longer held, as far as is known */
@@ -169,7 +184,11 @@ export class SharedSessions {
 
   #ended(session: SharedSession, cause: Error | undefined): void {
     this.#sessions.delete(session);
-    if (cause === undefined) return;
+    if (cause === undefined) {
+      this.#leaving.add(session);
+      void session.close().then(() => this.#leaving.delete(session));
+      return;
+    }
     const lost = this.#carriedBy(session);
     // First the books, then the holders: their listeners are code of theirs.
     for (const { id } of lost) this.#entries.delete(id);
@@ -257,7 +276,7 @@ class SharedLock implements Grant, Carried {
     }
   }
 
-  /** Once: its holder, and a refresh that failed, may both ask for it. A second one would free what is another's by then. */
+  /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
   release(): Promise<boolean> {
     this.#releasing ??= this.#sessions.release(this.#entry, this);
     return this.#releasing;

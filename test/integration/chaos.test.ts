@@ -4,12 +4,30 @@ import { expect, test } from "vitest";
 
 const program = fileURLToPath(new URL("../../chaos/run.mjs", import.meta.url));
 
-test("under every kind of fault nobody holds beside another, nothing leaks, and no late write gets through", async () => {
-  const { code, output } = await new Promise<{ code: unknown; output: string }>((resolve) => {
-    execFile(process.execPath, [program, "--minutes", "1"], (error, stdout, stderr) =>
+function run(...args: string[]): Promise<{ code: unknown; output: string }> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, [program, ...args], (error, stdout, stderr) =>
       resolve({ code: error?.code ?? 0, output: stdout + stderr }),
     );
   });
+}
+
+test("a seed gives the faults, and their times: of every kind, the same ones again, and others for another seed", async () => {
+  const plan = (seed: number) => run("--plan", "--minutes", "1", "--seed", String(seed));
+  const [one, again, another] = await Promise.all([plan(42), plan(42), plan(43)]);
+  expect(again).toEqual(one);
+  expect(another.output).not.toBe(one.output);
+  const own = ["kill", "stop-short", "stop-long", "block", "hole-both", "hole-up", "hole-down", "latency"];
+  const links = ["half-close", "reset", "vanish", "clock-forward", "clock-back"];
+  const others = ["terminate", "terminate-in-hole", "reset-both", "half-close-server"];
+  const server = ["restart", "crash", "backend-kill"];
+  for (const kind of [...own, ...links, ...others, ...server]) {
+    expect(one.output).toMatch(new RegExp(` ${kind}(,| for|$)`, "m"));
+  }
+});
+
+test("under every kind of fault nobody holds beside another, nothing leaks, and no late write gets through", async () => {
+  const { code, output } = await run("--minutes", "1");
   expect(code, output).toBe(0);
   expect(output).toMatch(/^ {2}overlaps +0 while no session was ended by others, \d+ afterwards$/m);
   expect(output).toMatch(/^ {2}leaked +0 locks, 0 sessions$/m);

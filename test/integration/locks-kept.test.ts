@@ -6,10 +6,12 @@ import {
   connect,
   createPool,
   databaseUrl,
+  holdersOf,
   onServer,
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 const database = new URL(databaseUrl()).pathname.slice(1);
@@ -70,6 +72,26 @@ test.each([
   await pool.end();
   await until(() => open === 0);
   await onServer(`drop role ${role}`);
+});
+
+test("what is granted meanwhile is given back while the proof has no answer, and taken anew after it", async () => {
+  const pool = createPool();
+  await pool.query("select 1");
+  await using proxy = await TcpProxy.start(databaseUrl());
+  proxy.freeze();
+  // What is made from now on.
+  (pool.options as { connectionString: string }).connectionString = proxy.url;
+  await using locker = new PostgresLocker({ pool });
+  const key = uniqueKey();
+  const acquired = locker.acquire(key, { ttl: "1s" });
+  await until(async () => (await advisoryLocks()).length === 1);
+  await until(async () => (await advisoryLocks()).length === 0, { deadline: 3_000 });
+  proxy.thaw();
+  const lock = await acquired;
+  expect(lock.held).toBe(true);
+  expect(await holdersOf(lock.id)).toHaveLength(1);
+  await lock.release();
+  await until(() => proxy.size === 0);
 });
 
 test("a server that answers true and locks nothing is refused", async () => {

@@ -234,6 +234,27 @@ describe.skipIf(!PgBouncer.installed)("behind PgBouncer (skipped where pgbouncer
       expect(pool.totalCount).toBe(0);
     });
 
+    test("a TTL that the server enforces is one through the pooler, too: the holder knows before the next one has the lock", async () => {
+      await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
+      await using proxy = await TcpProxy.start(bouncer.url);
+      const options = { pooler: "session", ttlEnforcement: "server" } as const;
+      const pool = createPool({ connectionString: proxy.url });
+      await using locker = new PostgresLocker({ pool, ...options });
+      await using other = new PostgresLocker({
+        pool: createPool({ connectionString: bouncer.url }),
+        ...options,
+      });
+      const lock = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
+      const { signal } = lock;
+      proxy.freeze();
+      const next = await until(() => other.tryAcquire(lock.key), { interval: 1 });
+      expect([lock.held, signal.aborted]).toEqual([false, true]);
+      await next.release();
+      proxy.cut();
+      proxy.thaw();
+      await (await locker.acquire(lock.key)).release();
+    });
+
     test("a pooler without a free session keeps a caller waiting until the deadline, and nothing comes of it", async () => {
       await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
       const pool = createPool({ connectionString: bouncer.url });

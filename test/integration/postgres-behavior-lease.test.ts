@@ -187,6 +187,22 @@ describe("the timer of a TTL", () => {
   });
 });
 
+// https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
+describe("a setting of the link", () => {
+  test.each([
+    ["tcp_keepalives_idle", "2147483647"],
+    ["tcp_keepalives_interval", "2147483647"],
+    ["tcp_keepalives_count", "2147483647"],
+  ])("that the server's system doesn't take (%s) is no error: the statement goes on", async (name, value) => {
+    const session = await connect();
+    const sql = "select pg_try_advisory_lock($1) as got, set_config($2, $3, false) as set";
+    const id = uniqueId();
+    const { rows } = await session.query<{ got: boolean; set: string }>(sql, [id, name, value]);
+    expect([rows[0]?.got, rows[0]?.set === value]).toEqual([true, false]);
+    expect(await holdersOf(id)).toEqual([session.processID]);
+  });
+});
+
 describe("a TTL frees the lock by the server alone", () => {
   test("of a client that reads nothing", async () => {
     const id = uniqueId();

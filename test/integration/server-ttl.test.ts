@@ -578,6 +578,7 @@ describe.each(["server", "client"] as const)("with ttlEnforcement: %j", (ttlEnfo
 
 describe("on a server that fails", () => {
   test.each([
+    ["is restarted", (server: PostgresServer) => server.restart()],
     ["is restarted as after a crash", (server: PostgresServer) => server.restart({ mode: "immediate" })],
     ["loses another backend to kill -9, and so ends them all", killAnotherBackend],
   ] as const)("%s, every holder's signal aborts, and new locks are as good as ever", async (_what, fail) => {

@@ -5,6 +5,7 @@ import {
   type Lock,
   LockLostError,
   LockNotHeldError,
+  lockId,
   PostgresLocker,
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
@@ -125,6 +126,36 @@ test("a link that the other side closes ends the lock on it", async () => {
   await until(() => signal.aborted);
   expect(signal.reason).toBeInstanceOf(LockLostError);
   await until(async () => (await holdersOf(lock.id)).length === 0);
+});
+
+describe("a try whose answer comes when the TTL has passed", () => {
+  test("grants nothing", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    await (await locker.acquire(uniqueKey())).release();
+    proxy.delay(200);
+    for (const mode of ["exclusive", "shared"] as const) {
+      const key = uniqueKey();
+      const late = locker.acquire(key, { ttl: 300, mode });
+      await expect(late).rejects.toBeInstanceOf(DatabaseError);
+      await expect(late).rejects.toThrow("no answer within 300 ms");
+      await until(async () => (await holdersOf(lockId(0, key))).length === 0);
+    }
+  });
+
+  test("grants nothing to one more shared holder, and leaves the first one with the lock", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    const key = uniqueKey();
+    const lock = await locker.acquire(key, { mode: "shared" });
+    proxy.delay(200);
+    const late = locker.acquire(key, { mode: "shared", ttl: 300 });
+    await expect(late).rejects.toThrow("no answer within 300 ms");
+    await lock.refresh();
+    expect(lock.held).toBe(true);
+    await until(async () => (await holdersOf(lock.id)).length === 1);
+    await lock.release();
+  });
 });
 
 describe("a process whose pool has no error listener of its own", () => {

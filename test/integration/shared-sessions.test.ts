@@ -283,6 +283,30 @@ describe("what is asked while a statement is under way", () => {
     expect(sorted(await advisoryLocks())).toEqual(sorted([kept as Lock, ...next]));
   });
 
+  test("goes out alone where it is alone, in a statement without the price of many", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const { pool, statements } = counting({ connectionString: proxy.url });
+    await using locker = sharing(pool);
+    const names = () =>
+      statements
+        .splice(0)
+        .map((each) => /[a-z]+_[a-z]+(?=_[^_]+$)/.exec((each as { name: string }).name)?.[0]);
+    const kept = await locker.acquire(uniqueKey());
+    names();
+    const lock = await locker.acquire(uniqueKey());
+    await lock.refresh();
+    await lock.release();
+    expect(names()).toEqual(["shared_x", "shared_p", "shared_u"]);
+    proxy.freeze();
+    const refreshed = kept.refresh();
+    await until(() => statements.length === 1);
+    const acquired = [1, 2].map(() => locker.acquire(uniqueKey()));
+    await new Promise(setImmediate);
+    proxy.thaw();
+    await Promise.all([refreshed, ...acquired]);
+    expect(names()).toEqual(["shared_p", "shared_batch"]);
+  });
+
   test("is done in the order in which it came: a key that is given back, and then asked for, is granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = counting({ connectionString: proxy.url });

@@ -2,9 +2,18 @@ import { once } from "node:events";
 import { type AddressInfo, connect as connectSocket, createServer, type Socket } from "node:net";
 import type pg from "pg";
 import { describe, expect, inject, test } from "vitest";
-import { PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
+import { LockLostError, lockId, PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+  urlWith,
+} from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 // Sessions whose locks mean nothing are refused before anything is done to them.
@@ -78,6 +87,65 @@ describe("a session that announces another backend than the one which serves it"
     await lock.release();
     expect(await advisoryLocks()).toEqual([]);
     expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
+  });
+});
+
+// Under an open socket, as where a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
+// inlines a function in SQL wherever it is called.
+describe.each([
+  {
+    says: "is on a standby by now",
+    name: "pg_is_in_recovery() returns boolean",
+    pretended: "select true",
+    own: "language internal volatile strict parallel safe as 'pg_is_in_recovery'",
+    expected: StandbyError,
+  },
+  {
+    says: "is served by another backend by now",
+    name: "pg_backend_pid() returns int",
+    pretended: "select 1",
+    own: "language internal stable strict parallel restricted as 'pg_backend_pid'",
+    expected: PoolerDetectedError,
+  },
+])("a session that $says", ({ name, pretended, own, expected }) => {
+  const replace = async (how: string) =>
+    void (await (await connect()).query(`create or replace function pg_catalog.${name} ${how}`));
+  const pretend = () => replace(`language sql as '${pretended}'`);
+  const end = () => replace(own);
+
+  test("is found by a refresh, and its lock is lost", async () => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool });
+    const lock = await locker.acquire(uniqueKey());
+    const { signal } = lock;
+    await pretend();
+    try {
+      const refreshed = lock.refresh();
+      await expect(refreshed).rejects.toMatchObject({ reason: "lost", cause: expect.any(expected) });
+      expect([lock.held, signal.reason instanceof LockLostError]).toEqual([false, true]);
+      expect(pool.totalCount).toBe(0);
+    } finally {
+      await end();
+    }
+  });
+
+  test("is found by an acquire, which is granted nothing", async () => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool });
+    // What is in the pool, or carries a lock, is a session from before.
+    const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
+    await locks[0]?.release();
+    await pretend();
+    const key = uniqueKey();
+    try {
+      await expect(locker.acquire(key)).rejects.toBeInstanceOf(expected);
+      expect(await holdersOf(lockId(0, key))).toEqual([]);
+    } finally {
+      await end();
+    }
+    await using next = await locker.acquire(key);
+    expect(next.held).toBe(true);
+    await locks[1]?.release().catch(() => {});
   });
 });
 

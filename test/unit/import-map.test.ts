@@ -16,6 +16,7 @@ const levels: readonly string[][] = [
     "with-lock",
     "circuit-breaker",
     "grant",
+    "holding-state",
     "telemetry",
     "turn-taking",
     "waiters",

@@ -1,0 +1,252 @@
+// The defects that scripts/mutants.mjs seeds.
+
+/**
+ * Each replaces `what`, which stands exactly once in the file, by `by`; `test` is the name with those of its groups.
+ *
+ * What comes out compiles: a defect that the compiler finds needs no test.
+ */
+export const mutants = [
+  {
+    name: "deadline-from-answer",
+    says: "belief counts from the answer instead of the sending",
+    file: "src/session.ts",
+    what: "done(error ?? undefined, reply, sentAt);",
+    by: "done(error ?? undefined, reply, { ...sentAt, ...now() });",
+    caughtBy: {
+      file: "test/integration/server-ttl.test.ts",
+      test: "a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
+    },
+  },
+  {
+    name: "no-deadline",
+    says: "belief never ends by itself",
+    file: "src/held-lock.ts",
+    what: "#left(): number {",
+    by: "#left(): number {\n    if (this.#ttl > 0) return Number.POSITIVE_INFINITY;",
+    caughtBy: {
+      file: "test/integration/contract.test.ts",
+      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a lock that lapses aborts its signal, and is not held",
+    },
+  },
+  {
+    name: "token-without-flush",
+    says: "a token's commit waits for the disk only where the server's settings say so",
+    file: "src/sql.ts",
+    what: "else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`",
+    by: "else true end`",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with dedicated sessions a token is larger after a crash, where the server's commits wait for no disk",
+    },
+  },
+  {
+    name: "shared-token-without-flush",
+    says: "the same, on a session that carries many locks",
+    file: "src/sql-shared.ts",
+    what: "{durable}",
+    by: "{durable.slice(0, 0)}true",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with shared sessions a token is larger after a crash, where the server's commits wait for no disk",
+    },
+  },
+  {
+    name: "token-without-message",
+    says: "a token's transaction writes nothing, so that its commit waits for nothing",
+    file: "src/sql.ts",
+    what: "pg_catalog.pg_logical_emit_message(true, 'pg-locker', '')), 1, 8)",
+    by: "pg_catalog.pg_current_wal_lsn()), 1, 8)",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with dedicated sessions a token is larger after a crash, where the server's commits wait for no disk",
+    },
+  },
+  {
+    name: "token-without-timeline",
+    says: "a token is a transaction id alone",
+    file: "src/sql.ts",
+    what: "1, 8))::bit(32)::int8 << 48)",
+    by: "1, 8))::bit(32)::int8 * 0)",
+    caughtBy: {
+      file: "test/integration/fencing.test.ts",
+      test: "a promoted standby's token is larger than any of the old primary, which goes on; and its table refuses those",
+    },
+  },
+  {
+    name: "unlock-answer-ignored",
+    says: "a release succeeds, and returns its session, whether the lock was held or not",
+    file: "src/dedicated-sessions.ts",
+    what: "if (!wasHeld) throw",
+    by: "if (wasHeld === undefined) throw",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with a session for each lock a release of what the session no longer holds says so, and the session isn't returned",
+    },
+  },
+  {
+    name: "session-returned-after-error",
+    says: "a session whose try failed goes back to the pool, with a lock that it may have",
+    file: "src/dedicated-sessions.ts",
+    what: `      // An error says nothing about whether the lock was granted: session locks survive a failed statement.
+      session.destroy(error as Error);`,
+    by: "      session.return();",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with a session for each lock a lock that was granted by a statement which then failed goes with its session",
+    },
+  },
+  {
+    name: "no-pid-check",
+    says: "a pooler between is not seen",
+    file: "src/dedicated-sessions.ts",
+    what: 'const announced = pooler === "session" ? undefined',
+    by: "const announced = pooler !== undefined ? undefined",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with a session for each lock one that is served by another backend than was announced is refused, with nothing locked",
+    },
+  },
+  {
+    name: "no-de-duplication",
+    says: "a session that carries many locks is asked again for one that it has, and the server lets it",
+    file: "src/shared-sessions.ts",
+    what: "if (entry === undefined) return this.#take(request);",
+    by: "if (entry === undefined || entry.id === request.id) return this.#take(request);",
+    caughtBy: {
+      file: "test/integration/contract.test.ts",
+      test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
+    },
+  },
+  {
+    name: "no-reentrancy-check",
+    says: "whoever waits for what it holds itself waits for ever",
+    file: "src/arbiter.ts",
+    what: "if (wait > 0 && !reentrant) return",
+    by: "if (wait > 0) return",
+    caughtBy: {
+      file: "test/integration/contract.test.ts",
+      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a wait inside withLock for the same key is not waited",
+    },
+  },
+  {
+    name: "no-id-collision-check",
+    says: "two keys of one id are taken for one key",
+    file: "src/held-locks.ts",
+    what: "if (lock.key !== key) return lock.key;",
+    by: "if (lock.key !== key && lock.id !== id) return lock.key;",
+    caughtBy: {
+      file: "test/integration/id-collision.test.ts",
+      test: "a key whose id another key of the locker has is refused by name",
+    },
+  },
+  {
+    name: "ttl-in-a-transaction",
+    says: "a lock is taken on a client in a transaction, where the server's TTL does not run",
+    file: "src/dedicated-sessions.ts",
+    what: "if (session.inTransaction) {",
+    by: "if (session.inTransaction && said.granted === null) {",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "with a session for each lock a client that the pool hands out in a transaction is refused, and nothing is held",
+    },
+  },
+  {
+    name: "stale-continuation",
+    says: "a late answer to a refresh counts, whatever became of the lock meanwhile",
+    file: "src/held-lock.ts",
+    what: "if (this.#state !== state) throw this.#notHeld();",
+    by: 'if (state.is !== "held") throw this.#notHeld();',
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "a refresh whose answer comes when the lock was released meanwhile says so, and revives nothing",
+    },
+  },
+  {
+    name: "revived-by-refresh",
+    says: "a late answer to a refresh makes a lock held again that was closed meanwhile",
+    file: "src/held-lock.ts",
+    what: "if (this.#state !== state) throw this.#notHeld();",
+    by: "this.#state = state;",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "a refresh whose answer comes when the lock was closed meanwhile says so, and revives nothing",
+    },
+  },
+  {
+    name: "no-try-after-the-mark",
+    says: "a waiter marks after its last try: a release in between is heard by nobody",
+    file: "src/listener.ts",
+    what: "    this.#parts.onRelease(id);\n",
+    by: "",
+    caughtBy: {
+      file: "test/integration/listener.test.ts",
+      test: "no wake-up is lost: released before the mark, the try after it succeeds",
+    },
+  },
+  {
+    name: "unwatch-by-anybody",
+    says: "a waiter that leaves its line ends the watch of those before it",
+    file: "src/waiters.ts",
+    what: "if (line.leave(place)) this.#wakeUps.unwatch(id);",
+    by: "line.leave(place);\n      this.#wakeUps.unwatch(id);",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "a waiter behind the first of its line leaves without an end to the watch, which the first gives up",
+    },
+  },
+  {
+    name: "no-turn-taking",
+    says: "a busy process never lets others go first",
+    file: "src/arbiter.ts",
+    what: "if (pause > 0) await pauseFor(pause, signals);",
+    by: "if (pause < 0) await pauseFor(pause, signals);",
+    caughtBy: {
+      file: "test/integration/mutants-targets.test.ts",
+      test: "a process that had a lock sixteen times while others waited tries again only after a pause",
+    },
+  },
+  {
+    name: "shared-unlock-answer-ignored",
+    says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
+    file: "src/shared-sessions.ts",
+    what: "if (answer !== 0) return answer === 2;",
+    by: "if (answer !== null) return answer === 2;",
+    caughtBy: {
+      file: "test/integration/shared-sessions.test.ts",
+      test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",
+    },
+  },
+  {
+    name: "shared-no-pid-check",
+    says: "a pooler before a session that carries many locks is not seen",
+    file: "src/shared-session.ts",
+    what: "const announced = trustPooler ? undefined",
+    by: "const announced = trustPooler !== undefined ? undefined",
+    caughtBy: {
+      file: "test/integration/shared-sessions.test.ts",
+      test: "without a session to be had all who want one are told of the pooler in the way, and nothing is set or locked",
+    },
+  },
+  {
+    name: "released-twice",
+    says: "a lock is given back by its holder, and again by its refresh that has no answer: then it is another's",
+    file: "src/shared-sessions.ts",
+    what: "this.#releasing ??= this",
+    by: "this.#releasing = this",
+    caughtBy: {
+      file: "test/integration/shared-session-races.test.ts",
+      test: "a lock that is released while a refresh of it has no answer and is one of several shared ones leaves it to the others",
+    },
+  },
+  {
+    name: "session-not-proved-on-recovery",
+    says: "a refresh beside what failed in the same statement succeeds without a proof",
+    file: "src/operations.ts",
+    what: "task.operation === proving ? !refused(task) : own.has(task.id)",
+    by: "task.operation !== proving && own.has(task.id)",
+    caughtBy: {
+      file: "test/integration/shared-session-races.test.ts",
+      test: "a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL",
+    },
+  },
+];
