@@ -152,6 +152,16 @@ async function ask<T>(
 async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
   await within(statementDeadline, client.connect());
   const { rows } = await within(statementDeadline, client.query(asked));
-  void client.end().catch(() => destroySocket(client));
+  takeLeave(client);
   return JSON.parse(String(rows[0]?.[0])) as T;
+}
+
+/** Where the server has fallen silent, neither the caller nor the end of the process waits for it. */
+function takeLeave(client: OwnClient): void {
+  const late = setTimeout(() => destroySocket(client), statementDeadline).unref();
+  client.unref?.();
+  client
+    .end()
+    .catch(() => destroySocket(client))
+    .finally(() => clearTimeout(late));
 }
