@@ -55,14 +55,17 @@ Example:
     }
     const ended = await endSessions(pool, id, holders);
     const left = await untilGone(pool, id, ended);
-    const others = left.filter(({ pid }) => !ended.includes(pid));
+    const isEnded = ({ pid }: LockInfo): boolean => ended.includes(pid);
+    const remaining = pidsOf(left.filter(isEnded)).join(", ");
+    if (remaining !== "") {
+      throw new Failure(
+        exitStatus.failed,
+        `Session ${remaining} has the lock still, ${dying / 1_000} s after it was told to end: it does not answer`,
+      );
+    }
     await print(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
-    for (const pid of pidsOf(others)) await print(`Session ${pid} has it now`);
-    if (left.length === others.length) return exitStatus.ok;
-    throw new Failure(
-      exitStatus.failed,
-      `It is still there after ${dying / 1_000} s: the session does not end`,
-    );
+    for (const pid of pidsOf(left)) await print(`Session ${pid} has it now`);
+    return exitStatus.ok;
   },
 };
 
@@ -82,23 +85,16 @@ function pidsOf(locks: readonly LockInfo[]): number[] {
 async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
   if (!process.stdin.isTTY) throw usageFailure(`${what} Say --yes, where nobody can be asked`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  try {
-    return await new Promise((resolve) => {
-      terminal.question(`${what} [y/N] `, (answer) => {
-        terminal.removeAllListeners("close");
-        resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no");
-      });
-      const unanswered = (outcome: "no" | "interrupted") => (): void => {
-        process.stderr.write("\n");
-        resolve(outcome);
-      };
-      // In raw mode Ctrl-C is no signal. Ctrl-D, and a terminal that has gone, leave the question without an answer.
-      terminal.once("SIGINT", unanswered("interrupted"));
-      terminal.once("close", unanswered("no"));
-    });
-  } finally {
-    terminal.close();
-  }
+  const outcome = await new Promise<"yes" | "no" | "interrupted" | "none">((resolve) => {
+    terminal.question(`${what} [y/N] `, (answer) => resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"));
+    // In raw mode Ctrl-C is no signal. Ctrl-D, and a terminal that has gone, leave the question without an answer.
+    terminal.once("SIGINT", () => resolve("interrupted"));
+    terminal.once("close", () => resolve("none"));
+  });
+  terminal.close();
+  if (outcome === "yes" || outcome === "no") return outcome;
+  process.stderr.write("\n");
+  return outcome === "interrupted" ? outcome : "no";
 }
 
 async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo[]): Promise<number[]> {
