@@ -231,7 +231,8 @@ test("a server that crashes while the command runs is a lock lost: SIGTERM, and 
 test("a server that is not there is 69, and nothing is run", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await proxy.refuse();
-  const args = ["run", uniqueKey(), "--wait", "--", "echo", "run"];
+  // -E is about who has the lock, and not about this.
+  const args = ["run", uniqueKey(), "--wait", "-E", "0", "--", "echo", "run"];
   const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
   expect([status, stdout]).toEqual([69, ""]);
   expect(stderr).toContain("ECONNREFUSED");
