@@ -36,16 +36,22 @@ const screen = {
 export async function redraw({ head, body, every }: Redrawn): Promise<number> {
   const ended = new AbortController();
   let text = `${head()}\n\n${await body(ended.signal)}`;
+  let isTaken = false;
   const draw = (): void => {
-    process.stdout.write(`${screen.clear}${fitted(text, process.stdout)}`);
+    if (isTaken) process.stdout.write(`${screen.clear}${fitted(text, process.stdout)}`);
   };
   const take = (): void => {
+    isTaken = true;
     process.stdout.write(screen.take);
     draw();
   };
+  const leave = (): void => {
+    isTaken = false;
+    process.stdout.write(screen.giveBack);
+  };
   using _signals = listen({
     end: (signal) => ended.abort(signal),
-    stop: () => process.stdout.write(screen.giveBack),
+    stop: leave,
     goOn: take,
     resize: draw,
   });
@@ -62,7 +68,7 @@ export async function redraw({ head, body, every }: Redrawn): Promise<number> {
     if (!ended.signal.aborted) throw error;
     return exitStatus.signalled + constants.signals[ended.signal.reason as NodeJS.Signals];
   } finally {
-    process.stdout.write(screen.giveBack);
+    leave();
   }
 }
 
