@@ -58,7 +58,8 @@ export interface ListLocksOptions {
 
 /**
  * The advisory locks of the pool's database: who has them, and who waits for them. Of those on one bigint, whoever took them:
- * locks of the Go package, and of `pg_advisory_lock` by hand, are among them. Holders come before those who wait.
+ * locks of the Go package, and of `pg_advisory_lock` by hand, are among them; those of a prepared transaction, which has no
+ * session, are not. Holders come before those who wait.
  *
  * Uses a connection of its own beside the pool, and answers within 10 s.
  *
