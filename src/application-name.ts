@@ -1,5 +1,7 @@
 // NAMEDATALEN - 1: the server cuts a longer name, at a byte.
 const longest = 63;
+/** The most that a character takes, percent-encoded. */
+const widest = 12;
 
 /**
  * What pg_stat_activity shows of a holder: `pg-locker`, the namespace and the key, which every role may read.
@@ -18,21 +20,27 @@ export function applicationName(namespace: number, key: string): string {
   return name;
 }
 
-/**
- * What such a name tells, if it is one: the namespace; and the key, or its beginning where it was cut, of a session that has
- * one lock.
- */
-export function named(name: string): { namespace: number; key: string | undefined } | undefined {
+/** What the name of a session tells. */
+export interface Named {
+  readonly namespace: number;
+  /** Of a session that has one lock; its beginning where it was cut. */
+  readonly key: string | undefined;
+  /** Whether the name is so long that the key may have been cut. */
+  readonly mayBeCut: boolean;
+}
+
+/** What such a name tells, if it is one. */
+export function named(name: string): Named | undefined {
   const [, digits, text] = /^pg-locker (-?\d+) (.*)$/s.exec(name) ?? [];
   if (digits === undefined || text === undefined) return undefined;
   const namespace = Number(digits);
   if (name === listenerName(namespace) || name === sharedName(namespace))
-    return { namespace, key: undefined };
+    return { namespace, key: undefined, mayBeCut: false };
   try {
-    return { namespace, key: decodeURIComponent(text) };
+    return { namespace, key: decodeURIComponent(text), mayBeCut: name.length > longest - widest };
   } catch {
     // Not one of ours, whoever wrote it: ours are cut at whole characters.
-    return { namespace, key: undefined };
+    return { namespace, key: undefined, mayBeCut: false };
   }
 }
 

@@ -31,6 +31,7 @@ export { ServerTooOldError } from "./errors.ts";
 export { StandbyError } from "./errors.ts";
 export { endHolders } from "./inspection.ts";
 export { listLocks } from "./inspection.ts";
+export type { ListLocksOptions } from "./inspection.ts";
 export type { LockInfo } from "./inspection.ts";
 export { lockId } from "./lock-id.ts";
 export type { AcquireOptions } from "./locker.ts";

@@ -1,6 +1,15 @@
+import { abandonOnAbort } from "./abandon.ts";
 import { listenerName, named } from "./application-name.ts";
 import { within } from "./clock.ts";
-import { clientBeside, destroySocket, type Pool, query, type Statement } from "./driver.ts";
+import {
+  clientBeside,
+  destroySocket,
+  type OwnClient,
+  type Pool,
+  type Query,
+  query,
+  type Statement,
+} from "./driver.ts";
 import { DatabaseError } from "./errors.ts";
 import { lockId } from "./lock-id.ts";
 import type { LockMode } from "./locker.ts";
@@ -15,7 +24,7 @@ export interface LockInfo {
   readonly key: string | undefined;
   /** The beginning of a key that is too long to be told whole. */
   readonly keyStart: string | undefined;
-  /** Where the session is one of this library. */
+  /** Where the session is one of this library, or the key is known by another row. */
   readonly namespace: number | undefined;
   readonly mode: LockMode;
   /**
@@ -40,25 +49,41 @@ export interface LockInfo {
   readonly isHidden: boolean;
 }
 
+export interface ListLocksOptions {
+  /** Those of this lock alone. Default: all. */
+  readonly id?: bigint;
+  /** Its abort ends the look, and its connection. */
+  readonly signal?: AbortSignal;
+}
+
 /**
  * The advisory locks of the pool's database: who has them, and who waits for them. Of those on one bigint, whoever took them:
- * locks of the Go package, and of `pg_advisory_lock` by hand, are among them. Holders come before those who wait.
+ * locks of the Go package, and of `pg_advisory_lock` by hand, are among them; those of a prepared transaction, which has no
+ * session, are not. Holders come before those who wait.
  *
  * Uses a connection of its own beside the pool, and answers within 10 s.
  *
  * @throws {DatabaseError}
+ * @throws the signal's `reason`, where that aborts
  */
-export async function listLocks(pool: Pool, options: { readonly id?: bigint } = {}): Promise<LockInfo[]> {
-  const { id } = options;
+export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Promise<LockInfo[]> {
+  const { id, signal } = options;
   const ids = id === undefined ? null : [id.toString(), markerOf(id).toString()];
-  const seen = await ask<SeenLock[]>(pool, "Looking at locks", seenLocks, [ids]);
+  const seen = await ask<SeenLock[]>(pool, { doing: "Looking at locks", signal }, seenLocks, [ids]);
   const locks = seen.map(infoOf).filter((lock) => id === undefined || lock.id === id);
-  const keys = new Map(
-    locks.map((lock) => [lock.id, lock] as const).filter(([, { key }]) => key !== undefined),
-  );
+  const known = new Map(locks.filter(({ key }) => key !== undefined).map((lock) => [lock.id, lock]));
   return locks
-    .map((lock) => ({ ...lock, key: lock.key ?? keys.get(lock.id)?.key }))
-    .sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : a.state < b.state ? -1 : 1));
+    .map((lock) => {
+      const { key, namespace } = known.get(lock.id) ?? lock;
+      return { ...lock, key, namespace };
+    })
+    .sort(byIdThenState);
+}
+
+function byIdThenState(one: LockInfo, other: LockInfo): number {
+  if (one.id !== other.id) return one.id < other.id ? -1 : 1;
+  if (one.state === other.state) return 0;
+  return one.state === "held" ? -1 : 1;
 }
 
 /**
@@ -72,7 +97,7 @@ export async function endHolders(
   pool: Pool,
   lock: { id: bigint; pids: readonly number[] },
 ): Promise<number[]> {
-  return await ask(pool, "Ending a session", endSessions, [lock.id.toString(), lock.pids]);
+  return await ask(pool, { doing: "Ending a session" }, endSessions, [lock.id.toString(), lock.pids]);
 }
 
 function infoOf(seen: SeenLock): LockInfo {
@@ -85,7 +110,8 @@ function infoOf(seen: SeenLock): LockInfo {
   return {
     id,
     key: isWhole ? told.key : undefined,
-    keyStart: isWhole ? undefined : told?.key,
+    // Another application may call itself as it likes.
+    keyStart: !isWhole && told?.mayBeCut ? told.key : undefined,
     namespace: told?.namespace,
     mode: seen.mode,
     state: marks || !seen.granted ? "waiting" : "held",
@@ -105,15 +131,38 @@ function dateOf(text: string | null): Date | undefined {
   return text === null ? undefined : new Date(text);
 }
 
-async function ask<T>(pool: Pool, doing: string, statement: Statement, values: unknown[]): Promise<T> {
-  const client = clientBeside(pool);
+async function ask<T>(
+  pool: Pool,
+  { doing, signal }: { doing: string; signal?: AbortSignal | undefined },
+  statement: Statement,
+  values: unknown[],
+): Promise<T> {
+  let client: OwnClient | undefined;
   try {
-    await within(statementDeadline, client.connect());
-    const { rows } = await within(statementDeadline, client.query(query(statement, values)));
-    void client.end().catch(() => destroySocket(client));
-    return JSON.parse(String(rows[0]?.[0])) as T;
+    signal?.throwIfAborted();
+    client = clientBeside(pool);
+    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [signal]);
   } catch (cause) {
-    destroySocket(client);
+    if (client !== undefined) destroySocket(client);
+    signal?.throwIfAborted();
     throw new DatabaseError({ doing, cause });
   }
+}
+
+/** What a client answers that connects for it, and ends after it. */
+async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
+  await within(statementDeadline, client.connect());
+  const { rows } = await within(statementDeadline, client.query(asked));
+  takeLeave(client);
+  return JSON.parse(String(rows[0]?.[0])) as T;
+}
+
+/** Where the server has fallen silent, neither the caller nor the end of the process waits for it. */
+function takeLeave(client: OwnClient): void {
+  const late = setTimeout(() => destroySocket(client), statementDeadline).unref();
+  client.unref?.();
+  client
+    .end()
+    .catch(() => destroySocket(client))
+    .finally(() => clearTimeout(late));
 }

@@ -19,8 +19,8 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
          'waitStart', pg_catalog.to_json(lock.waitstart),
          'name', session.application_name,
          'user', session.usename,
-         'hidden', coalesce(session.query = '<insufficient privilege>', true),
-         'host', case when session.query = '<insufficient privilege>' then null
+         'hidden', coalesce(session.query = '<insufficient privilege>', false),
+         'host', case when session.pid is null or session.query = '<insufficient privilege>' then null
                       else coalesce(pg_catalog.host(session.client_addr), 'local') end,
          'state', session.state,
          'sessionSince', pg_catalog.to_json(session.backend_start),
@@ -45,6 +45,7 @@ export interface SeenLock {
   /** `application_name`. Null, as all else of it, where the session has ended meanwhile. */
   readonly name: string | null;
   readonly user: string | null;
+  /** Whether the server keeps back what follows. */
   readonly hidden: boolean;
   readonly host: string | null;
   readonly state: string | null;

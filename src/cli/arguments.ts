@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { closest } from "fastest-levenshtein";
+import { closest, distance } from "fastest-levenshtein";
 import { type Command, commonOptions, type Given, type Options } from "./command.ts";
 import { usageFailure } from "./failure.ts";
 
@@ -14,19 +14,31 @@ export function readArguments(command: Command, args: readonly string[]): Given 
   const { own, rest } = divide(args, command);
   const values: Record<string, string | boolean> = {};
   const positionals: string[] = [];
+  /** What may be meant as the value of the option before it, which takes one behind `=` alone. */
+  let stray: { option: string; value: string } | undefined;
+  let bare: string | undefined;
   for (const token of tokensOf(own, options)) {
-    if (token.kind === "positional") positionals.push(token.value);
+    if (token.kind === "positional") {
+      positionals.push(token.value);
+      if (bare !== undefined) stray ??= { option: bare, value: token.value };
+    }
+    bare = undefined;
     if (token.kind !== "option") continue;
     const { name, rawName, value, inlineValue } = token;
     const option = Object.hasOwn(options, name) ? options[name] : undefined;
-    if (option === undefined) throw usageFailure(unknownOption(rawName, options));
+    if (option === undefined) throw usageFailure(unknownOption(rawName, command));
     if (option.value === "none" && value !== undefined)
       throw usageFailure(`${rawName} takes no value, and got "${value}"`);
     // Behind `--url`, what looks like an option is one: the value was forgotten.
     if (option.value === "required" && (value === undefined || (!inlineValue && /^-[^\d]/.test(value))))
       throw usageFailure(`${rawName} needs a value`);
     values[name] = value ?? true;
+    if (option.value === "optional" && value === undefined) bare = rawName;
   }
+  if (stray !== undefined && positionals.length > command.keys)
+    throw usageFailure(
+      `Unexpected "${stray.value}" behind ${stray.option}, whose value is given as ${stray.option}=VALUE`,
+    );
   if (values["help"] !== true) expectKeys(command, positionals);
   return { values, positionals, rest };
 }
@@ -60,16 +72,16 @@ function expectKeys({ keys, name, synopsis }: Command, positionals: readonly str
   throw usageFailure(`Unexpected "${positionals[keys]}"${usage}`);
 }
 
-function unknownOption(given: string, options: Options): string {
-  const known = Object.entries(options).flatMap(([name, { short }]) => [
-    `--${name}`,
-    ...(short === undefined ? [] : [`-${short}`]),
-  ]);
-  return `Unknown option ${given}${didYouMean(given, known)}`;
+function unknownOption(given: string, { name, options }: Command): string {
+  const known = Object.keys({ ...commonOptions, ...options }).map((each) => `--${each}`);
+  return `Unknown option ${given}: ${didYouMean(given, known) ?? `see pg-locker ${name} --help`}`;
 }
 
-/** The end of the sentence that says that `given` is none of `known`. */
-export function didYouMean(given: string, known: readonly string[]): string {
-  const nearest = closest(given, known);
-  return `: did you mean ${nearest}?`;
+/** What is the nearest to `given`, as a question; `undefined` where less than half of that is in it. */
+export function didYouMean(given: string, known: readonly string[]): string | undefined {
+  const bare = (text: string): string => text.replace(/^-+/, "");
+  const nearest = known.find((each) => bare(each) === closest(bare(given), known.map(bare)));
+  if (nearest === undefined || distance(bare(nearest), bare(given)) > bare(given).length / 2)
+    return undefined;
+  return `did you mean ${nearest}?`;
 }

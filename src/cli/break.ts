@@ -1,4 +1,5 @@
-import { createInterface } from "node:readline/promises";
+import { constants } from "node:os";
+import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { DatabaseError, endHolders, type LockInfo, listLocks, lockId } from "../index.ts";
@@ -7,8 +8,9 @@ import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure, usageFailure } from "./failure.ts";
-import { lockTable } from "./lock-table.ts";
+import { lockListing, plain } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
+import { print } from "./print.ts";
 
 /** Milliseconds until a session that was told to end has surely done so. */
 const dying = 5_000;
@@ -20,14 +22,16 @@ export const breakLock: Command = {
   summary: "end the session that holds the lock of a key",
   keys: 1,
   options: { ...databaseOptions, ...keyOptions, yes: { value: "none" } },
-  help: `Shows who holds the lock of KEY, asks, and ends that session: the lock is free
-at once, and with it every other lock of that session. The holder is told, where
-it listens; where it doesn't, it goes on as if it held the lock. It takes the
-role of the session, or pg_signal_backend. Exits with 0 also where nobody holds
-it.
+  help: `Shows who holds the lock of KEY, asks, and ends the holder's session: the lock
+is free at once, and so is every other lock of that session. A holder that uses
+pg-locker is told, by its lock.signal, and "pg-locker run" stops its command;
+any other may go on as if it held the lock.
 
-  --namespace N   the namespace of the key, default 0
-  --yes           do not ask
+It takes the holder's own role, or pg_signal_backend. Exits with 0 also where
+nobody holds the lock, and with 1 where the answer is no.
+
+  --namespace N   the namespace of the key; default 0
+  --yes           do not ask; without a terminal, nobody can be asked
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
 
 Example:
@@ -38,46 +42,59 @@ Example:
     const { pool } = database;
     const all = await listLocks(pool);
     const holders = all.filter((lock) => lock.id === id && lock.state === "held");
-    if (holders.length === 0) {
-      console.log("Nobody holds it");
-      return exitStatus.ok;
-    }
-    console.log(lockTable(holders, { colors: colorsFor(process.stdout), now: new Date() }));
-    if (!(await isAgreed(values["yes"] === true, question(holders, all)))) {
-      console.log("Nothing was done");
-      return exitStatus.no;
+    const listing = { empty: "Nobody holds it", colors: colorsFor(process.stdout), now: new Date() };
+    await print(lockListing(holders, listing));
+    if (holders.length === 0) return exitStatus.ok;
+    if (values["yes"] !== true) {
+      const answer = await ask(question(holders, all));
+      if (answer === "interrupted") return exitStatus.signalled + constants.signals.SIGINT;
+      if (answer === "no") {
+        await print("Nothing was done");
+        return exitStatus.no;
+      }
     }
     const ended = await endSessions(pool, id, holders);
     const left = await untilGone(pool, id, ended);
-    const others = left.filter(({ pid }) => !ended.includes(pid));
-    console.log(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
-    for (const { pid } of others) console.log(`Session ${pid} has it now`);
-    if (left.length === others.length) return exitStatus.ok;
-    throw new Failure(
-      exitStatus.failed,
-      `It is still there after ${dying / 1_000} s: the session does not end`,
-    );
+    const isEnded = ({ pid }: LockInfo): boolean => ended.includes(pid);
+    const remaining = pidsOf(left.filter(isEnded)).join(", ");
+    if (remaining !== "") {
+      throw new Failure(
+        exitStatus.failed,
+        `Session ${remaining} has the lock still, ${dying / 1_000} s after it was told to end: it does not answer`,
+      );
+    }
+    await print(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
+    for (const pid of pidsOf(left)) await print(`Session ${pid} has it now`);
+    return exitStatus.ok;
   },
 };
 
 function question(holders: readonly LockInfo[], all: readonly LockInfo[]): string {
-  const pids = [...new Set(holders.map(({ pid }) => pid))];
+  const pids = pidsOf(holders);
   const others =
     all.filter(({ pid, state }) => pids.includes(pid) && state === "held").length - holders.length;
   const more = others === 0 ? "" : `, and with it ${others} other lock${others === 1 ? "" : "s"}`;
   return `End session ${pids.join(", ")}${more}?`;
 }
 
-/** @throws {Failure} nobody is there to be asked */
-async function isAgreed(yes: boolean, what: string): Promise<boolean> {
-  if (yes) return true;
+function pidsOf(locks: readonly LockInfo[]): number[] {
+  return [...new Set(locks.map(({ pid }) => pid))];
+}
+
+/** Asks on standard error, which is the terminal also where standard output is not. @throws {Failure} nobody is there to be asked */
+async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
   if (!process.stdin.isTTY) throw usageFailure(`${what} Say --yes, where nobody can be asked`);
-  const terminal = createInterface({ input: process.stdin, output: process.stdout });
-  try {
-    return /^y(es)?$/i.test((await terminal.question(`${what} [y/N] `)).trim());
-  } finally {
-    terminal.close();
-  }
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  const outcome = await new Promise<"yes" | "no" | "interrupted" | "none">((resolve) => {
+    terminal.question(`${what} [y/N] `, (answer) => resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"));
+    // In raw mode Ctrl-C is no signal. Ctrl-D, and a terminal that has gone, leave the question without an answer.
+    terminal.once("SIGINT", () => resolve("interrupted"));
+    terminal.once("close", () => resolve("none"));
+  });
+  terminal.close();
+  if (outcome === "yes" || outcome === "no") return outcome;
+  process.stderr.write("\n");
+  return outcome === "interrupted" ? outcome : "no";
 }
 
 async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo[]): Promise<number[]> {
@@ -85,10 +102,10 @@ async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo
     return await endHolders(pool, { id, pids: holders.map(({ pid }) => pid) });
   } catch (error) {
     if (!(error instanceof DatabaseError) || error.sqlState !== "42501") throw error;
-    const users = [...new Set(holders.map(({ user }) => user ?? "?"))].join(", ");
+    const users = [...new Set(holders.map(({ user }) => plain(user ?? "?")))].join(", ");
     throw new Failure(
       exitStatus.failed,
-      `This role may not end a session of ${users}: that role may, a member of pg_signal_backend, or a superuser`,
+      `This role may not end a session of ${users}: that role may, and a member of pg_signal_backend; that of a superuser, only a superuser`,
       { cause: error },
     );
   }

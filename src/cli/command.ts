@@ -27,7 +27,7 @@ export interface Command {
   readonly synopsis: string;
   /** A line of `pg-locker --help`. */
   readonly summary: string;
-  /** What its own `--help` says below the synopsis: what it does, its options, one example. With it, at most 24 lines of 80 columns. */
+  /** What its own `--help` says below the synopsis: what it does, its options, one example. With it, at most 23 lines of 80 columns. */
   readonly help: string;
   /** Beside {@link commonOptions}. Only these can be given. */
   readonly options: Options;

@@ -1,8 +1,9 @@
-import { createColors } from "picocolors";
 import { diagnose, type Finding } from "../index.ts";
+import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
+import { print } from "./print.ts";
 
 /** `pg-locker doctor`: whether the database is fit for locks. */
 export const doctor: Command = {
@@ -11,27 +12,27 @@ export const doctor: Command = {
   summary: "is this database fit for locks?",
   keys: 0,
   options: { ...databaseOptions, json: { value: "none" } },
-  help: `Looks at the database from all sides that matter to locks: a line for each, with
-what to do where something is not as it should be. Nothing is changed or left.
-Exits with 1 where a line says FAIL.
+  help: `Looks at a database from every side that matters to locks: version, primary or
+standby, pooler, time-outs, room for locks and connections, clock, privileges. A
+line for each, "ok", "warn" or "FAIL", with what to do below it where something
+is not as it should be. Nothing is changed or left behind. Exits with 1 where a
+line says FAIL.
 
-  --url URL   the database, default DATABASE_URL, else PGHOST and its like
-  --json      as JSON: check, verdict ("ok", "warn", "fail"), found, advice
+  --json      as a JSON array: check, verdict (ok, warn or fail), found, advice
+  --url URL   the database; default DATABASE_URL, or PGHOST and the like
 
 Example:
   pg-locker doctor --url postgres://app@db.example/app`,
   async run({ values }) {
     await using database = await connect(values);
     const findings = await diagnose(database.pool);
-    console.log(values["json"] === true ? JSON.stringify(findings, undefined, 2) : report(findings));
+    await print(values["json"] === true ? JSON.stringify(findings, undefined, 2) : report(findings));
     return findings.some(({ verdict }) => verdict === "fail") ? exitStatus.no : exitStatus.ok;
   },
 };
 
 function report(findings: readonly Finding[]): string {
-  const { bold, green, red, yellow } = createColors(
-    Boolean(process.stdout.isTTY) && !process.env["NO_COLOR"],
-  );
+  const { bold, green, red, yellow } = colorsFor(process.stdout);
   const marks = { ok: green("ok  "), warn: yellow("warn"), fail: red("FAIL") };
   const widest = Math.max(...findings.map(({ check }) => check.length));
   const indent = " ".repeat(4 + 2 + widest + 2);

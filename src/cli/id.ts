@@ -2,6 +2,7 @@ import { lockId } from "../index.ts";
 import { type Command, keyOptions } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { namespaceOf } from "./namespace.ts";
+import { print } from "./print.ts";
 
 /** `pg-locker id KEY`: how PostgreSQL sees the lock of a key. */
 export const id: Command = {
@@ -10,11 +11,12 @@ export const id: Command = {
   summary: "show the lock id of a key, and how pg_locks shows it",
   keys: 1,
   options: { ...keyOptions, json: { value: "none" } },
-  help: `Shows the number that PostgreSQL knows the lock of KEY by, and its two halves in
-pg_locks. No database is asked.
+  help: `Shows the number that PostgreSQL knows the lock of KEY by, as in
+pg_try_advisory_lock(id), and what the view pg_locks shows of it: the two halves
+classid and objid. No database is asked.
 
-  --namespace N   the namespace of the key, default 0
-  --json          as JSON, the numbers as strings
+  --namespace N   the namespace of the key; default 0
+  --json          as a JSON object; the three numbers are strings
 
 Example:
   pg-locker id nightly --namespace 7`,
@@ -24,9 +26,9 @@ Example:
     const halves = { classid: bits >> 32n, objid: bits & 0xffffffffn };
     if (values["json"] === true) {
       const text = { id: `${lock}`, classid: `${halves.classid}`, objid: `${halves.objid}`, objsubid: 1 };
-      console.log(JSON.stringify(text, undefined, 2));
+      await print(JSON.stringify(text, undefined, 2));
     } else {
-      console.log(`id       ${lock}\nclassid  ${halves.classid}\nobjid    ${halves.objid}\nobjsubid 1`);
+      await print(`id        ${lock}\nclassid   ${halves.classid}\nobjid     ${halves.objid}\nobjsubid  1`);
     }
     return exitStatus.ok;
   },

@@ -18,10 +18,7 @@ const columns = [
 ] as const;
 
 /** The locks as a table: a holder, and below it who waits. Nothing of it is wider or moves the cursor, whatever a key has in it. */
-export function lockTable(
-  locks: readonly LockInfo[],
-  { colors, now }: { colors: Colors; now: Date },
-): string {
+function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors; now: Date }): string {
   const rows = locks.map((lock) => ({ lock, cells: cellsOf(lock, now) }));
   const widths = columns.map((name, at) =>
     Math.max(name.length, ...rows.map(({ cells }) => cells[at]?.length ?? 0)),
@@ -34,33 +31,42 @@ export function lockTable(
   ].join("\n");
 }
 
-/** Whether PostgreSQL keeps something back, and what would help; `undefined` where it doesn't. */
-export function whatIsHidden(locks: readonly LockInfo[]): string | undefined {
-  if (!locks.some(({ isHidden }) => isHidden)) return undefined;
-  return "PostgreSQL hides HOST, SESSION and ACTIVE of other users' sessions (shown as ?); they are shown after: grant pg_read_all_stats to <this role>";
+/** The table, and below it whether PostgreSQL keeps something back, and what would help; or a sentence where there is no lock. */
+export function lockListing(
+  locks: readonly LockInfo[],
+  { empty, ...how }: { empty: string; colors: Colors; now: Date },
+): string {
+  if (locks.length === 0) return empty;
+  const table = lockTable(locks, how);
+  if (!locks.some(({ isHidden }) => isHidden)) return table;
+  return `${table}
+
+PostgreSQL hides from this role what is shown as "?" of the sessions of others.
+To show it: GRANT pg_read_all_stats TO this role`;
 }
 
-/** For JSON, whose numbers don't carry 64 bits. */
+/** The id as a string, for the numbers of JSON don't carry 64 bits; what is not known as null, so that no field is missing. */
 export function asJson(locks: readonly LockInfo[]): string {
+  const known = (_: string, value: unknown): unknown => (value === undefined ? null : value);
   return JSON.stringify(
     locks.map((lock) => ({ ...lock, id: lock.id.toString() })),
-    undefined,
+    known,
     2,
   );
 }
 
-/** One line of text, whatever is in it: what would move the cursor or change colours is written out. */
+/** One line of text, whatever is in it: what would move the cursor, or is not seen, is written out. */
 export function plain(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g, (character) => {
-    return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
+    const code = (character.codePointAt(0) ?? 0).toString(16);
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
   });
 }
 
 function cellsOf(lock: LockInfo, now: Date): string[] {
   const unknown = lock.isHidden ? "?" : "-";
   return [
-    lock.state === "held" ? "held" : "  waits",
+    lock.state === "held" ? "held" : `  waits ${ago(lock.waitingSince, now) ?? ""}`.trimEnd(),
     // Who waits in a process of this library marks that in the same way for both modes.
     lock.state === "waiting" && lock.waitingSince === undefined ? "-" : lock.mode,
     String(lock.pid),
@@ -74,11 +80,11 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
   ];
 }
 
-function keyOf({ key, keyStart, namespace, applicationName }: LockInfo): string {
+function keyOf({ key, keyStart, applicationName }: LockInfo): string {
   if (key !== undefined) return plain(key);
   if (keyStart !== undefined) return `${plain(keyStart)}…`;
-  // A session that many locks share does not tell their keys; another application's name is the best hint there is.
-  return namespace === undefined && applicationName ? `(${plain(applicationName)})` : "-";
+  // The best hint there is.
+  return applicationName ? `[${plain(applicationName)}]` : "-";
 }
 
 function activity({ sessionState, activeAt }: LockInfo, now: Date): string | undefined {

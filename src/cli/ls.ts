@@ -1,13 +1,17 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { type LockInfo, listLocks } from "../index.ts";
 import { colorsFor } from "./colors.ts";
-import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { type Command, databaseOptions, keyOptions, type Values } from "./command.ts";
 import { connect } from "./database.ts";
 import { secondsOf } from "./duration.ts";
 import { exitStatus } from "./exit-status.ts";
 import { usageFailure } from "./failure.ts";
-import { asJson, lockTable, whatIsHidden } from "./lock-table.ts";
+import { asJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
+import { print } from "./print.ts";
+import { redraw } from "./redraw.ts";
+
+/** Milliseconds. */
+const period = { usual: 2_000, shortest: 100, longest: 2 ** 31 - 1 };
 
 /** `pg-locker ls`: who holds what, and who waits for it. */
 export const ls: Command = {
@@ -21,75 +25,59 @@ export const ls: Command = {
     json: { value: "none" },
     watch: { value: "optional" },
   },
-  help: `Lists the advisory locks of the database, and below each who waits for it: those
-of pg-locker, of the Go package, and of anybody else. KEY is shown where the
-session tells it; of sessions that many locks share, only the namespace.
-PostgreSQL does not know when a lock was granted: SESSION is the age of its
-session, and ACTIVE how long ago that last spoke.
+  help: `Lists the advisory locks of a database, whoever took them, and below each lock
+who waits for it. The key is shown where the session that has it tells; else, in
+brackets, the name of the application: a session of many locks tells none of
+their keys ("pg-locker who KEY" finds the lock of a key all the same).
 
-  --namespace N        only those of this namespace
-  --json               as JSON, an array
-  --watch[=DURATION]   again and again, every 2s or DURATION, until Ctrl-C
-  --url URL            the database, default DATABASE_URL, else PGHOST etc.
+SESSION is the age of the session, and ACTIVE how long ago it last spoke, as in
+a refresh. Since when a lock is held, PostgreSQL does not know.
+
+  --namespace N       only those known to be of this namespace
+  --json              as a JSON array, which has what the table has and more
+  --watch[=DURATION]  again and again, until Ctrl-C: every 2s, or as said
+  --url URL           the database; default DATABASE_URL, or PGHOST and the like
 
 Example:
   pg-locker ls --watch`,
   async run({ values }) {
-    const { watch } = values;
-    if (watch !== undefined && (values["json"] === true || !process.stdout.isTTY)) {
-      throw usageFailure("--watch redraws a terminal: it goes neither with --json nor into a pipe");
-    }
+    const isJson = values["json"] === true;
+    const every = periodOf(values);
     const namespace = values["namespace"] === undefined ? undefined : namespaceOf(values);
     await using database = await connect(values);
-    const look = async (): Promise<LockInfo[]> => {
-      const locks = await listLocks(database.pool);
-      return namespace === undefined ? locks : locks.filter((lock) => lock.namespace === namespace);
-    };
-    if (watch !== undefined)
-      return await watchLocks(look, watch === true ? 2_000 : secondsOf("--watch", String(watch)));
-    const locks = await look();
-    console.log(values["json"] === true ? asJson(locks) : screen(locks));
-    return exitStatus.ok;
+    const look = async (options?: { signal: AbortSignal }): Promise<LockInfo[]> =>
+      inNamespace(await listLocks(database.pool, options), namespace);
+    if (every === undefined) {
+      const locks = await look();
+      await print(isJson ? asJson(locks) : screen(locks));
+      return exitStatus.ok;
+    }
+    return await redraw({
+      head: () => `pg-locker ls, every ${every / 1_000} s, ${new Date().toLocaleTimeString()}; Ctrl-C ends`,
+      body: async (signal) => screen(await look({ signal })),
+      every,
+    });
   },
 };
 
-function screen(locks: readonly LockInfo[]): string {
-  if (locks.length === 0) return "No locks";
-  const hidden = whatIsHidden(locks);
-  const table = lockTable(locks, { colors: colorsFor(process.stdout), now: new Date() });
-  return hidden === undefined ? table : `${table}\n\n${hidden}`;
-}
-
-/** On the terminal's other screen, which leaves no trace on the one that it came from. */
-async function watchLocks(look: () => Promise<LockInfo[]>, every: number): Promise<number> {
-  const ended = new AbortController();
-  let signal = 0;
-  const numbers = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 };
-  const end = (name: keyof typeof numbers) => () => {
-    signal = numbers[name];
-    ended.abort();
-  };
-  for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(name, end(name));
-  process.stdout.write("\x1b[?1049h\x1b[?25l");
-  try {
-    while (!ended.signal.aborted) {
-      // A database that is away for a moment is no reason to go.
-      const shown = await look().then(screen, (error: Error) => error.message);
-      const head = `pg-locker ls, every ${every / 1_000} s, ${new Date().toLocaleTimeString()}; Ctrl-C ends`;
-      process.stdout.write(`\x1b[H\x1b[2J${cutToScreen(`${head}\n\n${shown}`)}`);
-      await delay(every, undefined, { signal: ended.signal }).catch(() => {});
-    }
-  } finally {
-    process.stdout.write("\x1b[?25h\x1b[?1049l");
+/** How often a terminal is redrawn, in milliseconds; `undefined`: not at all. */
+function periodOf({ watch, json }: Values): number | undefined {
+  if (watch === undefined) return undefined;
+  if (json === true || !process.stdout.isTTY) {
+    throw usageFailure("--watch redraws a terminal: it goes neither with --json nor into a pipe");
   }
-  return exitStatus.signalled + signal;
+  const every = watch === true ? period.usual : secondsOf("--watch", String(watch));
+  if (every >= period.shortest && every <= period.longest) return every;
+  throw usageFailure(`Expected --watch to be from 100ms to 596h, got "${watch}"`);
 }
 
-/** As many lines as there is room for; a longer one goes on in the next. */
-function cutToScreen(text: string): string {
-  const { rows } = process.stdout;
-  const lines = text.split("\n");
-  if (lines.length < rows) return text;
-  const left = lines.length - (rows - 2);
-  return [...lines.slice(0, rows - 2), `… and ${left} more lines`].join("\n");
+/** Whoever waits for a lock may tell its namespace where its holder does not. */
+function inNamespace(locks: LockInfo[], namespace: number | undefined): LockInfo[] {
+  if (namespace === undefined) return locks;
+  const ids = new Set(locks.filter((lock) => lock.namespace === namespace).map(({ id }) => id));
+  return locks.filter(({ id }) => ids.has(id));
+}
+
+function screen(locks: readonly LockInfo[]): string {
+  return lockListing(locks, { empty: "No locks", colors: colorsFor(process.stdout), now: new Date() });
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
-import { createColors } from "picocolors";
 import { didYouMean, readArguments } from "./arguments.ts";
 import { breakLock } from "./break.ts";
+import { colorsFor } from "./colors.ts";
 import type { Command } from "./command.ts";
 import { doctor } from "./doctor.ts";
 import { exitStatus } from "./exit-status.ts";
@@ -20,7 +20,8 @@ async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;
   try {
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      console.log(help());
+      const about = name === "help" ? commands.find((each) => each.name === own[0]) : undefined;
+      console.log(about === undefined ? help() : helpOf(about));
       return name === undefined ? exitStatus.usage : exitStatus.ok;
     }
     if (name === "--version") {
@@ -29,14 +30,18 @@ async function main(args: readonly string[]): Promise<number> {
     }
     const command = commands.find((each) => each.name === name);
     if (command === undefined) {
+      if (name.startsWith("-"))
+        throw usageFailure(`Expected a command, got "${name}": pg-locker COMMAND [options]`);
       const names = commands.map((each) => each.name);
-      throw usageFailure(`Unknown command "${name}"${didYouMean(name, names)}`);
+      throw usageFailure(`Unknown command "${name}": ${didYouMean(name, names) ?? "see pg-locker --help"}`);
     }
     const given = readArguments(command, own);
     if (given.values["help"] === true) {
-      console.log(`Usage: pg-locker ${command.name} ${command.synopsis}\n\n${command.help}`);
+      console.log(helpOf(command));
       return exitStatus.ok;
     }
+    // A URL may hold a password, and everybody sees what `ps` shows.
+    if (given.values["url"] !== undefined) process.title = `pg-locker ${command.name}`;
     return await command.run(given);
   } catch (error) {
     report(error, { verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose") });
@@ -53,10 +58,16 @@ Usage: pg-locker COMMAND [options]
 
 ${lines.join("\n")}
 
-\`pg-locker COMMAND --help\` shows the options of each.
+"pg-locker COMMAND --help" shows the options of a command, and an example.
+The database is the one of --url, else of DATABASE_URL, else of PGHOST and the
+other variables of libpq. With --verbose, an error shows where it comes from.
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`;
+}
+
+function helpOf(command: Command): string {
+  return `Usage: pg-locker ${command.name} ${command.synopsis}\n\n${command.help}`;
 }
 
 function version(): string {
@@ -67,7 +78,7 @@ function version(): string {
 
 /** Says what went wrong, in a line; the stack is for who asks for it. */
 function report(error: unknown, { verbose }: { verbose: boolean }): void {
-  const { red } = createColors(Boolean(process.stderr.isTTY) && !process.env["NO_COLOR"]);
+  const { red } = colorsFor(process.stderr);
   const sentence = error instanceof Error ? error.message : String(error);
   console.error(`${red("pg-locker:")} ${sentence}`);
   if (verbose) console.error(error);

@@ -22,32 +22,25 @@ export const run: Command = {
     grace: { value: "required" },
     shell: { value: "none" },
   },
-  help: `Runs COMMAND while it holds the lock of KEY, and exits with its status. Where
-the lock is not to be had, COMMAND is not run, and the status is 75, or 124
-after a wait. Unlike flock, it does not wait unless it is told to.
+  help: `Takes the lock of KEY, runs COMMAND, gives the lock back, and exits with the
+status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
+75, or 124 after a wait. Unlike flock, it does not wait unless told to.
 
-  --wait[=DURATION]  wait: for as long as it takes, or as 10s or 1m30s say
-  -w, --timeout N    wait so long; a bare number is seconds, as in flock
-  -n, --nonblock     do not wait: the default
-  -s, --shared       hold it beside others that do: readers
-  -x, --exclusive    hold it alone: the default
-  -E, --conflict-exit-code N   exit with N instead of 75 and 124
-  --ttl DURATION     after so long without word of it the server frees the lock,
-                     and COMMAND is dead before that; default 30s
-  --grace DURATION   from SIGTERM to SIGKILL; default a third of the TTL, or 10s
+  --wait[=DURATION]  wait for the lock: as long as it takes, or 10s, 1m30s, ...
+  -w, --timeout N    wait so long: N seconds, or a duration
+  -n, --nonblock     do not wait; the default
+  -s, --shared       hold the lock beside others that are shared, as readers do
+  -x, --exclusive    hold it alone; the default
+  -E, --conflict-exit-code N   exit with N, not 75 or 124
+  --ttl DURATION     how long the server keeps the lock of a holder that it does
+                     not hear from; COMMAND is dead before. Default 30s
+  --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default
+                     a third of the TTL, at most 10s
   --namespace N      the namespace of the key; default 0
   --url URL          the database; default DATABASE_URL, or PGHOST and the like
   --shell            COMMAND is a line for /bin/sh
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,
-  async run(given) {
-    concealUrl(given.values["url"]);
-    return await runUnderLock(planOf(given), given.values);
-  },
+  run: (given) => runUnderLock(planOf(given), given.values),
 };
-
-/** Takes a URL, which may hold a password, out of what `ps` shows. */
-function concealUrl(url: unknown): void {
-  if (url !== undefined) process.title = "pg-locker run";
-}

@@ -3,8 +3,9 @@ import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
-import { asJson, lockTable, whatIsHidden } from "./lock-table.ts";
+import { asJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
+import { print } from "./print.ts";
 
 /** `pg-locker who KEY`: who holds the lock of a key, and who waits for it. */
 export const who: Command = {
@@ -16,8 +17,8 @@ export const who: Command = {
   help: `Shows who holds the lock of KEY, and who waits for it. Exits with 0 where
 somebody holds it, with 1 where nobody does.
 
-  --namespace N   the namespace of the key, default 0
-  --json          as JSON, an array
+  --namespace N   the namespace of the key; default 0
+  --json          as a JSON array, empty where there is nobody
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
 
 Example:
@@ -29,16 +30,9 @@ Example:
     const seen = await listLocks(database.pool, { id });
     // Whatever its session tells: this is the lock of the key that was asked for.
     const locks = seen.map((lock) => ({ ...lock, key: lock.key ?? key }));
-    const isHeld = locks.some(({ state }) => state === "held");
-    if (values["json"] === true) {
-      console.log(asJson(locks));
-    } else if (locks.length === 0) {
-      console.log("Nobody holds it, and nobody waits for it");
-    } else {
-      const hidden = whatIsHidden(locks);
-      console.log(lockTable(locks, { colors: colorsFor(process.stdout), now: new Date() }));
-      if (hidden !== undefined) console.log(`\n${hidden}`);
-    }
-    return isHeld ? exitStatus.ok : exitStatus.no;
+    const empty = "Nobody holds it, and nobody waits for it";
+    const listing = { empty, colors: colorsFor(process.stdout), now: new Date() };
+    await print(values["json"] === true ? asJson(locks) : lockListing(locks, listing));
+    return locks.some(({ state }) => state === "held") ? exitStatus.ok : exitStatus.no;
   },
 };

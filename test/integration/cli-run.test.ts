@@ -118,12 +118,15 @@ describe("a command that", () => {
     expect(await holdersOf(lockId(0, key))).toEqual([]);
   });
 
-  test("is not executable is 126, and the lock is free again", async () => {
-    const key = uniqueKey();
-    const { status, stderr } = await run([], ["/etc/passwd"], key);
-    expect([status, stderr]).toEqual([126, 'pg-locker: The command "/etc/passwd" is not executable\n']);
-    expect(await holdersOf(lockId(0, key))).toEqual([]);
-  });
+  test.each(["/etc/passwd", "/etc"])(
+    "is not executable is 126, and the lock is free again: %s",
+    async (file) => {
+      const key = uniqueKey();
+      const { status, stderr } = await run([], [file], key);
+      expect([status, stderr]).toEqual([126, `pg-locker: The command "${file}" is not executable\n`]);
+      expect(await holdersOf(lockId(0, key))).toEqual([]);
+    },
+  );
 
   test("leaves a child behind ends the run, and frees the lock: the child runs on", async () => {
     const key = uniqueKey();
@@ -175,6 +178,20 @@ describe("a lock that is held elsewhere", () => {
     expect((await run(["-E", "7"], ["true"], key)).status).toBe(7);
     expect((await run(["-E0", "-w", "0.1"], ["true"], key)).status).toBe(0);
     expect((await run(["--conflict-exit-code=255", "--wait=100ms"], ["true"], key)).status).toBe(255);
+  });
+
+  test.each([
+    [["-nE", "0"], 0],
+    [["-nE3"], 3],
+    [["-xn", "-E=3"], 64],
+    [["-sw0.1"], 124],
+    [["-xw", "0.1", "-E4"], 4],
+    [["-snE", "5"], 5],
+  ])("is what flock's short options say, one behind the other: %s", async (args, expected) => {
+    await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    const key = uniqueKey();
+    await using _lock = await locker.acquire(key);
+    expect(await run(args, ["echo", "run"], key)).toMatchObject({ status: expected, stdout: "" });
   });
 
   test.each([["--wait"], ["-w", "60"], ["--wait=1m"]])(
@@ -262,6 +279,18 @@ describe("a password", () => {
     }
     child.signal("SIGTERM");
     await child.ended;
+  });
+
+  test("in a URL that can't be read is in no sentence: 69, and of doctor 1", async () => {
+    const url = "postgres://alice:hunter2@127.0.0.1:none/db";
+    for (const verbose of [[], ["--verbose"]]) {
+      const ran = await cli(["run", uniqueKey(), "--url", url, ...verbose, "--", "true"], onDatabase());
+      const examined = await cli(["doctor", ...verbose], onDatabase({ DATABASE_URL: url }));
+      expect([ran.status, examined.status]).toEqual([69, 1]);
+      expect(ran.stderr).toContain("Invalid URL");
+      expect(examined.stdout).toContain("Invalid URL");
+      for (const { stdout, stderr } of [ran, examined]) expect(stdout + stderr).not.toContain("hunter2");
+    }
   });
 
   test("that is wrong is 69, and in no sentence", async () => {

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
 import pty from "@lydell/node-pty";
 import { until } from "./until.ts";
 
@@ -125,6 +126,20 @@ export class Terminal implements AsyncDisposable {
   /** Types it; `\x03` is Ctrl-C, `\x1a` Ctrl-Z. */
   type(text: string): void {
     this.#pty.write(text);
+  }
+
+  /** What is on its screen where that was cleared and drawn: all since then, as lines of text. */
+  get screen(): string {
+    const drawn = this.output.slice(this.output.lastIndexOf("\x1b[2J"));
+    return stripVTControlCharacters(drawn).replaceAll("\r", "");
+  }
+
+  resize(size: { columns: number; rows: number }): void {
+    this.#pty.resize(size.columns, size.rows);
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#pty.kill(signal);
   }
 
   async shows(text: string | RegExp): Promise<void> {

@@ -55,9 +55,10 @@ const levels: readonly string[][] = [
     "cli/own-server-lock-files",
     "cli/own-server-visit",
   ],
-  ["cli/failure", "cli/control-channel", "cli/lock-session", "cli/passed-signals"],
+  ["cli/failure", "cli/control-channel", "cli/lock-session", "cli/passed-signals", "cli/redraw"],
   [
     "cli/arguments",
+    "cli/print",
     "cli/namespace",
     "cli/duration",
     "cli/supervised-command",

@@ -1,0 +1,227 @@
+import { describe, expect, inject, test } from "vitest";
+import { LockLostError, lockId, PostgresLocker } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { cli, Terminal } from "../support/cli.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  holdersOf,
+  onServer,
+  uniqueKey,
+  urlWith,
+} from "../support/database.ts";
+import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
+import { until } from "../support/until.ts";
+
+function createLocker(sessions: "dedicated" | "shared" = "dedicated", namespace = 0): PostgresLocker {
+  return new PostgresLocker({ pool: createPool(), sessions, namespace });
+}
+
+async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
+  const name = uniqueKey("role").replace(":", "_");
+  await onServer(`create role ${name} login password 'secret'`);
+  return {
+    name,
+    url: urlWith({ user: name, password: "secret" }),
+    [Symbol.asyncDispose]: async () => {
+      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [name]);
+      await onServer(`drop role ${name}`);
+    },
+  };
+}
+
+describe("pg-locker break --yes", () => {
+  test.each(["dedicated", "shared"] as const)(
+    "shows the holder and ends its session, and the holder hears of it: %s",
+    async (sessions) => {
+      await using locker = createLocker(sessions, 7);
+      const key = uniqueKey();
+      const lock = await locker.acquire(key);
+      const [pid] = await holdersOf(lock.id);
+      const { status, stdout, stderr } = await cli(["break", key, "--namespace=7", "--yes"], onDatabase());
+      expect([status, stderr]).toEqual([0, ""]);
+      expect(stdout).toMatch(new RegExp(`^STATE .*\nheld +exclusive +${pid} .*\nEnded: ${pid}\n$`));
+      await until(() => lock.signal.aborted);
+      expect(lock.signal.reason).toBeInstanceOf(LockLostError);
+      expect(await advisoryLocks()).toEqual([]);
+    },
+  );
+
+  test("frees the lock for whoever waits, and says who has it now", async () => {
+    await using holder = createLocker();
+    await using waiter = createLocker();
+    const key = uniqueKey();
+    const lock = await holder.acquire(key);
+    const waits = waiter.acquire(key, { wait: true });
+    await until(async () => (await advisoryLocks()).length === 2);
+    const [pid] = await holdersOf(lock.id);
+    const { status, stdout } = await cli(["break", key, "--yes"], onDatabase());
+    expect(status).toBe(0);
+    expect(stdout).toContain(`Ended: ${pid}\n`);
+    await using had = await waits;
+    expect(had.held).toBe(true);
+    expect(lock.held).toBe(false);
+  });
+
+  test("stops the command of a `pg-locker run`, whose status is 79", async () => {
+    await using locked = await runLocked(idle);
+    expect((await cli(["break", locked.key, "--yes"], onDatabase())).status).toBe(0);
+    expect(await locked.cli.ended).toMatchObject({ status: 79 });
+    expect(locked.lives).toBe(false);
+  });
+
+  test("ends all who hold a shared lock, and nobody else", async () => {
+    const [one, other, bystander] = [await connect(), await connect(), await connect()];
+    const key = uniqueKey();
+    for (const client of [one, other])
+      await client.query("select pg_advisory_lock_shared($1)", [lockId(0, key)]);
+    await bystander.query("select pg_advisory_lock_shared($1)", [lockId(1, key)]);
+    const { status, stdout } = await cli(["break", key, "--yes"], onDatabase());
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^Ended: \d+, \d+$/m);
+    expect((await advisoryLocks()).map(({ pid }) => pid)).toEqual([bystander.processID]);
+  });
+
+  test("has nothing to do where nobody holds it, and that is no error", async () => {
+    const key = uniqueKey();
+    await using other = createLocker("dedicated", 7);
+    await using lock = await other.acquire(key);
+    expect(await cli(["break", key], onDatabase())).toMatchObject({ status: 0, stdout: "Nobody holds it\n" });
+    expect(lock.held).toBe(true);
+  });
+
+  test("by a role that may not says who may, is 70, and the holder keeps its lock", async () => {
+    await using role = await createRole();
+    await using owner = await createRole();
+    const holder = await connect({ connectionString: owner.url });
+    const key = uniqueKey();
+    await holder.query("select pg_advisory_lock($1)", [lockId(0, key)]);
+    const env = { DATABASE_URL: role.url };
+    const refused = await cli(["break", key, "--yes"], onDatabase(env));
+    expect(refused.status).toBe(70);
+    expect(refused.stderr).toMatch(
+      new RegExp(`^pg-locker: This role may not end a session of ${owner.name}: .*pg_signal_backend.*\n$`),
+    );
+    expect(refused.stdout).not.toContain("Ended");
+    expect(refused.stdout).toContain("GRANT pg_read_all_stats");
+    expect(await holdersOf(lockId(0, key))).toEqual([holder.processID]);
+    await onServer(`grant pg_signal_backend to ${role.name}`);
+    expect((await cli(["break", key, "--yes"], onDatabase(env))).status).toBe(0);
+    expect(await holdersOf(lockId(0, key))).toEqual([]);
+  });
+
+  test("says so where the session does not end, and is 70", async () => {
+    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    const holder = await connect({ connectionString: server.url });
+    const key = uniqueKey();
+    await holder.query("select pg_advisory_lock($1)", [lockId(0, key)]);
+    const pid = holder.processID;
+    process.kill(pid, "SIGSTOP");
+    try {
+      const { status, stderr } = await cli(["break", key, "--yes", "--url", server.url], onDatabase());
+      expect(status).toBe(70);
+      expect(stderr).toBe(
+        `pg-locker: Session ${pid} has the lock still, 5 s after it was told to end: it does not answer\n`,
+      );
+    } finally {
+      process.kill(pid, "SIGCONT");
+    }
+  });
+});
+
+describe("without a terminal, and without --yes,", () => {
+  test("nothing is done, and that is a wrong use", async () => {
+    await using locker = createLocker();
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    const { status, stdout, stderr } = await cli(["break", key], onDatabase());
+    const [pid] = await holdersOf(lock.id);
+    expect(status).toBe(64);
+    expect(stdout).toContain(key);
+    expect(stderr).toBe(`pg-locker: End session ${pid}? Say --yes, where nobody can be asked\n`);
+    expect(lock.held).toBe(true);
+  });
+});
+
+describe("in a terminal, break asks", () => {
+  const what = /End session \d+\? \[y\/N\] /;
+
+  test.each(["y", "yes", "Y"])("and ends the session at %s", async (answer) => {
+    await using locker = createLocker();
+    const key = uniqueKey();
+    const lock = await locker.acquire(key);
+    await using terminal = Terminal.cli(["break", key], onDatabase());
+    await terminal.shows(what);
+    expect(lock.held).toBe(true);
+    terminal.type(`${answer}\r`);
+    expect((await terminal.ended).status).toBe(0);
+    expect(terminal.output).toMatch(/Ended: \d+/);
+    await until(() => lock.signal.aborted);
+  });
+
+  test.each([
+    ["n", "n\r", 1],
+    ["Enter alone", "\r", 1],
+    ["anything else", "yesterday\r", 1],
+    ["Ctrl-D", "\x04", 1],
+    ["Ctrl-C", "\x03", 130],
+  ])("and does nothing at %s", async (_, keys, status) => {
+    await using locker = createLocker();
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    await using terminal = Terminal.cli(["break", key], onDatabase());
+    await terminal.shows(what);
+    terminal.type(keys);
+    expect((await terminal.ended).status).toBe(status);
+    expect(terminal.output.includes("\r\nNothing was done\r\n")).toBe(status === 1);
+    expect(terminal.output).not.toMatch(/Ended|Warning|at .*:\d+/);
+    // Without an answer of its own, the line of the question is ended all the same.
+    expect(terminal.output.endsWith("\r\n")).toBe(true);
+    expect(await holdersOf(lock.id)).toHaveLength(1);
+    expect(lock.held).toBe(true);
+  });
+
+  test("says how many other locks go with the session", async () => {
+    await using locker = createLocker("shared");
+    const [key, another] = [uniqueKey(), uniqueKey()];
+    await using lock = await locker.acquire(key);
+    await using _other = await locker.acquire(another);
+    await using terminal = Terminal.cli(["break", key], onDatabase());
+    await terminal.shows(/End session \d+, and with it 1 other lock\? \[y\/N\] /);
+    terminal.type("n\r");
+    await terminal.ended;
+    expect(lock.held).toBe(true);
+  });
+
+  test("and ends neither who gave the lock back meanwhile nor who has it now", async () => {
+    await using before = createLocker();
+    await using after = createLocker();
+    const key = uniqueKey();
+    const lock = await before.acquire(key);
+    await using terminal = Terminal.cli(["break", key], onDatabase());
+    await terminal.shows(what);
+    await lock.release();
+    await using other = await before.acquire(uniqueKey());
+    await using now = await after.acquire(key);
+    const [pid] = await holdersOf(now.id);
+    terminal.type("y\r");
+    expect((await terminal.ended).status).toBe(0);
+    expect(terminal.output).toContain("It was given back meanwhile");
+    expect(terminal.output).toContain(`Session ${pid} has it now`);
+    expect(await holdersOf(now.id)).toEqual([pid]);
+    expect([other.held, now.held]).toEqual([true, true]);
+  });
+
+  test("on standard error where standard output is none", async () => {
+    await using locker = createLocker();
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    const { env } = onDatabase();
+    await using terminal = Terminal.start("sh", ["-c", `$PG_LOCKER break ${key} >/dev/null`], { env });
+    await terminal.shows(what);
+    terminal.type("n\r");
+    expect((await terminal.ended).status).toBe(1);
+    expect(lock.held).toBe(true);
+  });
+});

@@ -1,0 +1,312 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, existsSync, openSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
+import { describe, expect, test } from "vitest";
+import { lockId, PostgresLocker } from "../../src/index.ts";
+import { cli, Terminal } from "../support/cli.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+  urlWith,
+} from "../support/database.ts";
+import { onDatabase } from "../support/locked-command.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
+import { until } from "../support/until.ts";
+
+const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+const head = /^STATE +MODE +PID +USER +HOST +SESSION +ACTIVE +NAMESPACE +ID +KEY$/;
+const user = new URL(databaseUrl()).username;
+
+function createLocker(sessions: "dedicated" | "shared", namespace = 0): PostgresLocker {
+  return new PostgresLocker({ pool: createPool(), sessions, namespace });
+}
+
+/** Runs a command that has nothing to say but its table, and returns that without its head. */
+async function rowsOf(args: readonly string[], env = {}): Promise<string[]> {
+  const { status, stdout, stderr } = await cli(args, onDatabase(env));
+  expect([status, stderr]).toEqual([0, ""]);
+  const [first, ...rows] = stdout.trimEnd().split("\n");
+  expect(first).toMatch(head);
+  return rows;
+}
+
+describe("pg-locker ls", () => {
+  test("says so where there is no lock, and exits with 0", async () => {
+    expect(await cli(["ls"], onDatabase())).toMatchObject({ status: 0, stdout: "No locks\n", stderr: "" });
+    expect((await cli(["ls", "--json"], onDatabase())).stdout).toBe("[]\n");
+  });
+
+  test("shows a holder, and who waits for it, in the server and in a process of this library", async () => {
+    await using holder = createLocker("dedicated", 7);
+    await using waiter = createLocker("shared", 7);
+    const key = uniqueKey();
+    const lock = await holder.acquire(key);
+    const [pid] = await holdersOf(lock.id);
+    const waits = waiter.acquire(key, { wait: true });
+    const byHand = await connect({ application_name: "by hand" });
+    const queued = byHand.query("select pg_advisory_lock_shared($1)", [lock.id]).catch(() => {});
+    await until(async () => (await advisoryLocks()).length === 3);
+    const rows = await rowsOf(["ls"]);
+    expect(rows).toHaveLength(3);
+    expect(rows[0]).toMatch(
+      new RegExp(`^held +exclusive +${pid} +${user} +\\S+ +\\d+s +\\d+s +7 +${lock.id} +${key}$`),
+    );
+    const waiting = rows.slice(1).sort();
+    expect(waiting[0]).toMatch(new RegExp(`^ {2}waits +- +\\d+ .* 7 +${lock.id} +${key}$`));
+    expect(waiting[1]).toMatch(
+      new RegExp(`^ {2}waits \\d+s +shared +${byHand.processID} .* \\d+s active +7 +${lock.id} +${key}$`),
+    );
+    await onServer("select pg_terminate_backend($1)", [byHand.processID]);
+    await queued;
+    await lock.release();
+    await using _had = await waits;
+  });
+
+  test("shows of a session of many locks, and of another application, the name in the place of the key", async () => {
+    await using locker = createLocker("shared", 7);
+    await using lock = await locker.acquire(uniqueKey(), { mode: "shared" });
+    const byHand = await connect({ application_name: "cron\u001b[31m" });
+    await byHand.query("select pg_advisory_lock(-42)");
+    const rows = await rowsOf(["ls"]);
+    const [shared] = rows.filter((row) => row.includes(` ${lock.id} `));
+    expect(shared).toMatch(/^held +shared +\d+ .* 7 +-?\d+ +\[pg-locker 7 \(shared\)\]$/);
+    const [other] = rows.filter((row) => row.includes(" -42 "));
+    expect(other).toMatch(/^held +exclusive +\d+ .* - +-42 +\[cron.*31m\]$/);
+  });
+
+  test("is a table whatever a key has in it", async () => {
+    await using locker = createLocker("dedicated");
+    await using _moving = await locker.acquire("a\u001b[2J\r\n\t\u0007\u009b");
+    await using _turned = await locker.acquire("b\u202e\u200b\ufeff\u{e0041}");
+    await using _long = await locker.acquire("c".repeat(10_000));
+    await using _wide = await locker.acquire("d価格😀");
+    const { stdout } = await cli(["ls"], onDatabase());
+    const rows = stdout.trimEnd().split("\n").slice(1);
+    expect(stripVTControlCharacters(stdout)).toBe(stdout);
+    expect(rows.map((row) => row.replace(/^held.* (?=[a-d])/, "")).sort()).toEqual([
+      "a\\u001b[2J\\u000d\\u000a\\u0009\\u0007\\u009b",
+      "b\\u202e\\u200b\\ufeff\\u{e0041}",
+      expect.stringMatching(/^c+…$/),
+      "d価格😀",
+    ]);
+    expect(new Set(rows.map((row) => row.search(/[a-d][^ ]*$/))).size).toBe(1);
+  });
+
+  test("shows with --namespace what is of that, and who holds what somebody of it waits for", async () => {
+    await using locker = createLocker("dedicated", 7);
+    await using other = createLocker("dedicated", 8);
+    const key = uniqueKey();
+    await using _lock = await locker.acquire(key);
+    await using _other = await other.acquire(key);
+    // A holder that does not tell its namespace, as one of the Go package.
+    const byHand = await connect();
+    const held = uniqueKey();
+    await byHand.query("select pg_advisory_lock($1)", [lockId(7, held)]);
+    const waits = locker.acquire(held, { wait: true });
+    await until(async () => (await advisoryLocks()).length === 4);
+    const rows = await rowsOf(["ls", "--namespace", "7"]);
+    expect(rows.filter((row) => row.endsWith(` ${key}`))).toHaveLength(1);
+    expect(rows.filter((row) => row.includes(` ${lockId(7, held)} `))).toEqual([
+      expect.stringContaining(` ${byHand.processID} `),
+      expect.stringMatching(/^ {2}waits/),
+    ]);
+    expect(rows).toHaveLength(3);
+    expect((await cli(["ls", "--namespace=-1"], onDatabase())).stdout).toBe("No locks\n");
+    await byHand.end();
+    await using _had = await waits;
+  });
+
+  test("is with --json an array, in which every lock has every field", async () => {
+    await using locker = createLocker("dedicated", 7);
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key, { mode: "shared" });
+    const byHand = await connect();
+    await byHand.query("select pg_advisory_lock(9223372036854775807)");
+    const { status, stdout } = await cli(["ls", "--json"], onDatabase());
+    expect(status).toBe(0);
+    const locks = JSON.parse(stdout) as Record<string, unknown>[];
+    expect(locks.find(({ id }) => id === `${lock.id}`)).toEqual({
+      id: `${lock.id}`,
+      key,
+      keyStart: null,
+      namespace: 7,
+      mode: "shared",
+      state: "held",
+      waitingSince: null,
+      pid: expect.any(Number) as number,
+      applicationName: `pg-locker 7 ${key}`,
+      user,
+      host: expect.any(String) as string,
+      sessionState: "idle",
+      sessionSince: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as string,
+      activeAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as string,
+      isHidden: false,
+    });
+    const other = locks.find(({ id }) => id === "9223372036854775807");
+    expect(other).toMatchObject({ key: null, namespace: null, pid: byHand.processID });
+    expect(Object.keys(other ?? {}).sort()).toEqual(Object.keys(locks[0] ?? {}).sort());
+  });
+
+  test("says to a role without privileges what is hidden, and which grant would show it", async () => {
+    const role = uniqueKey("role").replace(":", "_");
+    await onServer(`create role ${role} login password 'secret'`);
+    try {
+      await using locker = createLocker("dedicated", 7);
+      const key = uniqueKey();
+      await using lock = await locker.acquire(key);
+      const env = { DATABASE_URL: urlWith({ user: role, password: "secret" }) };
+      const { status, stdout } = await cli(["ls"], onDatabase(env));
+      expect(status).toBe(0);
+      expect(stdout).toMatch(
+        new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
+      );
+      expect(stdout).toContain('PostgreSQL hides from this role what is shown as "?"');
+      expect(stdout).toContain("GRANT pg_read_all_stats");
+      expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain(
+        "GRANT pg_read_all",
+      );
+      await onServer(`grant pg_read_all_stats to ${role}`);
+      const shown = (await cli(["ls"], onDatabase(env))).stdout;
+      expect(shown).not.toContain("?");
+      expect(shown).not.toContain("GRANT");
+    } finally {
+      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [role]);
+      await onServer(`drop role ${role}`);
+    }
+  });
+
+  test("has colours in a terminal, but with NO_COLOR, and in one that has none", async () => {
+    await using locker = createLocker("dedicated");
+    const key = uniqueKey();
+    await using _lock = await locker.acquire(key);
+    const outputOf = async (env = {}): Promise<string> => {
+      await using terminal = Terminal.cli(["ls"], onDatabase(env));
+      expect((await terminal.ended).status).toBe(0);
+      expect(terminal.output).toContain(key);
+      return terminal.output;
+    };
+    expect(await outputOf()).toContain("\u001b[1mSTATE");
+    expect(await outputOf({ NO_COLOR: "1" })).not.toContain("\u001b[");
+    expect(await outputOf({ TERM: "dumb" })).not.toContain("\u001b[");
+    expect((await cli(["ls"], onDatabase())).stdout).not.toContain("\u001b[");
+  });
+});
+
+describe("pg-locker who", () => {
+  test.each(["dedicated", "shared"] as const)(
+    "shows the holder of a key, and who waits, under the key, and exits with 0: %s sessions",
+    async (sessions) => {
+      await using holder = createLocker(sessions, 7);
+      await using waiter = createLocker(sessions, 7);
+      const key = uniqueKey();
+      const lock = await holder.acquire(key);
+      await using _another = await holder.acquire(uniqueKey());
+      const waits = waiter.acquire(key, { wait: true });
+      await until(async () => (await advisoryLocks()).length === 3);
+      const rows = await rowsOf(["who", key, "--namespace", "7"]);
+      expect(rows).toEqual([
+        expect.stringMatching(new RegExp(`^held .* 7 +${lock.id} +${key}$`)),
+        expect.stringMatching(new RegExp(`^ {2}waits .* 7 +${lock.id} +${key}$`)),
+      ]);
+      await lock.release();
+      await using _had = await waits;
+    },
+  );
+
+  test("finds a lock that another application took by hand", async () => {
+    const client = await connect();
+    const key = uniqueKey();
+    await client.query("select pg_advisory_lock_shared($1)", [lockId(0, key)]);
+    const { status, stdout } = await cli(["who", key, "--json"], onDatabase());
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject([
+      { id: `${lockId(0, key)}`, key, mode: "shared", state: "held", pid: client.processID },
+    ]);
+  });
+
+  test("says that nobody holds it, and exits with 1", async () => {
+    const key = uniqueKey();
+    const nobody = { status: 1, stdout: "Nobody holds it, and nobody waits for it\n", stderr: "" };
+    expect(await cli(["who", key], onDatabase())).toMatchObject(nobody);
+    expect(await cli(["who", key, "--json"], onDatabase())).toMatchObject({ status: 1, stdout: "[]\n" });
+    // The key of one namespace is not that of another.
+    await using locker = createLocker("dedicated", 7);
+    await using _lock = await locker.acquire(key);
+    expect((await cli(["who", key], onDatabase())).status).toBe(1);
+  });
+});
+
+describe("standard output", () => {
+  /** Runs `pg-locker` with a standard output of the test's choice. */
+  async function endOf(child: ChildProcess): Promise<{ status: number | null; stderr: string }> {
+    let stderr = "";
+    child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      stderr += text;
+    });
+    const [status] = (await once(child, "close")) as [number | null];
+    return { status, stderr };
+  }
+
+  function start(args: readonly string[], stdout: "pipe" | number = "pipe"): ChildProcess {
+    const env = { ...process.env, ...onDatabase().env };
+    return spawn(process.execPath, [main, ...args], { env, stdio: ["ignore", stdout, "pipe"] });
+  }
+
+  test.each([[["ls"]], [["ls", "--json"]], [["id", "k"]], [["doctor"]], [["--help"]], [["ls", "--help"]]])(
+    "that nobody reads is no error, as `head` is satisfied: %s",
+    async (args) => {
+      const child = start(args);
+      child.stdout?.destroy();
+      expect(await endOf(child)).toEqual({ status: 0, stderr: "" });
+    },
+  );
+
+  test("that is read no further is no error, with more locks than a pipe takes", async () => {
+    const client = await connect();
+    await client.query("select pg_advisory_lock(id) from generate_series(1, 1000) as id");
+    const child = start(["ls"]);
+    child.stdout?.once("data", () => child.stdout?.destroy());
+    expect(await endOf(child)).toEqual({ status: 0, stderr: "" });
+    await client.query("select pg_advisory_unlock_all()");
+  });
+
+  const full = "/dev/full";
+  test.skipIf(!existsSync(full))(
+    "that can't be written to is an error (skipped without /dev/full)",
+    async () => {
+      const file = openSync(full, "w");
+      try {
+        const sentence = "pg-locker: Standard output can't be written to (ENOSPC)\n";
+        expect(await endOf(start(["ls"], file))).toEqual({ status: 70, stderr: sentence });
+      } finally {
+        closeSync(file);
+      }
+    },
+  );
+});
+
+describe("a database that can't be had is 69, in a line, without the password, for", () => {
+  const commands = [["ls"], ["who", "k"], ["break", "k"]];
+
+  test.each(commands)("%s", async (...args) => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    await proxy.refuse();
+    const refused = new URL(proxy.url);
+    [refused.username, refused.password] = ["alice", "hunter2"];
+    for (const url of [refused.href, "postgres://alice:hunter2@127.0.0.1:none/db"]) {
+      const { status, stdout, stderr } = await cli([...args, "--url", url], onDatabase());
+      expect([status, stdout]).toEqual([69, ""]);
+      expect(stderr).toMatch(/^pg-locker: Looking at locks failed: .*\n$/);
+      const verbose = await cli([...args, "--url", url, "--verbose"], onDatabase());
+      expect(verbose.stderr).toMatch(/\n +at /);
+      expect(stderr + verbose.stderr).not.toContain("hunter2");
+    }
+  });
+});
