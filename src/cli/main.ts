@@ -4,15 +4,17 @@ import { createColors } from "picocolors";
 import { didYouMean, readArguments } from "./arguments.ts";
 import { breakLock } from "./break.ts";
 import type { Command } from "./command.ts";
+import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
 import { exitStatus } from "./exit-status.ts";
 import { statusOf, usageFailure } from "./failure.ts";
 import { id } from "./id.ts";
 import { ls } from "./ls.ts";
 import { run } from "./run.ts";
+import { server } from "./server.ts";
 import { who } from "./who.ts";
 
-const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor];
+const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor, server, demo];
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -37,6 +39,8 @@ async function main(args: readonly string[]): Promise<number> {
       console.log(`Usage: pg-locker ${command.name} ${command.synopsis}\n\n${command.help}`);
       return exitStatus.ok;
     }
+    // There may be a password in it: out of what `ps` shows.
+    if (given.values["url"] !== undefined) process.title = `pg-locker ${command.name}`;
     return await command.run(given);
   } catch (error) {
     report(error, { verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose") });
@@ -53,7 +57,9 @@ Usage: pg-locker COMMAND [options]
 
 ${lines.join("\n")}
 
-\`pg-locker COMMAND --help\` shows the options of each.
+\`pg-locker COMMAND --help\` shows the options of each. The database is the one
+of --url, DATABASE_URL, or PGHOST and the like; else a PostgreSQL of your own on
+this machine, which starts when it is needed.
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`;

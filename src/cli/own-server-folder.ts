@@ -1,7 +1,7 @@
 import { mkdirSync, statSync } from "node:fs";
 import { chmod, chown, mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { dirname, isAbsolute, join } from "node:path";
 import type { PostgresAccount } from "../testing/index.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
@@ -60,9 +60,11 @@ function stateHome(env: NodeJS.ProcessEnv): string {
  */
 export function makeFolder({ path }: OwnServerFolder): void {
   try {
+    const user = process.getuid?.();
+    // The account that root's server runs as has to get through.
+    mkdirSync(dirname(path), { recursive: true, mode: user === 0 ? 0o711 : 0o700 });
     mkdirSync(path, { recursive: true, mode: 0o700 });
     const { uid } = statSync(path);
-    const user = process.getuid?.();
     if (uid !== user) {
       throw unavailable(`The folder ${path} belongs to the user ${uid}, not to ${user}: ${waysOut}`);
     }
@@ -83,6 +85,7 @@ export function folderFailure(path: string, error: unknown): Failure {
 
 const reasons: Readonly<Record<string, string>> = {
   EACCES: "permission denied",
+  EEXIST: "there is something else in its place",
   EDQUOT: "the quota is used up",
   ENOSPC: "no space left on the disk",
   ENOTDIR: "a part of it is no folder",

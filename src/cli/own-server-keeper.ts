@@ -102,7 +102,8 @@ export class Keeper {
   /** Commands find nobody from now on, and those that have come are sent away: they try again. */
   leave(): void {
     this.#claim.release();
-    for (const { socket } of this.#guests) socket.end();
+    // Nor do they keep this process alive, whether or not they read.
+    for (const { socket } of this.#guests) socket.destroySoon();
   }
 
   async #obtain(installation: PostgresInstallation, isWanted: boolean): Promise<OwnPostgres | undefined> {
@@ -149,7 +150,9 @@ export class Keeper {
   #receive(socket: Socket): void {
     socket.on("error", () => {});
     createInterface({ input: socket }).once("line", (line) => {
-      const guest: Guest = { socket, request: JSON.parse(line) as Request, answered: false };
+      const request = requestOf(line);
+      if (request === undefined) return void socket.end(`${JSON.stringify(otherRelease)}\n`);
+      const guest: Guest = { socket, request, answered: false };
       this.#guests.add(guest);
       socket.once("close", () => {
         if (guest.request.wants === "use") this.#lastUse = Date.now();
@@ -210,3 +213,18 @@ export class Keeper {
     else guest.socket.end(line);
   }
 }
+
+/** What a command of another release may want is nothing to guess at. */
+function requestOf(line: string): Request | undefined {
+  try {
+    const request = JSON.parse(line) as Request;
+    return ["use", "status", "stop"].includes(request.wants) ? request : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const otherRelease: Answer = {
+  is: "failed",
+  sentence: "The PostgreSQL of your own is kept by another release of pg-locker: stop it with that one",
+};

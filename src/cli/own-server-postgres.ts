@@ -124,7 +124,7 @@ export class OwnPostgres {
       }
       const said = readFileSync(folder.log).subarray(logged).toString();
       // Those are its interlocks: somebody else's server, one left by a crash whose last sessions still go, or stale files.
-      const isInUse = /lock file|shared memory block/.test(said);
+      const isInUse = /lock file "[^"]*" (already exists|is empty)|shared memory block/.test(said);
       if (!isInUse || Date.now() > end) throw startFailure(folder, said);
       for (const path of [join(data, "postmaster.pid"), socketLock(folder)]) removeIfStale(path);
       await delay(2 * pollMs);

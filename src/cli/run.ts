@@ -42,12 +42,6 @@ after a wait. Unlike flock, it does not wait unless it is told to.
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,
   async run(given) {
-    concealUrl(given.values["url"]);
     return await runUnderLock(planOf(given), given.values);
   },
 };
-
-/** Takes a URL, which may hold a password, out of what `ps` shows. */
-function concealUrl(url: unknown): void {
-  if (url !== undefined) process.title = "pg-locker run";
-}
