@@ -1,4 +1,4 @@
-import { mkdirSync, statSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { chmod, chown, mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
@@ -26,7 +26,8 @@ export const ownServerPort = 5432;
 /** How many bytes `sun_path` has, without the zero at its end. */
 const longestSocket = process.platform === "darwin" ? 103 : 107;
 
-const waysOut = "choose another folder with XDG_STATE_HOME, or a database with DATABASE_URL";
+/** What to do about a folder that can't be used. */
+export const waysOut = "choose another folder with XDG_STATE_HOME, or a database with DATABASE_URL";
 
 /**
  * `$XDG_STATE_HOME/pg-locker`, else `~/.local/state/pg-locker`; for root `/var/lib/pg-locker`, as the server runs as another
@@ -61,9 +62,8 @@ function stateHome(env: NodeJS.ProcessEnv): string {
 export function makeFolder({ path }: OwnServerFolder): void {
   try {
     const user = process.getuid?.();
-    // The account that root's server runs as has to get through.
-    mkdirSync(dirname(path), { recursive: true, mode: user === 0 ? 0o711 : 0o700 });
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    const first = mkdirSync(path, { recursive: true, mode: 0o700 });
+    if (user === 0 && first !== undefined) openToAccount(dirname(path), first);
     const { uid } = statSync(path);
     if (uid !== user) {
       throw unavailable(`The folder ${path} belongs to the user ${uid}, not to ${user}: ${waysOut}`);
@@ -71,6 +71,11 @@ export function makeFolder({ path }: OwnServerFolder): void {
   } catch (error) {
     throw folderFailure(path, error);
   }
+}
+
+/** The account that root's server runs as has to get through the folders, from the `first` on, that were made on the way. */
+function openToAccount(parent: string, first: string): void {
+  for (let each = parent; each.length >= first.length; each = dirname(each)) chmodSync(each, 0o711);
 }
 
 /** What is wrong with the folder, in a sentence. */
@@ -85,10 +90,10 @@ export function folderFailure(path: string, error: unknown): Failure {
 
 const reasons: Readonly<Record<string, string>> = {
   EACCES: "permission denied",
-  EEXIST: "there is something else in its place",
+  EEXIST: "something on its path is no folder",
   EDQUOT: "the quota is used up",
   ENOSPC: "no space left on the disk",
-  ENOTDIR: "a part of it is no folder",
+  ENOTDIR: "something on its path is no folder",
   EPERM: "permission denied",
   EROFS: "it is read-only",
 };

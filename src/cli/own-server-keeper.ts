@@ -15,6 +15,7 @@ interface Guest {
 }
 
 type State =
+  | { readonly is: "finding" }
   | { readonly is: "starting" | "stopping" }
   | { readonly is: "running"; readonly server: OwnPostgres }
   | { readonly is: "failed"; readonly sentence: string };
@@ -26,10 +27,10 @@ const tellDeadline = 5_000;
  * Starts the user's own PostgreSQL for the commands that come, and stops it when it is unused.
  *
  * ```
- * starting ──► running ── unused, or a stop ──► stopping ── nobody waits ──► over
- *    │  ▲         └── it has gone ──┐              │
- *    │  └───────────────────────────┴── somebody ──┘
- *    └──► failed ──► over
+ * finding ──► starting ──► running ── unused, or a stop ──► stopping ── nobody waits ──► over
+ *    └───────────│──▲───────►│└── it has gone ──┐               │
+ *                │  └───────────────────────────┴── somebody ───┘
+ *                └──► failed ──► over
  * ```
  *
  * Whether somebody uses it and whether it stops is decided here alone, in one step: who has come keeps it running, whether or
@@ -40,7 +41,7 @@ export class Keeper {
   readonly #folder: OwnServerFolder;
   readonly #idleTime: number;
   readonly #guests = new Set<Guest>();
-  #state: State = { is: "starting" };
+  #state: State = { is: "finding" };
   #lastUse = Date.now();
   /** Whether the next command that uses the server is the one it was started for. */
   #isNew = false;
@@ -109,12 +110,21 @@ export class Keeper {
   async #obtain(installation: PostgresInstallation, isWanted: boolean): Promise<OwnPostgres | undefined> {
     const isWaitedFor = () => isWanted || this.#users().some((guest) => !guest.answered);
     const deadline = isWaitedFor() ? startDeadline : Number.POSITIVE_INFINITY;
-    const found = await OwnPostgres.find(this.#folder, { installation, deadline });
+    const onWait = () => this.#stopFinding();
+    const found = await OwnPostgres.find(this.#folder, { installation, deadline, onWait });
     if (found !== undefined) return found;
     if (!isWaitedFor()) return undefined;
+    this.#stopFinding();
     const { server, isNew } = await OwnPostgres.start(this.#folder, { installation });
     this.#isNew = isNew;
     return server;
+  }
+
+  /** There is something to say of how the server is. */
+  #stopFinding(): void {
+    if (this.#state.is !== "finding") return;
+    this.#state = { is: "starting" };
+    for (const guest of this.#guests) void this.#attend(guest);
   }
 
   /** Resolves with how to stop it, or with `undefined` where it has gone, or lets nobody in. */
@@ -165,7 +175,7 @@ export class Keeper {
 
   async #attend(guest: Guest): Promise<void> {
     const state = this.#state;
-    if (guest.answered) return;
+    if (guest.answered || state.is === "finding") return;
     if (state.is === "failed") this.#answer(guest, { is: "failed", sentence: state.sentence });
     else if (guest.request.wants === "status")
       this.#answer(guest, { is: "status", status: await this.#status(state) });
@@ -193,7 +203,7 @@ export class Keeper {
     this.#wake();
   }
 
-  async #status(state: Exclude<State, { is: "failed" }>): Promise<ServerStatus> {
+  async #status(state: State & { is: ServerStatus["state"] }): Promise<ServerStatus> {
     const known = { folder: this.#folder.path, keeper: process.pid, idleTime: this.#idleTime };
     const use = state.is === "running" ? await state.server.use() : undefined;
     const users = this.#users().length;

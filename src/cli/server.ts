@@ -73,7 +73,7 @@ function lines(status: ServerStatus): string {
     `kept by pid ${keeper}`,
   ];
   const left =
-    status.idleTimeLeft === undefined ? "" : `, in ${spoken(Math.max(1_000, status.idleTimeLeft))} from now`;
+    status.idleTimeLeft === undefined ? "" : `: in ${spoken(Math.max(1_000, status.idleTimeLeft))}`;
   return [
     `${state.padEnd(8)} ${server.join(", ")}`,
     `folder   ${folder}`,

@@ -12,6 +12,10 @@ export interface CliOptions {
   /** On top of this process's own; `undefined` takes a variable away. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly cwd?: string;
+  /** The system user to run it as: for root. */
+  readonly account?: { readonly uid: number; readonly gid: number } | undefined;
+  /** Its program, where it is installed elsewhere. */
+  readonly program?: string;
 }
 
 /** How a run of `pg-locker` ended, and what it wrote. */
@@ -54,9 +58,10 @@ export class CliChild implements AsyncDisposable {
     }));
   }
 
-  static start(args: readonly string[], { env, cwd }: CliOptions = {}): CliChild {
+  static start(args: readonly string[], { env, cwd, account, program = main }: CliOptions = {}): CliChild {
     return new CliChild(
-      spawn(process.execPath, [main, ...args], {
+      spawn(process.execPath, [program, ...args], {
+        ...account,
         env: environment(env),
         stdio: "pipe",
         ...(cwd !== undefined && { cwd }),
