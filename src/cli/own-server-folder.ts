@@ -78,9 +78,12 @@ function openToAccount(parent: string, first: string): void {
   for (let each = parent; each.length >= first.length; each = dirname(each)) chmodSync(each, 0o711);
 }
 
-/** What is wrong with the folder, in a sentence. */
+/** What is wrong with the folder, in a sentence; or with the system, where it doesn't let a program run. */
 export function folderFailure(path: string, error: unknown): Failure {
   if (error instanceof Failure) return error;
+  if (error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn")) {
+    return unavailable(`A PostgreSQL of your own can't be started: ${error.message}`);
+  }
   const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
   const why = reasons[code] ?? code;
   return unavailable(

@@ -5,7 +5,6 @@
 // It starts the server, or (with `find`) takes only one that runs. It answers every command that comes, and stops the server when
 // nobody has used it for long enough. Killed, it leaves the server as it is: the next command starts a keeper that finds it.
 import { postgresInstallation } from "../testing/index.ts";
-import { Failure } from "./failure.ts";
 import { claim } from "./own-server-claim.ts";
 import { folderFailure, ownServerFolder } from "./own-server-folder.ts";
 import { idleTimeOf } from "./own-server-idle.ts";
@@ -42,10 +41,5 @@ function keep(keeper: Keeper): Keeper {
 
 function sentenceOf(error: unknown, path: string): string {
   if (!(error instanceof Error)) return String(error);
-  if (error instanceof Failure) return error.message;
-  const { syscall } = error as NodeJS.ErrnoException;
-  // A program that can't be run says nothing about the folder.
-  return syscall === undefined || syscall.startsWith("spawn")
-    ? error.message
-    : folderFailure(path, error).message;
+  return "syscall" in error ? folderFailure(path, error).message : error.message;
 }

@@ -79,6 +79,9 @@ export class Visit {
       socket.write(`${JSON.stringify(request)}\n`);
       for await (const line of lines) return JSON.parse(line) as Answer;
       return undefined;
+    } catch (error) {
+      if (isNobodyThere(error)) return undefined;
+      throw error;
     } finally {
       clearTimeout(timer);
       socket.unref();

