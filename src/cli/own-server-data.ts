@@ -22,8 +22,8 @@ export async function initialise(
   data: string,
   options: { folder: OwnServerFolder; installation: PostgresInstallation; env: NodeJS.ProcessEnv },
 ): Promise<void> {
-  if (existsSync(join(data, "PG_VERSION"))) return;
   await removeAbandoned(data);
+  if (existsSync(join(data, "PG_VERSION"))) return;
   const { folder, installation, env } = options;
   const { account, directory } = installation;
   const fresh = `${data}.${randomBytes(4).toString("hex")}`;
@@ -66,6 +66,7 @@ async function removeAbandoned(data: string): Promise<void> {
     if (!name.startsWith(`${basename(data)}.`)) continue;
     const path = join(home, name);
     const { mtimeMs } = await stat(path);
+    // A younger one may be somebody's who is at it.
     if (Date.now() - mtimeMs > anHour) await rm(path, { recursive: true, force: true });
   }
 }

@@ -16,10 +16,11 @@ async function main(options: { mayStart: boolean }): Promise<number> {
   const folder = ownServerFolder();
   let keeper: Keeper | undefined;
   try {
+    const idleTime = idleTimeOf();
     const mine = await claim(folder);
     // Another keeper is there: whoever has started this one goes to that.
     if (mine === undefined) return 0;
-    keeper = keep(new Keeper(mine, { folder, idleTime: idleTimeOf() }));
+    keeper = keep(new Keeper(mine, { folder, idleTime }));
     await keeper.run(await postgresInstallation({ copies: folder.path }), options);
     return 0;
   } catch (error) {

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { chown, cp, mkdir, readdir, symlink, writeFile } from "node:fs/promises";
+import { chown, cp, mkdir, readdir, symlink, utimes, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { postgresAccount } from "../../src/testing/postgres-account.ts";
@@ -10,17 +10,15 @@ import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 
 // Each starts a server, and many processes of Node's.
-vi.setConfig({ testTimeout: 40_000 });
+vi.setConfig({ testTimeout: 60_000 });
 
 const patient = { deadline: 15_000, interval: 20 };
 const isRoot = process.getuid?.() === 0;
-const waiting = ["run", "k", "--", "sh", "-c", "echo runs; read -r line"];
 
 describe("what is killed", () => {
   test("the keeper: the next command finds the server, which stops when it is unused", async () => {
     await using user = await UserState.create();
-    await using holder = user.start(waiting);
-    await holder.says("runs");
+    await using holder = await user.hold();
     const { keeper, pid } = await user.status();
     process.kill(keeper, "SIGKILL");
     await until(() => !lives(keeper), patient);
@@ -31,15 +29,14 @@ describe("what is killed", () => {
     const short = { PG_LOCKER_SERVER_IDLE_SECONDS: "1" };
     expect(await user.cli(["who", "k"], short)).toMatchObject({ status: 0, stderr: "" });
     expect(user.servers()).toEqual([pid]);
-    holder.process.stdin?.end("\n");
+    holder.process.stdin?.end();
     expect((await holder.ended).status).toBe(0);
     await user.isEmpty();
   });
 
   test("the postmaster: the lock is lost, the command stopped, and the next one gets a new server", async () => {
     await using user = await UserState.create();
-    await using holder = user.start(waiting);
-    await holder.says("runs");
+    await using holder = await user.hold();
     const { pid = 0 } = await user.status();
     process.kill(pid, "SIGKILL");
     expect(await holder.ended).toMatchObject({ status: 79 });
@@ -70,11 +67,16 @@ describe("what is killed", () => {
         expect(text.startsWith(`${pid}\n`)).toBe(true);
         writeFileSync(file, text.replace(`${pid}\n`, `${other.pid}\n`));
       }
+      // And what a set-up has left that was killed.
+      const abandoned = join(user.folder, major, "data.0a1b2c3d");
+      await mkdir(abandoned);
+      await utimes(abandoned, 0, 0);
       const ended = await Promise.all([1, 2, 3].map(() => user.cli(["ls"])));
       expect(ended.map(({ status }) => status)).toEqual([0, 0, 0]);
       expect(ended.filter(({ stderr }) => /started PostgreSQL/.test(stderr))).toHaveLength(1);
       expect(user.servers()).toHaveLength(1);
       expect(lives(other.pid ?? 0)).toBe(true);
+      expect(existsSync(abandoned)).toBe(false);
     } finally {
       other.kill("SIGKILL");
     }
@@ -82,8 +84,7 @@ describe("what is killed", () => {
 
   test("politely, as when the machine goes down, the keeper: it stops the server, and the command is stopped", async () => {
     await using user = await UserState.create();
-    await using holder = user.start(waiting);
-    await holder.says("runs");
+    await using holder = await user.hold();
     process.kill((await user.status()).keeper, "SIGTERM");
     expect(await holder.ended).toMatchObject({ status: 79 });
     await user.isEmpty();
@@ -122,6 +123,13 @@ describe("a folder that can't be used is said in a line, with the way out, and e
     await using user = await UserState.create();
     const env = { XDG_STATE_HOME: join(user.home, "x".repeat(100)) };
     expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr: says("bytes too long") });
+  });
+
+  test.skipIf(isRoot)("one that is closed to the user", async () => {
+    await using user = await UserState.create();
+    await mkdir(join(user.home, "closed"), { mode: 0o500 });
+    const env = { XDG_STATE_HOME: join(user.home, "closed") };
+    expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr: says("permission denied") });
   });
 
   test.runIf(isRoot)("one that is another user's", async () => {

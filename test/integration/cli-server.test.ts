@@ -5,7 +5,7 @@ import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 
 // Each starts a server, and many processes of Node's.
-vi.setConfig({ testTimeout: 40_000 });
+vi.setConfig({ testTimeout: 60_000 });
 
 const patient = { deadline: 15_000, interval: 50 };
 
@@ -29,8 +29,7 @@ test("ten commands that start at the same moment start one server, which is said
 test("run, ls, who, break and doctor work on it, and meet there", async () => {
   await using user = await UserState.create();
   expect((await user.cli(["run", "k", "--", "sh", "-c", "exit 42"])).status).toBe(42);
-  await using holder = user.start(["run", "k", "--", "sh", "-c", "echo runs; read -r line"]);
-  await holder.says("runs");
+  await using holder = await user.hold();
   expect(await user.cli(["run", "k", "--", "true"])).toMatchObject({ status: 75 });
   expect((await user.cli(["ls"])).stdout).toMatch(/^held +exclusive .* k$/m);
   expect((await user.cli(["who", "k"])).status).toBe(0);
@@ -62,15 +61,14 @@ test("server status says whether it runs, where, and who uses it", async () => {
   expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0, stdout: none, stderr: "" });
   expect(existsSync(user.folder)).toBe(false);
 
-  await using holder = user.start(["run", "k", "--", "sh", "-c", "echo runs; read -r line"]);
-  await holder.says("runs");
+  await using holder = await user.hold();
   const { status, stdout } = await user.cli(["server", "status"]);
   expect(status).toBe(0);
   expect(stdout).toMatch(/^running +PostgreSQL \d+\.\d+, since .*, pid \d+, kept by pid \d+$/m);
   expect(stdout).toContain(`folder   ${user.folder}\n`);
   expect(stdout).toContain('used by  1 command and 1 session ("pg-locker 0 k")\n');
   expect(stdout).toContain("stops    when unused for 60 seconds\n");
-  holder.process.stdin?.end("\n");
+  holder.process.stdin?.end();
   expect((await holder.ended).status).toBe(0);
   const { stdout: json } = await user.cli(["server", "status", "--json"]);
   expect(JSON.parse(json)).toMatchObject({ state: "running", folder: user.folder, users: 0, sessions: [] });
@@ -79,8 +77,7 @@ test("server status says whether it runs, where, and who uses it", async () => {
 
 test("server stop refuses while it is in use; with --force the lock is lost, and the command is stopped", async () => {
   await using user = await UserState.create();
-  await using holder = user.start(["run", "k", "--", "sh", "-c", "echo runs; read -r line"]);
-  await holder.says("runs");
+  await using holder = await user.hold();
   const refused = await user.cli(["server", "stop"]);
   expect([refused.status, refused.stdout]).toEqual([1, ""]);
   expect(refused.stderr).toMatch(/^pg-locker: It is in use by 1 command and 1 session .*: --force .*\n$/);
@@ -96,13 +93,12 @@ test("server stop refuses while it is in use; with --force the lock is lost, and
 test("it stops by itself when it is unused, and not while a command runs for longer than that", async () => {
   await using user = await UserState.create();
   const short = { PG_LOCKER_SERVER_IDLE_SECONDS: "1" };
-  await using holder = user.start(["run", "k", "--", "sh", "-c", "echo runs; read -r line"], short);
-  await holder.says("runs");
+  await using holder = await user.hold(short);
   const { pid = 0, since = "", keeper } = await user.status();
   const age = () => Date.now() - Date.parse(since);
   await until(() => age() > 4_000 || !lives(pid), patient);
   expect(await user.status()).toMatchObject({ pid, keeper, state: "running" });
-  holder.process.stdin?.end("\n");
+  holder.process.stdin?.end();
   expect((await holder.ended).status).toBe(0);
   await user.isEmpty();
 

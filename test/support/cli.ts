@@ -70,10 +70,10 @@ export class CliChild implements AsyncDisposable {
   }
 
   /** Waits until its standard output, or its standard error, has the text. */
-  async says(text: string | RegExp): Promise<void> {
+  async says(text: string | RegExp, { deadline = 15_000 }: { deadline?: number } = {}): Promise<void> {
     const has = (said: string) => (typeof text === "string" ? said.includes(text) : text.test(said));
     await until(() => has(this.stdout) || has(this.stderr), {
-      deadline: 15_000,
+      deadline,
       what: `${text} in what pg-locker says:\n${this.stdout}${this.stderr}`,
     });
   }

@@ -52,6 +52,14 @@ export class UserState implements AsyncDisposable {
     return CliChild.start(args, this.options(env));
   }
 
+  /** Has a command run under the lock of the key `k`, until its standard input ends. */
+  async hold(env: CliOptions["env"] = {}): Promise<CliChild> {
+    const holder = this.start(["run", "k", "--", "sh", "-c", "echo runs; exec cat"], env);
+    // The first one of a folder sets up a PostgreSQL.
+    await holder.says("runs", { deadline: 40_000 });
+    return holder;
+  }
+
   /** What the keeper answers. */
   async status(): Promise<ServerStatus> {
     const visit = await Visit.open(join(this.folder, "keeper"));
@@ -76,7 +84,7 @@ export class UserState implements AsyncDisposable {
   /** Resolves when nothing runs there. */
   async isEmpty(): Promise<void> {
     const what = () => `processes: ${JSON.stringify(this.processes())}`;
-    await until(() => this.processes().length === 0, { deadline: 10_000, interval: 50 }).catch(() => {
+    await until(() => this.processes().length === 0, { deadline: 20_000, interval: 50 }).catch(() => {
       throw new Error(`what runs in the folder does not end: ${what()}`);
     });
   }
