@@ -154,25 +154,29 @@ describe("a folder that can't be used is said in a line, with the way out, and e
 describe.skipIf(!canMount())("a full disk", () => {
   test("is said, exits with 69, and leaves nothing half-made", async () => {
     await using user = await UserState.create();
-    expect(mount("-t", "tmpfs", "-o", "size=12m,mode=0711", "tmpfs", user.home)).toBe(true);
-    try {
-      const { status, stderr } = await user.cli(["run", "k", "--", "true"]);
-      expect([status, stderr]).toEqual([69, expect.stringContaining("No space left on device")]);
-      expect(stderr).not.toMatch(/^ +at /m);
-      const names = await readdir(user.folder, { recursive: true });
-      expect(names.filter((name) => name.includes("data"))).toEqual([]);
+    using disk = mountDisk(user, "size=12m");
+    const { status, stderr } = await user.cli(["run", "k", "--", "true"]);
+    expect([status, stderr]).toEqual([69, expect.stringContaining("No space left on device")]);
+    expect(stderr).not.toMatch(/^ +at /m);
+    const names = await readdir(user.folder, { recursive: true });
+    expect(names.filter((name) => name.includes("data"))).toEqual([]);
 
-      expect(mount("-o", "remount,size=300m", user.home)).toBe(true);
-      expect(await user.cli(["run", "k", "--", "true"])).toMatchObject({ status: 0 });
-      expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0 });
-      spawnSync("dd", ["if=/dev/zero", `of=${user.home}/rest`, "bs=64k"], { stdio: "ignore" });
-      const full = await user.cli(["run", "k", "--", "true"]);
-      expect([full.status, full.stderr]).toEqual([69, expect.stringContaining("No space left on device")]);
-      await user.isEmpty();
-    } finally {
-      for (const { pid } of user.processes()) process.kill(pid, "SIGKILL");
-      spawnSync("umount", ["-l", user.home]);
-    }
+    disk.resize("300m");
+    expect(await user.cli(["run", "k", "--", "true"])).toMatchObject({ status: 0 });
+    expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0 });
+    spawnSync("dd", ["if=/dev/zero", `of=${user.home}/rest`, "bs=64k"], { stdio: "ignore" });
+    const full = await user.cli(["run", "k", "--", "true"]);
+    expect([full.status, full.stderr]).toEqual([69, expect.stringContaining("No space left on device")]);
+    await user.isEmpty();
+  });
+
+  test("of files, too, leaves nothing that runs", async () => {
+    await using user = await UserState.create();
+    // For the folder, the log, and the socket of the keeper: not for the link to that.
+    using _disk = mountDisk(user, "nr_inodes=4");
+    const { status, stderr } = await user.cli(["ls"]);
+    expect([status, stderr]).toEqual([69, expect.stringContaining("no space left on the disk")]);
+    await user.isEmpty();
   });
 });
 
@@ -221,8 +225,14 @@ test.runIf(isRoot)("a user who isn't root has one, too", async () => {
   expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0, stderr: "" });
 });
 
-function mount(...args: string[]): boolean {
-  return spawnSync("mount", args, { stdio: "ignore" }).status === 0;
+/** Puts a small disk in the place of a user's folder, until the end. */
+function mountDisk({ home }: UserState, options: string): Disposable & { resize(size: string): void } {
+  const mount = (...args: string[]) => expect(spawnSync("mount", args).status).toBe(0);
+  mount("-t", "tmpfs", "-o", `mode=0711,${options}`, "tmpfs", home);
+  return {
+    resize: (size) => mount("-o", `remount,size=${size}`, home),
+    [Symbol.dispose]: () => void spawnSync("umount", ["-l", home]),
+  };
 }
 
 /** Whether this machine lets us have a disk of a size of our own. */
