@@ -1,5 +1,5 @@
 // Three processes compete for one key, on a real PostgreSQL; the holder is killed in mid-work, twice. Prints who held
-// when. Exits with 1 if two ever overlapped, the shared file was corrupted, or a kill or a take-over did not happen.
+// when. The exit status is 1 if two ever overlapped, the shared file was corrupted, or a kill or a take-over did not happen.
 import { fork } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
@@ -8,6 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { PostgresLocker } from "../dist/index.js";
+import { PostgresServer } from "../dist/testing/index.js";
 import { chart, events, painter } from "./chart.mjs";
 // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 import { corruptionsOf, overlapsOf, takeoversOf, turnsOf } from "./judge.mjs";
@@ -17,38 +19,45 @@ const killAfterTurns = [6, 14];
 const deadline = 15_000;
 
 const paint = painter(Boolean(process.stdout.isTTY) && !process.env.NO_COLOR);
-const directory = mkdtempSync(join(tmpdir(), "pg-locker-demo-"));
 const key = `demo:${randomBytes(6).toString("hex")}`;
 const children = new Set();
 const lives = [];
 const kills = [];
+let directory;
 let server;
 let cleaning;
 
-// Whatever ends this process: the children end with their channel to it, the server by its own watch.
-process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-for (const [signal, code] of [
-  ["SIGINT", 130],
-  ["SIGTERM", 143],
-  ["SIGHUP", 129],
-]) {
-  // A second one, which npm passes on after the terminal, must not cut the cleaning short.
-  process.on(signal, () => void cleanUp().finally(() => process.exit(code)));
-}
-
-try {
-  process.exitCode = await main();
-} catch (error) {
-  if (cleaning === undefined) {
-    console.error(error);
-    process.exitCode = 1;
+/**
+ * Runs it, and resolves with the exit status. Once a process.
+ *
+ * @param options.url the database; `undefined`: a PostgreSQL of the demo's own
+ * @throws what keeps it from running
+ */
+export async function demo({ url }) {
+  directory = mkdtempSync(join(tmpdir(), "pg-locker-demo-"));
+  // Whatever ends this process: the children end with their channel to it, the server by its own watch.
+  process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+  for (const [signal, code] of [
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+    ["SIGHUP", 129],
+  ]) {
+    // A second one, which npm passes on after the terminal, must not cut the cleaning short.
+    process.on(signal, () => void cleanUp().finally(() => process.exit(code)));
   }
-} finally {
-  await cleanUp();
+  try {
+    return await main(url);
+  } catch (error) {
+    // Where a signal ends it, that is what is told.
+    if (cleaning !== undefined) await new Promise(() => {});
+    throw error;
+  } finally {
+    await cleanUp();
+  }
 }
 
-async function main() {
-  const url = await database();
+async function main(given) {
+  const url = given === undefined ? await ownDatabase() : await named(given);
   writeFileSync(join(directory, "counter"), "0");
   console.log(`${paint.bold(`Three processes, one key (${key}), one shared file.`)} Working…\n`);
   const from = now();
@@ -59,12 +68,19 @@ async function main() {
   return verdict(run.turns, counter, failure);
 }
 
-async function database() {
-  if (process.env.DATABASE_URL) {
-    console.log("PostgreSQL: the one that DATABASE_URL names");
-    return process.env.DATABASE_URL;
+/** A database that can't be used is said once, not by three processes. */
+async function named(url) {
+  const locker = new PostgresLocker({ connectionString: url });
+  try {
+    await locker.ping();
+  } finally {
+    await locker.close();
   }
-  const { PostgresServer } = await import("../dist/testing/index.js");
+  console.log("PostgreSQL: the one that --url or DATABASE_URL names");
+  return url;
+}
+
+async function ownDatabase() {
   server = await PostgresServer.start();
   console.log(`PostgreSQL ${server.major}, from npm, on 127.0.0.1:${server.port}`);
   return server.url;
@@ -92,7 +108,9 @@ function compete(url) {
     const timer = setTimeout(() => stop(`only ${turns} turns in ${deadline / 1_000} s`), deadline);
     const start = (worker) => {
       const program = fileURLToPath(new URL("worker.mjs", import.meta.url));
-      const child = fork(program, [String(worker), directory, key, url]);
+      // In the environment, for there may be a password in it, and a command line is seen by everybody.
+      const env = { ...process.env, DATABASE_URL: url };
+      const child = fork(program, [String(worker), directory, key], { env });
       const life = { worker, from: now(), to: undefined };
       children.add(child);
       lives.push(life);

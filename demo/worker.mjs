@@ -1,11 +1,11 @@
-// One of the processes that compete for the key: worker.mjs <number> <directory> <key> <connection string>
+// One of the processes that compete for the key: worker.mjs <number> <directory> <key>, on the database of DATABASE_URL
 import { openSync, readFileSync, renameSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { LockNotHeldError, PostgresLocker } from "../dist/index.js";
 
-const [number, directory, key, connectionString] = process.argv.slice(2);
+const [number, directory, key] = process.argv.slice(2);
 const worker = Number(number);
 const { pid } = process;
 const counterFile = join(directory, "counter");
@@ -25,7 +25,7 @@ process.on("message", () => {
 // The demo has gone, however it ended.
 process.on("disconnect", () => process.exit(0));
 
-const pool = new pg.Pool({ connectionString, max: 1 });
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 1 });
 const locker = new PostgresLocker({ pool });
 
 while (!stopping) {

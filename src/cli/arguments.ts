@@ -7,7 +7,7 @@ import { usageFailure } from "./failure.ts";
  * Reads the command line of a command.
  *
  * @throws {Failure} for an option that it doesn't have, naming the nearest that it has; for an option without its value, or with
- * one that it doesn't take; for a missing or a superfluous key
+ * one that it doesn't take; for a missing or a superfluous key or action
  */
 export function readArguments(command: Command, args: readonly string[]): Given {
   const options: Options = { ...commonOptions, ...command.options };
@@ -39,7 +39,7 @@ export function readArguments(command: Command, args: readonly string[]): Given 
     throw usageFailure(
       `Unexpected "${stray.value}" behind ${stray.option}, whose value is given as ${stray.option}=VALUE`,
     );
-  if (values["help"] !== true) expectKeys(command, positionals);
+  if (values["help"] !== true) expectWords(command, positionals);
   return { values, positionals, rest };
 }
 
@@ -65,11 +65,18 @@ function divide(args: readonly string[], command: Command) {
   return { own: args.slice(0, at), rest: args.slice(at + 1) };
 }
 
-function expectKeys({ keys, name, synopsis }: Command, positionals: readonly string[]): void {
-  if (positionals.length === keys) return;
+function expectWords(command: Command, positionals: readonly string[]): void {
+  const { actions = [], name, synopsis } = command;
   const usage = `: pg-locker ${name} ${synopsis}`.trimEnd();
-  if (positionals.length < keys) throw usageFailure(`Expected a key${usage}`);
-  throw usageFailure(`Unexpected "${positionals[keys]}"${usage}`);
+  const expected = actions.length > 0 ? 1 : command.keys;
+  const what = actions.length > 0 ? actions.join(" or ") : "a key";
+  if (positionals.length < expected) throw usageFailure(`Expected ${what}${usage}`);
+  if (positionals.length > expected) throw usageFailure(`Unexpected "${positionals[expected]}"${usage}`);
+  const [action = ""] = positionals;
+  if (actions.length > 0 && !actions.includes(action))
+    throw usageFailure(
+      `Unknown "${action}" of ${name}: ${didYouMean(action, actions) ?? `see pg-locker ${name} --help`}`,
+    );
 }
 
 function unknownOption(given: string, { name, options }: Command): string {

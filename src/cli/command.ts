@@ -33,6 +33,8 @@ export interface Command {
   readonly options: Options;
   /** How many keys it takes. */
   readonly keys: 0 | 1;
+  /** Where it takes no key: the words of which it takes one. */
+  readonly actions?: readonly string[];
   /** Whether something may come behind `--`. */
   readonly takesRest?: boolean;
   /**

@@ -1,7 +1,6 @@
 import pg from "pg";
 import type { Values } from "./command.ts";
-import { exitStatus } from "./exit-status.ts";
-import { Failure } from "./failure.ts";
+import { ownServer } from "./own-server.ts";
 
 /** The variables of libpq that say which server is meant, as node-postgres reads them. */
 const serverVariables = ["PGHOST", "PGPORT", "PGDATABASE", "PGUSER"];
@@ -13,23 +12,38 @@ export interface Database extends AsyncDisposable {
 
 /**
  * The database that `--url`, else `DATABASE_URL`, else the variables of libpq name; else the PostgreSQL of the user's own on this
- * machine, which is started where it doesn't run. No connection is made yet.
+ * machine, which is started where it doesn't run, and runs for as long as this is not disposed of. Elsewhere, no connection is made
+ * yet.
  *
+ * @param options.max how many connections at most; default 4
+ * @param options.signal ends the wait for a server that starts, with the signal's own reason
  * @throws {Failure} where the URL can't be read, or there is none and no PostgreSQL of the user's own can be had
  */
-export async function connect(values: Values, options: { max?: number } = {}): Promise<Database> {
+export async function connect(
+  values: Values,
+  { max = 4, signal }: { max?: number; signal?: AbortSignal } = {},
+): Promise<Database> {
   const url = urlOf(values);
-  const pool = new pg.Pool({ max: 4, ...options, ...(url !== undefined && poolConfig(url)) });
+  const own = url === undefined && !isServerNamed() ? await ownServer({ signal }) : undefined;
+  const pool = new pg.Pool({ max, ...(url !== undefined && poolConfig(url)), ...own?.config });
   // What is lost meanwhile shows in the next statement.
   pool.on("error", () => {});
-  return { pool, [Symbol.asyncDispose]: () => pool.end() };
+  return {
+    pool,
+    async [Symbol.asyncDispose]() {
+      await pool.end();
+      own?.leave();
+    },
+  };
 }
 
 function urlOf(values: Values): string | undefined {
   const given = values["url"] ?? process.env["DATABASE_URL"];
-  if (typeof given === "string" && given !== "") return given;
-  if (serverVariables.some((name) => process.env[name])) return undefined;
-  throw new Failure(exitStatus.unavailable, "No database: give --url, or set DATABASE_URL or PGHOST");
+  return typeof given === "string" && given !== "" ? given : undefined;
+}
+
+function isServerNamed(): boolean {
+  return serverVariables.some((name) => process.env[name]);
 }
 
 /** What is wrong with a URL is said without quoting it: there may be a password in it. */

@@ -4,7 +4,7 @@
  */
 export const exitStatus = {
   ok: 0,
-  /** A line of `doctor` fails; `who` finds nobody. */
+  /** A line of `doctor` fails; `who` finds nobody; `server status` finds no server, `server stop` one that is in use. */
   no: 1,
   /** The arguments can't be used: nothing was done. */
   usage: 64,

@@ -26,15 +26,15 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   using signals = new PassedSignals();
   // It starts while the lock is being taken.
   await using runner = RunnerProcess.start();
-  await using database = await connect(values, { max: 1 });
-  using session = new LockSession(database.pool);
-  await using locker = new PostgresLocker({
-    pool: database.pool,
-    namespace: plan.namespace,
-    sessions: "dedicated",
-    ttlEnforcement: "server",
-  });
   try {
+    await using database = await connect(values, { max: 1, signal: signals.interrupted });
+    using session = new LockSession(database.pool);
+    await using locker = new PostgresLocker({
+      pool: database.pool,
+      namespace: plan.namespace,
+      sessions: "dedicated",
+      ttlEnforcement: "server",
+    });
     const lock = await acquire(locker, plan, signals.interrupted);
     return await new Keeper(plan, { lock, session, runner }).keep(signals);
   } catch (error) {

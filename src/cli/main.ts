@@ -4,15 +4,17 @@ import { didYouMean, readArguments } from "./arguments.ts";
 import { breakLock } from "./break.ts";
 import { colorsFor } from "./colors.ts";
 import type { Command } from "./command.ts";
+import { demo } from "./demo.ts";
 import { doctor } from "./doctor.ts";
 import { exitStatus } from "./exit-status.ts";
 import { statusOf, usageFailure } from "./failure.ts";
 import { id } from "./id.ts";
 import { ls } from "./ls.ts";
 import { run } from "./run.ts";
+import { server } from "./server.ts";
 import { who } from "./who.ts";
 
-const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor];
+const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor, server, demo];
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -59,8 +61,9 @@ Usage: pg-locker COMMAND [options]
 ${lines.join("\n")}
 
 "pg-locker COMMAND --help" shows the options of a command, and an example.
-The database is the one of --url, else of DATABASE_URL, else of PGHOST and the
-other variables of libpq. With --verbose, an error shows where it comes from.
+The database is the one of --url, else of DATABASE_URL, else of PGHOST and its
+like; else a PostgreSQL of your own on this machine, which starts when needed.
+With --verbose, an error shows where it comes from.
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`;

@@ -26,17 +26,30 @@ export interface Claim {
 export async function claim(folder: OwnServerFolder): Promise<Claim | undefined> {
   const name = `keeper.${process.pid}.${randomBytes(2).toString("hex")}`;
   const server = createServer();
-  server.listen(join(folder.path, name));
-  await once(server, "listening");
   const isMine = () => readLink(folder.keeper) === name;
   const release = () => {
     if (isMine()) unlink(folder.keeper);
     server.close();
   };
+  try {
+    server.listen(join(folder.path, name));
+    await once(server, "listening");
+    if (await link(folder, name)) return { server, isMine, release };
+  } catch (error) {
+    // It would keep this process alive.
+    server.close();
+    throw error;
+  }
+  server.close();
+  return undefined;
+}
+
+/** Whether the name that commands know is now a link to this process's socket; it is not where a keeper listens there. */
+async function link(folder: OwnServerFolder, name: string): Promise<boolean> {
   for (;;) {
     try {
       symlinkSync(name, folder.keeper);
-      return { server, isMine, release };
+      return true;
     } catch (error) {
       if (codeOf(error) !== "EEXIST") throw error;
     }
@@ -44,8 +57,7 @@ export async function claim(folder: OwnServerFolder): Promise<Claim | undefined>
     const visit = await Visit.open(folder.keeper);
     if (visit !== undefined) {
       visit.leave();
-      server.close();
-      return undefined;
+      return false;
     }
     if (found !== undefined) discard(folder, found);
   }

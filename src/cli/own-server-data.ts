@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import type { PostgresInstallation } from "../testing/index.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
-import type { OwnServerFolder } from "./own-server-folder.ts";
+import { type OwnServerFolder, waysOut } from "./own-server-folder.ts";
 
 const run = promisify(execFile);
 const anHour = 3_600_000;
@@ -22,8 +22,8 @@ export async function initialise(
   data: string,
   options: { folder: OwnServerFolder; installation: PostgresInstallation; env: NodeJS.ProcessEnv },
 ): Promise<void> {
-  if (existsSync(join(data, "PG_VERSION"))) return;
   await removeAbandoned(data);
+  if (existsSync(join(data, "PG_VERSION"))) return;
   const { folder, installation, env } = options;
   const { account, directory } = installation;
   const fresh = `${data}.${randomBytes(4).toString("hex")}`;
@@ -45,11 +45,14 @@ export async function initialise(
   } catch (error) {
     if (existsSync(join(data, "PG_VERSION"))) return;
     const said = error instanceof Error && "stderr" in error ? String(error.stderr).trim() : String(error);
-    const lines = said.split("\n").filter((line) => !/removing|^initdb: hint/.test(line));
+    const lines = said
+      .split("\n")
+      .filter((line) => line.trim() !== "" && !/removing|^initdb: hint/.test(line));
     const why = lines.slice(-4).join("\n  ");
+    const runner = account === undefined ? "" : `, as the user ${account.uid}`;
     throw new Failure(
       exitStatus.unavailable,
-      `A PostgreSQL of your own can't be set up in ${folder.path}:\n  ${why}`,
+      `A PostgreSQL of your own can't be set up in ${folder.path}${runner}: ${waysOut}\n  ${why}`,
     );
   } finally {
     await rm(fresh, { recursive: true, force: true });
@@ -63,6 +66,7 @@ async function removeAbandoned(data: string): Promise<void> {
     if (!name.startsWith(`${basename(data)}.`)) continue;
     const path = join(home, name);
     const { mtimeMs } = await stat(path);
+    // A younger one may be somebody's who is at it.
     if (Date.now() - mtimeMs > anHour) await rm(path, { recursive: true, force: true });
   }
 }

@@ -1,7 +1,7 @@
-import { mkdirSync, statSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { chmod, chown, mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { dirname, isAbsolute, join } from "node:path";
 import type { PostgresAccount } from "../testing/index.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
@@ -26,7 +26,8 @@ export const ownServerPort = 5432;
 /** How many bytes `sun_path` has, without the zero at its end. */
 const longestSocket = process.platform === "darwin" ? 103 : 107;
 
-const waysOut = "choose another folder with XDG_STATE_HOME, or a database with DATABASE_URL";
+/** What to do about a folder that can't be used. */
+export const waysOut = "choose another folder with XDG_STATE_HOME, or a database with DATABASE_URL";
 
 /**
  * `$XDG_STATE_HOME/pg-locker`, else `~/.local/state/pg-locker`; for root `/var/lib/pg-locker`, as the server runs as another
@@ -60,9 +61,10 @@ function stateHome(env: NodeJS.ProcessEnv): string {
  */
 export function makeFolder({ path }: OwnServerFolder): void {
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
-    const { uid } = statSync(path);
     const user = process.getuid?.();
+    const first = mkdirSync(path, { recursive: true, mode: 0o700 });
+    if (user === 0 && first !== undefined) openToAccount(dirname(path), first);
+    const { uid } = statSync(path);
     if (uid !== user) {
       throw unavailable(`The folder ${path} belongs to the user ${uid}, not to ${user}: ${waysOut}`);
     }
@@ -71,9 +73,17 @@ export function makeFolder({ path }: OwnServerFolder): void {
   }
 }
 
-/** What is wrong with the folder, in a sentence. */
+/** The account that root's server runs as has to get through the folders, from the `first` on, that were made on the way. */
+function openToAccount(parent: string, first: string): void {
+  for (let each = parent; each.length >= first.length; each = dirname(each)) chmodSync(each, 0o711);
+}
+
+/** What is wrong with the folder, in a sentence; or with the system, where it doesn't let a program run. */
 export function folderFailure(path: string, error: unknown): Failure {
   if (error instanceof Failure) return error;
+  if (error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn")) {
+    return unavailable(`A PostgreSQL of your own can't be started: ${error.message}`);
+  }
   const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
   const why = reasons[code] ?? code;
   return unavailable(
@@ -83,9 +93,10 @@ export function folderFailure(path: string, error: unknown): Failure {
 
 const reasons: Readonly<Record<string, string>> = {
   EACCES: "permission denied",
+  EEXIST: "something on its path is no folder",
   EDQUOT: "the quota is used up",
   ENOSPC: "no space left on the disk",
-  ENOTDIR: "a part of it is no folder",
+  ENOTDIR: "something on its path is no folder",
   EPERM: "permission denied",
   EROFS: "it is read-only",
 };

@@ -15,6 +15,7 @@ interface Guest {
 }
 
 type State =
+  | { readonly is: "finding" }
   | { readonly is: "starting" | "stopping" }
   | { readonly is: "running"; readonly server: OwnPostgres }
   | { readonly is: "failed"; readonly sentence: string };
@@ -26,10 +27,10 @@ const tellDeadline = 5_000;
  * Starts the user's own PostgreSQL for the commands that come, and stops it when it is unused.
  *
  * ```
- * starting ──► running ── unused, or a stop ──► stopping ── nobody waits ──► over
- *    │  ▲         └── it has gone ──┐              │
- *    │  └───────────────────────────┴── somebody ──┘
- *    └──► failed ──► over
+ * finding ──► starting ──► running ── unused, or a stop ──► stopping ── nobody waits ──► over
+ *    └───────────│──▲───────►│└── it has gone ──┐               │
+ *                │  └───────────────────────────┴── somebody ───┘
+ *                └──► failed ──► over
  * ```
  *
  * Whether somebody uses it and whether it stops is decided here alone, in one step: who has come keeps it running, whether or
@@ -40,7 +41,7 @@ export class Keeper {
   readonly #folder: OwnServerFolder;
   readonly #idleTime: number;
   readonly #guests = new Set<Guest>();
-  #state: State = { is: "starting" };
+  #state: State = { is: "finding" };
   #lastUse = Date.now();
   /** Whether the next command that uses the server is the one it was started for. */
   #isNew = false;
@@ -102,18 +103,28 @@ export class Keeper {
   /** Commands find nobody from now on, and those that have come are sent away: they try again. */
   leave(): void {
     this.#claim.release();
-    for (const { socket } of this.#guests) socket.end();
+    // Nor do they keep this process alive, whether or not they read.
+    for (const { socket } of this.#guests) socket.destroySoon();
   }
 
   async #obtain(installation: PostgresInstallation, isWanted: boolean): Promise<OwnPostgres | undefined> {
     const isWaitedFor = () => isWanted || this.#users().some((guest) => !guest.answered);
     const deadline = isWaitedFor() ? startDeadline : Number.POSITIVE_INFINITY;
-    const found = await OwnPostgres.find(this.#folder, { installation, deadline });
+    const onWait = () => this.#stopFinding();
+    const found = await OwnPostgres.find(this.#folder, { installation, deadline, onWait });
     if (found !== undefined) return found;
     if (!isWaitedFor()) return undefined;
+    this.#stopFinding();
     const { server, isNew } = await OwnPostgres.start(this.#folder, { installation });
     this.#isNew = isNew;
     return server;
+  }
+
+  /** There is something to say of how the server is. */
+  #stopFinding(): void {
+    if (this.#state.is !== "finding") return;
+    this.#state = { is: "starting" };
+    for (const guest of this.#guests) void this.#attend(guest);
   }
 
   /** Resolves with how to stop it, or with `undefined` where it has gone, or lets nobody in. */
@@ -149,7 +160,9 @@ export class Keeper {
   #receive(socket: Socket): void {
     socket.on("error", () => {});
     createInterface({ input: socket }).once("line", (line) => {
-      const guest: Guest = { socket, request: JSON.parse(line) as Request, answered: false };
+      const request = requestOf(line);
+      if (request === undefined) return void socket.end(`${JSON.stringify(otherRelease)}\n`);
+      const guest: Guest = { socket, request, answered: false };
       this.#guests.add(guest);
       socket.once("close", () => {
         if (guest.request.wants === "use") this.#lastUse = Date.now();
@@ -162,7 +175,7 @@ export class Keeper {
 
   async #attend(guest: Guest): Promise<void> {
     const state = this.#state;
-    if (guest.answered) return;
+    if (guest.answered || state.is === "finding") return;
     if (state.is === "failed") this.#answer(guest, { is: "failed", sentence: state.sentence });
     else if (guest.request.wants === "status")
       this.#answer(guest, { is: "status", status: await this.#status(state) });
@@ -190,7 +203,7 @@ export class Keeper {
     this.#wake();
   }
 
-  async #status(state: Exclude<State, { is: "failed" }>): Promise<ServerStatus> {
+  async #status(state: State & { is: ServerStatus["state"] }): Promise<ServerStatus> {
     const known = { folder: this.#folder.path, keeper: process.pid, idleTime: this.#idleTime };
     const use = state.is === "running" ? await state.server.use() : undefined;
     const users = this.#users().length;
@@ -210,3 +223,18 @@ export class Keeper {
     else guest.socket.end(line);
   }
 }
+
+/** What a command of another release may want is nothing to guess at. */
+function requestOf(line: string): Request | undefined {
+  try {
+    const request = JSON.parse(line) as Request;
+    return ["use", "status", "stop"].includes(request.wants) ? request : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const otherRelease: Answer = {
+  is: "failed",
+  sentence: "The PostgreSQL of your own is kept by another release of pg-locker: stop it with that one",
+};

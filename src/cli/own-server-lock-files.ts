@@ -1,6 +1,9 @@
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { linkSync, readFileSync, realpathSync, renameSync, unlinkSync } from "node:fs";
+import { linkSync, readFileSync, realpathSync, renameSync, rmSync, statSync, unlinkSync } from "node:fs";
+
+/** Milliseconds after which a server has surely written the lock file that it has made. */
+const beginningMs = 5_000;
 
 /** What `postmaster.pid`, and the lock file beside a socket, say of the server that has them. */
 export interface LockFile {
@@ -39,9 +42,12 @@ export function isAlive(pid: number): boolean {
 
 /**
  * Removes a lock file that a crash has left, where its process id is another program's by now. PostgreSQL sees by itself that a
- * process is gone, but takes any living one of its own account for the server. Where in doubt, the file stays.
+ * process is gone, but takes any living one of its own account for the server, and an empty file for that of one that has just
+ * begun. Where in doubt, the file stays.
  */
 export function removeIfStale(path: string): void {
+  const { size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? {};
+  if (size === 0 && Date.now() - Number(mtimeMs) > beginningMs) rmSync(path, { force: true });
   const file = readLockFile(path);
   if (file === undefined || !isAlive(file.pid) || isPostmaster(file.pid, file.data) !== false) return;
   // Moved first, and looked at again: somebody else may have removed it, and started a server that has written its own.

@@ -79,11 +79,12 @@ export class OwnPostgres {
    * The server that runs in the folder, of whatever major; waits for one that starts, stops or recovers. Answers `undefined` where
    * there is none.
    *
+   * @param options.onWait is called, perhaps often, where there is one that has to be waited for
    * @throws {Failure} where one still stops, or starts, after `deadline` milliseconds
    */
   static async find(
     folder: OwnServerFolder,
-    options: { installation: PostgresInstallation; deadline: number },
+    options: { installation: PostgresInstallation; deadline: number; onWait?: () => void },
   ): Promise<OwnPostgres | undefined> {
     const end = Date.now() + options.deadline;
     for (;;) {
@@ -93,6 +94,7 @@ export class OwnPostgres {
       if (is === "open" && file !== undefined) {
         return new OwnPostgres(folder, { installation: options.installation, file });
       }
+      options.onWait?.();
       if (Date.now() > end) {
         throw unavailable(
           `The PostgreSQL of your own in ${folder.path} is shutting down, and waits for the sessions that it has`,
@@ -124,7 +126,7 @@ export class OwnPostgres {
       }
       const said = readFileSync(folder.log).subarray(logged).toString();
       // Those are its interlocks: somebody else's server, one left by a crash whose last sessions still go, or stale files.
-      const isInUse = /lock file|shared memory block/.test(said);
+      const isInUse = /lock file "[^"]*" (already exists|is empty)|shared memory block/.test(said);
       if (!isInUse || Date.now() > end) throw startFailure(folder, said);
       for (const path of [join(data, "postmaster.pid"), socketLock(folder)]) removeIfStale(path);
       await delay(2 * pollMs);

@@ -66,16 +66,22 @@ export class Visit {
     }
   }
 
-  /** Answers `undefined` where the keeper goes without an answer, or there is none in so many milliseconds. */
-  async ask(request: Request, deadline: number): Promise<Answer | undefined> {
+  /** Answers `undefined` where the keeper goes without an answer, or there is none in so many milliseconds or before an abort. */
+  async ask(
+    request: Request,
+    { deadline, signal }: { deadline: number; signal?: AbortSignal | undefined },
+  ): Promise<Answer | undefined> {
     const socket = this.#socket;
     socket.ref();
-    const lines = createInterface({ input: socket });
+    const lines = createInterface({ input: socket, ...(signal !== undefined && { signal }) });
     const timer = setTimeout(() => lines.close(), Math.max(0, deadline));
     try {
       socket.write(`${JSON.stringify(request)}\n`);
       for await (const line of lines) return JSON.parse(line) as Answer;
       return undefined;
+    } catch (error) {
+      if (isNobodyThere(error)) return undefined;
+      throw error;
     } finally {
       clearTimeout(timer);
       socket.unref();

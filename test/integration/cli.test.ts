@@ -62,6 +62,8 @@ test.each([
   ["an option in the place of a value", ["id", "--namespace", "--json"], "--namespace needs a value"],
   ["a value that an option doesn't take", ["id", "x", "--json=yes"], '--json takes no value, and got "yes"'],
   ["no key", ["id"], "Expected a key: pg-locker id KEY"],
+  ["no action", ["server"], "Expected status or stop: pg-locker server status|stop"],
+  ["an unknown action", ["server", "statis"], 'Unknown "statis" of server: did you mean status?'],
   ["two keys", ["id", "a", "b"], 'Unexpected "b": pg-locker id KEY'],
   ["an empty key", ["id", ""], "Expected `key` to have at least one character"],
   [

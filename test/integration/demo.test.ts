@@ -1,20 +1,19 @@
-import { execFile } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
+import { cli } from "../support/cli.ts";
 import { databaseUrl } from "../support/database.ts";
 
-const program = fileURLToPath(new URL("../../demo/demo.mjs", import.meta.url));
-
 test("the demo kills two holders, sees two take-overs and no overlap, and exits with 0", async () => {
-  const env = { ...process.env, DATABASE_URL: databaseUrl() };
-  const { code, output } = await new Promise<{ code: unknown; output: string }>((resolve) => {
-    execFile(process.execPath, [program], { env }, (error, stdout, stderr) =>
-      resolve({ code: error?.code ?? 0, output: stdout + stderr }),
-    );
-  });
-  expect(code, output).toBe(0);
-  expect(output).toMatch(/^ {2}turns +\d+: \d+ finished, 2 killed in mid-work$/m);
-  expect(output).toMatch(/^ {2}take-over +[\d.]+ ms, [\d.]+ ms from the kill to the next holder$/m);
-  expect(output).toMatch(/^0 overlaps$/m);
-  expect(Math.max(...output.split("\n").map((line) => line.length))).toBeLessThanOrEqual(100);
+  const { status, stdout, stderr } = await cli(["demo"], { env: { DATABASE_URL: databaseUrl() } });
+  expect(status, stdout + stderr).toBe(0);
+  expect(stdout).toMatch(/^ {2}turns +\d+: \d+ finished, 2 killed in mid-work$/m);
+  expect(stdout).toMatch(/^ {2}take-over +[\d.]+ ms, [\d.]+ ms from the kill to the next holder$/m);
+  expect(stdout).toMatch(/^0 overlaps$/m);
+  expect(Math.max(...stdout.split("\n").map((line) => line.length))).toBeLessThanOrEqual(100);
+});
+
+test("a database that the demo can't reach is said in a line, without its password, and exits with 69", async () => {
+  const { status, stderr } = await cli(["demo", "--url", "postgres://app:secret@127.0.0.1:1/app"]);
+  expect(status).toBe(69);
+  expect(stderr).toMatch(/^pg-locker: .*ECONNREFUSED.*\n$/);
+  expect(stderr).not.toContain("secret");
 });

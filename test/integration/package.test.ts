@@ -39,11 +39,20 @@ describe("the packed package", () => {
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
   test("holds what it promises to and nothing else", () => {
-    const allowed = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|dist\/.+\.(js|d\.ts))$/;
+    const allowed = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|dist\/.+\.(js|d\.ts)|demo\/\w+\.mjs)$/;
     expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
     expect(packed).toEqual(
       expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/index.d.ts"]),
     );
+  });
+
+  test("has the demo that its command shows", async () => {
+    const demo = ["demo.mjs", "chart.mjs", "judge.mjs", "worker.mjs"].map((name) => `demo/${name}`);
+    expect(packed).toEqual(expect.arrayContaining(demo));
+    const main = join(folder, "node_modules", "pg-locker", "dist", "cli", "main.js");
+    const args = [main, "demo", "--url", "postgres://127.0.0.1:1/nowhere"];
+    const { stderr } = await run(process.execPath, args).catch((failure: { stderr: string }) => failure);
+    expect(stderr).toContain("ECONNREFUSED");
   });
 
   test.each([

@@ -13,6 +13,10 @@ export interface CliOptions {
   /** On top of this process's own; `undefined` takes a variable away. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly cwd?: string;
+  /** The system user to run it as: for root. */
+  readonly account?: { readonly uid: number; readonly gid: number } | undefined;
+  /** Its program, where it is installed elsewhere. */
+  readonly program?: string;
 }
 
 /** How a run of `pg-locker` ended, and what it wrote. */
@@ -55,9 +59,10 @@ export class CliChild implements AsyncDisposable {
     }));
   }
 
-  static start(args: readonly string[], { env, cwd }: CliOptions = {}): CliChild {
+  static start(args: readonly string[], { env, cwd, account, program = main }: CliOptions = {}): CliChild {
     return new CliChild(
-      spawn(process.execPath, [main, ...args], {
+      spawn(process.execPath, [program, ...args], {
+        ...account,
         env: environment(env),
         stdio: "pipe",
         ...(cwd !== undefined && { cwd }),
@@ -66,10 +71,10 @@ export class CliChild implements AsyncDisposable {
   }
 
   /** Waits until its standard output, or its standard error, has the text. */
-  async says(text: string | RegExp): Promise<void> {
+  async says(text: string | RegExp, { deadline = 15_000 }: { deadline?: number } = {}): Promise<void> {
     const has = (said: string) => (typeof text === "string" ? said.includes(text) : text.test(said));
     await until(() => has(this.stdout) || has(this.stderr), {
-      deadline: 15_000,
+      deadline,
       what: `${text} in what pg-locker says:\n${this.stdout}${this.stderr}`,
     });
   }

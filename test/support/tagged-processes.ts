@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { afterEach, beforeEach } from "vitest";
 import { until } from "./until.ts";
 
@@ -28,27 +28,33 @@ afterEach(async () => {
 
 /** The living processes of this test. */
 export function taggedProcesses(): { pid: number; command: string }[] {
-  return existsSync("/proc/self/environ") ? fromProc() : fromPs();
+  return processesWith(current);
 }
 
-function fromProc(): { pid: number; command: string }[] {
+/** The living processes that have a text in their environment, their arguments or their working directory. */
+export function processesWith(text: string): { pid: number; command: string }[] {
+  return existsSync("/proc/self/environ") ? fromProc(text) : fromPs(text);
+}
+
+function fromProc(text: string): { pid: number; command: string }[] {
   const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
   return pids.flatMap((pid) => {
     try {
-      if (!readFileSync(`/proc/${pid}/environ`, "latin1").includes(current)) return [];
-      const command = readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " ").trim();
-      return [{ pid: Number(pid), command }];
+      const args = readFileSync(`/proc/${pid}/cmdline`, "latin1");
+      const all = [args, readFileSync(`/proc/${pid}/environ`, "latin1"), readlinkSync(`/proc/${pid}/cwd`)];
+      if (!all.some((each) => each.includes(text))) return [];
+      return [{ pid: Number(pid), command: args.replaceAll("\0", " ").trim() }];
     } catch {
       return []; // It has ended, or is another user's.
     }
   });
 }
 
-function fromPs(): { pid: number; command: string }[] {
+function fromPs(text: string): { pid: number; command: string }[] {
   const lines = execFileSync("ps", ["axeww", "-o", "pid=,command="], { encoding: "utf8" }).split("\n");
   return lines.flatMap((line) => {
     const [, pid, command = ""] = /^\s*(\d+) (.*)$/.exec(line) ?? [];
-    return command.includes(current) ? [{ pid: Number(pid), command: command.split(" ", 3).join(" ") }] : [];
+    return command.includes(text) ? [{ pid: Number(pid), command: command.split(" ", 3).join(" ") }] : [];
   });
 }
 

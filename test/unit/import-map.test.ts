@@ -71,7 +71,7 @@ const levels: readonly string[][] = [
   ["cli/own-server-keeper", "cli/own-server"],
   ["cli/own-server-program", "cli/database"],
   ["cli/keeper"],
-  ["cli/run", "cli/ls", "cli/who", "cli/break", "cli/id", "cli/doctor"],
+  ["cli/run", "cli/ls", "cli/who", "cli/break", "cli/id", "cli/doctor", "cli/server", "cli/demo"],
   ["cli/main"],
 ];
 

@@ -1,0 +1,32 @@
+import { isPostgresInstalled } from "../testing/index.ts";
+import { type Command, databaseOptions } from "./command.ts";
+import { notInstalled } from "./own-server.ts";
+
+/** What `demo/demo.mjs` exports, which is plain JavaScript beside `dist/`, for everybody to read. */
+interface Demo {
+  demo(options: { url: string | undefined }): Promise<number>;
+}
+
+/** `pg-locker demo`: the demo of the README. */
+export const demo: Command = {
+  name: "demo",
+  synopsis: "[--url URL]",
+  summary: "see three processes compete for a key, and two be killed",
+  keys: 0,
+  options: { ...databaseOptions },
+  help: `Lets three processes compete for one key, kills the one that holds the lock with
+SIGKILL in mid-work, twice, and shows who held it when. Takes some seconds, and
+exits with 1 where two ever held it at once.
+
+  --url URL   the database; default DATABASE_URL, else a PostgreSQL that is
+              started for the demo and removed after it
+
+Example:
+  pg-locker demo`,
+  async run({ values }) {
+    const url = values["url"] || process.env["DATABASE_URL"] || undefined;
+    if (url === undefined && !isPostgresInstalled()) throw notInstalled();
+    const { demo } = (await import(new URL("../../demo/demo.mjs", import.meta.url).href)) as Demo;
+    return await demo({ url: url === undefined ? undefined : String(url) });
+  },
+};

@@ -1,0 +1,94 @@
+import type { Command } from "./command.ts";
+import { exitStatus } from "./exit-status.ts";
+import { Failure } from "./failure.ts";
+import { askKeeper, failureOf } from "./own-server.ts";
+import { type OwnServerFolder, ownServerFolder } from "./own-server-folder.ts";
+import { spoken } from "./own-server-idle.ts";
+import type { Answer, ServerStatus } from "./own-server-visit.ts";
+
+/** `pg-locker server status|stop`: the PostgreSQL of the user's own, on this machine. */
+export const server: Command = {
+  name: "server",
+  synopsis: "status|stop [--json] [--force]",
+  summary: "look at your own PostgreSQL on this machine, or stop it",
+  keys: 0,
+  actions: ["status", "stop"],
+  options: { json: { value: "none" }, force: { value: "none" } },
+  help: `Where no database is named, pg-locker uses a PostgreSQL of your own on this
+machine. It is started when it is needed, is shared by all that you run, and
+stops when nobody has used it for ten minutes, or for as many seconds as
+PG_LOCKER_SERVER_IDLE_SECONDS says when it starts. Its data are kept, in
+$XDG_STATE_HOME/pg-locker, else ~/.local/state/pg-locker (root: /var/lib).
+
+  status    show whether it runs, where, and who uses it; exits with 1 where it
+            doesn't run
+  stop      stop it now; one that is in use is not stopped: exits with 1
+
+  --json    of status: as JSON
+  --force   of stop: also where it is in use; the locks in it are lost
+
+Example:
+  pg-locker server status`,
+  async run({ values, positionals: [action] }) {
+    const folder = ownServerFolder();
+    if (action === "stop") return await stop(folder, { force: values["force"] === true });
+    return await showStatus(folder, { asJson: values["json"] === true });
+  },
+};
+
+async function showStatus(folder: OwnServerFolder, { asJson }: { asJson: boolean }): Promise<number> {
+  const answer = await askKeeper(folder, { wants: "status" });
+  if (answer === undefined) {
+    const none = { state: "stopped", folder: folder.path };
+    console.log(asJson ? JSON.stringify(none, undefined, 2) : nothingRuns(folder));
+    return exitStatus.no;
+  }
+  if (answer.is !== "status") throw failureOf(folder, answer);
+  console.log(asJson ? JSON.stringify(answer.status, undefined, 2) : lines(answer.status));
+  return exitStatus.ok;
+}
+
+async function stop(folder: OwnServerFolder, { force }: { force: boolean }): Promise<number> {
+  const answer = await askKeeper(folder, { wants: "stop", force });
+  if (answer?.is === "in-use") throw new Failure(exitStatus.no, inUse(answer));
+  if (answer !== undefined && answer.is !== "stopped") throw failureOf(folder, answer);
+  console.log(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${folder.path}`);
+  return exitStatus.ok;
+}
+
+function nothingRuns({ path }: OwnServerFolder): string {
+  return `No PostgreSQL of your own runs in ${path}`;
+}
+
+function inUse({ users, sessions }: Extract<Answer, { is: "in-use" }>): string {
+  return `It is in use by ${usersOf(users, sessions)}: --force stops it all the same, and the locks in it are lost`;
+}
+
+function lines(status: ServerStatus): string {
+  const { state, folder, keeper, idleTime, version, pid, since, sessions = [], users = 0 } = status;
+  const server = [
+    version === undefined ? "PostgreSQL" : `PostgreSQL ${version}`,
+    ...(since === undefined ? [] : [`since ${since}`]),
+    ...(pid === undefined ? [] : [`pid ${pid}`]),
+    `kept by pid ${keeper}`,
+  ];
+  const left =
+    status.idleTimeLeft === undefined ? "" : `: in ${spoken(Math.max(1_000, status.idleTimeLeft))}`;
+  return [
+    `${state.padEnd(8)} ${server.join(", ")}`,
+    `folder   ${folder}`,
+    `used by  ${usersOf(users, sessions)}`,
+    `stops    when unused for ${spoken(idleTime)}${left}`,
+  ].join("\n");
+}
+
+function usersOf(users: number, sessions: ServerStatus["sessions"] = []): string {
+  if (users === 0 && sessions.length === 0) return "nobody";
+  const names = [...new Set(sessions.map(({ applicationName }) => applicationName).filter((name) => name))];
+  const shown = names.length === 0 ? "" : ` (${names.map((name) => JSON.stringify(name)).join(", ")})`;
+  return `${counted(users, "command")} and ${counted(sessions.length, "session")}${shown}`;
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? "" : "s"}`;
+}

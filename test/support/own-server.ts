@@ -1,0 +1,104 @@
+import { chmod, chown, mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "vitest";
+import { type ServerStatus, Visit } from "../../src/cli/own-server-visit.ts";
+import { CliChild, type CliOptions, type CliResult, cli } from "./cli.ts";
+import { processesWith, tag } from "./tagged-processes.ts";
+import { until } from "./until.ts";
+
+/**
+ * The folder that a user keeps the state of programs in, for one test, with no PostgreSQL in it yet. In the end nothing runs there,
+ * nothing is left but the data, and then the folder is removed.
+ */
+export class UserState implements AsyncDisposable {
+  /** What `XDG_STATE_HOME` is. */
+  readonly home: string;
+  readonly #account: CliOptions["account"];
+
+  private constructor(home: string, account: CliOptions["account"]) {
+    this.home = home;
+    this.#account = account;
+  }
+
+  /** @param options.account the user, for root; default the current one */
+  static async create({ account }: Pick<CliOptions, "account"> = {}): Promise<UserState> {
+    // A short name: that of a socket in it is to fit.
+    const home = await mkdtemp(join(tmpdir(), "pgl-"));
+    if (account) await chown(home, account.uid, account.gid);
+    // Root's server runs as another account.
+    else await chmod(home, 0o711);
+    return new UserState(home, account);
+  }
+
+  /** Where `pg-locker` has what is its own. */
+  get folder(): string {
+    return join(this.home, "pg-locker");
+  }
+
+  /** How to run `pg-locker` without a database, with variables on top. */
+  options(env: CliOptions["env"] = {}): CliOptions {
+    return {
+      account: this.#account,
+      env: { XDG_STATE_HOME: this.home, PG_LOCKER_SERVER_IDLE_SECONDS: "60", ...tag(), ...env },
+    };
+  }
+
+  cli(args: readonly string[], env: CliOptions["env"] = {}, more: CliOptions = {}): Promise<CliResult> {
+    return cli(args, { ...this.options(env), ...more });
+  }
+
+  start(args: readonly string[], env: CliOptions["env"] = {}): CliChild {
+    return CliChild.start(args, this.options(env));
+  }
+
+  /** Has a command run under the lock of the key `k`, until its standard input ends. */
+  async hold(env: CliOptions["env"] = {}): Promise<CliChild> {
+    const holder = this.start(["run", "k", "--", "sh", "-c", "echo runs; exec cat"], env);
+    // The first one of a folder sets up a PostgreSQL.
+    await holder.says("runs", { deadline: 40_000 });
+    return holder;
+  }
+
+  /** What the keeper answers. */
+  async status(): Promise<ServerStatus> {
+    const visit = await Visit.open(join(this.folder, "keeper"));
+    const answer = await visit?.ask({ wants: "status" }, { deadline: 10_000 });
+    visit?.leave();
+    if (answer?.is !== "status") throw new Error(`expected a status, got ${JSON.stringify(answer)}`);
+    return answer.status;
+  }
+
+  /** Whatever runs there: commands, keepers, and PostgreSQL. */
+  processes(): { pid: number; command: string }[] {
+    return processesWith(this.home);
+  }
+
+  /** The postmasters that run there. */
+  servers(): number[] {
+    return this.processes()
+      .filter(({ command }) => command.includes(` -D ${this.folder}/`))
+      .map(({ pid }) => pid);
+  }
+
+  /** Resolves when nothing runs there. */
+  async isEmpty(): Promise<void> {
+    const what = () => `processes: ${JSON.stringify(this.processes())}`;
+    await until(() => this.processes().length === 0, { deadline: 20_000, interval: 50 }).catch(() => {
+      throw new Error(`what runs in the folder does not end: ${what()}`);
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      if (this.processes().length > 0)
+        expect(await this.cli(["server", "stop", "--force"])).toMatchObject({ status: 0, stderr: "" });
+      await this.isEmpty();
+      const left = await readdir(this.folder, { recursive: true }).catch(() => []);
+      expect(left.filter((name) => !/^(server\.log|socket|\d+|\d+\/data(\/.*)?)$/.test(name))).toEqual([]);
+    } finally {
+      for (const { pid } of this.processes()) process.kill(pid, "SIGKILL");
+      await rm(this.home, { recursive: true, force: true, maxRetries: 5 });
+    }
+  }
+}
