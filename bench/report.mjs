@@ -1,18 +1,5 @@
 /** One table for each scenario that was measured: a row for each figure, with its aim and whether that was met. */
 const tables = {
-  uncontended: ({ rounds, aim, scenarios }) => ({
-    title: "acquire + release, uncontended",
-    rounds,
-    header: ["callers", "", "by hand", "library", "ratio", "aim"],
-    rows: scenarios.flatMap(({ callers, p50, p99 }) => {
-      const cells = (m) => [ms(m.byHandMs), ms(m.libraryMs), m.ratio.toFixed(2)];
-      return [
-        [String(callers), "p50", ...cells(p50), `${aim} ${verdict(p50.ratio <= aim)}`],
-        [String(callers), "p99", ...cells(p99), ""],
-      ];
-    }),
-  }),
-
   handOver: ({ rounds, aim, p50, p99 }) => {
     const met = p50.libraryMs < aim.libraryMs && p50.ratio <= aim.ratio;
     const cells = (m) => [ms(m.pollingMs), ms(m.blockedMs), ms(m.libraryMs), m.ratio.toFixed(2)];
@@ -82,6 +69,7 @@ const tables = {
         row.redlockRatio?.toFixed(2) ?? "not measured",
         ms(row.p50Ms),
         row.p50Ratio.toFixed(2),
+        ms(row.p99Ms),
         name === "shared" ? verdicts(aim[callers], row).join(", ") : "",
       ]),
     ),

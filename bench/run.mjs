@@ -1,4 +1,4 @@
-// Measures the scenarios that are named, or all of them: run.mjs [rates] [uncontended] [handOver] [callersOneKey] [crowd] [manyLocks]
+// Measures the scenarios that are named, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [manyLocks]
 // In results.json, those that were not measured keep what they had; docs/bench.svg is drawn from it.
 import { readFileSync, writeFileSync } from "node:fs";
 import { callersOneKey } from "./callers-one-key.mjs";
@@ -8,9 +8,8 @@ import { handOver } from "./hand-over.mjs";
 import { manyLocks } from "./many-locks.mjs";
 import { rates } from "./rates.mjs";
 import { asJson, report } from "./report.mjs";
-import { uncontended } from "./uncontended.mjs";
 
-const scenarios = { rates, uncontended, handOver, callersOneKey, crowd, manyLocks };
+const scenarios = { rates, handOver, callersOneKey, crowd, manyLocks };
 const file = new URL("results.json", import.meta.url);
 
 const named = process.argv.slice(2);
