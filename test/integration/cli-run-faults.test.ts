@@ -58,10 +58,12 @@ describe("SIGKILL of pg-locker", () => {
   });
 
   test("ends what the command has started, too", async () => {
-    await using locked = await runLocked(`sh -c "${deaf}" & echo "child $!"; wait`, {
+    const deafChild = `trap '' TERM; echo deaf; ${idle}`;
+    await using locked = await runLocked(`sh -c "${deafChild}" & echo "child $!"; wait`, {
       args: ["--grace", "2s"],
     });
     await locked.cli.says(/child \d+\n/);
+    await locked.cli.says("deaf\n");
     const child = Number(/child (\d+)/.exec(locked.cli.stdout)?.[1]);
     locked.cli.signal("SIGKILL");
     await until(() => !locked.lives, patient);

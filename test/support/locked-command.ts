@@ -22,13 +22,14 @@ export interface Locked extends AsyncDisposable {
   isLocked(): Promise<boolean>;
 }
 
-/** Runs a shell script under a lock of its own, and waits until it has begun. */
+/** Runs a shell script under a lock of its own, and waits until it has begun, and has set a trap that it begins with. */
 export async function runLocked(
   script: string,
   options: { args?: readonly string[]; env?: CliOptions["env"]; key?: string } = {},
 ): Promise<Locked> {
   const { args = [], env, key = uniqueKey() } = options;
-  const begun = `echo "begun $$ $PPID"; ${script}`;
+  const [, trap = "", rest = ""] = /^(trap '[^']*' \w+; )?(.*)$/s.exec(script) ?? [];
+  const begun = `${trap}echo "begun $$ $PPID"; ${rest}`;
   const cli = CliChild.start(["run", key, ...args, "--", "sh", "-c", begun], onDatabase(env));
   try {
     const [, pid, runner] = await until(
