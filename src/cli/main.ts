@@ -10,6 +10,7 @@ import { exitStatus } from "./exit-status.ts";
 import { statusOf, usageFailure } from "./failure.ts";
 import { id } from "./id.ts";
 import { ls } from "./ls.ts";
+import { print } from "./print.ts";
 import { run } from "./run.ts";
 import { server } from "./server.ts";
 import { who } from "./who.ts";
@@ -23,11 +24,11 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
       const about = name === "help" ? commands.find((each) => each.name === own[0]) : undefined;
-      console.log(about === undefined ? help() : helpOf(about));
+      await print(about === undefined ? help() : helpOf(about));
       return name === undefined ? exitStatus.usage : exitStatus.ok;
     }
     if (name === "--version") {
-      console.log(version());
+      await print(version());
       return exitStatus.ok;
     }
     const command = commands.find((each) => each.name === name);
@@ -39,7 +40,7 @@ async function main(args: readonly string[]): Promise<number> {
     }
     const given = readArguments(command, own);
     if (given.values["help"] === true) {
-      console.log(helpOf(command));
+      await print(helpOf(command));
       return exitStatus.ok;
     }
     // A URL may hold a password, and everybody sees what `ps` shows.

@@ -5,6 +5,7 @@ import { askKeeper, failureOf } from "./own-server.ts";
 import { type OwnServerFolder, ownServerFolder } from "./own-server-folder.ts";
 import { spoken } from "./own-server-idle.ts";
 import type { Answer, ServerStatus } from "./own-server-visit.ts";
+import { print } from "./print.ts";
 
 /** `pg-locker server status|stop`: the PostgreSQL of the user's own, on this machine. */
 export const server: Command = {
@@ -40,11 +41,11 @@ async function showStatus(folder: OwnServerFolder, { asJson }: { asJson: boolean
   const answer = await askKeeper(folder, { wants: "status" });
   if (answer === undefined) {
     const none = { state: "stopped", folder: folder.path };
-    console.log(asJson ? JSON.stringify(none, undefined, 2) : nothingRuns(folder));
+    await print(asJson ? JSON.stringify(none, undefined, 2) : nothingRuns(folder));
     return exitStatus.no;
   }
   if (answer.is !== "status") throw failureOf(folder, answer);
-  console.log(asJson ? JSON.stringify(answer.status, undefined, 2) : lines(answer.status));
+  await print(asJson ? JSON.stringify(answer.status, undefined, 2) : lines(answer.status));
   return exitStatus.ok;
 }
 
@@ -52,7 +53,7 @@ async function stop(folder: OwnServerFolder, { force }: { force: boolean }): Pro
   const answer = await askKeeper(folder, { wants: "stop", force });
   if (answer?.is === "in-use") throw new Failure(exitStatus.no, inUse(answer));
   if (answer !== undefined && answer.is !== "stopped") throw failureOf(folder, answer);
-  console.log(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${folder.path}`);
+  await print(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${folder.path}`);
   return exitStatus.ok;
 }
 
