@@ -19,6 +19,7 @@ import {
   rollback,
   type TryTransactionLockAnswer,
   tellWaiters,
+  tellWaitersAtCommit,
   tryTransactionLock,
 } from "./sql.ts";
 
@@ -166,8 +167,7 @@ export async function tryLockOn(
   return {
     client,
     isOpen: false,
-    // The notification is part of the transaction, and goes out when that commits.
-    commit: () => ask("Telling waiters", tellWaiters),
+    commit: () => ask("Telling waiters", tellWaitersAtCommit),
     release: async () => false,
   };
 }
