@@ -177,7 +177,7 @@ export class PostgresLocker extends BaseLocker {
   }
 
   protected override async end(): Promise<void> {
-    this.#transactions.close();
+    await this.#transactions.close();
     await this.#sessions.close();
     await this.#listener.close();
     // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.

@@ -20,6 +20,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 beforeEach(async () => {
@@ -217,6 +218,22 @@ describe("withTransaction", () => {
     await until(async () => (await advisoryLocks()).length === 0);
     expect(await written()).toEqual([]);
     await expect(locker.withTransaction(key, () => {})).rejects.toBeInstanceOf(LockerClosedError);
+  });
+
+  test("close waits for a commit that is under way: whoever called it is told what became of it", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    const running = locker.withTransaction(uniqueKey(), async (client) => {
+      await client.query(write, ["one"]);
+      proxy.freeze({ direction: "toClient" });
+      return 42;
+    });
+    await until(async () => (await written()).length === 1);
+    const closed = locker.close();
+    proxy.thaw();
+    expect(await running).toBe(42);
+    await closed;
+    expect(await written()).toEqual(["one"]);
   });
 
   test("an option that there is not is refused", async () => {
