@@ -82,10 +82,10 @@ export abstract class BaseLocker implements Locker {
   /** Takes the lock if it is free, without waiting for its holder. Throws only what the database did wrong. */
   protected abstract tryLock(request: LockRequest): Promise<Grant | Refusal>;
   /** As `ArbiterParts` has them. A subclass adds what it holds beside the handles. */
-  protected heldHere(wanted: Wanted): boolean {
+  protected heldHere(wanted: Pick<Lock, "key" | "id" | "mode">): boolean {
     return this.#held.keepOut(wanted);
   }
-  protected namesake(wanted: Wanted): string | undefined {
+  protected namesake(wanted: Pick<Lock, "key" | "id">): string | undefined {
     return this.#held.namesake(wanted);
   }
   /** Asks to hear, by {@link wake}, of releases elsewhere: see `WakeUps`. There are none where there is no elsewhere. */

@@ -2,6 +2,8 @@ import type { Lock } from "./locker.ts";
 
 /** What the books say of a lock. */
 export type Entry = Pick<Lock, "key" | "id" | "mode" | "expired">;
+/** What they look for. */
+type Sought = Omit<Entry, "expired">;
 
 /** The books of a locker: everything whose lock the server still has, in the order of its grant. */
 export class HeldLocks<L extends Entry> {
@@ -31,7 +33,7 @@ export class HeldLocks<L extends Entry> {
   }
 
   /** Whether a holder of `key` in this very locker, whose end will be noticed, keeps out a caller of `mode`. */
-  keepOut({ id, key, mode }: Omit<Entry, "expired">): boolean {
+  keepOut({ id, key, mode }: Sought): boolean {
     for (const lock of this.#byId.get(id) ?? []) {
       const excludes = lock.mode === "exclusive" || mode === "exclusive";
       if (excludes && lock.key === key && !lock.expired) return true;

@@ -1,7 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import pg from "pg";
 import { listenerName } from "./application-name.ts";
-import type { Wanted } from "./arbiter.ts";
 import { BaseLocker } from "./base-locker.ts";
 import { within } from "./clock.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds, type PostgresLockerOptions } from "./config.ts";
@@ -11,7 +10,7 @@ import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import { type Entry, HeldLocks } from "./held-locks.ts";
 import { assertEnforceableTtl } from "./lease.ts";
 import { Listener } from "./listener.ts";
-import type { TransactionClient, TransactionOptions } from "./locker.ts";
+import type { Lock, TransactionClient, TransactionOptions } from "./locker.ts";
 import { LocksKept } from "./locks-kept.ts";
 import { assertFunction, assertTransactionOptions } from "./options.ts";
 import { type PingTarget, pingPool } from "./ping.ts";
@@ -156,11 +155,11 @@ export class PostgresLocker extends BaseLocker {
     return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
   }
 
-  protected override heldHere(wanted: Wanted): boolean {
+  protected override heldHere(wanted: Pick<Lock, "key" | "id" | "mode">): boolean {
     return super.heldHere(wanted) || this.#inTransactions.keepOut(wanted);
   }
 
-  protected override namesake(wanted: Wanted): string | undefined {
+  protected override namesake(wanted: Pick<Lock, "key" | "id">): string | undefined {
     return super.namesake(wanted) ?? this.#inTransactions.namesake(wanted);
   }
 
@@ -177,7 +176,7 @@ export class PostgresLocker extends BaseLocker {
   }
 
   protected override async end(): Promise<void> {
-    this.#transactions.close();
+    await this.#transactions.close();
     await this.#sessions.close();
     await this.#listener.close();
     // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.

@@ -290,14 +290,18 @@ export const tryTransactionLock: Record<LockMode, Statement> = {
   shared: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock_shared($1::int8)"),
 };
 
-/** Whether the session has the lock, which outside of a transaction it had only for the statement that took it. */
-export const hasLock = statement(`
-select pg_catalog.to_json(exists (
+/** Whether there is a lock with an id, in the list of the server. */
+const listed = (id: string, which: string): string => `exists (
          select from pg_catalog.pg_locks
-          where locktype = 'advisory' and granted and pid = pg_catalog.pg_backend_pid()
-            and classid = (($1::int8 >> 32) & 4294967295)::oid
-            and objid = ($1::int8 & 4294967295)::oid
-            and objsubid = 1))::text`);
+          where locktype = 'advisory' and granted and ${which}
+            and classid = (((${id}) >> 32) & 4294967295)::oid
+            and objid = ((${id}) & 4294967295)::oid
+            and objsubid = 1)`;
+
+/** Whether the session has the lock, which outside of a transaction it had only for the statement that took it. */
+export const hasLock = statement(
+  `select pg_catalog.to_json(${listed("$1::int8", "pid = pg_catalog.pg_backend_pid()")})::text`,
+);
 
 /** Takes a lock that nobody else knows of, to see whether it is kept; and gives it back. */
 export const probeLock = statement(
@@ -310,3 +314,14 @@ export const unprobeLock = statement(
 
 /** Tells those who wait for a lock that the transaction that had it has ended, as {@link unlock} does. */
 export const tellWaiters = statement(`select pg_catalog.to_json(${toldUnlessNobodyWaits("$1")})::text`);
+
+/**
+ * The same in a transaction that goes on: the notification goes out when that commits. There a probe would keep the marker from
+ * everybody until then, and those who come to wait meanwhile would try to set it over and over; so this looks it up.
+ */
+export const tellWaitersAtCommit = statement(`
+select pg_catalog.to_json(case when ${listed(
+  marked("$1"),
+  `mode = 'ShareLock' and database =
+                (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`,
+)} then pg_catalog.pg_notify('${releasesChannel}', $1::int8::text) is not null else false end)::text`);

@@ -19,6 +19,7 @@ import {
   rollback,
   type TryTransactionLockAnswer,
   tellWaiters,
+  tellWaitersAtCommit,
   tryTransactionLock,
 } from "./sql.ts";
 
@@ -36,7 +37,7 @@ export interface TransactionLock {
 /** Transactions of the locker's own, each on a session of the pool. */
 export class OwnTransactions {
   readonly #from: { pool: Pool; wait: number };
-  readonly #open = new Set<Session>();
+  readonly #open = new Set<OwnTransaction>();
 
   /** `wait`: milliseconds for a session. */
   constructor(from: { pool: Pool; wait: number }) {
@@ -60,8 +61,9 @@ export class OwnTransactions {
       );
       if (said.standby) throw new StandbyError();
       if (said.granted) {
-        this.#open.add(session);
-        return new OwnTransaction(session, id, () => this.#open.delete(session));
+        const transaction = new OwnTransaction(session, id, () => this.#open.delete(transaction));
+        this.#open.add(transaction);
+        return transaction;
       }
       await session.command(doing, rollback, statementDeadline);
     } catch (error) {
@@ -72,9 +74,12 @@ export class OwnTransactions {
     return { refused: "held" };
   }
 
-  /** Ends every transaction that is open; nothing of them is kept. */
-  close(): void {
-    for (const session of this.#open) session.destroy(new LockerClosedError());
+  /**
+   * Ends every transaction that is open; nothing of them is kept. One whose end is under way comes to that, within seconds.
+   * Never rejects.
+   */
+  async close(): Promise<void> {
+    await Promise.all([...this.#open].map((transaction) => transaction.close()));
   }
 }
 
@@ -83,6 +88,7 @@ class OwnTransaction implements TransactionLock {
   readonly #session: Session;
   readonly #id: bigint;
   readonly #ended: () => void;
+  #ending: Promise<unknown> | undefined;
 
   constructor(session: Session, id: bigint, ended: () => void) {
     this.client = session.client as unknown as TransactionClient;
@@ -113,7 +119,20 @@ class OwnTransaction implements TransactionLock {
     return (await this.#end("Rolling back", rollback)).othersWait;
   }
 
-  async #end(doing: string, statement: Statement): Promise<{ tag: string; othersWait: boolean }> {
+  /** Never rejects. */
+  async close(): Promise<void> {
+    // Cut off in mid-commit, nobody would know whether it took effect.
+    if (this.#ending === undefined) this.#session.destroy(new LockerClosedError());
+    else await this.#ending.catch(() => {});
+  }
+
+  #end(doing: string, statement: Statement): Promise<{ tag: string; othersWait: boolean }> {
+    const ending = this.#sendEnd(doing, statement);
+    this.#ending = ending;
+    return ending;
+  }
+
+  async #sendEnd(doing: string, statement: Statement): Promise<{ tag: string; othersWait: boolean }> {
     const session = this.#session;
     try {
       const tag = await session.command(doing, statement, statementDeadline);
@@ -166,8 +185,7 @@ export async function tryLockOn(
   return {
     client,
     isOpen: false,
-    // The notification is part of the transaction, and goes out when that commits.
-    commit: () => ask("Telling waiters", tellWaiters),
+    commit: () => ask("Telling waiters", tellWaitersAtCommit),
     release: async () => false,
   };
 }

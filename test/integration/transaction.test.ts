@@ -4,6 +4,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import {
   DatabaseError,
   InvalidConfigError,
+  type Lock,
   LockerClosedError,
   LockNotAcquiredError,
   lockId,
@@ -19,6 +20,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 beforeEach(async () => {
@@ -218,6 +220,22 @@ describe("withTransaction", () => {
     await expect(locker.withTransaction(key, () => {})).rejects.toBeInstanceOf(LockerClosedError);
   });
 
+  test("close waits for a commit that is under way: whoever called it is told what became of it", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    const running = locker.withTransaction(uniqueKey(), async (client) => {
+      await client.query(write, ["one"]);
+      proxy.freeze({ direction: "toClient" });
+      return 42;
+    });
+    await until(async () => (await written()).length === 1);
+    const closed = locker.close();
+    proxy.thaw();
+    expect(await running).toBe(42);
+    await closed;
+    expect(await written()).toEqual(["one"]);
+  });
+
   test("an option that there is not is refused", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const misspelt = { ttl: "5s" } as object;
@@ -273,20 +291,49 @@ describe("withTransaction on a client of the caller's", () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     await using elsewhere = new PostgresLocker({ pool: createPool() });
     const client = await connect();
+    const heard: unknown[] = [];
+    const ear = await connect();
+    ear.on("notification", ({ payload }) => heard.push(payload));
+    await ear.query("listen pg_locker");
     const lock = await elsewhere.acquire(uniqueKey());
     await client.query("begin");
     const never = locker.withTransaction(lock.key, () => expect.unreachable(), { client });
     await expect(never).rejects.toBeInstanceOf(LockNotAcquiredError);
-    const granted = locker.withTransaction(lock.key, (tx) => tx.query(write, ["one"]), {
-      client,
-      wait: true,
-    });
-    await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"));
+    const marked = async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock");
+    let next: Promise<Lock> | undefined;
+    const granted = locker.withTransaction(
+      lock.key,
+      async (tx) => {
+        await tx.query(write, ["one"]);
+        await until(async () => !(await marked()));
+        next = elsewhere.acquire(lock.key, { wait: true });
+        await until(marked);
+        heard.length = 0;
+      },
+      { client, wait: true },
+    );
+    await until(marked);
     await lock.release();
     await granted;
-    const next = elsewhere.acquire(lock.key, { wait: true });
+    await ear.query("select 1");
+    expect(heard).toEqual([]);
     await client.query("commit");
+    await until(() => heard.length === 1);
+    expect(heard).toEqual([lock.id.toString()]);
     expect(await written()).toEqual(["one"]);
+    await (await next)?.release();
+  });
+
+  test("is found by the poll of who began to wait when its function had ended", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    const key = uniqueKey();
+    await client.query("begin");
+    await locker.withTransaction(key, () => {}, { client });
+    const next = elsewhere.acquire(key, { wait: true });
+    await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"));
+    await client.query("commit");
     await (await next).release();
   });
 });
