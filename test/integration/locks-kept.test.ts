@@ -94,6 +94,35 @@ test("what is granted meanwhile is given back while the proof has no answer, and
   await until(() => proxy.size === 0);
 });
 
+test.each(["aborted", "closed"])(
+  "an acquire that is %s while the proof has no answer leaves nothing",
+  async (how) => {
+    const pool = createPool();
+    await pool.query("select 1");
+    await using proxy = await TcpProxy.start(databaseUrl());
+    proxy.freeze();
+    (pool.options as { connectionString: string }).connectionString = proxy.url;
+    const locker = new PostgresLocker({ pool });
+    const aborting = new AbortController();
+    const reason = new Error("the caller's own reason");
+    const acquired = locker
+      .acquire(uniqueKey(), { signal: aborting.signal })
+      .catch((error: unknown) => error);
+    await until(() => proxy.size === 1);
+    expect(await advisoryLocks()).toHaveLength(1);
+    if (how === "aborted") aborting.abort(reason);
+    const closed = locker.close();
+    const error = await acquired;
+    if (how === "aborted") expect(error).toBe(reason);
+    else expect(error).toMatchObject({ code: "LOCKER_CLOSED" });
+    proxy.thaw();
+    await closed;
+    expect(await advisoryLocks()).toEqual([]);
+    expect(pool.totalCount).toBe(pool.idleCount);
+    await until(() => proxy.size === 0);
+  },
+);
+
 test("a server that answers true and locks nothing is refused", async () => {
   // In this file's own database. The planner inlines a function in SQL wherever it is called.
   const client = await connect();
