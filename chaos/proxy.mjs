@@ -200,7 +200,8 @@ process.on("disconnect", () => {
   if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   process.exit(0);
 });
-process.on("SIGINT", () => {});
+// To the whole group, perhaps: it ends after the run, and cleans up.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {});
 
 const ways = await Promise.all(
   links.map(async (link, at) => {
