@@ -54,7 +54,7 @@ export interface OperationsParts {
 /** So many go out in one statement at most, that no answer takes long. */
 const longestBatch = 1_000;
 /** More callers than this are served in two halves: one by the server, while this process is busy with the other. */
-const halvedAbove = 32;
+const halvedAbove = 128;
 
 /**
  * What is asked of one session, before it is open and then. What comes while a statement is under way goes out together in the
