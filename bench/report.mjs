@@ -25,7 +25,9 @@ const tables = {
     const most = aim.statementsPerSecond;
     const asked = [counted(statementsPerSecond.blocked, 1), counted(statementsPerSecond.library, 1)];
     const all = [counted(statementsUntilThrough.blocked, 0), counted(statementsUntilThrough.library, 0)];
-    const met = Number.isNaN(statementsPerSecond.library) ? "" : verdict(statementsPerSecond.library < most);
+    const met = Number.isFinite(statementsPerSecond.library)
+      ? verdict(statementsPerSecond.library < most)
+      : "";
     return {
       title: `${waiters} waiters in ${processes} processes on one key`,
       rounds,
@@ -57,6 +59,7 @@ const tables = {
       ": redlock",
       "p50",
       ": by hand",
+      "p99",
       "aim",
     ],
     rows: crowds.flatMap(({ callers, rows }) =>
@@ -107,19 +110,20 @@ const tables = {
   },
 };
 
-export function report(name, results) {
+/** What was measured in a scenario, in Markdown that reads well as it is. */
+export function tableOf(name, results) {
   const { title, rounds, header, rows } = tables[name](results);
-  console.log(`\n${title} · PostgreSQL ${results.postgres} · Node.js ${results.node}`);
-  console.log(`medians of ${rounds} interleaved rounds\n`);
   const rule = header.map((_, column) => (column < 2 ? "---" : "---:"));
   const lines = [header, rule, ...rows];
   const widths = header.map((_, column) => Math.max(...lines.map((cells) => cells[column].length)));
-  for (const cells of lines) {
-    const padded = cells.map((cell, column) =>
-      column < 2 ? cell.padEnd(widths[column]) : cell.padStart(widths[column]),
-    );
-    console.log(`| ${padded.join(" | ")} |`);
-  }
+  const padded = lines.map((cells) =>
+    cells.map((cell, column) => (column < 2 ? cell.padEnd(widths[column]) : cell.padStart(widths[column]))),
+  );
+  return [
+    `**${title}** · PostgreSQL ${results.postgres} · Node.js ${results.node} · medians of ${rounds} interleaved rounds`,
+    "",
+    ...padded.map((cells) => `| ${cells.join(" | ")} |`),
+  ].join("\n");
 }
 
 /** As JSON, with four decimals. */
@@ -143,7 +147,7 @@ function ms(value) {
 }
 
 function counted(value, decimals) {
-  return Number.isNaN(value) ? "not counted" : value.toFixed(decimals);
+  return Number.isFinite(value) ? value.toFixed(decimals) : "not counted";
 }
 
 function verdict(met) {

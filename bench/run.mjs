@@ -1,5 +1,5 @@
 // Measures the scenarios that are named, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [manyLocks]
-// In results.json, those that were not measured keep what they had; docs/bench.svg is drawn from it.
+// In results.json, those that were not measured keep what they had; README.md, docs/bench.md and docs/bench.svg are made from it.
 import { readFileSync, writeFileSync } from "node:fs";
 import { callersOneKey } from "./callers-one-key.mjs";
 import { draw } from "./chart.mjs";
@@ -7,7 +7,8 @@ import { crowd } from "./crowd.mjs";
 import { handOver } from "./hand-over.mjs";
 import { manyLocks } from "./many-locks.mjs";
 import { rates } from "./rates.mjs";
-import { asJson, report } from "./report.mjs";
+import { asJson, tableOf } from "./report.mjs";
+import { publish } from "./summary.mjs";
 
 const scenarios = { rates, handOver, callersOneKey, crowd, manyLocks };
 const file = new URL("results.json", import.meta.url);
@@ -21,8 +22,9 @@ const measured = {};
 for (const name of Object.keys(scenarios)) {
   if (named.length > 0 && !named.includes(name)) continue;
   measured[name] = await scenarios[name]();
-  report(name, measured[name]);
+  console.log(`\n${tableOf(name, measured[name])}`);
 }
 const results = { ...JSON.parse(readFileSync(file, "utf8")), ...measured };
 writeFileSync(file, asJson(results));
 draw(results.rates);
+publish(results);

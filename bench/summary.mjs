@@ -1,0 +1,132 @@
+// The part of the README that says what was measured, and docs/bench.md with every table: both from the results.
+import { readFileSync, writeFileSync } from "node:fs";
+import { tableOf } from "./report.mjs";
+
+const [begin, end] = ["<!-- written by npm run bench -->", "<!-- until here -->"];
+
+export function publish(results) {
+  const readme = new URL("../README.md", import.meta.url);
+  const text = readFileSync(readme, "utf8");
+  const [before, rest = ""] = text.split(begin);
+  const after = rest.split(end)[1];
+  if (after === undefined) throw new Error("README.md has no place for what was measured");
+  writeFileSync(readme, `${before}${begin}\n\n${summaryOf(results)}\n\n${end}${after}`);
+  writeFileSync(new URL("../docs/bench.md", import.meta.url), tablesOf(results));
+}
+
+/** A row for each aim, and for what has none but says something. */
+function summaryOf({ rates, handOver, callersOneKey, crowd, manyLocks }) {
+  const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
+  const { aim } = rates;
+  const rate = ({ perSecond, connections }) =>
+    `${count(perSecond)} a second on ${connections === 1 ? "1 connection" : `${connections} connections`}`;
+  const beside = (row, wanted) =>
+    row.redlockRatio === undefined
+      ? ["", "redlock was not measured", ""]
+      : [least(wanted), row.redlockRatio.toFixed(2), verdict(row.redlockRatio >= wanted)];
+  const p50 = (row, wanted) => [
+    most(wanted),
+    `${row.p50Ratio.toFixed(2)} (${ms(row.p50Ms)})`,
+    verdict(row.p50Ratio <= wanted),
+  ];
+  const byHand = (row, wanted) => [
+    least(wanted),
+    `${row.byHandRatio.toFixed(2)} (${rate(row)})`,
+    verdict(row.byHandRatio >= wanted),
+  ];
+  const { acquireMs, statementsPerSecond, cpuShare, bytes, connections, aim: manyAim } = manyLocks;
+  const perThird = connections / (0.28 * 10);
+  const { blockedMs, pollingMs, libraryMs, ratio } = handOver.p50;
+  const rows = [
+    [
+      "**Acquire and release**, the p50 of a cycle against the two statements by hand: 1 caller",
+      ...p50(alone.shared, aim[1].p50),
+    ],
+    ["1 caller, dedicated sessions", ...p50(alone.dedicated, aim[1].p50)],
+    ["64 callers, dedicated sessions", ...p50(some.dedicated, aim[1].p50)],
+    [
+      "**Cycles a second**, against those by hand on 64 connections: 64 callers",
+      ...byHand(some.shared, aim[64].byHand),
+    ],
+    ["1,024 callers", ...byHand(many.shared, aim[1024].byHand)],
+    ["against `redlock` on one Redis: 64 callers", ...beside(some.shared, aim[64].redlock)],
+    ["1,024 callers", ...beside(many.shared, aim[1024].redlock)],
+    [
+      `**${count(manyLocks.held)} locks held**: an acquire beside them, against none`,
+      most(manyAim.heldRatio),
+      acquireMs.ratio.toFixed(2),
+      verdict(acquireMs.ratio <= manyAim.heldRatio),
+    ],
+    ["connections", most(manyAim.connections), connections, verdict(connections <= manyAim.connections)],
+    [
+      "statements a second, to refresh them all",
+      most(perThird.toFixed(1)),
+      statementsPerSecond.toFixed(1),
+      verdict(statementsPerSecond <= perThird),
+    ],
+    [
+      "CPU of the process meanwhile, of a core",
+      `< ${manyAim.cpuShare * 100} %`,
+      `${(cpuShare * 100).toFixed(1)} %`,
+      verdict(cpuShare < manyAim.cpuShare),
+    ],
+    [
+      "memory of one in the process",
+      `< ${count(manyAim.bytes)} bytes`,
+      `${count(bytes)} bytes`,
+      verdict(bytes < manyAim.bytes),
+    ],
+    [
+      "**Hand-over** from a release to the next holder in another process, p50",
+      `< ${handOver.aim.libraryMs} ms`,
+      `${ms(libraryMs)} (${ms(pollingMs)} by polling every 100 ms)`,
+      verdict(libraryMs < handOver.aim.libraryMs),
+    ],
+    [
+      "against a wait that is blocked in the server",
+      most(handOver.aim.ratio),
+      `${ratio.toFixed(2)} (${ms(blockedMs)})`,
+      verdict(ratio <= handOver.aim.ratio),
+    ],
+    [
+      `${callersOneKey.callers} callers of one process on one key, hand-overs a second, against as many blocked in the server`,
+      "",
+      `${callersOneKey.perSecond.ratio.toFixed(2)} (${count(callersOneKey.perSecond.library)} a second)`,
+      "",
+    ],
+    [
+      `**${crowd.waiters} waiters** in ${crowd.processes} processes on one key: statements a second while it is held`,
+      `< ${crowd.aim.statementsPerSecond}`,
+      crowd.statementsPerSecond.library?.toFixed(1) ?? "not counted",
+      verdict(crowd.statementsPerSecond.library < crowd.aim.statementsPerSecond),
+    ],
+    [
+      "from the release until all are through, against all blocked in the server",
+      "",
+      `${crowd.allThroughMs.ratio.toFixed(2)} (${ms(crowd.allThroughMs.library)})`,
+      "",
+    ],
+  ];
+  const table = [["", "aim", "measured", ""], ["---", "---:", "---:", "---"], ...rows];
+  return table.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+}
+
+function tablesOf(results) {
+  const { packages, platform } = results.rates;
+  const peers = Object.entries(packages).map(([name, version]) => `${name} ${version}`);
+  const tables = Object.entries(results).map(([name, result]) => tableOf(name, result));
+  return `# What was measured
+
+\`npm run bench\`, on ${platform}; the peers are ${peers.join(", ")}. "By hand" is a connection of a pool of 64 for each lock,
+try-lock and unlock on it, as the Go package does it. Ratios are medians of the rounds' own. [bench.svg](bench.svg) shows the first
+table. \`results.json\` in \`bench/\` has the numbers.
+
+${tables.join("\n\n")}
+`;
+}
+
+const count = (number) => Math.round(number).toLocaleString("en");
+const ms = (value) => `${value.toPrecision(3)} ms`;
+const most = (wanted) => `≤ ${wanted}`;
+const least = (wanted) => `≥ ${wanted}`;
+const verdict = (met) => (met ? "met" : "missed");
