@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -24,6 +24,8 @@ const pollMs = 25;
 /** How many keepers may be killed, such as for want of memory, while one command waits. */
 const mostKilled = 2;
 const logTailLines = 8;
+/** Bytes of a log that is put aside, in the place of the one before it, when the next keeper starts. */
+const longLog = 1_048_576;
 
 /** Windows has neither the signals nor the links that it takes. */
 const isPossible = process.platform !== "win32";
@@ -132,6 +134,7 @@ async function isListening({ sockets }: OwnServerFolder): Promise<boolean> {
 }
 
 async function startProgram(folder: OwnServerFolder, wants: "use" | "find"): Promise<ChildProcess> {
+  putAsideIfLong(folder.log);
   const log = openSync(folder.log, "a", 0o600);
   try {
     const program = fileURLToPath(new URL("own-server-program.js", import.meta.url));
@@ -147,6 +150,15 @@ async function startProgram(folder: OwnServerFolder, wants: "use" | "find"): Pro
     return child;
   } finally {
     closeSync(log);
+  }
+}
+
+function putAsideIfLong(log: string): void {
+  try {
+    if (statSync(log).size > longLog) renameSync(log, `${log}.old`);
+  } catch (error) {
+    // There is none; or another command has just done so.
+    if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
   }
 }
 

@@ -15,6 +15,16 @@ vi.setConfig({ testTimeout: 60_000 });
 const patient = { deadline: 15_000, interval: 20 };
 const isRoot = process.getuid?.() === 0;
 
+test("a log that has become long is put aside, in the place of the one before it", async () => {
+  await using user = await UserState.create();
+  await mkdir(user.folder, { mode: 0o700 });
+  await writeFile(join(user.folder, "server.log"), "x\n".repeat(600_000));
+  await writeFile(join(user.folder, "server.log.old"), "older");
+  expect(await user.cli(["ls"])).toMatchObject({ status: 0 });
+  expect(readFileSync(join(user.folder, "server.log.old"), "utf8")).toMatch(/^x\n/);
+  expect(readFileSync(join(user.folder, "server.log"), "utf8")).toMatch(/ready to accept connections/);
+});
+
 describe("what is killed", () => {
   test("the keeper: the next command finds the server, which stops when it is unused", async () => {
     await using user = await UserState.create();

@@ -95,7 +95,9 @@ export class UserState implements AsyncDisposable {
         expect(await this.cli(["server", "stop", "--force"])).toMatchObject({ status: 0, stderr: "" });
       await this.isEmpty();
       const left = await readdir(this.folder, { recursive: true }).catch(() => []);
-      expect(left.filter((name) => !/^(server\.log|socket|\d+|\d+\/data(\/.*)?)$/.test(name))).toEqual([]);
+      expect(
+        left.filter((name) => !/^(server\.log(\.old)?|socket|\d+|\d+\/data(\/.*)?)$/.test(name)),
+      ).toEqual([]);
     } finally {
       for (const { pid } of this.processes()) process.kill(pid, "SIGKILL");
       await rm(this.home, { recursive: true, force: true, maxRetries: 5 });
