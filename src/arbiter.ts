@@ -31,6 +31,8 @@ export interface Attempt<G extends Granted, H> {
 
 /** What can be given back where nobody wants it any more. */
 export interface Granted {
+  /** Of a reader that may be one of several here: whether somebody elsewhere waits for the lock. */
+  readonly othersWait?: boolean | undefined;
   release(): Promise<unknown>;
 }
 
@@ -87,9 +89,9 @@ export class Arbiter {
     this.#waiters.wakeAll();
   }
 
-  /** A holder of this locker has given the lock back. */
-  freed(id: bigint, othersWait: boolean): void {
-    this.#turns.released(id, othersWait);
+  /** A holder of this locker has given the lock back. `isShared`: others of this locker still have it. */
+  freed(id: bigint, { othersWait, isShared }: { othersWait: boolean; isShared: boolean }): void {
+    if (!isShared) this.#turns.released(id, othersWait);
     this.#waiters.wake(id);
   }
 
@@ -107,7 +109,7 @@ export class Arbiter {
       const reentrant = isAround(this.#parts.owner, id);
       if (wait > 0 && !reentrant) return await this.#waitAndTake(wanted, attempt);
       // Readers that come one after the other would never let a writer in.
-      const afterWriter = mode === "shared" && this.#waiters.hasWriter(id);
+      const afterWriter = mode === "shared" && (this.#waiters.hasWriter(id) || this.#turns.isShut(id));
       const lock = afterWriter ? undefined : await this.#try(wanted, attempt, [...signals, this.#closing]);
       if (lock === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
       return lock;
@@ -133,7 +135,7 @@ export class Arbiter {
         id,
         mode,
         signals,
-        heldHere: () => this.#parts.heldHere(wanted),
+        heldHere: () => this.#parts.heldHere(wanted) || (mode === "shared" && this.#turns.isShut(id)),
         attempt: () => {
           // However short the wait is, it is worth one try to its end.
           const trying = this.#try(wanted, attempt, first ? left : signals);
@@ -174,7 +176,11 @@ export class Arbiter {
       await this.#undo(answer);
       throw this.#closing.reason;
     }
-    if (!("refused" in answer)) return hold(answer, wanted);
+    if (!("refused" in answer)) {
+      const joins = mode === "shared" && this.#parts.heldHere({ ...wanted, mode: "exclusive" });
+      if (joins && answer.othersWait !== undefined) this.#turns.joined(id, answer.othersWait);
+      return hold(answer, wanted);
+    }
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
     }

@@ -57,7 +57,7 @@ export abstract class BaseLocker implements Locker {
       assertTtl,
       forget: (lock, othersWait) => {
         this.#held.delete(lock);
-        this.#arbiter.freed(lock.id, othersWait);
+        this.freed(lock.id, othersWait);
       },
       expired: (lock) => this.#arbiter.wake(lock.id),
     };
@@ -193,9 +193,9 @@ export abstract class BaseLocker implements Locker {
     return this.telemetry.observe("acquire", wanted, signal, () => this.#arbiter.take(wanted, attempt));
   }
 
-  /** A lock of this locker that is not in the books has been given back. */
+  /** A lock of this locker has been given back, and is in the books no more. */
   protected freed(id: bigint, othersWait: boolean): void {
-    this.#arbiter.freed(id, othersWait);
+    this.#arbiter.freed(id, { othersWait, isShared: this.#held.has(id) });
   }
 
   #lockWanted(key: string, options: AcquireOptions | undefined): Wanted {

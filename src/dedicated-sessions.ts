@@ -99,6 +99,7 @@ class DedicatedLock implements Grant {
   readonly #session: Session;
   readonly #opened: Opened;
   readonly fencingToken: bigint | undefined;
+  readonly othersWait: boolean | undefined;
   readonly lapses: boolean;
   #provenAt: Instant;
 
@@ -108,6 +109,7 @@ class DedicatedLock implements Grant {
     this.#opened = opened;
     const { token } = opened.said;
     this.fencingToken = token === null ? undefined : BigInt(token);
+    this.othersWait = opened.said.othersWait ?? undefined;
     this.lapses = opened.kind.enforced;
   }
 

@@ -29,6 +29,8 @@ export interface Grant {
   /** When the statement was sent that last showed the lock to be held, whoever asked. */
   readonly provenAt: Instant;
   readonly fencingToken: bigint | undefined;
+  /** Of a shared lock that others of this locker may have as well: whether somebody elsewhere waited for it at the grant. */
+  readonly othersWait?: boolean | undefined;
   /** Whether the lock goes by itself when its TTL passes: its holder then gives it back at once, for it is over. */
   readonly lapses: boolean;
   /**

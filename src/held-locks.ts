@@ -22,6 +22,10 @@ export class HeldLocks<L extends Entry> {
     else this.#byId.set(lock.id, others);
   }
 
+  has(id: bigint): boolean {
+    return this.#byId.has(id);
+  }
+
   all(): L[] {
     return [...this.#byId.values()].flat();
   }

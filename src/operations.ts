@@ -9,6 +9,7 @@ import type { SessionLease } from "./session-lease.ts";
 import {
   freeing,
   freeingUntold,
+  joining,
   type Operation,
   type OperationAnswer,
   ownLocks,
@@ -203,11 +204,11 @@ export class Operations {
       const own = new Set(looked.said.map(BigInt));
       const refused = ({ operation, request }: Task): boolean =>
         isTaking(operation) || request?.fencing === true;
-      const left = batch.filter((task) => (task.operation === proving ? !refused(task) : own.has(task.id)));
+      const left = batch.filter((task) => (isProof(task.operation) ? !refused(task) : own.has(task.id)));
       const { sentAt } = left.length === 0 ? looked : await this.#run(opened, left.map(asFreeing));
       for (const task of batch) {
         if (refused(task)) task.reject(namedLockError(error));
-        else task.resolve({ answer: task.operation === proving ? "t" : "1", sentAt, token: null });
+        else task.resolve({ answer: isProof(task.operation) ? "t" : "1", sentAt, token: null });
       }
     } catch (second) {
       session.destroy(second as Error);
@@ -226,12 +227,16 @@ function distrust(said: SharedAnswer, was: { pid: number; name: string }): Error
   return new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
 }
 
+function isProof(operation: Operation): boolean {
+  return operation === proving || operation === joining;
+}
+
 function isTaking(operation: Operation): boolean {
   return operation === taking.exclusive || operation === taking.shared;
 }
 
 function asFreeing(task: Task): Task {
-  if (task.operation === proving) return task;
+  if (isProof(task.operation)) return task;
   const exclusive = task.operation === taking.exclusive || task.operation === freeing.exclusive;
   return {
     ...task,

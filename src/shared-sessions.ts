@@ -8,7 +8,7 @@ import type { LockMode } from "./locker.ts";
 import type { Done } from "./operations.ts";
 import type { NoSession } from "./reservation.ts";
 import { type Carried, SharedSession } from "./shared-session.ts";
-import { freeing, proving, taking } from "./sql-shared.ts";
+import { freeing, joining, proving, taking } from "./sql-shared.ts";
 
 export interface SharedSessionsOptions {
   readonly pool: Pool;
@@ -104,7 +104,7 @@ export class SharedSessions {
     entry.session.carry(lock, request.ttl);
     const leave = async (): Promise<void> => void (await lock.release().catch(nothing));
     try {
-      const done = await entry.session.ask(proving, entry.id, request);
+      const done = await entry.session.ask(joining, entry.id, request);
       if (done !== "not wanted" && !("refused" in done)) {
         return await this.#inTime(lock.granted(done, request), done, request);
       }
@@ -205,6 +205,8 @@ class SharedLock implements Grant, Carried {
   readonly #entry: Entry;
   #listener: GoneListener | undefined;
   readonly lapses: boolean;
+  /** Known of one that was let in beside others. */
+  othersWait = false;
   carriedFor: number | undefined;
   provenWithin: number | undefined;
   #lostBecause: Error | undefined;
@@ -218,10 +220,11 @@ class SharedLock implements Grant, Carried {
   }
 
   /** The token is of the statement, and for those alone that asked for one. */
-  granted({ token }: Done, { fencing }: LockRequest): this {
+  granted({ answer, token }: Done, { fencing }: LockRequest): this {
     const { holders } = this.#entry;
     if (holders.length === 0) this.#entry.holders = [this];
     else if (!holders.includes(this)) this.#entry.holders = [...holders, this];
+    this.othersWait = answer === "w";
     this.#fencingToken = token === null || !fencing ? undefined : BigInt(token);
     return this;
   }

@@ -6,6 +6,7 @@ import {
   durable,
   fencingToken,
   holderFit,
+  nobodyWaits,
   prepared,
   putBack,
   toldUnlessNobodyWaits,
@@ -14,19 +15,22 @@ import {
 // The statements of a session that carries many locks.
 
 /** What a session is asked about one lock: a letter, for there may be a thousand in one statement. */
-export type Operation = "x" | "s" | "u" | "v" | "w" | "z" | "p";
+export type Operation = "x" | "s" | "u" | "v" | "w" | "z" | "p" | "j";
 
 export const taking: Record<LockMode, Operation> = { exclusive: "x", shared: "s" };
 export const freeing: Record<LockMode, Operation> = { exclusive: "u", shared: "v" };
 /** Without a word to those who wait, for which the server needs room for one more lock. */
 export const freeingUntold: Record<LockMode, Operation> = { exclusive: "w", shared: "z" };
 export const proving: Operation = "p";
+/** The same, for one more holder of a shared lock that the session has: it wants to know of those who wait. */
+export const joining: Operation = "j";
 
 /**
- * What each answers, a character: `t` or `f`, whether it was granted or proved; `0` where the lock was not held, `1` where it
+ * What each answers, a character: `t` or `f`, whether it was granted or proved; of a joining `w` instead, where somebody
+ * elsewhere waits for the lock; `0` where the lock was not held, `1` where it
  * was and is free now, `2` where somebody who waits for it was told as well. `undefined`: it was not done.
  */
-export type OperationAnswer = "t" | "f" | "0" | "1" | "2" | undefined;
+export type OperationAnswer = "t" | "w" | "f" | "0" | "1" | "2" | undefined;
 
 const granted = (taken: string): string => `case when ${taken} then 't' else 'f' end`;
 
@@ -41,6 +45,7 @@ const expressions: Record<Operation, (id: string) => string> = {
   w: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`),
   z: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`),
   p: () => "'t'",
+  j: (id) => `case when ${nobodyWaits(id)} then 't' else 'w' end`,
 };
 
 /**
@@ -59,7 +64,7 @@ select pg_catalog.json_build_object(
          'standby', pg_catalog.pg_is_in_recovery(),
          'name', pg_catalog.current_setting('application_name'),
          'answers', done.answers,
-         'token', ${fenced ? `case when done.answers like '%t%' then ${fencingToken} end` : "null::text"})::text
+         'token', ${fenced ? `case when done.answers like any (array['%t%', '%w%']) then ${fencingToken} end` : "null::text"})::text
   from (select case when pg_catalog.pg_is_in_recovery() then null
                     when pg_catalog.set_config('idle_session_timeout', $1, false) is not null
                      ${fenced ? `and ${durable}` : ""}

@@ -99,6 +99,7 @@ select pg_catalog.json_build_object(
          'pid', attempt.pid,
          'standby', attempt.standby,
          'granted', attempt.granted,
+         'othersWait', ${kind.mode === "shared" ? `case when attempt.granted then not ${nobodyWaits("$1")} end` : "null::bool"},
          'token', ${kind.fenced ? `case when attempt.granted then ${fencingToken} end` : "null::text"},
          'before', case when attempt.granted then pg_catalog.json_build_array(
            attempt.idle_session_timeout,
@@ -124,6 +125,8 @@ export interface TryLockAnswer {
   readonly standby: boolean;
   /** Null: not tried. */
   readonly granted: boolean | null;
+  /** Of a shared lock that was granted. */
+  readonly othersWait: boolean | null;
   /** A 64-bit number, which JSON's own can't carry. */
   readonly token: string | null;
   /** Of a holder's session: what {@link unlock} puts back. */
@@ -150,9 +153,12 @@ export function markerOf(id: bigint): bigint {
 /** Where a release tells of itself, with the lock id as its payload. */
 const releasesChannel = "pg_locker";
 
+/** Whether nobody waits for a lock. Where another release or grant asks the same at this very moment, that is taken for a waiter. */
+export const nobodyWaits = (id: string): string => `pg_catalog.pg_try_advisory_xact_lock(${marked(id)})`;
+
 /** Notifies where somebody waits for a lock; whether it did. */
 export const toldUnlessNobodyWaits = (id: string): string => `
-         case when pg_catalog.pg_try_advisory_xact_lock(${marked(id)}) then false
+         case when ${nobodyWaits(id)} then false
               else pg_catalog.pg_notify('${releasesChannel}', ${id}::int8::text) is not null end`;
 
 /**

@@ -57,6 +57,35 @@ test.each([
   },
 );
 
+test("readers whose holding overlaps let in a writer that waits elsewhere", async () => {
+  const key = uniqueKey();
+  await using readers = new PostgresLocker({ pool: createPool() });
+  await using writers = new PostgresLocker({ pool: createPool() });
+  let written = false;
+  let reads = 0;
+  // There are three at any time: each leaves only when another has come.
+  const relay = async (): Promise<void> => {
+    let lock = await readers.acquire(key, { mode: "shared", wait: true });
+    while (!written && reads < 2_000) {
+      reads += 1;
+      const next = await readers.tryAcquire(key, { mode: "shared" });
+      if (next === undefined) break;
+      await lock.release();
+      lock = next;
+    }
+    await lock.release();
+    if (!written) return relay();
+  };
+  const relays = [1, 2, 3].map(relay);
+  await until(() => reads > 10);
+  await using writer = await writers.acquire(key, { wait: "15s" });
+  written = true;
+  await writer.release();
+  await Promise.all(relays);
+  expect(written).toBe(true);
+  expect(reads).toBeLessThan(2_000);
+});
+
 test("two lockers that both always want it both get it, again and again", async () => {
   const key = uniqueKey();
   const lockers = [1, 2].map(() => new PostgresLocker({ pool: createPool() }));

@@ -8,7 +8,15 @@ import {
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
 import { Child } from "../support/child.ts";
-import { connect, createPool, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+} from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 // Fencing tokens as the library hands them out: they grow from each holder of a key to the next, whichever process that is, over
@@ -75,6 +83,25 @@ describe("the tokens of a key", () => {
     }
     const [before = [], after = []] = tokens;
     for (const token of after) for (const old of before) expectGrowing([old, token]);
+  });
+
+  test("are handed to a reader that joins others, also while a writer waits elsewhere", async () => {
+    const key = uniqueKey();
+    await using readers = new PostgresLocker({ pool: createPool() });
+    await using writers = new PostgresLocker({ pool: createPool() });
+    const shared = { mode: "shared", fencing: true } as const;
+    const first = await readers.acquire(key, shared);
+    const written = writers.acquire(key, { wait: "10s", fencing: true });
+    // Its marker, beside the readers' own lock.
+    await until(async () => (await advisoryLocks()).some(({ id }) => id !== first.id));
+    const second = await readers.acquire(key, shared);
+    await Promise.all([first.release(), second.release()]);
+    const writer = await written;
+    const tokens = [first, second, writer].map(({ fencingToken = 0n }) => fencingToken);
+    expect(tokens).toEqual([...tokens].sort((a, b) => (a < b ? -1 : 1)));
+    expect(new Set(tokens).size).toBe(3);
+    expect(tokens[0]).toBeGreaterThan(0n);
+    await writer.release();
   });
 
   test("are handed to the function of withLock", async () => {

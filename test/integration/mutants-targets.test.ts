@@ -195,7 +195,7 @@ test("a process that had a lock sixteen times while others waited tries again on
   try {
     for (let i = 1; i <= 16; i += 1) {
       expect(await take()).toBe(i);
-      arbiter.freed(id, true);
+      arbiter.freed(id, { othersWait: true, isShared: false });
     }
     const next = take();
     for (let i = 0; i < 10; i += 1) await turnOfTheLoop();

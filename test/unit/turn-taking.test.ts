@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { TurnTaking } from "../../src/turn-taking.ts";
 
 const hand = (turns: TurnTaking, times: number, othersWait = true): number[] =>
@@ -29,6 +29,46 @@ test("the count begins anew once somebody else had the lock, and once nobody els
   hand(turns, 16);
   turns.released(1n, false);
   expect(hand(turns, 16)).toEqual(Array(16).fill(0));
+});
+
+const join = (turns: TurnTaking, times: number, othersWait = true): boolean[] =>
+  Array.from({ length: times }, () => {
+    turns.joined(1n, othersWait);
+    return turns.isShut(1n);
+  });
+
+describe("readers that are let in beside others", () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
+  test("are sixteen while somebody elsewhere waits; then no more are, until all have left", () => {
+    const turns = new TurnTaking();
+    expect(join(turns, 16)).toEqual([...Array(15).fill(false), true]);
+    turns.released(1n, true);
+    expect(turns.isShut(1n)).toBe(false);
+    expect(turns.pause(1n)).toBe(10);
+  });
+
+  test("are any number where nobody waits, and again when nobody waits any more", () => {
+    const turns = new TurnTaking();
+    expect(join(turns, 100, false)).not.toContain(true);
+    join(turns, 16);
+    join(turns, 1, false);
+    expect(turns.isShut(1n)).toBe(false);
+    expect(join(turns, 15)).not.toContain(true);
+  });
+
+  test("are one after a second, to see whether somebody still waits, and then after ever longer", () => {
+    const turns = new TurnTaking();
+    join(turns, 16);
+    for (const lasts of [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]) {
+      vi.advanceTimersByTime(lasts - 1);
+      expect(turns.isShut(1n)).toBe(true);
+      vi.advanceTimersByTime(1);
+      expect(turns.isShut(1n)).toBe(false);
+      expect(join(turns, 1)).toEqual([true]);
+    }
+  });
 });
 
 test("each lock has a count of its own, and only so many are remembered", () => {
