@@ -1,4 +1,4 @@
-// This library, both ways: many locks on a connection, and a connection for each. https://www.npmjs.com/package/pg-locker
+// This library, both ways: many locks on a connection, and a connection for each.
 import pg from "pg";
 import { PostgresLocker } from "../../dist/index.js";
 

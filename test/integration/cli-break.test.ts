@@ -6,29 +6,16 @@ import {
   advisoryLocks,
   connect,
   createPool,
+  createRole,
   holdersOf,
   onServer,
   uniqueKey,
-  urlWith,
 } from "../support/database.ts";
 import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
 import { until } from "../support/until.ts";
 
 function createLocker(sessions: "dedicated" | "shared" = "dedicated", namespace = 0): PostgresLocker {
   return new PostgresLocker({ pool: createPool(), sessions, namespace });
-}
-
-async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
-  const name = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${name} login password 'secret'`);
-  return {
-    name,
-    url: urlWith({ user: name, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [name]);
-      await onServer(`drop role ${name}`);
-    },
-  };
 }
 
 describe("pg-locker break --yes", () => {

@@ -7,6 +7,7 @@ import {
   advisoryLocks,
   connect,
   createPool,
+  createRole,
   databaseUrl,
   onServer,
   uniqueKey,
@@ -431,20 +432,6 @@ function findingOf(findings: readonly Finding[], check: DiagnosisCheck): Finding
   const found = findings.find((finding) => finding.check === check);
   if (found === undefined) throw new Error(`no ${check} among ${JSON.stringify(findings)}`);
   return found;
-}
-
-/** A role that may log in to this file's database, and nothing else. */
-async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
-  const name = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${name} login password 'secret'`);
-  return {
-    name,
-    url: urlWith({ user: name, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [name]);
-      await onServer(`drop role ${name}`);
-    },
-  };
 }
 
 /** A database of a test's own, for what would change this file's. */

@@ -4,12 +4,12 @@ import {
   advisoryLocks,
   connect,
   createPool,
+  createRole,
   databaseUrl,
   holdersOf,
   onServer,
   uniqueId,
   uniqueKey,
-  urlWith,
 } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -18,20 +18,6 @@ type Sessions = "dedicated" | "shared";
 
 function createLocker(sessions: Sessions, namespace = 0): PostgresLocker {
   return new PostgresLocker({ pool: createPool(), sessions, namespace });
-}
-
-/** A role that may log in, and nothing else. */
-async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
-  const name = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${name} login password 'secret'`);
-  return {
-    name,
-    url: urlWith({ user: name, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [name]);
-      await onServer(`drop role ${name}`);
-    },
-  };
 }
 
 describe("listLocks shows of a lock", () => {

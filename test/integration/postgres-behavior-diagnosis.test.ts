@@ -2,6 +2,7 @@ import { describe, expect, inject, test } from "vitest";
 import { PostgresServer } from "../../src/testing/postgres-server.ts";
 import {
   connect,
+  createRole,
   databaseUrl,
   onServer,
   type Session,
@@ -217,17 +218,4 @@ describe("what a fencing token is made of", () => {
 
 async function locksOf(session: Session) {
   return onServer("select locktype, mode, fastpath from pg_locks where pid = $1", [session.processID]);
-}
-
-/** A role that may log in to this file's database, and nothing else. End its sessions first. */
-async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
-  const name = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${name} login password 'secret'`);
-  return {
-    name,
-    url: urlWith({ user: name, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer(`drop role ${name}`);
-    },
-  };
 }

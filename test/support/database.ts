@@ -172,3 +172,17 @@ function withDatabase(connectionString: string, database: string): string {
   changed.pathname = `/${database}`;
   return changed.href;
 }
+
+/** A role that may log in to this file's database, and nothing else. */
+export async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
+  const name = uniqueKey("role").replace(":", "_");
+  await onServer(`create role ${name} login password 'secret'`);
+  return {
+    name,
+    url: urlWith({ user: name, password: "secret" }),
+    [Symbol.asyncDispose]: async () => {
+      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [name]);
+      await onServer(`drop role ${name}`);
+    },
+  };
+}
