@@ -87,7 +87,7 @@ async function copyProject() {
   for (const name of [...copied, ...copiedIfThere]) {
     const from = join(root, name);
     if (copiedIfThere.includes(name) && !existsSync(from)) continue;
-    await cp(from, join(copy, name), { recursive: true });
+    await cp(from, join(copy, name), { recursive: true, filter: (path) => !path.endsWith("node_modules") });
   }
   await symlink(join(root, "node_modules"), join(copy, "node_modules"));
 }
