@@ -7,6 +7,7 @@ import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+// biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 import { mutants } from "./seeded-defects.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));

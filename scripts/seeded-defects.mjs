@@ -110,11 +110,22 @@ export const mutants = [
     name: "no-de-duplication",
     says: "a session that carries many locks is asked again for one that it has, and the server lets it",
     file: "src/shared-sessions.ts",
-    what: "if (entry === undefined) return this.#take(request);",
-    by: "if (entry === undefined || entry.id === request.id) return this.#take(request);",
+    what: "return entry === undefined ? this.#take(request)",
+    by: "return entry === undefined || entry.id === request.id ? this.#take(request)",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
+    },
+  },
+  {
+    name: "readers-never-shut-out",
+    says: "readers whose holding overlaps keep out a writer of another locker for ever",
+    file: "src/arbiter.ts",
+    what: "(this.#waiters.hasWriter(id) || this.#turns.isShut(id))",
+    by: "this.#waiters.hasWriter(id)",
+    caughtBy: {
+      file: "test/integration/fairness.test.ts",
+      test: "readers whose holding overlaps let in a writer that waits elsewhere",
     },
   },
   {
@@ -209,8 +220,8 @@ export const mutants = [
     name: "shared-unlock-answer-ignored",
     says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
     file: "src/shared-sessions.ts",
-    what: "if (answer !== 0) return answer === 2;",
-    by: "if (answer !== null) return answer === 2;",
+    what: 'if (answer !== "0") return answer === "2";',
+    by: 'if (answer !== undefined) return answer === "2";',
     caughtBy: {
       file: "test/integration/shared-sessions.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",
@@ -242,8 +253,8 @@ export const mutants = [
     name: "session-not-proved-on-recovery",
     says: "a refresh beside what failed in the same statement succeeds without a proof",
     file: "src/operations.ts",
-    what: "task.operation === proving ? !refused(task) : own.has(task.id)",
-    by: "task.operation !== proving && own.has(task.id)",
+    what: "isProof(task.operation) ? !refused(task) : own.has(task.id)",
+    by: "!isProof(task.operation) && own.has(task.id)",
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
       test: "a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL",
