@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { delimiter, join } from "node:path";
 import { lockId } from "../index.ts";
 import type { Given, Values } from "./command.ts";
 import { marginOf } from "./deadline.ts";
@@ -107,13 +109,21 @@ function conflictStatusOf(values: Values): number | undefined {
   throw usageFailure(`Expected -E to be an exit status from 0 to 255, got "${given}"`);
 }
 
+function isThere(file: string): boolean {
+  const folders = file.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
+  return folders.some((folder) => existsSync(join(folder, file)));
+}
+
 /** What is said, and the status, of a command that could not be run for the system's reason. */
 export function notRun(file: string, code: string): { status: number; sentence: string } {
   const command = `The command ${JSON.stringify(file)}`;
+  const notFound = { status: exitStatus.notFound, sentence: `${command} was not found` };
   switch (code) {
     case "ENOENT":
-      return { status: exitStatus.notFound, sentence: `${command} was not found` };
+      return notFound;
     case "EACCES":
+      // The system says the same of a folder of PATH that this user may not look into.
+      if (!isThere(file)) return notFound;
       return { status: exitStatus.notExecutable, sentence: `${command} is not executable` };
     default:
       return { status: exitStatus.notExecutable, sentence: `${command} could not be run (${code})` };

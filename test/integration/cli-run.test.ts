@@ -1,10 +1,12 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, readlinkSync } from "node:fs";
-import { constants } from "node:os";
+import { mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
+import { notRun } from "../../src/cli/run-plan.ts";
 import { lockId, PostgresLocker } from "../../src/index.ts";
 import { CliChild, type CliResult, cli } from "../support/cli.ts";
 import {
@@ -127,6 +129,25 @@ describe("a command that", () => {
       expect(await holdersOf(lockId(0, key))).toEqual([]);
     },
   );
+
+  test("is found in PATH, and is not executable, is 126", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "pg-locker-path-"));
+    try {
+      writeFileSync(join(folder, "pg-locker-no-program"), "");
+      const found = await cli(
+        ["run", uniqueKey(), "--", "pg-locker-no-program"],
+        onDatabase({ PATH: folder }),
+      );
+      expect(found).toMatchObject({ status: 126, stderr: expect.stringContaining("is not executable") });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test("is in no folder of PATH is 127, also where one is closed to the user", () => {
+    expect(notRun("pg-locker-no-such-command", "EACCES")).toMatchObject({ status: 127 });
+    expect(notRun("/etc/passwd", "EACCES")).toMatchObject({ status: 126 });
+  });
 
   test("leaves a child behind ends the run, and frees the lock: the child runs on", async () => {
     const key = uniqueKey();
