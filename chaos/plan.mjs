@@ -30,6 +30,7 @@ export const serverFaults = {
   restart: { does: "restart of the server, fast", lasts: [0, 0] },
   crash: { does: "crash of the server, immediate, and a new start", lasts: [0, 0] },
   "backend-kill": { does: "kill -9 of a backend, for which the server restarts all", lasts: [0, 0] },
+  failover: { does: "a standby promoted, and the old primary stopped later", lasts: [400, 1_500] },
 };
 
 export const faultKinds = { ...ownFaults, ...sessionFaults, ...serverFaults };
@@ -73,7 +74,7 @@ export function planOf({ seed, minutes, workers }) {
   const random = randomOf(seed);
   const kinds = () => Object.keys(serverFaults);
   // A start takes a second or so, and a run of half a minute is to see each of them.
-  const gaps = [2_000, Math.min(3_000 + Math.min(half / 20, 4_000), (half - calm) / 3.3)];
+  const gaps = [1_500, Math.min(3_000 + Math.min(half / 20, 4_000), (half - calm) / 5)];
   fill({ random, faults, from: half, to: length, kinds, gaps, worker: undefined, end: length - calm });
   return { length, half, faults: faults.sort((a, b) => a.at - b.at) };
 }

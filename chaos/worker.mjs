@@ -40,7 +40,7 @@ const locker = new PostgresLocker({
   ttlEnforcement: "server",
   connWaitTimeout: "2s",
 });
-// Writes go straight to the server: a holder that is cut off from its lock still reaches what the lock protects.
+// Writes go straight to the resource's own server: a holder that is cut off from its lock still reaches what the lock protects.
 const resource = new pg.Pool({ connectionString: direct, max: lanes, connectionTimeoutMillis: 2_000 });
 resource.on("error", () => {});
 
