@@ -1,11 +1,14 @@
 // The processes of a run: the server, the links, the workers; and what is done to them.
 import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
+import { chmodSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { PostgresServer } from "../dist/testing/index.js";
 import { roleOf } from "./observer.mjs";
+import { pooledOf } from "./plan.mjs";
+import { Pooler } from "./pooler.mjs";
 
 /** Milliseconds after which a session that was terminated has surely gone. */
 const dying = 100;
@@ -37,6 +40,9 @@ export class Cluster {
   #links;
   /** The promise of one. */
   #standby;
+  /** Of the worker that goes through one. */
+  #pooler;
+  #pooled;
   /** Of each worker to the server, and to its own host. */
   #ways = [];
   #calls = new Map();
@@ -74,11 +80,13 @@ export class Cluster {
       this.#calls.get(id)?.();
       this.#calls.delete(id);
     });
+    if (Pooler.isInstalled) await this.#startPooler(pooledOf(count));
     await Promise.all(ways.map((_, index) => this.#startWorker(index + 1)));
   }
 
   /** Whether a fault can be injected on this machine. */
   allows(kind) {
+    if (kind === "pooler-kill") return this.#pooler !== undefined;
     return kind !== "vanish" || this.#ways.every(({ direct }) => direct !== undefined);
   }
 
@@ -100,7 +108,7 @@ export class Cluster {
     await Promise.all(stopping);
   }
 
-  /** Lets the workers close their lockers and end by themselves. */
+  /** Lets the workers close their lockers and end by themselves; then ends the pooler, which would keep sessions. */
   async closeWorkers(deadline) {
     const closing = [...this.#children].map(async ([worker, child]) => {
       this.#expected.add(child);
@@ -111,6 +119,7 @@ export class Cluster {
       else if (ended[0] !== 0) this.wrong.push(`worker ${worker} ended with exit code ${ended[0]}`);
     });
     await Promise.all(closing);
+    await this.#pooler?.kill();
   }
 
   async heal() {
@@ -191,6 +200,8 @@ export class Cluster {
         return this.#ending(kind, worker, () => this.#call(worker, "resetBoth"));
       case "half-close-server":
         return this.#ending(kind, worker, () => this.#call(worker, "halfClose", "toServer"));
+      case "pooler-kill":
+        return this.#ending(kind, worker, () => this.#pooler.restart());
       case "restart":
         return this.#ending(kind, undefined, () => this.server.restart());
       case "crash":
@@ -275,7 +286,9 @@ export class Cluster {
     // First: what is granted there has to be seen.
     observer.follow(promoted.url);
     const workers = this.#ways.map((_, index) => index + 1);
-    await Promise.all(workers.map((worker) => this.#call(worker, "redirect", promoted.port)));
+    this.#pooler?.follow(promoted.port);
+    const straight = workers.filter((worker) => worker !== this.#pooled);
+    await Promise.all(straight.map((worker) => this.#call(worker, "redirect", promoted.port)));
     const half = workers.length / 2;
     const isTurnOfFirst = timeline % 2 === 1;
     const moved = workers.filter((worker) => worker <= half === isTurnOfFirst);
@@ -303,6 +316,23 @@ export class Cluster {
     this.#standby.catch(() => {});
   }
 
+  async #startPooler(worker) {
+    const { directory } = this.#facts;
+    // It runs as another user.
+    chmodSync(directory, 0o711);
+    const started = (child) => {
+      this.#links.send({ began: child.pid });
+      child.on("exit", () => {
+        if (this.#links.connected) this.#links.send({ ended: child.pid });
+      });
+    };
+    const pooler = new Pooler({ directory: join(directory, "pooler"), user: roleOf(worker), started });
+    await pooler.start(this.server.port);
+    await this.#call(worker, "redirect", pooler.port);
+    this.#pooler = pooler;
+    this.#pooled = worker;
+  }
+
   async #startWorker(worker) {
     this.#life += 1;
     const { directory, keep: _, ...facts } = this.#facts;
@@ -313,6 +343,7 @@ export class Cluster {
     const told = {
       ...facts,
       sessions: sessionsOf(worker),
+      pooler: worker === this.#pooled ? "session" : "refuse",
       seed: facts.seed + 104_729 * this.#life,
       journal,
       link: through,

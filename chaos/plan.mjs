@@ -25,6 +25,11 @@ export const sessionFaults = {
   "half-close-server": { does: "a FIN to the server on each of a worker's connections", lasts: [0, 0] },
 };
 
+/** The same, of the one worker that goes through a pooler: see `pooledOf`. */
+export const poolerFaults = {
+  "pooler-kill": { does: "SIGKILL of a worker's PgBouncer; another takes its place", lasts: [0, 0] },
+};
+
 /** Sessions ended by others, everybody's at once. */
 export const serverFaults = {
   restart: { does: "restart of the server, fast", lasts: [0, 0] },
@@ -33,7 +38,10 @@ export const serverFaults = {
   failover: { does: "a standby promoted, and the old primary stopped later", lasts: [400, 1_500] },
 };
 
-export const faultKinds = { ...ownFaults, ...sessionFaults, ...serverFaults };
+export const faultKinds = { ...ownFaults, ...sessionFaults, ...poolerFaults, ...serverFaults };
+
+/** The worker that goes through a pooler, where there is one. */
+export const pooledOf = (workers) => workers;
 
 /** Milliseconds at the end in which nothing is done any more, so that what is left is what leaked. */
 const calm = 2_000;
@@ -71,6 +79,13 @@ export function planOf({ seed, minutes, workers }) {
     fill({ random, faults, from: 300, to: half, kinds: first, gaps, worker, end: length - calm });
     fill({ random, faults, from: half, to: length, kinds: second, gaps, worker, end: length - calm });
   }
+  const pooler = {
+    random: randomOf(seed + 7_919 * (workers + 1)),
+    kinds: () => Object.keys(poolerFaults),
+    gaps: [2_000, 6_000],
+    worker: pooledOf(workers),
+  };
+  fill({ ...pooler, faults, from: half, to: length, end: length - calm });
   const random = randomOf(seed);
   const kinds = () => Object.keys(serverFaults);
   // A start takes a second or so, and a run of half a minute is to see each of them.

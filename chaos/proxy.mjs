@@ -11,7 +11,8 @@ const folder = process.argv[5];
 /** Milliseconds that the server's end of a link is left open when the worker's end has been reset. */
 const orphaned = 3_000;
 const directions = ["toServer", "toClient"];
-const workers = new Set();
+/** The workers, and the pooler. */
+const processes = new Set();
 
 /** The way of one worker to the server, and all its connections. */
 class Link {
@@ -186,8 +187,8 @@ function endHosts() {
 }
 
 process.on("message", ({ id, worker, call, values = [], began, ended }) => {
-  if (began !== undefined) workers.add(began);
-  if (ended !== undefined) workers.delete(ended);
+  if (began !== undefined) processes.add(began);
+  if (ended !== undefined) processes.delete(ended);
   if (call === undefined) return;
   links[worker - 1][call](...values);
   process.send({ id });
@@ -195,7 +196,7 @@ process.on("message", ({ id, worker, call, values = [], began, ended }) => {
 
 // The run has gone, however it ended: a worker that is stopped can't see that by itself.
 process.on("disconnect", () => {
-  for (const pid of workers) {
+  for (const pid of processes) {
     try {
       process.kill(pid, "SIGKILL");
     } catch {

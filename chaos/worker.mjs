@@ -20,6 +20,7 @@ const {
   ttls,
   lanes,
   sessions,
+  pooler,
 } = JSON.parse(process.argv[2]);
 
 const journal = openSync(file, "a");
@@ -37,6 +38,7 @@ const locker = new PostgresLocker({
   pool,
   namespace,
   sessions,
+  pooler,
   ttlEnforcement: "server",
   connWaitTimeout: "2s",
 });
