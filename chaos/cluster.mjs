@@ -1,11 +1,14 @@
 // The processes of a run: the server, the links, the workers; and what is done to them.
 import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
+import { chmodSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { PostgresServer } from "../dist/testing/index.js";
 import { roleOf } from "./observer.mjs";
+import { pooledOf } from "./plan.mjs";
+import { Pooler } from "./pooler.mjs";
 
 /** Milliseconds after which a session that was terminated has surely gone. */
 const dying = 100;
@@ -15,10 +18,16 @@ const patience = 1_000;
 /** Every other worker has a session for each lock. */
 const sessionsOf = (worker) => (worker % 2 === 0 ? "dedicated" : "shared");
 
+const timelineOf =
+  "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4 as timeline";
+
 const program = (name) => fileURLToPath(new URL(name, import.meta.url));
 
 export class Cluster {
+  /** The primary. */
   server;
+  /** The server of what the locks protect: a standby may lack its primary's last writes, and a resource must not. */
+  resource;
   /** What was injected, with the time before it began and after it was over. */
   injected = [];
   /** What ended sessions that their holders had not given up: see `endedByOthers`. */
@@ -29,6 +38,11 @@ export class Cluster {
   #now;
   #facts;
   #links;
+  /** The promise of one. */
+  #standby;
+  /** Of the worker that goes through one. */
+  #pooler;
+  #pooled;
   /** Of each worker to the server, and to its own host. */
   #ways = [];
   #calls = new Map();
@@ -43,15 +57,19 @@ export class Cluster {
     this.#now = now;
   }
 
-  async startServer() {
-    this.server = await PostgresServer.start({ settings: { max_connections: 150 } });
-    return this.server;
+  async startServers() {
+    // A standby is soon back at a primary that was restarted.
+    const settings = { max_connections: 150, wal_retrieve_retry_interval: "100ms" };
+    this.server = await PostgresServer.start({ settings });
+    this.resource = await PostgresServer.start();
+    this.#standBy();
   }
 
   /** Starts the links, then the workers; resolves when all of these are ready. */
   async startWorkers(count) {
     const { directory, keep } = this.#facts;
-    const given = [String(this.server.port), String(count), ...(keep ? [] : [directory])];
+    const numbers = [this.server.port, this.resource.port, count].map(String);
+    const given = [...numbers, ...(keep ? [] : [directory])];
     this.#links = fork(program("proxy.mjs"), given);
     this.#links.on("exit", (code) => {
       if (!this.#isEnding) this.wrong.push(`the links ended with exit code ${code}`);
@@ -62,11 +80,13 @@ export class Cluster {
       this.#calls.get(id)?.();
       this.#calls.delete(id);
     });
+    if (Pooler.isInstalled) await this.#startPooler(pooledOf(count));
     await Promise.all(ways.map((_, index) => this.#startWorker(index + 1)));
   }
 
   /** Whether a fault can be injected on this machine. */
   allows(kind) {
+    if (kind === "pooler-kill") return this.#pooler !== undefined;
     return kind !== "vanish" || this.#ways.every(({ direct }) => direct !== undefined);
   }
 
@@ -88,7 +108,7 @@ export class Cluster {
     await Promise.all(stopping);
   }
 
-  /** Lets the workers close their lockers and end by themselves. */
+  /** Lets the workers close their lockers and end by themselves; then ends the pooler, which would keep sessions. */
   async closeWorkers(deadline) {
     const closing = [...this.#children].map(async ([worker, child]) => {
       this.#expected.add(child);
@@ -99,6 +119,7 @@ export class Cluster {
       else if (ended[0] !== 0) this.wrong.push(`worker ${worker} ended with exit code ${ended[0]}`);
     });
     await Promise.all(closing);
+    await this.#pooler?.kill();
   }
 
   async heal() {
@@ -117,7 +138,8 @@ export class Cluster {
       this.#links.disconnect();
       await exited;
     }
-    await this.server?.[Symbol.asyncDispose]();
+    const standby = await this.#standby?.catch(() => undefined);
+    for (const server of [this.server, standby, this.resource]) await server?.[Symbol.asyncDispose]();
   }
 
   /** Answers when it took effect, if that was later than the beginning; `false`: there was nothing to do it to. */
@@ -178,12 +200,16 @@ export class Cluster {
         return this.#ending(kind, worker, () => this.#call(worker, "resetBoth"));
       case "half-close-server":
         return this.#ending(kind, worker, () => this.#call(worker, "halfClose", "toServer"));
+      case "pooler-kill":
+        return this.#ending(kind, worker, () => this.#pooler.restart());
       case "restart":
         return this.#ending(kind, undefined, () => this.server.restart());
       case "crash":
         return this.#ending(kind, undefined, () => this.server.restart({ mode: "immediate" }));
       case "backend-kill":
         return this.#killBackend(kind, observer);
+      case "failover":
+        return this.#failOver(kind, lasts, observer);
       default:
         throw new Error(`no such fault: ${kind}`);
     }
@@ -202,8 +228,8 @@ export class Cluster {
     await this.#call(worker, "heal");
   }
 
-  async #ending(kind, worker, work, keys) {
-    const ending = { kind, worker, keys, at: this.#now(), until: Number.POSITIVE_INFINITY };
+  async #ending(kind, worker, work, { keys, timeline } = {}) {
+    const ending = { kind, worker, keys, timeline, at: this.#now(), until: Number.POSITIVE_INFINITY };
     this.endings.push(ending);
     await work();
     ending.until = this.#now() + dying;
@@ -221,7 +247,7 @@ export class Cluster {
         const terminate = () => observer.ask(call, [held.map(({ pid }) => pid)]);
         // A session that many locks share may have got another one meanwhile.
         const ended = sessionsOf(worker) === "shared" ? undefined : held.map(({ key }) => key);
-        await this.#ending(kind, worker, terminate, ended);
+        await this.#ending(kind, worker, terminate, { keys: ended });
         return at;
       }
       await delay(10);
@@ -245,16 +271,79 @@ export class Cluster {
     return undefined;
   }
 
+  /**
+   * While the old primary goes on, every new connection is one to the new primary. Half of the workers lose what they have to
+   * the old one at once; the others keep it until that is stopped.
+   */
+  async #failOver(kind, lasts, observer) {
+    const promoted = await this.#standby;
+    const old = this.server;
+    const [{ timeline }] = await observer.ask(timelineOf);
+    const beside = { kind, timeline, beside: true, at: this.#now(), until: Number.POSITIVE_INFINITY };
+    this.endings.push(beside);
+    await promoted.promote();
+    this.server = promoted;
+    // First: what is granted there has to be seen.
+    observer.follow(promoted.url);
+    const workers = this.#ways.map((_, index) => index + 1);
+    this.#pooler?.follow(promoted.port);
+    const straight = workers.filter((worker) => worker !== this.#pooled);
+    await Promise.all(straight.map((worker) => this.#call(worker, "redirect", promoted.port)));
+    const half = workers.length / 2;
+    const isTurnOfFirst = timeline % 2 === 1;
+    const moved = workers.filter((worker) => worker <= half === isTurnOfFirst);
+    const reset = (worker) => this.#ending(kind, worker, () => this.#call(worker, "resetBoth"), { timeline });
+    await Promise.all(moved.map(reset));
+    await delay(lasts);
+    await this.#ending(kind, undefined, () => old[Symbol.asyncDispose](), { timeline });
+    beside.until = this.#now();
+    this.#standBy();
+    return beside.at;
+  }
+
+  /** Makes a standby of the server. Where that is restarted meanwhile, the copy is in vain, and is made again. */
+  #standBy() {
+    const attempt = async (left) => {
+      try {
+        return await this.server.standby();
+      } catch (error) {
+        if (left === 0 || this.#isEnding) throw error;
+        return attempt(left - 1);
+      }
+    };
+    this.#standby = attempt(5);
+    // Whoever wants it hears of it.
+    this.#standby.catch(() => {});
+  }
+
+  async #startPooler(worker) {
+    const { directory } = this.#facts;
+    // It runs as another user.
+    chmodSync(directory, 0o711);
+    const started = (child) => {
+      this.#links.send({ began: child.pid });
+      child.on("exit", () => {
+        if (this.#links.connected) this.#links.send({ ended: child.pid });
+      });
+    };
+    const pooler = new Pooler({ directory: join(directory, "pooler"), user: roleOf(worker), started });
+    await pooler.start(this.server.port);
+    await this.#call(worker, "redirect", pooler.port);
+    this.#pooler = pooler;
+    this.#pooled = worker;
+  }
+
   async #startWorker(worker) {
     this.#life += 1;
-    const { directory, keep: _, url, ...facts } = this.#facts;
+    const { directory, keep: _, ...facts } = this.#facts;
     const journal = join(directory, `journal-${worker}-${this.#life}.jsonl`);
     const way = this.#ways[worker - 1];
-    const through = urlOf(url, roleOf(worker), way.link);
-    const direct = urlOf(url, "chaos_writer", way.direct);
+    const through = urlOf(this.server.url, roleOf(worker), way.link);
+    const direct = urlOf(this.resource.url, "chaos_writer", way.direct);
     const told = {
       ...facts,
       sessions: sessionsOf(worker),
+      pooler: worker === this.#pooled ? "session" : "refuse",
       seed: facts.seed + 104_729 * this.#life,
       journal,
       link: through,

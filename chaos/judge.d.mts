@@ -18,6 +18,10 @@ export interface Ending {
   readonly kind: string;
   readonly worker?: number | undefined;
   readonly keys?: readonly string[] | undefined;
+  /** Only those of the server that grants tokens of this timeline. */
+  readonly timeline?: number | undefined;
+  /** They are not ended: beside their server there is another, which knows nothing of them. */
+  readonly beside?: boolean | undefined;
   readonly at: number;
   readonly until: number;
 }

@@ -41,18 +41,20 @@ export function overlapsOf(claims) {
 
 /**
  * What ended the session of a claim before `at`, if that was somebody else: an ending of its worker's sessions, or of all
- * (`worker` undefined), of the keys named or of all, that may have come between the grant and `at`.
+ * (`worker` undefined), of the keys named or of all, on the server of a timeline or on any, that may have come between the
+ * grant and `at`.
  *
  * The grant came after it was asked for, and at most a TTL before the belief. A claim whose release found the lock had its
- * session to the end.
+ * session to the end; which is no good where its server was no longer the only primary (`beside`).
  */
 export function endedByOthers(claim, at, endings) {
-  if (claim.why === "released") return undefined;
   const granted = Math.max(claim.asked, claim.start - claim.ttl);
   return endings.findLast(
     (ending) =>
+      (ending.beside || claim.why !== "released") &&
       (ending.worker === undefined || ending.worker === claim.worker) &&
       (ending.keys === undefined || ending.keys.includes(claim.key)) &&
+      (ending.timeline === undefined || ending.timeline === timelineOf(claim)) &&
       ending.at <= at &&
       ending.until >= granted,
   );
@@ -61,23 +63,32 @@ export function endedByOthers(claim, at, endings) {
 /**
  * The overlaps, each with the kind of ending that explains it and whether its holder heard of that before its TTL passed; and
  * what is wrong with them, as sentences. While no session is ended by others, each overlap is wrong.
+ *
+ * Where a primary is left for another, holders of the one refresh while the other grants. They do so until their server has
+ * gone, and a TTL from then on is the longest that they may believe. Of two claims of one server, the other explains nothing.
  */
 export function judgeOverlaps(claims, endings) {
   const wrong = [];
   const overlaps = overlapsOf(claims).map((overlap) => {
     // The one who believes wrongly is mostly the first; where the news of a grant came late, it is the second.
+    const isOfOneServer = timelineOf(overlap.first) === timelineOf(overlap.second);
+    const explaining = isOfOneServer ? endings.filter(({ beside }) => !beside) : endings;
     const candidates = [overlap.first, overlap.second].map((claim) => ({
       claim,
-      ending: endedByOthers(claim, overlap.at, endings),
+      ending: endedByOthers(claim, overlap.at, explaining),
     }));
     const { claim, ending } = candidates.find((each) => each.ending !== undefined) ?? {};
     const told = `${overlap.first.key}: ${tell(overlap.first)} and ${tell(overlap.second)} overlap for ${overlap.milliseconds.toFixed(1)} ms`;
     if (ending === undefined) wrong.push(told);
-    else if (overlap.milliseconds > claim.ttl) wrong.push(`${told}, longer than a TTL of ${claim.ttl} ms`);
+    else if (overlap.milliseconds - refreshed(overlap, ending) > claim.ttl)
+      wrong.push(`${told}, longer than a TTL of ${claim.ttl} ms`);
     return { ...overlap, kind: ending?.kind, warned: claim?.why === "lost" };
   });
   return { overlaps, wrong };
 }
+
+/** Milliseconds of an overlap in which the server that was left may still have answered. */
+const refreshed = ({ at }, { timeline, until }) => (timeline === undefined ? 0 : Math.max(0, until - at));
 
 /** Of two holders of a key, the later one has the larger token; unless somebody else had ended a session in between. */
 export function judgeTokens(claims, endings) {
@@ -212,6 +223,9 @@ export function voidBecause({ acquires, seconds, floor, faults, kinds, samples }
   if (samples / seconds < floor) because.push(`${samples} samples in ${seconds.toFixed(0)} s`);
   return because;
 }
+
+/** Of the server that granted it: in the upper 16 bits of its token. */
+const timelineOf = ({ token }) => Number(token >> 48n);
 
 const holderOf = ({ worker, key }) => `${worker} ${key}`;
 

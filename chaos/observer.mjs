@@ -36,6 +36,13 @@ export class Observer {
     this.#running = this.#run();
   }
 
+  /** Looks into another server from now on. A sample that is under way is dropped. */
+  follow(url) {
+    this.#url = url;
+    this.#client?.then((client) => client.end()).catch(() => {});
+    this.#client = undefined;
+  }
+
   async stop() {
     this.#stopped = true;
     await this.#running;

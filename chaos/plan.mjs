@@ -25,14 +25,23 @@ export const sessionFaults = {
   "half-close-server": { does: "a FIN to the server on each of a worker's connections", lasts: [0, 0] },
 };
 
+/** The same, of the one worker that goes through a pooler: see `pooledOf`. */
+export const poolerFaults = {
+  "pooler-kill": { does: "SIGKILL of a worker's PgBouncer; another takes its place", lasts: [0, 0] },
+};
+
 /** Sessions ended by others, everybody's at once. */
 export const serverFaults = {
   restart: { does: "restart of the server, fast", lasts: [0, 0] },
   crash: { does: "crash of the server, immediate, and a new start", lasts: [0, 0] },
   "backend-kill": { does: "kill -9 of a backend, for which the server restarts all", lasts: [0, 0] },
+  failover: { does: "a standby promoted, and the old primary stopped later", lasts: [400, 1_500] },
 };
 
-export const faultKinds = { ...ownFaults, ...sessionFaults, ...serverFaults };
+export const faultKinds = { ...ownFaults, ...sessionFaults, ...poolerFaults, ...serverFaults };
+
+/** The worker that goes through a pooler, where there is one. */
+export const pooledOf = (workers) => workers;
 
 /** Milliseconds at the end in which nothing is done any more, so that what is left is what leaked. */
 const calm = 2_000;
@@ -70,10 +79,17 @@ export function planOf({ seed, minutes, workers }) {
     fill({ random, faults, from: 300, to: half, kinds: first, gaps, worker, end: length - calm });
     fill({ random, faults, from: half, to: length, kinds: second, gaps, worker, end: length - calm });
   }
+  const pooler = {
+    random: randomOf(seed + 7_919 * (workers + 1)),
+    kinds: () => Object.keys(poolerFaults),
+    gaps: [2_000, 6_000],
+    worker: pooledOf(workers),
+  };
+  fill({ ...pooler, faults, from: half, to: length, end: length - calm });
   const random = randomOf(seed);
   const kinds = () => Object.keys(serverFaults);
   // A start takes a second or so, and a run of half a minute is to see each of them.
-  const gaps = [2_000, Math.min(3_000 + Math.min(half / 20, 4_000), (half - calm) / 3.3)];
+  const gaps = [1_500, Math.min(3_000 + Math.min(half / 20, 4_000), (half - calm) / 5)];
   fill({ random, faults, from: half, to: length, kinds, gaps, worker: undefined, end: length - calm });
   return { length, half, faults: faults.sort((a, b) => a.at - b.at) };
 }

@@ -1,17 +1,18 @@
 // The links between the workers and the server, one TCP proxy for each worker, in a process of their own: a worker that is
 // stopped doesn't stop its link. Where the machine allows it, each worker has a host of its own. Started by run.mjs:
-// proxy.mjs <port of the server> <number of workers> [<folder to remove>]
+// proxy.mjs <port of the server> <port of the resource's server> <number of workers> [<folder to remove>]
 import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { Host } from "./host.mjs";
 
-const [serverPort, count] = process.argv.slice(2, 4).map(Number);
-const folder = process.argv[4];
+const [serverPort, resourcePort, count] = process.argv.slice(2, 5).map(Number);
+const folder = process.argv[5];
 /** Milliseconds that the server's end of a link is left open when the worker's end has been reset. */
 const orphaned = 3_000;
 const directions = ["toServer", "toClient"];
-const workers = new Set();
+/** The workers, and the pooler. */
+const processes = new Set();
 
 /** The way of one worker to the server, and all its connections. */
 class Link {
@@ -19,6 +20,7 @@ class Link {
   #frozen = new Set();
   #latency = 0;
   #orphans = new Set();
+  #port = serverPort;
   #host;
 
   /** @param host where its worker is, if not here */
@@ -35,6 +37,11 @@ class Link {
   /** There is another host in the place of the one that vanished. What was on the link stays as it is, for all who are left. */
   replace() {
     this.#host.replace();
+  }
+
+  /** From now on, connections go to another server. Those that there are stay where they are. */
+  redirect(port) {
+    this.#port = port;
   }
 
   /** Forwards nothing more in these directions. Connections stay open, and new ones are accepted. */
@@ -86,7 +93,7 @@ class Link {
   }
 
   #connect(client) {
-    const server = connect({ host: "127.0.0.1", port: serverPort, allowHalfOpen: true });
+    const server = connect({ host: "127.0.0.1", port: this.#port, allowHalfOpen: true });
     const connection = {
       client,
       server,
@@ -160,9 +167,9 @@ async function listen(onConnection, address = "127.0.0.1") {
   return listener.address().port;
 }
 
-/** The way past all faults, from a host of its own. */
+/** The way to the resource, past all faults, from a host of its own. */
 function relay(client) {
-  const server = connect({ host: "127.0.0.1", port: serverPort });
+  const server = connect({ host: "127.0.0.1", port: resourcePort });
   for (const socket of [client, server]) socket.on("error", () => {});
   client.pipe(server).pipe(client);
   client.on("close", () => server.destroy());
@@ -180,8 +187,8 @@ function endHosts() {
 }
 
 process.on("message", ({ id, worker, call, values = [], began, ended }) => {
-  if (began !== undefined) workers.add(began);
-  if (ended !== undefined) workers.delete(ended);
+  if (began !== undefined) processes.add(began);
+  if (ended !== undefined) processes.delete(ended);
   if (call === undefined) return;
   links[worker - 1][call](...values);
   process.send({ id });
@@ -189,7 +196,7 @@ process.on("message", ({ id, worker, call, values = [], began, ended }) => {
 
 // The run has gone, however it ended: a worker that is stopped can't see that by itself.
 process.on("disconnect", () => {
-  for (const pid of workers) {
+  for (const pid of processes) {
     try {
       process.kill(pid, "SIGKILL");
     } catch {

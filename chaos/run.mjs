@@ -84,9 +84,8 @@ async function main() {
   directory = mkdtempSync(join(tmpdir(), "pg-locker-chaos-"));
   const facts = { seed, directory, keep: given.keep, namespace, keys, ttls, lanes };
   cluster = new Cluster({ facts, now });
-  const server = await cluster.startServer();
-  facts.url = server.url;
-  const version = await prepare(server.url);
+  await cluster.startServers();
+  const { version, resource } = await prepare();
   print(
     `PostgreSQL ${version}, Node.js ${process.versions.node}, ${cpus().length} cores`,
     `${workers} workers of ${lanes} callers, ${keys.length} keys, TTL ${ttls.join(" to ")} ms, ${minutes} min, seed ${seed}`,
@@ -96,7 +95,7 @@ async function main() {
   const markerOf = (id) => BigInt.asIntN(64, id ^ 8099492398597630783n);
   const ids = keys.map((key) => [lockId(namespace, key), key]);
   const observer = new Observer({
-    url: server.url,
+    url: cluster.server.url,
     now,
     keys: new Map(ids.map(([id, key]) => [id.toString(), key])),
     markers: new Map(ids.map(([id, key]) => [markerOf(id).toString(), key])),
@@ -106,9 +105,10 @@ async function main() {
   const started = now();
   await follow(observer, started);
   const ended = now();
-  const leaks = await drain(observer);
-  const writes = await observer.ask(writesInOrder);
+  const leaks = await drain(observer, resource);
+  const { rows: writes } = await resource.query(writesInOrder);
   await observer.stop();
+  await resource.end();
   if (given.keep) {
     const { injected, endings } = cluster;
     writeFileSync(
@@ -121,18 +121,23 @@ async function main() {
   return verdict(seen);
 }
 
-async function prepare(url) {
-  const client = new pg.Client({ connectionString: url });
+/** Answers the version of the servers, and a client of the one that has the resource. */
+async function prepare() {
+  const client = new pg.Client({ connectionString: cluster.server.url });
   await client.connect();
-  await client.query(createResource);
-  await client.query(fillResource, [keys]);
   for (let worker = 1; worker <= workers; worker += 1)
     await client.query(`create role ${roleOf(worker)} login`);
-  await client.query("create role chaos_writer login");
-  await client.query("grant all on resource, writes, writes_seq_seq to chaos_writer");
   const { rows } = await client.query("show server_version");
   await client.end();
-  return rows[0].server_version;
+  const resource = new pg.Client({ connectionString: cluster.resource.url });
+  // The statement in hand, or the next one, rejects with it.
+  resource.on("error", () => {});
+  await resource.connect();
+  await resource.query(createResource);
+  await resource.query(fillResource, [keys]);
+  await resource.query("create role chaos_writer login");
+  await resource.query("grant all on resource, writes, writes_seq_seq to chaos_writer");
+  return { version: rows[0].server_version, resource };
 }
 
 /** Injects the faults, those of each worker and of the server one after the other; resolves at the end of the run. */
@@ -154,7 +159,7 @@ async function follow(observer, started) {
 }
 
 /** Stops the workers and lets them close; answers what they left behind. */
-async function drain(observer) {
+async function drain(observer, resource) {
   await cluster.stopWorkers(15_000);
   await delay(100);
   const locks = Object.values(await observer.look()).flat();
@@ -162,7 +167,7 @@ async function drain(observer) {
   const sessions = "select usename, application_name from pg_stat_activity where usename like 'chaos_%'";
   let left = [];
   for (let attempt = 0; attempt < 20; attempt += 1) {
-    left = await observer.ask(sessions);
+    left = [...(await observer.ask(sessions)), ...(await resource.query(sessions)).rows];
     if (left.length === 0) break;
     await delay(100);
   }

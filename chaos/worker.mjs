@@ -20,6 +20,7 @@ const {
   ttls,
   lanes,
   sessions,
+  pooler,
 } = JSON.parse(process.argv[2]);
 
 const journal = openSync(file, "a");
@@ -37,10 +38,11 @@ const locker = new PostgresLocker({
   pool,
   namespace,
   sessions,
+  pooler,
   ttlEnforcement: "server",
   connWaitTimeout: "2s",
 });
-// Writes go straight to the server: a holder that is cut off from its lock still reaches what the lock protects.
+// Writes go straight to the resource's own server: a holder that is cut off from its lock still reaches what the lock protects.
 const resource = new pg.Pool({ connectionString: direct, max: lanes, connectionTimeoutMillis: 2_000 });
 resource.on("error", () => {});
 

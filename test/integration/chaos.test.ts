@@ -19,8 +19,8 @@ test("a seed gives the faults, and their times: of every kind, the same ones aga
   expect(another.output).not.toBe(one.output);
   const own = ["kill", "stop-short", "stop-long", "block", "hole-both", "hole-up", "hole-down", "latency"];
   const links = ["half-close", "reset", "vanish", "clock-forward", "clock-back"];
-  const others = ["terminate", "terminate-in-hole", "reset-both", "half-close-server"];
-  const server = ["restart", "crash", "backend-kill"];
+  const others = ["terminate", "terminate-in-hole", "reset-both", "half-close-server", "pooler-kill"];
+  const server = ["restart", "crash", "backend-kill", "failover"];
   for (const kind of [...own, ...links, ...others, ...server]) {
     expect(one.output).toMatch(new RegExp(` ${kind}(,| for|$)`, "m"));
   }

@@ -26,6 +26,20 @@ function ending(at: number, more: Partial<Ending> = {}): Ending {
   return { kind: "terminate", worker: 1, keys: ["k"], at, until: at + 10, ...more };
 }
 
+/** The primary of a timeline was left for that of the next one, and went on for 300 ms. */
+function failover(at: number): Ending[] {
+  const facts = { kind: "failover", worker: undefined, keys: undefined, timeline: 1 };
+  return [
+    ending(at, { ...facts, beside: true, until: at + 300 }),
+    ending(at + 280, { ...facts, until: at + 400 }),
+  ];
+}
+
+/** A belief in what the server of a timeline granted. */
+function granted(timeline: number, ...[worker, start, end, more]: Parameters<typeof claim>): Claim {
+  return claim(worker, start, end, { token: (BigInt(timeline) << 48n) + BigInt(start), ...more });
+}
+
 /** One a tick of 20 ms, each with the lock of the workers that have it then. */
 function samples(until: number, has: (time: number) => number[]): Sample[] {
   return Array.from({ length: until / 20 }, (_, index) => {
@@ -102,6 +116,51 @@ test("an overlap longer than a TTL is wrong, whoever ended the session", () => {
   const claims = (end: number) => [claim(1, 0, end), claim(2, 90, 2_000)];
   expect(judgeOverlaps(claims(590), [ending(80)]).wrong).toEqual([]);
   expect(judgeOverlaps(claims(591), [ending(80)]).wrong).toHaveLength(1);
+});
+
+test("an overlap over a failover is counted: the old primary's holders may go on, and give back what they have", () => {
+  for (const why of ["expired", "lost", "released"] as const) {
+    const claims = [granted(1, 1, 0, 200, { why }), granted(2, 2, 150, 300)];
+    expect(judgeOverlaps(claims, []).wrong).toHaveLength(1);
+    const { overlaps, wrong } = judgeOverlaps(claims, failover(100));
+    expect(wrong).toEqual([]);
+    expect(overlaps).toMatchObject([{ kind: "failover", milliseconds: 50 }]);
+  }
+  // Granted by the old primary while the other had been there for long.
+  const late = [granted(2, 2, 150, 300), granted(1, 1, 250, 280, { why: "released" })];
+  expect(judgeOverlaps(late, failover(100)).wrong).toEqual([]);
+});
+
+test("an overlap over a failover lasts for no longer than a TTL from the end of the old primary", () => {
+  const claims = (end: number) => [granted(1, 1, 0, end), granted(2, 2, 150, 2_000)];
+  // It went on until 400.
+  expect(judgeOverlaps(claims(900), failover(100)).wrong).toEqual([]);
+  expect(judgeOverlaps(claims(901), failover(100)).wrong).toHaveLength(1);
+});
+
+test("a failover explains no overlap of two claims of one server, but for the end of the old primary", () => {
+  const ofOld = [granted(1, 1, 0, 200), granted(1, 2, 150, 300)];
+  expect(judgeOverlaps(ofOld, failover(100)).wrong).toHaveLength(1);
+  const ofNew = [granted(2, 1, 150, 300), granted(2, 2, 200, 350)];
+  expect(judgeOverlaps(ofNew, failover(100)).wrong).toHaveLength(1);
+  const afterItsEnd = [granted(1, 1, 0, 410), granted(1, 2, 390, 410)];
+  expect(judgeOverlaps(afterItsEnd, failover(100)).wrong).toEqual([]);
+});
+
+test("a failover excuses the old primary's claims alone: from samples, refused writes and smaller tokens", () => {
+  const gone = samples(300, (time) => (time < 100 ? [1] : []));
+  const [old, other] = [granted(1, 1, 30, 200, { why: "released" }), granted(2, 1, 120, 200)];
+  expect(judgeClaims([old], gone, failover(95))).toEqual({ checks: 8, excused: 5, wrong: [] });
+  expect(judgeClaims([other], gone, failover(95)).wrong).toHaveLength(4);
+  const refused = ({ worker, token }: Claim) =>
+    ({ worker, token, outcome: "refused", from: 130, to: 140 }) as const;
+  expect(refusedInBelief([old], [refused(old)], failover(95))).toEqual([]);
+  expect(refusedInBelief([other], [refused(other)], failover(95))).toHaveLength(1);
+  const beside = granted(1, 2, 150, 160, { why: "released" });
+  expect(judgeTokens([other, beside], failover(95))).toEqual([]);
+  expect(judgeTokens([other, beside], [])).toHaveLength(1);
+  // It can't have been granted any more.
+  expect(judgeTokens([other, granted(1, 2, 1_500, 1_600)], failover(95))).toHaveLength(1);
 });
 
 test("a token that doesn't grow is wrong", () => {
