@@ -1,6 +1,7 @@
 import pg from "pg";
-import { expect, test } from "vitest";
+import { expect, inject, test } from "vitest";
 import { LocksNotKeptError, PostgresLocker } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -122,6 +123,23 @@ test.each(["aborted", "closed"])(
     await until(() => proxy.size === 0);
   },
 );
+
+test("a failover between the connections of the proof is not taken for a server that keeps none", async () => {
+  await using promoted = await PostgresServer.start({ major: inject("postgresMajor") });
+  let made = 0;
+  class FailedOver extends pg.Client {
+    constructor(config: pg.ClientConfig = {}) {
+      made += 1;
+      // The pool's own, then the two of the proof.
+      super(made === 3 ? { ...config, connectionString: promoted.url } : config);
+    }
+  }
+  await using locker = new PostgresLocker({ pool: createPool({ Client: FailedOver }) });
+  const lock = await locker.acquire(uniqueKey());
+  expect(lock.held).toBe(true);
+  expect(made).toBe(5);
+  await lock.release();
+});
 
 test("a server that answers true and locks nothing is refused", async () => {
   // In this file's own database. The planner inlines a function in SQL wherever it is called.
