@@ -8,6 +8,8 @@ import { groupLives, signalGroup } from "./process-group.ts";
 
 /** Milliseconds beyond the grace in which a runner that was told to stop has done so, unless it is itself stopped. */
 const patience = 5_000;
+/** Milliseconds for what a runner said last to be read, once it has exited. */
+const lastWords = 500;
 
 /** What became of a command, or that its runner was killed, and the command with it. */
 export type RunnerEnding = Ending | { readonly is: "runner-killed" };
@@ -23,15 +25,18 @@ export class RunnerProcess implements AsyncDisposable {
 
   private constructor(child: ChildProcess) {
     this.#child = child;
-    // The event `close`, for what was said last is read before it.
-    this.#exited = once(child, "close").catch(() => {});
+    this.#exited = once(child, "exit").catch(() => {});
+    // What was said last is read before the event `close`; which on Node.js 24 may stay away where a socket was sent.
+    const closed = once(child, "close").catch(() => {});
     const said = new Promise<Ending>((resolve) => {
       child.on("message", (message: FromRunner) => {
         this.#group = message.is === "started" ? message.group : undefined;
         if (message.is !== "started") resolve(message);
       });
     });
-    const gone = this.#exited.then(() => this.#killCommand());
+    const gone = this.#exited
+      .then(() => Promise.race([closed, delay(lastWords)]))
+      .then(() => this.#killCommand());
     this.ended = Promise.race([said, gone]);
   }
 
