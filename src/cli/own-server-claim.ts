@@ -5,6 +5,7 @@ import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import type { OwnServerFolder } from "./own-server-folder.ts";
 import { Visit } from "./own-server-visit.ts";
+import { codeOf } from "./system-error.ts";
 
 /** What makes a process the keeper: it listens where every command looks for one. */
 export interface Claim {
@@ -99,8 +100,4 @@ function unlink(path: string): void {
   } catch (error) {
     if (codeOf(error) !== "ENOENT") throw error;
   }
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof Error && "code" in error ? error.code : undefined;
 }

@@ -5,6 +5,7 @@ import { dirname, isAbsolute, join } from "node:path";
 import type { PostgresAccount } from "../testing/index.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
+import { codeOf } from "./system-error.ts";
 
 /** Where the PostgreSQL of the user's own keeps what it needs. */
 export interface OwnServerFolder {
@@ -84,7 +85,7 @@ export function folderFailure(path: string, error: unknown): Failure {
   if (error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn")) {
     return unavailable(`A PostgreSQL of your own can't be started: ${error.message}`);
   }
-  const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+  const code = codeOf(error) ?? String(error);
   const why = reasons[code] ?? code;
   return unavailable(
     `The folder ${path} for a PostgreSQL of your own can't be written to (${why}): ${waysOut}`,

@@ -1,6 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { linkSync, readFileSync, realpathSync, renameSync, rmSync, statSync, unlinkSync } from "node:fs";
+import { hasCode } from "./system-error.ts";
 
 /** Milliseconds after which a server has surely written the lock file that it has made. */
 const beginningMs = 5_000;
@@ -36,7 +37,7 @@ export function isAlive(pid: number): boolean {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    return error instanceof Error && "code" in error && error.code === "EPERM";
+    return hasCode(error, "EPERM");
   }
 }
 
@@ -92,5 +93,5 @@ function samePath(one: string, other: string): boolean {
 }
 
 function isGone(error: unknown): boolean {
-  return error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ESRCH");
+  return hasCode(error, "ENOENT", "ESRCH");
 }

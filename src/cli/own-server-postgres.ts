@@ -11,6 +11,7 @@ import { initialise } from "./own-server-data.ts";
 import { makeServerFolders, type OwnServerFolder, ownServerPort } from "./own-server-folder.ts";
 import { isAlive, type LockFile, readLockFile, removeIfStale } from "./own-server-lock-files.ts";
 import { isNobodyThere } from "./own-server-visit.ts";
+import { codeOf } from "./system-error.ts";
 
 const run = promisify(execFile);
 const pollMs = 50;
@@ -179,7 +180,7 @@ async function look(folder: OwnServerFolder): Promise<Look> {
     return { is: "open", use };
   } catch (error) {
     if (isNobodyThere(error)) return { is: "nothing" };
-    const code = error instanceof Error && "code" in error ? error.code : undefined;
+    const code = codeOf(error);
     // cannot_connect_now; admin_shutdown, of a session that has just begun
     if (code === "57P03" || code === "57P01") return { is: "closed" };
     throw error;

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { createInterface } from "node:readline";
 import type { PostgresSession } from "../testing/index.ts";
+import { hasCode } from "./system-error.ts";
 
 // What a command and the keeper of the user's own server say to each other: a line of JSON there, and one back. The server is in
 // use for as long as the connection of a visit that `wants: "use"` stays open.
@@ -95,6 +96,5 @@ export class Visit {
 
 /** Whether nobody listens on a socket: it isn't there, is left over, or its listener has just gone. */
 export function isNobodyThere(error: unknown): boolean {
-  const codes = ["ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE"];
-  return error instanceof Error && "code" in error && codes.includes(String(error.code));
+  return hasCode(error, "ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE");
 }

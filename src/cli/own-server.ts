@@ -17,6 +17,7 @@ import {
 import { idleTimeOf, idleVariable, spoken } from "./own-server-idle.ts";
 import { ownServerConfig } from "./own-server-postgres.ts";
 import { type Answer, type Request, Visit } from "./own-server-visit.ts";
+import { hasCode } from "./system-error.ts";
 
 /** The keeper's own for a start, and a little. In milliseconds. */
 const deadlineMs = 75_000;
@@ -158,7 +159,7 @@ function putAsideIfLong(log: string): void {
     if (statSync(log).size > longLog) renameSync(log, `${log}.old`);
   } catch (error) {
     // There is none; or another command has just done so.
-    if (!(error instanceof Error && "code" in error && error.code === "ENOENT")) throw error;
+    if (!hasCode(error, "ENOENT")) throw error;
   }
 }
 

@@ -1,5 +1,6 @@
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
+import { codeOf } from "./system-error.ts";
 
 /**
  * Writes lines to standard output. A reader that has gone, such as `head`, has had enough: the command goes on, as what it does
@@ -20,7 +21,7 @@ export async function print(text: string): Promise<void> {
       });
     });
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "";
+    const code = codeOf(error) ?? "";
     if (code === "EPIPE") return;
     throw new Failure(exitStatus.failed, `Standard output can't be written to (${code})`, { cause: error });
   }

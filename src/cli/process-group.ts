@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
+import { hasCode } from "./system-error.ts";
 
 /** Signals every process of a group, where there is one that may be signalled. */
 export function signalGroup(group: number, signal: NodeJS.Signals): void {
@@ -45,8 +46,4 @@ function processes(): string[] {
     if (hasCode(error, "ENOENT", "EACCES")) return [];
     throw error;
   }
-}
-
-function hasCode(error: unknown, ...codes: readonly string[]): boolean {
-  return error instanceof Error && "code" in error && codes.includes(String(error.code));
 }

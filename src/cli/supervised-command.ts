@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import type { Ending, StopReason, Work } from "./control-channel.ts";
 import { later, left, type Moment, now } from "./deadline.ts";
 import { groupLives, signalGroup } from "./process-group.ts";
+import { codeOf } from "./system-error.ts";
 
 /** Milliseconds between two looks at the clocks: a timer sleeps on while the machine is suspended, and so would be late by that. */
 const tick = 500;
@@ -69,8 +70,7 @@ export class SupervisedCommand {
 
   #start(): number | undefined {
     const { file, args, environment } = this.#work;
-    const notRun = (error: unknown): void =>
-      this.#end({ is: "not-run", code: error instanceof Error && "code" in error ? String(error.code) : "" });
+    const notRun = (error: unknown): void => this.#end({ is: "not-run", code: codeOf(error) ?? "" });
     try {
       const child = spawn(file, args, {
         stdio: "inherit",

@@ -45,6 +45,7 @@ const levels: readonly string[][] = [
   ],
   ["testing/postgres-installation", "testing/postgres-server", "testing/contract"],
   ["testing/index"],
+  ["cli/system-error"],
   [
     "cli/exit-status",
     "cli/command",
