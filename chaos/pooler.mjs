@@ -5,7 +5,7 @@ import { chownSync, existsSync, mkdirSync, openSync, writeFileSync } from "node:
 import { connect, createServer } from "node:net";
 import { delimiter, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { postgresAccount } from "../dist/testing/postgres-account.js";
+import { postgresAccount } from "../dist/testing/postgres/account.js";
 
 // Debian's folder for it is in root's PATH only.
 const folders = [...(process.env.PATH ?? "").split(delimiter), "/usr/sbin", "/usr/local/sbin"];

@@ -9,7 +9,7 @@ export const mutants = [
   {
     name: "deadline-from-answer",
     says: "belief counts from the answer instead of the sending",
-    file: "src/session.ts",
+    file: "src/postgres/session.ts",
     what: "done(error ?? undefined, reply, sentAt);",
     by: "done(error ?? undefined, reply, { ...sentAt, ...now() });",
     caughtBy: {
@@ -20,7 +20,7 @@ export const mutants = [
   {
     name: "no-deadline",
     says: "belief never ends by itself",
-    file: "src/held-lock.ts",
+    file: "src/holding/held-lock.ts",
     what: "#left(): number {",
     by: "#left(): number {\n    if (this.#ttl > 0) return Number.POSITIVE_INFINITY;",
     caughtBy: {
@@ -31,7 +31,7 @@ export const mutants = [
   {
     name: "token-without-flush",
     says: "a token's commit waits for the disk only where the server's settings say so",
-    file: "src/sql.ts",
+    file: "src/postgres/sql.ts",
     what: "else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`",
     by: "else true end`",
     caughtBy: {
@@ -42,7 +42,7 @@ export const mutants = [
   {
     name: "shared-token-without-flush",
     says: "the same, on a session that carries many locks",
-    file: "src/sql-shared.ts",
+    file: "src/postgres/sql-shared.ts",
     what: "{durable}",
     by: "{durable.slice(0, 0)}true",
     caughtBy: {
@@ -53,7 +53,7 @@ export const mutants = [
   {
     name: "token-without-message",
     says: "a token's transaction writes nothing, so that its commit waits for nothing",
-    file: "src/sql.ts",
+    file: "src/postgres/sql.ts",
     what: "pg_catalog.pg_logical_emit_message(true, 'pg-locker', '')), 1, 8)",
     by: "pg_catalog.pg_current_wal_lsn()), 1, 8)",
     caughtBy: {
@@ -64,7 +64,7 @@ export const mutants = [
   {
     name: "token-without-timeline",
     says: "a token is a transaction id alone",
-    file: "src/sql.ts",
+    file: "src/postgres/sql.ts",
     what: "1, 8))::bit(32)::int8 << 48)",
     by: "1, 8))::bit(32)::int8 * 0)",
     caughtBy: {
@@ -75,7 +75,7 @@ export const mutants = [
   {
     name: "unlock-answer-ignored",
     says: "a release succeeds, and returns its session, whether the lock was held or not",
-    file: "src/dedicated-sessions.ts",
+    file: "src/sessions/dedicated-sessions.ts",
     what: "if (!wasHeld) throw",
     by: "if (wasHeld === undefined) throw",
     caughtBy: {
@@ -86,7 +86,7 @@ export const mutants = [
   {
     name: "session-returned-after-error",
     says: "a session whose try failed goes back to the pool, with a lock that it may have",
-    file: "src/dedicated-sessions.ts",
+    file: "src/sessions/dedicated-sessions.ts",
     what: `      // An error says nothing about whether the lock was granted: session locks survive a failed statement.
       session.destroy(error as Error);`,
     by: "      session.return();",
@@ -98,7 +98,7 @@ export const mutants = [
   {
     name: "no-pid-check",
     says: "a pooler between is not seen",
-    file: "src/dedicated-sessions.ts",
+    file: "src/sessions/dedicated-sessions.ts",
     what: 'const announced = pooler === "session" ? undefined',
     by: "const announced = pooler !== undefined ? undefined",
     caughtBy: {
@@ -109,7 +109,7 @@ export const mutants = [
   {
     name: "no-de-duplication",
     says: "a session that carries many locks is asked again for one that it has, and the server lets it",
-    file: "src/shared-sessions.ts",
+    file: "src/sessions/shared-sessions.ts",
     what: "return entry === undefined ? this.#take(request)",
     by: "return entry === undefined || entry.id === request.id ? this.#take(request)",
     caughtBy: {
@@ -120,7 +120,7 @@ export const mutants = [
   {
     name: "readers-never-shut-out",
     says: "readers whose holding overlaps keep out a writer of another locker for ever",
-    file: "src/arbiter.ts",
+    file: "src/waiting/admission.ts",
     what: "(this.#waiters.hasWriter(id) || this.#turns.isShut(id))",
     by: "this.#waiters.hasWriter(id)",
     caughtBy: {
@@ -131,7 +131,7 @@ export const mutants = [
   {
     name: "no-reentrancy-check",
     says: "whoever waits for what it holds itself waits for ever",
-    file: "src/arbiter.ts",
+    file: "src/waiting/admission.ts",
     what: "if (wait > 0 && !reentrant) return",
     by: "if (wait > 0) return",
     caughtBy: {
@@ -142,7 +142,7 @@ export const mutants = [
   {
     name: "no-id-collision-check",
     says: "two keys of one id are taken for one key",
-    file: "src/held-locks.ts",
+    file: "src/holding/lock-registry.ts",
     what: "if (lock.key !== key) return lock.key;",
     by: "if (lock.key !== key && lock.id !== id) return lock.key;",
     caughtBy: {
@@ -153,7 +153,7 @@ export const mutants = [
   {
     name: "ttl-in-a-transaction",
     says: "a lock is taken on a client in a transaction, where the server's TTL does not run",
-    file: "src/dedicated-sessions.ts",
+    file: "src/sessions/dedicated-sessions.ts",
     what: "if (session.inTransaction) {",
     by: "if (session.inTransaction && said.granted === null) {",
     caughtBy: {
@@ -164,7 +164,7 @@ export const mutants = [
   {
     name: "stale-continuation",
     says: "a late answer to a refresh counts, whatever became of the lock meanwhile",
-    file: "src/held-lock.ts",
+    file: "src/holding/held-lock.ts",
     what: "if (this.#state !== state) throw this.#notHeld();",
     by: 'if (state.is !== "held") throw this.#notHeld();',
     caughtBy: {
@@ -175,7 +175,7 @@ export const mutants = [
   {
     name: "revived-by-refresh",
     says: "a late answer to a refresh makes a lock held again that was closed meanwhile",
-    file: "src/held-lock.ts",
+    file: "src/holding/held-lock.ts",
     what: "if (this.#state !== state) throw this.#notHeld();",
     by: "this.#state = state;",
     caughtBy: {
@@ -186,7 +186,7 @@ export const mutants = [
   {
     name: "no-try-after-the-mark",
     says: "a waiter marks after its last try: a release in between is heard by nobody",
-    file: "src/listener.ts",
+    file: "src/postgres/release-listener.ts",
     what: "    this.#parts.onRelease(id);\n",
     by: "",
     caughtBy: {
@@ -197,7 +197,7 @@ export const mutants = [
   {
     name: "unwatch-by-anybody",
     says: "a waiter that leaves its line ends the watch of those before it",
-    file: "src/waiters.ts",
+    file: "src/waiting/waiters.ts",
     what: "if (line.leave(place)) this.#wakeUps.unwatch(id);",
     by: "line.leave(place);\n      this.#wakeUps.unwatch(id);",
     caughtBy: {
@@ -208,7 +208,7 @@ export const mutants = [
   {
     name: "no-turn-taking",
     says: "a busy process never lets others go first",
-    file: "src/arbiter.ts",
+    file: "src/waiting/admission.ts",
     what: "if (pause > 0) await pauseFor(pause, signals);",
     by: "if (pause < 0) await pauseFor(pause, signals);",
     caughtBy: {
@@ -219,7 +219,7 @@ export const mutants = [
   {
     name: "shared-unlock-answer-ignored",
     says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
-    file: "src/shared-sessions.ts",
+    file: "src/sessions/shared-sessions.ts",
     what: 'if (answer !== "0") return answer === "2";',
     by: 'if (answer !== undefined) return answer === "2";',
     caughtBy: {
@@ -230,7 +230,7 @@ export const mutants = [
   {
     name: "shared-no-pid-check",
     says: "a pooler before a session that carries many locks is not seen",
-    file: "src/shared-session.ts",
+    file: "src/sessions/shared-session.ts",
     what: "const announced = trustPooler ? undefined",
     by: "const announced = trustPooler !== undefined ? undefined",
     caughtBy: {
@@ -241,7 +241,7 @@ export const mutants = [
   {
     name: "released-twice",
     says: "a lock is given back by its holder, and again by its refresh that has no answer: then it is another's",
-    file: "src/shared-sessions.ts",
+    file: "src/sessions/shared-sessions.ts",
     what: "this.#releasing ??= this",
     by: "this.#releasing = this",
     caughtBy: {
@@ -252,7 +252,7 @@ export const mutants = [
   {
     name: "session-not-proved-on-recovery",
     says: "a refresh beside what failed in the same statement succeeds without a proof",
-    file: "src/operations.ts",
+    file: "src/sessions/statement-batches.ts",
     what: "isProof(task.operation) ? !refused(task) : own.has(task.id)",
     by: "!isProof(task.operation) && own.has(task.id)",
     caughtBy: {

@@ -13,7 +13,7 @@ const {
   postgresCacheDirectory,
   postgresInstallArguments,
   postgresPackageName,
-} = await import("../dist/testing/postgres-versions.js");
+} = await import("../dist/testing/postgres/versions.js");
 
 const arguments_ = process.argv.slice(2);
 const separator = arguments_.indexOf("--");

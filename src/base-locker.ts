@@ -1,13 +1,3 @@
-import { abandonOnAbort } from "./abandon.ts";
-import { Arbiter, type Attempt, type Granted, type Wanted } from "./arbiter.ts";
-import type { CircuitBreaker } from "./circuit-breaker.ts";
-import { LockNotAcquiredError } from "./errors.ts";
-import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { HeldLock, type Keeper } from "./held-lock.ts";
-import { HeldLocks } from "./held-locks.ts";
-import { acquireInOrder } from "./lock-group.ts";
-import { lockId } from "./lock-id.ts";
-import type { AcquireOptions, Lock, Locker, LockGroup, PingOptions, TryResult } from "./locker.ts";
 import {
   assertAcquireOptions,
   assertKeys,
@@ -15,9 +5,19 @@ import {
   assertScope,
   assertWait,
   signalOf,
-} from "./options.ts";
-import type { Telemetry } from "./telemetry.ts";
-import { runUnder } from "./with-lock.ts";
+} from "./contract/acquire-options.ts";
+import { LockNotAcquiredError } from "./contract/errors.ts";
+import { lockId } from "./contract/lock-id.ts";
+import type { AcquireOptions, Lock, Locker, LockGroup, PingOptions, TryResult } from "./contract/locker.ts";
+import { HeldLock, type Keeper } from "./holding/held-lock.ts";
+import { acquireInOrder } from "./holding/lock-group.ts";
+import { HeldLocks } from "./holding/lock-registry.ts";
+import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
+import { abandonOnAbort } from "./runtime/stop-signal.ts";
+import type { Telemetry } from "./runtime/telemetry.ts";
+import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
+import { Arbiter, type Attempt, type Granted, type Wanted } from "./waiting/admission.ts";
+import { runUnder } from "./waiting/reentrancy.ts";
 
 /**
  * What is the same wherever locks live: options in, handles out, the books of what is held, and an end that leaves

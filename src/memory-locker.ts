@@ -1,8 +1,8 @@
 import { BaseLocker } from "./base-locker.ts";
-import { elapsedSince, type Instant, now } from "./clock.ts";
-import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./config.ts";
-import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { Telemetry } from "./telemetry.ts";
+import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
+import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
+import { Telemetry } from "./runtime/telemetry.ts";
+import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
 
 /**
  * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing. A lock

@@ -1,25 +1,29 @@
 import { setTimeout } from "node:timers/promises";
 import pg from "pg";
-import { listenerName } from "./application-name.ts";
 import { BaseLocker } from "./base-locker.ts";
-import { within } from "./clock.ts";
-import { checkPostgresLockerOptions, connWaitMilliseconds, type PostgresLockerOptions } from "./config.ts";
-import { DedicatedSessions } from "./dedicated-sessions.ts";
-import type { Pool } from "./driver.ts";
-import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { type Entry, HeldLocks } from "./held-locks.ts";
-import { assertEnforceableTtl } from "./lease.ts";
-import { Listener } from "./listener.ts";
-import type { Lock, TransactionClient, TransactionOptions } from "./locker.ts";
-import { LocksKept } from "./locks-kept.ts";
-import { assertFunction, assertTransactionOptions } from "./options.ts";
-import { type PingTarget, pingPool } from "./ping.ts";
-import { watchPool } from "./reservation.ts";
-import { statementDeadline } from "./session.ts";
-import { SharedSessions } from "./shared-sessions.ts";
-import { Telemetry } from "./telemetry.ts";
-import { OwnTransactions, tryLockOn } from "./transaction.ts";
-import { carry, runAround } from "./with-lock.ts";
+import { assertFunction, assertTransactionOptions } from "./contract/acquire-options.ts";
+import type { Lock, TransactionClient, TransactionOptions } from "./contract/locker.ts";
+import { type Entry, HeldLocks } from "./holding/lock-registry.ts";
+import {
+  checkPostgresLockerOptions,
+  connWaitMilliseconds,
+  type PostgresLockerOptions,
+} from "./locker-options.ts";
+import { listenerName } from "./postgres/application-name.ts";
+import type { Pool } from "./postgres/driver.ts";
+import { LocksKept } from "./postgres/lock-proof.ts";
+import { type PingTarget, pingPool } from "./postgres/ping.ts";
+import { Listener } from "./postgres/release-listener.ts";
+import { watchPool } from "./postgres/reservation.ts";
+import { statementDeadline } from "./postgres/session.ts";
+import { within } from "./runtime/clock.ts";
+import { Telemetry } from "./runtime/telemetry.ts";
+import { DedicatedSessions } from "./sessions/dedicated-sessions.ts";
+import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
+import { OwnTransactions, tryLockOn } from "./sessions/own-transactions.ts";
+import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
+import { SharedSessions } from "./sessions/shared-sessions.ts";
+import { carry, runAround } from "./waiting/reentrancy.ts";
 
 /**
  * Locks that are PostgreSQL session advisory locks: a lock is held as long as its session lives, and at most for its TTL

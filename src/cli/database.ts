@@ -1,6 +1,6 @@
 import pg from "pg";
 import type { Values } from "./command.ts";
-import { ownServer } from "./own-server.ts";
+import { ownServer } from "./own-server/own-server.ts";
 
 /** The variables of libpq that say which server is meant, as node-postgres reads them. */
 const serverVariables = ["PGHOST", "PGPORT", "PGDATABASE", "PGUSER"];

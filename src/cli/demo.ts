@@ -1,6 +1,6 @@
 import { isPostgresInstalled } from "../testing/index.ts";
 import { type Command, databaseOptions } from "./command.ts";
-import { notInstalled } from "./own-server.ts";
+import { notInstalled } from "./own-server/own-server.ts";
 
 /** What `demo/demo.mjs` exports, which is plain JavaScript beside `dist/`, for everybody to read. */
 interface Demo {

@@ -1,6 +1,6 @@
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
-import { runUnderLock } from "./keeper.ts";
-import { planOf } from "./run-plan.ts";
+import { planOf } from "./run/plan.ts";
+import { runUnderLock } from "./run/run-under-lock.ts";
 
 /** `pg-locker run KEY -- COMMAND…`: flock(1) for a fleet. */
 export const run: Command = {

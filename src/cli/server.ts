@@ -1,10 +1,10 @@
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
-import { askKeeper, failureOf } from "./own-server.ts";
-import { type OwnServerFolder, ownServerFolder } from "./own-server-folder.ts";
-import { spoken } from "./own-server-idle.ts";
-import type { Answer, ServerStatus } from "./own-server-visit.ts";
+import { type OwnServerFolder, ownServerFolder } from "./own-server/folder.ts";
+import { spoken } from "./own-server/idle.ts";
+import { askKeeper, failureOf } from "./own-server/own-server.ts";
+import type { Answer, ServerStatus } from "./own-server/visit.ts";
 import { print } from "./print.ts";
 
 /** `pg-locker server status|stop`: the PostgreSQL of the user's own, on this machine. */

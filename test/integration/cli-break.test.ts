@@ -1,6 +1,6 @@
 import { describe, expect, inject, test } from "vitest";
 import { LockLostError, lockId, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { cli, Terminal } from "../support/cli.ts";
 import {
   advisoryLocks,

@@ -1,6 +1,6 @@
 import { expect, inject, test } from "vitest";
 import type { Finding } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { CliChild, cli, Terminal } from "../support/cli.ts";
 import { advisoryLocks, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";

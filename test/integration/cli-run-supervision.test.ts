@@ -3,9 +3,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import type { Work } from "../../src/cli/control-channel.ts";
-import { later, left, marginOf, now } from "../../src/cli/deadline.ts";
-import { SupervisedCommand } from "../../src/cli/supervised-command.ts";
+import type { Work } from "../../src/cli/run/control-channel.ts";
+import { later, left, marginOf, now } from "../../src/cli/run/deadline.ts";
+import { SupervisedCommand } from "../../src/cli/run/supervised-command.ts";
 import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 

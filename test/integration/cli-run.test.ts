@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
-import { notRun } from "../../src/cli/run-plan.ts";
+import { notRun } from "../../src/cli/run/plan.ts";
 import { lockId, PostgresLocker } from "../../src/index.ts";
 import { CliChild, type CliResult, cli } from "../support/cli.ts";
 import {

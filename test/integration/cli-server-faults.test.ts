@@ -4,7 +4,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { chown, cp, mkdir, readdir, symlink, utimes, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
-import { postgresAccount } from "../../src/testing/postgres-account.ts";
+import { postgresAccount } from "../../src/testing/postgres/account.ts";
 import { UserState } from "../support/own-server.ts";
 import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";

@@ -17,7 +17,7 @@ test("ten commands that start at the same moment start one server, which is said
   const sentence = `pg-locker: started PostgreSQL for this user in ${user.folder}; it stops when unused for 60 seconds\n`;
   expect(said).toEqual([sentence]);
   expect(user.servers()).toHaveLength(1);
-  expect(user.processes().filter(({ command }) => command.includes("own-server-program"))).toHaveLength(1);
+  expect(user.processes().filter(({ command }) => command.includes("own-server/program"))).toHaveLength(1);
 
   const { pid } = await user.status();
   expect(user.servers()).toEqual([pid]);

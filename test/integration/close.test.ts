@@ -7,7 +7,7 @@ import {
   LockNotHeldError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";

@@ -1,7 +1,7 @@
 import type pg from "pg";
 import { expect, inject, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { until } from "../support/until.ts";
 

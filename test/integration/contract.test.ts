@@ -1,6 +1,6 @@
 import { describe, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
-import { testLockerContract } from "../../src/testing/contract.ts";
+import { testLockerContract } from "../../src/testing/contract/contract-suite.ts";
 import { createPool } from "../support/database.ts";
 
 const rows = [

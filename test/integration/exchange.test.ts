@@ -1,9 +1,9 @@
 import type pg from "pg";
 import { expect, test } from "vitest";
-import { statement } from "../../src/driver.ts";
-import { exchange, type Reply, type Value } from "../../src/exchange.ts";
 import { DatabaseError, PostgresLocker } from "../../src/index.ts";
-import { Session } from "../../src/session.ts";
+import { statement } from "../../src/postgres/driver.ts";
+import { exchange, type Reply, type Value } from "../../src/postgres/exchange.ts";
+import { Session } from "../../src/postgres/session.ts";
 import { connect, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 
 // One statement and its answer, past the driver's own query.

@@ -1,6 +1,6 @@
 import type pg from "pg";
 import { beforeAll, describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect } from "../support/database.ts";
 
 // The facts about a standby, a promotion and a crash that the code leans on, on servers of this file's own.

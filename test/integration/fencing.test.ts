@@ -6,7 +6,7 @@ import {
   PostgresLocker,
   type TransactionOptions,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,

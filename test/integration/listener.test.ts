@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test } from "vitest";
-import { statement } from "../../src/driver.ts";
-import { Listener } from "../../src/listener.ts";
-import { markWaiting, tryLock, unlock } from "../../src/sql.ts";
+import { statement } from "../../src/postgres/driver.ts";
+import { Listener } from "../../src/postgres/release-listener.ts";
+import { markWaiting, tryLock, unlock } from "../../src/postgres/sql.ts";
 import {
   advisoryLocks,
   connect,

@@ -1,7 +1,6 @@
 import { setImmediate as turnOfTheLoop } from "node:timers/promises";
 import type pg from "pg";
 import { describe, expect, inject, test, vi } from "vitest";
-import { Arbiter } from "../../src/arbiter.ts";
 import {
   DatabaseError,
   type Lock,
@@ -9,8 +8,9 @@ import {
   PoolerDetectedError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { Waiters } from "../../src/waiters.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { Arbiter } from "../../src/waiting/admission.ts";
+import { Waiters } from "../../src/waiting/waiters.ts";
 import {
   advisoryLocks,
   connect,

@@ -1,5 +1,5 @@
 import { describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   connect,
   createRole,

@@ -1,6 +1,6 @@
 import type pg from "pg";
 import { beforeAll, describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, onServer, uniqueId, uniqueKey, urlWith } from "../support/database.ts";
 import { until } from "../support/until.ts";
 

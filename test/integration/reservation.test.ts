@@ -2,9 +2,9 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import type pg from "pg";
 import { describe, expect, inject, test } from "vitest";
-import { connWaitMilliseconds } from "../../src/config.ts";
 import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { connWaitMilliseconds } from "../../src/locker-options.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   createOpenPool,

@@ -12,7 +12,7 @@ import {
   PostgresLocker,
   type PostgresLockerOptions,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child, type ChildMessage } from "../support/child.ts";
 import {
   advisoryLocks,

@@ -1,7 +1,7 @@
 import type pg from "pg";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { DatabaseError, LockLostError, LockNotHeldError, PostgresLocker } from "../../src/index.ts";
-import { Operations } from "../../src/operations.ts";
+import { Operations } from "../../src/sessions/statement-batches.ts";
 import {
   advisoryLocks,
   connect,

@@ -15,7 +15,7 @@ import {
   PostgresLocker,
   type PostgresLockerOptions,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,

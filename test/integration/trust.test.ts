@@ -3,7 +3,7 @@ import { type AddressInfo, connect as connectSocket, createServer, type Socket }
 import type pg from "pg";
 import { describe, expect, inject, test } from "vitest";
 import { LockLostError, lockId, PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,

@@ -1,6 +1,6 @@
 import type { TestProject } from "vitest/node";
-import { PostgresServer } from "../../src/testing/postgres-server.ts";
-import { POSTGRES_PACKAGE_VERSIONS, type PostgresMajor } from "../../src/testing/postgres-versions.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { POSTGRES_PACKAGE_VERSIONS, type PostgresMajor } from "../../src/testing/postgres/versions.ts";
 
 declare module "vitest" {
   interface ProvidedContext {

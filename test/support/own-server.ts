@@ -2,7 +2,7 @@ import { chmod, chown, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { type ServerStatus, Visit } from "../../src/cli/own-server-visit.ts";
+import { type ServerStatus, Visit } from "../../src/cli/own-server/visit.ts";
 import { CliChild, type CliOptions, type CliResult, cli } from "./cli.ts";
 import { processesWith, tag } from "./tagged-processes.ts";
 import { until } from "./until.ts";

@@ -6,7 +6,7 @@ import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import pg from "pg";
-import { postgresAccount } from "../../src/testing/postgres-account.ts";
+import { postgresAccount } from "../../src/testing/postgres/account.ts";
 import { until } from "./until.ts";
 
 export interface PgBouncerOptions {

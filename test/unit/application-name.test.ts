@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { applicationName } from "../../src/application-name.ts";
+import { applicationName } from "../../src/postgres/application-name.ts";
 
 test.each([
   [0, "invoice:42", "pg-locker 0 invoice:42"],

@@ -8,13 +8,13 @@ import {
   wrap,
 } from "cockatiel";
 import { describe, expect, test } from "vitest";
-import { throughBreaker } from "../../src/circuit-breaker.ts";
 import {
   type CircuitBreaker,
   CircuitOpenError,
   createCircuitBreaker,
   InvalidConfigError,
 } from "../../src/index.ts";
+import { throughBreaker } from "../../src/runtime/circuit-breaker.ts";
 
 async function run(breaker: CircuitBreaker, outcomes: readonly ("ok" | "fail")[]): Promise<void> {
   for (const outcome of outcomes) {

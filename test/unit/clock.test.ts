@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { Alarm, elapsedSince, now } from "../../src/clock.ts";
+import { Alarm, elapsedSince, now } from "../../src/runtime/clock.ts";
 
 afterEach(() => {
   vi.restoreAllMocks();

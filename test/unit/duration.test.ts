@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { formatDuration, milliseconds, parseDuration } from "../../src/duration.ts";
+import { formatDuration, milliseconds, parseDuration } from "../../src/contract/duration.ts";
 
 test.each([
   ["0", 0],

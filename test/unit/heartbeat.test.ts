@@ -1,11 +1,11 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { type Instant, now } from "../../src/clock.ts";
-import type { Grant } from "../../src/grant.ts";
-import { HeldLock, type Keeper } from "../../src/held-lock.ts";
-import { assertPositiveTtl } from "../../src/options.ts";
-import { SessionLease } from "../../src/session-lease.ts";
-import { SmallestTtl } from "../../src/smallest-ttl.ts";
-import { Telemetry } from "../../src/telemetry.ts";
+import { assertPositiveTtl } from "../../src/contract/acquire-options.ts";
+import { HeldLock, type Keeper } from "../../src/holding/held-lock.ts";
+import { type Instant, now } from "../../src/runtime/clock.ts";
+import { Telemetry } from "../../src/runtime/telemetry.ts";
+import type { Grant } from "../../src/sessions/grant.ts";
+import { SessionLease } from "../../src/sessions/session-keepalive.ts";
+import { SmallestTtl } from "../../src/sessions/smallest-ttl.ts";
 
 // How often a lock that refreshes itself speaks: counted on a clock that the test moves.
 

@@ -57,8 +57,8 @@ const rules: readonly Rule[] = [
     breach: ["sql.ts", 'const a = "select pg_catalog.pg_advisory_xact_lock_shared($1)";'],
   },
   {
-    says: "SQL is in sql.ts, and in sql-shared.ts, sql-diagnosis.ts and sql-inspection.ts",
-    binds: (room) => !/^sql(-(shared|diagnosis|inspection))?$/.test(room) && !room.startsWith("testing/"),
+    says: "SQL is in files named sql, or sql- and what it is for",
+    binds: (room) => !/^(postgres|inspection)\/sql(-\w+)?$/.test(room) && !room.startsWith("testing/"),
     finds: ({ code }) => all(code, sqlText),
     breach: ["session.ts", 'await client.query("select 1");'],
   },

@@ -2,78 +2,23 @@ import { describe, expect, test } from "vitest";
 import { type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
 
 /**
- * Who may import whom, lowest level first. A file imports from the levels above its line only, type-only
- * imports included, and never from its own. To move a file, move its name to another line.
+ * Who may import whom: one rank a folder, lowest first. A file imports from its own folder and from those on lower lines,
+ * type-only imports included. A name ending in `/` is a folder with all that is below it, any other a single file.
  */
-const levels: readonly string[][] = [
-  ["errors", "locker", "driver", "clock", "abandon", "duration", "application-name"],
-  [
-    "lock-id",
-    "lease",
-    "smallest-ttl",
-    "exchange",
-    "options",
-    "with-lock",
-    "circuit-breaker",
-    "grant",
-    "holding-state",
-    "telemetry",
-    "turn-taking",
-    "waiters",
-  ],
-  ["config", "sql", "sql-diagnosis", "sql-inspection"],
-  ["sql-shared", "session", "session-lease", "diagnosis-verdicts"],
-  ["reservation", "held-lock", "ping", "locks-kept", "listener", "arbiter"],
-  ["dedicated-sessions", "held-locks", "lock-group", "transaction", "operations", "diagnosis", "inspection"],
-  ["shared-session"],
-  ["shared-sessions"],
+const ranks: ReadonlyArray<readonly string[]> = [
+  ["contract/"],
+  ["runtime/"],
+  ["postgres/"],
+  ["sessions/", "inspection/"],
+  ["waiting/"],
+  ["holding/"],
+  ["locker-options"],
   ["base-locker"],
   ["postgres-locker", "memory-locker"],
   ["index"],
-  [
-    "testing/postgres-account",
-    "testing/postgres-versions",
-    "testing/postgres-use",
-    "testing/process-watchdog",
-    "testing/contract-given",
-  ],
-  [
-    "testing/postgres-backup",
-    "testing/postgres-binaries",
-    "testing/contract-cases",
-    "testing/contract-cases-waiting",
-  ],
-  ["testing/postgres-installation", "testing/postgres-server", "testing/contract"],
+  ["testing/postgres/", "testing/contract/"],
   ["testing/index"],
-  ["cli/system-error"],
-  [
-    "cli/exit-status",
-    "cli/command",
-    "cli/colors",
-    "cli/lock-table",
-    "cli/deadline",
-    "cli/process-group",
-    "cli/own-server-lock-files",
-    "cli/own-server-visit",
-  ],
-  ["cli/failure", "cli/control-channel", "cli/lock-session", "cli/passed-signals", "cli/redraw"],
-  [
-    "cli/arguments",
-    "cli/print",
-    "cli/namespace",
-    "cli/duration",
-    "cli/supervised-command",
-    "cli/runner-process",
-    "cli/own-server-folder",
-    "cli/own-server-idle",
-  ],
-  ["cli/run-plan", "cli/runner", "cli/own-server-claim", "cli/own-server-data"],
-  ["cli/own-server-postgres"],
-  ["cli/own-server-keeper", "cli/own-server"],
-  ["cli/own-server-program", "cli/database"],
-  ["cli/keeper"],
-  ["cli/run", "cli/ls", "cli/who", "cli/break", "cli/id", "cli/doctor", "cli/server", "cli/demo"],
-  ["cli/main"],
+  ["cli/own-server/", "cli/run/", "cli/"],
 ];
 
 describe("the import map", () => {
@@ -87,66 +32,72 @@ describe("the import map", () => {
     expect(complaints(file)).toEqual([]);
   });
 
-  test("names no file twice", () => {
-    const names = levels.flat();
-    expect(names.filter((name, at) => names.indexOf(name) !== at)).toEqual([]);
-  });
-
-  test("names no file that is gone", () => {
-    const rooms = new Set(files.map((file) => file.room));
-    expect(levels.flat().filter((name) => !rooms.has(name))).toEqual([]);
+  test("has no line for what is gone", () => {
+    const gone = ranks.flat().filter((name) => !files.some(({ room }) => covers(name, room)));
+    expect(gone).toEqual([]);
   });
 });
 
 describe("a breach of the import map is seen", () => {
-  const lower = levels[0]?.[0] ?? "";
-  const sibling = levels[0]?.[1] ?? "";
-
   test.each([
-    ["an import from its own level", lower, `import { a } from "./${sibling}.ts";`],
-    ["a type-only import", lower, `import type { A } from "./${sibling}.ts";`],
-    ["an import over several lines", lower, `import {\n  a,\n  type B,\n} from "./${sibling}.js";`],
-    ["a re-export", lower, `export * from "./${sibling}.ts";`],
-    ["an import for its effect", lower, `import "./${sibling}.ts";`],
-    ["a dynamic import", lower, `const a = await import("./${sibling}.ts");`],
-    ["the type of a module", lower, `type A = typeof import("./${sibling}.ts");`],
+    ["an import from a higher folder", "contract/a", `import { a } from "../runtime/clock.ts";`],
+    [
+      "an import from a folder of the same rank",
+      "sessions/a",
+      `import { a } from "../inspection/lock-list.ts";`,
+    ],
+    ["a type-only import", "contract/a", `import type { A } from "../runtime/clock.ts";`],
+    [
+      "an import over several lines",
+      "contract/a",
+      `import {\n  a,\n  type B,\n} from "../runtime/clock.js";`,
+    ],
+    ["a re-export", "contract/a", `export * from "../runtime/clock.ts";`],
+    ["an import for its effect", "contract/a", `import "../runtime/clock.ts";`],
+    ["a dynamic import", "contract/a", `const a = await import("../runtime/clock.ts");`],
+    ["the type of a module", "contract/a", `type A = typeof import("../runtime/clock.ts");`],
     ["the public surface", "testing/index", `import { a } from "../index.ts";`],
-    ["a way past the public surface", "cli/main", `import { a } from "../${lower}.ts";`],
-    ["a file that is on no level", "unheard-of", ""],
+    ["a way past the public surface", "cli/main", `import { a } from "../runtime/clock.ts";`],
+    ["a file that is in no folder of the map", "unheard-of", ""],
   ])("%s", (_, room, text) => {
     expect(complaints(sourceFile(`${room}.ts`, text))).toHaveLength(1);
   });
 
   test("and what a comment shows is none", () => {
-    const text = `/**\n * @example\n * import { a } from "./${sibling}.ts";\n */\n// import "./${sibling}.ts";\n`;
-    expect(complaints(sourceFile(`${lower}.ts`, text))).toEqual([]);
+    const text = `/**\n * @example\n * import { a } from "../runtime/clock.ts";\n */\n// import "../runtime/clock.ts";\n`;
+    expect(complaints(sourceFile("contract/a.ts", text))).toEqual([]);
   });
 });
 
 /** What is wrong with the imports of a file, a sentence each. */
-function complaints(file: SourceFile): string[] {
-  const own = levelOf(file.room);
+function complaints({ room, imports }: SourceFile): string[] {
+  const own = folderOf(room);
   if (own === undefined) {
-    return [
-      `src/${file.room}.ts is not in the import map: add it to a level in test/unit/import-map.test.ts`,
-    ];
+    return [`src/${room}.ts is in no folder of the import map: see test/unit/import-map.test.ts`];
   }
-  return file.imports.flatMap((imported) => {
-    if (file.room.startsWith("cli/") && !/^(cli\/.*|index|testing\/index)$/.test(imported)) {
-      return [`src/${file.room}.ts imports ${imported}: cli/ is to do with what the two index.ts export`];
+  return imports.flatMap((imported) => {
+    if (room.startsWith("cli/") && !/^(cli\/.*|index|testing\/index)$/.test(imported)) {
+      return [`src/${room}.ts imports ${imported}: cli/ is to do with what the two index.ts export`];
     }
-    if (imported === "index" && !file.room.startsWith("cli/")) {
-      return [`src/${file.room}.ts imports index.ts: only cli/ may`];
+    if (imported === "index" && !room.startsWith("cli/")) {
+      return [`src/${room}.ts imports index.ts: only cli/ may`];
     }
-    const level = levelOf(imported);
-    if (level === undefined || level >= own) {
-      return [`src/${file.room}.ts imports ${imported}, which is not on a level below its own`];
-    }
-    return [];
+    const folder = folderOf(imported);
+    const allowed = folder !== undefined && (folder.name === own.name || folder.rank < own.rank);
+    return allowed || (room.startsWith("cli/") && imported.startsWith("cli/"))
+      ? []
+      : [`src/${room}.ts imports ${imported}, which is not below its own folder`];
   });
 }
 
-function levelOf(room: string): number | undefined {
-  const at = levels.findIndex((level) => level.includes(room));
-  return at === -1 ? undefined : at;
+function folderOf(room: string): { name: string; rank: number } | undefined {
+  for (const [rank, names] of ranks.entries()) {
+    const name = names.find((each) => covers(each, room));
+    if (name !== undefined) return { name, rank };
+  }
+  return undefined;
+}
+
+function covers(name: string, room: string): boolean {
+  return name.endsWith("/") ? room.startsWith(name) : room === name;
 }

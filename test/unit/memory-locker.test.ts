@@ -1,6 +1,6 @@
 import { describe, test } from "vitest";
 import { MemoryLocker } from "../../src/index.ts";
-import { testLockerContract } from "../../src/testing/contract.ts";
+import { testLockerContract } from "../../src/testing/contract/contract-suite.ts";
 
 testLockerContract("MemoryLocker", {
   runner: { describe, test },

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { readLockFile, removeIfStale } from "../../src/cli/own-server-lock-files.ts";
+import { readLockFile, removeIfStale } from "../../src/cli/own-server/lock-files.ts";
 
 let directory: string;
 let path: string;

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { TurnTaking } from "../../src/turn-taking.ts";
+import { TurnTaking } from "../../src/waiting/turn-taking.ts";
 
 const hand = (turns: TurnTaking, times: number, othersWait = true): number[] =>
   Array.from({ length: times }, () => {

@@ -1,0 +1,126 @@
+import { chmodSync, mkdirSync, statSync } from "node:fs";
+import { chmod, chown, mkdir } from "node:fs/promises";
+import { homedir } from "node:os";
+import { dirname, isAbsolute, join } from "node:path";
+import type { PostgresAccount } from "../../testing/index.ts";
+import { exitStatus } from "../exit-status.ts";
+import { Failure } from "../failure.ts";
+import { codeOf } from "../system-error.ts";
+
+/** Where the PostgreSQL of the user's own keeps what it needs. */
+export interface OwnServerFolder {
+  readonly path: string;
+  /** A link to the socket that the keeper listens on. */
+  readonly keeper: string;
+  /** What the keeper, `initdb` and the server say. */
+  readonly log: string;
+  /**
+   * The directory of the server's socket, the same for every major: PostgreSQL's own lock file beside a socket so keeps servers of
+   * two majors from running at once, which would grant one lock twice.
+   */
+  readonly sockets: string;
+}
+
+/** The port is a part of the socket's name, and nothing else. */
+export const ownServerPort = 5432;
+
+/** How many bytes `sun_path` has, without the zero at its end. */
+const longestSocket = process.platform === "darwin" ? 103 : 107;
+
+/** What to do about a folder that can't be used. */
+export const waysOut = "choose another folder with XDG_STATE_HOME, or a database with DATABASE_URL";
+
+/**
+ * `$XDG_STATE_HOME/pg-locker`, else `~/.local/state/pg-locker`; for root `/var/lib/pg-locker`, as the server runs as another
+ * account, which can't get into root's home. Nothing is made.
+ *
+ * @throws {Failure} where a socket in it would have too long a name
+ */
+export function ownServerFolder(env: NodeJS.ProcessEnv = process.env): OwnServerFolder {
+  const path = join(stateHome(env), "pg-locker");
+  const sockets = join(path, "socket");
+  const socket = Buffer.byteLength(join(sockets, `.s.PGSQL.${ownServerPort}`));
+  if (socket > longestSocket) {
+    throw unavailable(
+      `The folder ${path} is ${socket - longestSocket} bytes too long for a socket in it: ${waysOut}`,
+    );
+  }
+  return { path, sockets, keeper: join(path, "keeper"), log: join(path, "server.log") };
+}
+
+function stateHome(env: NodeJS.ProcessEnv): string {
+  const given = env["XDG_STATE_HOME"];
+  // The specification wants a relative one ignored.
+  if (given !== undefined && isAbsolute(given)) return given;
+  return process.getuid?.() === 0 ? "/var/lib" : join(homedir(), ".local", "state");
+}
+
+/**
+ * Makes the folder itself, closed to others.
+ *
+ * @throws {Failure} where it can't be made or written to, or is somebody else's
+ */
+export function makeFolder({ path }: OwnServerFolder): void {
+  try {
+    const user = process.getuid?.();
+    const first = mkdirSync(path, { recursive: true, mode: 0o700 });
+    if (user === 0 && first !== undefined) openToAccount(dirname(path), first);
+    const { uid } = statSync(path);
+    if (uid !== user) {
+      throw unavailable(`The folder ${path} belongs to the user ${uid}, not to ${user}: ${waysOut}`);
+    }
+  } catch (error) {
+    throw folderFailure(path, error);
+  }
+}
+
+/** The account that root's server runs as has to get through the folders, from the `first` on, that were made on the way. */
+function openToAccount(parent: string, first: string): void {
+  for (let each = parent; each.length >= first.length; each = dirname(each)) chmodSync(each, 0o711);
+}
+
+/** What is wrong with the folder, in a sentence; or with the system, where it doesn't let a program run. */
+export function folderFailure(path: string, error: unknown): Failure {
+  if (error instanceof Failure) return error;
+  if (error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn")) {
+    return unavailable(`A PostgreSQL of your own can't be started: ${error.message}`);
+  }
+  const code = codeOf(error) ?? String(error);
+  const why = reasons[code] ?? code;
+  return unavailable(
+    `The folder ${path} for a PostgreSQL of your own can't be written to (${why}): ${waysOut}`,
+  );
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  EACCES: "permission denied",
+  EEXIST: "something on its path is no folder",
+  EDQUOT: "the quota is used up",
+  ENOSPC: "no space left on the disk",
+  ENOTDIR: "something on its path is no folder",
+  EPERM: "permission denied",
+  EROFS: "it is read-only",
+};
+
+/**
+ * Makes the folders of the account that runs the server. Root's own folder stays root's, and the account passes through: what root
+ * writes there, such as the log, the account can't replace by a link to something else.
+ */
+export async function makeServerFolders(
+  folder: OwnServerFolder,
+  options: { major: number; account: PostgresAccount | undefined },
+): Promise<{ data: string }> {
+  const { account, major } = options;
+  await chmod(folder.path, account ? 0o710 : 0o700);
+  if (account) await chown(folder.path, 0, account.gid);
+  const home = join(folder.path, String(major));
+  for (const each of [folder.sockets, home]) {
+    await mkdir(each, { recursive: true, mode: 0o700 });
+    if (account) await chown(each, account.uid, account.gid);
+  }
+  return { data: join(home, "data") };
+}
+
+function unavailable(sentence: string): Failure {
+  return new Failure(exitStatus.unavailable, sentence);
+}

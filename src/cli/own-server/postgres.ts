@@ -1,0 +1,250 @@
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import { type PostgresInstallation, type PostgresUse, postgresUse } from "../../testing/index.ts";
+import { exitStatus } from "../exit-status.ts";
+import { Failure } from "../failure.ts";
+import { codeOf } from "../system-error.ts";
+import { initialise } from "./data.ts";
+import { makeServerFolders, type OwnServerFolder, ownServerPort } from "./folder.ts";
+import { isAlive, type LockFile, readLockFile, removeIfStale } from "./lock-files.ts";
+import { isNobodyThere } from "./visit.ts";
+
+const run = promisify(execFile);
+const pollMs = 50;
+/** How long a start may take, in milliseconds. */
+export const startDeadline = 60_000;
+
+/** PostgreSQL's shut-down modes: `smart` lets sessions end by themselves, `fast` ends them. */
+export type StopMode = "smart" | "fast";
+
+/** How a server answers: it lets in, it says that it starts, stops or recovers, or there is none. */
+type Look = { readonly is: "open"; readonly use: PostgresUse } | { readonly is: "closed" | "nothing" };
+
+/** The variables of libpq are left out: the server reads some, too. */
+const environment = {
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PG"))),
+  LC_ALL: "C",
+};
+
+/** On the command line, not in `postgresql.conf`: another release of this package may set other ones. */
+const settings = (sockets: string) => ({
+  cluster_name: "pg-locker",
+  listen_addresses: "",
+  // A list, in which a name is quoted.
+  unix_socket_directories: `"${sockets.replaceAll('"', '""')}"`,
+  unix_socket_permissions: "0700",
+  port: ownServerPort,
+  max_connections: 200,
+  max_locks_per_transaction: 256,
+  shared_buffers: "16MB",
+  min_wal_size: "8MB",
+  max_wal_size: "64MB",
+  wal_level: "minimal",
+  max_wal_senders: 0,
+  max_logical_replication_workers: 0,
+  max_parallel_workers: 0,
+  jit: "off",
+  // Segments in /dev/shm would outlive a SIGKILL; these are in the data directory.
+  dynamic_shared_memory_type: "mmap",
+  log_checkpoints: "off",
+  lc_messages: "C",
+});
+
+/** The running server of the user's own. It goes on when this process ends. */
+export class OwnPostgres {
+  /** Resolves when it ends, where this process has started it; else it has to be looked for. */
+  readonly ended: Promise<unknown>;
+  readonly #folder: OwnServerFolder;
+  readonly #installation: PostgresInstallation;
+  readonly #file: LockFile;
+
+  private constructor(
+    folder: OwnServerFolder,
+    options: { installation: PostgresInstallation; file: LockFile; child?: ChildProcess },
+  ) {
+    this.#folder = folder;
+    this.#installation = options.installation;
+    this.#file = options.file;
+    const { child } = options;
+    this.ended =
+      child === undefined || child.exitCode !== null || child.signalCode !== null
+        ? new Promise(() => {})
+        : once(child, "exit");
+  }
+
+  /**
+   * The server that runs in the folder, of whatever major; waits for one that starts, stops or recovers. Answers `undefined` where
+   * there is none.
+   *
+   * @param options.onWait is called, perhaps often, where there is one that has to be waited for
+   * @throws {Failure} where one still stops, or starts, after `deadline` milliseconds
+   */
+  static async find(
+    folder: OwnServerFolder,
+    options: { installation: PostgresInstallation; deadline: number; onWait?: () => void },
+  ): Promise<OwnPostgres | undefined> {
+    const end = Date.now() + options.deadline;
+    for (;;) {
+      const { is } = await look(folder);
+      if (is === "nothing") return undefined;
+      const file = readLockFile(socketLock(folder));
+      if (is === "open" && file !== undefined) {
+        return new OwnPostgres(folder, { installation: options.installation, file });
+      }
+      options.onWait?.();
+      if (Date.now() > end) {
+        throw unavailable(
+          `The PostgreSQL of your own in ${folder.path} is shutting down, and waits for the sessions that it has`,
+        );
+      }
+      await delay(pollMs);
+    }
+  }
+
+  /**
+   * Starts the server, with new data where there are none, or answers with the one that somebody else has just started.
+   *
+   * @throws {Failure} where it doesn't accept connections within {@link startDeadline}; with the end of its log
+   */
+  static async start(
+    folder: OwnServerFolder,
+    options: { installation: PostgresInstallation },
+  ): Promise<{ server: OwnPostgres; isNew: boolean }> {
+    const { installation } = options;
+    const end = Date.now() + startDeadline;
+    const { data } = await makeServerFolders(folder, installation);
+    await initialise(data, { folder, installation, env: environment });
+    for (;;) {
+      const logged = sizeOf(folder.log);
+      const child = await launch(data, { folder, installation });
+      const file = await readiness(data, { child, end });
+      if (file !== undefined) {
+        return { server: new OwnPostgres(folder, { installation, file, child }), isNew: true };
+      }
+      const said = readFileSync(folder.log).subarray(logged).toString();
+      // Those are its interlocks: somebody else's server, one left by a crash whose last sessions still go, or stale files.
+      const isInUse = /lock file "[^"]*" (already exists|is empty)|shared memory block/.test(said);
+      if (!isInUse || Date.now() > end) throw startFailure(folder, said);
+      for (const path of [join(data, "postmaster.pid"), socketLock(folder)]) removeIfStale(path);
+      await delay(2 * pollMs);
+      const deadline = end - Date.now();
+      const server = await OwnPostgres.find(folder, { installation, deadline });
+      if (server !== undefined) return { server, isNew: false };
+    }
+  }
+
+  /** The process id of the postmaster. */
+  get pid(): number {
+    return this.#file.pid;
+  }
+
+  /** Who uses it; `undefined` where it doesn't let in any more, and `"unknown"` where it has no time to say. */
+  async use(): Promise<PostgresUse | "unknown" | undefined> {
+    const found = await look(this.#folder).catch(() => "unknown" as const);
+    if (found === "unknown") return isAlive(this.pid) ? found : undefined;
+    return found.is === "open" ? found.use : undefined;
+  }
+
+  /** Shuts it down, and resolves when it is gone: with `smart` as late as its last session. */
+  async stop(mode: StopMode): Promise<void> {
+    const { directory, account } = this.#installation;
+    const args = ["stop", "--no-wait", "--silent", "-m", mode, "-D", this.#file.data];
+    // As the account that the server is of: whoever writes the file that names the process could have root signal any other.
+    await run(join(directory, "bin", "pg_ctl"), args, { ...account, cwd: "/", env: environment }).catch(
+      (error: unknown) => {
+        if (isAlive(this.pid)) throw error;
+      },
+    );
+    await this.gone();
+  }
+
+  async gone(): Promise<void> {
+    const path = socketLock(this.#folder);
+    while (isAlive(this.pid) && readLockFile(path)?.pid === this.pid) await delay(pollMs);
+  }
+}
+
+/** How to connect to it. Only who may enter the directory of the socket gets there, so there is no password. */
+export function ownServerConfig(folder: OwnServerFolder) {
+  return { host: folder.sockets, port: ownServerPort, user: "postgres", database: "postgres", ssl: false };
+}
+
+async function look(folder: OwnServerFolder): Promise<Look> {
+  try {
+    // Nobody else uses that database: then the look is not counted as a use.
+    const use = await postgresUse({ ...ownServerConfig(folder), database: "template1" });
+    return { is: "open", use };
+  } catch (error) {
+    if (isNobodyThere(error)) return { is: "nothing" };
+    const code = codeOf(error);
+    // cannot_connect_now; admin_shutdown, of a session that has just begun
+    if (code === "57P03" || code === "57P01") return { is: "closed" };
+    throw error;
+  }
+}
+
+async function launch(
+  data: string,
+  options: { folder: OwnServerFolder; installation: PostgresInstallation },
+): Promise<ChildProcess> {
+  const { folder, installation } = options;
+  const log = openSync(folder.log, "a", 0o600);
+  const args = Object.entries(settings(folder.sockets)).flatMap(([name, value]) => [
+    "-c",
+    `${name}=${value}`,
+  ]);
+  const child = spawn(join(installation.directory, "bin", "postgres"), ["-D", data, ...args], {
+    ...installation.account,
+    cwd: "/",
+    env: environment,
+    // A session of its own: it outlives the keeper, whatever that is sent.
+    detached: true,
+    stdio: ["ignore", log, log],
+  });
+  closeSync(log);
+  // The keeper may go before it does.
+  child.unref();
+  await once(child, "spawn");
+  return child;
+}
+
+/** What the server says of itself once it is ready; `undefined` where it ends instead. */
+async function readiness(
+  data: string,
+  options: { child: ChildProcess; end: number },
+): Promise<LockFile | undefined> {
+  const { child, end } = options;
+  while (child.exitCode === null && child.signalCode === null) {
+    const file = readLockFile(join(data, "postmaster.pid"));
+    if (file?.pid === child.pid && file?.isReady) return file;
+    if (Date.now() > end) {
+      child.kill("SIGQUIT");
+      return undefined;
+    }
+    await delay(pollMs);
+  }
+  return undefined;
+}
+
+function socketLock(folder: OwnServerFolder): string {
+  return join(folder.sockets, `.s.PGSQL.${ownServerPort}.lock`);
+}
+
+function startFailure(folder: OwnServerFolder, said: string): Failure {
+  const lines = said.trim().split("\n").slice(-8);
+  return unavailable(
+    `The PostgreSQL of your own in ${folder.path} did not start. The end of its log:\n  ${lines.join("\n  ")}`,
+  );
+}
+
+function unavailable(sentence: string): Failure {
+  return new Failure(exitStatus.unavailable, sentence);
+}
+
+function sizeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+}

@@ -1,0 +1,46 @@
+// The program that keeps the PostgreSQL of the user's own: one for each folder, started by the first command that needs it.
+//
+//   node program.js use|find
+//
+// It starts the server, or (with `find`) takes only one that runs. It answers every command that comes, and stops the server when
+// nobody has used it for long enough. Killed, it leaves the server as it is: the next command starts a keeper that finds it.
+import { postgresInstallation } from "../../testing/index.ts";
+import { claim } from "./claim.ts";
+import { folderFailure, ownServerFolder } from "./folder.ts";
+import { idleTimeOf } from "./idle.ts";
+import { Keeper } from "./keeper.ts";
+
+process.exitCode = await main({ mayStart: process.argv[2] === "use" });
+
+async function main(options: { mayStart: boolean }): Promise<number> {
+  const folder = ownServerFolder();
+  let keeper: Keeper | undefined;
+  try {
+    const idleTime = idleTimeOf();
+    const mine = await claim(folder);
+    // Another keeper is there: whoever has started this one goes to that.
+    if (mine === undefined) return 0;
+    keeper = keep(new Keeper(mine, { folder, idleTime }));
+    await keeper.run(await postgresInstallation({ copies: folder.path }), options);
+    return 0;
+  } catch (error) {
+    // Without a keeper nobody is told but by the end of the log.
+    console.error(keeper === undefined ? sentenceOf(error, folder.path) : error);
+    await keeper?.fail(sentenceOf(error, folder.path));
+    return 1;
+  } finally {
+    keeper?.leave();
+  }
+}
+
+/** From now on signals end the server, too; a terminal that goes away does not. */
+function keep(keeper: Keeper): Keeper {
+  process.on("SIGHUP", () => {});
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => keeper.interrupt());
+  return keeper;
+}
+
+function sentenceOf(error: unknown, path: string): string {
+  if (!(error instanceof Error)) return String(error);
+  return "syscall" in error ? folderFailure(path, error).message : error.message;
+}

@@ -1,0 +1,73 @@
+import { constants } from "node:os";
+import { exitStatus } from "../exit-status.ts";
+
+/** They end a wait for the lock; once the command runs, they are for the command. */
+const ending = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
+/** They mean nothing to whoever waits. */
+const passing = ["SIGWINCH", "SIGCONT"] as const;
+/** Milliseconds until a process that was not stopped after all knows. */
+const afterStop = 50;
+
+/** A signal came before the command was run. */
+export class Interrupted extends Error {
+  override readonly name = "Interrupted";
+  readonly status: number;
+
+  constructor(signal: NodeJS.Signals) {
+    super(`Ended by ${signal}: the command was not run`);
+    this.status = exitStatus.signalled + constants.signals[signal];
+  }
+}
+
+/**
+ * Takes the signals that this process gets, and passes them on. The command is not of the terminal's foreground group, so that
+ * of those of the terminal, too, it gets none but these.
+ */
+export class PassedSignals implements Disposable {
+  readonly #interruption = new AbortController();
+  #receiver: ((signal: NodeJS.Signals) => void) | undefined;
+
+  constructor() {
+    for (const signal of ending) process.on(signal, this.#end);
+    for (const signal of passing) process.on(signal, this.#pass);
+    process.on("SIGTSTP", this.#suspend);
+  }
+
+  /** Aborts with an {@link Interrupted} when a signal comes that nobody is there for. */
+  get interrupted(): AbortSignal {
+    return this.#interruption.signal;
+  }
+
+  /** From now on the signals are for `receiver`. */
+  passTo(receiver: (signal: NodeJS.Signals) => void): void {
+    this.#receiver = receiver;
+  }
+
+  [Symbol.dispose](): void {
+    for (const signal of ending) process.removeListener(signal, this.#end);
+    for (const signal of passing) process.removeListener(signal, this.#pass);
+    process.removeListener("SIGTSTP", this.#suspend);
+  }
+
+  readonly #end = (signal: NodeJS.Signals): void => {
+    if (this.#receiver === undefined) this.#interruption.abort(new Interrupted(signal));
+    else this.#receiver(signal);
+  };
+
+  readonly #pass = (signal: NodeJS.Signals): void => this.#receiver?.(signal);
+
+  /**
+   * Ctrl-Z: the command stops, and then this process, whom the shell looks at. The command's group is an orphaned one, in which
+   * SIGTSTP stops nobody (https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03), and SIGSTOP does.
+   */
+  readonly #suspend = (): void => {
+    this.#receiver?.("SIGSTOP");
+    process.removeListener("SIGTSTP", this.#suspend);
+    process.kill(process.pid, "SIGTSTP");
+    // Here it goes on when it is continued; or at once, where there is no shell that could.
+    setTimeout(() => {
+      process.on("SIGTSTP", this.#suspend);
+      this.#receiver?.("SIGCONT");
+    }, afterStop);
+  };
+}

@@ -1,0 +1,131 @@
+import { existsSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import { lockId } from "../../index.ts";
+import type { Given, Values } from "../command.ts";
+import { durationOf, secondsOf } from "../duration.ts";
+import { exitStatus } from "../exit-status.ts";
+import { usageFailure } from "../failure.ts";
+import { namespaceOf } from "../namespace.ts";
+import { marginOf } from "./deadline.ts";
+
+/** What `pg-locker run` is to do. Times are in milliseconds. */
+export interface RunPlan {
+  readonly key: string;
+  readonly namespace: number;
+  readonly mode: "exclusive" | "shared";
+  /** 0: not at all. */
+  readonly wait: number | true;
+  readonly ttl: number;
+  readonly grace: number;
+  readonly margin: number;
+  readonly file: string;
+  readonly args: readonly string[];
+  /** The status of both ways not to get the lock; absent, each has its own. */
+  readonly conflictStatus: number | undefined;
+}
+
+const shortestTtl = 1_000;
+/** What the server can enforce. */
+const longestTtl = 2 ** 31 - 1;
+const longestDefaultGrace = 10_000;
+
+/**
+ * @throws {Failure} for what can't be used, and what contradicts itself
+ * @throws {EmptyKeyError} @throws {InvalidKeyError}
+ */
+export function planOf({ values, positionals: [key = ""], rest }: Given): RunPlan {
+  refuseBoth(values, "nonblock", "wait");
+  refuseBoth(values, "nonblock", "timeout");
+  refuseBoth(values, "wait", "timeout");
+  refuseBoth(values, "shared", "exclusive");
+  const ttl = ttlOf(values);
+  const namespace = namespaceOf(values);
+  // A key that can't be used is one before anything is started.
+  lockId(namespace, key);
+  return {
+    key,
+    namespace,
+    mode: values["shared"] === true ? "shared" : "exclusive",
+    wait: waitOf(values),
+    ttl,
+    grace: graceOf(values, ttl),
+    margin: marginOf(ttl),
+    ...commandOf(values, rest),
+    conflictStatus: conflictStatusOf(values),
+  };
+}
+
+const shown: Readonly<Record<string, string>> = {
+  nonblock: "-n (--nonblock)",
+  timeout: "-w (--timeout)",
+  wait: "--wait",
+  shared: "-s (--shared)",
+  exclusive: "-x (--exclusive)",
+};
+
+function refuseBoth(values: Values, one: string, other: string): void {
+  if (values[one] === undefined || values[other] === undefined) return;
+  throw usageFailure(`Expected one of ${shown[one]} and ${shown[other]}, got both`);
+}
+
+function waitOf({ wait, timeout }: Values): number | true {
+  if (timeout !== undefined) return secondsOf("-w", String(timeout));
+  if (wait === true) return true;
+  return wait === undefined ? 0 : durationOf("--wait", String(wait));
+}
+
+function ttlOf(values: Values): number {
+  const ttl = durationOf("--ttl", String(values["ttl"] ?? "30s"));
+  if (ttl >= shortestTtl && ttl <= longestTtl) return ttl;
+  throw usageFailure(`Expected --ttl to be from 1s to 596h, got "${values["ttl"]}"`);
+}
+
+/** Half of the TTL is for the refreshes, which come at a third of it, and for the margin. */
+function graceOf(values: Values, ttl: number): number {
+  const given = values["grace"];
+  if (given === undefined) return Math.min(longestDefaultGrace, ttl / 3);
+  const grace = durationOf("--grace", String(given));
+  if (grace <= ttl / 2) return grace;
+  throw usageFailure(
+    `Expected --grace to be at most half of --ttl, which is ${ttl / 1_000}s, got "${given}"`,
+  );
+}
+
+function commandOf(values: Values, rest: readonly string[] | undefined): { file: string; args: string[] } {
+  const usage = "pg-locker run KEY [options] -- COMMAND";
+  if (rest === undefined) throw usageFailure(`Expected -- and a command behind it: ${usage}`);
+  const [file = "", ...args] = rest;
+  if (file === "--") throw usageFailure(`Expected a command behind --, got a second --: ${usage}`);
+  if (file === "") throw usageFailure(`Expected a command behind --, got nothing: ${usage}`);
+  if (values["shell"] !== true) return { file, args };
+  return { file: "/bin/sh", args: ["-c", rest.join(" ")] };
+}
+
+function conflictStatusOf(values: Values): number | undefined {
+  const given = values["conflict-exit-code"];
+  if (given === undefined) return undefined;
+  const status = Number(given);
+  if (/^\d+$/.test(String(given)) && status <= 255) return status;
+  throw usageFailure(`Expected -E to be an exit status from 0 to 255, got "${given}"`);
+}
+
+function isThere(file: string): boolean {
+  const folders = file.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
+  return folders.some((folder) => existsSync(join(folder, file)));
+}
+
+/** What is said, and the status, of a command that could not be run for the system's reason. */
+export function notRun(file: string, code: string): { status: number; sentence: string } {
+  const command = `The command ${JSON.stringify(file)}`;
+  const notFound = { status: exitStatus.notFound, sentence: `${command} was not found` };
+  switch (code) {
+    case "ENOENT":
+      return notFound;
+    case "EACCES":
+      // The system says the same of a folder of PATH that this user may not look into.
+      if (!isThere(file)) return notFound;
+      return { status: exitStatus.notExecutable, sentence: `${command} is not executable` };
+    default:
+      return { status: exitStatus.notExecutable, sentence: `${command} could not be run (${code})` };
+  }
+}

@@ -1,0 +1,133 @@
+import { statement } from "../postgres/driver.ts";
+
+// What a database is asked about its fitness for locks. Each answers one value of JSON, reads what every role may read, and
+// leaves nothing behind.
+
+/** Answers {@link VersionAnswer}. */
+export const askVersion = statement(`
+select pg_catalog.json_build_object(
+         'number', pg_catalog.current_setting('server_version_num')::int4,
+         'name', pg_catalog.current_setting('server_version'))::text`);
+
+export interface VersionAnswer {
+  /** Such as 180004. */
+  readonly number: number;
+  readonly name: string;
+}
+
+/** The server's clock as it is now, not at the begin of a transaction: milliseconds since 1970. */
+export const askClock = statement(
+  "select pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp()) * 1000)::text",
+);
+
+/**
+ * Settings as this session has them from its server, database and role, by name; those that the server doesn't know are left
+ * out. Parameter: their names. Answers {@link SettingsAnswer}.
+ */
+export const askSettings = statement(`
+select coalesce(pg_catalog.json_object_agg(name, pg_catalog.json_build_object(
+         'value', setting, 'source', source)), '{}')::text
+  from pg_catalog.pg_settings
+ where name = any ($1::text[])`);
+
+export type SettingsAnswer = Readonly<
+  Record<string, { readonly value: string; readonly source: string } | undefined>
+>;
+
+/**
+ * How full the server's table of locks is. By the function, as in `ownLocks`: the answer must be had where the table is full.
+ *
+ * It has an entry for each thing that is locked and, in a second table twice as long, one for each session that locks it.
+ * Locks by the fast path are in neither, and predicate locks in a table of their own. Answers {@link LockTableAnswer}.
+ */
+export const askLockTable = statement(`
+select pg_catalog.json_build_object(
+         'used', greatest(
+           pg_catalog.count(distinct pg_catalog.json_build_array(locktype, database, relation, page, tuple,
+             virtualxid, transactionid, classid, objid, objsubid)::text),
+           pg_catalog.count(*) / 2),
+         'advisory', pg_catalog.count(*) filter (where locktype = 'advisory'),
+         'room', pg_catalog.current_setting('max_locks_per_transaction')::int8 *
+           (pg_catalog.current_setting('max_connections')::int8
+            + pg_catalog.current_setting('max_prepared_transactions')::int8))::text
+  from pg_catalog.pg_lock_status()
+ where not fastpath and mode <> 'SIReadLock'`);
+
+export interface LockTableAnswer {
+  readonly used: number;
+  readonly advisory: number;
+  /** What the server has reserved memory for; it makes do with some that is unused elsewhere as well. */
+  readonly room: number;
+}
+
+/**
+ * How many connections there are, but for this one, of how many; -1: without a limit. What a role without privileges sees of
+ * others' sessions has no `backend_type`, but the database, which the server's own processes lack. A limit of a role or a
+ * database binds no superuser. Answers {@link ConnectionsAnswer}.
+ */
+export const askConnections = statement(`
+select pg_catalog.json_build_object(
+         'server', pg_catalog.json_build_array(seen.of_server,
+           pg_catalog.current_setting('max_connections')::int4
+           - pg_catalog.current_setting('superuser_reserved_connections')::int4
+           - coalesce(pg_catalog.current_setting('reserved_connections', true)::int4, 0)),
+         'role', pg_catalog.json_build_array(seen.of_role,
+           case when role.rolsuper then -1 else role.rolconnlimit end),
+         'database', pg_catalog.json_build_array(seen.of_database,
+           case when role.rolsuper then -1 else database.datconnlimit end))::text
+  from (select pg_catalog.count(*) as of_server,
+               pg_catalog.count(*) filter (where usename = session_user) as of_role,
+               pg_catalog.count(*) filter (where datname = pg_catalog.current_database()) as of_database
+          from pg_catalog.pg_stat_activity
+         where pid <> pg_catalog.pg_backend_pid()
+           and (backend_type = 'client backend' or backend_type is null and datid is not null)) as seen,
+       pg_catalog.pg_roles as role,
+       pg_catalog.pg_database as database
+ where role.rolname = session_user and database.datname = pg_catalog.current_database()`);
+
+/** How many there are besides this one, and the limit; -1: none. */
+type Counted = readonly [used: number, limit: number];
+
+export interface ConnectionsAnswer {
+  readonly server: Counted;
+  readonly role: Counted;
+  readonly database: Counted;
+}
+
+/** Sets, for this very statement, what a TTL that the server enforces is made of. Answers what came of it, in a list. */
+export const tryEnforcing = statement(`
+select pg_catalog.json_build_array(
+         pg_catalog.set_config('idle_session_timeout', '60000', true),
+         pg_catalog.set_config('tcp_keepalives_idle', '15', true),
+         pg_catalog.set_config('tcp_keepalives_interval', '15', true),
+         pg_catalog.set_config('tcp_keepalives_count', '3', true),
+         pg_catalog.set_config('tcp_user_timeout', '60000', true))::text`);
+
+/** Those functions that a fencing token needs and the role may not call: a list of names. */
+export const askFencing = statement(`
+select coalesce(pg_catalog.json_agg(missing.name), '[]')::text
+  from (select needed.name
+          from pg_catalog.unnest(array[
+                 'pg_logical_emit_message', 'pg_walfile_name', 'pg_current_xact_id']) as needed(name)
+          left join pg_catalog.pg_proc as known
+            on known.proname = needed.name and known.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+         group by needed.name
+        having not coalesce(pg_catalog.bool_and(pg_catalog.has_function_privilege(known.oid, 'execute'))
+                 filter (where not 'bytea'::pg_catalog.regtype::oid = any (known.proargtypes)), false)) as missing`);
+
+/** Whose sessions the role may see, and end. Answers {@link PrivilegesAnswer}. */
+export const askPrivileges = statement(`
+select pg_catalog.json_build_object(
+         'role', session_user,
+         'superuser', rolsuper,
+         'sees', pg_catalog.pg_has_role('pg_read_all_stats', 'usage'),
+         'ends', pg_catalog.pg_has_role('pg_signal_backend', 'usage'))::text
+  from pg_catalog.pg_roles
+ where rolname = current_user`);
+
+export interface PrivilegesAnswer {
+  readonly role: string;
+  readonly superuser: boolean;
+  readonly sees: boolean;
+  readonly ends: boolean;
+}

@@ -1,0 +1,85 @@
+import { randomBytes } from "node:crypto";
+import { LocksNotKeptError } from "../contract/errors.ts";
+import { within } from "../runtime/clock.ts";
+import { clientBeside, destroySocket, type OwnClient, type Pool, query, type Statement } from "./driver.ts";
+import { statementDeadline } from "./session.ts";
+import { hasLock, probeLock, unprobeLock } from "./sql.ts";
+
+/** Milliseconds between two attempts at a proof that could not be had. */
+const pause = 1_000;
+
+/**
+ * Proves, once for each locker, that a server keeps the advisory locks that it grants. Databases that speak PostgreSQL's
+ * protocol may answer true and lock nothing (https://github.com/cockroachdb/cockroach/issues/13546), and then everybody holds
+ * every lock.
+ */
+export class LocksKept {
+  readonly #pool: Pool;
+  #areProven = false;
+  #underWay: Promise<void> | undefined;
+  #notBefore = 0;
+
+  constructor(pool: Pool) {
+    this.#pool = pool;
+  }
+
+  get areProven(): boolean {
+    return this.#areProven;
+  }
+
+  /**
+   * Where no connection is to be had for the proof, it is put off: whoever has got a lock meanwhile has a session.
+   *
+   * @throws {LocksNotKeptError}
+   */
+  async prove(): Promise<void> {
+    if (this.#areProven || performance.now() < this.#notBefore) return;
+    this.#underWay ??= this.#prove().finally(() => {
+      this.#underWay = undefined;
+    });
+    await this.#underWay;
+  }
+
+  async #prove(): Promise<void> {
+    const over = performance.now() + statementDeadline;
+    const clients: OwnClient[] = [];
+    const connect = async (): Promise<OwnClient> => {
+      const client = clientBeside(this.#pool);
+      clients.push(client);
+      await client.connect();
+      return client;
+    };
+    // Two connections to two servers, for there was a failover between them, exclude each other no more. A second look tells.
+    const look = async (): Promise<boolean> => (await areKept(connect)) || areKept(connect);
+    try {
+      const kept = await within(statementDeadline, look());
+      if (!kept) throw new LocksNotKeptError();
+      this.#areProven = true;
+    } catch (error) {
+      if (error instanceof LocksNotKeptError) throw error;
+      this.#notBefore = performance.now() + pause;
+    } finally {
+      // Where connections are few, the next caller may need theirs.
+      const left = Math.max(over - performance.now(), 1);
+      await Promise.all(
+        clients.map((client) => within(left, client.end()).catch(() => destroySocket(client))),
+      );
+    }
+  }
+}
+
+/** Whether one session finds its lock in the server's own list, and another is refused it. */
+async function areKept(connect: () => Promise<OwnClient>): Promise<boolean> {
+  const id = randomBytes(8).readBigInt64BE().toString();
+  const ask = async (client: OwnClient, statement: Statement): Promise<boolean> => {
+    const { rows } = await client.query(query(statement, [id]));
+    return JSON.parse(String(rows[0]?.[0])) as boolean;
+  };
+  const one = await connect();
+  const granted = await ask(one, probeLock);
+  const listed = await ask(one, hasLock);
+  const another = await connect();
+  const grantedTwice = await ask(another, probeLock);
+  await ask(one, unprobeLock);
+  return granted && listed && !grantedTwice;
+}

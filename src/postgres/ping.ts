@@ -1,0 +1,40 @@
+import { DatabaseError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { within } from "../runtime/clock.ts";
+import { announcedBackend, clientBeside, destroySocket, type OwnClient, type Pool, query } from "./driver.ts";
+import { ping } from "./sql.ts";
+
+export interface PingTarget {
+  readonly pool: Pool;
+  readonly locksLiveHere: boolean;
+  readonly trustPooler: boolean;
+}
+
+/**
+ * Proves within `deadline` milliseconds that the server of a pool answers, over a connection of its own: a saturated pool
+ * says nothing about the server, and a connection that lies idle in it says nothing about the next.
+ *
+ * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} where locks live
+ */
+export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
+  let client: OwnClient | undefined;
+  try {
+    client = clientBeside(target.pool);
+    await within(deadline, ask(client, target));
+  } catch (cause) {
+    if (client !== undefined) destroySocket(client);
+    const known = cause instanceof StandbyError || cause instanceof PoolerDetectedError;
+    throw known ? cause : new DatabaseError({ doing: "Ping", cause });
+  }
+}
+
+async function ask(client: OwnClient, { locksLiveHere, trustPooler }: PingTarget): Promise<void> {
+  await client.connect();
+  const { rows } = await client.query(query(ping, []));
+  const [standby, actual] = JSON.parse(String(rows[0]?.[0])) as [boolean, number];
+  const announced = announcedBackend(client) ?? actual;
+  if (locksLiveHere && standby) throw new StandbyError();
+  if (locksLiveHere && !trustPooler && announced !== actual) {
+    throw new PoolerDetectedError({ announced, actual });
+  }
+  await client.end();
+}

@@ -1,0 +1,333 @@
+import { lockId } from "../contract/lock-id.ts";
+import type { LockMode } from "../contract/locker.ts";
+import { type Statement, statement } from "./driver.ts";
+
+/** A prepared statement's name must never stand for two texts, whatever versions of this library share a connection. */
+export function prepared(what: string, text: string): Statement {
+  return statement(text, `pg_locker_${what}_${BigInt.asUintN(64, lockId(0, text)).toString(36)}`);
+}
+
+/** Which of the statements of a lock is meant. */
+export interface LockKind {
+  readonly mode: LockMode;
+  /** The server ends the session, and frees the lock, a TTL after it last spoke. */
+  readonly enforced: boolean;
+  /** The holder gets a fencing token. */
+  readonly fenced: boolean;
+}
+
+/** What only a holder's session needs, in the order of {@link SessionSettings}, after `idle_session_timeout`. */
+const holderSettings = ["statement_timeout", "default_transaction_isolation", "application_name"];
+/** A belt for a link that is dead, where the TTL itself can't reach: a session that is busy sending. */
+const linkSettings = [
+  "tcp_keepalives_idle",
+  "tcp_keepalives_interval",
+  "tcp_keepalives_count",
+  "tcp_user_timeout",
+];
+
+const settingsBeside = ({ enforced }: { enforced: boolean }): string[] =>
+  enforced ? [...holderSettings, ...linkSettings] : holderSettings;
+
+/** The settings of a session as they are, but for `idle_session_timeout`, of those that its kind of lock changes. */
+export const asTheyAre = (kind: { enforced: boolean }): string =>
+  settingsBeside(kind)
+    .map((name) => `pg_catalog.current_setting('${name}')`)
+    .join(",\n           ");
+
+/** Sets `idle_session_timeout` and those of {@link asTheyAre} to what they were, in parameters from this one on. */
+export const putBack = (kind: { enforced: boolean }, first: number): string =>
+  ["idle_session_timeout", ...settingsBeside(kind)]
+    .map((name, at) => `pg_catalog.set_config('${name}', $${first + at}, false)`)
+    .join(",\n         ");
+
+/** Makes a session fit to hold something, whatever its role has set, under the `application_name` of a parameter. */
+export const holderFit = (name: string): string => `pg_catalog.set_config('statement_timeout', '0', false),
+           pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+           pg_catalog.set_config('application_name', ${name}, false)`;
+
+/** Sets the belt of a link, from the parameters of the seconds of keepalive and of the milliseconds of time-out. */
+export const belt = (
+  keepalive: string,
+  userTimeout: string,
+): string => `pg_catalog.set_config('tcp_keepalives_idle', ${keepalive}, false),
+           pg_catalog.set_config('tcp_keepalives_interval', ${keepalive}, false),
+           pg_catalog.set_config('tcp_keepalives_count', '3', false),
+           pg_catalog.set_config('tcp_user_timeout', ${userTimeout}, false)`;
+
+/**
+ * A number that grows from each holder of a lock to the next: the server's timeline in the upper 16 bits, and the id of this
+ * statement's own transaction in the lower 48.
+ *
+ * Transaction ids are assigned in order, here after the grant; and the next grant comes after this statement has ended. The
+ * id alone could be assigned again after a crash: the message, which is part of the transaction, makes the commit wait
+ * until all that is on disk. A standby that is promoted may know less, but it begins a new timeline.
+ */
+export const fencingToken = `((('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(
+             pg_catalog.pg_logical_emit_message(true, 'pg-locker', '')), 1, 8))::bit(32)::int8 << 48)
+             | pg_catalog.pg_current_xact_id()::text::int8)::text`;
+
+/**
+ * True, once the commit of this very statement waits for the disk: without that, whatever the role has set, a token could be
+ * handed out again after a crash. One setting is stricter still.
+ */
+export const durable = `case when pg_catalog.current_setting('synchronous_commit') = 'remote_apply' then true
+                          else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`;
+
+/**
+ * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
+ *
+ * Parameters: lock id, announced backend pid (null: not checked), `application_name` of a holder, `idle_session_timeout`
+ * of a holder; where the TTL is enforced also the seconds of TCP keepalive and the milliseconds of `tcp_user_timeout`.
+ * Answers {@link TryLockAnswer}.
+ *
+ * - Nothing is done on a standby (its locks exclude nobody on the primary) nor where the backend is not the one that was
+ *   announced (a pooler stands between, and what is set would stay on somebody else's session): `granted` is null.
+ * - CASE fixes the order of evaluation
+ *   (https://www.postgresql.org/docs/current/sql-expressions.html#SYNTAX-EXPRESS-EVAL): the time-out of the session is
+ *   that of a holder before the lock is asked for. The settings that only a holder needs come after.
+ * - A refusal puts back what was set, so that the session can be returned at once.
+ * - `offset 0` keeps the planner from pulling the inner select up, which would call its functions once per mention.
+ * - One value of JSON is cheaper to read for the driver than eleven columns.
+ */
+const tryLockWith = (kind: LockKind): Statement => {
+  const shared = kind.mode === "shared" ? "_shared" : "";
+  return prepared(
+    "try_lock",
+    `
+select pg_catalog.json_build_object(
+         'pid', attempt.pid,
+         'standby', attempt.standby,
+         'granted', attempt.granted,
+         'othersWait', ${kind.mode === "shared" ? `case when attempt.granted then not ${nobodyWaits("$1")} end` : "null::bool"},
+         'token', ${kind.fenced ? `case when attempt.granted then ${fencingToken} end` : "null::text"},
+         'before', case when attempt.granted then pg_catalog.json_build_array(
+           attempt.idle_session_timeout,
+           ${asTheyAre(kind)}) end,
+         'set', case when attempt.granted then pg_catalog.concat(
+           ${kind.enforced ? `${belt("$5", "$6")},` : ""}
+           ${holderFit("$3")}) end,
+         'put back', case when not attempt.granted then
+           pg_catalog.set_config('idle_session_timeout', attempt.idle_session_timeout, false) end)::text
+  from (select pg_catalog.pg_backend_pid() as pid,
+               pg_catalog.pg_is_in_recovery() as standby,
+               pg_catalog.current_setting('idle_session_timeout') as idle_session_timeout,
+               case when pg_catalog.pg_is_in_recovery() or pg_catalog.pg_backend_pid() <> $2::int4 then null
+                    when pg_catalog.set_config('idle_session_timeout', $4, false) is not null
+                     ${kind.fenced ? `and ${durable}` : ""}
+                    then pg_catalog.pg_try_advisory_lock${shared}($1::int8) end as granted
+        offset 0) as attempt`,
+  );
+};
+
+export interface TryLockAnswer {
+  readonly pid: number;
+  readonly standby: boolean;
+  /** Null: not tried. */
+  readonly granted: boolean | null;
+  /** Of a shared lock that was granted. */
+  readonly othersWait: boolean | null;
+  /** A 64-bit number, which JSON's own can't carry. */
+  readonly token: string | null;
+  /** Of a holder's session: what {@link unlock} puts back. */
+  readonly before: SessionSettings | null;
+}
+
+/** The settings of a session as they were: `idle_session_timeout`, then those that its kind of lock needs. */
+export type SessionSettings = readonly string[];
+
+export const tryLock = ofKind(tryLockWith);
+
+/**
+ * Turns a lock id into the id of its marker, which says that somebody waits: xor, so that two locks never share a marker
+ * unless they share their id. The bytes spell "pg-lock?".
+ */
+const mark = 8099492398597630783n;
+const marked = (id: string): string => `${id}::int8 # ${mark}`;
+
+/** The id of the marker of a lock; and the other way round. */
+export function markerOf(id: bigint): bigint {
+  return id ^ mark;
+}
+
+/** Where a release tells of itself, with the lock id as its payload. */
+const releasesChannel = "pg_locker";
+
+/** Whether nobody waits for a lock. Where another release or grant asks the same at this very moment, that is taken for a waiter. */
+export const nobodyWaits = (id: string): string => `pg_catalog.pg_try_advisory_xact_lock(${marked(id)})`;
+
+/** Notifies where somebody waits for a lock; whether it did. */
+export const toldUnlessNobodyWaits = (id: string): string => `
+         case when ${nobodyWaits(id)} then false
+              else pg_catalog.pg_notify('${releasesChannel}', ${id}::int8::text) is not null end`;
+
+/**
+ * Unlocks, tells those who wait, and puts the session's settings back. Answers first whether it held the lock (the server
+ * warns where it did not, and raises no error), then whether anybody was told.
+ *
+ * Parameters: lock id, then {@link SessionSettings}.
+ *
+ * A notification costs as much as the rest together, so it is sent only where somebody waits: {@link markWaiting}. The
+ * marker is probed by a lock of the statement's own transaction, which is gone with the statement. No wake-up is lost:
+ *
+ *     waiter    marks ─────▶ tries, is refused ─────▶ sleeps until it is told
+ *     releaser                                 unlocks ─────▶ probes
+ *
+ * A waiter that was refused tried before this unlock, and marked before that; the probe comes after the unlock, which CASE
+ * sees to, and so finds the marker. A probe that meets that of another release takes it for a waiter: somebody is told in
+ * vain.
+ */
+const unlockWith = (kind: LockKind): Statement =>
+  prepared(
+    "unlock",
+    `
+select pg_catalog.json_build_array(unlocked.was_held,
+         case when not unlocked.was_held then false
+              else ${toldUnlessNobodyWaits("$1")} end,
+         ${putBack(kind, 2)})::text
+  from (select pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::int8) as was_held
+        offset 0) as unlocked`,
+  );
+
+export type UnlockAnswer = readonly [wasHeld: boolean, told: boolean, ...put: string[]];
+
+export const unlock = ofKind(unlockWith);
+
+/** The statements of every kind of lock, each made once. */
+function ofKind(make: (kind: LockKind) => Statement): (kind: LockKind) => Statement {
+  const made = new Map<number, Statement>();
+  return (kind) => {
+    const at = (kind.mode === "shared" ? 1 : 0) + (kind.enforced ? 2 : 0) + (kind.fenced ? 4 : 0);
+    const known = made.get(at) ?? make(kind);
+    made.set(at, known);
+    return known;
+  };
+}
+
+/**
+ * Proves that the session lives, is the same one and is not on a standby: a primary can be demoted under an open socket.
+ * `application_name` is the mark that nothing was discarded: DISCARD ALL, which frees every lock of a session without a
+ * word, takes it away as well. (A look into pg_locks would say more, for 0.4 ms with a thousand locks in the server.)
+ *
+ * Every statement renews the time-out of an idle session; this one also changes it, unless the session is another's.
+ *
+ * Parameters: backend pid, `idle_session_timeout`. Answers {@link ProveAnswer}.
+ */
+export const prove = prepared(
+  "prove",
+  `
+select pg_catalog.json_build_object(
+         'pid', pg_catalog.pg_backend_pid(),
+         'standby', pg_catalog.pg_is_in_recovery(),
+         'name', pg_catalog.current_setting('application_name'),
+         'set', case when pg_catalog.pg_backend_pid() = $1::int4
+                then pg_catalog.set_config('idle_session_timeout', $2, false) end)::text`,
+);
+
+export interface ProveAnswer {
+  readonly pid: number;
+  readonly standby: boolean;
+  readonly name: string;
+}
+
+/** Proves that a new session would be served, by a primary, and by the backend that was announced. */
+export const ping = statement(
+  "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::text",
+);
+
+/**
+ * Makes the session of a listener fit for waiting, whatever its role has set, and answers its backend's pid. Where that is
+ * not the one that was announced, nothing is set: it is a session of others as well.
+ *
+ * Parameters: `application_name`, announced backend pid (null: not checked).
+ */
+export const openListener = statement(`
+select pg_catalog.json_build_array(pg_catalog.pg_backend_pid(),
+         case when $2::int4 is null or $2 = pg_catalog.pg_backend_pid() then pg_catalog.concat(
+           pg_catalog.set_config('idle_session_timeout', '0', false),
+           ${holderFit("$1")}) end)::text`);
+
+/** From now on the session hears of every release that is told. */
+export const listen = statement(`listen ${releasesChannel}`);
+
+/**
+ * Says that somebody waits for the lock, for as long as the session lives or until {@link unmarkWaiting}. Answers `t`, or
+ * `f` where a release probes the marker in this very moment.
+ */
+export const markWaiting = statement(
+  `select pg_catalog.pg_try_advisory_lock_shared(${marked("$1")})`,
+  "pg_locker_mark",
+);
+
+export const unmarkWaiting = statement(
+  `select pg_catalog.pg_advisory_unlock_shared(${marked("$1")})`,
+  "pg_locker_unmark",
+);
+
+/**
+ * In `read committed`, whatever the role's default: where a transaction has one snapshot for all its statements, the one
+ * that the try itself takes may be older than what the last holder committed.
+ */
+export const begin = statement("begin isolation level read committed");
+export const commit = statement("commit");
+/** The command tag of one that took effect. That of a failed transaction is another, and no error. */
+export const committed = "COMMIT";
+export const rollback = statement("rollback");
+
+/**
+ * Takes the lock until the end of the transaction, or is refused. Not prepared, as with all the rest of a transaction:
+ * behind a pooler the next one is served by another session.
+ *
+ * Parameter: lock id. Answers {@link TryTransactionLockAnswer}.
+ */
+const tryTransactionLockWith = (call: string): Statement =>
+  statement(`
+select pg_catalog.json_build_object(
+         'standby', pg_catalog.pg_is_in_recovery(),
+         'granted', case when not pg_catalog.pg_is_in_recovery() then ${call} end)::text`);
+
+export interface TryTransactionLockAnswer {
+  readonly standby: boolean;
+  readonly granted: boolean | null;
+}
+
+export const tryTransactionLock: Record<LockMode, Statement> = {
+  exclusive: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock($1::int8)"),
+  shared: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock_shared($1::int8)"),
+};
+
+/** Whether there is a lock with an id, in the list of the server. */
+const listed = (id: string, which: string): string => `exists (
+         select from pg_catalog.pg_locks
+          where locktype = 'advisory' and granted and ${which}
+            and classid = (((${id}) >> 32) & 4294967295)::oid
+            and objid = ((${id}) & 4294967295)::oid
+            and objsubid = 1)`;
+
+/** Whether the session has the lock, which outside of a transaction it had only for the statement that took it. */
+export const hasLock = statement(
+  `select pg_catalog.to_json(${listed("$1::int8", "pid = pg_catalog.pg_backend_pid()")})::text`,
+);
+
+/** Takes a lock that nobody else knows of, to see whether it is kept; and gives it back. */
+export const probeLock = statement(
+  "select pg_catalog.to_json(pg_catalog.pg_try_advisory_lock($1::int8))::text",
+);
+
+export const unprobeLock = statement(
+  "select pg_catalog.to_json(pg_catalog.pg_advisory_unlock($1::int8))::text",
+);
+
+/** Tells those who wait for a lock that the transaction that had it has ended, as {@link unlock} does. */
+export const tellWaiters = statement(`select pg_catalog.to_json(${toldUnlessNobodyWaits("$1")})::text`);
+
+/**
+ * The same in a transaction that goes on: the notification goes out when that commits. There a probe would keep the marker from
+ * everybody until then, and those who come to wait meanwhile would try to set it over and over; so this looks it up.
+ */
+export const tellWaitersAtCommit = statement(`
+select pg_catalog.to_json(case when ${listed(
+  marked("$1"),
+  `mode = 'ShareLock' and database =
+                (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`,
+)} then pg_catalog.pg_notify('${releasesChannel}', $1::int8::text) is not null else false end)::text`);

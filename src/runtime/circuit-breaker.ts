@@ -1,0 +1,99 @@
+import { circuitBreaker, ExponentialBackoff, handleAll, SamplingBreaker } from "cockatiel";
+import { milliseconds } from "../contract/duration.ts";
+import { CircuitOpenError, InvalidConfigError } from "../contract/errors.ts";
+import type { Duration } from "../contract/locker.ts";
+
+/**
+ * Stands between the locker and a database in trouble. It calls `fn` once, or rejects without calling it. A policy of
+ * cockatiel fits, also one of several wrapped together, but for one that tries again. What it answers is not looked at: where
+ * `fn` was called, its own outcome counts, so that a time-out of the breaker's changes only what that learns.
+ */
+export interface CircuitBreaker {
+  execute<T>(fn: () => Promise<T>): Promise<T>;
+}
+
+export interface CircuitBreakerOptions {
+  /** Opens when at least this share of the samples failed: percent, from 1 to 100. Default 100. */
+  readonly errorRate?: number;
+  /** Fewer samples than this in the window open nothing. Default 20. */
+  readonly minimumSamples?: number;
+  /** How long the samples of the window reach back; the breaker opens after that much trouble at the latest. Default `"10s"`. */
+  readonly openAfter?: Duration;
+}
+
+/**
+ * A circuit breaker with the Go package's defaults, on cockatiel. While open, it lets one operation through after 0.5 s,
+ * then after ever longer times, at most 60 s, and closes with the first that succeeds.
+ *
+ * @throws {InvalidConfigError} a field is out of its range
+ */
+export function createCircuitBreaker(options: CircuitBreakerOptions = {}): CircuitBreaker {
+  if (typeof options !== "object" || options === null) {
+    throw new InvalidConfigError({ field: "options", got: options, wants: "an object" });
+  }
+  const { errorRate = 100, minimumSamples = 20, openAfter = "10s", ...unknown } = options;
+  for (const [field, got] of Object.entries(unknown)) {
+    throw new InvalidConfigError({
+      field,
+      got,
+      wants: "absent: the options are errorRate, minimumSamples and openAfter",
+    });
+  }
+  if (typeof errorRate !== "number" || !(errorRate >= 1 && errorRate <= 100)) {
+    throw new InvalidConfigError({ field: "errorRate", got: errorRate, wants: "a percentage from 1 to 100" });
+  }
+  if (!Number.isInteger(minimumSamples) || minimumSamples < 1) {
+    throw new InvalidConfigError({
+      field: "minimumSamples",
+      got: minimumSamples,
+      wants: "a whole number from 1 up",
+    });
+  }
+  const window = milliseconds(openAfter);
+  if (window === undefined || !(window >= 100) || window === Number.POSITIVE_INFINITY) {
+    throw new InvalidConfigError({
+      field: "openAfter",
+      got: openAfter,
+      wants: 'a duration of at least 100 ms, such as "10s"',
+    });
+  }
+  return circuitBreaker(handleAll, {
+    halfOpenAfter: new ExponentialBackoff({ initialDelay: 500, exponent: 1.5, maxDelay: 60_000 }),
+    breaker: new SamplingBreaker({
+      // cockatiel opens above the threshold, which it wants below 1, and not at it.
+      threshold: errorRate / 100 - 1e-9,
+      duration: window,
+      // It multiplies this by the window again; half a sample less keeps rounding from asking for one more.
+      minimumRps: (minimumSamples - 0.5) / (window / 1_000),
+    }),
+  });
+}
+
+/**
+ * Runs `operation` through the breaker, if there is one. Once it was called, its outcome is its own, whatever the breaker makes
+ * of it: a policy that answers before it has ended (a time-out) knows nothing of the lock that it may still get.
+ *
+ * @throws {CircuitOpenError} the breaker refused, and `operation` was not called
+ * @throws what `operation` throws
+ */
+export function throughBreaker<T>(
+  breaker: CircuitBreaker | undefined,
+  operation: () => Promise<T>,
+): Promise<T> {
+  return breaker === undefined ? operation() : through(breaker, operation);
+}
+
+async function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promise<T> {
+  let outcome: Promise<T> | undefined;
+  let cause: unknown = new Error("it answered without a call");
+  try {
+    await breaker.execute(() => {
+      outcome = operation();
+      return outcome;
+    });
+  } catch (error) {
+    cause = error;
+  }
+  if (outcome === undefined) throw new CircuitOpenError({ cause });
+  return outcome;
+}

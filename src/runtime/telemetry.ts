@@ -1,0 +1,203 @@
+import {
+  type Attributes,
+  type Counter,
+  type Histogram,
+  type MeterProvider,
+  metrics,
+  ProxyTracerProvider,
+  type Span,
+  SpanStatusCode,
+  type Tracer,
+  type TracerProvider,
+  trace,
+  type UpDownCounter,
+} from "@opentelemetry/api";
+import { formatDuration } from "../contract/duration.ts";
+import {
+  CircuitOpenError,
+  EmptyKeyError,
+  InvalidConfigError,
+  InvalidKeyError,
+  InvalidTtlError,
+  LockerClosedError,
+  LockNotAcquiredError,
+  LockNotHeldError,
+} from "../contract/errors.ts";
+import type { Logger } from "../contract/locker.ts";
+import type { StopSignal } from "./stop-signal.ts";
+
+export interface TelemetryOptions {
+  readonly logger?: Logger | undefined;
+  /** Default: the global one of `@opentelemetry/api`. */
+  readonly tracerProvider?: TracerProvider | undefined;
+  /** Default: the global one of `@opentelemetry/api`. */
+  readonly meterProvider?: MeterProvider | undefined;
+}
+
+export type Operation = "acquire" | "refresh" | "release" | "ping" | "close";
+
+/** What a span says of the lock; the names are the Go package's, which one dashboard reads for both. */
+export interface LockFacts {
+  readonly key: string;
+  readonly id: bigint;
+  /** Milliseconds. */
+  readonly ttl: number;
+}
+
+const scope = "postgres_distributed_lock";
+
+const quiet: Logger = { debug() {}, info() {}, warn() {}, error() {} };
+
+/** Spans, metrics and the log. Nothing here decides anything. */
+export class Telemetry {
+  readonly log: Logger;
+  readonly #tracerProvider: TracerProvider;
+  readonly #tracer: Tracer;
+  #isTraced = false;
+  readonly #succeeded: Partial<Record<Operation, Counter>>;
+  readonly #contended: Counter;
+  readonly #errors: Counter;
+  readonly #lost: Counter;
+  readonly #latency: Histogram;
+  readonly #held: UpDownCounter;
+
+  constructor(options: TelemetryOptions) {
+    this.log = options.logger ?? quiet;
+    this.#tracerProvider = options.tracerProvider ?? trace.getTracerProvider();
+    this.#tracer = this.#tracerProvider.getTracer(scope);
+    const meter = (options.meterProvider ?? metrics.getMeterProvider()).getMeter(scope);
+    const counter = (name: string, unit: string, description: string): Counter =>
+      meter.createCounter(`${scope}_${name}`, { unit, description });
+    this.#succeeded = {
+      acquire: counter("acquires", "{lock}", "Locks acquired"),
+      release: counter("releases", "{lock}", "Locks released by their holder while held"),
+      refresh: counter("refreshes", "{lock}", "Refreshes that proved a lock to be held"),
+    };
+    this.#contended = counter(
+      "contended",
+      "{lock}",
+      "Acquires refused: held elsewhere, or no connection was free",
+    );
+    this.#errors = counter("errors", "{operation}", "Operations that the database or the way to it failed");
+    this.#lost = counter("lost", "{lock}", "Locks whose holding ended without a release");
+    this.#latency = meter.createHistogram(`${scope}_latency_ms`, {
+      unit: "ms",
+      description: "Time from the call of an operation to its answer",
+    });
+    this.#held = meter.createUpDownCounter(`${scope}_held`, {
+      unit: "{lock}",
+      description: "Locks held now",
+    });
+  }
+
+  /** Runs `work` in a span, times it, and counts how it ended. Rejects as `work` does. */
+  observe<T>(
+    operation: Operation,
+    lock: LockFacts | undefined,
+    signal: StopSignal | undefined,
+    work: () => Promise<T>,
+  ): Promise<T> {
+    if (!this.#traced()) return this.#measure(operation, lock, signal, work);
+    return this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) =>
+      this.#measure(operation, lock, signal, work, span).finally(() => span.end()),
+    );
+  }
+
+  async #measure<T>(
+    operation: Operation,
+    lock: LockFacts | undefined,
+    signal: StopSignal | undefined,
+    work: () => Promise<T>,
+    span?: Span,
+  ): Promise<T> {
+    const start = performance.now();
+    try {
+      const answer = await work();
+      span?.setAttribute("lock.outcome", "ok");
+      this.#succeeded[operation]?.add(1);
+      return answer;
+    } catch (error) {
+      this.#failed(operation, lock, span, error, signal);
+      throw error;
+    } finally {
+      this.#latency.record(performance.now() - start, latencyOf[operation]);
+    }
+  }
+
+  /**
+   * Whether there is anybody to write spans for. Where an application has set no tracer provider, those of its default are
+   * empty, and cost more than all else that is done here.
+   */
+  #traced(): boolean {
+    const provider = this.#tracerProvider;
+    this.#isTraced ||=
+      !(provider instanceof ProxyTracerProvider) || provider.getDelegateTracer(scope) !== undefined;
+    return this.#isTraced;
+  }
+
+  granted(): void {
+    this.#held.add(1);
+  }
+
+  /** Holding has ended: `cause` is `undefined` for a release. */
+  ended(lock: LockFacts, cause: Error | undefined): void {
+    this.#held.add(-1);
+    if (cause === undefined) return;
+    this.#lost.add(1);
+    this.log.warn({ ...logged(lock), err: cause }, cause.message);
+  }
+
+  #failed(
+    operation: Operation,
+    lock: LockFacts | undefined,
+    span: Span | undefined,
+    error: unknown,
+    signal?: StopSignal,
+  ): void {
+    const outcome = signal?.aborted && error === signal.reason ? "aborted" : expectedOutcome(error);
+    if (outcome !== undefined) {
+      span?.setAttribute("lock.outcome", outcome);
+      if (operation === "acquire" && contention.has(outcome)) this.#contended.add(1);
+      this.log.debug({ ...logged(lock), operation, outcome }, `${operation}: ${outcome}`);
+      return;
+    }
+    this.#errors.add(1);
+    const exception = error instanceof Error ? error : new Error(String(error));
+    span?.setAttribute("lock.outcome", "error");
+    span?.recordException(exception);
+    span?.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
+    this.log.error({ ...logged(lock), operation, err: exception }, exception.message);
+  }
+}
+
+const contention: ReadonlySet<string> = new Set(["held", "wait-timeout", "pool-saturated", "id-collision"]);
+
+/** The name of an outcome that is no failure of the database; `undefined` for one that is. */
+function expectedOutcome(error: unknown): string | undefined {
+  if (error instanceof LockNotAcquiredError)
+    return error.reason === "connection-timeout" ? undefined : error.reason;
+  if (error instanceof LockNotHeldError) return error.reason === "lost" ? undefined : error.reason;
+  if (error instanceof CircuitOpenError) return "circuit-open";
+  if (error instanceof LockerClosedError) return "closed";
+  return misuse.some((kind) => error instanceof kind) ? "misuse" : undefined;
+}
+
+const misuse = [EmptyKeyError, InvalidKeyError, InvalidTtlError, InvalidConfigError];
+
+const latencyOf: Record<Operation, Attributes> = {
+  acquire: { operation: "acquire" },
+  refresh: { operation: "refresh" },
+  release: { operation: "release" },
+  ping: { operation: "ping" },
+  close: { operation: "close" },
+};
+
+function attributesOf(lock: LockFacts | undefined): Attributes {
+  if (lock === undefined) return {};
+  return { "lock.key": lock.key, "lock.id": lock.id.toString(), "lock.ttl": formatDuration(lock.ttl) };
+}
+
+/** An id as a string: neither JSON nor a number carries 64 bits. */
+function logged(lock: LockFacts | undefined): object {
+  return lock === undefined ? {} : { key: lock.key, id: lock.id.toString(), ttl: lock.ttl };
+}

@@ -1,0 +1,171 @@
+import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { applicationName } from "../postgres/application-name.ts";
+import type { Pool } from "../postgres/driver.ts";
+import { type Session, statementDeadline } from "../postgres/session.ts";
+import {
+  type LockKind,
+  type ProveAnswer,
+  prove,
+  type SessionSettings,
+  type TryLockAnswer,
+  tryLock,
+  type UnlockAnswer,
+  unlock,
+} from "../postgres/sql.ts";
+import type { Instant } from "../runtime/clock.ts";
+import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { reserveFor } from "./reserve-for.ts";
+import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
+
+export interface DedicatedSessionsOptions {
+  readonly pool: Pool;
+  readonly namespace: number;
+  readonly connWaitTimeout: number;
+  readonly pooler: "refuse" | "session";
+  readonly ttlEnforcement: "client" | "server";
+}
+
+/** One session of the pool for each lock, for as long as it is held: the arrangement of the Go package. */
+export class DedicatedSessions {
+  readonly #options: DedicatedSessionsOptions;
+  readonly #enforced: boolean;
+
+  constructor(options: DedicatedSessionsOptions) {
+    this.#options = options;
+    this.#enforced = options.ttlEnforcement === "server";
+  }
+
+  /**
+   * @throws {LockNotAcquiredError} `"connection-timeout"`
+   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
+   */
+  async tryLock(request: LockRequest): Promise<Grant | Refusal> {
+    const { key, id, mode, ttl, fencing } = request;
+    const { pool, namespace, connWaitTimeout, pooler } = this.#options;
+    const session = await reserveFor(request, { pool, wait: connWaitTimeout });
+    if ("refused" in session) return session;
+    const announced = pooler === "session" ? undefined : session.announcedPid;
+    const name = applicationName(namespace, key);
+    const kind: LockKind = { mode, enforced: this.#enforced, fenced: fencing };
+    const values = [
+      id.toString(),
+      announced?.toString() ?? null,
+      name,
+      this.#enforced ? sessionTimeout(ttl) : "0",
+    ];
+    if (this.#enforced) values.push(...tcpTimeouts(ttl));
+    request.sent = true;
+    try {
+      const doing = "Taking a lock";
+      const within = Math.min(statementDeadline, ttl);
+      const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
+      if (session.inTransaction) {
+        // Whoever had the client before has left it so. There the TTL does not run, and a rollback takes the settings back.
+        throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
+      }
+      if (said.granted === true && said.before !== null) {
+        return new DedicatedLock(session, { id, kind, said, name, before: said.before }, sentAt);
+      }
+      if (said.granted === false) {
+        session.return();
+        return { refused: "held" };
+      }
+      if (said.standby) throw new StandbyError();
+      if (announced !== undefined && said.pid !== announced) {
+        throw new PoolerDetectedError({ announced, actual: said.pid });
+      }
+      throw new DatabaseError({ doing, cause: new Error("it was neither granted nor refused") });
+    } catch (error) {
+      // An error says nothing about whether the lock was granted: session locks survive a failed statement.
+      session.destroy(error as Error);
+      throw namedLockError(error);
+    }
+  }
+
+  /** Has no session but those of locks, which end with them. */
+  async close(): Promise<void> {}
+}
+
+/** A lock, and how its session was when it got it. */
+interface Opened {
+  readonly id: bigint;
+  readonly kind: LockKind;
+  readonly said: TryLockAnswer;
+  readonly name: string;
+  readonly before: SessionSettings;
+}
+
+class DedicatedLock implements Grant {
+  readonly #session: Session;
+  readonly #opened: Opened;
+  readonly fencingToken: bigint | undefined;
+  readonly othersWait: boolean | undefined;
+  readonly lapses: boolean;
+  #provenAt: Instant;
+
+  constructor(session: Session, opened: Opened, provenAt: Instant) {
+    this.#provenAt = provenAt;
+    this.#session = session;
+    this.#opened = opened;
+    const { token } = opened.said;
+    this.fencingToken = token === null ? undefined : BigInt(token);
+    this.othersWait = opened.said.othersWait ?? undefined;
+    this.lapses = opened.kind.enforced;
+  }
+
+  get provenAt(): Instant {
+    return this.#provenAt;
+  }
+
+  get goneBecause(): Error | undefined {
+    return this.#session.goneBecause;
+  }
+
+  believable(ttl: number): number {
+    return this.lapses ? believable(ttl) : ttl;
+  }
+
+  onGone(listener: GoneListener): void {
+    this.#session.onGone((cause) => listener.gone(cause));
+  }
+
+  async refresh(ttl: number, deadline: number): Promise<Instant> {
+    const doing = "Refreshing a lock";
+    const { name } = this.#opened;
+    const { pid } = this.#opened.said;
+    const values = [pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
+    const within = Math.min(statementDeadline, deadline);
+    try {
+      const { said, sentAt } = await this.#session.run<ProveAnswer>(doing, prove, values, within);
+      if (said.standby) throw new StandbyError();
+      if (said.pid !== pid) throw new PoolerDetectedError({ announced: pid, actual: said.pid });
+      if (said.name !== name)
+        throw new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
+      this.#provenAt = sentAt;
+      return sentAt;
+    } catch (error) {
+      throw this.#destroyed(error);
+    }
+  }
+
+  async release(): Promise<boolean> {
+    const doing = "Giving a lock back";
+    const { id, kind, before } = this.#opened;
+    const values = [id.toString(), ...before];
+    try {
+      const { said } = await this.#session.run<UnlockAnswer>(doing, unlock(kind), values, statementDeadline);
+      const [wasHeld, othersTold] = said;
+      if (!wasHeld) throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
+      this.#session.return();
+      return othersTold;
+    } catch (error) {
+      throw this.#destroyed(error);
+    }
+  }
+
+  /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
+  #destroyed(error: unknown): unknown {
+    this.#session.destroy(error as Error);
+    return error;
+  }
+}

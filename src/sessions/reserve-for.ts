@@ -1,0 +1,31 @@
+import { LockNotAcquiredError, namedLockError } from "../contract/errors.ts";
+import type { Pool } from "../postgres/driver.ts";
+import { type NoSession, reserveSession } from "../postgres/reservation.ts";
+import { Session } from "../postgres/session.ts";
+import type { LockRequest, Refusal } from "./grant.ts";
+
+/**
+ * Reserves a session for whoever wants a lock, if they still want it when there is one.
+ *
+ * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError} as {@link reserveSession} does
+ * @throws {LockTableFullError} which a server without room says to whoever connects, too
+ */
+export async function reserveFor(
+  request: LockRequest,
+  { pool, wait }: { pool: Pool; wait: number },
+): Promise<Session | Refusal> {
+  let session: Session | NoSession;
+  try {
+    session = await reserveSession(pool, wait);
+  } catch (error) {
+    throw namedLockError(error);
+  }
+  if (!(session instanceof Session)) {
+    const { refused, waited } = session;
+    if (refused === "pool-saturated") return { refused, waited };
+    throw new LockNotAcquiredError({ key: request.key, reason: refused, waited });
+  }
+  if (!request.abandoned) return session;
+  session.return();
+  return { refused: "abandoned" };
+}

@@ -1,0 +1,48 @@
+import { milliseconds } from "../contract/duration.ts";
+import { InvalidTtlError } from "../contract/errors.ts";
+
+// A TTL that the server enforces is the `idle_session_timeout` of the holder's session, which the server ends when nothing
+// has come from its client for so long
+// (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT).
+
+/** Milliseconds: the setting's range. 0 is none at all, and so is less than half a millisecond, which rounds to it. */
+const shortest = 1;
+const longest = 2 ** 31 - 1;
+
+/** @returns milliseconds @throws {InvalidTtlError} */
+export function assertEnforceableTtl(got: unknown): number {
+  const ttl = milliseconds(got);
+  if (ttl === undefined || !(ttl >= shortest && ttl <= longest)) {
+    throw new InvalidTtlError(
+      got,
+      `a duration from ${shortest} ms to ${longest} ms, which the server can enforce`,
+    );
+  }
+  return ttl;
+}
+
+/** The setting for a TTL. Rounded up: the server may never end a session before its holder stops believing. */
+export function sessionTimeout(ttl: number): string {
+  return Math.ceil(ttl).toString();
+}
+
+/**
+ * Milliseconds after the last proof was sent that a holder may believe: a TTL less a margin.
+ *
+ * The server's timer begins when it has answered, later than that by the way there and back, so that without a margin the
+ * holder would be first already; but not where the two clocks differ in rate. 0.1 % is twice what a clock that NTP is
+ * pulling straight may differ, and a millisecond is what both round to.
+ */
+export function believable(ttl: number): number {
+  return ttl - Math.min(1 + ttl / 1_000, ttl / 10);
+}
+
+/**
+ * For a link that has died under a session that is not idle: `tcp_keepalives_idle` and `_interval` in seconds, such that
+ * three unanswered probes take about a TTL; and `tcp_user_timeout` in milliseconds. Of no effect over a Unix socket.
+ */
+export function tcpTimeouts(ttl: number): [keepalive: string, userTimeout: string] {
+  // 32767 s is the most that Linux takes.
+  const keepalive = Math.min(Math.max(Math.ceil(ttl / 4_000), 1), 32_767);
+  return [keepalive.toString(), Math.ceil(ttl).toString()];
+}

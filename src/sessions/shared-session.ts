@@ -1,0 +1,225 @@
+import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import type { Pool } from "../postgres/driver.ts";
+import { type NoSession, reserveSession } from "../postgres/reservation.ts";
+import { type Session, statementDeadline } from "../postgres/session.ts";
+import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
+import type { Instant } from "../runtime/clock.ts";
+import { tcpTimeouts } from "./server-ttl.ts";
+import { SessionLease } from "./session-keepalive.ts";
+import { SmallestTtl } from "./smallest-ttl.ts";
+import { Operations } from "./statement-batches.ts";
+
+export interface SharedSessionOptions {
+  readonly pool: Pool;
+  readonly connWaitTimeout: number;
+  readonly trustPooler: boolean;
+  /** The server ends the session when nothing came from it for the smallest TTL that it carries. */
+  readonly enforced: boolean;
+  /** `application_name`. */
+  readonly name: string;
+  /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
+  readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
+  /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
+  readonly onOverdue: (session: SharedSession) => void;
+}
+
+/** A lock, or an attempt at one, in the books of its session, which alone writes them. In milliseconds. */
+export interface Carried {
+  /** Its TTL; `undefined` while the session does not carry it. */
+  carriedFor: number | undefined;
+  /** The TTL within a third of which it is proved, over and over; `undefined`: it is not. */
+  provenWithin: number | undefined;
+}
+
+/** Milliseconds that a session without locks is kept for the next one. */
+const linger = 500;
+
+/**
+ * One session that carries many locks: how it is opened, what keeps it, and when it goes back or is lost.
+ *
+ * With a TTL that the server enforces, the session has one lease, the smallest TTL of all that it carries: it speaks often
+ * enough to keep it, and where it can't, all its locks are lost before the server ends it.
+ */
+export class SharedSession {
+  readonly #options: SharedSessionOptions;
+  /** What it carries, or is about to. */
+  readonly #carried = new SmallestTtl();
+  /** What of that is to be proved over and over. */
+  readonly #kept = new SmallestTtl();
+  #session: Session | undefined;
+  #opened: OpenSharedAnswer | undefined;
+  #ended = false;
+  #closeWhenOpen = false;
+  /** Settles when it is back in the pool, or destroyed. */
+  #returning: Promise<void> | undefined;
+  readonly #lease = new SessionLease({
+    speak: () => this.ask(proving, 0n),
+    lapse: () => this.destroy(new Error("the lease of the session has passed")),
+    overdue: () => this.#options.onOverdue(this),
+  });
+  readonly #operations: Operations;
+  #lingering: NodeJS.Timeout | undefined;
+
+  /** Begins to open. */
+  constructor(options: SharedSessionOptions) {
+    this.#options = options;
+    this.#operations = new Operations({
+      lease: this.#lease,
+      name: options.name,
+      leaseWanted: () => (options.enforced ? this.#carried.value : Number.POSITIVE_INFINITY),
+      onIdle: () => this.#restIfEmpty(),
+    });
+    void this.#open();
+  }
+
+  get load(): number {
+    return this.#carried.size;
+  }
+
+  /** When the statement was sent that last showed it to live. */
+  get provenAt(): Instant {
+    return this.#lease.provenAt;
+  }
+
+  get goneBecause(): Error | undefined {
+    const gone = this.#session?.goneBecause;
+    if (gone !== undefined || this.#lease.left > 0) return gone;
+    // Whoever asked has been told that it is over, which no late answer may take back.
+    const over = new Error("the lease of its session has passed");
+    queueMicrotask(() => this.destroy(over));
+    return over;
+  }
+
+  /** Carries a lock, or an attempt at one, from now on; or with another TTL than before. */
+  carry(lock: Carried, ttl: number): void {
+    this.#carried.change(lock.carriedFor, ttl);
+    lock.carriedFor = ttl;
+    clearTimeout(this.#lingering);
+    this.#lingering = undefined;
+  }
+
+  /** Proves a lock that it carries at a third of so many milliseconds, over and over; `undefined`: no more. */
+  keepProven(lock: Carried, ttl: number | undefined): void {
+    if (this.#ended || ttl === lock.provenWithin || lock.carriedFor === undefined) return;
+    this.#kept.change(lock.provenWithin, ttl);
+    lock.provenWithin = ttl;
+    this.#lease.proveWithin(this.#kept.value);
+  }
+
+  /** Does nothing the second time. */
+  drop(lock: Carried): void {
+    if (this.#ended || lock.carriedFor === undefined) return;
+    this.keepProven(lock, undefined);
+    this.#carried.change(lock.carriedFor, undefined);
+    lock.carriedFor = undefined;
+    if (this.#carried.size > 0) return;
+    this.#lease.rest();
+    this.#restIfEmpty();
+  }
+
+  /** What carries nothing goes back if that stays so. */
+  #restIfEmpty(): void {
+    if (this.#ended || this.#session === undefined || this.#carried.size > 0) return;
+    clearTimeout(this.#lingering);
+    // Whatever lease the last lock has left it: the session is to be back before the server ends it.
+    const stay = Math.max(Math.min(linger, this.#lease.left / 2), 0);
+    this.#lingering = setTimeout(() => void this.close(), stay).unref();
+  }
+
+  /** As {@link Operations.ask}. */
+  ask(...asked: Parameters<Operations["ask"]>): ReturnType<Operations["ask"]> {
+    return this.#operations.ask(...asked);
+  }
+
+  /** Ends it, and with it every lock that it carries. */
+  destroy(cause: Error): void {
+    this.#session?.destroy(cause);
+  }
+
+  /** Gives it back to the pool if it carries nothing, once it is open and has answered. Never rejects. */
+  async close(): Promise<void> {
+    if (this.#session === undefined) {
+      this.#closeWhenOpen = true;
+      return;
+    }
+    await this.#operations.idle();
+    if (!this.#ended && this.#carried.size === 0) this.#returning = this.#return();
+    await this.#returning;
+  }
+
+  /** Never rejects. */
+  async #return(): Promise<void> {
+    const [session, opened] = [this.#session, this.#opened];
+    this.#end(undefined);
+    if (session === undefined || opened === undefined) return;
+    try {
+      const doing = "Returning a session";
+      await session.run(doing, closeShared, [...(opened.before ?? [])], statementDeadline);
+      session.return();
+    } catch (error) {
+      session.destroy(error as Error);
+    }
+  }
+
+  /** Never rejects. */
+  async #open(): Promise<void> {
+    const { pool, connWaitTimeout } = this.#options;
+    let session: Session | NoSession | undefined;
+    try {
+      session = await reserveSession(pool, connWaitTimeout);
+      if ("refused" in session) {
+        this.#end(undefined);
+        this.#operations.refuse(session);
+        return;
+      }
+      this.#opened = await this.#prepare(session);
+    } catch (error) {
+      if (session !== undefined && !("refused" in session)) session.destroy(error as Error);
+      this.#end(error as Error);
+      this.#operations.fail(namedLockError(error));
+      return;
+    }
+    this.#session = session;
+    session.onGone((cause) => this.#gone(cause));
+    this.#operations.begin({ session, pid: this.#opened.pid });
+    // Whoever it was opened for may have left.
+    if (this.#closeWhenOpen) void this.close();
+    else this.#restIfEmpty();
+  }
+
+  async #prepare(session: Session): Promise<OpenSharedAnswer> {
+    const { trustPooler, enforced, name } = this.#options;
+    const doing = "Opening a session";
+    const announced = trustPooler ? undefined : session.announcedPid;
+    const belt = enforced ? tcpTimeouts(this.#carried.value) : [null, null];
+    const values = [announced?.toString() ?? null, name, ...belt];
+    const { said, sentAt } = await session.run<OpenSharedAnswer>(
+      doing,
+      openShared,
+      values,
+      statementDeadline,
+    );
+    if (session.inTransaction) {
+      throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
+    }
+    if (said.standby) throw new StandbyError();
+    if (announced !== undefined && said.pid !== announced) {
+      throw new PoolerDetectedError({ announced, actual: said.pid });
+    }
+    this.#lease.proven(Number.POSITIVE_INFINITY, sentAt);
+    return said;
+  }
+
+  #gone(cause: Error): void {
+    this.#end(cause);
+    this.#operations.fail(new DatabaseError({ doing: "Asking a session", cause }));
+  }
+
+  #end(cause: Error | undefined): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#lease.rest();
+    clearTimeout(this.#lingering);
+    this.#options.onEnd(this, cause);
+  }
+}

@@ -1,0 +1,95 @@
+import { chown, copyFile, mkdir, readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { PostgresAccount } from "./account.ts";
+
+// What PostgreSQL's documentation tells to leave out of a base backup: files of the running server, WAL (the standby streams
+// it) and what is rebuilt at start-up. The directories themselves must be there.
+const EMPTY_DIRECTORIES = new Set([
+  "pg_wal",
+  "pg_replslot",
+  "pg_dynshmem",
+  "pg_notify",
+  "pg_serial",
+  "pg_snapshots",
+  "pg_stat_tmp",
+  "pg_subtrans",
+]);
+const LEFT_OUT = new Set(["postmaster.pid", "postmaster.opts"]);
+
+/** What a backup needs to know of the server that it copies. */
+export interface BackupSource {
+  readonly url: string;
+  readonly major: number;
+  readonly dataDirectory: string;
+}
+
+/**
+ * Copies the data of a running server to the directory `to`, which doesn't exist yet, ready to be started as its standby. It
+ * is a low-level base backup, for the npm packages have no `pg_basebackup`.
+ *
+ * https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP
+ */
+export async function copyForStandby(options: {
+  from: BackupSource;
+  to: string;
+  account: PostgresAccount | undefined;
+}): Promise<void> {
+  const { from, to, account } = options;
+  const { default: pg } = await import("pg");
+  const client = new pg.Client({ connectionString: from.url });
+  client.on("error", () => {}); // The statement in hand, or the next one, rejects with it.
+  await client.connect();
+  try {
+    // The backup is the session's: it ends with it, so both calls are on one client.
+    const [start, stop] =
+      from.major >= 15
+        ? ["select pg_backup_start('pg-locker', true)", "select labelfile from pg_backup_stop(false)"]
+        : [
+            "select pg_start_backup('pg-locker', true, false)",
+            "select labelfile from pg_stop_backup(false, false)",
+          ];
+    await client.query(start);
+    await copyDirectory(from.dataDirectory, to, account);
+    const { rows } = await client.query<{ labelfile: string }>(stop);
+    const files = { backup_label: rows[0]?.labelfile ?? "", "standby.signal": "" };
+    for (const [name, content] of Object.entries(files)) {
+      await writeFile(join(to, name), content, { mode: 0o600 });
+      if (account) await chown(join(to, name), account.uid, account.gid);
+    }
+  } finally {
+    await client.end();
+  }
+}
+
+async function copyDirectory(from: string, to: string, account: PostgresAccount | undefined): Promise<void> {
+  await mkdir(to, { mode: 0o700 });
+  if (account) await chown(to, account.uid, account.gid);
+  for (const entry of await readdir(from, { withFileTypes: true })) {
+    const source = join(from, entry.name);
+    const target = join(to, entry.name);
+    if (LEFT_OUT.has(entry.name)) continue;
+    if (EMPTY_DIRECTORIES.has(entry.name)) {
+      await mkdir(target, { mode: 0o700 });
+      if (account) await chown(target, account.uid, account.gid);
+    } else if (entry.isDirectory()) {
+      await copyDirectory(source, target, account);
+    } else {
+      await copyLiveFile(source, target, account);
+    }
+  }
+}
+
+/** A file that is dropped while the copy runs is dropped again by the WAL. */
+async function copyLiveFile(
+  source: string,
+  target: string,
+  account: PostgresAccount | undefined,
+): Promise<void> {
+  try {
+    await copyFile(source, target);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
+    throw error;
+  }
+  if (account) await chown(target, account.uid, account.gid);
+}
