@@ -97,6 +97,53 @@ export class WaitingServer implements AsyncDisposable {
     return rows.map(({ pid }) => pid);
   }
 
+  /** Resolves with the pids of those who wait for the lock when there are so many, in the order in which they asked. */
+  async waiters(id: bigint, count: number, deadline = 15_000): Promise<number[]> {
+    let pids: number[] = [];
+    const enough = async () => {
+      pids = await this.pidsOf(id, "waiting");
+      return pids.length === count;
+    };
+    await until(enough, { interval: 3, deadline }).catch(() => {
+      throw new Error(`${pids.length} wait in the server, not ${count}`);
+    });
+    return pids;
+  }
+
+  /** The sessions of lockers; of waiting alone where `which` says so. */
+  async sessions(which: "all" | "waits" = "all"): Promise<{ pid: number; name: string }[]> {
+    return await this.rows(
+      "select pid, application_name as name from pg_stat_activity where application_name like $1",
+      [which === "waits" ? "pg-locker % (waits)" : "pg-locker %"],
+    );
+  }
+
+  /** Of lockers that are closed, or that nobody asks for anything, nothing is left: neither a lock, nor a wait, nor a session for waits. */
+  async nothingLeft(): Promise<void> {
+    const left = () =>
+      this.rows<{ pid: number; what: string }>(
+        `select pid, case when locktype is null then 'a session' when granted then 'a lock' else 'a wait' end as what
+           from pg_stat_activity left join pg_locks using (pid)
+          where application_name like 'pg-locker %'
+            and (locktype = 'advisory' or application_name like '% (waits)')
+            and (locktype is null or locktype <> 'virtualxid')`,
+      );
+    const none = async () => (await left()).length === 0;
+    await until(none, { deadline: 3_000 }).catch(async () => {
+      throw new Error(`left in the server: ${JSON.stringify(await left())}`);
+    });
+  }
+
+  /** How many statements the clients of lockers had carried out, of which the server counts each as it ends. */
+  async statements(): Promise<number> {
+    await this.rows("create extension if not exists pg_stat_statements");
+    const [row] = await this.rows<{ calls: number }>(
+      `select coalesce(sum(calls), 0)::float8 as calls from pg_stat_statements
+        where query !~ 'pg_stat_statements|pg_stat_activity|from pg_locks'`,
+    );
+    return row?.calls ?? Number.NaN;
+  }
+
   /** Resolves when the sessions wait in the server, as many as are given, or more. */
   async waiting(id: bigint, ...sessions: readonly Session[]): Promise<void> {
     await until(
@@ -117,7 +164,7 @@ export class WaitingServer implements AsyncDisposable {
    * Does something while the backend of a session stands still, which then meets all that happened meanwhile at once: so that
    * a grant and the end of the wait for it can be one moment.
    */
-  async whileStopped(session: Session, work: () => Promise<void>): Promise<void> {
+  async whileStopped(session: Pick<Session, "processID">, work: () => Promise<void>): Promise<void> {
     kill(session.processID, "SIGSTOP");
     try {
       await work();
