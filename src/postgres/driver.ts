@@ -70,6 +70,21 @@ export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
 
+/**
+ * Sends several statements in one message, and calls back with what the last of them returned. They are one transaction of the
+ * server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
+ */
+export function script(
+  client: Client,
+  text: string,
+  callback: (error: Error | null | undefined, last: Result | undefined) => void,
+): void {
+  const whole = { text, rowMode: "array", types: asWritten } as unknown as Query;
+  void client.query(whole, (error, results: Result | readonly Result[] | undefined) => {
+    callback(error, Array.isArray(results) ? results.at(-1) : (results as Result | undefined));
+  });
+}
+
 /** The statement with its values. */
 export function query(statement: Statement, values: unknown[]): Query {
   return { ...statement, values };
@@ -90,14 +105,27 @@ export function destroySocket(client: Client): void {
   connection?.stream?.destroy?.();
 }
 
+/** Whether a connection is to be had without a queue, as far as the pool tells. */
+export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
+  return idleCount > 0 || !(totalCount >= options.max);
+}
+
+/** Whether {@link clientBeside} can make one: a pool that somebody has wrapped may hide how. */
+export function canConnectBeside(pool: Pool): boolean {
+  return typeof (pool as { Client?: unknown }).Client === "function";
+}
+
 /**
- * A client beside a pool, made as the pool makes its own.
+ * A client beside a pool, made as the pool makes its own, except for the driver's bound on a statement: that would give a wait up
+ * which the server goes on with.
  *
- * @throws whatever the driver throws where it can't read the connection string
+ * @throws whatever the driver throws if it can't read the connection string
  */
 export function clientBeside(pool: Pool): OwnClient {
   const { Client } = pool as unknown as { Client: new (options: object) => OwnClient };
   const client = new Client(pool.options);
+  const { connectionParameters } = client as { connectionParameters?: { query_timeout?: unknown } };
+  if (connectionParameters !== undefined) connectionParameters.query_timeout = 0;
   // One that fails without a listener ends the process.
   client.on("error", () => {});
   return client;
