@@ -43,8 +43,8 @@ export const mutants = [
     name: "shared-token-without-flush",
     says: "the same, for a lock on a session that carries many",
     file: "src/postgres/sql.ts",
-    what: "when ${durable} then ${fencingToken} end)::pg_catalog.text`",
-    by: "when true then ${fencingToken} end)::pg_catalog.text`",
+    what: "{durable} then ",
+    by: "{durable.slice(0, 0)}true then ",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
       test: "with shared sessions a token is larger after a crash, where the server's commits wait for no disk",
@@ -121,8 +121,8 @@ export const mutants = [
     name: "readers-never-shut-out",
     says: "readers whose holding overlaps keep out a writer of another locker for ever",
     file: "src/postgres/sql-shared.ts",
-    what: "any (array(${awaitedByWriters})) then 'f' else 't' end`",
-    by: "any (array(${awaitedByWriters})) then 't' else 't' end`",
+    what: "{awaitedByWriters})) then 'f' else",
+    by: "{awaitedByWriters})) then 't' else",
     caughtBy: {
       file: "test/integration/fairness.test.ts",
       test: "readers whose holding overlaps let in a writer that waits elsewhere",
