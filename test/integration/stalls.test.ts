@@ -32,8 +32,6 @@ test.each([
       Promise.all(keys(8).map(take)),
     ]);
     const [first] = held;
-    const delay = monitorEventLoopDelay({ resolution: 20 });
-    delay.enable();
     // All of them are sent in this step, or are about to be when the loop comes to it.
     const underWay = [
       locker.acquire(uniqueKey(), { ttl: "10m" }),
