@@ -24,11 +24,13 @@ import type { LockRequest, Refusal } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
 import {
+  countTtl,
   lockTimeout,
   namedDeadlock,
   type TransactionLock,
   type TransactionTtl,
   type TransactionWait,
+  ttlWithin,
   untilAnswered,
   waitingFor,
 } from "./transaction-lock.ts";
@@ -82,27 +84,16 @@ export function waitLockOn(
   );
 }
 
-/** What we know of a client that we are busy with. */
-interface Known {
-  /** Ends when the last of what was to be done on it has. */
-  last: Promise<unknown>;
-  /** The TTLs of the locks in its transaction whose functions run. */
-  readonly ttls: number[];
-}
-
-const clients = new WeakMap<object, Known>();
-
-function known(client: object): Known {
-  const known = clients.get(client) ?? { last: Promise.resolve(), ttls: [] };
-  clients.set(client, known);
-  return known;
-}
+/** By client, what ends when the last of what was to be done on it has. */
+const turns = new WeakMap<object, Promise<unknown>>();
 
 /** One after the other: two that are called at once must not be between each other's savepoints. */
 function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
-  const its = known(client);
-  const turn = its.last.then(work);
-  its.last = turn.catch(() => {});
+  const turn = (turns.get(client) ?? Promise.resolve()).then(work);
+  turns.set(
+    client,
+    turn.catch(() => {}),
+  );
   return turn;
 }
 
@@ -116,9 +107,7 @@ async function take(
   const conversation = new Conversation(client, `Taking the lock ${JSON.stringify(key)} in a transaction`);
   request.sent = true;
   await conversation.begin();
-  const { ttls } = known(client);
-  // The one around this keeps its own.
-  const smallest = ttl === undefined ? undefined : Math.min(ttl, ...ttls);
+  const smallest = ttl === undefined ? undefined : ttlWithin(client, ttl);
   let granted: Granted | Refusal;
   try {
     granted = await tryAndWait(conversation, { request, ttl: smallest, wait });
@@ -193,13 +182,14 @@ class CallersTransaction implements TransactionLock {
   readonly lost = new Stop();
   readonly #facts: Granted & { key: string; ttl: number | undefined };
   readonly #heartbeat: TransactionHeartbeat | undefined;
+  readonly #uncount: (() => void) | undefined;
 
   constructor(client: TransactionClient, facts: Granted & { key: string; ttl: number | undefined }) {
     this.client = client;
     this.#facts = facts;
     const { key, ttl, provenAt } = facts;
     if (ttl === undefined) return;
-    known(client).ttls.push(ttl);
+    this.#uncount = countTtl(client, ttl);
     // What runs beside a function's own statements is not for every library's client.
     if (!isCancellable(client)) return;
     this.#heartbeat = new TransactionHeartbeat({
@@ -216,28 +206,30 @@ class CallersTransaction implements TransactionLock {
 
   /** Never rejects: the transaction is the caller's, who is told what `fn` threw. */
   async release(): Promise<void> {
-    await this.#end().catch(() => {});
+    const ended = this.#end().catch(() => {});
+    // On a link that is dead there is no answer; on one that is not, the settings are put back all the same.
+    if (!this.lost.aborted) await ended;
   }
 
   /** @throws {DatabaseError} the lock was not held any more, or nobody knows */
   async #end(): Promise<void> {
     const { key, ttl, mark, idleTimeout } = this.#facts;
+    this.#heartbeat?.look();
     this.#heartbeat?.stop();
-    if (ttl !== undefined) {
-      const { ttls } = known(this.client);
-      ttls.splice(ttls.indexOf(ttl), 1);
-    }
+    this.#uncount?.();
     const doing = `Keeping the lock ${JSON.stringify(key)} in a transaction`;
     await inTurn(this.client, async () => {
       const conversation = new Conversation(this.client, doing);
       const { held } = await conversation
         .ask<LookAnswer>(lookAtEnd, [mark, ttl === undefined ? null : idleTimeout])
         .catch((error) => {
+          if (this.lost.aborted) throw this.lost.reason;
           const failed = error instanceof DatabaseError && error.sqlState === hasFailed;
           if (!failed) throw error;
           const cause = new Error("a statement of the transaction had failed, which ended the lock");
           throw new DatabaseError({ doing, cause });
         });
+      if (this.lost.aborted) throw this.lost.reason;
       if (held) return;
       const cause = new Error(
         "the function had ended the transaction itself, or gone back to before the lock, and so ended the lock",

@@ -14,7 +14,7 @@ import {
 import type { Instant } from "../runtime/clock.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
-import type { TransactionLock } from "./transaction-lock.ts";
+import { countTtl, type TransactionLock } from "./transaction-lock.ts";
 
 /** A try that was granted. */
 export interface Granted {
@@ -31,6 +31,7 @@ export class OwnTransaction implements TransactionLock {
   readonly #facts: Granted & { key: string; ended: () => void };
   readonly #heartbeat: TransactionHeartbeat | undefined;
   readonly #giveBackClient: () => void;
+  readonly #uncount: (() => void) | undefined;
   #ending: Promise<unknown> | undefined;
   #canceled: Promise<void> | undefined;
 
@@ -49,6 +50,7 @@ export class OwnTransaction implements TransactionLock {
       if (codeOf(cause) === idleTooLong) this.lost.abort(new LockLostError({ key, cause }));
     });
     if (ttl === undefined) return;
+    this.#uncount = countTtl(session.client, ttl);
     this.#heartbeat = new TransactionHeartbeat({
       ttl,
       provenAt,
@@ -112,7 +114,9 @@ export class OwnTransaction implements TransactionLock {
 
   async #sendEnd(how: (session: Session) => Promise<unknown>): Promise<void> {
     const session = this.#session;
+    this.#heartbeat?.look();
     this.#heartbeat?.stop();
+    this.#uncount?.();
     this.#giveBackClient();
     try {
       await how(session);
@@ -129,6 +133,9 @@ export class OwnTransaction implements TransactionLock {
   #namedEnd(error: unknown): unknown {
     const gone = this.#session.goneBecause;
     if (this.lost.aborted) return this.lost.reason;
+    if (error instanceof DatabaseError && error.sqlState === idleTooLong) {
+      return new LockLostError({ key: this.#facts.key, cause: error.cause });
+    }
     return gone instanceof LockerClosedError ? gone : error;
   }
 }

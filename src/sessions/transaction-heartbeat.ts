@@ -37,6 +37,11 @@ export class TransactionHeartbeat {
     );
   }
 
+  /** Says at once if the TTL has passed: a timer may be late. */
+  look(): void {
+    if (!this.#isStopped && this.#believes() <= 0) this.#ring();
+  }
+
   /** A second call changes nothing. */
   stop(): void {
     this.#isStopped = true;

@@ -25,6 +25,22 @@ export interface TransactionTtl {
   readonly ttl?: number | undefined;
 }
 
+/** The TTLs of the locks of a client's transaction, while their functions run. */
+const ttls = new WeakMap<object, number[]>();
+
+/** The TTL to set: one within another doesn't outlive it. */
+export function ttlWithin(client: object, ttl: number): number {
+  return Math.min(ttl, ...(ttls.get(client) ?? []));
+}
+
+/** Has a TTL be counted by {@link ttlWithin}. @returns what ends that */
+export function countTtl(client: object, ttl: number): () => void {
+  const all = ttls.get(client) ?? [];
+  ttls.set(client, all);
+  all.push(ttl);
+  return () => void all.splice(all.indexOf(ttl), 1);
+}
+
 /** A wait in the server. */
 export interface TransactionWait extends TransactionTtl {
   /** Milliseconds that the server is asked to wait. */
