@@ -106,6 +106,16 @@ export class Session {
     );
   }
 
+  /** Sends several statements in one message, and returns the tag of the last. @throws {DatabaseError} as {@link run} does */
+  commandScript(doing: string, text: string, deadline: number): Promise<string> {
+    return this.#inTurn(
+      doing,
+      deadline,
+      (done) => this.#askScript(text, done),
+      ({ tag }) => tag,
+    );
+  }
+
   #inTurn<T>(
     doing: string,
     milliseconds: number,
