@@ -119,6 +119,27 @@ describe.each(["shared", "dedicated"] as const)("a lock that was waited for (%s 
   });
 });
 
+// The event loop stands still, as in a long computation, from before the grant until long after the TTL.
+test.each(["client", "server"] as const)(
+  "a process that is blocked in the moment of the grant relies on nothing that was taken back meanwhile (TTL enforced by the %s)",
+  async (ttlEnforcement) => {
+    await using held = await HeldByHand.on(server);
+    await using fleet = await Fleet.start(1, server.url, { ttlEnforcement });
+    const waiting = fleet.first.acquire(held.key, { wait: true, ttl: "400ms" });
+    const [pid] = await server.waiters(held.id, 1);
+    const released = held.release(); // It is with the system, and goes out on its own.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500);
+    await released;
+    const lock = await waiting;
+    expect(lock.held).toBe(true);
+    const granted = await server.pidsOf(held.id, "granted");
+    expect(granted).toHaveLength(1);
+    // The server has ended the session that was silent for longer than the TTL.
+    if (ttlEnforcement === "server") expect(granted).not.toEqual([pid]);
+    await lock.release();
+  },
+);
+
 test("the session of a wait carries the next one, and no lock of another key", async () => {
   await using fleet = await Fleet.start(1, server.url);
   const pids = new Set<number>();
