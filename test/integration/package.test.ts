@@ -1,7 +1,18 @@
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -38,12 +49,93 @@ describe("the packed package", () => {
 
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  test("holds what it promises to and nothing else", () => {
-    const allowed = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|dist\/.+\.(js|d\.ts)|demo\/\w+\.mjs)$/;
+  test("is built as it is packed, and holds what it promises to and nothing else", () => {
+    const allowed =
+      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/cjs\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(md|svg))$/;
     expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
     expect(packed).toEqual(
-      expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/index.d.ts"]),
+      expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/cjs/index.d.ts"]),
     );
+  });
+
+  test("has every file that its pages link to", async () => {
+    const pages = packed.filter((path) => path.endsWith(".md"));
+    expect(pages).toContain("README.md");
+    const broken: string[] = [];
+    for (const page of pages) {
+      const text = await readFile(join(folder, "node_modules", "pg-locker", page), "utf8");
+      for (const [, target = ""] of text.matchAll(/\]\((?!https?:|#)([^)#\s]+)[^)]*\)/g)) {
+        if (!packed.includes(join(dirname(page), target))) broken.push(`${page}: ${target}`);
+      }
+    }
+    expect(broken).toEqual([]);
+  });
+
+  test("says where it comes from", async () => {
+    const manifest = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as object;
+    for (const field of ["author", "bugs", "homepage", "keywords", "license", "repository"]) {
+      expect(manifest).toHaveProperty(field);
+    }
+  });
+
+  test("brings less than 3 MB, with all that it depends on", async () => {
+    const manifest = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
+      dependencies: Record<string, string>;
+    };
+    let bytes = 0;
+    for (const name of ["pg-locker", ...Object.keys(manifest.dependencies)]) {
+      const files = await readdir(join(folder, "node_modules", name), {
+        recursive: true,
+        withFileTypes: true,
+      });
+      for (const file of files) {
+        if (file.isFile()) bytes += (await stat(join(file.parentPath, file.name))).size;
+      }
+    }
+    expect(bytes).toBeGreaterThan(100_000);
+    expect(bytes).toBeLessThan(3_000_000);
+  });
+
+  test("loads nothing but the driver, and the API of OpenTelemetry", async () => {
+    const script = `
+      require("pg-locker");
+      const packages = Object.keys(require.cache).map((file) => file.split("/node_modules/").at(-1).match(/^(@[^/]+\\/)?[^/]+/)[0]);
+      console.log(JSON.stringify([...new Set(packages)].filter((name) => !/^(pg|postgres)-|^pg/.test(name))));
+    `;
+    const { stdout } = await run(process.execPath, ["--input-type=commonjs", "--eval", script], {
+      cwd: folder,
+    });
+    const ofTheDriver = ["split2", "xtend"];
+    expect((JSON.parse(stdout) as string[]).filter((name) => !ofTheDriver.includes(name))).toEqual([
+      "@opentelemetry/api",
+    ]);
+  });
+
+  test("as an ES module and as CommonJS in one process, knows the errors of both", async () => {
+    const script = `
+      import * as one from "pg-locker";
+      import { createRequire } from "node:module";
+      const two = createRequire(import.meta.url)("pg-locker");
+      const held = { key: "k", reason: "held" };
+      class Derived extends one.LockerClosedError {}
+      console.log(JSON.stringify([
+        one.LockNotAcquiredError === two.LockNotAcquiredError,
+        new two.LockNotAcquiredError(held) instanceof one.LockNotAcquiredError,
+        new one.LockNotAcquiredError(held) instanceof two.LockNotAcquiredError,
+        new two.LockerClosedError() instanceof one.LockerError,
+        await new two.MemoryLocker().acquire("").catch((error) => error instanceof one.EmptyKeyError),
+        new Derived() instanceof two.LockerClosedError,
+        new two.LockerClosedError() instanceof one.LockNotAcquiredError,
+        new two.LockerClosedError() instanceof Derived,
+        Object.assign(new Error(), { code: "LOCKER_CLOSED" }) instanceof one.LockerClosedError,
+      ]));
+    `;
+    const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], {
+      cwd: folder,
+    });
+    const [same, ...known] = JSON.parse(stdout) as boolean[];
+    expect(same).toBe(false);
+    expect(known).toEqual([true, true, true, true, true, false, false, false]);
   });
 
   test("has the demo that its command shows", async () => {
@@ -58,10 +150,11 @@ describe("the packed package", () => {
   test.each([
     ["nodenext", "nodenext"],
     ["esnext", "bundler"],
+    ["commonjs", "bundler"],
   ])(
     "has types that resolve with module %s, moduleResolution %s",
     async (module, moduleResolution) => {
-      const project = join(folder, `tsconfig.${moduleResolution}.json`);
+      const project = join(folder, `tsconfig.${module}.json`);
       await writeFile(
         project,
         JSON.stringify({
@@ -92,29 +185,42 @@ describe("the packed package", () => {
     ["pg-locker", "../../src/index.ts"],
     ["pg-locker/testing", "../../src/testing/index.ts"],
   ])(
-    "%s, imported by plain node, exports what its source does",
+    "%s, imported or required by plain node, exports what its source does",
     async (specifier, source) => {
-      const script = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
-      const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], {
-        cwd: folder,
-      });
       const expected = Object.keys((await import(source)) as object).sort();
-      expect(JSON.parse(stdout)).toEqual(expected);
+      for (const [type, load] of [
+        ["module", "await import"],
+        ["commonjs", "require"],
+      ]) {
+        const script = `console.log(JSON.stringify(Object.keys(${load}(${JSON.stringify(specifier)})).sort()))`;
+        const { stdout } = await run(process.execPath, [`--input-type=${type}`, "--eval", script], {
+          cwd: folder,
+        });
+        expect(JSON.parse(stdout)).toEqual(expected);
+      }
     },
     30_000,
   );
 });
 
-/** Packs this repository into `folder/node_modules`, its dependencies linked. Answers with the paths packed. */
+/**
+ * Packs a copy of this repository that was never built into `folder/node_modules`, its dependencies linked. Returns the paths
+ * packed.
+ */
 async function installPacked(folder: string): Promise<string[]> {
   const modules = join(folder, "node_modules");
   await mkdir(modules);
+  const clone = join(folder, "clone");
+  const made = new Set([".git", "coverage", "dist", "node_modules", "temp"]);
+  await cp(root, clone, { recursive: true, filter: (source) => !made.has(basename(source)) });
+  await symlink(join(root, "node_modules"), join(clone, "node_modules"), "junction");
   const { stdout } = await run(
     "npm",
-    ["pack", "--json", "--ignore-scripts", "--pack-destination", folder],
+    ["pack", "--json", "--silent", "--pack-destination", folder],
     // On Windows, npm is a script.
-    { cwd: root, shell: process.platform === "win32" },
+    { cwd: clone, shell: process.platform === "win32" },
   );
+  await rm(clone, { recursive: true });
   const files = parsePacked(stdout);
   await run("tar", ["-xzf", files.filename], { cwd: folder });
   await rename(join(folder, "package"), join(modules, "pg-locker"));
