@@ -1,5 +1,8 @@
+import { InvalidConfigError } from "../contract/errors.ts";
+
 /**
- * What is needed of node-postgres: the only place that knows its shape. A `Pool` of `pg` fits, and so does a subclass.
+ * What is needed of node-postgres: the only place that knows its shape. A `Pool` of `pg` fits, and so do a subclass, and a
+ * wrapper that has what is here.
  */
 export interface Pool {
   // The callback form calls back in the very step in which the pool gives up its own error listener of the client. A
@@ -18,7 +21,6 @@ export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
   query(query: Query): Promise<Result>;
-  query(query: Query, callback: (error: Error | null | undefined, result: Result | undefined) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
@@ -93,10 +95,15 @@ export function destroySocket(client: Client): void {
 /**
  * A client beside a pool, made as the pool makes its own.
  *
+ * @throws {InvalidConfigError} the pool, wrapped by hand, does not say what its clients are
  * @throws whatever the driver throws where it can't read the connection string
  */
 export function clientBeside(pool: Pool): OwnClient {
-  const { Client } = pool as unknown as { Client: new (options: object) => OwnClient };
+  const { Client } = pool as unknown as { Client?: new (options: object) => OwnClient };
+  if (typeof Client !== "function") {
+    const wants = "the class of the pool's clients, as node-postgres has it";
+    throw new InvalidConfigError({ field: "pool.Client", got: Client, wants });
+  }
   const client = new Client(pool.options);
   // One that fails without a listener ends the process.
   client.on("error", () => {});

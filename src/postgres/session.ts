@@ -133,7 +133,7 @@ export class Session {
   #ask(
     statement: Statement,
     values: Value[],
-    done: (error: Error | undefined, reply?: Reply, sentAt?: Instant) => void,
+    done: (error: unknown, reply?: Reply, sentAt?: Instant) => void,
   ): void {
     if (this.#state.is === "gone") {
       done(this.#state.cause);
@@ -146,7 +146,7 @@ export class Session {
         unprepared.add(this.client);
         this.#ask(statement, values, done);
       } else {
-        done(error ?? undefined, reply, sentAt);
+        done(error, reply, sentAt);
       }
     });
   }
