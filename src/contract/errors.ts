@@ -1,4 +1,5 @@
 import { brand, isOfClass } from "./error-brand.ts";
+import { conceal, show } from "./shown-value.ts";
 
 /**
  * Base of every error that this library makes. Match on `code`, or with `instanceof`, which knows the errors of another copy of
@@ -295,32 +296,6 @@ export function namedLockError(error: unknown): unknown {
   // 42704: no such setting. Of those that are asked for, `idle_session_timeout` is the youngest, of 14.
   if (sqlState === "42704") return new ServerTooOldError({ cause });
   return error;
-}
-
-/** How a value that was not expected is shown in a sentence: `"5"` (string), `-1` (number). */
-export function show(value: unknown): string {
-  switch (typeof value) {
-    case "string":
-      // A connection string in the wrong place has a password all the same.
-      return value.length > 60 || value.includes("://")
-        ? conceal(value)
-        : `\`${JSON.stringify(value)}\` (string)`;
-    case "number":
-    case "bigint":
-    case "boolean":
-      return `\`${value}\` (${typeof value})`;
-    case "function":
-      return "a function";
-    case "object":
-      if (value === null) return "`null`";
-      return Array.isArray(value) ? "an array" : "an object";
-    default:
-      return `\`${String(value)}\``;
-  }
-}
-
-function conceal(text: string): string {
-  return `a string of ${text.length} characters`;
 }
 
 function quote(key: string): string {
