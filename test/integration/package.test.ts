@@ -1,21 +1,11 @@
 import { execFile } from "node:child_process";
-import {
-  cp,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { packClone } from "../support/packed.ts";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -203,26 +193,12 @@ describe("the packed package", () => {
   );
 });
 
-/**
- * Packs a copy of this repository that was never built into `folder/node_modules`, its dependencies linked. Returns the paths
- * packed.
- */
+/** Packs a clean clone into `folder/node_modules`, its dependencies linked. Returns the paths packed. */
 async function installPacked(folder: string): Promise<string[]> {
   const modules = join(folder, "node_modules");
   await mkdir(modules);
-  const clone = join(folder, "clone");
-  const made = new Set([".git", "coverage", "dist", "node_modules", "temp"]);
-  await cp(root, clone, { recursive: true, filter: (source) => !made.has(basename(source)) });
-  await symlink(join(root, "node_modules"), join(clone, "node_modules"), "junction");
-  const { stdout } = await run(
-    "npm",
-    ["pack", "--json", "--silent", "--pack-destination", folder],
-    // On Windows, npm is a script.
-    { cwd: clone, shell: process.platform === "win32" },
-  );
-  await rm(clone, { recursive: true });
-  const files = parsePacked(stdout);
-  await run("tar", ["-xzf", files.filename], { cwd: folder });
+  const { tarball, paths } = await packClone(folder);
+  await run("tar", ["-xzf", tarball], { cwd: folder });
   await rename(join(folder, "package"), join(modules, "pg-locker"));
 
   const manifest = JSON.parse(await readFile(join(modules, "pg-locker", "package.json"), "utf8")) as {
@@ -236,16 +212,5 @@ async function installPacked(folder: string): Promise<string[]> {
   }
   await writeFile(join(folder, "package.json"), JSON.stringify({ type: "module" }));
   await writeFile(join(folder, "consumer.ts"), consumer);
-  return files.paths;
-}
-
-/** npm 10 answers with a list of packages, npm 11 and later may with one by its name. */
-function parsePacked(stdout: string): { filename: string; paths: string[] } {
-  const answer = Object.values(
-    JSON.parse(stdout) as Record<string, { filename: string; files: { path: string }[] }>,
-  );
-  const [packed] = answer;
-  if (packed === undefined)
-    throw new Error(`Expected \`npm pack\` to name what it packed, got \`${stdout}\``);
-  return { filename: packed.filename, paths: packed.files.map((file) => file.path) };
+  return paths;
 }
