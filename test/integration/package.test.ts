@@ -86,19 +86,21 @@ describe("the packed package", () => {
     expect(bytes).toBeLessThan(3_000_000);
   });
 
-  test("loads nothing but the driver, and the API of OpenTelemetry", async () => {
+  test("loads nothing but the driver, the API of OpenTelemetry and three files of its own", async () => {
     const script = `
       require("pg-locker");
-      const packages = Object.keys(require.cache).map((file) => file.split("/node_modules/").at(-1).match(/^(@[^/]+\\/)?[^/]+/)[0]);
-      console.log(JSON.stringify([...new Set(packages)].filter((name) => !/^(pg|postgres)-|^pg/.test(name))));
+      const files = Object.keys(require.cache).map((file) => file.split(/[\\\\/]node_modules[\\\\/]/).at(-1).split(/[\\\\/]/));
+      console.log(JSON.stringify(files));
     `;
     const { stdout } = await run(process.execPath, ["--input-type=commonjs", "--eval", script], {
       cwd: folder,
     });
-    const ofTheDriver = ["split2", "xtend"];
-    expect((JSON.parse(stdout) as string[]).filter((name) => !ofTheDriver.includes(name))).toEqual([
-      "@opentelemetry/api",
-    ]);
+    const files = JSON.parse(stdout) as string[][];
+    const own = files.filter(([name]) => name === "pg-locker");
+    expect(own.map((path) => path.at(-1)).sort()).toEqual(["index.js", "inspection.js", "library.js"]);
+    const ofTheDriver = /^(pg|pgpass|postgres|split2|xtend)(-|$)/;
+    const others = new Set(files.map(([name = ""]) => name).filter((name) => !ofTheDriver.test(name)));
+    expect([...others]).toEqual(["@opentelemetry"]);
   });
 
   test("as an ES module and as CommonJS in one process, knows the errors of both", async () => {
