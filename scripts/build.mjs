@@ -3,7 +3,7 @@
 // line, and as an ES module the part for tests, stay a file for each of src/.
 import { spawnSync } from "node:child_process";
 import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join, relative, resolve, sep } from "node:path";
+import { dirname, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
@@ -19,7 +19,6 @@ const compiled = readdirSync("dist", { recursive: true });
 const modules = compiled.filter(
   (file) => file.endsWith(".js") && !isIn("cli", file) && !isIn("testing", file),
 );
-const declarations = compiled.filter((file) => file.endsWith(".d.ts") && !isIn("cli", file));
 
 /** What the package exports: files of dist/, without their ending. */
 const entries = Object.values(JSON.parse(readFileSync("package.json", "utf8")).exports)
@@ -37,7 +36,12 @@ await bundle(library, { dir: "dist/bundled", format: "esm" });
 for (const file of modules) rmSync(join("dist", file));
 cpSync("dist/bundled", "dist", { recursive: true });
 rmSync("dist/bundled", { recursive: true });
-for (const file of declarations) cpSync(join("dist", file), join("dist/cjs", file));
+
+const declarations = reachable(entries.map((entry) => `${entry}.d.ts`));
+for (const file of compiled.filter((file) => file.endsWith(".d.ts"))) {
+  if (declarations.has(file)) cpSync(join("dist", file), join("dist/cjs", file));
+  else rmSync(join("dist", file));
+}
 writeFileSync("dist/cjs/package.json", `${JSON.stringify({ type: "commonjs", sideEffects: false })}\n`);
 
 async function bundle(names, output) {
@@ -53,6 +57,7 @@ async function bundle(names, output) {
     entryFileNames: "[name].js",
     chunkFileNames: "[name].js",
     dynamicImportInCjs: false,
+    comments: false,
     codeSplitting: {
       includeDependenciesRecursively: false,
       groups: [
@@ -72,6 +77,18 @@ function chunkOf(id, isEntry) {
   const file = relative("dist", id);
   if (isEntry.has(id) || isIn("testing", file)) return null;
   return shaken.find((folder) => isIn(folder, file)) ?? "library";
+}
+
+/** The declarations that these name, and those that they name. */
+function reachable(files) {
+  const reached = new Set(files);
+  for (const file of reached) {
+    const text = readFileSync(join("dist", file), "utf8");
+    for (const [, specifier] of text.matchAll(/(?:from |import\()"(\.[^"]+)\.(?:ts|js)"/g)) {
+      reached.add(join(dirname(file), `${specifier}.d.ts`));
+    }
+  }
+  return reached;
 }
 
 function isIn(folder, file) {
