@@ -59,19 +59,18 @@ type Connected = (error: unknown, client?: Client, release?: Release) => void;
 function connect(pool: Pool, callback: Connected): void {
   let given: Client | undefined;
   let isDone = false;
-  const done: Connected = (error, client, release) => {
+  const done = (error: unknown, client?: PooledClient, release = releaseOf(client)): void => {
     if (client === undefined ? isDone : client === given) return;
     given ??= client;
-    if (isDone) return release?.();
+    const isSecond = isDone;
     isDone = true;
-    callback(error, client, release);
+    if (isSecond) release?.();
+    else if (client === undefined || release !== undefined) callback(error, client, release);
+    else callback(new Error("the pool's `connect` gave a client that has no `release`"));
   };
   const promised = (answer: unknown): void => {
-    if (!isThenable(answer)) return;
-    answer.then((client) => {
-      // One that is given to the callback may be promised as nothing.
-      if (client !== undefined) done(undefined, client, (destroy) => client.release(destroy));
-    }, done);
+    // What is given to the callback may be promised as nothing.
+    if (isThenable(answer)) answer.then((client) => client && done(undefined, client), done);
   };
   try {
     if (pool.connect.length > 0 && !promisesOnly.has(pool)) {
@@ -89,8 +88,14 @@ function connect(pool: Pool, callback: Connected): void {
   }
 }
 
+type PooledClient = Client & { release?: Release };
+
 interface PromisingPool {
-  connect(): PromiseLike<(Client & { release: Release }) | undefined>;
+  connect(): PromiseLike<PooledClient | undefined>;
+}
+
+function releaseOf(client: PooledClient | undefined): Release | undefined {
+  return typeof client?.release === "function" ? (destroy) => client.release?.(destroy) : undefined;
 }
 
 /** Pools that threw at a callback. */

@@ -66,6 +66,13 @@ class AnswersInBothWays extends pg.Pool {
   }
 }
 
+class CallsBackWithoutRelease extends pg.Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: as applications write it
+  override connect(callback?: any): any {
+    return super.connect((error, client) => callback(error, client));
+  }
+}
+
 /** Wraps `query` of each client that it makes. */
 function querying(wrap: (query: Query, client: pg.Client) => Query): typeof pg.Pool {
   return class extends pg.Pool {
@@ -84,6 +91,10 @@ const kinds: ReadonlyArray<readonly [string, (config: Config) => unknown]> = [
   ["a subclass whose connect passes on what it gets", (config) => create(PassesOnWhatItGets, config)],
   ["a subclass that chains to what connect returns", (config) => create(ChainsToConnect, config)],
   ["a subclass that answers both callback and promise", (config) => create(AnswersInBothWays, config)],
+  [
+    "a subclass that calls back without a way to release",
+    (config) => create(CallsBackWithoutRelease, config),
+  ],
   [
     "an object of an application's own",
     (config) => {
@@ -217,6 +228,16 @@ test.each([
   const failed = locker.acquire(uniqueKey());
   await expect(failed).rejects.toThrow(DatabaseError);
   await expect(failed).rejects.toThrow("no connection today");
+});
+
+test("a client that can't be given back is a DatabaseError", async () => {
+  const pool = create(pg.Pool, { max: 1 });
+  const client = new pg.Client({ connectionString });
+  Object.assign(pool, { connect: async () => client });
+  await using locker = new PostgresLocker({ pool });
+  const failed = locker.acquire(uniqueKey());
+  await expect(failed).rejects.toThrow(DatabaseError);
+  await expect(failed).rejects.toThrow("the pool's `connect` gave a client that has no `release`");
 });
 
 test("a pool that does not say what its clients are is told so by ping", async () => {
