@@ -324,10 +324,15 @@ export const tellWaiters = statement(`select pg_catalog.to_json(${toldUnlessNobo
 /**
  * The same in a transaction that goes on: the notification goes out when that commits. There a probe would keep the marker from
  * everybody until then, and those who come to wait meanwhile would try to set it over and over; so this looks it up.
+ *
+ * Answers `null` where the lock is gone: whoever had the transaction has ended it, or has rolled it back to before the lock.
  */
 export const tellWaitersAtCommit = statement(`
-select pg_catalog.to_json(case when ${listed(
-  marked("$1"),
-  `mode = 'ShareLock' and database =
+select pg_catalog.to_json(case
+         when not ${listed("$1::int8", "pid = pg_catalog.pg_backend_pid()")} then null
+         when ${listed(
+           marked("$1"),
+           `mode = 'ShareLock' and database =
                 (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`,
-)} then pg_catalog.pg_notify('${releasesChannel}', $1::int8::text) is not null else false end)::text`);
+         )} then pg_catalog.pg_notify('${releasesChannel}', $1::int8::text) is not null
+         else false end)::text`);

@@ -2,11 +2,12 @@ import {
   DatabaseError,
   InvalidConfigError,
   LockerClosedError,
+  LockerError,
   namedLockError,
   StandbyError,
 } from "../contract/errors.ts";
 import type { TransactionClient } from "../contract/locker.ts";
-import { type Client, type Pool, query, type Statement } from "../postgres/driver.ts";
+import type { Pool, Statement } from "../postgres/driver.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
   begin,
@@ -105,8 +106,7 @@ class OwnTransaction implements TransactionLock {
     const doing = "Committing";
     if (this.#session.client.getTransactionStatus?.() === "I") {
       await this.#end(doing, rollback);
-      const cause = new Error("the function had ended the transaction itself, and so the lock");
-      throw new DatabaseError({ doing, cause });
+      throw endedByFunction(doing);
     }
     const { tag, othersWait } = await this.#end(doing, commit);
     if (tag === committed) return othersWait;
@@ -164,10 +164,11 @@ export async function tryLockOn(
   const id = request.id.toString();
   const ask = async <T>(doing: string, statement: Statement): Promise<T> => {
     try {
-      const asking = (client as unknown as Client).query(query(statement, [id]));
-      const { rows } = await within(statementDeadline, asking);
-      return JSON.parse(String(rows[0]?.[0])) as T;
+      const { rows } = await within(statementDeadline, client.query(statement.text, [id]));
+      const [said] = Object.values(rows[0] ?? {});
+      return (typeof said === "string" ? JSON.parse(said) : said) as T;
     } catch (cause) {
+      if (cause instanceof LockerError) throw cause;
       throw namedLockError(new DatabaseError({ doing, cause }));
     }
   };
@@ -185,7 +186,18 @@ export async function tryLockOn(
   return {
     client,
     isOpen: false,
-    commit: () => ask("Telling waiters", tellWaitersAtCommit),
+    async commit() {
+      const told = await ask<boolean | null>("Telling waiters", tellWaitersAtCommit);
+      if (told === null) throw endedByFunction("Holding the lock in a transaction");
+      return told;
+    },
     release: async () => false,
   };
+}
+
+function endedByFunction(doing: string): DatabaseError {
+  return new DatabaseError({
+    doing,
+    cause: new Error("the function had ended the transaction itself, and so the lock"),
+  });
 }

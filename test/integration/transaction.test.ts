@@ -272,6 +272,18 @@ describe("withTransaction on a client of the caller's", () => {
     expect(await written()).toEqual(["one"]);
   });
 
+  test.each(["commit", "rollback", "rollback to savepoint early"])(
+    "rejects where fn ended the lock itself, by %s",
+    async (end) => {
+      await using locker = new PostgresLocker({ pool: createPool() });
+      const client = await connect();
+      await client.query("begin; savepoint early");
+      const running = locker.withTransaction(uniqueKey(), (tx) => tx.query(end), { client });
+      await expect(running).rejects.toThrow("the function had ended the transaction itself, and so the lock");
+      await client.query("rollback");
+    },
+  );
+
   test("is refused where there is no transaction, and holds nothing then", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const client = await connect();
