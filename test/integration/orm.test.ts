@@ -1,0 +1,267 @@
+import { execFile } from "node:child_process";
+import { cp, mkdir, mkdtemp, rm, symlink } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type * as PgLocker from "../../src/index.ts";
+import type { TransactionClient } from "../../src/index.ts";
+import type { OpenTransaction, Orm } from "../packages/orm/orm.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  uniqueKey,
+} from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+const run = promisify(execFile);
+const root = fileURLToPath(new URL("../..", import.meta.url));
+/** As the programs of the ORMs have it. */
+const { lockId, PostgresLocker } = (await import(
+  pathToFileURL(join(root, "dist/index.js")).href
+)) as typeof PgLocker;
+let folder: string;
+
+// As users have it: a package of its own, with the ORMs in their current major and pg-locker, compiled strictly.
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "pg-locker-orm-"));
+  await cp(join(root, "test/packages/orm"), folder, { recursive: true });
+  const options = { cwd: folder, shell: process.platform === "win32" };
+  await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"], options);
+  const modules = join(folder, "node_modules");
+  await symlink(root, join(modules, "pg-locker"), "junction");
+  await mkdir(join(modules, "@types"), { recursive: true });
+  // Prisma would download a program for migrations, which nothing here uses: it is told that it has one.
+  const env = { ...process.env, PRISMA_SCHEMA_ENGINE_BINARY: process.execPath, CHECKPOINT_DISABLE: "1" };
+  await run(process.execPath, [join(modules, "prisma/build/index.js"), "generate"], { cwd: folder, env });
+  const compiler = join(root, "node_modules/typescript/bin/tsc");
+  await run(process.execPath, [compiler, "-p", folder]).catch((error: { stdout: string }) => {
+    throw new Error(`the programs of the ORMs don't compile:\n${error.stdout}`);
+  });
+}, 300_000);
+
+afterAll(() => rm(folder, { recursive: true, force: true }), 60_000);
+
+beforeEach(async () => {
+  const client = await connect();
+  await client.query("create table if not exists written (what text primary key)");
+  await client.query("truncate written");
+});
+
+async function written(): Promise<string[]> {
+  const client = await connect();
+  const { rows } = await client.query<{ what: string }>("select what from written order by what");
+  return rows.map(({ what }) => what);
+}
+
+async function programOf<T>(name: string): Promise<T> {
+  return (await import(pathToFileURL(join(folder, "out", `${name}.js`)).href)) as T;
+}
+
+type Open = (url: string) => Orm | Promise<Orm>;
+
+const orms = [
+  ["kysely", "open"],
+  ["kysely", "openControlled"],
+  ["knex", "open"],
+  ["knex", "openObjection"],
+  ["postgres-js", "open"],
+  ["drizzle", "open"],
+  ["drizzle", "openOnPostgresJs"],
+  ["prisma", "open"],
+  ["typeorm", "open"],
+  ["typeorm", "openQueryRunner"],
+  ["sequelize", "open"],
+  ["mikro-orm", "open"],
+] as const;
+
+describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener) => {
+  let orm: Orm;
+
+  beforeAll(async () => {
+    const program = await programOf<Record<string, Open>>(name);
+    orm = await (program[opener] as Open)(databaseUrl());
+  });
+
+  afterAll(() => orm?.end());
+
+  /** One locker holds, the other is elsewhere. */
+  const lockers = () => ({
+    locker: new PostgresLocker({ pool: createPool() }),
+    elsewhere: new PostgresLocker({ pool: createPool() }),
+    key: uniqueKey(),
+  });
+
+  test("commits what was written under the lock, which nobody else has meanwhile", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    await orm.transaction(async ({ client, write }) => {
+      const answer = await locker.withTransaction(
+        key,
+        async () => {
+          await write("one");
+          expect(await elsewhere.tryAcquire(key)).toBeUndefined();
+          return 42;
+        },
+        { client },
+      );
+      expect(answer).toBe(42);
+      expect(await holdersOf(lockId(0, key))).toHaveLength(1);
+      expect(await elsewhere.tryAcquire(key)).toBeUndefined();
+      expect(await written()).toEqual([]);
+    });
+    expect(await written()).toEqual(["one"]);
+    await (await elsewhere.acquire(key)).release();
+  });
+
+  test("writes nothing where somebody else has the lock, and leaves the transaction usable", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    const lock = await elsewhere.acquire(key);
+    await orm.transaction(async ({ client, write }) => {
+      const refused = locker.withTransaction(key, () => write("one"), { client });
+      await expect(refused).rejects.toMatchObject({ code: "LOCK_NOT_ACQUIRED", reason: "held" });
+      await write("without it");
+    });
+    await lock.release();
+    expect(await written()).toEqual(["without it"]);
+  });
+
+  test("waits for who has it", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    const lock = await elsewhere.acquire(key);
+    const waits = async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock");
+    const working = orm.transaction(({ client, write }) =>
+      locker.withTransaction(key, async () => void (await write("one")), { client, wait: "15s" }),
+    );
+    await until(waits);
+    await lock.release();
+    await working;
+    expect(await written()).toEqual(["one"]);
+  });
+
+  test("rolls back with the ORM's transaction, and the lock is free", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    const error = new Error("its own");
+    const failing = orm.transaction(({ client, write }) =>
+      locker.withTransaction(
+        key,
+        async () => {
+          await write("one");
+          throw error;
+        },
+        { client },
+      ),
+    );
+    await expect(failing).rejects.toBe(error);
+    expect(await written()).toEqual([]);
+    await (await elsewhere.acquire(key)).release();
+  });
+
+  test("a lock that was taken in a savepoint goes with what was written in it", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    const other = uniqueKey();
+    await orm.transaction(async ({ client, write, nested }) => {
+      await locker.withTransaction(key, () => write("outer"), { client });
+      const failing = nested(async (inner) => {
+        await locker.withTransaction(other, () => inner.write("inner"), { client: inner.client });
+        expect(await elsewhere.tryAcquire(other)).toBeUndefined();
+        throw new Error("its own");
+      });
+      await expect(failing).rejects.toThrow("its own");
+      expect(await elsewhere.tryAcquire(key)).toBeUndefined();
+      await (await elsewhere.acquire(other)).release();
+    });
+    expect(await written()).toEqual(["outer"]);
+  });
+
+  test("a lock that was taken in a savepoint that is kept lasts as long as the transaction", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    await orm.transaction(async ({ nested }) => {
+      await nested(async (inner) => {
+        await locker.withTransaction(key, () => inner.write("inner"), { client: inner.client });
+      });
+      expect(await elsewhere.tryAcquire(key)).toBeUndefined();
+      expect(await written()).toEqual([]);
+    });
+    expect(await written()).toEqual(["inner"]);
+    await (await elsewhere.acquire(key)).release();
+  });
+
+  test("says what was expected for what is no transaction", () => {
+    for (const [what, mistake] of Object.entries(orm.mistakes)) {
+      expect(mistake, what).toThrow(/^Expected `transaction` to be the /);
+      expect(mistake, what).toThrow(
+        expect.objectContaining({ code: "INVALID_CONFIG", field: "transaction" }),
+      );
+    }
+  });
+
+  test("a transaction that has ended is refused, and nothing is run", async () => {
+    const { locker, key } = lockers();
+    await using _ = locker;
+    let ended: OpenTransaction | undefined;
+    await orm.transaction(async (transaction) => {
+      ended = transaction;
+    });
+    const refused = locker.withTransaction(key, () => expect.unreachable(), {
+      client: ended?.client as TransactionClient,
+    });
+    await expect(refused).rejects.toMatchObject({ code: "INVALID_CONFIG" });
+    await expect(refused).rejects.toThrow(/transaction/);
+    expect(await advisoryLocks()).toEqual([]);
+  });
+
+  test("a function that commits the transaction before its time is told", async () => {
+    const { locker, key } = lockers();
+    await using _ = locker;
+    let told: { code?: string; message?: string } | undefined;
+    const running = orm.transaction(async ({ client, write, commitEarly }) => {
+      const committing = async () => {
+        await write("one");
+        await commitEarly();
+      };
+      told = await locker.withTransaction(key, committing, { client }).then(
+        () => new Error("told nothing"),
+        (error: Error) => error,
+      );
+    });
+    await running.catch(() => {}); // Some commit once more.
+    await until(() => told);
+    expect(told?.code).toMatch(/^(DATABASE_ERROR|INVALID_CONFIG)$/);
+    expect(told?.message).toMatch(/had ended the transaction itself|has been committed or rolled back/);
+    expect(await advisoryLocks()).toEqual([]);
+  });
+});
+
+describe("an ORM on the client of the locker's own transaction", () => {
+  type Run = (locker: PgLocker.PostgresLocker, key: string) => Promise<void>;
+  test("writes in it", async () => {
+    const { inTheLockers } = await programOf<{ inTheLockers: Run; nestedInTheLockers: Run }>("drizzle");
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await inTheLockers(locker, uniqueKey());
+    expect(await written()).toEqual(["outer"]);
+  });
+
+  test("is found out where a nested transaction of its own commits the one around it", async () => {
+    const { nestedInTheLockers } = await programOf<{ inTheLockers: Run; nestedInTheLockers: Run }>("drizzle");
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await expect(nestedInTheLockers(locker, uniqueKey())).rejects.toThrow(
+      "the function had ended the transaction itself, and so the lock",
+    );
+  });
+});
