@@ -80,9 +80,9 @@ export class Telemetry {
     );
     this.#errors = counter("errors", "{operation}", "Operations that the database or the way to it failed");
     this.#lost = counter("lost", "{lock}", "Locks whose holding ended without a release");
+    // Without a unit, as in the Go package: with one, what writes Prometheus's format may append `_milliseconds` to the name.
     this.#latency = meter.createHistogram(`${scope}_latency_ms`, {
-      unit: "ms",
-      description: "Time from the call of an operation to its answer",
+      description: "Milliseconds from the call of an operation to its answer",
     });
     this.#held = meter.createUpDownCounter(`${scope}_held`, {
       unit: "{lock}",

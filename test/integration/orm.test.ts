@@ -1,9 +1,5 @@
-import { execFile } from "node:child_process";
-import { cp, mkdir, mkdtemp, rm, symlink } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type * as PgLocker from "../../src/index.ts";
 import type { TransactionClient } from "../../src/index.ts";
@@ -16,35 +12,26 @@ import {
   holdersOf,
   uniqueKey,
 } from "../support/database.ts";
+import { InstalledPackage } from "../support/installed-package.ts";
 import { until } from "../support/until.ts";
 
-const run = promisify(execFile);
 const root = fileURLToPath(new URL("../..", import.meta.url));
 /** As the programs of the ORMs have it. */
 const { lockId, PostgresLocker } = (await import(
   pathToFileURL(join(root, "dist/index.js")).href
 )) as typeof PgLocker;
-let folder: string;
+let installed: InstalledPackage;
 
-// As users have it: a package of its own, with the ORMs in their current major and pg-locker, compiled strictly.
+// The ORMs in their current major, and programs that use them as users do, compiled strictly.
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "pg-locker-orm-"));
-  await cp(join(root, "test/packages/orm"), folder, { recursive: true });
-  const options = { cwd: folder, shell: process.platform === "win32" };
-  await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"], options);
-  const modules = join(folder, "node_modules");
-  await symlink(root, join(modules, "pg-locker"), "junction");
-  await mkdir(join(modules, "@types"), { recursive: true });
+  installed = await InstalledPackage.of("orm");
   // Prisma would download a program for migrations, which nothing here uses: it is told that it has one.
-  const env = { ...process.env, PRISMA_SCHEMA_ENGINE_BINARY: process.execPath, CHECKPOINT_DISABLE: "1" };
-  await run(process.execPath, [join(modules, "prisma/build/index.js"), "generate"], { cwd: folder, env });
-  const compiler = join(root, "node_modules/typescript/bin/tsc");
-  await run(process.execPath, [compiler, "-p", folder]).catch((error: { stdout: string }) => {
-    throw new Error(`the programs of the ORMs don't compile:\n${error.stdout}`);
-  });
+  const env = { PRISMA_SCHEMA_ENGINE_BINARY: process.execPath, CHECKPOINT_DISABLE: "1" };
+  await installed.node(["node_modules/prisma/build/index.js", "generate"], env);
+  await installed.compile();
 }, 300_000);
 
-afterAll(() => rm(folder, { recursive: true, force: true }), 60_000);
+afterAll(() => installed?.[Symbol.asyncDispose](), 60_000);
 
 beforeEach(async () => {
   const client = await connect();
@@ -59,7 +46,7 @@ async function written(): Promise<string[]> {
 }
 
 async function programOf<T>(name: string): Promise<T> {
-  return (await import(pathToFileURL(join(folder, "out", `${name}.js`)).href)) as T;
+  return (await import(pathToFileURL(join(installed.folder, "out", `${name}.js`)).href)) as T;
 }
 
 type Open = (url: string) => Orm | Promise<Orm>;
