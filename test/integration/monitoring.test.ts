@@ -7,6 +7,7 @@ import type { MeterProvider } from "@opentelemetry/api";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
 import { createPool, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { freePort } from "../support/free-port.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
@@ -121,11 +122,3 @@ test("the page's own lines run as they are printed", async () => {
   const { stdout } = await installed.node(["page.js"], env);
   expect(stdout).toContain("shows this lock as held");
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}

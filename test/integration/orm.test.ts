@@ -1,3 +1,4 @@
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -13,6 +14,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
+import { type Snippet, snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -28,10 +30,18 @@ beforeAll(async () => {
   // Prisma would download a program for migrations, which nothing here uses: it is told that it has one.
   const env = { PRISMA_SCHEMA_ENGINE_BINARY: process.execPath, CHECKPOINT_DISABLE: "1" };
   await installed.node(["node_modules/prisma/build/index.js", "generate"], env);
+  for (const { title, code } of await page()) {
+    await writeFile(join(installed.folder, `page-${title}.ts`), code);
+  }
   await installed.compile();
 }, 300_000);
 
 afterAll(() => installed?.[Symbol.asyncDispose](), 60_000);
+
+/** The files that docs/recipes/orm.md prints. */
+async function page(): Promise<Snippet[]> {
+  return (await snippetsOf("docs/recipes/orm.md")).filter(({ title }) => title !== undefined);
+}
 
 beforeEach(async () => {
   const client = await connect();
@@ -251,4 +261,11 @@ describe("an ORM on the client of the locker's own transaction", () => {
       "the function had ended the transaction itself, and so the lock",
     );
   });
+});
+
+test("the page's own lines run as they are printed", async () => {
+  const titles = (await page()).map(({ title }) => title);
+  expect(titles).toEqual(["kysely", "prisma", "drizzle"]);
+  for (const title of titles) await installed.node([`out/page-${title}.js`], { DATABASE_URL: databaseUrl() });
+  expect(await written()).toEqual(["by Drizzle", "by Prisma", "in the locker's", "under the lock"]);
 });
