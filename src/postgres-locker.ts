@@ -2,6 +2,7 @@ import { setTimeout } from "node:timers/promises";
 import pg from "pg";
 import { BaseLocker } from "./base-locker.ts";
 import { assertFunction, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { LockerClosedError, LockNotAcquiredError } from "./contract/errors.ts";
 import type { Lock, TransactionClient, TransactionOptions } from "./contract/locker.ts";
 import { type Entry, HeldLocks } from "./holding/lock-registry.ts";
 import {
@@ -17,13 +18,16 @@ import { Listener } from "./postgres/release-listener.ts";
 import { watchPool } from "./postgres/reservation.ts";
 import { statementDeadline } from "./postgres/session.ts";
 import { within } from "./runtime/clock.ts";
+import { abandonOnAbort, Stop } from "./runtime/stop-signal.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
+import { tryLockOn, waitLockOn } from "./sessions/callers-transaction.ts";
 import { DedicatedSessions } from "./sessions/dedicated-sessions.ts";
 import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
-import { OwnTransactions, tryLockOn } from "./sessions/own-transactions.ts";
+import { OwnTransactions } from "./sessions/own-transactions.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { SharedSessions } from "./sessions/shared-sessions.ts";
-import { carry, runAround } from "./waiting/reentrancy.ts";
+import type { TransactionLock } from "./sessions/transaction-lock.ts";
+import { carry, isAround, runAround } from "./waiting/reentrancy.ts";
 
 /**
  * Locks that are PostgreSQL session advisory locks: a lock is held as long as its session lives, and at most for its TTL
@@ -42,6 +46,8 @@ export class PostgresLocker extends BaseLocker {
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
+  readonly #ttlEnforcement: "client" | "server";
+  readonly #closing = new Stop();
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: PostgresLockerOptions) {
@@ -55,6 +61,7 @@ export class PostgresLocker extends BaseLocker {
       breaker: checked.circuitBreaker,
       ...(ttlEnforcement === "server" && { assertTtl: assertEnforceableTtl }),
     });
+    this.#ttlEnforcement = ttlEnforcement;
     this.#ownPool =
       checked.connectionString === undefined
         ? undefined
@@ -94,15 +101,20 @@ export class PostgresLocker extends BaseLocker {
 
   /**
    * Runs `fn` under a lock that lasts until the end of a transaction: what `fn` writes through `client` is committed if and
-   * only if the lock was held all the while. Where `fn` fails, all of it is rolled back.
+   * only if the lock was held all the while. If `fn` fails, all of it is rolled back.
    *
    * The transaction is one of the locker's own, in `read committed`; or, with the option `client`, the caller's, which then
    * stays open, and keeps the lock until the caller ends it. Uses nothing else of the session, so that a pooler in
    * transaction mode serves as well.
    *
+   * `fn` neither ends the transaction nor goes back to a savepoint that is older than the lock: the call then rejects, and of the
+   * locker's own transaction nothing is committed but what `fn` has itself.
+   *
    * @throws what `acquire` throws; then `fn` has not run
    * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect. Or `fn` had ended the
-   *   transaction itself: what it wrote after that was without the lock
+   *   transaction itself, or a statement of it had failed. Or (40P01) this transaction and another waited for each other's locks
+   * @throws {LockExpiredError} the `ttl` passed without an answer of the server; nothing is committed
+   * @throws {LockLostError} the server ended the transaction for that, before this process knew
    * @throws what `fn` throws
    */
   async withTransaction<T, C extends TransactionClient = TransactionClient>(
@@ -112,46 +124,94 @@ export class PostgresLocker extends BaseLocker {
   ): Promise<T> {
     assertFunction(fn);
     const { client, ...rest } = assertTransactionOptions(options);
+    const enforced = this.#ttlEnforcement === "server" || rest.ttl !== undefined;
     const wanted = this.wanted(key, rest);
+    if (rest.ttl !== undefined) assertEnforceableTtl(rest.ttl);
     const { id, mode } = wanted;
-    const { lock, entry } = await this.take(wanted, {
-      tryLock: (request) =>
-        client === undefined ? this.#transactions.tryLock(request) : tryLockOn(client, request),
-      hold: (lock) => {
-        // One whose session has gone keeps nobody out any more.
-        const entry = {
-          key,
-          id,
-          mode,
-          get expired() {
-            return !lock.isOpen;
-          },
-        };
-        this.#inTransactions.add(entry);
-        return { lock, entry };
-      },
-    });
+    const ttl = enforced ? wanted.ttl : undefined;
+    const wait = isAround(this, id) ? 0 : wanted.wait;
+    const [signal] = wanted.signals;
+    // Ends a wait in the server; an attempt on the caller's client is then at its end when that is as it was.
+    const leaving = new Stop();
+    // Ends an attempt before it has begun.
+    const patience = new Stop();
+    let asked: LockRequest | undefined;
+    let byItself = false;
+    const onAbort = (reason: unknown): void => {
+      if (client === undefined || !asked?.sent) patience.abort(reason);
+      leaving.abort(reason);
+    };
+    const listening = abandonOnAbort(new Promise<never>(() => {}), [signal, this.#closing, patience]);
+    listening.catch(onAbort);
+    const cancel = (pid: number, lockId: bigint) => this.#transactions.cancelWait(pid, lockId);
+    const tryLock = async (request: LockRequest): Promise<TransactionLock | Refusal> => {
+      asked = request;
+      const over = performance.now() + wait;
+      for (;;) {
+        const left = over - performance.now();
+        const bounded = { bound: Math.min(left, longestWait), signal: leaving, ttl };
+        const answer = await (left > 0
+          ? client === undefined
+            ? this.#transactions.waitLock(request, bounded)
+            : waitLockOn(client, request, { ...bounded, cancel })
+          : client === undefined
+            ? this.#transactions.tryLock(request, { ttl })
+            : tryLockOn(client, request, { ttl }));
+        if (!("refused" in answer) || answer.refused !== "held") return answer;
+        byItself = client !== undefined && answer.byItself === true;
+        if (byItself || over - performance.now() <= 0) return answer;
+      }
+    };
+    const hold = (lock: TransactionLock) => {
+      // One whose session has gone keeps nobody out any more.
+      const entry = {
+        key,
+        id,
+        mode,
+        get expired() {
+          return !lock.isOpen;
+        },
+      };
+      this.#inTransactions.add(entry);
+      return { lock, entry };
+    };
+    const { lock, entry } = await this.take({ ...wanted, wait: 0, signals: [patience] }, { tryLock, hold })
+      .catch((error: unknown) => {
+        if (!(error instanceof LockNotAcquiredError) || error.reason !== "held") throw error;
+        if (leaving.aborted) throw leaving.reason;
+        if (byItself) throw new LockNotAcquiredError({ key, reason: "held", reentrant: "transaction" });
+        if (wait === 0) throw error;
+        throw new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait });
+      })
+      .finally(() => patience.abort(undefined));
     let isHeld = true;
-    const end = (how: () => Promise<boolean>): Promise<void> =>
+    const end = (how: () => Promise<void>): Promise<void> =>
       this.telemetry.observe("release", wanted, undefined, async () => {
-        let othersWait = false;
         try {
-          othersWait = await how();
+          await how();
         } finally {
           isHeld = false;
           this.#inTransactions.delete(entry);
-          this.freed(id, othersWait);
+          this.freed(id, false);
         }
       });
     let value: T;
     try {
-      value = await runAround({ owner: this, id, isHeld: () => isHeld }, () => fn(lock.client as C));
+      const running = runAround({ owner: this, id, isHeld: () => isHeld }, () => fn(lock.client as C));
+      value = await abandonOnAbort(running, [lock.lost]);
     } catch (error) {
       await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));
-      throw error;
+      if (!lock.lost.aborted || lock.lost.reason === error) throw error;
+      carry(lock.lost.reason, error);
+      throw lock.lost.reason;
     }
     await end(() => lock.commit());
     return value;
+  }
+
+  override close(): Promise<void> {
+    this.#closing.abort(new LockerClosedError());
+    return super.close();
   }
 
   protected override tryLock(request: LockRequest): Promise<Grant | Refusal> {
@@ -203,3 +263,6 @@ export class PostgresLocker extends BaseLocker {
     return this.#sessions.tryLock(request);
   }
 }
+
+/** Milliseconds that a transaction waits in the server at a time: longer than PostgreSQL takes to look for a deadlock. */
+const longestWait = 5_000;

@@ -26,7 +26,7 @@ export class LockNotAcquiredError extends LockerError {
     reason: NotAcquiredReason;
     waited?: number;
     otherKey?: string;
-    reentrant?: boolean;
+    reentrant?: boolean | "transaction";
     cause?: unknown;
   }) {
     super(notAcquiredSentence(facts), causeOf(facts));
@@ -42,12 +42,15 @@ function notAcquiredSentence(facts: {
   reason: NotAcquiredReason;
   waited?: number;
   otherKey?: string;
-  /** The caller itself is what holds it. */
-  reentrant?: boolean;
+  /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
+  reentrant?: boolean | "transaction";
 }): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
+      if (facts.reentrant === "transaction") {
+        return `${lock}: this very transaction, or its session, has it already, and a lock is not re-entrant`;
+      }
       return facts.reentrant
         ? `${lock}: the \`withLock\` around this call holds it, and a lock is not re-entrant`
         : `${lock}: it is held elsewhere`;

@@ -28,7 +28,7 @@ export function fromDrizzle(transaction: DrizzleTransaction): TransactionClient 
     );
   }
   const { execute } = transaction as unknown as { execute(query: object): PromiseLike<unknown> };
-  return transactionClient({
+  return transactionClient(transaction, {
     run: (sql, params) => execute.call(transaction, written(sql, params)),
   });
 }

@@ -31,7 +31,7 @@ export function fromKnex(transaction: KnexTransaction): TransactionClient {
     );
   }
   const client = transaction.client as unknown as KnexClient;
-  return transactionClient({
+  return transactionClient(transaction, {
     isOpen: () => !transaction.isCompleted(),
     // That of the transaction, which it keeps. Past Knex's own hooks, which may rename the columns.
     run: async (text, values) => (await client.acquireConnection()).query(text, values),

@@ -40,7 +40,7 @@ export function fromKysely(transaction: KyselyTransaction): TransactionClient {
   const plain = transaction.withoutPlugins() as unknown as {
     executeQuery(query: CompiledQuery): Promise<{ rows: unknown[] }>;
   };
-  return transactionClient({
+  return transactionClient(transaction, {
     run: (sql, parameters) =>
       plain.executeQuery({
         sql,

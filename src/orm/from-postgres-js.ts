@@ -27,5 +27,5 @@ export function fromPostgresJs(transaction: PostgresJsTransaction): TransactionC
   const sql = transaction as unknown as {
     unsafe(query: string, parameters: unknown[]): PromiseLike<readonly unknown[]>;
   };
-  return transactionClient({ run: (text, values) => sql.unsafe(text, values) });
+  return transactionClient(transaction, { run: (text, values) => sql.unsafe(text, values) });
 }

@@ -28,7 +28,7 @@ export function fromPrisma(transaction: PrismaTransaction): TransactionClient {
       "the transaction that Prisma's `prisma.$transaction(async (tx) => …)` hands to its function",
     );
   }
-  return transactionClient({
+  return transactionClient(transaction, {
     run: (text, values) => transaction.$queryRawUnsafe(text, ...values),
     // https://www.prisma.io/docs/orm/reference/error-reference#p2028
     hadEnded: (error) => error instanceof Error && "code" in error && error.code === "P2028",

@@ -36,7 +36,7 @@ export function fromSequelize(transaction: SequelizeTransaction): TransactionCli
       "the transaction that Sequelize's `sequelize.transaction(…)` hands to its function",
     );
   }
-  return transactionClient({
+  return transactionClient(transaction, {
     isOpen: () => isOpen(started),
     run: (text, values) => connection.query(text, values),
     hadEnded: () => !isOpen(started),

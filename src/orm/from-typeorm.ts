@@ -32,7 +32,7 @@ export function fromTypeORM(transaction: TypeOrmEntityManager | TypeOrmQueryRunn
       "the entity manager that TypeORM's `dataSource.transaction(…)` hands to its function, or a query runner that has a transaction begun",
     );
   }
-  return transactionClient({
+  return transactionClient(runner, {
     isOpen: () => runner.isTransactionActive,
     run: async (text, values) => ((await runner.connect()) as TransactionClient).query(text, values),
     hadEnded: () => !runner.isTransactionActive,

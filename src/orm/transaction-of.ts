@@ -5,30 +5,37 @@ import type { TransactionClient } from "../contract/locker.ts";
 export interface TransactionOf {
   /** Runs a statement in the transaction. Its parameters are `$1`, `$2`, …; it resolves with the rows, by column name. */
   run(text: string, values: unknown[]): PromiseLike<unknown>;
-  /** Whether a statement would still be part of the transaction. Asked before each one; a throw counts as a no. */
+  /** Whether a statement would still be part of the transaction. Asked before each one. */
   isOpen?(): boolean;
   /** Whether a statement failed because the transaction had ended. */
   hadEnded?(error: unknown): boolean | Promise<boolean>;
 }
 
+/** One for each transaction: what is asked on it at once waits its turn by it. */
+const clients = new WeakMap<object, TransactionClient>();
+
 /**
- * A client for `withTransaction` over an ORM's transaction.
+ * The client for `withTransaction` over an ORM's transaction: always the same one for the same `transaction`.
  *
  * Its `query` rejects with an `InvalidConfigError` after the end of the transaction, if the ORM can tell; otherwise with the
  * driver's own error, which the ORM may have wrapped.
  */
-export function transactionClient(transaction: TransactionOf): TransactionClient {
-  return {
+export function transactionClient(transaction: object, how: TransactionOf): TransactionClient {
+  const known = clients.get(transaction);
+  if (known !== undefined) return known;
+  const client: TransactionClient = {
     async query(text, values = []) {
-      if (transaction.isOpen?.() === false) throw ended();
+      if (how.isOpen?.() === false) throw ended();
       try {
-        return { rows: rowsOf(await transaction.run(text, values)) };
+        return { rows: rowsOf(await how.run(text, values)) };
       } catch (error) {
-        if (await transaction.hadEnded?.(error)) throw ended();
+        if (await how.hadEnded?.(error)) throw ended();
         throw driversOwn(error);
       }
     },
   };
+  clients.set(transaction, client);
+  return client;
 }
 
 /** For what is no transaction. `wants` says where the right object comes from. */

@@ -18,7 +18,10 @@ export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
   query(query: Query): Promise<Result>;
-  query(query: Query, callback: (error: Error | null | undefined, result: Result | undefined) => void): void;
+  query(
+    query: Query,
+    callback: (error: Error | null | undefined, result: Result | Result[] | undefined) => void,
+  ): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
@@ -50,11 +53,15 @@ export interface Query {
   readonly text: string;
   readonly rowMode: "array";
   readonly types: { getTypeParser(): (value: string) => string };
-  readonly values: unknown[];
+  /** Absent: as {@link Statement} has it, by the simple protocol. */
+  readonly values?: unknown[];
 }
 
 /** A statement; with a name that is its own, the server parses and plans it once for each connection. */
-export type Statement = Omit<Query, "values">;
+export interface Statement extends Omit<Query, "values"> {
+  /** Several statements in one message of the simple protocol, without values. What follows one that fails is not run. */
+  readonly simple?: true;
+}
 
 /** Every value as the server wrote it, so that type parsers set by the application change nothing. */
 export type Row = ReadonlyArray<string | null>;
@@ -65,14 +72,19 @@ export function statement(text: string, name?: string): Statement {
   return { text, rowMode: "array", types: asWritten, ...(name !== undefined && { name }) };
 }
 
+/** Several statements in one message: see {@link Statement.simple}. */
+export function statements(text: string): Statement {
+  return { ...statement(text), simple: true };
+}
+
 /** The same, to be parsed anew. */
-export function unnamed({ text }: Statement): Statement {
-  return statement(text);
+export function unnamed(given: Statement): Statement {
+  return given.name === undefined ? given : statement(given.text);
 }
 
 /** The statement with its values. */
-export function query(statement: Statement, values: unknown[]): Query {
-  return { ...statement, values };
+export function query({ simple, ...statement }: Statement, values: unknown[]): Query {
+  return simple ? statement : { ...statement, values };
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */

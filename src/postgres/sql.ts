@@ -264,38 +264,6 @@ export const unmarkWaiting = statement(
   "pg_locker_unmark",
 );
 
-/**
- * In `read committed`, whatever the role's default: where a transaction has one snapshot for all its statements, the one
- * that the try itself takes may be older than what the last holder committed.
- */
-export const begin = statement("begin isolation level read committed");
-export const commit = statement("commit");
-/** The command tag of one that took effect. That of a failed transaction is another, and no error. */
-export const committed = "COMMIT";
-export const rollback = statement("rollback");
-
-/**
- * Takes the lock until the end of the transaction, or is refused. Not prepared, as with all the rest of a transaction:
- * behind a pooler the next one is served by another session.
- *
- * Parameter: lock id. Answers {@link TryTransactionLockAnswer}.
- */
-const tryTransactionLockWith = (call: string): Statement =>
-  statement(`
-select pg_catalog.json_build_object(
-         'standby', pg_catalog.pg_is_in_recovery(),
-         'granted', case when not pg_catalog.pg_is_in_recovery() then ${call} end)::text`);
-
-export interface TryTransactionLockAnswer {
-  readonly standby: boolean;
-  readonly granted: boolean | null;
-}
-
-export const tryTransactionLock: Record<LockMode, Statement> = {
-  exclusive: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock($1::int8)"),
-  shared: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock_shared($1::int8)"),
-};
-
 /** Whether there is a lock with an id, in the list of the server. */
 const listed = (id: string, which: string): string => `exists (
          select from pg_catalog.pg_locks
@@ -317,22 +285,3 @@ export const probeLock = statement(
 export const unprobeLock = statement(
   "select pg_catalog.to_json(pg_catalog.pg_advisory_unlock($1::int8))::text",
 );
-
-/** Tells those who wait for a lock that the transaction that had it has ended, as {@link unlock} does. */
-export const tellWaiters = statement(`select pg_catalog.to_json(${toldUnlessNobodyWaits("$1")})::text`);
-
-/**
- * The same in a transaction that goes on: the notification goes out when that commits. There a probe would keep the marker from
- * everybody until then, and those who come to wait meanwhile would try to set it over and over; so this looks it up.
- *
- * Answers `null` where the lock is gone: whoever had the transaction has ended it, or has rolled it back to before the lock.
- */
-export const tellWaitersAtCommit = statement(`
-select pg_catalog.to_json(case
-         when not ${listed("$1::int8", "pid = pg_catalog.pg_backend_pid()")} then null
-         when ${listed(
-           marked("$1"),
-           `mode = 'ShareLock' and database =
-                (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`,
-         )} then pg_catalog.pg_notify('${releasesChannel}', $1::int8::text) is not null
-         else false end)::text`);

@@ -22,10 +22,6 @@ test.each([
         always,
       ),
   ],
-  [
-    "has one transaction after the other",
-    (locker: PostgresLocker, key: string) => locker.withTransaction(key, () => delay(20), always),
-  ],
 ])(
   "a process that %s lets whoever waits elsewhere have its turn, after sixteen of its own or a few times that",
   async (_, run) => {

@@ -59,6 +59,11 @@ async function programOf<T>(name: string): Promise<T> {
   return (await import(pathToFileURL(join(installed.folder, "out", `${name}.js`)).href)) as T;
 }
 
+/** Somebody waits for a lock, in the server or by a marker. */
+async function waits(): Promise<boolean> {
+  return (await advisoryLocks()).some(({ granted, mode }) => !granted || mode === "ShareLock");
+}
+
 type Open = (url: string) => Orm | Promise<Orm>;
 
 const orms = [
@@ -135,13 +140,47 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     await using _ = locker;
     await using __ = elsewhere;
     const lock = await elsewhere.acquire(key);
-    const waits = async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock");
     const working = orm.transaction(({ client, write }) =>
       locker.withTransaction(key, async () => void (await write("one")), { client, wait: "15s" }),
     );
     await until(waits);
     await lock.release();
     await working;
+    expect(await written()).toEqual(["one"]);
+  });
+
+  test("a wait that is aborted leaves the transaction usable, and no lock in it", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    const lock = await elsewhere.acquire(key);
+    const reason = new Error("the caller's own");
+    const aborting = new AbortController();
+    const working = orm.transaction(async ({ client, write }) => {
+      const options = { client, wait: true, signal: aborting.signal } as const;
+      await expect(locker.withTransaction(key, () => write("one"), options)).rejects.toBe(reason);
+      await write("without it");
+    });
+    await until(waits);
+    aborting.abort(reason);
+    await working;
+    await lock.release();
+    expect(await written()).toEqual(["without it"]);
+  });
+
+  test("two locks that are asked for at once are both taken", async () => {
+    const { locker, elsewhere, key } = lockers();
+    await using _ = locker;
+    await using __ = elsewhere;
+    const other = uniqueKey();
+    await orm.transaction(async ({ client, again, write }) => {
+      const both = [locker.withTransaction(key, () => {}, { client })];
+      both.push(locker.withTransaction(other, () => {}, { client: again() }));
+      await Promise.all(both);
+      await write("one");
+      expect(await elsewhere.tryAcquire(key)).toBeUndefined();
+      expect(await elsewhere.tryAcquire(other)).toBeUndefined();
+    });
     expect(await written()).toEqual(["one"]);
   });
 

@@ -18,6 +18,7 @@ export function open(url: string): Orm {
   const db = drizzle({ client: pool });
   const opened = (tx: NodePgTransaction): OpenTransaction => ({
     client: fromDrizzle(tx),
+    again: () => fromDrizzle(tx),
     write: async (what) => await tx.insert(written).values({ what }),
     nested: (run) => tx.transaction((inner) => run(opened(inner))),
     commitEarly: async () => await tx.execute(sql`commit`),
@@ -40,6 +41,7 @@ export function openOnPostgresJs(url: string): Orm {
   const db = drizzlePostgresJs({ client });
   const opened = (tx: PostgresJsTransaction): OpenTransaction => ({
     client: fromDrizzle(tx),
+    again: () => fromDrizzle(tx),
     write: async (what) => await tx.insert(written).values({ what }),
     nested: (run) => tx.transaction((inner) => run(opened(inner))),
     commitEarly: async () => await tx.execute(sql`commit`),

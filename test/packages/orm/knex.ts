@@ -5,6 +5,7 @@ import type { OpenTransaction, Orm } from "./orm.ts";
 
 const opened = (trx: Knex.Transaction, insert: (what: string) => Promise<unknown>): OpenTransaction => ({
   client: fromKnex(trx),
+  again: () => fromKnex(trx),
   write: insert,
   nested: (run) =>
     trx.transaction((inner) => run(opened(inner, async (what) => await inner("written").insert({ what })))),

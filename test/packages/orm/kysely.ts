@@ -25,6 +25,7 @@ export function open(url: string): Orm {
   const db = database(url);
   const opened = (trx: Transaction<Database>): OpenTransaction => ({
     client: fromKysely(trx),
+    again: () => fromKysely(trx),
     write: (what) => trx.insertInto("written").values({ what }).execute(),
     nested: async (run) => {
       await sql`savepoint nested`.execute(trx);
@@ -55,6 +56,7 @@ export function openControlled(url: string): Orm {
   const db = database(url);
   const opened = (trx: ControlledTransaction<Database, string[]>): OpenTransaction => ({
     client: fromKysely(trx),
+    again: () => fromKysely(trx),
     write: (what) => trx.insertInto("written").values({ what }).execute(),
     nested: async (run) => {
       const savepoint = await trx.savepoint("nested").execute();

@@ -12,6 +12,7 @@ export async function open(url: string): Promise<Orm> {
   const orm = await MikroORM.init({ clientUrl: url, entities: [Written] });
   const opened = (em: EntityManager): OpenTransaction => ({
     client: fromMikroOrm(em),
+    again: () => fromMikroOrm(em),
     write: async (what) => {
       em.create(Written, { what });
       await em.flush();

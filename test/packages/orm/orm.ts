@@ -16,6 +16,8 @@ export interface Orm {
 export interface OpenTransaction {
   /** As a user makes it: with no cast. */
   readonly client: TransactionClient;
+  /** Makes it once more. */
+  again(): TransactionClient;
   write(what: string): Promise<unknown>;
   /** Runs `run` in a savepoint, or whatever the ORM makes of a transaction in a transaction. */
   nested(run: (transaction: OpenTransaction) => Promise<void>): Promise<void>;

@@ -6,6 +6,7 @@ export function open(url: string): Orm {
   const sql = postgres(url, { transform: postgres.camel, onnotice: () => {} });
   const opened = (tx: postgres.TransactionSql): OpenTransaction => ({
     client: fromPostgresJs(tx),
+    again: () => fromPostgresJs(tx),
     write: async (what) => await tx`insert into written ${tx({ what })}`,
     nested: async (run) => {
       await tx.savepoint((inner) => run(opened(inner)));

@@ -7,6 +7,7 @@ export function open(url: string): Orm {
   const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: url }) });
   const opened = (tx: Prisma.TransactionClient): OpenTransaction => ({
     client: fromPrisma(tx),
+    again: () => fromPrisma(tx),
     write: (what) => tx.written.create({ data: { what } }),
     nested: (run) => tx.$transaction((inner) => run(opened(inner))),
     commitEarly: () => tx.$executeRawUnsafe("commit"),

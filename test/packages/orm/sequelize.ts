@@ -11,6 +11,7 @@ export function open(url: string): Orm {
   );
   const opened = (transaction: Transaction): OpenTransaction => ({
     client: fromSequelize(transaction),
+    again: () => fromSequelize(transaction),
     write: (what) => Written.create({ what }, { transaction }),
     nested: (run) => sequelize.transaction({ transaction }, (inner) => run(opened(inner))),
     commitEarly: () => transaction.commit(),

@@ -15,6 +15,7 @@ export async function open(url: string): Promise<Orm> {
   const source = await dataSource(url);
   const opened = (manager: EntityManager): OpenTransaction => ({
     client: fromTypeORM(manager),
+    again: () => fromTypeORM(manager),
     write: (what) => manager.insert(Written, { what }),
     nested: (run) => manager.transaction((inner) => run(opened(inner))),
     commitEarly: async () => await manager.queryRunner?.commitTransaction(),
@@ -43,6 +44,7 @@ export async function openQueryRunner(url: string): Promise<Orm> {
       await runner.startTransaction();
       const opened: OpenTransaction = {
         client: fromTypeORM(runner),
+        again: () => fromTypeORM(runner),
         write: (what) => runner.manager.insert(Written, { what }),
         nested: async (inner) => {
           await runner.startTransaction();
