@@ -168,19 +168,21 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     expect(await written()).toEqual(["without it"]);
   });
 
-  test("two locks that are asked for at once are both taken", async () => {
+  test("of two locks that are asked for at once, the refusal of one doesn't undo the other", async () => {
     const { locker, elsewhere, key } = lockers();
     await using _ = locker;
     await using __ = elsewhere;
-    const other = uniqueKey();
+    const held = await elsewhere.acquire(uniqueKey());
     await orm.transaction(async ({ client, again, write }) => {
-      const both = [locker.withTransaction(key, () => {}, { client })];
-      both.push(locker.withTransaction(other, () => {}, { client: again() }));
-      await Promise.all(both);
-      await write("one");
+      const taken = locker.withTransaction(key, () => {}, { client });
+      const refused = locker.withTransaction(held.key, () => write("two"), { client: again() });
+      const [first, second] = await Promise.allSettled([taken, refused]);
+      expect(first).toMatchObject({ status: "fulfilled" });
+      expect(second).toMatchObject({ reason: { code: "LOCK_NOT_ACQUIRED" } });
       expect(await elsewhere.tryAcquire(key)).toBeUndefined();
-      expect(await elsewhere.tryAcquire(other)).toBeUndefined();
+      await write("one");
     });
+    await held.release();
     expect(await written()).toEqual(["one"]);
   });
 
