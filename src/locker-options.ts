@@ -39,6 +39,14 @@ export interface PostgresLockerOptions extends Connection {
    */
   readonly maxLocksPerSession?: number;
   /**
+   * How many connections, beside the pool, callers may wait on inside the server; those on which a lock that was waited for is still
+   * held count. Whoever waits beyond that tries about twice a second until there is room. Default 4.
+   *
+   * One is enough to wait for one lock; each more makes the hand-over of one more lock immediate, and may take one more of the
+   * server's `max_connections` for each process.
+   */
+  readonly maxWaitingSessions?: number;
+  /**
    * Who ends a lock whose TTL has passed. `"client"` (the default): its holder stops believing, and nothing expires in the
    * database. `"server"`: the database ends its session, and so frees the lock, whatever has become of the holder. A TTL is
    * then from 1 ms to 2147483647 ms.
@@ -113,6 +121,11 @@ const postgresLockerOptions = z.strictObject(
     connWaitTimeout: duration.optional(),
     sessions: z.enum(["dedicated", "shared"], { error: '"dedicated" or "shared"' }).optional(),
     maxLocksPerSession: z
+      .custom<number>((value) => Number.isInteger(value) && (value as number) >= 1, {
+        error: "a whole number from 1 up",
+      })
+      .optional(),
+    maxWaitingSessions: z
       .custom<number>((value) => Number.isInteger(value) && (value as number) >= 1, {
         error: "a whole number from 1 up",
       })
@@ -223,6 +236,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "ttlEnforcement",
   "sessions",
   "maxLocksPerSession",
+  "maxWaitingSessions",
 ]);
 
 function check<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {

@@ -2,7 +2,7 @@ import { setTimeout } from "node:timers/promises";
 import pg from "pg";
 import { BaseLocker } from "./base-locker.ts";
 import { assertFunction, assertTransactionOptions } from "./contract/acquire-options.ts";
-import { LockerClosedError, LockNotAcquiredError } from "./contract/errors.ts";
+import { LockNotAcquiredError } from "./contract/errors.ts";
 import type { Lock, TransactionClient, TransactionOptions } from "./contract/locker.ts";
 import { type Entry, HeldLocks } from "./holding/lock-registry.ts";
 import {
@@ -10,24 +10,27 @@ import {
   connWaitMilliseconds,
   type PostgresLockerOptions,
 } from "./locker-options.ts";
-import { listenerName } from "./postgres/application-name.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { LocksKept } from "./postgres/lock-proof.ts";
 import { type PingTarget, pingPool } from "./postgres/ping.ts";
-import { Listener } from "./postgres/release-listener.ts";
 import { watchPool } from "./postgres/reservation.ts";
 import { statementDeadline } from "./postgres/session.ts";
-import { within } from "./runtime/clock.ts";
+import { elapsedSince } from "./runtime/clock.ts";
 import { abandonOnAbort, Stop } from "./runtime/stop-signal.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
-import { tryLockOn, waitLockOn } from "./sessions/callers-transaction.ts";
+import { tryLockOn, untilSettled, waitLockOn } from "./sessions/callers-transaction.ts";
 import { DedicatedSessions } from "./sessions/dedicated-sessions.ts";
 import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
 import { OwnTransactions } from "./sessions/own-transactions.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { SharedSessions } from "./sessions/shared-sessions.ts";
 import type { TransactionLock } from "./sessions/transaction-lock.ts";
-import { carry, isAround, runAround } from "./waiting/reentrancy.ts";
+import { WaitingSessions } from "./sessions/waiting-sessions.ts";
+import type { Attempt, Wanted } from "./waiting/admission.ts";
+import { carry, runAround } from "./waiting/reentrancy.ts";
+
+/** Milliseconds that are left for the proof that locks are kept, however long the first grant took. */
+const shortestProof = 100;
 
 /**
  * Locks that are PostgreSQL session advisory locks: a lock is held as long as its session lives, and at most for its TTL
@@ -41,13 +44,12 @@ export class PostgresLocker extends BaseLocker {
   readonly #sessions: DedicatedSessions | SharedSessions;
   readonly #transactions: OwnTransactions;
   readonly #inTransactions = new HeldLocks<Entry>();
-  readonly #listener: Listener;
+  readonly #waiting: WaitingSessions;
   readonly #locksKept: LocksKept;
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
   readonly #ttlEnforcement: "client" | "server";
-  readonly #closing = new Stop();
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: PostgresLockerOptions) {
@@ -79,7 +81,7 @@ export class PostgresLocker extends BaseLocker {
       { pool: write, locksLiveHere: true, trustPooler },
       ...(read === undefined ? [] : [{ pool: read, locksLiveHere: false, trustPooler }]),
     ];
-    const { sessions = "shared", maxLocksPerSession = 1_000 } = checked;
+    const { sessions = "shared", maxLocksPerSession = 1_000, maxWaitingSessions = 4 } = checked;
     const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement };
     this.#sessions =
       sessions === "shared"
@@ -87,14 +89,7 @@ export class PostgresLocker extends BaseLocker {
         : new DedicatedSessions(carriers);
     this.#locksKept = new LocksKept(write);
     this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout });
-    this.#listener = new Listener({
-      pool: write,
-      name: listenerName(namespace),
-      trustPooler,
-      log: telemetry.log,
-      onRelease: (id) => this.wake(id),
-      onGone: () => this.wakeAll(),
-    });
+    this.#waiting = new WaitingSessions({ ...carriers, maxWaitingSessions }, () => this.offerPlace());
     this.withTransaction = this.withTransaction.bind(this);
     this.#deadline = Number.isFinite(connWaitTimeout) ? connWaitTimeout : 5_000;
   }
@@ -124,66 +119,11 @@ export class PostgresLocker extends BaseLocker {
   ): Promise<T> {
     assertFunction(fn);
     const { client, ...rest } = assertTransactionOptions(options);
-    const enforced = this.#ttlEnforcement === "server" || rest.ttl !== undefined;
     const wanted = this.wanted(key, rest);
-    if (rest.ttl !== undefined) assertEnforceableTtl(rest.ttl);
-    const { id, mode } = wanted;
-    const ttl = enforced ? wanted.ttl : undefined;
-    const wait = isAround(this, id) ? 0 : wanted.wait;
-    const [signal] = wanted.signals;
-    // Ends a wait in the server; an attempt on the caller's client is then at its end when that is as it was.
-    const leaving = new Stop();
-    // Ends an attempt before it has begun.
-    const patience = new Stop();
-    let asked: LockRequest | undefined;
-    let byItself = false;
-    const onAbort = (reason: unknown): void => {
-      if (client === undefined || !asked?.sent) patience.abort(reason);
-      leaving.abort(reason);
-    };
-    const listening = abandonOnAbort(new Promise<never>(() => {}), [signal, this.#closing, patience]);
-    listening.catch(onAbort);
-    const cancel = (pid: number, lockId: bigint) => this.#transactions.cancelWait(pid, lockId);
-    const tryLock = async (request: LockRequest): Promise<TransactionLock | Refusal> => {
-      asked = request;
-      const over = performance.now() + wait;
-      for (;;) {
-        const left = over - performance.now();
-        const bounded = { bound: Math.min(left, longestWait), signal: leaving, ttl };
-        const answer = await (left > 0
-          ? client === undefined
-            ? this.#transactions.waitLock(request, bounded)
-            : waitLockOn(client, request, { ...bounded, cancel })
-          : client === undefined
-            ? this.#transactions.tryLock(request, { ttl })
-            : tryLockOn(client, request, { ttl }));
-        if (!("refused" in answer) || answer.refused !== "held") return answer;
-        byItself = client !== undefined && answer.byItself === true;
-        if (byItself || over - performance.now() <= 0) return answer;
-      }
-    };
-    const hold = (lock: TransactionLock) => {
-      // One whose session has gone keeps nobody out any more.
-      const entry = {
-        key,
-        id,
-        mode,
-        get expired() {
-          return !lock.isOpen;
-        },
-      };
-      this.#inTransactions.add(entry);
-      return { lock, entry };
-    };
-    const { lock, entry } = await this.take({ ...wanted, wait: 0, signals: [patience] }, { tryLock, hold })
-      .catch((error: unknown) => {
-        if (!(error instanceof LockNotAcquiredError) || error.reason !== "held") throw error;
-        if (leaving.aborted) throw leaving.reason;
-        if (byItself) throw new LockNotAcquiredError({ key, reason: "held", reentrant: "transaction" });
-        if (wait === 0) throw error;
-        throw new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait });
-      })
-      .finally(() => patience.abort(undefined));
+    const enforced = this.#ttlEnforcement === "server" || rest.ttl !== undefined;
+    const ttl = enforced ? assertEnforceableTtl(wanted.ttl) : undefined;
+    const { id } = wanted;
+    const { lock, entry } = await this.#takeInTransaction(wanted, { client, ttl });
     let isHeld = true;
     const end = (how: () => Promise<void>): Promise<void> =>
       this.telemetry.observe("release", wanted, undefined, async () => {
@@ -192,11 +132,12 @@ export class PostgresLocker extends BaseLocker {
         } finally {
           isHeld = false;
           this.#inTransactions.delete(entry);
-          this.freed(id, false);
+          this.freed(id);
         }
       });
     let value: T;
     try {
+      await lock.keep();
       const running = runAround({ owner: this, id, isHeld: () => isHeld }, () => fn(lock.client as C));
       value = await abandonOnAbort(running, [lock.lost]);
     } catch (error) {
@@ -209,14 +150,83 @@ export class PostgresLocker extends BaseLocker {
     return value;
   }
 
-  override close(): Promise<void> {
-    this.#closing.abort(new LockerClosedError());
-    return super.close();
+  /** A wait is one of the server's at once: in a line of this process, a deadlock would never be found. */
+  async #takeInTransaction(
+    wanted: Wanted,
+    { client, ttl }: { client: TransactionClient | undefined; ttl: number | undefined },
+  ): Promise<{ lock: TransactionLock; entry: Entry }> {
+    const { key, id, mode } = wanted;
+    // Ends the attempt for a cause that no waiting mends.
+    const hopeless = new Stop();
+    let asked: LockRequest | undefined;
+    /** Whatever is under way on the caller's client, and what undoes it. */
+    let settled: Promise<void> | undefined;
+    const cancel = (pid: number, lockId: bigint) => this.#transactions.cancelWait(pid, lockId);
+    const ask = async (
+      request: LockRequest,
+      bound: number | undefined,
+    ): Promise<TransactionLock | Refusal> => {
+      const left = new Stop();
+      request.cancel = () => left.abort(undefined);
+      const wait = bound === undefined ? undefined : { bound, ttl, signal: left };
+      if (client === undefined) {
+        return wait === undefined
+          ? this.#transactions.tryLock(request, { ttl })
+          : this.#transactions.waitLock(request, wait);
+      }
+      const answer =
+        wait === undefined
+          ? tryLockOn(client, request, { ttl })
+          : waitLockOn(client, request, { ...wait, cancel });
+      asked = request;
+      settled = untilSettled(client);
+      // Whatever it is, it is that of a transaction that is the caller's to begin anew.
+      answer.catch((error: unknown) => hopeless.abort(error));
+      const granted = await answer;
+      if ("refused" in granted && granted.refused === "held" && granted.byItself) {
+        hopeless.abort(new LockNotAcquiredError({ key, reason: "held", reentrant: "transaction" }));
+      }
+      return granted;
+    };
+    const attempt: Attempt<TransactionLock, { lock: TransactionLock; entry: Entry }> = {
+      skipsLine: true,
+      hasPlaceToWait: () => true,
+      tryLock: (request) => ask(request, undefined),
+      waitLock: ask,
+      hold: (lock) => {
+        // One whose session has gone keeps nobody out any more.
+        const entry = {
+          key,
+          id,
+          mode,
+          get expired() {
+            return !lock.isOpen;
+          },
+        };
+        this.#inTransactions.add(entry);
+        return { lock, entry };
+      },
+    };
+    try {
+      return await this.take({ ...wanted, signals: [...wanted.signals, hopeless] }, attempt);
+    } catch (error) {
+      // What the caller does next must not come in between.
+      if (asked?.sent) await settled;
+      throw error;
+    }
   }
 
-  protected override tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    const answer = this.#sessions.tryLock(request);
-    return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
+  protected override attempt(): Omit<Attempt<Grant, unknown>, "hold"> {
+    return {
+      canTry: () => this.#sessions.canTry(),
+      tryLock: (request) => this.#kept(request, this.#sessions.tryLock(request)),
+      pollLock: (request) => this.#kept(request, this.#sessions.pollLock(request)),
+      hasPlaceToWait: () => this.#waiting.hasPlace,
+      waitLock: (request, bound) =>
+        this.#locksKept.areProven
+          ? this.#waiting.waitLock(request, bound)
+          : this.#proveThenWait(request, bound),
+    };
   }
 
   protected override heldHere(wanted: Pick<Lock, "key" | "id" | "mode">): boolean {
@@ -227,14 +237,6 @@ export class PostgresLocker extends BaseLocker {
     return super.namesake(wanted) ?? this.#inTransactions.namesake(wanted);
   }
 
-  protected override watch(id: bigint): void {
-    this.#listener.watch(id);
-  }
-
-  protected override unwatch(id: bigint): void {
-    this.#listener.unwatch(id);
-  }
-
   protected override async probe(): Promise<void> {
     await Promise.all(this.#pools.map((each) => pingPool(each, this.#deadline)));
   }
@@ -242,27 +244,38 @@ export class PostgresLocker extends BaseLocker {
   protected override async end(): Promise<void> {
     await this.#transactions.close();
     await this.#sessions.close();
-    await this.#listener.close();
+    await this.#waiting.close();
     // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.
     await Promise.race([this.#ownPool?.end(), setTimeout(statementDeadline, undefined, { ref: false })]);
   }
 
-  /** What is granted goes out only once it is known to be kept; where that takes long, it is given back and taken anew. */
+  /** What is granted goes out only once it is known that the server keeps its locks. */
+  #kept(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
+    return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
+  }
+
+  /** Before it waits, because a proof between a grant and its answer would hold up all those who wait behind it. */
+  async #proveThenWait(request: LockRequest, bound: number): Promise<Grant | Refusal> {
+    const start = performance.now();
+    await this.#locksKept.prove(Math.min(this.#deadline, bound));
+    if (request.abandoned) return { refused: "abandoned" };
+    return await this.#waiting.waitLock(request, Math.max(start + bound - performance.now(), 1));
+  }
+
   async #proveFirst(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
+    const start = performance.now();
     const granted = await answer;
     if ("refused" in granted) return granted;
-    const proof = this.#locksKept.prove();
     try {
-      // Its TTL runs all the while, and its caller may leave.
-      await within(request.ttl / 10, proof);
+      // The proof counts into the wait for a connection; so does the session that it is granted on.
+      await this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
+      // The TTL has run all the while.
+      const left = granted.believable(request.ttl) - elapsedSince(granted.provenAt);
+      if (left < request.ttl * 0.9) await granted.refresh(request.ttl, Math.max(left, 1));
       return granted;
-    } catch {
+    } catch (error) {
       await granted.release().catch(() => {});
+      throw error;
     }
-    await proof;
-    return this.#sessions.tryLock(request);
   }
 }
-
-/** Milliseconds that a transaction waits in the server at a time: longer than PostgreSQL takes to look for a deadlock. */
-const longestWait = 5_000;

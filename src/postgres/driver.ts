@@ -18,10 +18,7 @@ export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
   query(query: Query): Promise<Result>;
-  query(
-    query: Query,
-    callback: (error: Error | null | undefined, result: Result | Result[] | undefined) => void,
-  ): void;
+  query(query: Query, callback: (error: Error | null | undefined, result: Result | undefined) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
@@ -53,15 +50,11 @@ export interface Query {
   readonly text: string;
   readonly rowMode: "array";
   readonly types: { getTypeParser(): (value: string) => string };
-  /** Absent: as {@link Statement} has it, by the simple protocol. */
-  readonly values?: unknown[];
+  readonly values: unknown[];
 }
 
 /** A statement; with a name that is its own, the server parses and plans it once for each connection. */
-export interface Statement extends Omit<Query, "values"> {
-  /** Several statements in one message of the simple protocol, without values. What follows one that fails is not run. */
-  readonly simple?: true;
-}
+export type Statement = Omit<Query, "values">;
 
 /** Every value as the server wrote it, so that type parsers set by the application change nothing. */
 export type Row = ReadonlyArray<string | null>;
@@ -72,19 +65,29 @@ export function statement(text: string, name?: string): Statement {
   return { text, rowMode: "array", types: asWritten, ...(name !== undefined && { name }) };
 }
 
-/** Several statements in one message: see {@link Statement.simple}. */
-export function statements(text: string): Statement {
-  return { ...statement(text), simple: true };
+/** The same, to be parsed anew. */
+export function unnamed({ text }: Statement): Statement {
+  return statement(text);
 }
 
-/** The same, to be parsed anew. */
-export function unnamed(given: Statement): Statement {
-  return given.name === undefined ? given : statement(given.text);
+/**
+ * Sends several statements in one message, and calls back with what the last of them returned. They are one transaction of the
+ * server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
+ */
+export function script(
+  client: Client,
+  text: string,
+  callback: (error: Error | null | undefined, last: Result | undefined) => void,
+): void {
+  const whole = { text, rowMode: "array", types: asWritten } as unknown as Query;
+  void client.query(whole, (error, results: Result | readonly Result[] | undefined) => {
+    callback(error, Array.isArray(results) ? results.at(-1) : (results as Result | undefined));
+  });
 }
 
 /** The statement with its values. */
-export function query({ simple, ...statement }: Statement, values: unknown[]): Query {
-  return simple ? statement : { ...statement, values };
+export function query(statement: Statement, values: unknown[]): Query {
+  return { ...statement, values };
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */
@@ -102,14 +105,27 @@ export function destroySocket(client: Client): void {
   connection?.stream?.destroy?.();
 }
 
+/** Whether a connection is to be had without a queue, as far as the pool tells. */
+export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
+  return idleCount > 0 || !(totalCount >= options.max);
+}
+
+/** Whether {@link clientBeside} can make one: a pool that somebody has wrapped may hide how. */
+export function canConnectBeside(pool: Pool): boolean {
+  return typeof (pool as { Client?: unknown }).Client === "function";
+}
+
 /**
- * A client beside a pool, made as the pool makes its own.
+ * A client beside a pool, made as the pool makes its own, except for the driver's bound on a statement: that would give a wait up
+ * which the server goes on with.
  *
- * @throws whatever the driver throws where it can't read the connection string
+ * @throws whatever the driver throws if it can't read the connection string
  */
 export function clientBeside(pool: Pool): OwnClient {
   const { Client } = pool as unknown as { Client: new (options: object) => OwnClient };
   const client = new Client(pool.options);
+  const { connectionParameters } = client as { connectionParameters?: { query_timeout?: unknown } };
+  if (connectionParameters !== undefined) connectionParameters.query_timeout = 0;
   // One that fails without a listener ends the process.
   client.on("error", () => {});
   return client;

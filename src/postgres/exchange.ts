@@ -1,4 +1,4 @@
-import { type Client, query, type Result, type Statement } from "./driver.ts";
+import { type Client, query, type Statement } from "./driver.ts";
 
 /** What a statement answered: the first value of its row, if it has one, and its command tag, such as `COMMIT`. */
 export interface Reply {
@@ -22,14 +22,8 @@ export function exchange(client: Client, statement: Statement, values: Value[], 
   }
   void client.query(query(statement, values), (error, result) => {
     if (error || result === undefined) callback(error ?? new Error("the server answered nothing"));
-    else callback(null, replyOf([result].flat()));
+    else callback(null, { value: result.rows[0]?.[0], tag: result.command ?? "" });
   });
-}
-
-/** Of several statements in one message, what the last one said. */
-function replyOf(results: readonly Result[]): Reply {
-  const last = results.at(-1);
-  return { value: last?.rows[0]?.[0], tag: last?.command ?? "" };
 }
 
 /** In the text format: an array is of what needs no quotes. */
@@ -39,7 +33,6 @@ export type Value = string | null | readonly string[];
 interface Connection {
   readonly parsedStatements: Readonly<Record<string, string | undefined>>;
   readonly stream: { cork(): void; uncork(): void };
-  query(text: string): void;
   parse(message: { name: string; text: string; types: [] }): void;
   bind(message: { statement: string; values: Array<string | null> }): void;
   execute(message: { portal: string; rows: number }): void;
@@ -56,34 +49,25 @@ function takesExchanges(client: Client | ExchangeClient): client is ExchangeClie
   return connection?.parsedStatements !== undefined && connection.stream !== undefined && pipeline !== true;
 }
 
-/**
- * Bind, Execute and Sync, with Parse before them where the connection does not know the statement; or a Query of several
- * statements. The driver calls the rest.
- */
+/** Bind, Execute and Sync, with Parse before them where the connection does not know the statement. The driver calls the rest. */
 class Exchange {
   readonly name: string;
   readonly text: string;
   /** The driver puts its own in the place of it where it has a `query_timeout`. */
   callback: Callback;
   readonly #values: Value[];
-  readonly #simple: boolean;
   #value: string | null | undefined;
   #tag = "";
 
-  constructor({ name = "", text, simple }: Statement, values: Value[], callback: Callback) {
+  constructor({ name = "", text }: Statement, values: Value[], callback: Callback) {
     this.name = name;
     this.text = text;
     this.callback = callback;
     this.#values = values;
-    this.#simple = simple === true;
   }
 
   submit(connection: Connection): null {
     const { name, text } = this;
-    if (this.#simple) {
-      connection.query(text);
-      return null;
-    }
     connection.stream.cork();
     try {
       // The driver notes what was parsed, by the name and the text that it reads here.

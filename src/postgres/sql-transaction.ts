@@ -1,5 +1,5 @@
 import type { LockMode } from "../contract/locker.ts";
-import { type Statement, statement, statements } from "./driver.ts";
+import { type Statement, statement } from "./driver.ts";
 
 // A lock in a transaction goes with that transaction, and with a rollback to a savepoint that is older than it. So does a
 // setting that is local to the transaction: each try leaves a mark in one, and wherever the mark is, there the lock is, taken
@@ -188,11 +188,11 @@ export interface LookAnswer {
  * Commits, if the lock is still that of the transaction. It is one message, so that nothing comes in between: without the mark
  * the first statement fails, with {@link lockHasGone}, and then the server does not run the second.
  */
-export function commitUnderLock(mark: Mark): Statement {
-  return statements(`
+export function commitUnderLock(mark: Mark): string {
+  return `
 select case when ${marked(`'${mark}'`)} then 'held'
             else pg_catalog.current_setting('pg_locker.the_lock_has_gone') end;
-commit`);
+commit`;
 }
 
 /** There is no setting of that name. */

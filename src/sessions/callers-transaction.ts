@@ -39,9 +39,9 @@ import {
 // column's name, so that a transaction of any library can be made to fit. What is done to take the lock is between a savepoint
 // and its release:
 //
-//     savepoint ── try ─┬─ granted ────────────────────────────────────▶ release savepoint
-//                       └─ refused ─┬─ wait, at most once ── granted ──▶ release savepoint
-//                                   └─ or an error ── rollback to savepoint ──▶ release savepoint
+//     savepoint ── try ─┬─ granted ───────────────────────────┬─ kept ──▶ release savepoint
+//                       └─ refused ── wait, at most once ─────┘
+//     a refusal, an error, nobody wants it any more ──▶ rollback to savepoint ──▶ release savepoint
 
 /** A wait in a transaction of the caller's. */
 export interface CallersWait extends TransactionWait {
@@ -89,12 +89,18 @@ const turns = new WeakMap<object, Promise<unknown>>();
 
 /** One after the other: two that are called at once must not be between each other's savepoints. */
 function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
-  const turn = (turns.get(client) ?? Promise.resolve()).then(work);
-  turns.set(
-    client,
-    turn.catch(() => {}),
+  const result = (turns.get(client) ?? Promise.resolve()).then(work);
+  const turn = result.then(
+    (lock) => (lock instanceof CallersTransaction ? lock.settled : undefined),
+    () => {},
   );
-  return turn;
+  turns.set(client, turn);
+  return result;
+}
+
+/** Resolves when nothing is under way on a client of the caller's, nor what undoes it. */
+export async function untilSettled(client: object): Promise<void> {
+  await turns.get(client);
 }
 
 async function take(
@@ -111,7 +117,6 @@ async function take(
   let granted: Granted | Refusal;
   try {
     granted = await tryAndWait(conversation, { request, ttl: smallest, wait });
-    if (!("refused" in granted)) await conversation.tell(releaseSavepoint);
   } catch (error) {
     await conversation.undo();
     throw namedLockError(error);
@@ -120,7 +125,7 @@ async function take(
     await conversation.undo();
     return granted;
   }
-  return new CallersTransaction(client, { ...granted, key, ttl });
+  return new CallersTransaction(client, { ...granted, key, ttl, conversation });
 }
 
 interface Granted {
@@ -176,17 +181,30 @@ function abandonedOr(
   return request.abandoned || wait?.signal.aborted ? { refused: "abandoned" } : granted;
 }
 
+interface CallersFacts extends Granted {
+  readonly key: string;
+  readonly ttl: number | undefined;
+  readonly conversation: Conversation;
+}
+
 class CallersTransaction implements TransactionLock {
   readonly client: TransactionClient;
   readonly isOpen = false;
   readonly lost = new Stop();
-  readonly #facts: Granted & { key: string; ttl: number | undefined };
+  /** Resolves when it is kept or given up: until then its savepoint is the client's last. */
+  readonly settled: Promise<void>;
+  readonly #facts: CallersFacts;
   readonly #heartbeat: TransactionHeartbeat | undefined;
   readonly #uncount: (() => void) | undefined;
+  #settle: () => void = () => {};
+  #isKept = false;
 
-  constructor(client: TransactionClient, facts: Granted & { key: string; ttl: number | undefined }) {
+  constructor(client: TransactionClient, facts: CallersFacts) {
     this.client = client;
     this.#facts = facts;
+    this.settled = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
     const { key, ttl, provenAt } = facts;
     if (ttl === undefined) return;
     this.#uncount = countTtl(client, ttl);
@@ -200,12 +218,28 @@ class CallersTransaction implements TransactionLock {
     });
   }
 
+  async keep(): Promise<void> {
+    this.#isKept = true;
+    try {
+      await this.#facts.conversation.tell(releaseSavepoint);
+    } finally {
+      this.#settle();
+    }
+  }
+
   async commit(): Promise<void> {
     await this.#end();
   }
 
   /** Never rejects: the transaction is the caller's, who is told what `fn` threw. */
   async release(): Promise<void> {
+    if (!this.#isKept) {
+      this.#heartbeat?.stop();
+      this.#uncount?.();
+      await this.#facts.conversation.undo();
+      this.#settle();
+      return;
+    }
     const ended = this.#end().catch(() => {});
     // On a link that is dead there is no answer; on one that is not, the settings are put back all the same.
     if (!this.lost.aborted) await ended;

@@ -68,11 +68,13 @@ export class OwnTransaction implements TransactionLock {
     return this.#session.goneBecause === undefined;
   }
 
+  async keep(): Promise<void> {}
+
   async commit(): Promise<void> {
     const doing = "Committing";
     await this.#end(async (session) => {
       try {
-        await session.command(doing, commitUnderLock(this.#facts.mark), statementDeadline);
+        await session.commandScript(doing, commitUnderLock(this.#facts.mark), statementDeadline);
         return;
       } catch (error) {
         const { sqlState } = error as DatabaseError;

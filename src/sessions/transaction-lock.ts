@@ -11,6 +11,13 @@ export interface TransactionLock {
   /** Aborts when its TTL has passed, before the server ends the transaction for that; or when the server has. */
   readonly lost: Stop;
   /**
+   * Nobody gives the lock up any more before `fn` has ended: to be called before that begins. Until then, {@link release} leaves
+   * nothing of the lock, in a transaction of the caller's, too.
+   *
+   * @throws {DatabaseError}
+   */
+  keep(): Promise<void>;
+  /**
    * What the caller wrote is kept, or will be when the caller commits; and the lock was held until now.
    *
    * @throws {DatabaseError} it was not, or the commit failed @throws {LockExpiredError} @throws {LockLostError}

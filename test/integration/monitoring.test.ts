@@ -6,7 +6,14 @@ import { fileURLToPath } from "node:url";
 import type { MeterProvider } from "@opentelemetry/api";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
-import { createPool, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+} from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { snippetsOf } from "../support/snippets.ts";
@@ -47,6 +54,7 @@ async function exposition(): Promise<string[]> {
     const lost = await locker.acquire(uniqueKey());
     await onServer("select pg_terminate_backend($1)", [(await holdersOf(lost.id))[0]]);
     await until(() => lost.signal.aborted);
+    await rideOutFault(locker);
     await locker.ping();
     await locker.close();
     const nowhere = createPool({ connectionString: "postgres://postgres@127.0.0.1:1/postgres" });
@@ -61,6 +69,22 @@ async function exposition(): Promise<string[]> {
     server.close();
     await exporter.shutdown();
   }
+}
+
+/** A wait goes on after its session in the server was ended. */
+async function rideOutFault(locker: PostgresLocker): Promise<void> {
+  await using elsewhere = new PostgresLocker({ pool: createPool() });
+  const lock = await elsewhere.acquire(uniqueKey(), { autoRefresh: true });
+  const waiting = locker.acquire(lock.key, { wait: true });
+  const waiters = async () => (await advisoryLocks()).filter(({ granted }) => !granted);
+  const [first] = await until(async () => {
+    const found = await waiters();
+    return found.length > 0 && found;
+  });
+  await onServer("select pg_terminate_backend($1)", [first?.pid]);
+  await until(async () => (await waiters()).some(({ pid }) => pid !== first?.pid), { deadline: 15_000 });
+  await lock.release();
+  await (await waiting).release();
 }
 
 const prefix = "postgres_distributed_lock_";

@@ -284,19 +284,6 @@ describe("withTransaction on a client of the caller's", () => {
     );
     expect(await advisoryLocks()).toEqual([]);
   });
-
-  test("is found by the poll of who began to wait when its function had ended", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
-    const client = await connect();
-    const key = uniqueKey();
-    await client.query("begin");
-    await locker.withTransaction(key, () => {}, { client });
-    const next = elsewhere.acquire(key, { wait: true });
-    await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"));
-    await client.query("commit");
-    await (await next).release();
-  });
 });
 
 describe.skipIf(!PgBouncer.installed)("withTransaction behind PgBouncer in transaction mode", () => {
