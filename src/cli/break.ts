@@ -3,6 +3,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { DatabaseError, endHolders, type LockInfo, listLocks, lockId } from "../index.ts";
+import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
@@ -18,7 +19,7 @@ const dying = 5_000;
 /** `pg-locker break KEY`: ends the session of whoever holds the lock of a key. */
 export const breakLock: Command = {
   name: "break",
-  synopsis: "KEY [--namespace N] [--yes] [--url URL]",
+  synopsis: "KEY [--namespace N] [--yes] [--url URL | --local]",
   summary: "end the session that holds the lock of a key",
   keys: 1,
   options: { ...databaseOptions, ...keyOptions, yes: { value: "none" } },
@@ -33,6 +34,7 @@ nobody holds the lock, and with 1 where the answer is no.
   --namespace N   the namespace of the key; default 0
   --yes           do not ask; without a terminal, nobody can be asked
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
+  --local         your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker break nightly`,
@@ -43,7 +45,7 @@ Example:
     const all = await listLocks(pool);
     const holders = all.filter((lock) => lock.id === id && lock.state === "held");
     const listing = { empty: "Nobody holds it", colors: colorsFor(process.stdout), now: new Date() };
-    await print(lockListing(holders, listing));
+    await print(`${databaseLine()}\n${lockListing(holders, listing)}`);
     if (holders.length === 0) return exitStatus.ok;
     if (values["yes"] !== true) {
       const answer = await ask(question(holders, all));

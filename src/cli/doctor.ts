@@ -1,4 +1,5 @@
 import { diagnose, type Finding } from "../index.ts";
+import { askedDatabase } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions } from "./command.ts";
 import { connect } from "./database.ts";
@@ -8,7 +9,7 @@ import { print } from "./print.ts";
 /** `pg-locker doctor`: whether the database is fit for locks. */
 export const doctor: Command = {
   name: "doctor",
-  synopsis: "[--url URL] [--json]",
+  synopsis: "[--url URL | --local] [--json]",
   summary: "is this database fit for locks?",
   keys: 0,
   options: { ...databaseOptions, json: { value: "none" } },
@@ -20,18 +21,25 @@ line says FAIL.
 
   --json      as a JSON array: check, verdict (ok, warn or fail), found, advice
   --url URL   the database; default DATABASE_URL, or PGHOST and the like
+  --local     your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker doctor --url postgres://app@db.example/app`,
   async run({ values }) {
     await using database = await connect(values);
     const findings = await diagnose(database.pool);
-    await print(values["json"] === true ? JSON.stringify(findings, undefined, 2) : report(findings));
+    // Known once it was asked: of several servers, the one that answers.
+    const where: Line = { check: "database", verdict: "ok", found: askedDatabase() ?? "unknown" };
+    const lines = [where, ...findings];
+    await print(values["json"] === true ? JSON.stringify(lines, undefined, 2) : report(lines));
     return findings.some(({ verdict }) => verdict === "fail") ? exitStatus.no : exitStatus.ok;
   },
 };
 
-function report(findings: readonly Finding[]): string {
+/** A finding, or which database was asked. */
+type Line = Finding | (Omit<Finding, "check"> & { readonly check: "database" });
+
+function report(findings: readonly Line[]): string {
   const { bold, green, red, yellow } = colorsFor(process.stdout);
   const marks = { ok: green("ok  "), warn: yellow("warn"), fail: red("FAIL") };
   const widest = Math.max(...findings.map(({ check }) => check.length));
@@ -43,7 +51,7 @@ function report(findings: readonly Finding[]): string {
   return [...lines, "", bold(conclusion(findings))].join("\n");
 }
 
-function conclusion(findings: readonly Finding[]): string {
+function conclusion(findings: readonly Line[]): string {
   const count = (verdict: Finding["verdict"]) => findings.filter((each) => each.verdict === verdict).length;
   const [fails, warnings] = [count("fail"), count("warn")];
   if (fails > 0) return `Not fit for locks: ${fails === 1 ? "1 line fails" : `${fails} lines fail`}`;

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
 import { didYouMean, readArguments } from "./arguments.ts";
+import { askedDatabase } from "./asked-database.ts";
 import { breakLock } from "./break.ts";
 import { colorsFor } from "./colors.ts";
 import type { Command } from "./command.ts";
@@ -17,7 +18,22 @@ import { who } from "./who.ts";
 
 const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor, server, demo];
 
+/** What people call a command by who know others of its kind. */
+const meant: Readonly<Record<string, string>> = {
+  ...{ acquire: "run", exec: "run", flock: "run", lock: "run", with: "run" },
+  ...{ kill: "break", release: "break", steal: "break", unlock: "break" },
+  ...{ list: "ls", locks: "ls", ps: "ls", top: "ls --watch", watch: "ls --watch" },
+  ...{ holder: "who", show: "who" },
+  ...{ check: "doctor", diagnose: "doctor", health: "doctor", ping: "doctor" },
+  ...{ start: "server status", status: "server status", stop: "server stop" },
+  ...{ version: "--version", "-V": "--version", "-v": "--version" },
+};
+
+/** Milliseconds that the process has to end in once its command has: a name that is being resolved can't be given up. */
+const lastly = 3_000;
+
 process.exitCode = await main(process.argv.slice(2));
+setTimeout(() => process.exit(), lastly).unref();
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;
@@ -32,12 +48,7 @@ async function main(args: readonly string[]): Promise<number> {
       return exitStatus.ok;
     }
     const command = commands.find((each) => each.name === name);
-    if (command === undefined) {
-      if (name.startsWith("-"))
-        throw usageFailure(`Expected a command, got "${name}": pg-locker COMMAND [options]`);
-      const names = commands.map((each) => each.name);
-      throw usageFailure(`Unknown command "${name}": ${didYouMean(name, names) ?? "see pg-locker --help"}`);
-    }
+    if (command === undefined) throw usageFailure(unknownCommand(name));
     const given = readArguments(command, own);
     if (given.values["help"] === true) {
       await print(helpOf(command));
@@ -50,6 +61,14 @@ async function main(args: readonly string[]): Promise<number> {
     report(error, { verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose") });
     return statusOf(error);
   }
+}
+
+function unknownCommand(name: string): string {
+  const known = Object.hasOwn(meant, name) ? meant[name] : undefined;
+  if (known !== undefined) return `Unknown command "${name}": did you mean pg-locker ${known}?`;
+  if (name.startsWith("-")) return `Expected a command, got "${name}": pg-locker COMMAND [options]`;
+  const names = commands.map((each) => each.name);
+  return `Unknown command "${name}": ${didYouMean(name, names) ?? "see pg-locker --help"}`;
 }
 
 function help(): string {
@@ -84,6 +103,8 @@ function version(): string {
 function report(error: unknown, { verbose }: { verbose: boolean }): void {
   const { red } = colorsFor(process.stderr);
   const sentence = error instanceof Error ? error.message : String(error);
-  console.error(`${red("pg-locker:")} ${sentence}`);
+  const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;
+  const where = database === undefined ? "" : `; asked ${database}`;
+  console.error(`${red("pg-locker:")} ${sentence}${where}`);
   if (verbose) console.error(error);
 }

@@ -38,6 +38,7 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
                      a third of the TTL, at most 10s
   --namespace N      the namespace of the key; default 0
   --url URL          the database; default DATABASE_URL, or PGHOST and the like
+  --local            your own PostgreSQL on this machine, whatever is named
   --shell            COMMAND is a line for /bin/sh
 
 Example:
