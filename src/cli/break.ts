@@ -9,7 +9,7 @@ import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure, usageFailure } from "./failure.ts";
-import { lockListing, plain } from "./lock-table.ts";
+import { freedBy, lockListing, plain, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 
@@ -47,6 +47,7 @@ Example:
     const listing = { empty: "Nobody holds it", colors: colorsFor(process.stdout), now: new Date() };
     await print(`${databaseLine()}\n${lockListing(holders, listing)}`);
     if (holders.length === 0) return exitStatus.ok;
+    if (pidsOf(holders).length === 0) throw isPrepared(holders);
     if (values["yes"] !== true) {
       const answer = await ask(question(holders, all));
       if (answer === "interrupted") return exitStatus.signalled + constants.signals.SIGINT;
@@ -57,7 +58,7 @@ Example:
     }
     const ended = await endSessions(pool, id, holders);
     const left = await untilGone(pool, id, ended);
-    const isEnded = ({ pid }: LockInfo): boolean => ended.includes(pid);
+    const isEnded = ({ pid }: LockInfo): boolean => pid !== undefined && ended.includes(pid);
     const remaining = pidsOf(left.filter(isEnded)).join(", ");
     if (remaining !== "") {
       throw new Failure(
@@ -67,6 +68,7 @@ Example:
     }
     await print(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
     for (const pid of pidsOf(left)) await print(`Session ${pid} has it now`);
+    if (preparedIn(left).length > 0) throw isPrepared(left);
     return exitStatus.ok;
   },
 };
@@ -74,13 +76,19 @@ Example:
 function question(holders: readonly LockInfo[], all: readonly LockInfo[]): string {
   const pids = pidsOf(holders);
   const others =
-    all.filter(({ pid, state }) => pids.includes(pid) && state === "held").length - holders.length;
+    all.filter(({ pid, state }) => pid !== undefined && pids.includes(pid) && state === "held").length -
+    holders.filter(({ pid }) => pid !== undefined).length;
   const more = others === 0 ? "" : `, and with it ${others} other lock${others === 1 ? "" : "s"}`;
   return `End session ${pids.join(", ")}${more}?`;
 }
 
 function pidsOf(locks: readonly LockInfo[]): number[] {
-  return [...new Set(locks.map(({ pid }) => pid))];
+  return [...new Set(locks.flatMap(({ pid }) => pid ?? []))];
+}
+
+/** What a transaction has promised is not for a look at a lock to take back. */
+function isPrepared(locks: readonly LockInfo[]): Failure {
+  return new Failure(exitStatus.failed, preparedIn(locks).map(freedBy).join("; "));
 }
 
 /** Asks on standard error, which is the terminal also where standard output is not. @throws {Failure} nobody is there to be asked */
@@ -101,7 +109,7 @@ async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
 
 async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo[]): Promise<number[]> {
   try {
-    return await endHolders(pool, { id, pids: holders.map(({ pid }) => pid) });
+    return await endHolders(pool, { id, pids: pidsOf(holders) });
   } catch (error) {
     if (!(error instanceof DatabaseError) || error.sqlState !== "42501") throw error;
     const users = [...new Set(holders.map(({ user }) => plain(user ?? "?")))].join(", ");
@@ -118,7 +126,8 @@ async function untilGone(pool: pg.Pool, id: bigint, ended: readonly number[]): P
   const late = performance.now() + dying;
   for (;;) {
     const locks = (await listLocks(pool, { id })).filter(({ state }) => state === "held");
-    if (!locks.some(({ pid }) => ended.includes(pid)) || performance.now() > late) return locks;
+    if (!locks.some(({ pid }) => pid !== undefined && ended.includes(pid)) || performance.now() > late)
+      return locks;
     await delay(50);
   }
 }

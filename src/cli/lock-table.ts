@@ -37,12 +37,23 @@ export function lockListing(
   { empty, ...how }: { empty: string; colors: Colors; now: Date },
 ): string {
   if (locks.length === 0) return empty;
-  const table = lockTable(locks, how);
+  const table = [lockTable(locks, how), ...preparedIn(locks).map(freedBy)].join("\n");
   if (!locks.some(({ isHidden }) => isHidden)) return table;
   return `${table}
 
 PostgreSQL hides from this role what is shown as "?" of the sessions of others.
 To show it: GRANT pg_read_all_stats TO this role`;
+}
+
+/** The names of the prepared transactions among those who have the locks. */
+export function preparedIn(locks: readonly LockInfo[]): string[] {
+  return [...new Set(locks.flatMap(({ preparedTransaction }) => preparedTransaction ?? []))];
+}
+
+/** What frees the lock of a prepared transaction, in a sentence. */
+export function freedBy(gid: string): string {
+  const literal = `'${plain(gid).replaceAll("'", "''")}'`;
+  return `The prepared transaction ${literal} has no session to end: COMMIT PREPARED ${literal} or ROLLBACK PREPARED ${literal} frees what it holds`;
 }
 
 /** The id as a string, for the numbers of JSON don't carry 64 bits; what is not known as null, so that no field is missing. */
@@ -69,7 +80,7 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
     lock.state === "held" ? "held" : `  waits ${ago(lock.waitingSince, now) ?? ""}`.trimEnd(),
     // Who waits in a process of this library marks that in the same way for both modes.
     lock.state === "waiting" && lock.waitingSince === undefined ? "-" : lock.mode,
-    String(lock.pid),
+    lock.pid === undefined ? "-" : String(lock.pid),
     plain(lock.user ?? "?"),
     lock.host ?? unknown,
     ago(lock.sessionSince, now) ?? unknown,
@@ -80,9 +91,10 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
   ];
 }
 
-function keyOf({ key, keyStart, applicationName }: LockInfo): string {
+function keyOf({ key, keyStart, applicationName, preparedTransaction }: LockInfo): string {
   if (key !== undefined) return plain(key);
   if (keyStart !== undefined) return `${plain(keyStart)}…`;
+  if (preparedTransaction !== undefined) return `[prepared ${plain(preparedTransaction)}]`;
   // The best hint there is.
   return applicationName ? `[${plain(applicationName)}]` : "-";
 }

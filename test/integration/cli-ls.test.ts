@@ -150,6 +150,7 @@ describe("pg-locker ls", () => {
       state: "held",
       waitingSince: null,
       pid: expect.any(Number) as number,
+      preparedTransaction: null,
       applicationName: `pg-locker 7 ${key}`,
       user,
       host: expect.any(String) as string,
