@@ -4,21 +4,23 @@ import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
+import { howLocksAreTaken, lockOptions } from "./how-locks-are-taken.ts";
 import { print } from "./print.ts";
 
 /** `pg-locker doctor`: whether the database is fit for locks. */
 export const doctor: Command = {
   name: "doctor",
-  synopsis: "[--url URL | --local] [--json]",
+  synopsis: "[--url URL | --local] [--json] [--no-fencing] [...]",
   summary: "is this database fit for locks?",
   keys: 0,
-  options: { ...databaseOptions, json: { value: "none" } },
+  options: { ...databaseOptions, ...lockOptions, json: { value: "none" } },
   help: `Looks at a database from every side that matters to locks: version, primary or
 standby, pooler, time-outs, room for locks and connections, clock, privileges. A
 line for each, "ok", "warn" or "FAIL", with what to do below it where something
 is not as it should be. Nothing is changed or left behind. Exits with 1 where a
-line says FAIL.
+line says FAIL: then "pg-locker run" with the same options would fail, too.
 
+  --no-fencing, --pooler=session   as they are given to "pg-locker run"
   --json      as a JSON array: check, verdict (ok, warn or fail), found, advice
   --url URL   the database; default DATABASE_URL, or PGHOST and the like
   --local     your own PostgreSQL on this machine, whatever is named
@@ -26,8 +28,9 @@ line says FAIL.
 Example:
   pg-locker doctor --url postgres://app@db.example/app`,
   async run({ values }) {
+    const how = howLocksAreTaken(values);
     await using database = await connect(values);
-    const findings = await diagnose(database.pool);
+    const findings = await diagnose(database.pool, { ...how, ttlEnforcement: "server" });
     // Known once it was asked: of several servers, the one that answers.
     const where: Line = { check: "database", verdict: "ok", found: askedDatabase() ?? "unknown" };
     const lines = [where, ...findings];

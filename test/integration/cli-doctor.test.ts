@@ -56,7 +56,7 @@ test("a pooler that shares sessions is a line that fails, and the exit status is
   expect(status).toBe(1);
   expect(stdout).toMatch(/^FAIL {2}pooler {7}a pooler gives each transaction/m);
   expect(stdout).toMatch(/^ {19}Connect to the server's own port/m);
-  expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 1 line fails");
+  expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 2 lines fail");
   expect(await advisoryLocks()).toEqual([]);
 });
 
