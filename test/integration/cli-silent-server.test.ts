@@ -5,14 +5,7 @@ import { CliChild, cli } from "../support/cli.ts";
 import { databaseUrl } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
-const commands = [
-  ["ls"],
-  ["who", "k"],
-  ["break", "k"],
-  ["doctor"],
-  ["run", "k", "--", "echo", "ran"],
-  ["run", "k", "--wait=1m", "--no-fencing", "--", "echo", "ran"],
-];
+const commands = [["ls"], ["who", "k"], ["break", "k"], ["doctor"], ["run", "k", "--", "echo", "ran"]];
 
 /** Accepts connections and never says a word: a stopped postmaster, or the port of something else. */
 async function silence(): Promise<AsyncDisposable & { url: string; readonly connections: number }> {
@@ -38,7 +31,13 @@ async function silence(): Promise<AsyncDisposable & { url: string; readonly conn
 describe("of a server that accepts and then says nothing", () => {
   test("every command says so, names the database, and ends", async () => {
     await using server = await silence();
-    const ended = await Promise.all(commands.map((args) => cli(args, { env: { DATABASE_URL: server.url } })));
+    const env = { DATABASE_URL: server.url };
+    // One that waits may go on for as long as it was told to.
+    const waits = cli(["run", "k", "--wait=7s", "--", "echo", "ran"], { env });
+    const ended = await Promise.all(commands.map((args) => cli(args, { env })));
+    const waited = await waits;
+    expect([69, 124]).toContain(waited.status);
+    expect(waited.stdout).toBe("");
     for (const [at, { status, stdout, stderr }] of ended.entries()) {
       expect([at, status]).toEqual([at, commands[at]?.[0] === "doctor" ? 1 : 69]);
       expect(stdout + stderr).toMatch(/no(t)? answer within \d+/);
@@ -55,7 +54,9 @@ describe("of a server that accepts and then says nothing", () => {
       const twice = server.url.replace(/@([^/]+)/, "@$1,$1");
       const urls = [server.url, `${server.url}?sslmode=require`, twice];
       const children = urls.flatMap((url) =>
-        commands.map((args) => CliChild.start(args, { env: { DATABASE_URL: url } })),
+        [...commands, ["run", "k", "--wait", "--", "echo", "ran"]]
+          .slice(url === server.url ? 0 : -2)
+          .map((args) => CliChild.start(args, { env: { DATABASE_URL: url } })),
       );
       try {
         await until(() => server.connections >= children.length, { deadline: 25_000 });
