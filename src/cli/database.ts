@@ -5,7 +5,6 @@ import { type Clients, clientsOf } from "./connection/database-client.ts";
 import { namedDatabase, usualTimeout } from "./connection/named-database.ts";
 import type { Target } from "./connection/targets.ts";
 import { usageFailure } from "./failure.ts";
-import { ownServer } from "./own-server/own-server.ts";
 
 /** A database that a command speaks to. */
 export interface Database extends AsyncDisposable {
@@ -48,6 +47,8 @@ async function localDatabase(options: {
   signal: AbortSignal | undefined;
 }): Promise<Database> {
   const { max, isQuiet, signal } = options;
+  // What it takes is loaded by those alone who use it.
+  const { ownServer } = await import("./own-server/own-server.ts");
   const own = await ownServer({ signal, isQuiet });
   const { host, port, database } = own.config;
   const target = { host, address: host, port, ssl: false } as const;
