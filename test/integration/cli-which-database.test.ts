@@ -2,7 +2,8 @@ import { existsSync } from "node:fs";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, inject, test } from "vitest";
+import { PostgresServer } from "../../src/testing/index.ts";
 import { type CliOptions, cli } from "../support/cli.ts";
 import { createRole, databaseUrl, onServer } from "../support/database.ts";
 import { UserState } from "../support/own-server.ts";
@@ -57,8 +58,10 @@ describe("a name that is given, and can't be used, is 64 and names what has it; 
     ["PGREQUIREPEER", { PGHOST: hostname, PGREQUIREPEER: "postgres" }, []],
   ])("%s %j", async (name, env, args) => {
     await using user = await UserState.create();
+    // What run does is what each of them does; to start them all takes a while.
+    const isServer = /^(DATABASE_URL|--url|PGSERVICE|PGHOST)$/.test(name);
     const commands = [
-      ["run", "k", ...args, "--", "echo", "ran"],
+      ...(isServer ? [["run", "k", ...args, "--", "echo", "ran"]] : []),
       ["who", "k", ...args],
     ];
     for (const { status, stdout, stderr } of await Promise.all(commands.map((each) => user.cli(each, env)))) {
@@ -203,3 +206,19 @@ test("--local is the user's own, whatever is named, and goes with no --url", asy
     "pg-locker: Expected one of --local and --url, got both\n",
   ]);
 });
+
+test("a standby and its primary: read-write finds the primary and any takes the first", async () => {
+  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using standby = await primary.standby();
+  const hosts = [standby, primary].map((server) => new URL(server.url).host).join(",");
+  const url = (attrs: string) => `postgres://postgres@${hosts}/postgres?target_session_attrs=${attrs}`;
+  const run = (attrs: string) =>
+    cli(["run", "k", "--", "echo", "ran"], { env: { DATABASE_URL: url(attrs) } });
+  expect(await run("read-write")).toMatchObject({ status: 0, stdout: "ran\n", stderr: "" });
+  expect(await ls({ DATABASE_URL: url("primary") })).toContain(
+    ` on ${new URL(primary.url).host}, as postgres`,
+  );
+  const refused = await run("any");
+  expect([refused.status, refused.stdout]).toEqual([69, ""]);
+  expect(refused.stderr).toMatch(/standby.*; asked postgres on /);
+}, 60_000);
