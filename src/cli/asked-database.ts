@@ -1,3 +1,5 @@
+import { wrapped } from "./screen-width.ts";
+
 // Which database this process has opened, for those who tell: a process opens one.
 
 let described: (() => string) | undefined;
@@ -14,5 +16,5 @@ export function askedDatabase(): string | undefined {
 
 /** The first line of what is shown of a database. */
 export function databaseLine(): string {
-  return `Database ${askedDatabase() ?? "unknown"}`;
+  return wrapped(`Database ${askedDatabase() ?? "unknown"}`, "Database ".length);
 }

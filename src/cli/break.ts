@@ -9,7 +9,7 @@ import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure, usageFailure } from "./failure.ts";
-import { freedBy, lockListing, plain, preparedIn } from "./lock-table.ts";
+import { lockListing, plain, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 
@@ -88,7 +88,13 @@ function pidsOf(locks: readonly LockInfo[]): number[] {
 
 /** What a transaction has promised is not for a look at a lock to take back. */
 function isPrepared(locks: readonly LockInfo[]): Failure {
-  return new Failure(exitStatus.failed, preparedIn(locks).map(freedBy).join("; "));
+  const gids = preparedIn(locks)
+    .map((gid) => JSON.stringify(plain(gid)))
+    .join(", ");
+  return new Failure(
+    exitStatus.failed,
+    `The lock is held by the prepared transaction ${gids}, which break doesn't end`,
+  );
 }
 
 /** Asks on standard error, which is the terminal also where standard output is not. @throws {Failure} nobody is there to be asked */

@@ -6,6 +6,7 @@ import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { howLocksAreTaken, lockOptions } from "./how-locks-are-taken.ts";
 import { print } from "./print.ts";
+import { wrapped } from "./screen-width.ts";
 
 /** `pg-locker doctor`: whether the database is fit for locks. */
 export const doctor: Command = {
@@ -46,10 +47,10 @@ function report(findings: readonly Line[]): string {
   const { bold, green, red, yellow } = colorsFor(process.stdout);
   const marks = { ok: green("ok  "), warn: yellow("warn"), fail: red("FAIL") };
   const widest = Math.max(...findings.map(({ check }) => check.length));
-  const indent = " ".repeat(4 + 2 + widest + 2);
+  const indent = 4 + 2 + widest + 2;
   const lines = findings.flatMap(({ check, verdict, found, advice }) => [
-    `${marks[verdict]}  ${check.padEnd(widest)}  ${found}`,
-    ...(advice === undefined ? [] : [`${indent}${advice}`]),
+    `${marks[verdict]}  ${check.padEnd(widest)}  ${wrapped(found, indent)}`,
+    ...(advice === undefined ? [] : [`${" ".repeat(indent)}${wrapped(advice, indent)}`]),
   ]);
   return [...lines, "", bold(conclusion(findings))].join("\n");
 }

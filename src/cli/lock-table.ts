@@ -1,5 +1,6 @@
 import type { createColors } from "picocolors";
 import type { LockInfo } from "../index.ts";
+import { screenWidth, wrapped } from "./screen-width.ts";
 
 type Colors = ReturnType<typeof createColors>;
 
@@ -23,8 +24,14 @@ function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors
   const widths = columns.map((name, at) =>
     Math.max(name.length, ...rows.map(({ cells }) => cells[at]?.length ?? 0)),
   );
-  const line = (cells: readonly string[]): string =>
+  const all = (cells: readonly string[]): string =>
     cells.map((cell, at) => (at === columns.length - 1 ? cell : cell.padEnd(widths[at] ?? 0))).join("  ");
+  // On a screen that is too narrow for all but the key, the id and the key have a line of their own.
+  const own = columns.indexOf("ID");
+  const halves = (cells: readonly string[]): string =>
+    `${all(cells.slice(0, own)).trimEnd()}\n    ${cells.slice(own).join("  ")}`;
+  const needed = widths.slice(0, -1).reduce((sum, width) => sum + width + 2, 0);
+  const line = needed > screenWidth() ? halves : all;
   return [
     colors.bold(line(columns)),
     ...rows.map(({ lock, cells }) => (lock.state === "held" ? line(cells) : colors.yellow(line(cells)))),
@@ -37,7 +44,8 @@ export function lockListing(
   { empty, ...how }: { empty: string; colors: Colors; now: Date },
 ): string {
   if (locks.length === 0) return empty;
-  const table = [lockTable(locks, how), ...preparedIn(locks).map(freedBy)].join("\n");
+  const notes = preparedIn(locks).map((gid) => wrapped(freedBy(gid), 0));
+  const table = [lockTable(locks, how), ...notes].join("\n");
   if (!locks.some(({ isHidden }) => isHidden)) return table;
   return `${table}
 

@@ -1,10 +1,13 @@
 import pg from "pg";
-import { expect, inject, test } from "vitest";
+import { expect, inject, test, vi } from "vitest";
 import { PostgresServer } from "../../src/testing/index.ts";
 import { cli } from "../support/cli.ts";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
 import { until } from "../support/until.ts";
+
+// Each starts several processes, and some a server.
+vi.setConfig({ testTimeout: 60_000 });
 
 // What doctor says of a database, and what run then does there, with the same options.
 

@@ -1,8 +1,11 @@
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { databaseUrl } from "../support/database.ts";
+
+// Each starts several processes, and some a server.
+vi.setConfig({ testTimeout: 60_000 });
 
 // What a shell sets up for a command, and a plain child process can't have.
 

@@ -1,9 +1,12 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { CliChild, cli } from "../support/cli.ts";
 import { databaseUrl } from "../support/database.ts";
 import { until } from "../support/until.ts";
+
+// Each starts several processes, and some a server.
+vi.setConfig({ testTimeout: 60_000 });
 
 const commands = [["ls"], ["who", "k"], ["break", "k"], ["doctor"], ["run", "k", "--", "echo", "ran"]];
 

@@ -3,11 +3,14 @@ import { chmod, chown, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/pr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, inject, test, vi } from "vitest";
 import { PostgresServer } from "../../src/testing/index.ts";
 import { cli } from "../support/cli.ts";
 import { databaseUrl } from "../support/database.ts";
 import { until } from "../support/until.ts";
+
+// Each starts several processes, and some a server.
+vi.setConfig({ testTimeout: 60_000 });
 
 // A server that lets in nobody who doesn't encrypt, with a certificate of its own for "localhost".
 

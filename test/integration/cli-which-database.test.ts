@@ -2,11 +2,14 @@ import { existsSync } from "node:fs";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, inject, test, vi } from "vitest";
 import { PostgresServer } from "../../src/testing/index.ts";
 import { type CliOptions, cli } from "../support/cli.ts";
 import { createRole, databaseUrl, onServer } from "../support/database.ts";
 import { UserState } from "../support/own-server.ts";
+
+// Each starts several processes, and some a server.
+vi.setConfig({ testTimeout: 60_000 });
 
 const { hostname, port, pathname, username } = new URL(databaseUrl());
 const dbname = pathname.slice(1);
