@@ -1,3 +1,4 @@
+import type { Exit } from "./command-process.ts";
 import type { Moment } from "./deadline.ts";
 
 // What `pg-locker run` (the keeper), which has the lock, and the runner, which has the command, say to each other.
@@ -8,6 +9,8 @@ export interface Work {
   readonly args: readonly string[];
   /** On top of the runner's own. */
   readonly environment: Readonly<Record<string, string>>;
+  /** By which what the command starts is known: see `CommandTree`. */
+  readonly mark: string;
   /** When the server may free the lock, unless there is newer word. */
   readonly until: Moment;
   /** Milliseconds between SIGTERM and SIGKILL. */
@@ -27,13 +30,6 @@ export type ToRunner =
 export type StopReason = "told" | "keeper-gone" | "deadline";
 
 /** What became of a command. `code` of one that was not run is the system's, such as `"ENOENT"`. */
-export type Ending =
-  | { readonly is: "not-run"; readonly code: string }
-  | {
-      readonly is: "ended";
-      readonly status: number | null;
-      readonly signal: NodeJS.Signals | null;
-      readonly stopped?: StopReason | undefined;
-    };
+export type Ending = Exit & { readonly stopped?: StopReason };
 
-export type FromRunner = { readonly is: "started"; readonly group: number } | Ending;
+export type FromRunner = { readonly is: "started"; readonly leader: number } | Ending;

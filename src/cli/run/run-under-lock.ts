@@ -1,4 +1,4 @@
-import { constants } from "node:os";
+import { randomUUID } from "node:crypto";
 import { type Lock, LockNotAcquiredError, LockNotHeldError, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
 import { connect } from "../database.ts";
@@ -102,7 +102,7 @@ class Keeper {
     };
     const { socket } = this.#session;
     if (socket === undefined) throw new Error("The session of the lock has no socket to hand on");
-    this.#runner.run({ file, args, environment, until, grace, margin }, socket);
+    this.#runner.run({ file, args, environment, mark: randomUUID(), until, grace, margin }, socket);
   }
 
   /** @returns when the server may free the lock @throws {LockNotHeldError} it is lost */
@@ -153,7 +153,7 @@ class Keeper {
       throw new Failure(status, sentence);
     }
     const { status, signal } = ending;
-    return signal === null ? (status ?? exitStatus.failed) : exitStatus.signalled + constants.signals[signal];
+    return signal === null ? (status ?? exitStatus.failed) : exitStatus.signalled + signal;
   }
 
   /** @returns whether the lock was held until now */
