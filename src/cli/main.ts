@@ -17,7 +17,11 @@ import { who } from "./who.ts";
 
 const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor, server, demo];
 
+/** Milliseconds that what a command has left open may keep the process from its end. */
+const farewell = 1_000;
+
 process.exitCode = await main(process.argv.slice(2));
+setTimeout(() => process.exit(), farewell).unref();
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;

@@ -6,12 +6,15 @@ import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
 import { later, now } from "./deadline.ts";
 import { LockSession } from "./lock-session.ts";
-import { Interrupted, PassedSignals } from "./passed-signals.ts";
+import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
 import { notRun, type RunPlan } from "./plan.ts";
 import { type RunnerEnding, RunnerProcess } from "./runner-process.ts";
 
 /** Milliseconds between SIGTERM and SIGKILL where the lock may be another's already. */
 const shortGrace = 2_000;
+/** Milliseconds for the lock to be given back, and for everything to be tidied up: the end of this process does either as well. */
+const releaseTime = 3_000;
+const tidyTime = 2_000;
 /** Of the TTL, after which the lock is refreshed. */
 const refreshShare = 1 / 3;
 
@@ -23,19 +26,25 @@ const refreshShare = 1 / 3;
  * @throws what a locker throws; then the command was not run
  */
 export async function runUnderLock(plan: RunPlan, values: Values): Promise<number> {
-  using signals = new PassedSignals();
-  // It starts while the lock is being taken.
-  await using runner = RunnerProcess.start();
+  const signals = new PassedSignals();
+  const { interrupted } = signals;
+  /** What is to be tidied up, the first of it last. */
+  const tidyings: (() => PromiseLike<void>)[] = [];
   try {
-    await using database = await connect(values, { max: 1, signal: signals.interrupted });
-    using session = new LockSession(database.pool);
-    await using locker = new PostgresLocker({
+    // It starts while the lock is being taken.
+    const runner = RunnerProcess.start();
+    tidyings.unshift(() => runner[Symbol.asyncDispose]());
+    const database = await unlessAborted(connect(values, { max: 1, signal: interrupted }), interrupted);
+    tidyings.unshift(() => database[Symbol.asyncDispose]());
+    const session = new LockSession(database.pool);
+    const locker = new PostgresLocker({
       pool: database.pool,
       namespace: plan.namespace,
       sessions: "dedicated",
       ttlEnforcement: "server",
     });
-    const lock = await acquire(locker, plan, signals.interrupted);
+    tidyings.unshift(() => locker[Symbol.asyncDispose]());
+    const lock = await unlessAborted(acquire(locker, plan, interrupted), interrupted);
     return await new Keeper(plan, { lock, session, runner }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
@@ -43,6 +52,19 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       throw new Failure(plan.conflictStatus, error.message, { cause: error });
     }
     throw error;
+  } finally {
+    await atMost(tidyTime, signals, tidyUp(tidyings));
+  }
+}
+
+/** Never rejects: what it can't do, the end of this process does. */
+async function tidyUp(tidyings: readonly (() => PromiseLike<void>)[]): Promise<void> {
+  for (const tidying of tidyings) {
+    try {
+      await tidying();
+    } catch {
+      // A link that is dead, a server that has gone.
+    }
   }
 }
 
@@ -74,20 +96,19 @@ class Keeper {
   async keep(signals: PassedSignals): Promise<number> {
     const { interrupted } = signals;
     try {
-      const until = await this.#refresh();
+      const until = await unlessAborted(this.#refresh(), interrupted);
       interrupted.throwIfAborted();
       this.#run(until);
       signals.passTo((signal) => this.#runner.signal(signal));
       this.#lock.signal.addEventListener("abort", this.#onLoss);
       if (this.#lock.signal.aborted) this.#onLoss();
-      return await this.#statusOf(await this.#runner.ended);
+      return await this.#statusOf(await this.#runner.ended, signals);
     } catch (error) {
       // Not run at all, for whatever reason.
       if (!(error instanceof LockNotHeldError)) throw error;
       throw this.#lost("the command was not run");
     } finally {
       clearTimeout(this.#timer);
-      await this.#lock[Symbol.asyncDispose]();
     }
   }
 
@@ -127,10 +148,10 @@ class Keeper {
     this.#runner.stop(this.#session.isSilent ? grace : Math.min(grace, shortGrace));
   };
 
-  async #statusOf(ending: RunnerEnding): Promise<number> {
+  async #statusOf(ending: RunnerEnding, signals: PassedSignals): Promise<number> {
     clearTimeout(this.#timer);
     this.#lock.signal.removeEventListener("abort", this.#onLoss);
-    const isHeld = await this.#release();
+    const isHeld = await this.#release(signals);
     if (ending.is === "ended" && ending.stopped === "deadline") {
       throw new Failure(
         exitStatus.lockLost,
@@ -156,15 +177,17 @@ class Keeper {
     return signal === null ? (status ?? exitStatus.failed) : exitStatus.signalled + signal;
   }
 
-  /** @returns whether the lock was held until now */
-  async #release(): Promise<boolean> {
-    try {
-      await this.#lock.release();
-      return true;
-    } catch (error) {
-      if (error instanceof LockNotHeldError) return false;
-      throw error;
-    }
+  /** @returns whether the lock was held until now; of a server that doesn't say so in time, whether it was as far as is known */
+  async #release(signals: PassedSignals): Promise<boolean> {
+    const { held } = this.#lock;
+    const released = this.#lock.release().then(
+      () => true,
+      (error: unknown) => {
+        if (error instanceof LockNotHeldError) return false;
+        throw error;
+      },
+    );
+    return (await atMost(releaseTime, signals, released)) ?? held;
   }
 
   #lost(what: string): Failure {

@@ -62,11 +62,14 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   signal(signal: NodeJS.Signals): void {
+    // One that is stopped could pass nothing on.
+    this.#child.kill("SIGCONT");
     this.#tell({ is: "signal", signal });
   }
 
   /** SIGTERM now, SIGKILL after so many milliseconds, for everything that the command has started. */
   stop(grace: number): void {
+    this.#child.kill("SIGCONT");
     this.#tell({ is: "stop", grace });
     this.#overdue ??= setTimeout(() => this.#child.kill("SIGKILL"), grace + patience).unref();
   }
