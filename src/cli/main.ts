@@ -11,6 +11,7 @@ import { statusOf, usageFailure } from "./failure.ts";
 import { id } from "./id.ts";
 import { ls } from "./ls.ts";
 import { print } from "./print.ts";
+import { expectUtf8 } from "./raw-arguments.ts";
 import { run } from "./run.ts";
 import { server } from "./server.ts";
 import { who } from "./who.ts";
@@ -42,6 +43,8 @@ async function main(args: readonly string[]): Promise<number> {
       const names = commands.map((each) => each.name);
       throw usageFailure(`Unknown command "${name}": ${didYouMean(name, names) ?? "see pg-locker --help"}`);
     }
+    const behind = command.takesRest === true ? args.indexOf("--") : -1;
+    expectUtf8(behind === -1 ? args : args.slice(0, behind));
     const given = readArguments(command, own);
     if (given.values["help"] === true) {
       await print(helpOf(command));

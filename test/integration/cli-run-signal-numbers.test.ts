@@ -17,7 +17,10 @@ describe("a command that a signal ends", () => {
   test.each(deadly.filter((signal) => signal !== 32 && signal !== 33))(
     "has its number: %s",
     async (signal) => {
-      const { ended } = new ProcessStarter().start("sh", ["-c", `kill -${signal} $$`], { stdio: "ignore" });
+      const { ended } = new ProcessStarter().start(
+        { file: "sh", args: ["-c", `kill -${signal} $$`] },
+        { stdio: "ignore" },
+      );
       expect(await ended).toEqual({ is: "ended", status: null, signal });
     },
   );
@@ -32,11 +35,17 @@ describe("a command that a signal ends", () => {
 });
 
 test.each([0, 1, 35, 255])("an exit status is what it was: %s", async (status) => {
-  const { ended } = new ProcessStarter().start("sh", ["-c", `exit ${status}`], { stdio: "ignore" });
+  const { ended } = new ProcessStarter().start(
+    { file: "sh", args: ["-c", `exit ${status}`] },
+    { stdio: "ignore" },
+  );
   expect(await ended).toEqual({ is: "ended", status, signal: null });
 });
 
 test("a program that is not there is none that has ended", async () => {
-  const { pid, ended } = new ProcessStarter().start("pg-locker-no-such-command", [], { stdio: "ignore" });
+  const { pid, ended } = new ProcessStarter().start(
+    { file: "pg-locker-no-such-command", args: [] },
+    { stdio: "ignore" },
+  );
   expect([pid, await ended]).toEqual([undefined, { is: "not-run", code: "ENOENT" }]);
 });

@@ -18,8 +18,9 @@ const grace = anHour / 4;
 
 function work(script: string, environment = {}): Work {
   return {
-    file: "sh",
-    args: ["-c", script],
+    program: { file: "sh", args: ["-c", script] },
+    descriptors: [],
+    isRaw: false,
     environment,
     mark: randomUUID(),
     until: later(now(), anHour),

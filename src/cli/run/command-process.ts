@@ -1,8 +1,10 @@
-import { type SpawnOptions, spawn } from "node:child_process";
+import { type SpawnOptions, type StdioOptions, spawn } from "node:child_process";
 import { constants } from "node:os";
 import { Worker } from "node:worker_threads";
 import { codeOf } from "../system-error.ts";
+import { spawnRaw } from "./environment.ts";
 import { isAlive, processOf } from "./process-table.ts";
+import type { Program } from "./program.ts";
 
 /** How a process ended: `signal` by its number, of which Node.js has no name above 31. */
 export type Exit =
@@ -16,7 +18,21 @@ const patience = 10_000;
 /** Signals above it are real-time ones: Node.js takes the end of a process by one for a success. */
 const lastNamedSignal = 31;
 
-/** What the thread is told to do, and what it says of it. */
+/** How a program is started: in a session of its own. */
+interface StartOptions {
+  readonly stdio: StdioOptions;
+  /** Of it, `undefined` takes a variable away. */
+  readonly environment?: Readonly<Record<string, string | undefined>>;
+  /** Whether it gets this process's own environment byte by byte: see `spawnRaw`. */
+  readonly isRaw?: boolean;
+}
+
+interface Work extends Program {
+  readonly isRaw: boolean;
+  readonly options: SpawnOptions;
+}
+
+/** What the thread says. */
 type ThreadMessage =
   | { readonly code: string }
   | { readonly status: number | null; readonly name: string | null };
@@ -31,12 +47,17 @@ const released = 2;
 // what the system tells of it can be read.
 const threadSource = `
 const { parentPort, workerData } = require("node:worker_threads");
-const { spawn } = require("node:child_process");
+const { ChildProcess, spawn } = require("node:child_process");
 const cells = new Int32Array(workerData);
-parentPort.once("message", ({ file, args, options }) => {
+const spawnRaw = (file, args, options) => {
+  const child = new ChildProcess();
+  child.spawn({ file, args: [file, ...args], envPairs: new Proxy([], {}), ...options });
+  return child;
+};
+parentPort.once("message", ({ file, args, isRaw, options }) => {
   const failed = (error) => parentPort.postMessage({ code: String(error.code) });
   try {
-    const child = spawn(file, args, options);
+    const child = (isRaw ? spawnRaw : spawn)(file, args, options);
     child.once("error", failed);
     child.once("exit", (status, name) => parentPort.postMessage({ status, name }));
     cells[${pidCell}] = child.pid ?? 0;
@@ -67,13 +88,14 @@ export class ProcessStarter {
    *
    * @returns its number, `undefined` if it could not be started; and its end
    */
-  start(file: string, args: readonly string[], options: SpawnOptions) {
-    return this.#thread === undefined
-      ? startHere(file, args, options)
-      : this.#startInThread(this.#thread, { file, args, options });
+  start(program: Program, { stdio, environment = {}, isRaw = false }: StartOptions) {
+    if (isRaw) setVariables(environment);
+    const env = { ...process.env, ...environment };
+    const work = { ...program, isRaw, options: { stdio, detached: true, ...(!isRaw && { env }) } };
+    return this.#thread === undefined ? startHere(work) : this.#startInThread(this.#thread, work);
   }
 
-  #startInThread(thread: Worker, work: { file: string; args: readonly string[]; options: SpawnOptions }) {
+  #startInThread(thread: Worker, work: Work) {
     const cells = this.#cells;
     let pid: number | undefined;
     const ended = new Promise<Exit>((resolve) => {
@@ -102,12 +124,12 @@ export class ProcessStarter {
   }
 }
 
-function startHere(file: string, args: readonly string[], options: SpawnOptions) {
+function startHere({ file, args, isRaw, options }: Work) {
   let pid: number | undefined;
   const ended = new Promise<Exit>((resolve) => {
     const failed = (error: unknown): void => resolve({ is: "not-run", code: codeOf(error) ?? "" });
     try {
-      const child = spawn(file, args, options);
+      const child = (isRaw ? spawnRaw : spawn)(file, args, options);
       child.once("error", failed);
       child.once("exit", (status, name) => resolve(exitOf({ status, name })));
       pid = child.pid;
@@ -120,4 +142,11 @@ function startHere(file: string, args: readonly string[], options: SpawnOptions)
 
 function exitOf({ status, name }: { status: number | null; name: string | null }): Exit {
   return { is: "ended", status, signal: name === null ? null : constants.signals[name as NodeJS.Signals] };
+}
+
+function setVariables(environment: Readonly<Record<string, string | undefined>>): void {
+  for (const [name, value] of Object.entries(environment)) {
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+  }
 }

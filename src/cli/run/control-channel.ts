@@ -1,12 +1,16 @@
 import type { Exit } from "./command-process.ts";
 import type { Moment } from "./deadline.ts";
+import type { Program } from "./program.ts";
 
 // What `pg-locker run` (the keeper), which has the lock, and the runner, which has the command, say to each other.
 
 /** A command, and how long the lock that it runs under may be believed in. */
 export interface Work {
-  readonly file: string;
-  readonly args: readonly string[];
+  readonly program: Program;
+  /** What the runner has got from the keeper to hand on. */
+  readonly descriptors: readonly number[];
+  /** Whether Node.js can't say all of the environment: see `rawEnvironment`. */
+  readonly isRaw: boolean;
   /** On top of the runner's own. */
   readonly environment: Readonly<Record<string, string>>;
   /** By which what the command starts is known: see `CommandTree`. */

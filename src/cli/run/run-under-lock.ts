@@ -5,6 +5,8 @@ import { connect } from "../database.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
 import { later, now } from "./deadline.ts";
+import { type Inherited, inheritedDescriptors } from "./descriptors.ts";
+import { isRawEnvironment } from "./environment.ts";
 import { LockSession } from "./lock-session.ts";
 import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
 import { notRun, type RunPlan } from "./plan.ts";
@@ -28,11 +30,12 @@ const refreshShare = 1 / 3;
 export async function runUnderLock(plan: RunPlan, values: Values): Promise<number> {
   const signals = new PassedSignals();
   const { interrupted } = signals;
+  const inherited = inheritedDescriptors();
   /** What is to be tidied up, the first of it last. */
   const tidyings: (() => PromiseLike<void>)[] = [];
   try {
     // It starts while the lock is being taken.
-    const runner = RunnerProcess.start();
+    const runner = RunnerProcess.start(inherited);
     tidyings.unshift(() => runner[Symbol.asyncDispose]());
     const database = await unlessAborted(connect(values, { max: 1, signal: interrupted }), interrupted);
     tidyings.unshift(() => database[Symbol.asyncDispose]());
@@ -45,7 +48,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
     const lock = await unlessAborted(acquire(locker, plan, interrupted), interrupted);
-    return await new Keeper(plan, { lock, session, runner }).keep(signals);
+    return await new Keeper(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
     if (plan.conflictStatus !== undefined && isConflict(error)) {
@@ -84,13 +87,18 @@ class Keeper {
   readonly #lock: Lock;
   readonly #session: LockSession;
   readonly #runner: RunnerProcess;
+  readonly #inherited: Inherited;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(plan: RunPlan, parts: { lock: Lock; session: LockSession; runner: RunnerProcess }) {
+  constructor(
+    plan: RunPlan,
+    parts: { lock: Lock; session: LockSession; runner: RunnerProcess; inherited: Inherited },
+  ) {
     this.#plan = plan;
     this.#lock = parts.lock;
     this.#session = parts.session;
     this.#runner = parts.runner;
+    this.#inherited = parts.inherited;
   }
 
   async keep(signals: PassedSignals): Promise<number> {
@@ -113,7 +121,7 @@ class Keeper {
   }
 
   #run(until: ReturnType<typeof now>): void {
-    const { file, args, grace, margin, key, namespace } = this.#plan;
+    const { program, grace, margin, key, namespace } = this.#plan;
     const { id, fencingToken } = this.#lock;
     const environment = {
       PG_LOCKER_KEY: key,
@@ -123,7 +131,19 @@ class Keeper {
     };
     const { socket } = this.#session;
     if (socket === undefined) throw new Error("The session of the lock has no socket to hand on");
-    this.#runner.run({ file, args, environment, mark: randomUUID(), until, grace, margin }, socket);
+    this.#runner.run(
+      {
+        program,
+        descriptors: this.#inherited.handed,
+        isRaw: isRawEnvironment(),
+        environment,
+        mark: randomUUID(),
+        until,
+        grace,
+        margin,
+      },
+      socket,
+    );
   }
 
   /** @returns when the server may free the lock @throws {LockNotHeldError} it is lost */

@@ -5,6 +5,8 @@ import { fileURLToPath } from "node:url";
 import { CommandTree } from "./command-tree.ts";
 import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
 import { later, left, type Moment, now } from "./deadline.ts";
+import { type Inherited, stdioWith } from "./descriptors.ts";
+import { isRawEnvironment, spawnRaw } from "./environment.ts";
 
 /** Milliseconds beyond the grace in which a runner that was told to stop has done so, unless it is itself stopped. */
 const patience = 5_000;
@@ -43,12 +45,18 @@ export class RunnerProcess implements AsyncDisposable {
     this.ended = Promise.race([said, gone]);
   }
 
-  /** Starts one that waits for its command. */
-  static start(): RunnerProcess {
+  /** Starts one that waits for its command, and gets what this process was started with. */
+  static start({ handed, free }: Inherited): RunnerProcess {
     const program = fileURLToPath(new URL("./runner.js", import.meta.url));
-    return new RunnerProcess(
-      spawn(process.execPath, [program], { stdio: ["inherit", "inherit", "inherit", "ipc"], detached: true }),
-    );
+    const options = { stdio: stdioWith(handed, free), detached: true };
+    if (!isRawEnvironment()) return new RunnerProcess(spawn(process.execPath, [program], options));
+    const channel = { NODE_CHANNEL_FD: `${free}`, NODE_CHANNEL_SERIALIZATION_MODE: "json" };
+    Object.assign(process.env, channel);
+    try {
+      return new RunnerProcess(spawnRaw(process.execPath, [program], options));
+    } finally {
+      for (const name of Object.keys(channel)) delete process.env[name];
+    }
   }
 
   /** Has it run the command, and keep the socket open until that has ended. */

@@ -2,6 +2,7 @@ import { ProcessStarter } from "./command-process.ts";
 import { CommandTree, markVariable } from "./command-tree.ts";
 import type { Ending, StopReason, Work } from "./control-channel.ts";
 import { later, left, type Moment, now } from "./deadline.ts";
+import { stdioWith } from "./descriptors.ts";
 
 /** Milliseconds between two looks at the clocks: a timer sleeps on while the machine is suspended, and so would be late by that. */
 const tick = 500;
@@ -43,16 +44,15 @@ export class SupervisedCommand {
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
     });
-    const { file, args, environment, mark } = work;
+    const { program, descriptors, isRaw, mark } = work;
     const marks = [process.env[markVariable], mark].filter((each) => each);
-    const { pid, ended } = starter.start(file, args, {
-      stdio: "inherit",
-      detached: true,
+    const { pid, ended } = starter.start(program, {
+      stdio: stdioWith(descriptors),
+      isRaw,
       // The token of a run around this one is not this one's.
-      env: {
-        ...process.env,
+      environment: {
         PG_LOCKER_FENCING_TOKEN: undefined,
-        ...environment,
+        ...work.environment,
         [markVariable]: marks.join("/"),
       },
     });
