@@ -1,6 +1,5 @@
 import pg from "pg";
 import type { Values } from "./command.ts";
-import { ownServer } from "./own-server/own-server.ts";
 
 /** The variables of libpq that say which server is meant, as node-postgres reads them. */
 const serverVariables = ["PGHOST", "PGPORT", "PGDATABASE", "PGUSER"];
@@ -24,7 +23,7 @@ export async function connect(
   { max = 4, signal }: { max?: number; signal?: AbortSignal } = {},
 ): Promise<Database> {
   const url = urlOf(values);
-  const own = url === undefined && !isServerNamed() ? await ownServer({ signal }) : undefined;
+  const own = url === undefined && !isServerNamed() ? await startOwnServer(signal) : undefined;
   const pool = new pg.Pool({ max, ...(url !== undefined && poolConfig(url)), ...own?.config });
   // What is lost meanwhile shows in the next statement.
   pool.on("error", () => {});
@@ -35,6 +34,12 @@ export async function connect(
       own?.leave();
     },
   };
+}
+
+/** What it takes is loaded by those alone who use it. */
+async function startOwnServer(signal: AbortSignal | undefined) {
+  const { ownServer } = await import("./own-server/own-server.ts");
+  return await ownServer({ signal });
 }
 
 function urlOf(values: Values): string | undefined {

@@ -1,22 +1,23 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
 import { didYouMean, readArguments } from "./arguments.ts";
-import { breakLock } from "./break.ts";
-import { colorsFor } from "./colors.ts";
 import type { Command } from "./command.ts";
-import { demo } from "./demo.ts";
-import { doctor } from "./doctor.ts";
 import { exitStatus } from "./exit-status.ts";
 import { statusOf, usageFailure } from "./failure.ts";
-import { id } from "./id.ts";
-import { ls } from "./ls.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
-import { run } from "./run.ts";
-import { server } from "./server.ts";
-import { who } from "./who.ts";
 
-const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor, server, demo];
+/** Each is loaded when it is asked for, with what it takes. */
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  run: async () => (await import("./run.ts")).run,
+  ls: async () => (await import("./ls.ts")).ls,
+  who: async () => (await import("./who.ts")).who,
+  break: async () => (await import("./break.ts")).breakLock,
+  id: async () => (await import("./id.ts")).id,
+  doctor: async () => (await import("./doctor.ts")).doctor,
+  server: async () => (await import("./server.ts")).server,
+  demo: async () => (await import("./demo.ts")).demo,
+};
 
 /** Milliseconds that what a command has left open may keep the process from its end. */
 const farewell = 1_000;
@@ -28,20 +29,20 @@ async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;
   try {
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      const about = name === "help" ? commands.find((each) => each.name === own[0]) : undefined;
-      await print(about === undefined ? help() : helpOf(about));
+      const about = name === "help" ? await commandOf(own[0] ?? "") : undefined;
+      await print(about === undefined ? await help() : helpOf(about));
       return name === undefined ? exitStatus.usage : exitStatus.ok;
     }
     if (name === "--version") {
       await print(version());
       return exitStatus.ok;
     }
-    const command = commands.find((each) => each.name === name);
+    const command = await commandOf(name);
     if (command === undefined) {
       if (name.startsWith("-"))
         throw usageFailure(`Expected a command, got "${name}": pg-locker COMMAND [options]`);
-      const names = commands.map((each) => each.name);
-      throw usageFailure(`Unknown command "${name}": ${didYouMean(name, names) ?? "see pg-locker --help"}`);
+      const meant = didYouMean(name, Object.keys(commands));
+      throw usageFailure(`Unknown command "${name}": ${meant ?? "see pg-locker --help"}`);
     }
     const behind = command.takesRest === true ? args.indexOf("--") : -1;
     expectUtf8(behind === -1 ? args : args.slice(0, behind));
@@ -54,14 +55,21 @@ async function main(args: readonly string[]): Promise<number> {
     if (given.values["url"] !== undefined) process.title = `pg-locker ${command.name}`;
     return await command.run(given);
   } catch (error) {
-    report(error, { verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose") });
+    await report(error, {
+      verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose"),
+    });
     return statusOf(error);
   }
 }
 
-function help(): string {
-  const widest = Math.max(...commands.map((each) => each.name.length));
-  const lines = commands.map((each) => `  ${each.name.padEnd(widest)}   ${each.summary}`);
+function commandOf(name: string): Promise<Command> | undefined {
+  return Object.hasOwn(commands, name) ? commands[name]?.() : undefined;
+}
+
+async function help(): Promise<string> {
+  const all = await Promise.all(Object.values(commands).map((load) => load()));
+  const widest = Math.max(...all.map((each) => each.name.length));
+  const lines = all.map((each) => `  ${each.name.padEnd(widest)}   ${each.summary}`);
   return `pg-locker: distributed locks on the PostgreSQL you already run
 
 Usage: pg-locker COMMAND [options]
@@ -88,7 +96,8 @@ function version(): string {
 }
 
 /** Says what went wrong, in a line; the stack is for who asks for it. */
-function report(error: unknown, { verbose }: { verbose: boolean }): void {
+async function report(error: unknown, { verbose }: { verbose: boolean }): Promise<void> {
+  const { colorsFor } = await import("./colors.ts");
   const { red } = colorsFor(process.stderr);
   const sentence = error instanceof Error ? error.message : String(error);
   console.error(`${red("pg-locker:")} ${sentence}`);

@@ -1,6 +1,5 @@
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { planOf } from "./run/plan.ts";
-import { runUnderLock } from "./run/run-under-lock.ts";
 
 /** `pg-locker run KEY -- COMMAND…`: flock(1) for a fleet. */
 export const run: Command = {
@@ -42,5 +41,9 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,
-  run: (given) => runUnderLock(planOf(given), given.values),
+  async run(given) {
+    const plan = planOf(given);
+    const { runUnderLock } = await import("./run/run-under-lock.ts");
+    return await runUnderLock(plan, given.values);
+  },
 };

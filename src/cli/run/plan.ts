@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { lockId } from "../../index.ts";
+import { lockId } from "../../contract/lock-id.ts";
 import type { Given, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
