@@ -8,6 +8,7 @@ import { LockSession } from "./lock-session.ts";
 import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
 import { RunnerProcess } from "./runner-process.ts";
+import { tellWhoHolds } from "./waiting-line.ts";
 
 /** Milliseconds for everything to be tidied up: the end of this process does it as well. */
 const tidyTime = 2_000;
@@ -43,7 +44,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       ttlEnforcement: "server",
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
-    const lock = await unlessAborted(acquire(locker, plan, interrupted), interrupted);
+    const lock = await takeLock(locker, plan, { values, interrupted });
     return await new Keeper(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
@@ -65,6 +66,15 @@ async function tidyUp(tidyings: readonly (() => PromiseLike<void>)[]): Promise<v
       // A link that is dead, a server that has gone.
     }
   }
+}
+
+async function takeLock(
+  locker: PostgresLocker,
+  plan: RunPlan,
+  { values, interrupted }: { values: Values; interrupted: AbortSignal },
+): Promise<Lock> {
+  using _telling = tellWhoHolds(plan, values);
+  return await unlessAborted(acquire(locker, plan, interrupted), interrupted);
 }
 
 function acquire(locker: PostgresLocker, plan: RunPlan, signal: AbortSignal): Promise<Lock> {
