@@ -1,4 +1,6 @@
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { exitStatus } from "./exit-status.ts";
+import { Failure } from "./failure.ts";
 import { planOf } from "./run/plan.ts";
 
 /** `pg-locker run KEY -- COMMAND…`: flock(1) for a fleet. */
@@ -43,7 +45,18 @@ Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,
   async run(given) {
     const plan = planOf(given);
+    refuseBun();
     const { runUnderLock } = await import("./run/run-under-lock.ts");
     return await runUnderLock(plan, given.values);
   },
 };
+
+/** It takes a socket that one process hands to another. */
+function refuseBun(): void {
+  const { bun } = process.versions;
+  if (bun === undefined) return;
+  throw new Failure(
+    exitStatus.failed,
+    `Expected Node.js, and this is Bun ${bun}, which can't hand a lock's connection to a second process: run pg-locker with node`,
+  );
+}

@@ -2,6 +2,9 @@ import { isUtf8 } from "node:buffer";
 import { existsSync } from "node:fs";
 import { usageFailure } from "../failure.ts";
 
+/** By which systemd says to which process it gives its sockets, and from which it wants to hear that it lives. */
+const processVariables = ["LISTEN_PID", "WATCHDOG_PID"];
+
 /** What is started for a command: itself, or a shell that becomes it. */
 export interface Program {
   readonly file: string;
@@ -10,17 +13,17 @@ export interface Program {
 
 /**
  * What to start so that the command gets its words byte by byte. Node.js gives UTF-8 alone; for other bytes there is a shell in
- * between, which becomes the command. The same goes for socket activation: the number of the process that the sockets are for has to be
+ * between, which becomes the command. The same goes for what systemd gives to a process by its number, such as sockets: it has to be
  * the command's, which nobody but itself knows before it is there.
  *
  * @param words the command and its arguments
  * @throws {Failure} if a shell is needed, and none is there that would keep the whole environment
  */
 export function programOf(words: readonly Buffer[]): Program {
-  const isActivated = process.env["LISTEN_PID"] === String(process.pid);
+  const forItself = processVariables.filter((name) => process.env[name] === String(process.pid));
   const [file = "", ...args] = words.map(String);
-  if (!isActivated && words.every((word) => isUtf8(word))) return { file, args };
-  const begin = isActivated ? "LISTEN_PID=$$; export LISTEN_PID; " : "";
+  if (forItself.length === 0 && words.every((word) => isUtf8(word))) return { file, args };
+  const begin = forItself.map((name) => `${name}=$$; export ${name}; `).join("");
   const exec = words.map((_, index) => `"$w${index}"`).join(" ");
   return {
     file: shell(),
@@ -41,6 +44,6 @@ function shell(): string {
   const bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].find((file) => existsSync(file));
   if (bash !== undefined) return bash;
   throw usageFailure(
-    `An argument of the command is not UTF-8, or it is socket-activated: that takes a shell, and /bin/sh may drop the variable ${odd}`,
+    `An argument of the command is not UTF-8, or systemd has given it sockets: that takes a shell, and /bin/sh may drop the variable ${odd}`,
   );
 }
