@@ -32,7 +32,7 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
   -n, --nonblock     do not wait; the default
   -s, --shared       hold the lock beside others that are shared, as readers do
   -x, --exclusive    hold it alone; the default
-  -E, --conflict-exit-code N   exit with N, not 75 or 124
+  -E, --conflict-exit-code N   exit with N, not 75 or 124; with 0, silently
   --ttl DURATION     how long the server keeps the lock of a holder that it does
                      not hear from; COMMAND is dead before. Default 30s
   --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default

@@ -28,7 +28,7 @@ test("without a terminal nothing is said, as cron would mail it", async () => {
   await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
   const key = uniqueKey();
   await using _lock = await locker.acquire(key);
-  await using child = CliChild.start(["run", key, "--wait=3s", "-E", "0", "--", "echo", "run"], onDatabase());
+  await using child = CliChild.start(["run", key, "--wait=3s", "-E", "3", "--", "echo", "run"], onDatabase());
   await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), {
     deadline: 15_000,
   });

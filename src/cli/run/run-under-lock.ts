@@ -1,5 +1,6 @@
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
+import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
 import { codeOf } from "../system-error.ts";
 import { inheritedDescriptors } from "./descriptors.ts";
@@ -49,6 +50,8 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
     if (plan.conflictStatus !== undefined && isConflict(error)) {
+      // It is as well, then: there is nothing to tell.
+      if (plan.conflictStatus === exitStatus.ok) return exitStatus.ok;
       throw new Failure(plan.conflictStatus, error.message, { cause: error });
     }
     throw error;
