@@ -101,9 +101,13 @@ export class Admission {
     this.#closing.throwIfAborted();
   }
 
-  /** Ends every attempt and every wait; settles when nothing is left of them. Never rejects. */
-  async close(endHeld: () => Promise<unknown>): Promise<void> {
+  /** Ends every attempt and every wait, and lets nobody begin one. */
+  stop(): void {
     this.#closing.abort(new LockerClosedError());
+  }
+
+  /** Settles when nothing is left of the attempts that {@link stop} has ended. Never rejects. */
+  async close(endHeld: () => Promise<unknown>): Promise<void> {
     await endHeld();
     if (this.#underWay === 0) return;
     await new Promise<void>((resolve) => {
@@ -292,7 +296,12 @@ export class Admission {
     }
     if (!("refused" in answer)) {
       this.#hasConnected = true;
-      return attempt.hold(answer, wanted);
+      try {
+        return attempt.hold(answer, wanted);
+      } catch (error) {
+        await this.#undo(answer);
+        throw error;
+      }
     }
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
