@@ -152,7 +152,10 @@ export class PostgresLocker extends BaseLocker {
     return value;
   }
 
-  /** A wait is one of the server's at once: in a line of this process, a deadlock would never be found. */
+  /**
+   * In a transaction of the caller's, a wait is one of the server's at once: in a line of this process, a deadlock would never be
+   * found. The locker's own transactions have done nothing yet, so only the first of a line takes a connection of the pool.
+   */
   async #takeInTransaction(
     wanted: Wanted,
     { client, ttl }: { client: TransactionClient | undefined; ttl: number | undefined },
@@ -191,7 +194,8 @@ export class PostgresLocker extends BaseLocker {
       return granted;
     };
     const attempt: Attempt<TransactionLock, { lock: TransactionLock; entry: Entry }> = {
-      skipsLine: true,
+      bringsPlace: true,
+      skipsLine: client !== undefined,
       hasPlaceToWait: () => true,
       tryLock: (request) => ask(request, undefined),
       waitLock: ask,

@@ -77,6 +77,8 @@ export class Conversation {
     try {
       return await within(deadline, asking);
     } catch (cause) {
+      // An adapter's own, for a transaction that has ended.
+      if (cause instanceof InvalidConfigError) throw cause;
       throw new DatabaseError({ doing, key: this.#key, cause });
     }
   }
