@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { type LockNotAcquiredError, type Logger, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, type Session, uniqueKey } from "../support/database.ts";
@@ -9,6 +9,9 @@ import { until } from "../support/until.ts";
 
 // What waiting can mend never ends a wait before its time, its signal or its close; what it can't, ends it at once. What a restart
 // and a failover do to many is in waiting-fleet.test.ts, what a role's settings do in waiting-beside-others.test.ts.
+
+// A machine that has other things to do is no fault.
+vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
 
