@@ -41,10 +41,10 @@ export const mutants = [
   },
   {
     name: "shared-token-without-flush",
-    says: "the same, on a session that carries many locks",
-    file: "src/postgres/sql-shared.ts",
-    what: "{durable}",
-    by: "{durable.slice(0, 0)}true",
+    says: "the same, for a lock on a session that carries many",
+    file: "src/postgres/sql.ts",
+    what: "{durable} then ",
+    by: "{durable.slice(0, 0)}true then ",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
       test: "with shared sessions a token is larger after a crash, where the server's commits wait for no disk",
@@ -110,8 +110,8 @@ export const mutants = [
     name: "no-de-duplication",
     says: "a session that carries many locks is asked again for one that it has, and the server lets it",
     file: "src/sessions/shared-sessions.ts",
-    what: "return entry === undefined ? this.#take(request)",
-    by: "return entry === undefined || entry.id === request.id ? this.#take(request)",
+    what: "return entry === undefined ? this.#take(request, isAgain)",
+    by: "return entry === undefined || entry.id === request.id ? this.#take(request, isAgain)",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
@@ -120,12 +120,45 @@ export const mutants = [
   {
     name: "readers-never-shut-out",
     says: "readers whose holding overlaps keep out a writer of another locker for ever",
-    file: "src/waiting/admission.ts",
-    what: "(this.#waiters.hasWriter(id) || this.#turns.isShut(id))",
-    by: "this.#waiters.hasWriter(id)",
+    file: "src/postgres/sql-shared.ts",
+    what: "{awaitedByWriters})) then 'f' else",
+    by: "{awaitedByWriters})) then 't' else",
     caughtBy: {
       file: "test/integration/fairness.test.ts",
       test: "readers whose holding overlaps let in a writer that waits elsewhere",
+    },
+  },
+  {
+    name: "late-grant-kept",
+    says: "what is granted in the server to a waiter that has left stays on its session",
+    file: "src/waiting/admission.ts",
+    what: "const undone = asking.then((late) => this.#undo(late)).catch(() => {});",
+    by: "const undone = asking.then(() => {}).catch(() => {});",
+    caughtBy: {
+      file: "test/integration/waiting.test.ts",
+      test: "a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
+    },
+  },
+  {
+    name: "no-cancel-of-a-wait",
+    says: "a waiter that leaves goes on waiting in the server, until the bound",
+    file: "src/waiting/admission.ts",
+    what: "      request.cancel?.();\n",
+    by: "",
+    caughtBy: {
+      file: "test/integration/waiting-aborts.test.ts",
+      test: "a wait in the server that is aborted rejects with the caller's reason at once, and ends in the server",
+    },
+  },
+  {
+    name: "fault-ends-a-wait",
+    says: "a fault of the database ends a wait",
+    file: "src/waiting/admission.ts",
+    what: "if (ended || !isPassing(error, this.#hasConnected)) throw error;",
+    by: "if (ended || isPassing(error, this.#hasConnected)) throw error;",
+    caughtBy: {
+      file: "test/integration/connections-taken.test.ts",
+      test: "a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in",
     },
   },
   {
@@ -187,8 +220,8 @@ export const mutants = [
     name: "shared-unlock-answer-ignored",
     says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
     file: "src/sessions/shared-sessions.ts",
-    what: 'if (typeof done === "object" && "answer" in done && done.answer !== "0") return;',
-    by: 'if (typeof done === "object") return;',
+    what: 'if (isDone(done) && done.answer !== "0") return;',
+    by: "if (isDone(done)) return;",
     caughtBy: {
       file: "test/integration/shared-sessions.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",

@@ -1,4 +1,3 @@
-import { setTimeout } from "node:timers/promises";
 import pg from "pg";
 import { BaseLocker } from "./base-locker.ts";
 import { assertFunction, assertTransactionOptions } from "./contract/acquire-options.ts";
@@ -13,9 +12,9 @@ import {
 import type { Pool } from "./postgres/driver.ts";
 import { LocksKept } from "./postgres/lock-proof.ts";
 import { type PingTarget, pingPool } from "./postgres/ping.ts";
-import { watchPool } from "./postgres/reservation.ts";
+import { endPool, watchConnections, watchPool } from "./postgres/reservation.ts";
 import { statementDeadline } from "./postgres/session.ts";
-import { elapsedSince } from "./runtime/clock.ts";
+import { within } from "./runtime/clock.ts";
 import { abandonOnAbort, Stop } from "./runtime/stop-signal.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { tryLockOn, untilSettled, waitLockOn } from "./sessions/callers-transaction.ts";
@@ -70,9 +69,12 @@ export class PostgresLocker extends BaseLocker {
         : new pg.Pool({
             connectionString: checked.connectionString,
             keepAlive: true,
+            // A locker that holds nothing doesn't keep the process alive; one that holds or waits does.
+            allowExitOnIdle: true,
             // A connection that is never answered would keep the process alive after close().
             connectionTimeoutMillis: Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline,
           });
+    if (this.#ownPool !== undefined) watchConnections(this.#ownPool);
     const write = (checked.pool ?? checked.database?.write ?? this.#ownPool) as Pool;
     const read = checked.database?.read;
     const trustPooler = pooler === "session";
@@ -150,7 +152,10 @@ export class PostgresLocker extends BaseLocker {
     return value;
   }
 
-  /** A wait is one of the server's at once: in a line of this process, a deadlock would never be found. */
+  /**
+   * In a transaction of the caller's, a wait is one of the server's at once: in a line of this process, a deadlock would never be
+   * found. The locker's own transactions have done nothing yet, so only the first of a line takes a connection of the pool.
+   */
   async #takeInTransaction(
     wanted: Wanted,
     { client, ttl }: { client: TransactionClient | undefined; ttl: number | undefined },
@@ -189,7 +194,8 @@ export class PostgresLocker extends BaseLocker {
       return granted;
     };
     const attempt: Attempt<TransactionLock, { lock: TransactionLock; entry: Entry }> = {
-      skipsLine: true,
+      bringsPlace: true,
+      skipsLine: client !== undefined,
       hasPlaceToWait: () => true,
       tryLock: (request) => ask(request, undefined),
       waitLock: ask,
@@ -229,6 +235,10 @@ export class PostgresLocker extends BaseLocker {
     };
   }
 
+  protected override get isHolding(): boolean {
+    return super.isHolding || this.#inTransactions.isHolding;
+  }
+
   protected override heldHere(wanted: Pick<Lock, "key" | "id" | "mode">): boolean {
     return super.heldHere(wanted) || this.#inTransactions.keepOut(wanted);
   }
@@ -245,11 +255,13 @@ export class PostgresLocker extends BaseLocker {
     await this.#transactions.close();
     await this.#sessions.close();
     await this.#waiting.close();
-    // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.
-    await Promise.race([this.#ownPool?.end(), setTimeout(statementDeadline, undefined, { ref: false })]);
+    if (this.#ownPool !== undefined) await endPool(this.#ownPool);
   }
 
-  /** What is granted goes out only once it is known that the server keeps its locks. */
+  /**
+   * What is granted goes out only once it is known that the server keeps its locks. If that takes long, it is given back, and taken
+   * anew afterwards.
+   */
   #kept(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
     return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
   }
@@ -266,16 +278,16 @@ export class PostgresLocker extends BaseLocker {
     const start = performance.now();
     const granted = await answer;
     if ("refused" in granted) return granted;
+    // The proof counts into the wait for a connection, as the session of the grant does.
+    const proof = this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
     try {
-      // The proof counts into the wait for a connection; so does the session that it is granted on.
-      await this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
-      // The TTL has run all the while.
-      const left = granted.believable(request.ttl) - elapsedSince(granted.provenAt);
-      if (left < request.ttl * 0.9) await granted.refresh(request.ttl, Math.max(left, 1));
+      // The TTL runs all the while, and the caller may leave.
+      await within(request.ttl / 10, proof);
       return granted;
-    } catch (error) {
+    } catch {
       await granted.release().catch(() => {});
-      throw error;
     }
+    await proof;
+    return await this.#sessions.tryLock(request);
   }
 }

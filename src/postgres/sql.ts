@@ -74,6 +74,31 @@ export const fencingToken = `((('x' || pg_catalog.substr(pg_catalog.pg_walfile_n
 export const durable = `case when pg_catalog.current_setting('synchronous_commit') = 'remote_apply' then true
                           else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`;
 
+/** Which server this is, as long as it isn't started anew: its start, to the microsecond. Returned as text. */
+export const serverStart = `pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text`;
+
+/** Draws a fencing token on a session that has no lock. Returns {@link DrawAnswer}. */
+export const drawToken = prepared(
+  "draw_token",
+  `
+select pg_catalog.json_build_object(
+         'server', ${serverStart},
+         'token', case when pg_catalog.pg_is_in_recovery() then null
+                       when ${durable} then ${fencingToken} end)::pg_catalog.text`,
+);
+
+export interface DrawAnswer {
+  readonly server: string;
+  /** Null on a standby. */
+  readonly token: string | null;
+}
+
+/** Makes a session fit to draw tokens. Parameter: `application_name`. */
+export const openDrawing = statement(`
+select pg_catalog.json_build_array(
+         pg_catalog.set_config('idle_session_timeout', '0', false),
+         ${holderFit("$1")})::pg_catalog.text`);
+
 /**
  * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
  *
