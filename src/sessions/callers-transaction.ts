@@ -44,8 +44,13 @@ import {
 //                       └─ refused ── wait, at most once ─────┘
 //     a refusal, an error, nobody wants it any more ──▶ rollback to savepoint ──▶ release savepoint
 
+interface Nesting {
+  /** The call is made by a function that runs under a lock of the same transaction. */
+  readonly isWithin?: boolean;
+}
+
 /** A wait in a transaction of the caller's. */
-export interface CallersWait extends TransactionWait {
+export interface CallersWait extends TransactionWait, Nesting {
   /**
    * Cancels the wait of the session with this pid, where the client is not node-postgres's own. Without it, such a wait goes on
    * until its bound.
@@ -63,9 +68,9 @@ export interface CallersWait extends TransactionWait {
 export function tryLockOn(
   client: TransactionClient,
   request: LockRequest,
-  { ttl }: TransactionTtl = {},
+  { ttl, isWithin = false }: TransactionTtl & Nesting = {},
 ): Promise<TransactionLock | Refusal> {
-  return inTurn(client, () => take(client, request, { ttl }));
+  return inTurn(client, () => take(client, request, { ttl }), isWithin);
 }
 
 /**
@@ -80,16 +85,34 @@ export function waitLockOn(
   request: LockRequest,
   wait: CallersWait,
 ): Promise<TransactionLock | Refusal> {
-  return inTurn(client, async () =>
-    wait.signal.aborted ? { refused: "abandoned" } : take(client, request, { ttl: wait.ttl, wait }),
+  return inTurn(
+    client,
+    async () =>
+      wait.signal.aborted ? { refused: "abandoned" } : take(client, request, { ttl: wait.ttl, wait }),
+    wait.isWithin ?? false,
   );
 }
 
 /** By client, what ends when the last of what was to be done on it has. */
 const turns = new WeakMap<object, Promise<unknown>>();
 
-/** One after the other: two that are called at once must not be between each other's savepoints. */
-function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
+/** By client, what ends when the functions have ended that run under its locks, but those that run within another. */
+const functions = new WeakMap<object, Promise<unknown>>();
+
+/**
+ * One after the other: two that are called at once must not be between each other's savepoints. Nor may a second one begin while the
+ * function of the first runs, unless that has called it: going back to its savepoint would undo what the function wrote meanwhile.
+ */
+function inTurn<T>(client: object, work: () => Promise<T>, isWithin: boolean): Promise<T> {
+  if (!isWithin) {
+    const result = (functions.get(client) ?? Promise.resolve()).then(() => inTurn(client, work, true));
+    const ended = result.then(
+      (lock) => (lock instanceof CallersTransaction ? lock.ended : undefined),
+      () => {},
+    );
+    functions.set(client, ended);
+    return result;
+  }
   const result = (turns.get(client) ?? Promise.resolve()).then(work);
   const turn = result.then(
     (lock) => (lock instanceof CallersTransaction ? lock.settled : undefined),
@@ -99,9 +122,9 @@ function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
   return result;
 }
 
-/** Resolves when nothing is under way on a client of the caller's, nor what undoes it. */
-export async function untilSettled(client: object): Promise<void> {
-  await turns.get(client);
+/** Resolves when nothing of the last call on a client of the caller's is under way, nor what undoes it. To be called with it. */
+export async function untilSettled(client: object, isWithin: boolean): Promise<void> {
+  await (isWithin ? turns : functions).get(client);
 }
 
 async function take(
@@ -193,10 +216,13 @@ class CallersTransaction implements TransactionLock {
   readonly lost = new Stop();
   /** Resolves when it is kept or given up: until then its savepoint is the client's last. */
   readonly settled: Promise<void>;
+  /** Resolves when its function has ended. */
+  readonly ended: Promise<void>;
   readonly #facts: CallersFacts;
   readonly #heartbeat: TransactionHeartbeat | undefined;
   readonly #uncount: (() => void) | undefined;
   #settle: () => void = () => {};
+  #resolveEnded: () => void = () => {};
   #isKept = false;
 
   constructor(client: TransactionClient, facts: CallersFacts) {
@@ -204,6 +230,9 @@ class CallersTransaction implements TransactionLock {
     this.#facts = facts;
     this.settled = new Promise((resolve) => {
       this.#settle = resolve;
+    });
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
     });
     const { key, ttl, provenAt } = facts;
     if (ttl === undefined) return;
@@ -228,11 +257,23 @@ class CallersTransaction implements TransactionLock {
   }
 
   async commit(): Promise<void> {
-    await this.#end();
+    try {
+      await this.#end();
+    } finally {
+      this.#resolveEnded();
+    }
   }
 
   /** Never rejects: the transaction is the caller's, who is told what `fn` threw. */
   async release(): Promise<void> {
+    try {
+      await this.#release();
+    } finally {
+      this.#resolveEnded();
+    }
+  }
+
+  async #release(): Promise<void> {
     if (!this.#isKept) {
       this.#heartbeat?.stop();
       this.#uncount?.();
@@ -252,7 +293,7 @@ class CallersTransaction implements TransactionLock {
     this.#heartbeat?.stop();
     this.#uncount?.();
     const doing = "Keeping the lock";
-    await inTurn(this.client, async () => {
+    const look = async (): Promise<void> => {
       const conversation = new Conversation(this.client, { doing, key });
       const { held } = await conversation
         .ask<LookAnswer>(lookAtEnd, [mark, ttl === undefined ? null : idleTimeout])
@@ -269,6 +310,7 @@ class CallersTransaction implements TransactionLock {
         "the function had ended the transaction itself, or gone back to before the lock, and so ended the lock",
       );
       throw new DatabaseError({ doing, key, cause });
-    });
+    };
+    await inTurn(this.client, look, true);
   }
 }
