@@ -184,44 +184,11 @@ export const mutants = [
     },
   },
   {
-    name: "no-try-after-the-mark",
-    says: "a waiter marks after its last try: a release in between is heard by nobody",
-    file: "src/postgres/release-listener.ts",
-    what: "    this.#parts.onRelease(id);\n",
-    by: "",
-    caughtBy: {
-      file: "test/integration/listener.test.ts",
-      test: "no wake-up is lost: released before the mark, the try after it succeeds",
-    },
-  },
-  {
-    name: "unwatch-by-anybody",
-    says: "a waiter that leaves its line ends the watch of those before it",
-    file: "src/waiting/waiters.ts",
-    what: "if (line.leave(place)) this.#wakeUps.unwatch(id);",
-    by: "line.leave(place);\n      this.#wakeUps.unwatch(id);",
-    caughtBy: {
-      file: "test/integration/mutants-targets.test.ts",
-      test: "a waiter behind the first of its line leaves without an end to the watch, which the first gives up",
-    },
-  },
-  {
-    name: "no-turn-taking",
-    says: "a busy process never lets others go first",
-    file: "src/waiting/admission.ts",
-    what: "if (pause > 0) await pauseFor(pause, signals);",
-    by: "if (pause < 0) await pauseFor(pause, signals);",
-    caughtBy: {
-      file: "test/integration/mutants-targets.test.ts",
-      test: "a process that had a lock sixteen times while others waited tries again only after a pause",
-    },
-  },
-  {
     name: "shared-unlock-answer-ignored",
     says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
     file: "src/sessions/shared-sessions.ts",
-    what: 'if (answer !== "0") return answer === "2";',
-    by: 'if (answer !== undefined) return answer === "2";',
+    what: 'if (typeof done === "object" && "answer" in done && done.answer !== "0") return;',
+    by: 'if (typeof done === "object") return;',
     caughtBy: {
       file: "test/integration/shared-sessions.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",

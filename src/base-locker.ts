@@ -15,8 +15,8 @@ import { HeldLocks } from "./holding/lock-registry.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { abandonOnAbort } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
-import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
-import { Arbiter, type Attempt, type Granted, type Wanted } from "./waiting/admission.ts";
+import type { Grant } from "./sessions/grant.ts";
+import { Admission, type Attempt, type Granted, type Wanted } from "./waiting/admission.ts";
 import { runUnder } from "./waiting/reentrancy.ts";
 
 /**
@@ -27,7 +27,7 @@ export abstract class BaseLocker implements Locker {
   readonly #namespace: number;
   protected readonly telemetry: Telemetry;
   readonly #held = new HeldLocks<HeldLock>();
-  readonly #arbiter: Arbiter;
+  readonly #admission: Admission;
   readonly #keeper: Keeper;
   readonly #attempt: Attempt<Grant, HeldLock>;
   #closed: Promise<void> | undefined;
@@ -42,27 +42,26 @@ export abstract class BaseLocker implements Locker {
     const { namespace, telemetry, breaker, assertTtl = assertPositiveTtl } = parts;
     this.#namespace = namespace;
     this.telemetry = telemetry;
-    this.#arbiter = new Arbiter({
+    this.#admission = new Admission({
       owner: this,
       log: telemetry.log,
       breaker,
       heldHere: (wanted) => this.heldHere(wanted),
       namesake: (wanted) => this.namesake(wanted),
-      watch: (id) => this.watch(id),
-      unwatch: (id) => this.unwatch(id),
+      ridingOut: (wanted, fault) => telemetry.ridingOut(wanted, fault),
     });
     this.#keeper = {
       telemetry,
       breaker,
       assertTtl,
-      forget: (lock, othersWait) => {
+      forget: (lock) => {
         this.#held.delete(lock);
-        this.freed(lock.id, othersWait);
+        this.freed(lock.id);
       },
-      expired: (lock) => this.#arbiter.wake(lock.id),
+      expired: (lock) => this.#admission.wake(lock.id),
     };
     this.#attempt = {
-      tryLock: (request) => this.tryLock(request),
+      ...this.attempt(),
       hold: (grant, wanted) => {
         const lock = new HeldLock(wanted, grant, this.#keeper);
         this.#held.add(lock);
@@ -79,8 +78,8 @@ export abstract class BaseLocker implements Locker {
     this.close = this.close.bind(this);
   }
 
-  /** Takes the lock if it is free, without waiting for its holder. Throws only what the database did wrong. */
-  protected abstract tryLock(request: LockRequest): Promise<Grant | Refusal>;
+  /** How a lock is tried for, and waited for. */
+  protected abstract attempt(): Omit<Attempt<Grant, unknown>, "hold">;
   /** As `ArbiterParts` has them. A subclass adds what it holds beside the handles. */
   protected heldHere(wanted: Pick<Lock, "key" | "id" | "mode">): boolean {
     return this.#held.keepOut(wanted);
@@ -88,9 +87,6 @@ export abstract class BaseLocker implements Locker {
   protected namesake(wanted: Pick<Lock, "key" | "id">): string | undefined {
     return this.#held.namesake(wanted);
   }
-  /** Asks to hear, by {@link wake}, of releases elsewhere: see `WakeUps`. There are none where there is no elsewhere. */
-  protected watch(_id: bigint): void {}
-  protected unwatch(_id: bigint): void {}
   protected abstract probe(): Promise<void>;
   /** Ends what the locker opened. Must not reject, and must not take longer than seconds. */
   protected abstract end(): Promise<void>;
@@ -134,7 +130,7 @@ export abstract class BaseLocker implements Locker {
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
-    this.#arbiter.assertOpen();
+    this.#admission.assertOpen();
     const signal = signalOf(options);
     await this.telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
@@ -144,7 +140,7 @@ export abstract class BaseLocker implements Locker {
 
   close(): Promise<void> {
     this.#closed ??= this.telemetry.observe("close", undefined, undefined, async () => {
-      await this.#arbiter.close(() => Promise.all(this.#held.all().map((lock) => lock.close())));
+      await this.#admission.close(() => Promise.all(this.#held.all().map((lock) => lock.close())));
       await this.end();
     });
     return this.#closed;
@@ -154,18 +150,14 @@ export abstract class BaseLocker implements Locker {
     return this.close();
   }
 
-  /** The lock may be free: something was heard. */
-  protected wake(id: bigint): void {
-    this.#arbiter.wake(id);
-  }
-
-  protected wakeAll(): void {
-    this.#arbiter.wakeAll();
+  /** A place to wait in may be free. */
+  protected offerPlace(): void {
+    this.#admission.offerPlace();
   }
 
   /** What a caller asks for, checked. */
   protected wanted(key: string, options: AcquireOptions): Wanted {
-    this.#arbiter.assertOpen();
+    this.#admission.assertOpen();
     const id = lockId(this.#namespace, key);
     const {
       ttl = defaultTtl,
@@ -190,12 +182,12 @@ export abstract class BaseLocker implements Locker {
   /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
   protected take<G extends Granted, H>(wanted: Wanted, attempt: Attempt<G, H>): Promise<H> {
     const [signal] = wanted.signals;
-    return this.telemetry.observe("acquire", wanted, signal, () => this.#arbiter.take(wanted, attempt));
+    return this.telemetry.observe("acquire", wanted, signal, () => this.#admission.take(wanted, attempt));
   }
 
   /** A lock of this locker has been given back, and is in the books no more. */
-  protected freed(id: bigint, othersWait: boolean): void {
-    this.#arbiter.freed(id, { othersWait, isShared: this.#held.has(id) });
+  protected freed(id: bigint): void {
+    this.#admission.wake(id);
   }
 
   #lockWanted(key: string, options: AcquireOptions | undefined): Wanted {

@@ -38,6 +38,14 @@ export interface PostgresLockerOptions extends Connection {
    */
   readonly maxLocksPerSession?: number;
   /**
+   * How many connections, beside the pool, callers may wait on inside the server; those on which a lock that was waited for is still
+   * held count. Whoever waits beyond that tries about twice a second until there is room. Default 4.
+   *
+   * One is enough to wait for one lock; each more makes the hand-over of one more lock immediate, and may take one more of the
+   * server's `max_connections` for each process.
+   */
+  readonly maxWaitingSessions?: number;
+  /**
    * Who ends a lock whose TTL has passed. `"client"` (the default): its holder stops believing, and nothing expires in the
    * database. `"server"`: the database ends its session, and so frees the lock, whatever has become of the holder. A TTL is
    * then from 1 ms to 2147483647 ms.
@@ -83,6 +91,11 @@ const oneOf = (...choices: readonly string[]) =>
 
 const having = (methods: readonly string[], wants: string) =>
   is(wants, (value) => isObject(value) && methods.every((method) => typeof value[method] === "function"));
+
+const wholeFrom1 = is(
+  "a whole number from 1 up",
+  (value) => Number.isInteger(value) && (value as number) >= 1,
+);
 
 const optional =
   (check: Check): Check =>
@@ -140,9 +153,8 @@ const postgresLockerOptions = exactly("an object", {
   connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
-  maxLocksPerSession: optional(
-    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
-  ),
+  maxLocksPerSession: optional(wholeFrom1),
+  maxWaitingSessions: optional(wholeFrom1),
   ttlEnforcement: optional(oneOf("client", "server")),
   pooler: optional(oneOf("refuse", "session")),
 });
@@ -311,6 +323,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "ttlEnforcement",
   "sessions",
   "maxLocksPerSession",
+  "maxWaitingSessions",
   "pool.options.max",
   "database.write.options.max",
   "database.read.options.max",

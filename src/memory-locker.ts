@@ -22,7 +22,11 @@ export class MemoryLocker extends BaseLocker {
     });
   }
 
-  protected override async tryLock(request: LockRequest): Promise<Grant | Refusal> {
+  protected override attempt(): { tryLock(request: LockRequest): Promise<Grant | Refusal> } {
+    return { tryLock: (request) => this.#tryLock(request) };
+  }
+
+  async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
     const holders = this.#holders.get(request.id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
     const excluded = [...holders].some(
@@ -78,8 +82,7 @@ class MemoryLock implements Grant {
     return this.provenAt;
   }
 
-  async release(): Promise<boolean> {
+  async release(): Promise<void> {
     this.#free();
-    return false;
   }
 }

@@ -9,21 +9,24 @@ import {
   connWaitMilliseconds,
   type PostgresLockerOptions,
 } from "./locker-options.ts";
-import { listenerName } from "./postgres/application-name.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { LocksKept } from "./postgres/lock-proof.ts";
 import { type PingTarget, pingPool } from "./postgres/ping.ts";
-import { Listener } from "./postgres/release-listener.ts";
 import { watchPool } from "./postgres/reservation.ts";
 import { statementDeadline } from "./postgres/session.ts";
-import { within } from "./runtime/clock.ts";
+import { elapsedSince } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { DedicatedSessions } from "./sessions/dedicated-sessions.ts";
 import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
 import { OwnTransactions, tryLockOn } from "./sessions/own-transactions.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { SharedSessions } from "./sessions/shared-sessions.ts";
+import { WaitingSessions } from "./sessions/waiting-sessions.ts";
+import type { Attempt } from "./waiting/admission.ts";
 import { carry, runAround } from "./waiting/reentrancy.ts";
+
+/** Milliseconds that are left for the proof that locks are kept, however long the first grant took. */
+const shortestProof = 100;
 
 /**
  * Locks that are PostgreSQL session advisory locks: a lock is held as long as its session lives, and at most for its TTL
@@ -37,7 +40,7 @@ export class PostgresLocker extends BaseLocker {
   readonly #sessions: DedicatedSessions | SharedSessions;
   readonly #transactions: OwnTransactions;
   readonly #inTransactions = new HeldLocks<Entry>();
-  readonly #listener: Listener;
+  readonly #waiting: WaitingSessions;
   readonly #locksKept: LocksKept;
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
@@ -72,7 +75,7 @@ export class PostgresLocker extends BaseLocker {
       { pool: write, locksLiveHere: true, trustPooler },
       ...(read === undefined ? [] : [{ pool: read, locksLiveHere: false, trustPooler }]),
     ];
-    const { sessions = "shared", maxLocksPerSession = 1_000 } = checked;
+    const { sessions = "shared", maxLocksPerSession = 1_000, maxWaitingSessions = 4 } = checked;
     const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement };
     this.#sessions =
       sessions === "shared"
@@ -80,14 +83,7 @@ export class PostgresLocker extends BaseLocker {
         : new DedicatedSessions(carriers);
     this.#locksKept = new LocksKept(write);
     this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout });
-    this.#listener = new Listener({
-      pool: write,
-      name: listenerName(namespace),
-      trustPooler,
-      log: telemetry.log,
-      onRelease: (id) => this.wake(id),
-      onGone: () => this.wakeAll(),
-    });
+    this.#waiting = new WaitingSessions({ ...carriers, maxWaitingSessions }, () => this.offerPlace());
     this.withTransaction = this.withTransaction.bind(this);
     this.#deadline = Number.isFinite(connWaitTimeout) ? connWaitTimeout : 5_000;
   }
@@ -132,15 +128,14 @@ export class PostgresLocker extends BaseLocker {
       },
     });
     let isHeld = true;
-    const end = (how: () => Promise<boolean>): Promise<void> =>
+    const end = (how: () => Promise<void>): Promise<void> =>
       this.telemetry.observe("release", wanted, undefined, async () => {
-        let othersWait = false;
         try {
-          othersWait = await how();
+          await how();
         } finally {
           isHeld = false;
           this.#inTransactions.delete(entry);
-          this.freed(id, othersWait);
+          this.freed(id);
         }
       });
     let value: T;
@@ -154,9 +149,17 @@ export class PostgresLocker extends BaseLocker {
     return value;
   }
 
-  protected override tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    const answer = this.#sessions.tryLock(request);
-    return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
+  protected override attempt(): Omit<Attempt<Grant, unknown>, "hold"> {
+    return {
+      canTry: () => this.#sessions.canTry(),
+      tryLock: (request) => this.#kept(request, this.#sessions.tryLock(request)),
+      pollLock: (request) => this.#kept(request, this.#sessions.pollLock(request)),
+      hasPlaceToWait: () => this.#waiting.hasPlace,
+      waitLock: (request, bound) =>
+        this.#locksKept.areProven
+          ? this.#waiting.waitLock(request, bound)
+          : this.#proveThenWait(request, bound),
+    };
   }
 
   protected override heldHere(wanted: Pick<Lock, "key" | "id" | "mode">): boolean {
@@ -167,14 +170,6 @@ export class PostgresLocker extends BaseLocker {
     return super.namesake(wanted) ?? this.#inTransactions.namesake(wanted);
   }
 
-  protected override watch(id: bigint): void {
-    this.#listener.watch(id);
-  }
-
-  protected override unwatch(id: bigint): void {
-    this.#listener.unwatch(id);
-  }
-
   protected override async probe(): Promise<void> {
     await Promise.all(this.#pools.map((each) => pingPool(each, this.#deadline)));
   }
@@ -182,24 +177,38 @@ export class PostgresLocker extends BaseLocker {
   protected override async end(): Promise<void> {
     await this.#transactions.close();
     await this.#sessions.close();
-    await this.#listener.close();
+    await this.#waiting.close();
     // No lock is left in it, and nobody else has it. A connection that is still being made can keep it from ending.
     await Promise.race([this.#ownPool?.end(), setTimeout(statementDeadline, undefined, { ref: false })]);
   }
 
-  /** What is granted goes out only once it is known to be kept; where that takes long, it is given back and taken anew. */
+  /** What is granted goes out only once it is known that the server keeps its locks. */
+  #kept(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
+    return this.#locksKept.areProven ? answer : this.#proveFirst(request, answer);
+  }
+
+  /** Before it waits, because a proof between a grant and its answer would hold up all those who wait behind it. */
+  async #proveThenWait(request: LockRequest, bound: number): Promise<Grant | Refusal> {
+    const start = performance.now();
+    await this.#locksKept.prove(Math.min(this.#deadline, bound));
+    if (request.abandoned) return { refused: "abandoned" };
+    return await this.#waiting.waitLock(request, Math.max(start + bound - performance.now(), 1));
+  }
+
   async #proveFirst(request: LockRequest, answer: Promise<Grant | Refusal>): Promise<Grant | Refusal> {
+    const start = performance.now();
     const granted = await answer;
     if ("refused" in granted) return granted;
-    const proof = this.#locksKept.prove();
     try {
-      // Its TTL runs all the while, and its caller may leave.
-      await within(request.ttl / 10, proof);
+      // The proof counts into the wait for a connection; so does the session that it is granted on.
+      await this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
+      // The TTL has run all the while.
+      const left = granted.believable(request.ttl) - elapsedSince(granted.provenAt);
+      if (left < request.ttl * 0.9) await granted.refresh(request.ttl, Math.max(left, 1));
       return granted;
-    } catch {
+    } catch (error) {
       await granted.release().catch(() => {});
+      throw error;
     }
-    await proof;
-    return this.#sessions.tryLock(request);
   }
 }

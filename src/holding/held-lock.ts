@@ -15,7 +15,7 @@ export interface Keeper {
   /** @returns milliseconds @throws {InvalidTtlError} */
   assertTtl(got: unknown): number;
   /** Nothing of this lock is left in the server. */
-  forget(lock: HeldLock, othersWait: boolean): void;
+  forget(lock: HeldLock): void;
   /** The holder no longer believes, but the server may still have the lock. */
   expired(lock: HeldLock): void;
 }
@@ -44,7 +44,7 @@ export class HeldLock implements Lock, GoneListener {
   #ttl: number;
   #confirmedAt: Instant;
   #controller: AbortController | undefined;
-  #freeing: Promise<boolean> | undefined;
+  #freeing: Promise<void> | undefined;
 
   constructor(
     facts: { key: string; id: bigint; mode: LockMode; ttl: number; autoRefresh: boolean },
@@ -239,8 +239,8 @@ export class HeldLock implements Lock, GoneListener {
     if (this.#state.is !== "held") throw this.#notHeld();
     this.#state = { is: "releasing" };
     try {
-      const othersWait = await this.#free();
-      this.#end({ is: "released" }, othersWait);
+      await this.#free();
+      this.#end({ is: "released" });
     } catch (cause) {
       this.#end({ is: "lost", cause });
       throw this.#notHeld();
@@ -248,21 +248,20 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   /** Gives the lock back in the server, once, whoever asks first. */
-  #free(): Promise<boolean> {
+  #free(): Promise<void> {
     this.#freeing ??= this.#grant.release();
     return this.#freeing;
   }
 
   /** For a lock that nobody believes in any more. A failure has ended the session, and the lock with it. */
   async #freeQuietly(): Promise<void> {
-    const othersWait = await this.#free().catch((err: unknown) => {
+    await this.#free().catch((err: unknown) => {
       this.#keeper.telemetry.log.debug(
         { key: this.key, err },
         "giving a lock back failed; its session was ended",
       );
-      return false;
     });
-    this.#keeper.forget(this, othersWait);
+    this.#keeper.forget(this);
   }
 
   #expire(): void {
@@ -280,18 +279,18 @@ export class HeldLock implements Lock, GoneListener {
       if (this.#left() > 0) this.#end({ is: "lost", cause });
       else this.#end({ is: "expired" });
     }
-    if (this.#state.is === "expired") this.#keeper.forget(this, false);
+    if (this.#state.is === "expired") this.#keeper.forget(this);
   }
 
   overdue(): void {
     if (this.#state.is === "held" && this.#left() <= 0) this.#expire();
   }
 
-  #end(state: HoldingState, othersWait = false): void {
+  #end(state: HoldingState): void {
     this.#state = state;
     this.#alarm?.stop();
     this.#leaveToItself();
-    if (state.is === "released" || state.is === "lost") this.#keeper.forget(this, othersWait);
+    if (state.is === "released" || state.is === "lost") this.#keeper.forget(this);
     if (state.is === "expired") this.#keeper.expired(this);
     const reason = this.#lossReason();
     // First the books, then the signal: its listeners are the holder's own code.

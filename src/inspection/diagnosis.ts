@@ -232,7 +232,7 @@ class Examination {
     }
     const proof = new LocksKept(this.#pool);
     try {
-      await proof.prove();
+      await proof.prove(statementDeadline);
     } catch (error) {
       if (!(error instanceof LocksNotKeptError)) throw error;
       return { verdict: "fail", found: error.message, advice: "Connect to a PostgreSQL" };

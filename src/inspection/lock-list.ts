@@ -1,7 +1,7 @@
 import { DatabaseError } from "../contract/errors.ts";
 import { lockId } from "../contract/lock-id.ts";
 import type { LockMode } from "../contract/locker.ts";
-import { listenerName, named } from "../postgres/application-name.ts";
+import { named } from "../postgres/application-name.ts";
 import {
   clientBeside,
   destroySocket,
@@ -12,7 +12,6 @@ import {
   type Statement,
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { markerOf } from "../postgres/sql.ts";
 import { within } from "../runtime/clock.ts";
 import { abandonOnAbort } from "../runtime/stop-signal.ts";
 import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
@@ -27,10 +26,7 @@ export interface LockInfo {
   /** Where the session is one of this library, or the key is known by another row. */
   readonly namespace: number | undefined;
   readonly mode: LockMode;
-  /**
-   * `"waiting"`: inside the server, or in a process of this library, of which there is one row however many of its callers
-   * wait, in whichever mode.
-   */
+  /** `"waiting"`: its session waits inside the server. A process of this library has the first of its callers wait there. */
   readonly state: "held" | "waiting";
   /** Since when it waits inside the server. When a lock was granted, PostgreSQL does not know. */
   readonly waitingSince: Date | undefined;
@@ -68,9 +64,9 @@ export interface ListLocksOptions {
  */
 export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Promise<LockInfo[]> {
   const { id, signal } = options;
-  const ids = id === undefined ? null : [id.toString(), markerOf(id).toString()];
+  const ids = id === undefined ? null : [id.toString()];
   const seen = await ask<SeenLock[]>(pool, { doing: "Looking at locks", signal }, seenLocks, [ids]);
-  const locks = seen.map(infoOf).filter((lock) => id === undefined || lock.id === id);
+  const locks = seen.map(infoOf);
   const known = new Map(locks.filter(({ key }) => key !== undefined).map((lock) => [lock.id, lock]));
   return locks
     .map((lock) => {
@@ -101,11 +97,9 @@ export async function endHolders(
 }
 
 function infoOf(seen: SeenLock): LockInfo {
-  const raw = BigInt(seen.id);
   const name = seen.name ?? undefined;
   const told = named(name ?? "");
-  const marks = seen.granted && told !== undefined && name === listenerName(told.namespace);
-  const id = marks ? markerOf(raw) : raw;
+  const id = BigInt(seen.id);
   const isWhole = told?.key !== undefined && lockId(told.namespace, told.key) === id;
   return {
     id,
@@ -114,7 +108,7 @@ function infoOf(seen: SeenLock): LockInfo {
     keyStart: !isWhole && told?.mayBeCut ? told.key : undefined,
     namespace: told?.namespace,
     mode: seen.mode,
-    state: marks || !seen.granted ? "waiting" : "held",
+    state: seen.granted ? "held" : "waiting",
     waitingSince: dateOf(seen.waitStart),
     pid: seen.pid,
     applicationName: name,

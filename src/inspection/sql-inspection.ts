@@ -4,7 +4,7 @@ import { statement } from "../postgres/driver.ts";
 
 /**
  * Every advisory lock of the (bigint) space in this database, granted or waited for, with its session as far as PostgreSQL
- * shows it. Parameter: lock ids, those of markers among them; null: all. Answers {@link SeenLock}s.
+ * shows it. Parameter: lock ids; null: all. Answers {@link SeenLock}s.
  *
  * Of the sessions of others, a role that is no member of `pg_read_all_stats` sees the name and not much more
  * (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW): their query is then

@@ -34,7 +34,7 @@ export function named(name: string): Named | undefined {
   const [, digits, text] = /^pg-locker (-?\d+) (.*)$/s.exec(name) ?? [];
   if (digits === undefined || text === undefined) return undefined;
   const namespace = Number(digits);
-  if (name === listenerName(namespace) || name === sharedName(namespace))
+  if (name === waitingName(namespace) || name === sharedName(namespace))
     return { namespace, key: undefined, mayBeCut: false };
   try {
     return { namespace, key: decodeURIComponent(text), mayBeCut: name.length > longest - widest };
@@ -44,9 +44,9 @@ export function named(name: string): Named | undefined {
   }
 }
 
-/** What pg_stat_activity shows of the session that hears of releases. */
-export function listenerName(namespace: number): string {
-  return `pg-locker ${namespace} (listens for those who wait)`;
+/** What pg_stat_activity shows of a session that is kept for whoever waits next. */
+export function waitingName(namespace: number): string {
+  return `pg-locker ${namespace} (waits)`;
 }
 
 /** What it shows of a session that carries many locks. */

@@ -72,6 +72,26 @@ export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
 
+/**
+ * Sends several statements in one message, and calls back once with what the last of them returned. They are one transaction of the
+ * server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
+ */
+export function script(
+  client: Client,
+  text: string,
+  callback: (error: unknown, last?: Result) => void,
+): void {
+  const whole = { text, rowMode: "array", types: asWritten } as unknown as Query;
+  try {
+    client
+      .query(whole)
+      .then((results: Result | readonly Result[]) => [results].flat().at(-1))
+      .then((last) => callback(undefined, last), callback);
+  } catch (error) {
+    callback(error);
+  }
+}
+
 /** The statement with its values. */
 export function query(statement: Statement, values: unknown[]): Query {
   return { ...statement, values };
@@ -92,11 +112,22 @@ export function destroySocket(client: Client): void {
   connection?.stream?.destroy?.();
 }
 
+/** Whether a connection is to be had without a queue, as far as the pool tells. */
+export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
+  return idleCount > 0 || !(totalCount >= options.max);
+}
+
+/** Whether {@link clientBeside} can make one: a pool that somebody has wrapped may hide how. */
+export function canConnectBeside(pool: Pool): boolean {
+  return typeof (pool as { Client?: unknown }).Client === "function";
+}
+
 /**
- * A client beside a pool, made as the pool makes its own.
+ * A client beside a pool, made as the pool makes its own, except for the driver's bound on a statement: that would give a wait up
+ * which the server goes on with.
  *
  * @throws {InvalidConfigError} the pool, wrapped by hand, does not say what its clients are
- * @throws whatever the driver throws where it can't read the connection string
+ * @throws whatever the driver throws if it can't read the connection string
  */
 export function clientBeside(pool: Pool): OwnClient {
   const { Client } = pool as unknown as { Client?: new (options: object) => OwnClient };
@@ -105,6 +136,8 @@ export function clientBeside(pool: Pool): OwnClient {
     throw new InvalidConfigError({ field: "pool.Client", got: Client, wants });
   }
   const client = new Client(pool.options);
+  const { connectionParameters } = client as { connectionParameters?: { query_timeout?: unknown } };
+  if (connectionParameters !== undefined) connectionParameters.query_timeout = 0;
   // One that fails without a listener ends the process.
   client.on("error", () => {});
   return client;

@@ -2,7 +2,6 @@ import { randomBytes } from "node:crypto";
 import { LocksNotKeptError } from "../contract/errors.ts";
 import { within } from "../runtime/clock.ts";
 import { clientBeside, destroySocket, type OwnClient, type Pool, query, type Statement } from "./driver.ts";
-import { statementDeadline } from "./session.ts";
 import { hasLock, probeLock, unprobeLock } from "./sql.ts";
 
 /** Milliseconds between two attempts at a proof that could not be had. */
@@ -28,20 +27,21 @@ export class LocksKept {
   }
 
   /**
-   * Where no connection is to be had for the proof, it is put off: whoever has got a lock meanwhile has a session.
+   * If there is no answer within that many milliseconds, the proof is put off: whoever has been granted a lock meanwhile has a
+   * session.
    *
    * @throws {LocksNotKeptError}
    */
-  async prove(): Promise<void> {
+  async prove(milliseconds: number): Promise<void> {
     if (this.#areProven || performance.now() < this.#notBefore) return;
-    this.#underWay ??= this.#prove().finally(() => {
+    this.#underWay ??= this.#prove(milliseconds).finally(() => {
       this.#underWay = undefined;
     });
     await this.#underWay;
   }
 
-  async #prove(): Promise<void> {
-    const over = performance.now() + statementDeadline;
+  async #prove(milliseconds: number): Promise<void> {
+    const over = performance.now() + milliseconds;
     const clients: OwnClient[] = [];
     const connect = async (): Promise<OwnClient> => {
       const client = clientBeside(this.#pool);
@@ -52,7 +52,7 @@ export class LocksKept {
     // Two connections to two servers, for there was a failover between them, exclude each other no more. A second look tells.
     const look = async (): Promise<boolean> => (await areKept(connect)) || areKept(connect);
     try {
-      const kept = await within(statementDeadline, look());
+      const kept = await within(milliseconds, look());
       if (!kept) throw new LocksNotKeptError();
       this.#areProven = true;
     } catch (error) {

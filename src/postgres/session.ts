@@ -1,16 +1,19 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { type Instant, now } from "../runtime/clock.ts";
+import { Deadline, type Instant, now } from "../runtime/clock.ts";
+import { cancelStatement } from "./cancel.ts";
 import {
   announcedBackend,
   type Client,
   destroySocket,
   type Release,
+  type Result,
   type Statement,
+  script,
   unnamed,
 } from "./driver.ts";
 import { exchange, type Reply, type Value } from "./exchange.ts";
 
-/** Milliseconds that the server has for one statement of ours; none of them ever waits for anything in the server. */
+/** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
 
 export interface Answer<T> {
@@ -74,44 +77,52 @@ export class Session {
 
   /**
    * Sends one statement that answers one value of JSON, after those before it. Without an answer within `deadline`
-   * milliseconds the session is destroyed: the driver can't take a statement back, and its late answer would be taken for
-   * the next one's.
+   * milliseconds the session is destroyed, because a late answer would be taken for the next statement's; and the statement is
+   * cancelled in the server, which doesn't notice a closed socket as long as it waits for something else.
    *
    * After any other failure the session is as the statement left it, and the caller decides.
    *
    * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
    */
   run<T>(doing: string, statement: Statement, values: Value[], deadline: number): Promise<Answer<T>> {
-    // An answer without a value is no JSON either.
-    return this.#inTurn(doing, statement, values, deadline, ({ value }, sentAt) => ({
-      said: JSON.parse(String(value)) as T,
-      sentAt,
-    }));
+    const ask: Ask = (done) => this.#ask(statement, values, done);
+    return this.#inTurn(doing, deadline, ask, jsonOf<T>);
+  }
+
+  /** Sends several statements in one message, as {@link run} does one; the last of them returns one value of JSON. */
+  runScript<T>(doing: string, text: string, deadline: number): Promise<Answer<T>> {
+    const ask: Ask = (done) => this.#askScript(text, done);
+    return this.#inTurn(doing, deadline, ask, jsonOf<T>);
   }
 
   /** Sends one that answers nothing but its command tag, such as `COMMIT`. @throws {DatabaseError} as {@link run} does */
   command(doing: string, statement: Statement, deadline: number): Promise<string> {
-    return this.#inTurn(doing, statement, [], deadline, ({ tag }) => tag);
+    return this.#inTurn(
+      doing,
+      deadline,
+      (done) => this.#ask(statement, [], done),
+      ({ tag }) => tag,
+    );
   }
 
   #inTurn<T>(
     doing: string,
-    statement: Statement,
-    values: Value[],
-    deadline: number,
+    milliseconds: number,
+    ask: Ask,
     read: (reply: Reply, sentAt: Instant) => T,
   ): Promise<T> {
     return new Promise((resolve, reject) => {
       const fail = (cause: unknown): void => reject(new DatabaseError({ doing, cause }));
-      const timer = setTimeout(() => {
-        const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
+      const deadline = new Deadline(milliseconds, () => {
+        const cause = new Error(`no answer within ${Math.round(milliseconds)} ms`);
+        if (this.#state.is === "reserved") void cancelStatement(this.client);
         this.destroy(cause);
         fail(cause);
-      }, deadline);
+      });
       const start = (): void => {
         this.#busy = true;
-        this.#ask(statement, values, (error, reply, sentAt) => {
-          clearTimeout(timer);
+        ask((error, reply, sentAt) => {
+          deadline.clear();
           this.#busy = false;
           this.#queue.shift()?.();
           if (reply === undefined || sentAt === undefined) {
@@ -130,11 +141,7 @@ export class Session {
     });
   }
 
-  #ask(
-    statement: Statement,
-    values: Value[],
-    done: (error: unknown, reply?: Reply, sentAt?: Instant) => void,
-  ): void {
+  #ask(statement: Statement, values: Value[], done: Done): void {
     if (this.#state.is === "gone") {
       done(this.#state.cause);
       return;
@@ -149,6 +156,15 @@ export class Session {
         done(error, reply, sentAt);
       }
     });
+  }
+
+  #askScript(text: string, done: Done): void {
+    if (this.#state.is === "gone") {
+      done(this.#state.cause);
+      return;
+    }
+    const sentAt = now();
+    script(this.client, text, (error, last) => done(error ?? undefined, replyOf(last), sentAt));
   }
 
   /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
@@ -172,6 +188,19 @@ export class Session {
 
   readonly #onError = (error: Error): void => this.destroy(error);
   readonly #onEnd = (): void => this.destroy(new Error("the connection was closed"));
+}
+
+/** Sends something, and is told once what came of it. */
+type Ask = (done: Done) => void;
+type Done = (error: unknown, reply?: Reply, sentAt?: Instant) => void;
+
+/** What a statement answered with one value of JSON; an answer without a value is none. */
+function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {
+  return { said: JSON.parse(String(value)) as T, sentAt };
+}
+
+function replyOf(result: Result | undefined): Reply | undefined {
+  return result === undefined ? undefined : { value: result.rows[0]?.[0], tag: result.command ?? "" };
 }
 
 /**

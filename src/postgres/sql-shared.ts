@@ -1,51 +1,53 @@
 import type { LockMode } from "../contract/locker.ts";
 import type { Statement } from "./driver.ts";
-import {
-  asTheyAre,
-  belt,
-  durable,
-  fencingToken,
-  holderFit,
-  nobodyWaits,
-  prepared,
-  putBack,
-  toldUnlessNobodyWaits,
-} from "./sql.ts";
+import { asTheyAre, belt, durable, fencingToken, holderFit, prepared, putBack } from "./sql.ts";
 
 // The statements of a session that carries many locks.
 
-/** What a session is asked about one lock: a letter, for there may be a thousand in one statement. */
-export type Operation = "x" | "s" | "u" | "v" | "w" | "z" | "p" | "j";
+/** What a session is asked about one lock: a letter, as there may be a thousand in one statement. */
+export type Operation = "x" | "s" | "u" | "v" | "p" | "j";
 
 export const taking: Record<LockMode, Operation> = { exclusive: "x", shared: "s" };
 export const freeing: Record<LockMode, Operation> = { exclusive: "u", shared: "v" };
-/** Without a word to those who wait, for which the server needs room for one more lock. */
-export const freeingUntold: Record<LockMode, Operation> = { exclusive: "w", shared: "z" };
 export const proving: Operation = "p";
-/** The same, for one more holder of a shared lock that the session has: it wants to know of those who wait. */
+/** For one more holder of a shared lock that the session has. It is refused if a writer waits, as the server would refuse another session. */
 export const joining: Operation = "j";
 
 /**
- * What each answers, a character: `t` or `f`, whether it was granted or proved; of a joining `w` instead, where somebody
- * elsewhere waits for the lock; `0` where the lock was not held, `1` where it
- * was and is free now, `2` where somebody who waits for it was told as well. `undefined`: it was not done.
+ * One character for each operation: `t` or `f`, whether the lock was granted or proved; `1` or `0`, whether the lock that is free
+ * now was held. `undefined`: it was not done.
  */
-export type OperationAnswer = "t" | "w" | "f" | "0" | "1" | "2" | undefined;
+export type OperationAnswer = "t" | "f" | "0" | "1" | undefined;
+
+/**
+ * The ids that somebody waits for alone, in this database: that of the locks that this session has. Goes through all locks of the
+ * server, once for each statement. `pg_lock_status()` takes no lock itself, which `pg_locks` and `pg_database` would.
+ */
+const awaitedByWriters = `
+                select (waiting.classid::pg_catalog.int8 operator(pg_catalog.<<) 32)
+                       operator(pg_catalog.|) waiting.objid::pg_catalog.int8
+                  from pg_catalog.pg_lock_status() as waiting
+                 where waiting.locktype operator(pg_catalog.=) 'advisory' and not waiting.granted
+                   and waiting.mode operator(pg_catalog.=) 'ExclusiveLock'
+                   and waiting.objsubid operator(pg_catalog.=) 1
+                   and waiting.database operator(pg_catalog.=) (
+                         select own.database from pg_catalog.pg_lock_status() as own
+                          where own.locktype operator(pg_catalog.=) 'advisory'
+                            and own.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()
+                          limit 1)`;
 
 const granted = (taken: string): string => `case when ${taken} then 't' else 'f' end`;
 
-const freed = (unlocked: string, id?: string): string =>
-  `case when not ${unlocked} then '0'${id === undefined ? "" : ` when ${toldUnlessNobodyWaits(id)} then '2'`} else '1' end`;
+const freed = (unlocked: string): string => `case when ${unlocked} then '1' else '0' end`;
 
 const expressions: Record<Operation, (id: string) => string> = {
   x: (id) => granted(`pg_catalog.pg_try_advisory_lock(${id})`),
   s: (id) => granted(`pg_catalog.pg_try_advisory_lock_shared(${id})`),
-  u: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`, id),
-  v: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`, id),
-  w: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`),
-  z: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`),
+  u: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`),
+  v: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`),
   p: () => "'t'",
-  j: (id) => `case when ${nobodyWaits(id)} then 't' else 'w' end`,
+  // The server itself would let a session take its own lock again past everybody who waits.
+  j: (id) => `case when ${id} operator(pg_catalog.=) any (array(${awaitedByWriters})) then 'f' else 't' end`,
 };
 
 /**
@@ -64,7 +66,7 @@ select pg_catalog.json_build_object(
          'standby', pg_catalog.pg_is_in_recovery(),
          'name', pg_catalog.current_setting('application_name'),
          'answers', done.answers,
-         'token', ${fenced ? `case when done.answers like any (array['%t%', '%w%']) then ${fencingToken} end` : "null::text"})::text
+         'token', ${fenced ? `case when pg_catalog.strpos(done.answers, 't') operator(pg_catalog.>) 0 then ${fencingToken} end` : "null::text"})::text
   from (select case when pg_catalog.pg_is_in_recovery() then null
                     when pg_catalog.set_config('idle_session_timeout', $1, false) is not null
                      ${fenced ? `and ${durable}` : ""}

@@ -99,7 +99,6 @@ select pg_catalog.json_build_object(
          'pid', attempt.pid,
          'standby', attempt.standby,
          'granted', attempt.granted,
-         'othersWait', ${kind.mode === "shared" ? `case when attempt.granted then not ${nobodyWaits("$1")} end` : "null::bool"},
          'token', ${kind.fenced ? `case when attempt.granted then ${fencingToken} end` : "null::text"},
          'before', case when attempt.granted then pg_catalog.json_build_array(
            attempt.idle_session_timeout,
@@ -125,8 +124,6 @@ export interface TryLockAnswer {
   readonly standby: boolean;
   /** Null: not tried. */
   readonly granted: boolean | null;
-  /** Of a shared lock that was granted. */
-  readonly othersWait: boolean | null;
   /** A 64-bit number, which JSON's own can't carry. */
   readonly token: string | null;
   /** Of a holder's session: what {@link unlock} puts back. */
@@ -139,57 +136,21 @@ export type SessionSettings = readonly string[];
 export const tryLock = ofKind(tryLockWith);
 
 /**
- * Turns a lock id into the id of its marker, which says that somebody waits: xor, so that two locks never share a marker
- * unless they share their id. The bytes spell "pg-lock?".
- */
-const mark = 8099492398597630783n;
-const marked = (id: string): string => `${id}::int8 # ${mark}`;
-
-/** The id of the marker of a lock; and the other way round. */
-export function markerOf(id: bigint): bigint {
-  return id ^ mark;
-}
-
-/** Where a release tells of itself, with the lock id as its payload. */
-const releasesChannel = "pg_locker";
-
-/** Whether nobody waits for a lock. Where another release or grant asks the same at this very moment, that is taken for a waiter. */
-export const nobodyWaits = (id: string): string => `pg_catalog.pg_try_advisory_xact_lock(${marked(id)})`;
-
-/** Notifies where somebody waits for a lock; whether it did. */
-export const toldUnlessNobodyWaits = (id: string): string => `
-         case when ${nobodyWaits(id)} then false
-              else pg_catalog.pg_notify('${releasesChannel}', ${id}::int8::text) is not null end`;
-
-/**
- * Unlocks, tells those who wait, and puts the session's settings back. Answers first whether it held the lock (the server
- * warns where it did not, and raises no error), then whether anybody was told.
+ * Unlocks, and puts the session's settings back. Returns whether the session held the lock: the server warns if it did not, and
+ * raises no error.
  *
  * Parameters: lock id, then {@link SessionSettings}.
- *
- * A notification costs as much as the rest together, so it is sent only where somebody waits: {@link markWaiting}. The
- * marker is probed by a lock of the statement's own transaction, which is gone with the statement. No wake-up is lost:
- *
- *     waiter    marks ─────▶ tries, is refused ─────▶ sleeps until it is told
- *     releaser                                 unlocks ─────▶ probes
- *
- * A waiter that was refused tried before this unlock, and marked before that; the probe comes after the unlock, which CASE
- * sees to, and so finds the marker. A probe that meets that of another release takes it for a waiter: somebody is told in
- * vain.
  */
 const unlockWith = (kind: LockKind): Statement =>
   prepared(
     "unlock",
     `
-select pg_catalog.json_build_array(unlocked.was_held,
-         case when not unlocked.was_held then false
-              else ${toldUnlessNobodyWaits("$1")} end,
-         ${putBack(kind, 2)})::text
-  from (select pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::int8) as was_held
-        offset 0) as unlocked`,
+select pg_catalog.json_build_array(
+         pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::int8),
+         ${putBack(kind, 2)})::text`,
   );
 
-export type UnlockAnswer = readonly [wasHeld: boolean, told: boolean, ...put: string[]];
+export type UnlockAnswer = readonly [wasHeld: boolean, ...put: string[]];
 
 export const unlock = ofKind(unlockWith);
 
@@ -233,35 +194,6 @@ export interface ProveAnswer {
 /** Proves that a new session would be served, by a primary, and by the backend that was announced. */
 export const ping = statement(
   "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::text",
-);
-
-/**
- * Makes the session of a listener fit for waiting, whatever its role has set, and answers its backend's pid. Where that is
- * not the one that was announced, nothing is set: it is a session of others as well.
- *
- * Parameters: `application_name`, announced backend pid (null: not checked).
- */
-export const openListener = statement(`
-select pg_catalog.json_build_array(pg_catalog.pg_backend_pid(),
-         case when $2::int4 is null or $2 = pg_catalog.pg_backend_pid() then pg_catalog.concat(
-           pg_catalog.set_config('idle_session_timeout', '0', false),
-           ${holderFit("$1")}) end)::text`);
-
-/** From now on the session hears of every release that is told. */
-export const listen = statement(`listen ${releasesChannel}`);
-
-/**
- * Says that somebody waits for the lock, for as long as the session lives or until {@link unmarkWaiting}. Answers `t`, or
- * `f` where a release probes the marker in this very moment.
- */
-export const markWaiting = statement(
-  `select pg_catalog.pg_try_advisory_lock_shared(${marked("$1")})`,
-  "pg_locker_mark",
-);
-
-export const unmarkWaiting = statement(
-  `select pg_catalog.pg_advisory_unlock_shared(${marked("$1")})`,
-  "pg_locker_unmark",
 );
 
 /**
@@ -317,17 +249,3 @@ export const probeLock = statement(
 export const unprobeLock = statement(
   "select pg_catalog.to_json(pg_catalog.pg_advisory_unlock($1::int8))::text",
 );
-
-/** Tells those who wait for a lock that the transaction that had it has ended, as {@link unlock} does. */
-export const tellWaiters = statement(`select pg_catalog.to_json(${toldUnlessNobodyWaits("$1")})::text`);
-
-/**
- * The same in a transaction that goes on: the notification goes out when that commits. There a probe would keep the marker from
- * everybody until then, and those who come to wait meanwhile would try to set it over and over; so this looks it up.
- */
-export const tellWaitersAtCommit = statement(`
-select pg_catalog.to_json(case when ${listed(
-  marked("$1"),
-  `mode = 'ShareLock' and database =
-                (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`,
-)} then pg_catalog.pg_notify('${releasesChannel}', $1::int8::text) is not null else false end)::text`);

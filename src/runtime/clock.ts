@@ -69,16 +69,47 @@ function fire(alarm: { look(): void }): void {
   alarm.look();
 }
 
-/** Waits for an answer for so many milliseconds. @throws {Error} at the deadline, or what `work` throws */
-export async function within<T>(deadline: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
+/**
+ * Calls back after that many milliseconds, unless it is cleared before.
+ *
+ * A process that stood still (a blocked event loop, SIGSTOP) finds its timers due before it has read its sockets. So when the time
+ * has passed, one poll phase of the event loop goes by first: whatever arrived meanwhile is read, and clears the deadline
+ * (https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick).
+ */
+export class Deadline {
+  readonly #late: () => void;
+  #timer: NodeJS.Timeout | undefined;
+  #lastLook: NodeJS.Immediate | undefined;
+
+  constructor(milliseconds: number, late: () => void) {
+    this.#late = late;
+    this.#timer = setTimeout(Deadline.#look, Math.min(milliseconds, longestTimer), this);
+  }
+
+  clear(): void {
+    clearTimeout(this.#timer);
+    if (this.#lastLook !== undefined) clearImmediate(this.#lastLook);
+  }
+
+  static #look(this: void, deadline: Deadline): void {
+    // The first immediate ends the poll phase that was due; the second one, a phase that began after the timer.
+    deadline.#lastLook = setImmediate(() => {
+      deadline.#lastLook = setImmediate(deadline.#late);
+    });
+  }
+}
+
+/** Waits that many milliseconds for an answer. @throws {Error} at the deadline, or what `work` throws */
+export async function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
+  let deadline: Deadline | undefined;
   const overdue = new Promise<never>((_, reject) => {
-    const late = (): void => reject(new Error(`no answer within ${Math.round(deadline)} ms`));
-    timer = setTimeout(late, Math.min(deadline, longestTimer));
+    deadline = new Deadline(milliseconds, () =>
+      reject(new Error(`no answer within ${Math.round(milliseconds)} ms`)),
+    );
   });
   try {
     return await Promise.race([work, overdue]);
   } finally {
-    clearTimeout(timer);
+    deadline?.clear();
   }
 }

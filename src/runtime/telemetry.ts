@@ -58,6 +58,7 @@ export class Telemetry {
   readonly #contended: Counter;
   readonly #errors: Counter;
   readonly #lost: Counter;
+  readonly #faultsRiddenOut: Counter;
   readonly #latency: Histogram;
   readonly #held: UpDownCounter;
 
@@ -80,6 +81,11 @@ export class Telemetry {
     );
     this.#errors = counter("errors", "{operation}", "Operations that the database or the way to it failed");
     this.#lost = counter("lost", "{lock}", "Locks whose holding ended without a release");
+    this.#faultsRiddenOut = counter(
+      "faults_ridden_out",
+      "{fault}",
+      "Faults of the database in spite of which a wait for a lock went on",
+    );
     this.#latency = meter.createHistogram(`${scope}_latency_ms`, {
       unit: "ms",
       description: "Time from the call of an operation to its answer",
@@ -133,6 +139,12 @@ export class Telemetry {
     this.#isTraced ||=
       !(provider instanceof ProxyTracerProvider) || provider.getDelegateTracer(scope) !== undefined;
     return this.#isTraced;
+  }
+
+  /** A wait goes on in spite of a fault. */
+  ridingOut(lock: LockFacts, fault: Error): void {
+    this.#faultsRiddenOut.add(1);
+    this.log.warn({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
   }
 
   granted(): void {

@@ -1,6 +1,6 @@
-import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import { applicationName } from "../postgres/application-name.ts";
-import type { Pool } from "../postgres/driver.ts";
+import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
   type LockKind,
@@ -14,8 +14,10 @@ import {
 } from "../postgres/sql.ts";
 import type { Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { LooksForFree } from "./look-for-free.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
+import { assertTrusted } from "./trust.ts";
 
 export interface DedicatedSessionsOptions {
   readonly pool: Pool;
@@ -29,9 +31,11 @@ export interface DedicatedSessionsOptions {
 export class DedicatedSessions {
   readonly #options: DedicatedSessionsOptions;
   readonly #enforced: boolean;
+  readonly #looks: LooksForFree;
 
   constructor(options: DedicatedSessionsOptions) {
     this.#options = options;
+    this.#looks = new LooksForFree({ pool: options.pool, wait: options.connWaitTimeout });
     this.#enforced = options.ttlEnforcement === "server";
   }
 
@@ -70,16 +74,30 @@ export class DedicatedSessions {
         session.return();
         return { refused: "held" };
       }
-      if (said.standby) throw new StandbyError();
-      if (announced !== undefined && said.pid !== announced) {
-        throw new PoolerDetectedError({ announced, actual: said.pid });
-      }
+      assertTrusted(said, { pid: announced }, doing);
       throw new DatabaseError({ doing, cause: new Error("it was neither granted nor refused") });
     } catch (error) {
       // An error says nothing about whether the lock was granted: session locks survive a failed statement.
       session.destroy(error as Error);
       throw namedLockError(error);
     }
+  }
+
+  /** Whether a connection of the pool is to be had without a queue. */
+  canTry(): boolean {
+    return hasRoom(this.#options.pool);
+  }
+
+  /**
+   * Tries, if a look at the server's list of locks, together with all who ask at the same time, finds the lock free: each try takes a
+   * connection of the pool.
+   *
+   * @throws as {@link tryLock} does
+   */
+  async pollLock(request: LockRequest): Promise<Grant | Refusal> {
+    const free = await this.#looks.isFree(request);
+    if (free !== true) return free === false ? { refused: "held" } : free;
+    return request.abandoned ? { refused: "abandoned" } : await this.tryLock(request);
   }
 
   /** Has no session but those of locks, which end with them. */
@@ -99,7 +117,6 @@ class DedicatedLock implements Grant {
   readonly #session: Session;
   readonly #opened: Opened;
   readonly fencingToken: bigint | undefined;
-  readonly othersWait: boolean | undefined;
   readonly lapses: boolean;
   #provenAt: Instant;
 
@@ -109,7 +126,6 @@ class DedicatedLock implements Grant {
     this.#opened = opened;
     const { token } = opened.said;
     this.fencingToken = token === null ? undefined : BigInt(token);
-    this.othersWait = opened.said.othersWait ?? undefined;
     this.lapses = opened.kind.enforced;
   }
 
@@ -137,10 +153,7 @@ class DedicatedLock implements Grant {
     const within = Math.min(statementDeadline, deadline);
     try {
       const { said, sentAt } = await this.#session.run<ProveAnswer>(doing, prove, values, within);
-      if (said.standby) throw new StandbyError();
-      if (said.pid !== pid) throw new PoolerDetectedError({ announced: pid, actual: said.pid });
-      if (said.name !== name)
-        throw new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
+      assertTrusted(said, { pid, name }, doing);
       this.#provenAt = sentAt;
       return sentAt;
     } catch (error) {
@@ -148,16 +161,15 @@ class DedicatedLock implements Grant {
     }
   }
 
-  async release(): Promise<boolean> {
+  async release(): Promise<void> {
     const doing = "Giving a lock back";
     const { id, kind, before } = this.#opened;
     const values = [id.toString(), ...before];
     try {
       const { said } = await this.#session.run<UnlockAnswer>(doing, unlock(kind), values, statementDeadline);
-      const [wasHeld, othersTold] = said;
+      const [wasHeld] = said;
       if (!wasHeld) throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
       this.#session.return();
-      return othersTold;
     } catch (error) {
       throw this.#destroyed(error);
     }

@@ -14,6 +14,8 @@ export interface LockRequest {
   abandoned: boolean;
   /** Set as soon as something is sent that may grant the lock. */
   sent: boolean;
+  /** Ends a wait in the server; set while there is one. Its answer still comes, and says whether the lock was granted. */
+  cancel: (() => void) | undefined;
 }
 
 /** Who is told what becomes of a lock by itself. */
@@ -29,8 +31,6 @@ export interface Grant {
   /** When the statement was sent that last showed the lock to be held, whoever asked. */
   readonly provenAt: Instant;
   readonly fencingToken: bigint | undefined;
-  /** Of a shared lock that others of this locker may have as well: whether somebody elsewhere waited for it at the grant. */
-  readonly othersWait?: boolean | undefined;
   /** Whether the lock goes by itself when its TTL passes: its holder then gives it back at once, for it is over. */
   readonly lapses: boolean;
   /**
@@ -51,12 +51,8 @@ export interface Grant {
    * @returns when the proof was asked for
    */
   refresh(ttl: number, deadline: number): Promise<Instant>;
-  /**
-   * Gives the lock back; a failure ends it all the same, and says that it was not held, or not surely so.
-   *
-   * @returns whether somebody elsewhere waits for the lock
-   */
-  release(): Promise<boolean>;
+  /** Gives the lock back; a failure ends it all the same, and says that it was not held, or not surely so. */
+  release(): Promise<void>;
 }
 
 /** Why a lock was not granted, when nothing went wrong. `waited` is in milliseconds. */

@@ -15,8 +15,6 @@ import {
   hasLock,
   rollback,
   type TryTransactionLockAnswer,
-  tellWaiters,
-  tellWaitersAtCommit,
   tryTransactionLock,
 } from "../postgres/sql.ts";
 import { within } from "../runtime/clock.ts";
@@ -28,10 +26,10 @@ export interface TransactionLock {
   readonly client: TransactionClient;
   /** Whether its end will be noticed, by its locker, and has not been yet. */
   readonly isOpen: boolean;
-  /** What the caller wrote is kept. @returns whether somebody elsewhere waits for the lock @throws {DatabaseError} */
-  commit(): Promise<boolean>;
+  /** What the caller wrote is kept. @throws {DatabaseError} */
+  commit(): Promise<void>;
   /** Nothing of it is. @throws {DatabaseError} then the session was ended, and so was the transaction */
-  release(): Promise<boolean>;
+  release(): Promise<void>;
 }
 
 /** Transactions of the locker's own, each on a session of the pool. */
@@ -61,7 +59,7 @@ export class OwnTransactions {
       );
       if (said.standby) throw new StandbyError();
       if (said.granted) {
-        const transaction = new OwnTransaction(session, id, () => this.#open.delete(transaction));
+        const transaction = new OwnTransaction(session, () => this.#open.delete(transaction));
         this.#open.add(transaction);
         return transaction;
       }
@@ -86,14 +84,12 @@ export class OwnTransactions {
 class OwnTransaction implements TransactionLock {
   readonly client: TransactionClient;
   readonly #session: Session;
-  readonly #id: bigint;
   readonly #ended: () => void;
   #ending: Promise<unknown> | undefined;
 
-  constructor(session: Session, id: bigint, ended: () => void) {
+  constructor(session: Session, ended: () => void) {
     this.client = session.client as unknown as TransactionClient;
     this.#session = session;
-    this.#id = id;
     this.#ended = ended;
   }
 
@@ -101,22 +97,21 @@ class OwnTransaction implements TransactionLock {
     return this.#session.goneBecause === undefined;
   }
 
-  async commit(): Promise<boolean> {
+  async commit(): Promise<void> {
     const doing = "Committing";
     if (this.#session.client.getTransactionStatus?.() === "I") {
       await this.#end(doing, rollback);
       const cause = new Error("the function had ended the transaction itself, and so the lock");
       throw new DatabaseError({ doing, cause });
     }
-    const { tag, othersWait } = await this.#end(doing, commit);
-    if (tag === committed) return othersWait;
+    if ((await this.#end(doing, commit)) === committed) return;
     // With another tag, and no error, the server answers where a statement had failed.
     const cause = new Error("a statement of the transaction had failed, and so it was rolled back");
     throw new DatabaseError({ doing, cause });
   }
 
-  async release(): Promise<boolean> {
-    return (await this.#end("Rolling back", rollback)).othersWait;
+  async release(): Promise<void> {
+    await this.#end("Rolling back", rollback);
   }
 
   /** Never rejects. */
@@ -126,22 +121,18 @@ class OwnTransaction implements TransactionLock {
     else await this.#ending.catch(() => {});
   }
 
-  #end(doing: string, statement: Statement): Promise<{ tag: string; othersWait: boolean }> {
+  #end(doing: string, statement: Statement): Promise<string> {
     const ending = this.#sendEnd(doing, statement);
     this.#ending = ending;
     return ending;
   }
 
-  async #sendEnd(doing: string, statement: Statement): Promise<{ tag: string; othersWait: boolean }> {
+  async #sendEnd(doing: string, statement: Statement): Promise<string> {
     const session = this.#session;
     try {
       const tag = await session.command(doing, statement, statementDeadline);
-      // That is done; whether the news of it can be told changes nothing. Those who wait poll as well.
-      const id = this.#id.toString();
-      const telling = session.run<boolean>("Telling waiters", tellWaiters, [id], statementDeadline);
-      const told = await telling.catch((error: Error) => session.destroy(error));
       session.return();
-      return { tag, othersWait: told?.said ?? false };
+      return tag;
     } catch (error) {
       session.destroy(error as Error);
       throw session.goneBecause instanceof LockerClosedError ? session.goneBecause : error;
@@ -185,7 +176,7 @@ export async function tryLockOn(
   return {
     client,
     isOpen: false,
-    commit: () => ask("Telling waiters", tellWaitersAtCommit),
-    release: async () => false,
+    commit: async () => {},
+    release: async () => {},
   };
 }

@@ -1,4 +1,4 @@
-import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
@@ -8,6 +8,7 @@ import { tcpTimeouts } from "./server-ttl.ts";
 import { SessionLease } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
 import { Operations } from "./statement-batches.ts";
+import { assertTrusted } from "./trust.ts";
 
 export interface SharedSessionOptions {
   readonly pool: Pool;
@@ -70,6 +71,10 @@ export class SharedSession {
       onIdle: () => this.#restIfEmpty(),
     });
     void this.#open();
+  }
+
+  get isOpen(): boolean {
+    return this.#session !== undefined;
   }
 
   get load(): number {
@@ -202,10 +207,7 @@ export class SharedSession {
     if (session.inTransaction) {
       throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
     }
-    if (said.standby) throw new StandbyError();
-    if (announced !== undefined && said.pid !== announced) {
-      throw new PoolerDetectedError({ announced, actual: said.pid });
-    }
+    assertTrusted(said, { pid: announced }, doing);
     this.#lease.proven(Number.POSITIVE_INFINITY, sentAt);
     return said;
   }

@@ -1,7 +1,7 @@
 import { DatabaseError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { sharedName } from "../postgres/application-name.ts";
-import type { Pool } from "../postgres/driver.ts";
+import { hasRoom, type Pool } from "../postgres/driver.ts";
 import type { NoSession } from "../postgres/reservation.ts";
 import { freeing, joining, proving, taking } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
@@ -59,6 +59,19 @@ export class SharedSessions {
     return entry === undefined ? this.#take(request) : this.#takeBeside(entry, request);
   }
 
+  /** Whether a session has room, or a connection of the pool is to be had without a queue. */
+  canTry(): boolean {
+    for (const session of this.#sessions) {
+      if (session.isOpen && session.load < this.#options.maxLocksPerSession) return true;
+    }
+    return hasRoom(this.#options.pool);
+  }
+
+  /** As {@link tryLock}: what is asked at the same time goes out together anyway. */
+  pollLock(request: LockRequest): Promise<Grant | Refusal> {
+    return this.tryLock(request);
+  }
+
   async #takeBeside(entry: Entry, request: LockRequest): Promise<Grant | Refusal> {
     if (entry.settling !== undefined) {
       await entry.settling.then(nothing, nothing);
@@ -97,15 +110,15 @@ export class SharedSessions {
     return this.#inTime(lock.granted(done, request), done, request);
   }
 
-  /** One more holder of a shared lock. Nothing is taken; but the session is proved, and a token drawn. */
+  /** One more holder of a shared lock. Nothing is taken; but the session is proved, and a token drawn. A writer that waits is not passed. */
   async #join(entry: Entry, request: LockRequest): Promise<Grant | Refusal> {
     const lock = new SharedLock(this, entry, this.#enforced);
     entry.holders = [...entry.holders, lock];
     entry.session.carry(lock, request.ttl);
-    const leave = async (): Promise<void> => void (await lock.release().catch(nothing));
+    const leave = (): Promise<void> => lock.release().catch(nothing);
     try {
       const done = await entry.session.ask(joining, entry.id, request);
-      if (done !== "not wanted" && !("refused" in done)) {
+      if (done !== "not wanted" && !("refused" in done) && done.answer === "t") {
         return await this.#inTime(lock.granted(done, request), done, request);
       }
       await leave();
@@ -127,20 +140,19 @@ export class SharedSessions {
     );
   }
 
-  /** @returns whether somebody elsewhere was told @throws {DatabaseError} it was no longer held, as far as is known */
-  async release(entry: Entry, lock: SharedLock): Promise<boolean> {
+  /** @throws {DatabaseError} it was no longer held, as far as is known */
+  async release(entry: Entry, lock: SharedLock): Promise<void> {
     const { id, mode, session, holders } = entry;
     if (holders.length > 1) {
       entry.holders = holders.filter((each) => each !== lock);
       session.drop(lock);
-      return false;
+      return;
     }
     const asking = session.ask(freeing[mode], id);
     entry.settling = asking;
     try {
       const done = await asking;
-      const answer = typeof done === "object" && "answer" in done ? done.answer : "0";
-      if (answer !== "0") return answer === "2";
+      if (typeof done === "object" && "answer" in done && done.answer !== "0") return;
       const error = new DatabaseError({
         doing: "Giving a lock back",
         cause: new Error("the session no longer held it"),
@@ -205,13 +217,11 @@ class SharedLock implements Grant, Carried {
   readonly #entry: Entry;
   #listener: GoneListener | undefined;
   readonly lapses: boolean;
-  /** Known of one that was let in beside others. */
-  othersWait = false;
   carriedFor: number | undefined;
   provenWithin: number | undefined;
   #lostBecause: Error | undefined;
   #fencingToken: bigint | undefined;
-  #releasing: Promise<boolean> | undefined;
+  #releasing: Promise<void> | undefined;
 
   constructor(sessions: SharedSessions, entry: Entry, lapses: boolean) {
     this.#sessions = sessions;
@@ -220,11 +230,10 @@ class SharedLock implements Grant, Carried {
   }
 
   /** The token is of the statement, and for those alone that asked for one. */
-  granted({ answer, token }: Done, { fencing }: LockRequest): this {
+  granted({ token }: Done, { fencing }: LockRequest): this {
     const { holders } = this.#entry;
     if (holders.length === 0) this.#entry.holders = [this];
     else if (!holders.includes(this)) this.#entry.holders = [...holders, this];
-    this.othersWait = answer === "w";
     this.#fencingToken = token === null || !fencing ? undefined : BigInt(token);
     return this;
   }
@@ -280,7 +289,7 @@ class SharedLock implements Grant, Carried {
   }
 
   /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
-  release(): Promise<boolean> {
+  release(): Promise<void> {
     this.#releasing ??= this.#sessions.release(this.#entry, this);
     return this.#releasing;
   }

@@ -1,10 +1,9 @@
-import { DatabaseError, namedLockError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import type { Value } from "../postgres/exchange.ts";
 import type { NoSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
   freeing,
-  freeingUntold,
   joining,
   type Operation,
   type OperationAnswer,
@@ -18,6 +17,7 @@ import type { Instant } from "../runtime/clock.ts";
 import type { LockRequest } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import type { SessionLease } from "./session-keepalive.ts";
+import { distrust } from "./trust.ts";
 
 /** What became of an operation. */
 export interface Done {
@@ -178,7 +178,7 @@ export class Operations {
     lease.asked(wanted);
     try {
       const answer = await session.run<SharedAnswer>(doing, statement, values, statementDeadline);
-      const broken = distrust(answer.said, { pid, name });
+      const broken = distrust(answer.said, { pid, name }, doing);
       if (broken !== undefined) {
         session.destroy(broken);
         throw broken;
@@ -193,8 +193,8 @@ export class Operations {
 
   /**
    * After a statement that failed half-way: its settings are those of before, but the locks that it had taken stay, and
-   * those that it had freed are free. What it took is given back; what it was to free is freed. Nobody is told of that, for
-   * which there may be no room; those who wait poll. What it was to prove is proved by that; but no token is drawn, either.
+   * those that it had freed are free. What it took is given back; what it was to free is freed. What it was to prove is proved by
+   * that; but no token is drawn, either.
    */
   async #recover(opened: Opened, batch: readonly Task[], error: Error): Promise<void> {
     const { session } = opened;
@@ -219,14 +219,6 @@ export class Operations {
 
 const doing = "Asking a session";
 
-/** Why a session that answers so is not the one that it was, if it isn't. */
-function distrust(said: SharedAnswer, was: { pid: number; name: string }): Error | undefined {
-  if (said.standby) return new StandbyError();
-  if (said.pid !== was.pid) return new PoolerDetectedError({ announced: was.pid, actual: said.pid });
-  if (said.name === was.name) return undefined;
-  return new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
-}
-
 function isProof(operation: Operation): boolean {
   return operation === proving || operation === joining;
 }
@@ -240,7 +232,7 @@ function asFreeing(task: Task): Task {
   const exclusive = task.operation === taking.exclusive || task.operation === freeing.exclusive;
   return {
     ...task,
-    operation: exclusive ? freeingUntold.exclusive : freeingUntold.shared,
+    operation: exclusive ? freeing.exclusive : freeing.shared,
     request: undefined,
   };
 }

@@ -42,7 +42,7 @@ test("a lock that is lost while another is awaited ends the rest, and nothing is
   const waiting = locker.acquireAll([last.key, first.key], { wait: true });
   waiting.catch(() => {});
   await until(async () => (await holdersOf(first.id)).length === 1);
-  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"));
+  await until(async () => (await advisoryLocks()).some(({ granted }) => !granted));
   for (const pid of await holdersOf(first.id)) await onServer("select pg_terminate_backend($1)", [pid]);
   await expect(waiting).rejects.toBeInstanceOf(LockLostError);
   await until(() => pool.idleCount === pool.totalCount);

@@ -1,6 +1,5 @@
-import { setImmediate as turnOfTheLoop } from "node:timers/promises";
 import type pg from "pg";
-import { describe, expect, inject, test, vi } from "vitest";
+import { describe, expect, inject, test } from "vitest";
 import {
   DatabaseError,
   type Lock,
@@ -9,8 +8,6 @@ import {
   PostgresLocker,
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
-import { Arbiter } from "../../src/waiting/admission.ts";
-import { Waiters } from "../../src/waiting/waiters.ts";
 import {
   advisoryLocks,
   connect,
@@ -18,7 +15,6 @@ import {
   databaseUrl,
   holdersOf,
   onServer,
-  uniqueId,
   uniqueKey,
 } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -132,80 +128,6 @@ test.each(["dedicated", "shared"] as const)(
     }
   },
 );
-
-test("a waiter behind the first of its line leaves without an end to the watch, which the first gives up", async () => {
-  const calls: string[] = [];
-  const waiters = new Waiters({ watch: () => calls.push("watch"), unwatch: () => calls.push("unwatch") });
-  const id = uniqueId();
-  let held = true;
-  const wait = (signal?: AbortSignal): Promise<string> =>
-    waiters.wait({
-      id,
-      mode: "exclusive",
-      signals: [signal],
-      heldHere: () => false,
-      attempt: async () => (held ? undefined : "granted"),
-    });
-  const first = wait();
-  const aborting = new AbortController();
-  const behind = wait(aborting.signal);
-  await until(() => calls.includes("watch"));
-  const reason = new Error("the caller's own");
-  aborting.abort(reason);
-  await expect(behind).rejects.toBe(reason);
-  expect(calls).not.toContain("unwatch");
-  held = false;
-  waiters.wake(id);
-  expect(await first).toBe("granted");
-  expect(calls.filter((call) => call === "unwatch")).toHaveLength(1);
-});
-
-test("a process that had a lock sixteen times while others waited tries again only after a pause", async () => {
-  const id = uniqueId();
-  const arbiter = new Arbiter({
-    owner: {},
-    log: { debug() {}, info() {}, warn() {}, error() {} },
-    breaker: undefined,
-    heldHere: () => false,
-    namesake: () => undefined,
-    watch() {},
-    unwatch() {},
-  });
-  let tries = 0;
-  const granted = { release: async () => {} };
-  const wanted = {
-    key: "key",
-    id,
-    mode: "exclusive",
-    ttl: 1_000,
-    fencing: false,
-    autoRefresh: false,
-    wait: 0,
-    signals: [],
-  } as const;
-  const take = () =>
-    arbiter.take(wanted, {
-      tryLock: async () => {
-        tries += 1;
-        return granted;
-      },
-      hold: () => tries,
-    });
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  try {
-    for (let i = 1; i <= 16; i += 1) {
-      expect(await take()).toBe(i);
-      arbiter.freed(id, { othersWait: true, isShared: false });
-    }
-    const next = take();
-    for (let i = 0; i < 10; i += 1) await turnOfTheLoop();
-    expect(tries).toBe(16);
-    vi.advanceTimersByTime(10);
-    expect(await next).toBe(17);
-  } finally {
-    vi.useRealTimers();
-  }
-});
 
 /** What the session of a holder was asked last. */
 async function statementOfHolder(lock: Lock): Promise<string | undefined> {

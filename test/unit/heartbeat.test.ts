@@ -48,7 +48,7 @@ class Session {
       believable: (ttl) => ttl,
       onGone() {},
       refresh: async () => session.ask(),
-      release: async () => false,
+      release: async () => {},
     };
   }
 

@@ -52,7 +52,8 @@ const rules: readonly Rule[] = [
     breach: ["session.ts", "export default class {}"],
   },
   {
-    says: "the server is never asked to wait",
+    says: "the server is asked to wait in sql-waiting.ts and sql-transaction.ts alone, with a bound",
+    binds: (room) => !/^postgres\/sql-(waiting|transaction)$/.test(room),
     finds: ({ code }) => all(code, /\bpg_advisory_(?:xact_)?lock(?:_shared)?\b/g),
     breach: ["sql.ts", 'const a = "select pg_catalog.pg_advisory_xact_lock_shared($1)";'],
   },

@@ -1,0 +1,64 @@
+import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { Pool } from "../postgres/driver.ts";
+import { reserveSession } from "../postgres/reservation.ts";
+import { Session, statementDeadline } from "../postgres/session.ts";
+import { lookForFree } from "../postgres/sql-waiting.ts";
+import type { LockRequest, Refusal } from "./grant.ts";
+
+interface Look {
+  readonly request: LockRequest;
+  resolve(isFree: boolean | Refusal): void;
+  reject(error: unknown): void;
+}
+
+/** Looks for locks that are free, for all who ask in the same step in one statement. */
+export class LooksForFree {
+  readonly #from: { pool: Pool; wait: number };
+  #looks: Look[] = [];
+
+  /** `wait`: milliseconds for a connection. */
+  constructor(from: { pool: Pool; wait: number }) {
+    this.#from = from;
+  }
+
+  /**
+   * Whether a try is worth while. That the lock is free is only likely.
+   *
+   * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError}
+   */
+  isFree(request: LockRequest): Promise<boolean | Refusal> {
+    return new Promise((resolve, reject) => {
+      this.#looks.push({ request, resolve, reject });
+      if (this.#looks.length === 1) setImmediate(() => void this.#look(this.#looks.splice(0)));
+    });
+  }
+
+  /** Never rejects. */
+  async #look(looks: readonly Look[]): Promise<void> {
+    let session: Session | undefined;
+    try {
+      const reserved = await reserveSession(this.#from.pool, this.#from.wait);
+      if (!(reserved instanceof Session)) {
+        const { refused, waited } = reserved;
+        for (const { request, resolve, reject } of looks) {
+          if (refused === "pool-saturated") resolve({ refused, waited });
+          else reject(new LockNotAcquiredError({ key: request.key, reason: refused, waited }));
+        }
+        return;
+      }
+      session = reserved;
+      const ids = looks.map(({ request }) => request.id.toString());
+      const shared = looks.map(({ request }) => (request.mode === "shared" ? "t" : "f"));
+      const doing = "Looking for free locks";
+      const { said } = await session.run<number[]>(doing, lookForFree, [ids, shared], statementDeadline);
+      session.return();
+      const free = new Set(said);
+      looks.forEach(({ resolve }, at) => {
+        resolve(free.has(at + 1));
+      });
+    } catch (error) {
+      session?.destroy(error as Error);
+      for (const { reject } of looks) reject(error);
+    }
+  }
+}

@@ -1,0 +1,317 @@
+import { randomBytes } from "node:crypto";
+import { DatabaseError, namedLockError } from "../contract/errors.ts";
+import { cancelStatement } from "../postgres/cancel.ts";
+import { clientBeside, destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
+import { type Answer, Session, statementDeadline } from "../postgres/session.ts";
+import { type ProveAnswer, prove } from "../postgres/sql.ts";
+import {
+  type OpenWaitingAnswer,
+  openWaitingScript,
+  type ReleaseWaitedAnswer,
+  releaseWaited,
+  verdictScript,
+  type WaitAnswer,
+  type WaitInServer,
+  waitScript,
+} from "../postgres/sql-waiting.ts";
+import { Deadline, elapsedSince, type Instant, within } from "../runtime/clock.ts";
+import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
+import { assertTrusted } from "./trust.ts";
+
+export interface WaitingSessionParts {
+  readonly pool: Pool;
+  /** `application_name` of the session as long as nobody waits on it. */
+  readonly idleName: string;
+  /** `application_name` as long as somebody waits for a key, or holds its lock. */
+  nameFor(key: string): string;
+  readonly trustPooler: boolean;
+  /** The server ends the session of a holder a TTL after it last heard from it. */
+  readonly enforced: boolean;
+  /** Milliseconds to connect in. */
+  readonly connectWithin: number;
+  /** The next caller may wait on it. */
+  onIdle(session: WaitingSession): void;
+  /** It is gone. */
+  onEnd(session: WaitingSession): void;
+}
+
+/** Milliseconds that a session is kept for the next wait. */
+const linger = 500;
+/** A grant that comes later than this share of the TTL after the wait was asked for is proved before anybody relies on it. */
+const unprovenShare = 0.1;
+
+interface Opened {
+  readonly session: Session;
+  readonly client: OwnClient;
+  readonly pid: number;
+  /** Whether it may use PL/pgSQL, so that a wait that ends without the lock leaves no line in the server's log. */
+  readonly quiet: boolean;
+  /** In the names of its prepared statements. */
+  readonly tag: string;
+}
+
+//   new ──▶ busy: opening, waiting, carrying a lock ◀──▶ idle ── for a while ──▶ ended
+//             └── a fault, close() ──────────────────────▶ ended
+type State =
+  | { readonly is: "new" }
+  | { readonly is: "busy" }
+  | { readonly is: "idle"; readonly leaving: NodeJS.Timeout }
+  | { readonly is: "ended" };
+
+/**
+ * A session beside the pool, on which one caller at a time waits for a lock inside the server, and which then carries that lock until
+ * it is released. It has nothing else, so whatever goes wrong ends it, and with it every lock that it may have.
+ */
+export class WaitingSession {
+  readonly #parts: WaitingSessionParts;
+  #state: State = { is: "new" };
+  #client: OwnClient | undefined;
+  #opened: Opened | undefined;
+  /** Settles when a cancel has reached the server or never will; a session is idle only afterwards. */
+  #cancelling: Promise<unknown> | undefined;
+  #ending: Promise<void> | undefined;
+
+  constructor(parts: WaitingSessionParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Waits inside the server, for `bound` milliseconds at most. Between its call and the end of the wait, or of the lock, nobody else
+   * may call it.
+   *
+   * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} @throws {LockTableFullError} then it has ended
+   */
+  async waitLock(request: LockRequest, bound: number): Promise<Grant | Refusal> {
+    if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
+    this.#state = { is: "busy" };
+    try {
+      const opened = this.#opened ?? (await this.#open(request.ttl));
+      opened.client.ref?.();
+      if (request.abandoned) {
+        this.#rest();
+        return { refused: "abandoned" };
+      }
+      const wait: WaitInServer = {
+        id: request.id,
+        mode: request.mode,
+        bound: Math.max(bound, 1),
+        name: this.#parts.nameFor(request.key),
+        sessionTimeout: this.#parts.enforced ? sessionTimeout(request.ttl) : "0",
+        fenced: request.fencing,
+        quiet: opened.quiet,
+        tag: opened.tag,
+      };
+      const { said, sentAt } = await this.#wait(opened, wait, request);
+      assertTrusted(said, { pid: opened.pid, name: wait.name }, doing);
+      if (!said.granted) {
+        void this.#restAfterCancel();
+        return { refused: request.abandoned ? "abandoned" : "held" };
+      }
+      const lock = new WaitedLock(
+        this,
+        { opened, wait, token: said.token, lapses: this.#parts.enforced },
+        sentAt,
+      );
+      if (elapsedSince(sentAt) > request.ttl * unprovenShare)
+        await lock.refresh(request.ttl, statementDeadline);
+      return lock;
+    } catch (error) {
+      this.end(error as Error);
+      throw namedLockError(error);
+    }
+  }
+
+  get idleName(): string {
+    return this.#parts.idleName;
+  }
+
+  /** Resolves when no cancel is under way that could hit the next statement. */
+  async cancelled(): Promise<void> {
+    await this.#cancelling;
+    this.#cancelling = undefined;
+  }
+
+  /** Its lock has been given back. */
+  freed(): void {
+    this.#rest();
+  }
+
+  /** Ends it, with whatever lock it has or may be granted. Does nothing the second time. */
+  end(cause: Error): void {
+    if (this.#state.is === "ended") return;
+    if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
+    this.#state = { is: "ended" };
+    if (this.#opened !== undefined) this.#opened.session.destroy(cause);
+    else if (this.#client !== undefined) destroySocket(this.#client);
+    this.#parts.onEnd(this);
+  }
+
+  /** Ends one that nobody uses, politely. Never rejects, and takes seconds at most. */
+  close(): Promise<void> {
+    this.#ending ??= this.#close();
+    return this.#ending;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#state.is !== "idle" || this.#opened === undefined) {
+      this.end(new Error("the locker was closed"));
+      return;
+    }
+    const { session, client } = this.#opened;
+    clearTimeout(this.#state.leaving);
+    this.#state = { is: "ended" };
+    session.return();
+    this.#parts.onEnd(this);
+    await within(statementDeadline, client.end()).catch(() => destroySocket(client));
+  }
+
+  async #open(ttl: number): Promise<Opened> {
+    const { pool, idleName, trustPooler, enforced, connectWithin } = this.#parts;
+    const doing = "Connecting to wait for a lock";
+    let client: OwnClient;
+    try {
+      client = clientBeside(pool);
+      this.#client = client;
+      await within(connectWithin, client.connect());
+    } catch (cause) {
+      throw new DatabaseError({ doing, cause });
+    }
+    // Its release has nothing to do: the client belongs to nobody else.
+    const session = new Session(client, () => {});
+    session.onGone((cause) => this.end(cause));
+    const announced = trustPooler ? undefined : session.announcedPid;
+    const belt = enforced ? tcpTimeouts(ttl) : undefined;
+    const tag = randomBytes(6).toString("hex");
+    const opening = openWaitingScript({ announcedPid: announced, name: idleName, tag, belt });
+    try {
+      const { said } = await session.runScript<OpenWaitingAnswer>(doing, opening, statementDeadline);
+      assertTrusted(said, { pid: announced }, doing);
+      this.#opened = { session, client, pid: said.pid, quiet: said.quiet, tag };
+    } catch (error) {
+      session.destroy(error as Error);
+      throw error;
+    }
+    // close() may have come meanwhile, before there was a session to end.
+    if (this.#state.is === "ended") session.destroy(new Error("the locker was closed"));
+    return this.#opened;
+  }
+
+  async #wait(opened: Opened, wait: WaitInServer, request: LockRequest): Promise<Answer<WaitAnswer>> {
+    let silent: Deadline | undefined;
+    request.sent = true;
+    request.cancel = () => {
+      this.#cancelling ??= cancelStatement(opened.client);
+      silent ??= new Deadline(statementDeadline, () =>
+        opened.session.destroy(new Error("no answer to a wait that was cancelled")),
+      );
+    };
+    const { session } = opened;
+    try {
+      return await session.runScript<WaitAnswer>(doing, waitScript(wait), wait.bound + statementDeadline);
+    } catch (error) {
+      // The bound, or a cancel, that the block could not catch. The lock may have been granted all the same.
+      const { sqlState } = error as DatabaseError;
+      if (sqlState !== "55P03" && sqlState !== "57014") throw error;
+      await this.#cancelling;
+      return await session.runScript<WaitAnswer>(doing, verdictScript(wait), statementDeadline);
+    } finally {
+      silent?.clear();
+      request.cancel = undefined;
+    }
+  }
+
+  async #restAfterCancel(): Promise<void> {
+    await this.cancelled();
+    this.#rest();
+  }
+
+  #rest(): void {
+    if (this.#state.is !== "busy" || this.#opened === undefined) return;
+    const leaving = setTimeout(() => void this.close(), linger).unref();
+    this.#state = { is: "idle", leaving };
+    this.#opened.client.unref?.();
+    this.#parts.onIdle(this);
+  }
+}
+
+const doing = "Waiting for a lock";
+
+interface Waited {
+  readonly opened: Opened;
+  readonly wait: WaitInServer;
+  readonly token: string | null;
+  readonly lapses: boolean;
+}
+
+/** A lock that was waited for in the server. Its session carries nothing else. */
+class WaitedLock implements Grant {
+  readonly fencingToken: bigint | undefined;
+  /** If the server enforces the TTL, the lock is over when that passes. */
+  readonly lapses: boolean;
+  provenAt: Instant;
+  readonly #owner: WaitingSession;
+  readonly #waited: Waited;
+
+  constructor(owner: WaitingSession, waited: Waited, provenAt: Instant) {
+    this.#owner = owner;
+    this.#waited = waited;
+    this.provenAt = provenAt;
+    this.fencingToken = waited.token === null ? undefined : BigInt(waited.token);
+    this.lapses = waited.lapses;
+  }
+
+  get goneBecause(): Error | undefined {
+    return this.#waited.opened.session.goneBecause;
+  }
+
+  believable(ttl: number): number {
+    return this.lapses ? believable(ttl) : ttl;
+  }
+
+  onGone(listener: GoneListener): void {
+    this.#waited.opened.session.onGone((cause) => listener.gone(cause));
+  }
+
+  async refresh(ttl: number, deadline: number): Promise<Instant> {
+    const { opened, wait } = this.#waited;
+    const values = [opened.pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
+    const refreshing = "Refreshing a lock";
+    try {
+      const { said, sentAt } = await opened.session.run<ProveAnswer>(
+        refreshing,
+        prove,
+        values,
+        Math.min(statementDeadline, deadline),
+      );
+      assertTrusted(said, { pid: opened.pid, name: wait.name }, refreshing);
+      this.provenAt = sentAt;
+      return sentAt;
+    } catch (error) {
+      this.#owner.end(error as Error);
+      throw error;
+    }
+  }
+
+  async release(): Promise<void> {
+    const { opened, wait } = this.#waited;
+    const releasing = "Giving a lock back";
+    try {
+      await this.#owner.cancelled();
+      const values = [this.#owner.idleName, wait.id.toString()];
+      const { said } = await opened.session.run<ReleaseWaitedAnswer>(
+        releasing,
+        releaseWaited[wait.mode],
+        values,
+        statementDeadline,
+      );
+      if (!said[0]) {
+        throw new DatabaseError({ doing: releasing, cause: new Error("the session no longer held it") });
+      }
+    } catch (error) {
+      this.#owner.end(error as Error);
+      throw error;
+    }
+    this.#owner.freed();
+  }
+}

@@ -1,0 +1,76 @@
+import { applicationName, waitingName } from "../postgres/application-name.ts";
+import { canConnectBeside, type Pool } from "../postgres/driver.ts";
+import { statementDeadline } from "../postgres/session.ts";
+import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import { WaitingSession, type WaitingSessionParts } from "./waiting-session.ts";
+
+export interface WaitingSessionsOptions {
+  readonly pool: Pool;
+  readonly namespace: number;
+  readonly connWaitTimeout: number;
+  readonly pooler: "refuse" | "session";
+  readonly ttlEnforcement: "client" | "server";
+  /** At most that many at once. */
+  readonly maxWaitingSessions: number;
+}
+
+/** The sessions of a locker on which callers wait in the server, or hold a lock that they waited for. */
+export class WaitingSessions {
+  readonly #parts: WaitingSessionParts;
+  readonly #most: number;
+  /** Those that nobody uses, the one that was used last at the end. */
+  readonly #idle: WaitingSession[] = [];
+  readonly #all = new Set<WaitingSession>();
+  readonly #onFree: () => void;
+
+  /** `onFree` is called whenever {@link hasPlace} may be true again. */
+  constructor(options: WaitingSessionsOptions, onFree: () => void) {
+    const { pool, namespace, connWaitTimeout, pooler, ttlEnforcement, maxWaitingSessions } = options;
+    this.#onFree = onFree;
+    this.#most = canConnectBeside(pool) ? maxWaitingSessions : 0;
+    this.#parts = {
+      pool,
+      idleName: waitingName(namespace),
+      nameFor: (key) => applicationName(namespace, key),
+      trustPooler: pooler === "session",
+      enforced: ttlEnforcement === "server",
+      connectWithin: Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline,
+      onIdle: (session) => {
+        this.#idle.push(session);
+        this.#onFree();
+      },
+      onEnd: (session) => {
+        this.#all.delete(session);
+        const at = this.#idle.indexOf(session);
+        if (at !== -1) this.#idle.splice(at, 1);
+        this.#onFree();
+      },
+    };
+  }
+
+  /** Whether one more caller can wait. */
+  get hasPlace(): boolean {
+    return this.#idle.length > 0 || this.#all.size < this.#most;
+  }
+
+  /**
+   * Waits in the server, for `bound` milliseconds at most. The session is free again when the wait has ended without the lock, or the
+   * lock was released. Without a place it is refused at once.
+   *
+   * @throws what {@link WaitingSession.waitLock} throws
+   */
+  async waitLock(request: LockRequest, bound: number): Promise<Grant | Refusal> {
+    if (!this.hasPlace) return { refused: "held" };
+    let session = this.#idle.pop();
+    if (session === undefined) {
+      session = new WaitingSession(this.#parts);
+      this.#all.add(session);
+    }
+    return await session.waitLock(request, bound);
+  }
+
+  /** Ends them all, with the locks on them. Never rejects, and takes seconds at most. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#all].map((session) => session.close()));
+  }
+}

@@ -1,0 +1,122 @@
+import { Queue, type Queued } from "../runtime/queue.ts";
+
+/** Milliseconds between two tries for a lock. */
+const interval = 500;
+/** That many are woken in one step, so that their tries go out together, in one statement a session. */
+const together = 1_000;
+/** The tries may keep the process busy for this share of the time at most. */
+const busyShare = 0.25;
+/** Milliseconds between two steps, at least. */
+const shortest = 20;
+
+/** A caller that has no place in the server to wait in. Only {@link Polling} changes it. */
+export class Poller {
+  readonly id: bigint;
+  aged: Queued<Poller> | undefined;
+  asleep: Queued<Poller> | undefined;
+  /** It was woken while it didn't sleep, and so tries once more before it does. */
+  wasWoken = false;
+  wakeUp: () => void = () => {};
+
+  constructor(id: bigint) {
+    this.id = id;
+  }
+}
+
+/**
+ * Those of a locker that wait without a place in the server. About twice a second they try for their locks, all together; less often
+ * if they are so many that this would keep the process busy. A place that becomes free is offered to the oldest.
+ */
+export class Polling {
+  /** In the order in which they began to want a place. */
+  readonly #byAge = new Queue<Poller>();
+  /** In the order in which they are to be woken. */
+  readonly #asleep = new Queue<Poller>();
+  readonly #byId = new Map<bigint, Set<Poller>>();
+  #timer: NodeJS.Timeout | undefined;
+
+  get isEmpty(): boolean {
+    return this.#byAge.size === 0;
+  }
+
+  join(id: bigint): Poller {
+    const poller = new Poller(id);
+    poller.aged = this.#byAge.push(poller);
+    const same = this.#byId.get(id);
+    if (same === undefined) this.#byId.set(id, new Set([poller]));
+    else same.add(poller);
+    return poller;
+  }
+
+  /** Whether nobody has wanted a place for longer. */
+  isOldest(poller: Poller): boolean {
+    return this.#byAge.first === poller;
+  }
+
+  /** Sleeps until it is time to try again, or {@link wake} or {@link offerPlace} says so. */
+  sleep(poller: Poller): Promise<void> {
+    if (poller.wasWoken) {
+      poller.wasWoken = false;
+      return Promise.resolve();
+    }
+    poller.asleep = this.#asleep.push(poller);
+    // It keeps the process alive: somebody waits for the answer.
+    this.#timer ??= setTimeout(() => this.#tick(), jittered(interval));
+    return new Promise((resolve) => {
+      poller.wakeUp = resolve;
+    });
+  }
+
+  leave(poller: Poller): void {
+    if (poller.aged !== undefined) this.#byAge.remove(poller.aged);
+    if (poller.asleep !== undefined) this.#asleep.remove(poller.asleep);
+    const same = this.#byId.get(poller.id);
+    same?.delete(poller);
+    if (same?.size === 0) this.#byId.delete(poller.id);
+    if (!this.isEmpty) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** The lock may be free. */
+  wake(id: bigint): void {
+    for (const poller of this.#byId.get(id) ?? []) this.#wakeOne(poller);
+  }
+
+  /** A place may be free. */
+  offerPlace(): void {
+    const oldest = this.#byAge.first;
+    if (oldest !== undefined) this.#wakeOne(oldest);
+  }
+
+  #wakeOne(poller: Poller): void {
+    if (poller.asleep?.isQueued !== true) {
+      poller.wasWoken = true;
+      return;
+    }
+    this.#asleep.remove(poller.asleep);
+    poller.wakeUp();
+  }
+
+  #tick(): void {
+    const began = performance.now();
+    const steps = Math.max(1, Math.ceil(this.#asleep.size / together));
+    for (let woken = 0; woken < together; woken += 1) {
+      const next = this.#asleep.first;
+      if (next === undefined) break;
+      this.#wakeOne(next);
+    }
+    this.#timer = undefined;
+    // Those who were woken send their tries before this.
+    setImmediate(() => {
+      if (this.isEmpty || this.#timer !== undefined) return;
+      const took = performance.now() - began;
+      const pause = jittered(Math.max(interval / steps, took / busyShare, shortest));
+      this.#timer = setTimeout(() => this.#tick(), pause);
+    });
+  }
+}
+
+function jittered(milliseconds: number): number {
+  return milliseconds * (0.9 + Math.random() * 0.2);
+}
