@@ -41,10 +41,10 @@ export const mutants = [
   },
   {
     name: "shared-token-without-flush",
-    says: "the same, on a session that carries many locks",
-    file: "src/postgres/sql-shared.ts",
-    what: "{durable}",
-    by: "{durable.slice(0, 0)}true",
+    says: "the same, for a lock on a session that carries many",
+    file: "src/postgres/sql.ts",
+    what: "{durable} then ",
+    by: "{durable.slice(0, 0)}true then ",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
       test: "with shared sessions a token is larger after a crash, where the server's commits wait for no disk",
@@ -110,8 +110,8 @@ export const mutants = [
     name: "no-de-duplication",
     says: "a session that carries many locks is asked again for one that it has, and the server lets it",
     file: "src/sessions/shared-sessions.ts",
-    what: "return entry === undefined ? this.#take(request)",
-    by: "return entry === undefined || entry.id === request.id ? this.#take(request)",
+    what: "return entry === undefined ? this.#take(request, isAgain)",
+    by: "return entry === undefined || entry.id === request.id ? this.#take(request, isAgain)",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
@@ -120,12 +120,45 @@ export const mutants = [
   {
     name: "readers-never-shut-out",
     says: "readers whose holding overlaps keep out a writer of another locker for ever",
-    file: "src/waiting/admission.ts",
-    what: "(this.#waiters.hasWriter(id) || this.#turns.isShut(id))",
-    by: "this.#waiters.hasWriter(id)",
+    file: "src/postgres/sql-shared.ts",
+    what: "{awaitedByWriters})) then 'f' else",
+    by: "{awaitedByWriters})) then 't' else",
     caughtBy: {
       file: "test/integration/fairness.test.ts",
       test: "readers whose holding overlaps let in a writer that waits elsewhere",
+    },
+  },
+  {
+    name: "late-grant-kept",
+    says: "what is granted in the server to a waiter that has left stays on its session",
+    file: "src/waiting/admission.ts",
+    what: "const undone = asking.then((late) => this.#undo(late)).catch(() => {});",
+    by: "const undone = asking.then(() => {}).catch(() => {});",
+    caughtBy: {
+      file: "test/integration/waiting.test.ts",
+      test: "a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
+    },
+  },
+  {
+    name: "no-cancel-of-a-wait",
+    says: "a waiter that leaves goes on waiting in the server, until the bound",
+    file: "src/waiting/admission.ts",
+    what: "      request.cancel?.();\n",
+    by: "",
+    caughtBy: {
+      file: "test/integration/waiting-aborts.test.ts",
+      test: "a wait in the server that is aborted rejects with the caller's reason at once, and ends in the server",
+    },
+  },
+  {
+    name: "fault-ends-a-wait",
+    says: "a fault of the database ends a wait",
+    file: "src/waiting/admission.ts",
+    what: "if (ended || !isPassing(error, this.#hasConnected)) throw error;",
+    by: "if (ended || isPassing(error, this.#hasConnected)) throw error;",
+    caughtBy: {
+      file: "test/integration/connections-taken.test.ts",
+      test: "a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in",
     },
   },
   {
@@ -187,8 +220,8 @@ export const mutants = [
     name: "shared-unlock-answer-ignored",
     says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
     file: "src/sessions/shared-sessions.ts",
-    what: 'if (typeof done === "object" && "answer" in done && done.answer !== "0") return;',
-    by: 'if (typeof done === "object") return;',
+    what: 'if (isDone(done) && done.answer !== "0") return;',
+    by: "if (isDone(done)) return;",
     caughtBy: {
       file: "test/integration/shared-sessions.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",
@@ -225,6 +258,94 @@ export const mutants = [
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
       test: "a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL",
+    },
+  },
+  {
+    name: "commit-without-the-mark",
+    says: "a transaction is committed that is not the one that took the lock",
+    file: "src/postgres/sql-transaction.ts",
+    what: "then 'held'",
+    by: "then 'held' when true then 'held'",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a transaction of the locker's own, with node-postgres another that has the lock meanwhile is alone with it: nothing of the first is committed",
+    },
+  },
+  {
+    name: "transaction-takes-its-lock-again",
+    says: "two functions are inside at once, on one client",
+    file: "src/postgres/sql-transaction.ts",
+    what: "case when found.standby or found.mine then null",
+    by: "case when found.standby then null",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a client of the caller's two calls at once: one is inside, and the other is told that the transaction has the lock",
+    },
+  },
+  {
+    name: "commits-what-was-left-open",
+    says: "what an earlier user of the pool's client left in a transaction is committed with the function's own",
+    file: "src/sessions/own-transactions.ts",
+    what: "if (session.inTransaction) isInOther();",
+    by: "",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a transaction of the locker's own, with node-postgres a pool's client that somebody left in a transaction (begin; insert into written values ('left over')) is refused, and destroyed",
+    },
+  },
+  {
+    name: "lock-that-has-gone-is-not-looked-for",
+    says: "a function that ends the caller's transaction is believed to have been under the lock",
+    file: "src/sessions/callers-transaction.ts",
+    what: "if (held) return;",
+    by: "if (held || !held) return;",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a client of the caller's is told that the lock has gone with commit; begin in the function",
+    },
+  },
+  {
+    name: "wait-outlives-its-caller",
+    says: "a transaction goes on waiting in the server when nobody wants its lock any more",
+    file: "src/sessions/own-transactions.ts",
+    what: "() => cancelStatement(session.client)",
+    by: "() => Promise.resolve(cancelStatement).then(() => {})",
+    caughtBy: {
+      file: "test/integration/transaction-wait.test.ts",
+      test: "a wait in a transaction of its own an abort, a bound that passes and a close() end it at once, and leave nothing of it",
+    },
+  },
+  {
+    name: "refusal-stays-in-the-transaction",
+    says: "what was set for a lock that was refused stays in the caller's transaction",
+    file: "src/sessions/conversation.ts",
+    what: "await this.tell(rollbackToSavepoint);",
+    by: 'await this.tell(rollbackToSavepoint && "select 1");',
+    caughtBy: {
+      file: "test/integration/transaction-ttl.test.ts",
+      test: "a client of the caller's a refusal, and a wait that passes, leave its settings as they were",
+    },
+  },
+  {
+    name: "transaction-of-a-dead-link-lives",
+    says: "a transaction's TTL passes, and its caller is not told",
+    file: "src/sessions/transaction-heartbeat.ts",
+    what: "if (this.#believes() <= 0) {",
+    by: "if (this.#believes() <= Number.NEGATIVE_INFINITY) {",
+    caughtBy: {
+      file: "test/integration/transaction-ttl.test.ts",
+      test: "a link that dies (the client is the caller's: false) while the function is at something else: the call rejects, the server frees the lock later, and nothing is committed",
+    },
+  },
+  {
+    name: "transaction-without-a-ttl-in-the-server",
+    says: "the server never ends a transaction that nothing is heard of",
+    file: "src/postgres/sql-transaction.ts",
+    what: "is null then true",
+    by: "is null or true then true",
+    caughtBy: {
+      file: "test/integration/transaction-ttl.test.ts",
+      test: "a transaction of the locker's own has the default with ttlEnforcement: server, and otherwise only what is asked for",
     },
   },
 ];

@@ -44,7 +44,7 @@ export class LockNotAcquiredError extends LockerError {
     reason: NotAcquiredReason;
     waited?: number;
     otherKey?: string;
-    reentrant?: boolean;
+    reentrant?: boolean | "transaction";
     cause?: unknown;
   }) {
     super(notAcquiredSentence(facts), causeOf(facts));
@@ -60,12 +60,15 @@ function notAcquiredSentence(facts: {
   reason: NotAcquiredReason;
   waited?: number;
   otherKey?: string;
-  /** The caller itself is what holds it. */
-  reentrant?: boolean;
+  /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
+  reentrant?: boolean | "transaction";
 }): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
+      if (facts.reentrant === "transaction") {
+        return `${lock}: this very transaction, or its session, has it already, and a lock is not re-entrant`;
+      }
       return facts.reentrant
         ? `${lock}: the \`withLock\` around this call holds it, and a lock is not re-entrant`
         : `${lock}: it is held elsewhere`;
@@ -211,12 +214,19 @@ export class DatabaseError extends LockerError {
   override readonly name = "DatabaseError";
   static readonly code = "DATABASE_ERROR";
   readonly code = DatabaseError.code;
-  /** PostgreSQL's code, such as `"57P01"`, where the server said one. */
+  /** PostgreSQL's code, such as `"57P01"`, if the server said one. */
   readonly sqlState: string | undefined;
+  /** The key of the lock that it was about, if it was about one. */
+  readonly key: string | undefined;
+  /** What failed: "Taking the lock", say. */
+  readonly doing: string;
 
-  constructor(facts: { doing: string; cause: unknown }) {
-    super(`${facts.doing} failed: ${sentenceOf(facts.cause)}`, { cause: withoutSecrets(facts.cause) });
+  constructor(facts: { doing: string; key?: string | undefined; cause: unknown }) {
+    const what = facts.key === undefined ? facts.doing : `${facts.doing} ${quote(facts.key)}`;
+    super(`${what} failed: ${sentenceOf(facts.cause)}`, { cause: withoutSecrets(facts.cause) });
     this.sqlState = sqlStateOf(facts.cause);
+    this.doing = facts.doing;
+    this.key = facts.key;
   }
 }
 
@@ -286,6 +296,12 @@ export class StandbyError extends LockerError {
       "The server is a standby, whose locks exclude nobody on the primary. Connect the locker to the primary",
     );
   }
+}
+
+/** The error of something that was done for the lock of a key: its sentence names that. */
+export function aboutKey(error: unknown, key: string): unknown {
+  if (!(error instanceof DatabaseError) || error.key !== undefined) return error;
+  return new DatabaseError({ doing: error.doing, key, cause: error.cause });
 }
 
 /** The error by its own name, where it has one among those of taking a lock. */

@@ -11,7 +11,8 @@ import {
 import type { Value } from "../postgres/exchange.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
-import { begin, ping, rollback } from "../postgres/sql.ts";
+import { ping } from "../postgres/sql.ts";
+import { begin, rollback } from "../postgres/sql-transaction.ts";
 import { now, within } from "../runtime/clock.ts";
 import {
   clockVerdict,

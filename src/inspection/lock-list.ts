@@ -13,7 +13,7 @@ import {
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
-import { abandonOnAbort } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
 
 /** A lock that a session has, or that somebody waits for, as PostgreSQL shows it. */
@@ -135,7 +135,7 @@ async function ask<T>(
   try {
     signal?.throwIfAborted();
     client = clientBeside(pool);
-    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [signal]);
+    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [stopSignalOf(signal)]);
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     signal?.throwIfAborted();

@@ -9,10 +9,12 @@ export interface Pool {
   // promise would resolve a moment later, and an error in between would end the process.
   connect(callback: (error: Error | undefined, client: Client | undefined, release?: Release) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
-  on(event: "connect" | "remove", listener: () => void): unknown;
+  on(event: "connect" | "remove", listener: (client?: Client) => void): unknown;
   end(): Promise<void>;
   readonly totalCount: number;
   readonly idleCount: number;
+  /** How many queue for a connection; absent if the pool doesn't tell. */
+  readonly waitingCount?: number;
   readonly options: { readonly max: number; readonly connectionTimeoutMillis?: number | null | undefined };
 }
 

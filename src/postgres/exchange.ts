@@ -24,18 +24,16 @@ export function exchange(client: Client, statement: Statement, values: Value[], 
     }
     client
       .query(query(statement, values))
-      .then((result) => replyOf([result].flat()))
+      .then(replyOf)
       .then((reply) => callback(null, reply), callback);
   } catch (error) {
     callback(error);
   }
 }
 
-/** Of several statements in one message, what the last one said. */
-function replyOf(results: readonly Result[]): Reply {
-  const last = results.at(-1);
-  if (last === undefined) throw new Error("the server answered nothing");
-  return { value: last.rows[0]?.[0], tag: last.command ?? "" };
+function replyOf(result: Result | undefined): Reply {
+  if (result === undefined) throw new Error("the server answered nothing");
+  return { value: result.rows[0]?.[0], tag: result.command ?? "" };
 }
 
 /** In the text format: an array is of what needs no quotes. */

@@ -1,7 +1,7 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { elapsedSince, now } from "../runtime/clock.ts";
-import type { Client, Pool, Release } from "./driver.ts";
-import { Session } from "./session.ts";
+import { elapsedSince, now, within } from "../runtime/clock.ts";
+import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
+import { Session, statementDeadline } from "./session.ts";
 
 /** Why there is no session: all are checked out; or the server did not answer. `waited` is in milliseconds. */
 export interface NoSession {
@@ -138,4 +138,27 @@ export function watchPool(pool: Pool): PoolWatch {
   const watch = { dialing: () => Math.max(0, pool.totalCount - connected) };
   watches.set(pool, watch);
   return watch;
+}
+
+/** The connections of pools that are the locker's own, for as long as they are open. */
+const connections = new WeakMap<Pool, Set<Client>>();
+
+/** Remembers the connections of a pool of the locker's own, so that {@link endPool} can end them all. */
+export function watchConnections(pool: Pool): void {
+  const open = new Set<Client>();
+  connections.set(pool, open);
+  pool.on("connect", (client) => {
+    if (client === undefined) return;
+    open.add(client);
+    client.on("end", () => open.delete(client));
+  });
+}
+
+/**
+ * Ends a pool of the locker's own, in which no lock is left. A connection that is still being made, or whose peer is silent, keeps a
+ * pool from ending, and the process from exiting: what is left after a while is cut. Never rejects.
+ */
+export async function endPool(pool: Pool): Promise<void> {
+  await within(statementDeadline, pool.end()).catch(() => {});
+  for (const client of connections.get(pool) ?? []) destroySocket(client);
 }

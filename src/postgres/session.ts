@@ -1,5 +1,6 @@
 import { DatabaseError } from "../contract/errors.ts";
 import { Deadline, type Instant, now } from "../runtime/clock.ts";
+import { callHook } from "../runtime/user-hook.ts";
 import { cancelStatement } from "./cancel.ts";
 import {
   announcedBackend,
@@ -105,6 +106,16 @@ export class Session {
     );
   }
 
+  /** Sends several statements in one message, and returns the tag of the last. @throws {DatabaseError} as {@link run} does */
+  commandScript(doing: string, text: string, deadline: number): Promise<string> {
+    return this.#inTurn(
+      doing,
+      deadline,
+      (done) => this.#askScript(text, done),
+      ({ tag }) => tag,
+    );
+  }
+
   #inTurn<T>(
     doing: string,
     milliseconds: number,
@@ -173,7 +184,7 @@ export class Session {
     this.#state = { is: "returned" };
     this.client.removeListener("error", this.#onError);
     this.client.removeListener("end", this.#onEnd);
-    this.#release();
+    callHook("pool's listener", () => this.#release());
   }
 
   /** Ends the session, and with it every lock that it may hold, known or not. Does nothing once it is returned or gone. */
@@ -182,7 +193,7 @@ export class Session {
     this.#state = { is: "gone", cause };
     destroySocket(this.client);
     // The error listener stays: a dying connection may have more to say.
-    this.#release(cause);
+    callHook("pool's listener", () => this.#release(cause));
     for (const listener of this.#lossListeners) listener(cause);
   }
 

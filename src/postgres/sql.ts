@@ -74,6 +74,31 @@ export const fencingToken = `((('x' || pg_catalog.substr(pg_catalog.pg_walfile_n
 export const durable = `case when pg_catalog.current_setting('synchronous_commit') = 'remote_apply' then true
                           else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`;
 
+/** Which server this is, as long as it isn't started anew: its start, to the microsecond. Returned as text. */
+export const serverStart = `pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text`;
+
+/** Draws a fencing token on a session that has no lock. Returns {@link DrawAnswer}. */
+export const drawToken = prepared(
+  "draw_token",
+  `
+select pg_catalog.json_build_object(
+         'server', ${serverStart},
+         'token', case when pg_catalog.pg_is_in_recovery() then null
+                       when ${durable} then ${fencingToken} end)::pg_catalog.text`,
+);
+
+export interface DrawAnswer {
+  readonly server: string;
+  /** Null on a standby. */
+  readonly token: string | null;
+}
+
+/** Makes a session fit to draw tokens. Parameter: `application_name`. */
+export const openDrawing = statement(`
+select pg_catalog.json_build_array(
+         pg_catalog.set_config('idle_session_timeout', '0', false),
+         ${holderFit("$1")})::pg_catalog.text`);
+
 /**
  * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
  *
@@ -195,38 +220,6 @@ export interface ProveAnswer {
 export const ping = statement(
   "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::text",
 );
-
-/**
- * In `read committed`, whatever the role's default: where a transaction has one snapshot for all its statements, the one
- * that the try itself takes may be older than what the last holder committed.
- */
-export const begin = statement("begin isolation level read committed");
-export const commit = statement("commit");
-/** The command tag of one that took effect. That of a failed transaction is another, and no error. */
-export const committed = "COMMIT";
-export const rollback = statement("rollback");
-
-/**
- * Takes the lock until the end of the transaction, or is refused. Not prepared, as with all the rest of a transaction:
- * behind a pooler the next one is served by another session.
- *
- * Parameter: lock id. Answers {@link TryTransactionLockAnswer}.
- */
-const tryTransactionLockWith = (call: string): Statement =>
-  statement(`
-select pg_catalog.json_build_object(
-         'standby', pg_catalog.pg_is_in_recovery(),
-         'granted', case when not pg_catalog.pg_is_in_recovery() then ${call} end)::text`);
-
-export interface TryTransactionLockAnswer {
-  readonly standby: boolean;
-  readonly granted: boolean | null;
-}
-
-export const tryTransactionLock: Record<LockMode, Statement> = {
-  exclusive: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock($1::int8)"),
-  shared: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock_shared($1::int8)"),
-};
 
 /** Whether there is a lock with an id, in the list of the server. */
 const listed = (id: string, which: string): string => `exists (

@@ -4,9 +4,9 @@ import type { Duration } from "../contract/locker.ts";
 import { SamplingBreaker } from "./sampling-breaker.ts";
 
 /**
- * Stands between the locker and a database in trouble. It calls `fn` once, or rejects without calling it. A policy of
- * cockatiel fits, also one of several wrapped together, but for one that tries again. What it answers is not looked at: where
- * `fn` was called, its own outcome counts, so that a time-out of the breaker's changes only what that learns.
+ * Stands between the locker and a database in trouble. It calls `fn`, or rejects without calling it. Every policy of cockatiel fits,
+ * also several wrapped together; one that calls `fn` again gets the outcome of the first call. What the policy returns is not looked
+ * at: if `fn` was called, its own outcome counts, so a time-out of the policy changes only what that learns.
  */
 export interface CircuitBreaker {
   execute<T>(fn: () => Promise<T>): Promise<T>;
@@ -79,7 +79,8 @@ async function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>):
   let cause: unknown = new Error("it answered without a call");
   try {
     await breaker.execute(() => {
-      outcome = operation();
+      // A policy that calls again, such as a retry, gets the same: one operation has one outcome.
+      outcome ??= operation();
       return outcome;
     });
   } catch (error) {

@@ -1,4 +1,4 @@
-import { DatabaseError, namedLockError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
 import { applicationName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
@@ -60,7 +60,7 @@ export class DedicatedSessions {
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
     request.sent = true;
     try {
-      const doing = "Taking a lock";
+      const doing = "Taking the lock";
       const within = Math.min(statementDeadline, ttl);
       const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
       if (session.inTransaction) {
@@ -68,7 +68,7 @@ export class DedicatedSessions {
         throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
       }
       if (said.granted === true && said.before !== null) {
-        return new DedicatedLock(session, { id, kind, said, name, before: said.before }, sentAt);
+        return new DedicatedLock(session, { key, id, kind, said, name, before: said.before }, sentAt);
       }
       if (said.granted === false) {
         session.return();
@@ -79,7 +79,7 @@ export class DedicatedSessions {
     } catch (error) {
       // An error says nothing about whether the lock was granted: session locks survive a failed statement.
       session.destroy(error as Error);
-      throw namedLockError(error);
+      throw namedLockError(aboutKey(error, key));
     }
   }
 
@@ -106,6 +106,7 @@ export class DedicatedSessions {
 
 /** A lock, and how its session was when it got it. */
 interface Opened {
+  readonly key: string;
   readonly id: bigint;
   readonly kind: LockKind;
   readonly said: TryLockAnswer;
@@ -146,7 +147,7 @@ class DedicatedLock implements Grant {
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
-    const doing = "Refreshing a lock";
+    const doing = "Refreshing the lock";
     const { name } = this.#opened;
     const { pid } = this.#opened.said;
     const values = [pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
@@ -162,7 +163,7 @@ class DedicatedLock implements Grant {
   }
 
   async release(): Promise<void> {
-    const doing = "Giving a lock back";
+    const doing = "Giving back the lock";
     const { id, kind, before } = this.#opened;
     const values = [id.toString(), ...before];
     try {
@@ -178,6 +179,6 @@ class DedicatedLock implements Grant {
   /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
   #destroyed(error: unknown): unknown {
     this.#session.destroy(error as Error);
-    return error;
+    return aboutKey(error, this.#opened.key);
   }
 }

@@ -38,6 +38,8 @@ export interface Attempt<G extends Granted, H> {
    * place to do so.
    */
   waitLock?(request: LockRequest, bound: number): Promise<G | Refusal>;
+  /** It waits on a connection of its own, not on one of the few that others queue for. */
+  readonly bringsPlace?: boolean;
   /** It waits in the server at once, without a try and past the line of its process. */
   readonly skipsLine?: boolean;
   /** Enters what was granted into the books; called in the very step in which it is sure that somebody wants it. */
@@ -101,9 +103,13 @@ export class Admission {
     this.#closing.throwIfAborted();
   }
 
-  /** Ends every attempt and every wait; settles when nothing is left of them. Never rejects. */
-  async close(endHeld: () => Promise<unknown>): Promise<void> {
+  /** Ends every attempt and every wait, and lets nobody begin one. */
+  stop(): void {
     this.#closing.abort(new LockerClosedError());
+  }
+
+  /** Settles when nothing is left of the attempts that {@link stop} has ended. Never rejects. */
+  async close(endHeld: () => Promise<unknown>): Promise<void> {
     await endHeld();
     if (this.#underWay === 0) return;
     await new Promise<void>((resolve) => {
@@ -232,7 +238,7 @@ export class Admission {
         if (left <= 0 && waiting.tryUntil === undefined) waiting.end();
         for (const signal of waiting.signals) signal?.throwIfAborted();
         const isNext = poller === undefined ? this.#polling.isEmpty : this.#polling.isOldest(poller);
-        if (place.isFirst && (isNext || attempt.skipsLine) && attempt.hasPlaceToWait?.()) {
+        if (place.isFirst && (isNext || attempt.bringsPlace) && attempt.hasPlaceToWait?.()) {
           if (poller !== undefined) this.#polling.leave(poller);
           poller = undefined;
           this.#polling.offerPlace();
@@ -292,7 +298,12 @@ export class Admission {
     }
     if (!("refused" in answer)) {
       this.#hasConnected = true;
-      return attempt.hold(answer, wanted);
+      try {
+        return attempt.hold(answer, wanted);
+      } catch (error) {
+        await this.#undo(answer);
+        throw error;
+      }
     }
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });

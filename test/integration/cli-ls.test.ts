@@ -59,7 +59,7 @@ describe("pg-locker ls", () => {
       new RegExp(`^held +exclusive +${pid} +${user} +\\S+ +\\d+s +\\d+s +7 +${lock.id} +${key}$`),
     );
     const waiting = rows.slice(1).sort();
-    expect(waiting[0]).toMatch(new RegExp(`^ {2}waits +- +\\d+ .* 7 +${lock.id} +${key}$`));
+    expect(waiting[0]).toMatch(new RegExp(`^ {2}waits +\\d+s +exclusive +\\d+ .* 7 +${lock.id} +${key}$`));
     expect(waiting[1]).toMatch(
       new RegExp(`^ {2}waits \\d+s +shared +${byHand.processID} .* \\d+s active +7 +${lock.id} +${key}$`),
     );

@@ -198,22 +198,23 @@ describe("one locker that waits", () => {
     await using held = await HeldByHand.on(server);
     const [count, served] = [100_000, 200];
     const order: number[] = [];
-    const stop = new AbortController();
+    const waits: Promise<unknown>[] = [];
     const blocked = await longestBlock(async () => {
-      const waits: Promise<unknown>[] = [];
       for (let number = 0; number < count; number += 1) {
-        const wait = fleet.first.acquire(held.key, { wait: true, signal: stop.signal }).then(async (lock) => {
+        const wait = fleet.first.acquire(held.key, { wait: true }).then(async (lock) => {
           order.push(number);
           await lock.release();
-          if (order.length >= served) stop.abort();
         });
         waits.push(wait.catch(() => {}));
+        // As callers come: not all of them in one step.
         if (waits.length % 1_000 === 0) await new Promise(setImmediate);
       }
       await server.waiters(held.id, 1);
       await held.release();
-      await Promise.all(waits);
+      await until(() => order.length >= served, { deadline: 20_000 });
     });
+    await fleet.first.close();
+    await Promise.all(waits);
     expect(order.length).toBeGreaterThanOrEqual(served);
     expect(order).toEqual([...order].sort((a, b) => a - b));
     expect(blocked).toBeLessThan(2_000);
