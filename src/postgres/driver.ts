@@ -23,6 +23,7 @@ export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
   query(query: Query): Promise<Result>;
+  query(script: Omit<Query, "values">): Promise<Result | readonly Result[]>;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
@@ -74,24 +75,9 @@ export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
 
-/**
- * Sends several statements in one message, and calls back once with what the last of them returned. They are one transaction of the
- * server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
- */
-export function script(
-  client: Client,
-  text: string,
-  callback: (error: unknown, last?: Result) => void,
-): void {
-  const whole = { text, rowMode: "array", types: asWritten } as unknown as Query;
-  try {
-    client
-      .query(whole)
-      .then((results: Result | readonly Result[]) => [results].flat().at(-1))
-      .then((last) => callback(undefined, last), callback);
-  } catch (error) {
-    callback(error);
-  }
+/** Several statements in one message: one transaction of the server, whose driver returns a result for each. */
+export function script(text: string): Omit<Query, "values"> {
+  return statement(text);
 }
 
 /** The statement with its values. */

@@ -1,4 +1,4 @@
-import { type Client, query, type Result, type Statement } from "./driver.ts";
+import { type Client, query, type Result, type Statement, script } from "./driver.ts";
 
 /** What a statement answered: the first value of its row, if it has one, and its command tag, such as `COMMIT`. */
 export interface Reply {
@@ -24,16 +24,33 @@ export function exchange(client: Client, statement: Statement, values: Value[], 
     }
     client
       .query(query(statement, values))
-      .then(replyOf)
+      .then((result) => replyOf([result].flat()))
       .then((reply) => callback(null, reply), callback);
   } catch (error) {
     callback(error);
   }
 }
 
-function replyOf(result: Result | undefined): Reply {
-  if (result === undefined) throw new Error("the server answered nothing");
-  return { value: result.rows[0]?.[0], tag: result.command ?? "" };
+/**
+ * Sends several statements in one message, and calls back once with what the last of them returned. Never throws. They are one
+ * transaction of the server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
+ */
+export function exchangeScript(client: Client, text: string, callback: Callback): void {
+  try {
+    client
+      .query(script(text))
+      .then((results) => replyOf([results].flat()))
+      .then((reply) => callback(null, reply), callback);
+  } catch (error) {
+    callback(error);
+  }
+}
+
+/** Of several statements in one message, what the last one said. */
+function replyOf(results: readonly Result[]): Reply {
+  const last = results.at(-1);
+  if (last === undefined) throw new Error("the server answered nothing");
+  return { value: last.rows[0]?.[0], tag: last.command ?? "" };
 }
 
 /** In the text format: an array is of what needs no quotes. */

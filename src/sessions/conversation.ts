@@ -75,6 +75,8 @@ export class Conversation {
     try {
       return await within(deadline, asking);
     } catch (cause) {
+      // An adapter's own, for a transaction that has ended.
+      if (cause instanceof InvalidConfigError) throw cause;
       throw new DatabaseError({ doing, cause });
     }
   }
