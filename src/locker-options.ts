@@ -92,6 +92,11 @@ const oneOf = (...choices: readonly string[]) =>
 const having = (methods: readonly string[], wants: string) =>
   is(wants, (value) => isObject(value) && methods.every((method) => typeof value[method] === "function"));
 
+const wholeFrom1 = is(
+  "a whole number from 1 up",
+  (value) => Number.isInteger(value) && (value as number) >= 1,
+);
+
 const optional =
   (check: Check): Check =>
   (value, path) =>
@@ -148,12 +153,8 @@ const postgresLockerOptions = exactly("an object", {
   connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
-  maxLocksPerSession: optional(
-    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
-  ),
-  maxWaitingSessions: optional(
-    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
-  ),
+  maxLocksPerSession: optional(wholeFrom1),
+  maxWaitingSessions: optional(wholeFrom1),
   ttlEnforcement: optional(oneOf("client", "server")),
   pooler: optional(oneOf("refuse", "session")),
 });
