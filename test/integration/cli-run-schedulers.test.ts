@@ -89,11 +89,13 @@ test("the command of the CronJob of docs/cli.md runs the job", () => {
 test.skipIf(!hasSystemd)("the units of docs/cli.md are as systemd wants them", () => {
   using here = installed("echo reported");
   const section = docs.slice(docs.indexOf("### In a systemd timer"), docs.indexOf("## `pg-locker ls`"));
-  const units = [...section.matchAll(/```ini\n# \S+\/(\S+)\n([\s\S]*?)```/g)].map(([, name = "", text = ""]) => {
-    const file = join(here.folder, name);
-    writeFileSync(file, text.replaceAll("/usr/local/bin", join(here.folder, "bin")));
-    return file;
-  });
+  const units = [...section.matchAll(/```ini\n# \S+\/(\S+)\n([\s\S]*?)```/g)].map(
+    ([, name = "", text = ""]) => {
+      const file = join(here.folder, name);
+      writeFileSync(file, text.replaceAll("/usr/local/bin", join(here.folder, "bin")));
+      return file;
+    },
+  );
   expect(units).toHaveLength(2);
   const { status, stderr } = spawnSync("systemd-analyze", ["verify", "--man=no", ...units], {
     env: { ...process.env, SYSTEMD_UNIT_PATH: `${dirname(units[0] ?? "")}:` },
