@@ -40,7 +40,9 @@ export class CommandTree {
 
   /** Signals what is in the command's session: group by group, each as a whole. */
   signal(signal: NodeJS.Signals): void {
-    for (const group of this.#groups(allProcesses() ?? [])) send(-group, signal);
+    // Its own group at once: whom Ctrl-Z is to stop must not read what is typed next. To look for the others takes a while.
+    send(-this.#leader, signal);
+    for (const group of this.#otherGroups(allProcesses() ?? [])) send(-group, signal);
   }
 
   /**
@@ -49,10 +51,12 @@ export class CommandTree {
    */
   signalAll(signal: NodeJS.Signals): void {
     const processes = allProcesses() ?? [];
-    const groups = this.#groups(processes);
+    // Before anything is signalled: with its parent, a process may lose what it is known by.
+    const members = this.#look(processes);
+    const groups = new Set([this.#leader, ...this.#otherGroups(processes)]);
     for (const group of groups) send(-group, signal);
     const groupOf = new Map(processes.map(({ pid, group }) => [pid, group]));
-    for (const { pid, depth } of this.#look(processes)) {
+    for (const { pid, depth } of members) {
       if (depth === 0 && !groups.has(groupOf.get(pid) ?? 0)) send(pid, signal);
     }
   }
@@ -96,9 +100,10 @@ export class CommandTree {
     }
   }
 
-  #groups(processes: readonly ProcessEntry[]): ReadonlySet<number> {
-    const ofSession = processes.filter(({ session }) => session === this.#leader);
-    return new Set([this.#leader, ...ofSession.map(({ group }) => group)]);
+  /** The groups of the command's session, beside its own. */
+  #otherGroups(processes: readonly ProcessEntry[]): ReadonlySet<number> {
+    const groups = processes.filter(({ session }) => session === this.#leader).map(({ group }) => group);
+    return new Set(groups.filter((group) => group !== this.#leader));
   }
 
   #look(processes: readonly ProcessEntry[]): readonly Member[] {

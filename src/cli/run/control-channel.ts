@@ -36,4 +36,8 @@ export type StopReason = "told" | "keeper-gone" | "deadline";
 /** What became of a command. `code` of one that was not run is the system's, such as `"ENOENT"`. */
 export type Ending = Exit & { readonly stopped?: StopReason };
 
-export type FromRunner = { readonly is: "started"; readonly leader: number } | Ending;
+/** Each signal that was passed on is `signalled` in turn. */
+export type FromRunner =
+  | { readonly is: "started"; readonly leader: number }
+  | { readonly is: "signalled" }
+  | Ending;

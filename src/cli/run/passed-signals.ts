@@ -8,6 +8,9 @@ const passing = ["SIGWINCH", "SIGCONT"] as const;
 /** Milliseconds until a process that was not stopped after all knows. */
 const afterStop = 50;
 
+/** For a second Ctrl-Z while the first is being seen to. */
+const ignored = (): void => {};
+
 /** A signal came before the command was run. */
 export class Interrupted extends Error {
   override readonly name = "Interrupted";
@@ -58,7 +61,7 @@ export async function atMost<T>(
  */
 export class PassedSignals {
   readonly #interruption = new AbortController();
-  #receiver: ((signal: NodeJS.Signals) => void) | undefined;
+  #receiver: ((signal: NodeJS.Signals) => void | Promise<void>) | undefined;
 
   constructor() {
     for (const signal of ending) process.on(signal, this.#end);
@@ -71,8 +74,8 @@ export class PassedSignals {
     return this.#interruption.signal;
   }
 
-  /** From now on the signals are for `receiver`. */
-  passTo(receiver: (signal: NodeJS.Signals) => void): void {
+  /** From now on the signals are for `receiver`, which never throws or rejects. */
+  passTo(receiver: (signal: NodeJS.Signals) => void | Promise<void>): void {
     this.#receiver = receiver;
   }
 
@@ -83,23 +86,25 @@ export class PassedSignals {
 
   readonly #end = (signal: NodeJS.Signals): void => {
     if (this.#receiver === undefined) this.#interruption.abort(new Interrupted(signal));
-    else this.#receiver(signal);
+    else void this.#receiver(signal);
   };
 
-  readonly #pass = (signal: NodeJS.Signals): void => this.#receiver?.(signal);
+  readonly #pass = (signal: NodeJS.Signals): void => void this.#receiver?.(signal);
 
   /**
-   * Ctrl-Z: the command stops, and then this process, whom the shell looks at. The command's group is an orphaned one, in which
+   * Ctrl-Z: the command stops, and only then this process, whom the shell looks at: else the command could read what is typed next. The command's group is an orphaned one, in which
    * SIGTSTP stops nobody (https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03), and SIGSTOP does.
    */
-  readonly #suspend = (): void => {
-    this.#receiver?.("SIGSTOP");
+  readonly #suspend = async (): Promise<void> => {
     process.removeListener("SIGTSTP", this.#suspend);
+    process.on("SIGTSTP", ignored);
+    await this.#receiver?.("SIGSTOP");
+    process.removeListener("SIGTSTP", ignored);
     process.kill(process.pid, "SIGTSTP");
     // Here it goes on when it is continued; or at once, where there is no shell that could.
     setTimeout(() => {
       process.on("SIGTSTP", this.#suspend);
-      this.#receiver?.("SIGCONT");
+      void this.#receiver?.("SIGCONT");
     }, afterStop);
   };
 }

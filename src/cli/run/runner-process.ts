@@ -10,6 +10,8 @@ import { isRawEnvironment, spawnRaw } from "./environment.ts";
 
 /** Milliseconds beyond the grace in which a runner that was told to stop has done so, unless it is itself stopped. */
 const patience = 5_000;
+/** Milliseconds for a signal to be passed on. */
+const patienceForSignal = 1_000;
 /** Milliseconds for what a runner said last to be read, once it has exited. */
 const lastWords = 500;
 /** Milliseconds in which whoever is sent SIGKILL is dead, unless the system or another user keeps it. */
@@ -23,6 +25,7 @@ export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;
   readonly #exited: Promise<unknown>;
+  #signalled: () => void = () => {};
   #mark = "";
   /** While the command runs. */
   #tree: CommandTree | undefined;
@@ -35,6 +38,7 @@ export class RunnerProcess implements AsyncDisposable {
     const closed = once(child, "close").catch(() => {});
     const said = new Promise<Ending>((resolve) => {
       child.on("message", (message: FromRunner) => {
+        if (message.is === "signalled") return this.#signalled();
         this.#tree = message.is === "started" ? new CommandTree(message.leader, this.#mark) : undefined;
         if (message.is !== "started") resolve(message);
       });
@@ -69,10 +73,15 @@ export class RunnerProcess implements AsyncDisposable {
     this.#tell({ is: "until", until });
   }
 
-  signal(signal: NodeJS.Signals): void {
+  /** Resolves when the command has the signal, or the runner is slow to say so. */
+  async signal(signal: NodeJS.Signals): Promise<void> {
     // One that is stopped could pass nothing on.
     this.#child.kill("SIGCONT");
+    const signalled = new Promise<void>((resolve) => {
+      this.#signalled = resolve;
+    });
     this.#tell({ is: "signal", signal });
+    await Promise.race([signalled, delay(patienceForSignal, undefined, { ref: false })]);
   }
 
   /** SIGTERM now, SIGKILL after so many milliseconds, for everything that the command has started. */

@@ -21,6 +21,7 @@ process.on("message", (message: ToRunner, socket: unknown) => {
       break;
     case "signal":
       command?.signal(message.signal);
+      tell({ is: "signalled" });
       break;
     case "stop":
       command?.stop("told", message.grace);
