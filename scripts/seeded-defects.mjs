@@ -10,8 +10,8 @@ export const mutants = [
     name: "deadline-from-answer",
     says: "belief counts from the answer instead of the sending",
     file: "src/postgres/session.ts",
-    what: "done(error ?? undefined, reply, sentAt);",
-    by: "done(error ?? undefined, reply, { ...sentAt, ...now() });",
+    what: "done(error, reply, sentAt);",
+    by: "done(error, reply, { ...sentAt, ...now() });",
     caughtBy: {
       file: "test/integration/server-ttl.test.ts",
       test: "a holder whose network fails delays every packet: belief counts from the sending, not from the answer",

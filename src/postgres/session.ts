@@ -7,12 +7,10 @@ import {
   type Client,
   destroySocket,
   type Release,
-  type Result,
   type Statement,
-  script,
   unnamed,
 } from "./driver.ts";
-import { exchange, type Reply, type Value } from "./exchange.ts";
+import { exchange, exchangeScript, type Reply, type Value } from "./exchange.ts";
 
 /** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
@@ -164,7 +162,7 @@ export class Session {
         unprepared.add(this.client);
         this.#ask(statement, values, done);
       } else {
-        done(error ?? undefined, reply, sentAt);
+        done(error, reply, sentAt);
       }
     });
   }
@@ -175,7 +173,7 @@ export class Session {
       return;
     }
     const sentAt = now();
-    script(this.client, text, (error, last) => done(error ?? undefined, replyOf(last), sentAt));
+    exchangeScript(this.client, text, (error, reply) => done(error ?? undefined, reply, sentAt));
   }
 
   /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
@@ -203,15 +201,11 @@ export class Session {
 
 /** Sends something, and is told once what came of it. */
 type Ask = (done: Done) => void;
-type Done = (error: Error | undefined, reply?: Reply, sentAt?: Instant) => void;
+type Done = (error: unknown, reply?: Reply, sentAt?: Instant) => void;
 
 /** What a statement answered with one value of JSON; an answer without a value is none. */
 function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {
   return { said: JSON.parse(String(value)) as T, sentAt };
-}
-
-function replyOf(result: Result | undefined): Reply | undefined {
-  return result === undefined ? undefined : { value: result.rows[0]?.[0], tag: result.command ?? "" };
 }
 
 /**

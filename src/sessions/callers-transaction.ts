@@ -1,4 +1,4 @@
-import { DatabaseError, LockExpiredError, namedLockError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, LockExpiredError, StandbyError } from "../contract/errors.ts";
 import type { TransactionClient } from "../contract/locker.ts";
 import { isCancellable } from "../postgres/cancel.ts";
 import { statementDeadline } from "../postgres/session.ts";
@@ -24,15 +24,16 @@ import type { LockRequest, Refusal } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
 import {
+  aboutLock,
   countTtl,
   lockTimeout,
-  namedDeadlock,
   type TransactionLock,
   type TransactionTtl,
   type TransactionWait,
+  taking,
   ttlWithin,
   untilAnswered,
-  waitingFor,
+  waiting,
 } from "./transaction-lock.ts";
 
 // A transaction that is the caller's. All that is asked of its client is `query(text, values)`, with a row's value by its
@@ -110,7 +111,7 @@ async function take(
 ): Promise<TransactionLock | Refusal> {
   if (request.abandoned) return { refused: "abandoned" };
   const { key } = request;
-  const conversation = new Conversation(client, `Taking the lock ${JSON.stringify(key)} in a transaction`);
+  const conversation = new Conversation(client, { doing: taking, key });
   request.sent = true;
   await conversation.begin();
   const smallest = ttl === undefined ? undefined : ttlWithin(client, ttl);
@@ -119,7 +120,7 @@ async function take(
     granted = await tryAndWait(conversation, { request, ttl: smallest, wait });
   } catch (error) {
     await conversation.undo();
-    throw namedLockError(error);
+    throw aboutLock(error, key);
   }
   if ("refused" in granted) {
     await conversation.undo();
@@ -155,16 +156,15 @@ async function tryAndWait(
   if (tried.mine) return { refused: "held", byItself: true };
   if (wait === undefined) return { refused: "held" };
   if (wait.signal.aborted) return { refused: "abandoned" };
-  const waiting = (tried.blocks ? waitForLock : waitForLockPlainly)({ id, mode, mark });
+  const wanted = (tried.blocks ? waitForLock : waitForLockPlainly)({ id, mode, mark });
   try {
     await untilAnswered(
-      conversation.tell(waiting, { doing: waitingFor(request), deadline: wait.bound + statementDeadline }),
+      conversation.tell(wanted, { doing: waiting, deadline: wait.bound + statementDeadline }),
       wait.signal,
-      () => conversation.cancel(waiting, () => wait.cancel?.(tried.pid, id)),
+      () => conversation.cancel(wanted, () => wait.cancel?.(tried.pid, id)),
     );
   } catch (error) {
-    if (!(error instanceof DatabaseError) || !waitEnded.has(error.sqlState))
-      throw namedDeadlock(error, request);
+    if (!(error instanceof DatabaseError) || !waitEnded.has(error.sqlState)) throw error;
     return { refused: wait.signal.aborted ? "abandoned" : "held" };
   }
   if (wait.signal.aborted) return { refused: "abandoned" };
@@ -251,9 +251,9 @@ class CallersTransaction implements TransactionLock {
     this.#heartbeat?.look();
     this.#heartbeat?.stop();
     this.#uncount?.();
-    const doing = `Keeping the lock ${JSON.stringify(key)} in a transaction`;
+    const doing = "Keeping the lock";
     await inTurn(this.client, async () => {
-      const conversation = new Conversation(this.client, doing);
+      const conversation = new Conversation(this.client, { doing, key });
       const { held } = await conversation
         .ask<LookAnswer>(lookAtEnd, [mark, ttl === undefined ? null : idleTimeout])
         .catch((error) => {
@@ -261,14 +261,14 @@ class CallersTransaction implements TransactionLock {
           const failed = error instanceof DatabaseError && error.sqlState === hasFailed;
           if (!failed) throw error;
           const cause = new Error("a statement of the transaction had failed, which ended the lock");
-          throw new DatabaseError({ doing, cause });
+          throw new DatabaseError({ doing, key, cause });
         });
       if (this.lost.aborted) throw this.lost.reason;
       if (held) return;
       const cause = new Error(
         "the function had ended the transaction itself, or gone back to before the lock, and so ended the lock",
       );
-      throw new DatabaseError({ doing, cause });
+      throw new DatabaseError({ doing, key, cause });
     });
   }
 }

@@ -81,6 +81,7 @@ describe("the command's own", () => {
       PG_LOCKER_ID: `${lockId(-7, key)}`,
       PG_LOCKER_NAMESPACE: "-7",
       PG_LOCKER_FENCING_TOKEN: expect.stringMatching(/^\d+$/) as string,
+      PG_LOCKER_RUN: expect.stringMatching(/^[\da-f-]{36}$/) as string,
     });
     const second = await shown(["--namespace=-7"]);
     const tokens = [first, second].map((each) => BigInt(each["PG_LOCKER_FENCING_TOKEN"] ?? ""));

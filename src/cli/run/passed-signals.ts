@@ -19,11 +19,44 @@ export class Interrupted extends Error {
   }
 }
 
+/** Settles as a step does; or rejects with the signal's reason, and leaves the step to itself. */
+export async function unlessAborted<T>(step: Promise<T>, signal: AbortSignal): Promise<T> {
+  let onAbort = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal.reason);
+    signal.addEventListener("abort", onAbort);
+    if (signal.aborted) onAbort();
+  });
+  try {
+    return await Promise.race([step, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+/** Settles as a step does; with `undefined`, and leaves the step to itself, after so many milliseconds or with the next signal. */
+export async function atMost<T>(
+  milliseconds: number,
+  signals: PassedSignals,
+  step: Promise<T>,
+): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), milliseconds);
+    void signals.next().then(() => resolve(undefined));
+  });
+  try {
+    return await Promise.race([step, over]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /**
  * Takes the signals that this process gets, and passes them on. The command is not of the terminal's foreground group, so that
- * of those of the terminal, too, it gets none but these.
+ * of those of the terminal, too, it gets none but these. They are taken until this process ends, with the status that it has by then.
  */
-export class PassedSignals implements Disposable {
+export class PassedSignals {
   readonly #interruption = new AbortController();
   #receiver: ((signal: NodeJS.Signals) => void) | undefined;
 
@@ -43,10 +76,9 @@ export class PassedSignals implements Disposable {
     this.#receiver = receiver;
   }
 
-  [Symbol.dispose](): void {
-    for (const signal of ending) process.removeListener(signal, this.#end);
-    for (const signal of passing) process.removeListener(signal, this.#pass);
-    process.removeListener("SIGTSTP", this.#suspend);
+  /** From now on the first signal means that there is to be no more waiting: resolves with it. */
+  next(): Promise<NodeJS.Signals> {
+    return new Promise((resolve) => this.passTo(resolve));
   }
 
   readonly #end = (signal: NodeJS.Signals): void => {
