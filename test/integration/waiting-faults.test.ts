@@ -343,6 +343,7 @@ describe("a server whose connections are all taken", () => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url);
     const other = await fleet.first.acquire(uniqueKey(), { autoRefresh: true });
+    await server.rows("select 1");
     const others = await takeAll();
     const waiting = fleet.first.acquire(held.key, { wait: true });
     waiting.catch(() => {});
