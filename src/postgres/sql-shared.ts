@@ -80,7 +80,7 @@ export interface SharedAnswer {
 
 /** One operation alone, without the price of many. Further parameter: lock id. */
 const alone = (operation: Operation): Statement =>
-  frame(`shared_${operation}`, expressions[operation]("$2::int8"));
+  frame(`shared_${operation}`, expressions[operation]("$2::pg_catalog.int8"));
 
 /**
  * Several operations, done in the order given: the rows of a function are evaluated as they come, and `offset 0` keeps
@@ -93,13 +93,14 @@ const together = (): Statement =>
     `(
               select pg_catalog.string_agg(one.answer, '' order by one.at)
                 from (select operation.at,
-                             case operation.letter
+                             case
                              ${(Object.keys(expressions) as Operation[])
                                .map(
-                                 (letter) => `when '${letter}' then ${expressions[letter]("operation.id")}`,
+                                 (letter) =>
+                                   `when operation.letter operator(pg_catalog.=) '${letter}' then ${expressions[letter]("operation.id")}`,
                                )
                                .join("\n                             ")} end as answer
-                        from rows from (pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::"char"[]))
+                        from rows from (pg_catalog.unnest($2::pg_catalog.int8[]), pg_catalog.unnest($3::pg_catalog."char"[]))
                              with ordinality as operation(id, letter, at)
                       offset 0) as one)`,
   );
@@ -133,10 +134,10 @@ select pg_catalog.json_build_object(
          'set', case when opened.fit then pg_catalog.concat(
            pg_catalog.set_config('idle_session_timeout', '0', false),
            ${holderFit("$2")},
-           case when $3::text is not null then pg_catalog.concat(
-           ${belt("$3", "$4")}) end) end)::text
+           case when $3::pg_catalog.text is not null then pg_catalog.concat(
+           ${belt("$3", "$4")}) end) end)::pg_catalog.text
   from (select not pg_catalog.pg_is_in_recovery()
-               and ($1::int4 is null or pg_catalog.pg_backend_pid() = $1) as fit,
+               and ($1::pg_catalog.int4 is null or pg_catalog.pg_backend_pid() operator(pg_catalog.=) $1) as fit,
                pg_catalog.json_build_array(
                  pg_catalog.current_setting('idle_session_timeout'),
            ${asTheyAre({ enforced: true })}) as before
@@ -156,7 +157,7 @@ export const closeShared = prepared(
   "close_shared",
   `
 select pg_catalog.json_build_array(
-         ${putBack({ enforced: true }, 1)})::text`,
+         ${putBack({ enforced: true }, 1)})::pg_catalog.text`,
 );
 
 /**
@@ -166,7 +167,7 @@ select pg_catalog.json_build_array(
 export const ownLocks = prepared(
   "own_locks",
   `
-select coalesce(pg_catalog.json_agg(((classid::int8 << 32) | objid::int8)::text), '[]')::text
+select coalesce(pg_catalog.json_agg(((classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8)::pg_catalog.text), '[]')::pg_catalog.text
   from pg_catalog.pg_lock_status()
- where locktype = 'advisory' and granted and objsubid = 1 and pid = pg_catalog.pg_backend_pid()`,
+ where locktype operator(pg_catalog.=) 'advisory' and granted and objsubid operator(pg_catalog.=) 1 and pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()`,
 );
