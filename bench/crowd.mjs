@@ -10,7 +10,8 @@ import { untilSeenWaiting, waysToWait } from "./ways-to-wait.mjs";
 const rounds = 3;
 const processes = 4;
 const callersEach = 25;
-const holdMs = 3_000;
+/** Milliseconds. The library's ask again after each bound of 5 s: two of these. Who blocks asks for nothing. */
+const holdMs = { blocked: 500, library: 10_000 };
 const warmUpMs = 500;
 const aim = { statementsPerSecond: 20 };
 /** A hundred sessions that block, beside those of the library. And the statements are counted by the server. */
@@ -30,14 +31,14 @@ async function measure(url, observer, parts) {
   const hold = (way, milliseconds) => crowdOf({ way, holder: holders[way], observer, parts, milliseconds });
   try {
     for (const way of Object.keys(holders)) await hold(way, warmUpMs);
-    const perRound = await interleaved(rounds, Object.keys(holders), (way) => hold(way, holdMs));
+    const perRound = await interleaved(rounds, Object.keys(holders), (way) => hold(way, holdMs[way]));
     const of = (way, what) => perRound[way].map((round) => round[what]);
     const both = (what) => ({ blocked: median(of("blocked", what)), library: median(of("library", what)) });
     return {
       rounds,
       processes,
       waiters: processes * callersEach,
-      holdMs,
+      holdMs: holdMs.library,
       aim,
       statementsPerSecond: both("statementsPerSecond"),
       allThroughMs: {

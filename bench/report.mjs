@@ -48,13 +48,13 @@ const tables = {
   },
 
   fleet: ({ rounds, waiters, aim, ...measured }) => {
-    const { statementsPerSecond, connections, allThroughMs, statementsPerHandOver } = measured;
+    const { roundTripsPerSecond, connections, allThroughMs, roundTripsPerHandOver } = measured;
     const { takeOverMs, oldestSnapshotMs, indexBuildMs } = measured;
     const counts = ({ blocked, library }, wanted) => [
-      counted(blocked, 1),
-      counted(library, 1),
+      blocked.toFixed(1),
+      library.toFixed(1),
       "",
-      `${wanted} ${Number.isFinite(library) ? verdict(library <= wanted) : ""}`,
+      `${wanted} ${verdict(library <= wanted)}`,
     ];
     const alone = (value, wanted) => ["", ms(value), "", `${wanted} ms ${verdict(value <= wanted)}`];
     return {
@@ -62,7 +62,7 @@ const tables = {
       rounds,
       header: ["", "", "blocked in the server", "library", "ratio", "aim"],
       rows: [
-        ["while it is held", "statements a second", ...counts(statementsPerSecond, aim.statementsPerSecond)],
+        ["while it is held", "round trips a second", ...counts(roundTripsPerSecond, aim.roundTripsPerSecond)],
         ["", "connections", ...counts(connections, aim.connections)],
         ["", "oldest snapshot", ...alone(oldestSnapshotMs, aim.oldestSnapshotMs)],
         ["", "index build", ...alone(indexBuildMs, aim.indexBuildMs)],
@@ -74,7 +74,7 @@ const tables = {
           allThroughMs.ratio.toFixed(2),
           `${aim.allThroughRatio} ${verdict(allThroughMs.ratio <= aim.allThroughRatio)}`,
         ],
-        ["", "statements a hand-over", ...counts(statementsPerHandOver, aim.statementsPerHandOver)],
+        ["", "round trips a hand-over", ...counts(roundTripsPerHandOver, aim.roundTripsPerHandOver)],
         [
           "from the end of the holder's session",
           "to the next grant, p50",

@@ -125,7 +125,7 @@ function summaryOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers,
 }
 
 function fleetRows({ waiters, aim, ...measured }) {
-  const { statementsPerSecond, connections, allThroughMs, statementsPerHandOver } = measured;
+  const { roundTripsPerSecond, connections, allThroughMs, roundTripsPerHandOver } = measured;
   const { takeOverMs, oldestSnapshotMs, indexBuildMs } = measured;
   const row = (what, value, wanted, text) => [what, most(wanted), text, verdict(value <= wanted)];
   const inMs = (what, value, wanted) => [what, `≤ ${count(wanted)} ms`, ms(value), verdict(value <= wanted)];
@@ -137,16 +137,16 @@ function fleetRows({ waiters, aim, ...measured }) {
       `${allThroughMs.ratio.toFixed(2)} (${ms(allThroughMs.library)})`,
     ),
     row(
-      "statements a hand-over",
-      statementsPerHandOver.library,
-      aim.statementsPerHandOver,
-      statementsPerHandOver.library?.toFixed(1) ?? "not counted",
+      "round trips a hand-over",
+      roundTripsPerHandOver.library,
+      aim.roundTripsPerHandOver,
+      roundTripsPerHandOver.library.toFixed(1),
     ),
     row(
-      "statements a second while it is held",
-      statementsPerSecond.library,
-      aim.statementsPerSecond,
-      statementsPerSecond.library?.toFixed(1) ?? "not counted",
+      "round trips a second while it is held",
+      roundTripsPerSecond.library,
+      aim.roundTripsPerSecond,
+      roundTripsPerSecond.library.toFixed(1),
     ),
     row("connections meanwhile", connections.library, aim.connections, String(connections.library)),
     inMs("from the end of the holder's session to the next grant, p50", takeOverMs.library, aim.takeOverMs),
@@ -171,7 +171,7 @@ ${tables.join("\n\n")}
 
 const count = (number) => Math.round(number).toLocaleString("en");
 const percent = (value) => `${(value * 100).toFixed(0)} %`;
-const ms = (value) => `${value.toPrecision(3)} ms`;
+const ms = (value) => `${value < 1_000 ? value.toPrecision(3) : count(value)} ms`;
 const most = (wanted) => `≤ ${wanted}`;
 const least = (wanted) => `≥ ${wanted}`;
 const verdict = (met) => (met ? "met" : "missed");

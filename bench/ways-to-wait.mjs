@@ -75,8 +75,28 @@ function byHand(pool, lock) {
   };
 }
 
+/** How often this process has heard the server out: a message of several statements is one round trip. */
+export const counted = { roundTrips: 0 };
+
+class CountingClient extends pg.Client {
+  constructor(config) {
+    super(config);
+    this.connection.on("readyForQuery", () => {
+      counted.roundTrips += 1;
+    });
+  }
+}
+
 function poolOf(way, connectionString, max, idleTimeoutMillis = 0) {
-  const pool = new pg.Pool({ connectionString, max, idleTimeoutMillis, application_name: `bench ${way}` });
+  const application_name = `bench ${way}`;
+  // What the library connects beside the pool is of the pool's class as well.
+  const pool = new pg.Pool({
+    connectionString,
+    max,
+    idleTimeoutMillis,
+    application_name,
+    Client: CountingClient,
+  });
   pool.on("error", () => {});
   return pool;
 }

@@ -10,8 +10,8 @@ export const mutants = [
     name: "deadline-from-answer",
     says: "belief counts from the answer instead of the sending",
     file: "src/postgres/session.ts",
-    what: "done(error ?? undefined, reply, sentAt);",
-    by: "done(error ?? undefined, reply, { ...sentAt, ...now() });",
+    what: "done(error, reply, sentAt);",
+    by: "done(error, reply, { ...sentAt, ...now() });",
     caughtBy: {
       file: "test/integration/server-ttl.test.ts",
       test: "a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
@@ -258,6 +258,94 @@ export const mutants = [
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
       test: "a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL",
+    },
+  },
+  {
+    name: "commit-without-the-mark",
+    says: "a transaction is committed that is not the one that took the lock",
+    file: "src/postgres/sql-transaction.ts",
+    what: "then 'held'",
+    by: "then 'held' when true then 'held'",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a transaction of the locker's own, with node-postgres another that has the lock meanwhile is alone with it: nothing of the first is committed",
+    },
+  },
+  {
+    name: "transaction-takes-its-lock-again",
+    says: "two functions are inside at once, on one client",
+    file: "src/postgres/sql-transaction.ts",
+    what: "case when found.standby or found.mine then null",
+    by: "case when found.standby then null",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a client of the caller's two calls at once: one is inside, and the other is told that the transaction has the lock",
+    },
+  },
+  {
+    name: "commits-what-was-left-open",
+    says: "what an earlier user of the pool's client left in a transaction is committed with the function's own",
+    file: "src/sessions/own-transactions.ts",
+    what: "if (session.inTransaction) isInOther();",
+    by: "",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a transaction of the locker's own, with node-postgres a pool's client that somebody left in a transaction (begin; insert into written values ('left over')) is refused, and destroyed",
+    },
+  },
+  {
+    name: "lock-that-has-gone-is-not-looked-for",
+    says: "a function that ends the caller's transaction is believed to have been under the lock",
+    file: "src/sessions/callers-transaction.ts",
+    what: "if (held) return;",
+    by: "if (held || !held) return;",
+    caughtBy: {
+      file: "test/integration/transaction-state.test.ts",
+      test: "a client of the caller's is told that the lock has gone with commit; begin in the function",
+    },
+  },
+  {
+    name: "wait-outlives-its-caller",
+    says: "a transaction goes on waiting in the server when nobody wants its lock any more",
+    file: "src/sessions/own-transactions.ts",
+    what: "() => cancelStatement(session.client)",
+    by: "() => Promise.resolve(cancelStatement).then(() => {})",
+    caughtBy: {
+      file: "test/integration/transaction-wait.test.ts",
+      test: "a wait in a transaction of its own an abort, a bound that passes and a close() end it at once, and leave nothing of it",
+    },
+  },
+  {
+    name: "refusal-stays-in-the-transaction",
+    says: "what was set for a lock that was refused stays in the caller's transaction",
+    file: "src/sessions/conversation.ts",
+    what: "await this.tell(rollbackToSavepoint);",
+    by: 'await this.tell(rollbackToSavepoint && "select 1");',
+    caughtBy: {
+      file: "test/integration/transaction-ttl.test.ts",
+      test: "a client of the caller's a refusal, and a wait that passes, leave its settings as they were",
+    },
+  },
+  {
+    name: "transaction-of-a-dead-link-lives",
+    says: "a transaction's TTL passes, and its caller is not told",
+    file: "src/sessions/transaction-heartbeat.ts",
+    what: "if (this.#believes() <= 0) {",
+    by: "if (this.#believes() <= Number.NEGATIVE_INFINITY) {",
+    caughtBy: {
+      file: "test/integration/transaction-ttl.test.ts",
+      test: "a link that dies (the client is the caller's: false) while the function is at something else: the call rejects, the server frees the lock later, and nothing is committed",
+    },
+  },
+  {
+    name: "transaction-without-a-ttl-in-the-server",
+    says: "the server never ends a transaction that nothing is heard of",
+    file: "src/postgres/sql-transaction.ts",
+    what: "is null then true",
+    by: "is null or true then true",
+    caughtBy: {
+      file: "test/integration/transaction-ttl.test.ts",
+      test: "a transaction of the locker's own has the default with ttlEnforcement: server, and otherwise only what is asked for",
     },
   },
 ];

@@ -6,6 +6,7 @@ export type { LockerConfig } from "./locker-options.ts";
 export type { MemoryLockerOptions } from "./locker-options.ts";
 export { parseConfig } from "./locker-options.ts";
 export type { PostgresLockerOptions } from "./locker-options.ts";
+export { parseDuration } from "./contract/duration.ts";
 export { diagnose } from "./inspection/diagnosis.ts";
 export type { DiagnosisOptions } from "./inspection/diagnosis.ts";
 export type { DiagnosisCheck } from "./inspection/diagnosis-verdicts.ts";

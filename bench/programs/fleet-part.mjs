@@ -1,6 +1,6 @@
 // A process with many lockers, or many sessions that block, each of which waits for one key, and gives it back at once.
 import { now } from "../statistics.mjs";
-import { waysToWait } from "../ways-to-wait.mjs";
+import { counted, waysToWait } from "../ways-to-wait.mjs";
 import { serve } from "./serve.mjs";
 
 /** By way, each with connections of its own. */
@@ -34,6 +34,10 @@ serve({
   /** When each of them had given the lock back. */
   async through() {
     return through;
+  },
+
+  async roundTrips() {
+    return counted.roundTrips;
   },
 
   /** One of them alone. */

@@ -1,5 +1,5 @@
-import { LockerError, LockNotAcquiredError } from "../index.ts";
 import { exitStatus } from "./exit-status.ts";
+import { codeOf } from "./system-error.ts";
 
 /** What a person is told in a sentence, with the status that the process exits with. */
 export class Failure extends Error {
@@ -30,11 +30,20 @@ const unavailableCodes = new Set([
 /** The status that an error of any kind means. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
-  if (error instanceof LockNotAcquiredError) {
-    if (error.reason === "wait-timeout") return exitStatus.waitTimedOut;
-    return error.reason === "connection-timeout" ? exitStatus.unavailable : exitStatus.notAcquired;
+  // By their codes: to load the library's errors takes longer than many a command.
+  const code = codeOf(error) ?? "";
+  if (code === "LOCK_NOT_ACQUIRED") {
+    const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
+    if (reason === "wait-timeout") return exitStatus.waitTimedOut;
+    return reason === "connection-timeout" ? exitStatus.unavailable : exitStatus.notAcquired;
   }
-  if (!(error instanceof LockerError)) return exitStatus.failed;
-  if (usageCodes.has(error.code)) return exitStatus.usage;
-  return unavailableCodes.has(error.code) ? exitStatus.unavailable : exitStatus.failed;
+  if (usageCodes.has(code)) return exitStatus.usage;
+  return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;
+}
+
+/** What is said of an error of any kind. */
+export function sentenceOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!/\b(EMFILE|ENFILE)\b/.test(text)) return text;
+  return "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
 }

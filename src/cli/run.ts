@@ -1,6 +1,8 @@
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { exitStatus } from "./exit-status.ts";
+import { Failure } from "./failure.ts";
+import { lockOptions } from "./how-locks-are-taken.ts";
 import { planOf } from "./run/plan.ts";
-import { runUnderLock } from "./run/run-under-lock.ts";
 
 /** `pg-locker run KEY -- COMMAND…`: flock(1) for a fleet. */
 export const run: Command = {
@@ -12,6 +14,7 @@ export const run: Command = {
   options: {
     ...keyOptions,
     ...databaseOptions,
+    ...lockOptions,
     wait: { value: "optional" },
     timeout: { value: "required", short: "w" },
     nonblock: { value: "none", short: "n" },
@@ -29,18 +32,34 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
   --wait[=DURATION]  wait for the lock: as long as it takes, or 10s, 1m30s, ...
   -w, --timeout N    wait so long: N seconds, or a duration
   -n, --nonblock     do not wait; the default
-  -s, --shared       hold the lock beside others that are shared, as readers do
-  -x, --exclusive    hold it alone; the default
-  -E, --conflict-exit-code N   exit with N, not 75 or 124
+  -s, --shared       hold it beside other shared ones; -x, --exclusive: alone
+  -E, --conflict-exit-code N   exit with N, not 75 or 124; with 0, silently
   --ttl DURATION     how long the server keeps the lock of a holder that it does
                      not hear from; COMMAND is dead before. Default 30s
   --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default
                      a third of the TTL, at most 10s
   --namespace N      the namespace of the key; default 0
+  --no-fencing       draw no token; --pooler=session trusts one in session mode
   --url URL          the database; default DATABASE_URL, or PGHOST and the like
+  --local            your own PostgreSQL on this machine, whatever is named
   --shell            COMMAND is a line for /bin/sh
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,
-  run: (given) => runUnderLock(planOf(given), given.values),
+  async run(given) {
+    const plan = planOf(given);
+    refuseBun();
+    const { runUnderLock } = await import("./run/run-under-lock.ts");
+    return await runUnderLock(plan, given.values);
+  },
 };
+
+/** It takes a socket that one process hands to another. */
+function refuseBun(): void {
+  const { bun } = process.versions;
+  if (bun === undefined) return;
+  throw new Failure(
+    exitStatus.failed,
+    `Expected Node.js, and this is Bun ${bun}, which can't hand a lock's connection to a second process: run pg-locker with node`,
+  );
+}

@@ -4,7 +4,7 @@ import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } fr
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
 const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
-const transactionOptions = ["wait", "mode", "signal", "client"];
+const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**
  * A misspelt option would be an option ignored: with `{ tll: "1h" }`, the lock of a long job would expire under it.
@@ -33,7 +33,8 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
   const checked: TransactionOptions = assertAcquireOptions(options, transactionOptions);
   const { client } = checked;
   if (client !== undefined && typeof client?.query !== "function") {
-    throw new InvalidConfigError({ field: "client", got: client, wants: "a client of node-postgres" });
+    const wants = "a client with a method `query`, such as one of node-postgres";
+    throw new InvalidConfigError({ field: "client", got: client, wants });
   }
   return checked;
 }

@@ -21,13 +21,16 @@ export interface AcquireOptions {
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
-   * try once. A waiting caller keeps no connection; those of one locker are served in the order in which they came.
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0): try once.
+   *
+   * Callers of one locker are served in order of arrival. The first of them waits inside the server, in its own order, on one of at most
+   * `maxWaitingSessions` connections beside the pool. What waiting can mend (a restart, a failover, a full pool) doesn't end a wait
+   * before its bound; then the `cause` of the error is the last fault.
    */
   readonly wait?: Duration | true;
   /**
    * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
-   * given back.
+   * given back. One signal may serve any number of calls.
    */
   readonly signal?: AbortSignalLike;
   /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */
@@ -224,13 +227,35 @@ export interface Logger {
   error(facts: object, message: string): void;
 }
 
-/** What is needed of the client of a transaction: node-postgres's `PoolClient` and `Client` fit. */
+/**
+ * What is needed of the client of a transaction. Those of node-postgres fit, and so does an object that runs a statement in the
+ * transaction of another library.
+ *
+ * All calls of the locker are `query(text, values)`, where the values are strings and nulls, for the parameters `$1`, `$2` and so
+ * on. They read the first row by the name of its column, which is a text.
+ */
 export interface TransactionClient {
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
 }
 
 export interface TransactionOptions<C extends TransactionClient = TransactionClient>
-  extends Pick<AcquireOptions, "wait" | "signal" | "mode"> {
+  extends Pick<AcquireOptions, "signal" | "mode"> {
+  /**
+   * How long PostgreSQL lets the transaction be idle, as `idle_in_transaction_session_timeout`: a duration from 1 ms to 24 days.
+   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before. Default `"30s"` with
+   * `ttlEnforcement: "server"`, otherwise none.
+   *
+   * While the process lives and the link does, the locker keeps the transaction alive, however long `fn` is at something else.
+   * But a statement of `fn` that takes longer than that ends the call, too: nothing tells it from a dead link. On a client of
+   * another library than node-postgres nothing is kept alive: there, `fn` sends a statement within each `ttl`.
+   */
+  readonly ttl?: Duration;
+  /**
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
+   * try once. The call waits in the server, in its transaction, for seconds at a time: those who wait are served in the order in
+   * which they came. Where transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
+   */
+  readonly wait?: Duration | true;
   /**
    * One that has a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
    * Default: a client of the pool, with a transaction of its own.

@@ -1,6 +1,6 @@
 import { DatabaseError } from "../contract/errors.ts";
 import { Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
-import { type Client, destroySocket, type Pool } from "./driver.ts";
+import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
 /** Why there is no session: all are checked out; or the server did not answer. `waited` is in milliseconds. */
@@ -27,21 +27,15 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSe
   return new Promise((resolve, reject) => {
     let waiting = true;
     let deadline: Deadline | undefined;
-    try {
-      pool.connect((error, client, release) => {
-        // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
-        if (!waiting) return release?.();
-        deadline?.clear();
-        waiting = false;
-        if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
-        if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
-        reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
-      });
-    } catch (cause) {
-      // A connection string that can't be read throws in this very step.
-      reject(new DatabaseError({ doing: "Reserving a session", cause }));
-      return;
-    }
+    connect(pool, (error, client, release) => {
+      // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
+      if (!waiting) return release?.();
+      deadline?.clear();
+      waiting = false;
+      if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
+      if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
+      reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
+    });
     if (!Number.isFinite(wait)) return;
     // The pool hands out an idle client in the next tick, before this: most often there is nothing to time.
     process.nextTick(() => {
@@ -54,10 +48,67 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSe
   });
 }
 
+type Connected = (error: unknown, client?: Client, release?: Release) => void;
+
+/**
+ * Asks the pool for a client. Calls back once; a second client, of a wrapper that answers in both ways, goes back at once.
+ *
+ * A pool of its own kind may know promises only: a subclass whose `connect` is asynchronous and takes nothing, or a wrapper that
+ * chains to what `connect` returns. The first would never call back, and the second throws.
+ */
+function connect(pool: Pool, callback: Connected): void {
+  let given: Client | undefined;
+  let isDone = false;
+  const done = (error: unknown, client?: PooledClient, release = releaseOf(client)): void => {
+    if (client === undefined ? isDone : client === given) return;
+    given ??= client;
+    const isSecond = isDone;
+    isDone = true;
+    if (isSecond) release?.();
+    else if (client === undefined || release !== undefined) callback(error, client, release);
+    else callback(new Error("the pool's `connect` gave a client that has no `release`"));
+  };
+  const promised = (answer: unknown): void => {
+    // What is given to the callback may be promised as nothing.
+    if (isThenable(answer)) answer.then((client) => client && done(undefined, client), done);
+  };
+  try {
+    if (pool.connect.length > 0 && !promisesOnly.has(pool)) {
+      promised(pool.connect((error, client, release) => done(error, client, release)));
+      return;
+    }
+  } catch {
+    // The same is thrown again, if it is not the callback's fault: a connection string that can't be read.
+    promisesOnly.add(pool);
+  }
+  try {
+    promised((pool as unknown as PromisingPool).connect());
+  } catch (error) {
+    done(error);
+  }
+}
+
+type PooledClient = Client & { release?: Release };
+
+interface PromisingPool {
+  connect(): PromiseLike<PooledClient | undefined>;
+}
+
+function releaseOf(client: PooledClient | undefined): Release | undefined {
+  return typeof client?.release === "function" ? (destroy) => client.release?.(destroy) : undefined;
+}
+
+/** Pools that threw at a callback. */
+const promisesOnly = new WeakSet<Pool>();
+
+function isThenable(value: unknown): value is ReturnType<PromisingPool["connect"]> {
+  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+}
+
 /** Whether the pool's own, shorter bound ended the wait. Its errors say so in words only. */
-function isOwnTimeout(pool: Pool, error: Error | undefined, waited: number): boolean {
+function isOwnTimeout(pool: Pool, error: unknown, waited: number): boolean {
   const bound = pool.options.connectionTimeoutMillis ?? 0;
-  const saidByTheServer = error !== undefined && "code" in error;
+  const saidByTheServer = typeof error === "object" && error !== null && "code" in error;
   return bound > 0 && waited >= bound - 1 && !saidByTheServer;
 }
 

@@ -7,12 +7,10 @@ import {
   type Client,
   destroySocket,
   type Release,
-  type Result,
   type Statement,
-  script,
   unnamed,
 } from "./driver.ts";
-import { exchange, type Reply, type Value } from "./exchange.ts";
+import { exchange, exchangeScript, type Reply, type Value } from "./exchange.ts";
 
 /** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
@@ -90,6 +88,18 @@ export class Session {
     return this.#inTurn(doing, deadline, ask, jsonOf<T>);
   }
 
+  /** Sends one statement, as {@link run} does, whose one value is a text that `read` understands. */
+  runText<T>(
+    doing: string,
+    statement: Statement,
+    values: Value[],
+    deadline: number,
+    read: (text: string) => T,
+  ): Promise<Answer<T>> {
+    const ask: Ask = (done) => this.#ask(statement, values, done);
+    return this.#inTurn(doing, deadline, ask, ({ value }, sentAt) => ({ said: read(String(value)), sentAt }));
+  }
+
   /** Sends several statements in one message, as {@link run} does one; the last of them returns one value of JSON. */
   runScript<T>(doing: string, text: string, deadline: number): Promise<Answer<T>> {
     const ask: Ask = (done) => this.#askScript(text, done);
@@ -102,6 +112,16 @@ export class Session {
       doing,
       deadline,
       (done) => this.#ask(statement, [], done),
+      ({ tag }) => tag,
+    );
+  }
+
+  /** Sends several statements in one message, and returns the tag of the last. @throws {DatabaseError} as {@link run} does */
+  commandScript(doing: string, text: string, deadline: number): Promise<string> {
+    return this.#inTurn(
+      doing,
+      deadline,
+      (done) => this.#askScript(text, done),
       ({ tag }) => tag,
     );
   }
@@ -154,7 +174,7 @@ export class Session {
         unprepared.add(this.client);
         this.#ask(statement, values, done);
       } else {
-        done(error ?? undefined, reply, sentAt);
+        done(error, reply, sentAt);
       }
     });
   }
@@ -165,7 +185,7 @@ export class Session {
       return;
     }
     const sentAt = now();
-    script(this.client, text, (error, last) => done(error ?? undefined, replyOf(last), sentAt));
+    exchangeScript(this.client, text, (error, reply) => done(error ?? undefined, reply, sentAt));
   }
 
   /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
@@ -193,15 +213,11 @@ export class Session {
 
 /** Sends something, and is told once what came of it. */
 type Ask = (done: Done) => void;
-type Done = (error: Error | undefined, reply?: Reply, sentAt?: Instant) => void;
+type Done = (error: unknown, reply?: Reply, sentAt?: Instant) => void;
 
 /** What a statement answered with one value of JSON; an answer without a value is none. */
 function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {
   return { said: JSON.parse(String(value)) as T, sentAt };
-}
-
-function replyOf(result: Result | undefined): Reply | undefined {
-  return result === undefined ? undefined : { value: result.rows[0]?.[0], tag: result.command ?? "" };
 }
 
 /**

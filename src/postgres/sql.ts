@@ -221,38 +221,6 @@ export const ping = statement(
   "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::pg_catalog.text",
 );
 
-/**
- * In `read committed`, whatever the role's default: where a transaction has one snapshot for all its statements, the one
- * that the try itself takes may be older than what the last holder committed.
- */
-export const begin = statement("begin isolation level read committed");
-export const commit = statement("commit");
-/** The command tag of one that took effect. That of a failed transaction is another, and no error. */
-export const committed = "COMMIT";
-export const rollback = statement("rollback");
-
-/**
- * Takes the lock until the end of the transaction, or is refused. Not prepared, as with all the rest of a transaction:
- * behind a pooler the next one is served by another session.
- *
- * Parameter: lock id. Answers {@link TryTransactionLockAnswer}.
- */
-const tryTransactionLockWith = (call: string): Statement =>
-  statement(`
-select pg_catalog.json_build_object(
-         'standby', pg_catalog.pg_is_in_recovery(),
-         'granted', case when not pg_catalog.pg_is_in_recovery() then ${call} end)::pg_catalog.text`);
-
-export interface TryTransactionLockAnswer {
-  readonly standby: boolean;
-  readonly granted: boolean | null;
-}
-
-export const tryTransactionLock: Record<LockMode, Statement> = {
-  exclusive: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock($1::pg_catalog.int8)"),
-  shared: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock_shared($1::pg_catalog.int8)"),
-};
-
 /** Whether there is a lock with an id, in the list of the server. */
 const listed = (id: string, which: string): string => `exists (
          select from pg_catalog.pg_locks

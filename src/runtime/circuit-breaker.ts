@@ -1,7 +1,7 @@
-import { circuitBreaker, ExponentialBackoff, handleAll, SamplingBreaker } from "cockatiel";
 import { milliseconds } from "../contract/duration.ts";
 import { CircuitOpenError, InvalidConfigError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
+import { SamplingBreaker } from "./sampling-breaker.ts";
 
 /**
  * Stands between the locker and a database in trouble. It calls `fn`, or rejects without calling it. Every policy of cockatiel fits,
@@ -23,8 +23,8 @@ export interface CircuitBreakerOptions {
 }
 
 /**
- * A circuit breaker with the Go package's defaults, on cockatiel. While open, it lets one operation through after 0.5 s,
- * then after ever longer times, at most 60 s, and closes with the first that succeeds.
+ * A circuit breaker with the Go package's defaults. While open, it lets one operation through after about 0.5 s, then after
+ * ever longer times, about 60 s at most, and closes with the first that succeeds.
  *
  * @throws {InvalidConfigError} a field is out of its range
  */
@@ -58,16 +58,7 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
       wants: 'a duration of at least 100 ms, such as "10s"',
     });
   }
-  return circuitBreaker(handleAll, {
-    halfOpenAfter: new ExponentialBackoff({ initialDelay: 500, exponent: 1.5, maxDelay: 60_000 }),
-    breaker: new SamplingBreaker({
-      // cockatiel opens above the threshold, which it wants below 1, and not at it.
-      threshold: errorRate / 100 - 1e-9,
-      duration: window,
-      // It multiplies this by the window again; half a sample less keeps rounding from asking for one more.
-      minimumRps: (minimumSamples - 0.5) / (window / 1_000),
-    }),
-  });
+  return new SamplingBreaker({ errorRate, minimumSamples, window });
 }
 
 /**

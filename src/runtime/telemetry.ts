@@ -93,10 +93,10 @@ export class Telemetry {
       "{fault}",
       "Faults of the database in spite of which a wait for a lock went on",
     );
+    // Without a unit, as in the Go package: with one, what writes Prometheus's format may append `_milliseconds` to the name.
     const latency = callHook("meter", () =>
       meter.createHistogram(`${scope}_latency_ms`, {
-        unit: "ms",
-        description: "Time from the call of an operation to its answer",
+        description: "Milliseconds from the call of an operation to its answer",
       }),
     );
     this.#latency = (milliseconds, of) => void callHook("meter", () => latency?.record(milliseconds, of));

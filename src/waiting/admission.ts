@@ -38,6 +38,8 @@ export interface Attempt<G extends Granted, H> {
    * place to do so.
    */
   waitLock?(request: LockRequest, bound: number): Promise<G | Refusal>;
+  /** It waits on a connection of its own, not on one of the few that others queue for. */
+  readonly bringsPlace?: boolean;
   /** It waits in the server at once, without a try and past the line of its process. */
   readonly skipsLine?: boolean;
   /** Enters what was granted into the books; called in the very step in which it is sure that somebody wants it. */
@@ -158,10 +160,10 @@ export class Admission {
       until: start + wait,
       tryUntil: start + Math.max(wait, firstTry),
       lastFault: undefined,
-      end: () =>
-        over.abort(
-          new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause: waiting.lastFault }),
-        ),
+      end: () => {
+        const cause = waiting.lastFault ?? (this.#hasConnected ? undefined : new Error("no answer"));
+        over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
+      },
     };
     const alarm = new Alarm(
       waiting,
@@ -236,7 +238,7 @@ export class Admission {
         if (left <= 0 && waiting.tryUntil === undefined) waiting.end();
         for (const signal of waiting.signals) signal?.throwIfAborted();
         const isNext = poller === undefined ? this.#polling.isEmpty : this.#polling.isOldest(poller);
-        if (place.isFirst && (isNext || attempt.skipsLine) && attempt.hasPlaceToWait?.()) {
+        if (place.isFirst && (isNext || attempt.bringsPlace) && attempt.hasPlaceToWait?.()) {
           if (poller !== undefined) this.#polling.leave(poller);
           poller = undefined;
           this.#polling.offerPlace();

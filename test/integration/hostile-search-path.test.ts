@@ -136,7 +136,7 @@ describe("as a role whose search_path has a hostile schema first", () => {
     const id = lockId(0, key);
     expect(await listLocks(pool)).toMatchObject([{ id, mode: "shared", state: "held", user: role.name }]);
     expect(await listLocks(pool, { id: id + 1n })).toEqual([]);
-    const [{ pid } = { pid: 0 }] = await listLocks(pool, { id });
+    const pid = (await listLocks(pool, { id }))[0]?.pid ?? 0;
     expect(await endHolders(pool, { id, pids: [pid] })).toEqual([pid]);
     await until(() => lock.signal.aborted);
   });
