@@ -1,6 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Duration, Lock, LockGroup, RefreshOptions } from "../contract/locker.ts";
-import { stopSignalOf } from "../runtime/stop-signal.ts";
+import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/admission.ts";
 import type { HeldLock } from "./held-lock.ts";
 
@@ -9,8 +9,11 @@ import type { HeldLock } from "./held-lock.ts";
  *
  * All are tried for at once, as most often nobody has one of them. If somebody does, those before it are kept, in the order of the
  * ids, and it is waited for; then the rest is tried for, and so on. Nobody ever waits with a lock in hand whose id is larger, so
- * callers with overlapping keys cannot deadlock. Without a wait, they are then taken one by one in that order: of two callers that
- * meet, one has them all.
+ * callers with overlapping keys cannot deadlock.
+ *
+ * Without a wait, they are then taken one by one in that order, so that of two callers that meet, one has them all. What the other one
+ * got when it tried for all at once is on its way back by then: a lock that is refused is tried for again for a moment, a few times as
+ * long as all at once took.
  *
  * As long as the later ones are awaited, the earlier ones are refreshed. The loss of one ends the rest.
  *
@@ -37,6 +40,7 @@ export async function acquireInOrder(
   try {
     while (taken.length < inOrder.length) {
       const rest = inOrder.slice(taken.length);
+      const asked = performance.now();
       const outcomes = await Promise.allSettled(rest.map((one) => take(one, 0)));
       const refused = outcomes.findIndex(({ status }) => status === "rejected");
       const locks = outcomes.map((outcome) => (outcome.status === "fulfilled" ? outcome.value : undefined));
@@ -49,7 +53,9 @@ export async function acquireInOrder(
         keep(await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error))));
       } else {
         await giveBack(taken.splice(0));
-        for (const one of inOrder) keep(await take(one, 0));
+        const moment = Math.min(Math.max(3 * (performance.now() - asked), 20), 1_000);
+        const until = performance.now() + moment;
+        for (const one of inOrder) keep(await persist(() => take(one, 0), until, [...one.signals, lost]));
       }
     }
     firstLoss.signal.throwIfAborted();
@@ -59,6 +65,23 @@ export async function acquireInOrder(
   }
   for (const [at, lock] of taken.entries()) if (!inOrder[at]?.autoRefresh) lock.stopRefreshing();
   return new HeldLockGroup(wanted, taken, firstLoss.signal);
+}
+
+/** Tries until it is granted, or that time has come by `performance.now()`. @throws what the last try throws */
+async function persist(
+  attempt: () => Promise<HeldLock>,
+  until: number,
+  signals: ReadonlyArray<StopSignal | undefined>,
+): Promise<HeldLock> {
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      const isHeld = error instanceof LockNotAcquiredError && error.reason === "held";
+      if (!isHeld || performance.now() >= until) throw error;
+    }
+    await pauseFor(1 + Math.random() * 9, signals);
+  }
 }
 
 /** Milliseconds. The last one is worth a try with nothing left. */

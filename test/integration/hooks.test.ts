@@ -11,6 +11,7 @@ import {
   PostgresLocker,
   type PostgresLockerOptions,
 } from "../../src/index.ts";
+import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
   createPool,
@@ -160,6 +161,16 @@ test("a logger that takes 5 ms for a line delays no signal: 500 locks that are l
   expect((told.at(-1) as number) - (told[0] as number)).toBeLessThan(1_000);
   // And nothing of it is kept from the log.
   await until(() => lines.length >= 500, { deadline: 15_000 });
+});
+
+test("a listener of a lock's signal that throws keeps no other lock from being told, nor its lock from being freed", async () => {
+  await using child = Child.start("throwing-listener.mjs", { env: { DATABASE_URL: databaseUrl() } });
+  const { id } = await child.message((message) => "id" in message);
+  const [pid] = await holdersOf(BigInt(String(id)));
+  await onServer("select pg_terminate_backend($1)", [pid]);
+  const told = await child.message((message) => "aborted" in message);
+  expect(told).toEqual({ aborted: [true, true, true], heard: [0, 1, 2], uncaught: 3, again: true });
+  expect(await child.exited).toEqual({ code: 0, signal: null });
 });
 
 test("a logger may call the locker itself, from every line", async () => {

@@ -107,25 +107,34 @@ describe("acquireAll of 500 keys", () => {
 });
 
 describe("acquireAll of overlapping keys, without a wait", () => {
-  test("of two callers that meet, one has them all, every time; and nobody has some", async () => {
-    await using one = new PostgresLocker({ pool: createPool() });
-    await using two = new PostgresLocker({ pool: createPool() });
-    await Promise.all([one, two].map(async (locker) => (await locker.acquire(uniqueKey())).release()));
-    const neither: number[] = [];
-    for (let round = 0; round < 300; round += 1) {
-      const keys = Array.from({ length: 30 }, (_, at) => `${round}:${at}`);
-      const outcomes = await Promise.allSettled([one.acquireAll(keys), two.acquireAll([...keys].reverse())]);
-      const groups = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
-      if (groups.length === 0) neither.push(round);
-      expect(groups.length).toBeLessThanOrEqual(1);
-      for (const group of groups) {
-        expect(group.held).toBe(true);
-        await group.release();
+  test.each([
+    ["shared", 300, 30],
+    ["dedicated", 100, 8],
+  ] as const)(
+    "of two callers that meet, one has them all, every time: %s sessions",
+    async (sessions, rounds, count) => {
+      await using one = new PostgresLocker({ pool: createPool(), sessions });
+      await using two = new PostgresLocker({ pool: createPool(), sessions });
+      await Promise.all([one, two].map(async (locker) => (await locker.acquire(uniqueKey())).release()));
+      const neither: number[] = [];
+      for (let round = 0; round < rounds; round += 1) {
+        const keys = Array.from({ length: count }, (_, at) => `${round}:${at}`);
+        const outcomes = await Promise.allSettled([
+          one.acquireAll(keys),
+          two.acquireAll([...keys].reverse()),
+        ]);
+        const groups = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+        if (groups.length === 0) neither.push(round);
+        expect(groups.length).toBeLessThanOrEqual(1);
+        for (const group of groups) {
+          expect(group.held).toBe(true);
+          await group.release();
+        }
       }
-    }
-    expect(neither).toEqual([]);
-    expect(await advisoryLocks()).toEqual([]);
-  });
+      expect(neither).toEqual([]);
+      expect(await advisoryLocks()).toEqual([]);
+    },
+  );
 
   test("of two callers of one locker as well", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
