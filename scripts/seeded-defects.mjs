@@ -241,7 +241,7 @@ export const mutants = [
   {
     name: "released-twice",
     says: "a lock is given back by its holder, and again by its refresh that has no answer: then it is another's",
-    file: "src/sessions/shared-sessions.ts",
+    file: "src/sessions/shared-lock.ts",
     what: "this.#releasing ??= this",
     by: "this.#releasing = this",
     caughtBy: {

@@ -54,3 +54,8 @@ export function tcpTimeouts(ttl: number): [keepalive: string, userTimeout: strin
 export function ttlClassOf(ttl: number): number {
   return Math.floor(Math.log2(ttl) / 2);
 }
+
+/** The smallest TTL of a class, in milliseconds. */
+export function smallestOfClass(ttlClass: number): number {
+  return 4 ** ttlClass;
+}

@@ -5,7 +5,7 @@ import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
-import { tcpTimeouts } from "./server-ttl.ts";
+import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionLease } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
 import { Operations } from "./statement-batches.ts";
@@ -82,10 +82,21 @@ export class SharedSession {
     this.#operations = new Operations({
       lease: this.#lease,
       name: options.name,
-      leaseWanted: () => (options.enforced ? this.#carried.value : Number.POSITIVE_INFINITY),
+      leaseWanted: () => this.#leaseWanted(),
       onIdle: () => this.#restIfEmpty(),
     });
     void this.#open();
+  }
+
+  /**
+   * The smallest TTL that it carries; but a lock that was refreshed to a smaller class doesn't shorten that of the others, which would
+   * be lost with the first stall. Its holder stops relying on it in time all the same.
+   */
+  #leaseWanted(): number {
+    const { ttlClass } = this.#options;
+    return ttlClass === undefined
+      ? Number.POSITIVE_INFINITY
+      : this.#carried.noLessThan(smallestOfClass(ttlClass));
   }
 
   /** Locks are carried by sessions of their own class: see `ttlClassOf`. */

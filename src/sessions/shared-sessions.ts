@@ -1,14 +1,14 @@
 import { aboutKey, DatabaseError, LockNotAcquiredError } from "../contract/errors.ts";
-import type { LockMode } from "../contract/locker.ts";
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { freeing, joining, proving, taking } from "../postgres/sql-shared.ts";
-import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
+import { freeing, joining, taking } from "../postgres/sql-shared.ts";
+import { elapsedSince } from "../runtime/clock.ts";
 import { FencingTokens } from "./fencing-tokens.ts";
-import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
-import { believable, ttlClassOf } from "./server-ttl.ts";
-import { type Carried, leavesNothing, SharedSession } from "./shared-session.ts";
+import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import { ttlClassOf } from "./server-ttl.ts";
+import { type Entry, isDone, SharedLock, withThoseBeside } from "./shared-lock.ts";
+import { leavesNothing, SharedSession } from "./shared-session.ts";
 import type { Done, Outcome } from "./statement-batches.ts";
 
 export interface SharedSessionsOptions {
@@ -18,18 +18,6 @@ export interface SharedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
-}
-
-/** A lock that one of the sessions has in the server, or is about to have, or to have had. */
-interface Entry {
-  readonly id: bigint;
-  readonly key: string;
-  readonly mode: LockMode;
-  readonly session: SharedSession;
-  /** More than one where it is shared: the server has it once. */
-  holders: readonly SharedLock[];
-  /** Settles when it is known whether the server has it; `undefined` while it does. */
-  settling: Promise<unknown> | undefined;
 }
 
 /**
@@ -80,13 +68,18 @@ export class SharedSessions {
     return this.tryLock(request);
   }
 
-  async #takeBeside(entry: Entry, request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
-    if (entry.settling !== undefined) {
-      await entry.settling.then(nothing, nothing);
+  async #takeBeside(first: Entry, request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
+    for (const { settling } of withThoseBeside(first)) {
+      if (settling === undefined) continue;
+      await settling.then(nothing, nothing);
       return request.abandoned ? { refused: "abandoned" } : this.tryLock(request, isAgain);
     }
-    if (request.mode === "exclusive" || entry.mode === "exclusive") return { refused: "held" };
-    return this.#join(entry, request, isAgain);
+    if (request.mode === "exclusive" || first.mode === "exclusive") return { refused: "held" };
+    const ttlClass = this.#classOf(request.ttl);
+    for (const entry of withThoseBeside(first)) {
+      if (entry.session.ttlClass === ttlClass) return this.#join(entry, request, isAgain);
+    }
+    return this.#take(request, isAgain);
   }
 
   /** Gives back the sessions that carry nothing. Never rejects. */
@@ -98,7 +91,15 @@ export class SharedSessions {
   async #take(request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
     const { key, id, mode, ttl } = request;
     const session = this.#withRoom(ttl);
-    const entry: Entry = { id, key, mode, session, holders: [], settling: undefined };
+    const entry: Entry = {
+      id,
+      key,
+      mode,
+      session,
+      holders: [],
+      settling: undefined,
+      beside: this.#entries.get(id),
+    };
     const lock = new SharedLock(this, entry, this.#enforced);
     session.carry(lock, ttl);
     this.#entries.set(id, entry);
@@ -203,11 +204,27 @@ export class SharedSessions {
   #forget(entry: Entry, lock: SharedLock): void {
     entry.holders = entry.holders.filter((each) => each !== lock);
     entry.session.drop(lock);
-    if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id);
+    this.#unlist(entry);
+  }
+
+  /** Does nothing the second time. */
+  #unlist(entry: Entry): void {
+    const { id, beside } = entry;
+    const first = this.#entries.get(id);
+    if (first === entry) {
+      if (beside === undefined) this.#entries.delete(id);
+      else this.#entries.set(id, beside);
+      return;
+    }
+    for (const each of withThoseBeside(first)) if (each.beside === entry) each.beside = beside;
+  }
+
+  #classOf(ttl: number): number | undefined {
+    return this.#enforced ? ttlClassOf(ttl) : undefined;
   }
 
   #withRoom(ttl: number): SharedSession {
-    const ttlClass = this.#enforced ? ttlClassOf(ttl) : undefined;
+    const ttlClass = this.#classOf(ttl);
     const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
@@ -240,102 +257,19 @@ export class SharedSessions {
     }
     const lost = this.#carriedBy(session);
     // First the books, then the holders: their listeners are code of theirs.
-    for (const { id } of lost) this.#entries.delete(id);
+    for (const entry of lost) this.#unlist(entry);
     for (const { holders } of lost) for (const lock of holders) lock.lost(cause);
   }
 
   #carriedBy(session: SharedSession): Entry[] {
-    return [...this.#entries.values()].filter((entry) => entry.session === session);
-  }
-}
-
-class SharedLock implements Grant, Carried {
-  readonly #sessions: SharedSessions;
-  readonly #entry: Entry;
-  #listener: GoneListener | undefined;
-  readonly lapses: boolean;
-  carriedFor: number | undefined;
-  provenWithin: number | undefined;
-  #lostBecause: Error | undefined;
-  fencingToken: bigint | undefined;
-  #releasing: Promise<void> | undefined;
-
-  constructor(sessions: SharedSessions, entry: Entry, lapses: boolean) {
-    this.#sessions = sessions;
-    this.#entry = entry;
-    this.lapses = lapses;
-  }
-
-  granted(): this {
-    const { holders } = this.#entry;
-    if (holders.length === 0) this.#entry.holders = [this];
-    else if (!holders.includes(this)) this.#entry.holders = [...holders, this];
-    return this;
-  }
-
-  /** Its session has gone. */
-  lost(cause: Error): void {
-    this.#lostBecause = cause;
-    this.#listener?.gone(cause);
-  }
-
-  overdue(): void {
-    this.#listener?.overdue();
-  }
-
-  get provenAt(): Instant {
-    return this.#entry.session.provenAt;
-  }
-
-  /** Which server has granted it. */
-  get server(): string {
-    return this.#entry.session.server;
-  }
-
-  get goneBecause(): Error | undefined {
-    return this.#lostBecause ?? this.#entry.session.goneBecause;
-  }
-
-  believable(ttl: number): number {
-    return this.lapses ? believable(ttl) : ttl;
-  }
-
-  keepProven(ttl: number | undefined): void {
-    this.#entry.session.keepProven(this, ttl);
-  }
-
-  onGone(listener: GoneListener): void {
-    const gone = this.#lostBecause;
-    if (gone === undefined) this.#listener = listener;
-    else queueMicrotask(() => listener.gone(gone));
-  }
-
-  async refresh(ttl: number, deadline: number): Promise<Instant> {
-    const { session } = this.#entry;
-    session.carry(this, ttl);
-    try {
-      const done = await within(deadline, session.ask(proving, this.#entry));
-      if (isDone(done)) return done.sentAt;
-      throw new Error("the session was not to be had");
-    } catch (error) {
-      // Its holder believes no more. The session may well live, and the others on it.
-      this.release().catch(nothing);
-      throw error;
-    }
-  }
-
-  /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
-  release(): Promise<void> {
-    this.#releasing ??= this.#sessions.release(this.#entry, this);
-    return this.#releasing;
+    const entries = [...this.#entries.values()].flatMap((first) =>
+      first.beside === undefined ? first : [...withThoseBeside(first)],
+    );
+    return entries.filter((entry) => entry.session === session);
   }
 }
 
 function nothing(): void {}
-
-function isDone(outcome: Outcome): outcome is Done {
-  return typeof outcome === "object" && "answer" in outcome;
-}
 
 /** @throws {LockNotAcquiredError} `"connection-timeout"` */
 function refusal({ key }: LockRequest, outcome: Exclude<Outcome, "not sent">): Refusal {

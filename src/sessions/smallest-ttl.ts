@@ -14,6 +14,13 @@ export class SmallestTtl {
     return smallest;
   }
 
+  /** The smallest that is no less than this one; if all are less, the smallest. */
+  noLessThan(least: number): number {
+    let smallest = Number.POSITIVE_INFINITY;
+    for (const ttl of this.#counts.keys()) if (ttl >= least && ttl < smallest) smallest = ttl;
+    return Number.isFinite(smallest) ? smallest : this.value;
+  }
+
   /** One that had a TTL has another; `undefined`: it had none, or has none any more. */
   change(before: number | undefined, now: number | undefined): void {
     if (before === now) return;

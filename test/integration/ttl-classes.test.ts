@@ -112,4 +112,23 @@ describe("a lock that changes its class", () => {
     await lock.release();
     expect(await holdersOf(lock.id)).toEqual([]);
   });
+
+  test("to a shorter one takes none of ten minutes with it when that passes", async () => {
+    await using locker = enforced();
+    const long = await longLocks(locker);
+    const lock = await locker.acquire(uniqueKey(), { ttl: "10m" });
+    await lock.refresh("200ms");
+    block(500);
+    expect(lock.held).toBe(false);
+    expect(lost(long)).toEqual([]);
+  });
+
+  test("a reader of a short TTL beside one of ten minutes endangers neither it nor its neighbours", async () => {
+    await using locker = enforced();
+    const long = await longLocks(locker, "shared");
+    const reader = await locker.acquire(long[0]?.key ?? "", { mode: "shared", ttl: "200ms" });
+    block(500);
+    expect(reader.held).toBe(false);
+    expect(lost(long)).toEqual([]);
+  });
 });

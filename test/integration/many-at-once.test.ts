@@ -1,0 +1,144 @@
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { PostgresLocker } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { Child } from "../support/child.ts";
+import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
+
+// Very many callers at once. Times are of a busy machine: the bounds are generous, and what they keep out took ten times as long.
+
+let server: PostgresServer;
+
+beforeAll(async () => {
+  server = await PostgresServer.start({
+    major: inject("postgresMajor"),
+    settings: { max_locks_per_transaction: 2_000 },
+  });
+}, 60_000);
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+/** In milliseconds. */
+interface Measured {
+  /** The calls themselves, which are the caller's to spread. */
+  readonly calling: number;
+  readonly took: number;
+  /** The longest block of the event loop. */
+  readonly longest: number;
+}
+
+interface Told {
+  readonly held: number;
+  readonly acquired: Measured;
+  readonly released: Measured;
+}
+
+async function atOnce(...args: string[]): Promise<Told> {
+  await using child = Child.start("many-at-once.mjs", { args, env: { DATABASE_URL: server.url } });
+  return (await child.message((message) => "held" in message, { deadline: 110_000 })) as unknown as Told;
+}
+
+test("100,000 locks acquired and released at once: the event loop is blocked by the calls alone", async () => {
+  const { held, acquired, released } = await atOnce("100000");
+  expect(held).toBe(100_000);
+  for (const { calling, longest } of [acquired, released])
+    expect(longest).toBeLessThan(1.5 * calling + 1_500);
+}, 120_000);
+
+test("30,000 callers on one signal cost about as much for each as 3,000 do", async () => {
+  const [few, many] = [await atOnce("3000", "signal"), await atOnce("30000", "signal")];
+  expect(many.held).toBe(30_000);
+  // Ten times as many: it was a hundred times as long.
+  expect(many.acquired.calling).toBeLessThan(30 * Math.max(few.acquired.calling, 50));
+}, 120_000);
+
+describe("acquireAll of 500 keys", () => {
+  const keys = (): string[] => Array.from({ length: 500 }, () => uniqueKey());
+
+  /** A pool, and how many statements its clients have been given. */
+  function countingPool(): { pool: ReturnType<typeof createPool>; count(): number } {
+    let statements = 0;
+    const pool = createPool();
+    pool.on("connect", (client) => {
+      const { query } = client;
+      (client as { query: unknown }).query = function (this: unknown, ...args: unknown[]): unknown {
+        statements += 1;
+        return Reflect.apply(query, this, args);
+      };
+    });
+    return { pool, count: () => statements };
+  }
+
+  test("takes far fewer statements than there are keys, and so does its release", async () => {
+    const { pool, count } = countingPool();
+    await using locker = new PostgresLocker({ pool });
+    await (await locker.acquire(uniqueKey())).release();
+    const before = count();
+    const group = await locker.acquireAll(keys());
+    const taken = count();
+    expect(taken - before).toBeLessThan(20);
+    expect(await advisoryLocks()).toHaveLength(500);
+    await group.release();
+    expect(count() - taken).toBeLessThan(20);
+  });
+
+  test("of which one is held elsewhere: refused, nothing is kept, and not each is asked for alone", async () => {
+    const { pool, count } = countingPool();
+    await using locker = new PostgresLocker({ pool });
+    await using other = new PostgresLocker({ pool: createPool() });
+    const wanted = keys();
+    const theirs = await other.acquire(wanted[250] as string);
+    await (await locker.acquire(uniqueKey())).release();
+    await expect(locker.acquireAll(wanted)).rejects.toMatchObject({ reason: "held", key: theirs.key });
+    expect(await advisoryLocks()).toHaveLength(1);
+    const waiting = locker.acquireAll(wanted, { wait: "20s" });
+    const before = count();
+    await theirs.release();
+    const group = await waiting;
+    expect(count() - before).toBeLessThan(40);
+    expect(group.held).toBe(true);
+    await group.release();
+  });
+
+  test("and of none is refused", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await expect(locker.acquireAll([])).rejects.toMatchObject({ name: "InvalidConfigError" });
+  });
+});
+
+describe("acquireAll of overlapping keys, without a wait", () => {
+  test("of two callers that meet, one has them all, every time; and nobody has some", async () => {
+    await using one = new PostgresLocker({ pool: createPool() });
+    await using two = new PostgresLocker({ pool: createPool() });
+    await Promise.all([one, two].map(async (locker) => (await locker.acquire(uniqueKey())).release()));
+    const neither: number[] = [];
+    for (let round = 0; round < 300; round += 1) {
+      const keys = Array.from({ length: 30 }, (_, at) => `${round}:${at}`);
+      const outcomes = await Promise.allSettled([one.acquireAll(keys), two.acquireAll([...keys].reverse())]);
+      const groups = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+      if (groups.length === 0) neither.push(round);
+      expect(groups.length).toBeLessThanOrEqual(1);
+      for (const group of groups) {
+        expect(group.held).toBe(true);
+        await group.release();
+      }
+    }
+    expect(neither).toEqual([]);
+    expect(await advisoryLocks()).toEqual([]);
+  });
+
+  test("of two callers of one locker as well", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    for (let round = 0; round < 100; round += 1) {
+      const keys = Array.from({ length: 20 }, (_, at) => `${round}:${at}`);
+      const outcomes = await Promise.allSettled([
+        locker.acquireAll(keys.slice(0, 15)),
+        locker.acquireAll(keys.slice(5)),
+      ]);
+      const groups = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+      expect(groups).toHaveLength(1);
+      await groups[0]?.release();
+    }
+    expect(await advisoryLocks()).toEqual([]);
+  });
+});

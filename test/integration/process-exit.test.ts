@@ -1,0 +1,84 @@
+import { describe, expect, test } from "vitest";
+import { Child, type ChildExit } from "../support/child.ts";
+import { advisoryLocks, databaseUrl, uniqueKey } from "../support/database.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
+import { until } from "../support/until.ts";
+
+// When a process ends whose locker has a pool of its own (`connectionString`), seen from outside.
+
+const clean: ChildExit = { code: 0, signal: null };
+
+function start(what: string, options: { key?: string; url?: string; nodeOptions?: string } = {}): Child {
+  const { key = uniqueKey(), url = databaseUrl(), nodeOptions } = options;
+  const env = { DATABASE_URL: url, ...(nodeOptions !== undefined && { NODE_OPTIONS: nodeOptions }) };
+  return Child.start("exits.mjs", { args: [what, key], env });
+}
+
+/** How it ended, if it did within that many milliseconds. */
+async function exitOf(child: Child, deadline: number): Promise<ChildExit | "alive"> {
+  let timer: NodeJS.Timeout | undefined;
+  const alive = new Promise<"alive">((resolve) => {
+    timer = setTimeout(resolve, deadline, "alive");
+  });
+  return await Promise.race([child.exited, alive]).finally(() => clearTimeout(timer));
+}
+
+describe("a locker that holds nothing lets the process end, without close()", () => {
+  test.each(["nothing", "idle", "released", "waited"])("%s", async (what) => {
+    await using child = start(what);
+    await child.message(() => true);
+    expect(await exitOf(child, 10_000)).toEqual(clean);
+    expect(child.stderr).toBe("");
+  });
+});
+
+describe("a lock", () => {
+  test("that is never released keeps the process alive", async () => {
+    await using child = start("held");
+    await child.message((message) => message["held"] === true);
+    expect(await exitOf(child, 2_500)).toBe("alive");
+    expect(await advisoryLocks()).toHaveLength(1);
+  });
+
+  test("that is waited for keeps it alive as well", async () => {
+    const key = uniqueKey();
+    await using holder = start("held", { key });
+    await holder.message((message) => message["held"] === true);
+    await using child = start("waits", { key });
+    await child.message((message) => "waits" in message);
+    expect(await exitOf(child, 2_500)).toBe("alive");
+  });
+
+  test("is freed by close(), and the process ends", async () => {
+    await using child = start("close-held");
+    await child.message((message) => "closed" in message);
+    expect(await exitOf(child, 5_000)).toEqual(clean);
+    expect(await advisoryLocks()).toEqual([]);
+  });
+});
+
+test("close() on a link that has silently died resolves, and the process ends, within seconds", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await using child = start("close-silent", { url: proxy.url });
+  await child.message((message) => message["held"] === true);
+  proxy.freeze();
+  const asked = performance.now();
+  child.send({ close: true });
+  await child.message((message) => "closed" in message, { deadline: 15_000 });
+  // A cancellation of what was given up is still under way by then, for 5 s at most.
+  expect(await exitOf(child, 8_000)).toEqual(clean);
+  expect(performance.now() - asked).toBeLessThan(14_000);
+  proxy.cut();
+});
+
+test("a handle that the garbage collector takes is named in the log, once; one that is kept or was released is not", async () => {
+  await using child = start("lost", { nodeOptions: "--expose-gc" });
+  await child.message((message) => "closed" in message);
+  expect(await exitOf(child, 5_000)).toEqual(clean);
+  const warnings = child.messages.filter((message) =>
+    String(message["warned"]).includes("was lost without a release"),
+  );
+  expect(warnings).toHaveLength(1);
+  expect(String(warnings[0]?.["of"])).not.toMatch(/:kept$|:released$/);
+  await until(async () => (await advisoryLocks()).length === 0);
+});

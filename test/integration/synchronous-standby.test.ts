@@ -1,0 +1,121 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Lock, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
+import { WaitingServer } from "../support/bounded-wait.ts";
+import { createPool, uniqueKey } from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+// The server waits for a synchronous standby that is away: every commit hangs, and that of a fencing token, too. No other lock is
+// lost, the acquire is refused in bounded time, and nothing of it stays in the server.
+
+let server: WaitingServer;
+
+beforeAll(async () => {
+  server = await WaitingServer.start();
+}, 60_000);
+
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+async function standbys(names: string): Promise<void> {
+  await server.rows(`alter system set synchronous_standby_names = '${names}'`);
+  await server.rows("select pg_reload_conf()");
+  await until(async () => {
+    const [row] = await server.rows<{ now: string }>(
+      "select current_setting('synchronous_standby_names') as now",
+    );
+    return row?.now === names;
+  });
+}
+
+const granted = async (): Promise<number> =>
+  (await server.rows("select from pg_locks where locktype = 'advisory' and granted")).length;
+
+const hanging = async (): Promise<number> =>
+  (await server.rows("select from pg_stat_activity where wait_event = 'SyncRep'")).length;
+
+interface Refused {
+  readonly error: unknown;
+  readonly after: number;
+}
+
+async function refusal(acquiring: Promise<unknown>): Promise<Refused> {
+  const start = performance.now();
+  const error = await acquiring.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  return { error, after: performance.now() - start };
+}
+
+test("a fenced acquire loses no other lock, and leaves nothing, in shared, dedicated and waited-for mode", async () => {
+  const lockerWith = (options: Partial<PostgresLockerOptions>): PostgresLocker =>
+    new PostgresLocker({ pool: createPool({ connectionString: server.url, max: 40 }), ...options });
+  await using shared = lockerWith({ sessions: "shared" });
+  await using enforced = lockerWith({ sessions: "shared", ttlEnforcement: "server" });
+  await using dedicated = lockerWith({ sessions: "dedicated" });
+  const lockers = [shared, enforced, dedicated];
+  const locks: Lock[] = [];
+  for (const locker of lockers) {
+    const take = () => locker.acquire(uniqueKey(), { ttl: "60s", autoRefresh: true });
+    locks.push(...(await Promise.all(Array.from({ length: 10 }, take))));
+  }
+  const waitedFor = await shared.acquire(uniqueKey());
+  await standbys("nobody");
+
+  // Plain ones need no commit.
+  for (const locker of lockers) await (await locker.acquire(uniqueKey())).release();
+  const tries = lockers.map((locker) => refusal(locker.acquire(uniqueKey(), { fencing: true })));
+  const second = refusal(shared.acquire(uniqueKey(), { fencing: true }));
+  const waiting = refusal(enforced.acquire(waitedFor.key, { fencing: true, wait: "8s" }));
+  await until(async () => (await server.pidsOf(waitedFor.id, "waiting")).length === 1);
+  await waitedFor.release();
+  await until(async () => (await hanging()) > 0);
+  // Beside it, plain locks come and go.
+  await (await shared.acquire(uniqueKey())).release();
+
+  for (const { error, after } of await Promise.all([...tries, second, waiting])) {
+    expect(error).toBeInstanceOf(Error);
+    expect(after).toBeLessThan(15_000);
+  }
+  expect(locks.filter((lock) => !lock.held || lock.signal.aborted)).toEqual([]);
+  // No backend hangs in a commit that nobody waits for any more, with a lock that nobody can have.
+  await until(async () => (await granted()) === locks.length, { deadline: 5_000 });
+  await until(async () => (await hanging()) === 0, { deadline: 5_000 });
+  await (await shared.acquire(waitedFor.key)).release();
+
+  await standbys("");
+  for (const locker of lockers) {
+    const lock = await locker.acquire(uniqueKey(), { fencing: true });
+    expect(lock.fencingToken).toBeGreaterThan(0n);
+    await lock.release();
+  }
+  expect(locks.filter((lock) => !lock.held)).toEqual([]);
+  await Promise.all(lockers.map((locker) => locker.close()));
+  await server.nothingLeft();
+}, 60_000);
+
+test("a caller's signal ends a fenced acquire at once, and what it had goes back", async () => {
+  const locker = new PostgresLocker({ pool: createPool({ connectionString: server.url }) });
+  const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
+  await standbys("nobody");
+  const controller = new AbortController();
+  const key = uniqueKey();
+  const acquiring = refusal(locker.acquire(key, { fencing: true, signal: controller.signal }));
+  await until(async () => (await hanging()) > 0);
+  controller.abort("enough");
+  const { error, after } = await acquiring;
+  expect(error).toBe("enough");
+  expect(after).toBeLessThan(4_000);
+  await until(async () => (await granted()) === 1, { deadline: 12_000 });
+  expect(lock.held).toBe(true);
+  // Ends in seconds, with the commit of a token under way as well.
+  const late = refusal(locker.acquire(key, { fencing: true }));
+  await until(async () => (await hanging()) > 0);
+  const start = performance.now();
+  await locker.close();
+  expect(performance.now() - start).toBeLessThan(12_000);
+  expect((await late).error).toBeInstanceOf(Error);
+  await standbys("");
+  await server.nothingLeft();
+}, 60_000);
