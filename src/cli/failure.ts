@@ -34,7 +34,9 @@ export function statusOf(error: unknown): number {
   const code = codeOf(error) ?? "";
   if (code === "LOCK_NOT_ACQUIRED") {
     const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
-    if (reason === "wait-timeout") return exitStatus.waitTimedOut;
+    // A wait that ended in spite of a fault that it was riding out says nothing of who has the lock.
+    const isFault = error instanceof Error && error.cause !== undefined;
+    if (reason === "wait-timeout") return isFault ? exitStatus.unavailable : exitStatus.waitTimedOut;
     return reason === "connection-timeout" ? exitStatus.unavailable : exitStatus.notAcquired;
   }
   if (usageCodes.has(code)) return exitStatus.usage;

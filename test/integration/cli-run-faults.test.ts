@@ -230,12 +230,15 @@ test("a server that crashes while the command runs is a lock lost: SIGTERM, and 
   expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
 });
 
-test("a server that is not there is 69, and nothing is run", async () => {
-  await using proxy = await TcpProxy.start(databaseUrl());
-  await proxy.refuse();
-  // -E is about who has the lock, and not about this.
-  const args = ["run", uniqueKey(), "--wait", "-E", "0", "--", "echo", "run"];
-  const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
-  expect([status, stdout]).toEqual([69, ""]);
-  expect(stderr).toContain("ECONNREFUSED");
-});
+test.each([[[]], [["--wait=1s"]]])(
+  "a server that is not there is 69, and nothing is run: %j",
+  async (wait) => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    await proxy.refuse();
+    // -E is about who has the lock, and not about this.
+    const args = ["run", uniqueKey(), ...wait, "-E", "0", "--", "echo", "run"];
+    const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
+    expect([status, stdout]).toEqual([69, ""]);
+    expect(stderr).toContain("ECONNREFUSED");
+  },
+);
