@@ -52,6 +52,22 @@ export interface PostgresLockerOptions extends Connection {
    * then from 1 ms to 2147483647 ms.
    */
   readonly ttlEnforcement?: "client" | "server";
+  /**
+   * How long after a restart, a crash or a failover of the server nobody is granted a lock. All locks are gone then, but a holder who is
+   * cut off doesn't know, and relies on its own for the rest of its TTL: with a grace, the next holder comes after that. A TTL above
+   * it is refused with `InvalidTtlError`, and the default TTL is no longer than it.
+   *
+   * Until it has passed, waits wait, and whoever doesn't wait gets `LockNotAcquiredError` with the reason `"recovering"`. It has to be the
+   * same for all lockers of a key. It costs one statement for each session that is opened.
+   *
+   * From 1 ms to 2147483647 ms. What it doesn't cover is in docs/guarantees.md.
+   *
+   * @default off
+   * @example
+   * const locker = new PostgresLocker({ pool, recoveryGrace: "10s" });
+   * await locker.withLock("nightly", work, { ttl: "10s", wait: true });
+   */
+  readonly recoveryGrace?: Duration;
   /** Anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. Default: none. */
   readonly circuitBreaker?: CircuitBreaker;
   /** Default: nothing is logged. */
@@ -131,6 +147,11 @@ const postgresLockerOptions = z.strictObject(
       })
       .optional(),
     ttlEnforcement: z.enum(["client", "server"], { error: '"client" or "server"' }).optional(),
+    recoveryGrace: z
+      .custom<Duration>((value) => isGrace(milliseconds(value)), {
+        error: 'a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"',
+      })
+      .optional(),
     pooler: z.enum(["refuse", "session"], { error: '"refuse" or "session"' }).optional(),
   },
   anObject(),
@@ -224,6 +245,11 @@ export function connWaitMilliseconds(configured: Duration | undefined): number {
   return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : Math.min(wait, longestTimer);
 }
 
+/** In milliseconds. */
+function isGrace(grace: number | undefined): boolean {
+  return grace !== undefined && grace >= 1 && grace <= longestTimer;
+}
+
 function anObject(): { error: (issue: { code?: string | undefined }) => string | undefined } {
   return { error: (issue) => (issue.code === "invalid_type" ? "an object" : undefined) };
 }
@@ -234,6 +260,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "connWaitTimeout",
   "pooler",
   "ttlEnforcement",
+  "recoveryGrace",
   "sessions",
   "maxLocksPerSession",
   "maxWaitingSessions",

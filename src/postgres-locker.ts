@@ -1,7 +1,8 @@
 import { setTimeout } from "node:timers/promises";
 import pg from "pg";
-import { BaseLocker } from "./base-locker.ts";
-import { assertFunction, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { BaseLocker, defaultTtl } from "./base-locker.ts";
+import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { milliseconds } from "./contract/duration.ts";
 import type { Lock, TransactionClient, TransactionOptions } from "./contract/locker.ts";
 import { type Entry, HeldLocks } from "./holding/lock-registry.ts";
 import {
@@ -19,6 +20,7 @@ import { Telemetry } from "./runtime/telemetry.ts";
 import { DedicatedSessions } from "./sessions/dedicated-sessions.ts";
 import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
 import { OwnTransactions, tryLockOn } from "./sessions/own-transactions.ts";
+import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { SharedSessions } from "./sessions/shared-sessions.ts";
 import { WaitingSessions } from "./sessions/waiting-sessions.ts";
@@ -45,6 +47,7 @@ export class PostgresLocker extends BaseLocker {
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
+  readonly #recovery: RecoveryGrace | undefined;
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: PostgresLockerOptions) {
@@ -52,11 +55,14 @@ export class PostgresLocker extends BaseLocker {
     const { namespace = 0, pooler = "refuse", ttlEnforcement = "client" } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
     const telemetry = new Telemetry(checked);
+    const grace = milliseconds(checked.recoveryGrace);
+    const assertTtl = ttlEnforcement === "server" ? assertEnforceableTtl : assertPositiveTtl;
     super({
       namespace,
       telemetry,
       breaker: checked.circuitBreaker,
-      ...(ttlEnforcement === "server" && { assertTtl: assertEnforceableTtl }),
+      assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
+      defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),
     });
     this.#ownPool =
       checked.connectionString === undefined
@@ -76,13 +82,15 @@ export class PostgresLocker extends BaseLocker {
       ...(read === undefined ? [] : [{ pool: read, locksLiveHere: false, trustPooler }]),
     ];
     const { sessions = "shared", maxLocksPerSession = 1_000, maxWaitingSessions = 4 } = checked;
-    const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement };
+    const recovery = grace === undefined ? undefined : new RecoveryGrace({ grace, trustPooler });
+    this.#recovery = recovery;
+    const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement, recovery };
     this.#sessions =
       sessions === "shared"
         ? new SharedSessions({ ...carriers, maxLocksPerSession })
         : new DedicatedSessions(carriers);
     this.#locksKept = new LocksKept(write);
-    this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout });
+    this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout, recovery });
     this.#waiting = new WaitingSessions({ ...carriers, maxWaitingSessions }, () => this.offerPlace());
     this.withTransaction = this.withTransaction.bind(this);
     this.#deadline = Number.isFinite(connWaitTimeout) ? connWaitTimeout : 5_000;
@@ -112,7 +120,9 @@ export class PostgresLocker extends BaseLocker {
     const { id, mode } = wanted;
     const { lock, entry } = await this.take(wanted, {
       tryLock: (request) =>
-        client === undefined ? this.#transactions.tryLock(request) : tryLockOn(client, request),
+        client === undefined
+          ? this.#transactions.tryLock(request)
+          : tryLockOn(client, request, this.#recovery),
       hold: (lock) => {
         // One whose session has gone keeps nobody out any more.
         const entry = {

@@ -1,3 +1,5 @@
+import { formatDuration } from "./duration.ts";
+
 /** Base of every error that this library makes. Match on `code`, or with `instanceof`. */
 export abstract class LockerError extends Error {
   abstract readonly code: string;
@@ -8,7 +10,8 @@ export type NotAcquiredReason =
   | "wait-timeout"
   | "pool-saturated"
   | "connection-timeout"
-  | "id-collision";
+  | "id-collision"
+  | "recovering";
 
 /** The lock was not taken, and nothing is held. */
 export class LockNotAcquiredError extends LockerError {
@@ -20,12 +23,15 @@ export class LockNotAcquiredError extends LockerError {
   readonly waited: number | undefined;
   /** With `"id-collision"`, the key whose lock has the same id. */
   readonly otherKey: string | undefined;
+  /** With `"recovering"`, the milliseconds until the locker's `recoveryGrace` has passed, and locks are granted again. */
+  readonly graceLeft: number | undefined;
 
   constructor(facts: {
     key: string;
     reason: NotAcquiredReason;
     waited?: number;
     otherKey?: string;
+    graceLeft?: number;
     reentrant?: boolean;
     cause?: unknown;
   }) {
@@ -34,6 +40,7 @@ export class LockNotAcquiredError extends LockerError {
     this.reason = facts.reason;
     this.waited = facts.waited;
     this.otherKey = facts.otherKey;
+    this.graceLeft = facts.graceLeft;
   }
 }
 
@@ -42,6 +49,7 @@ function notAcquiredSentence(facts: {
   reason: NotAcquiredReason;
   waited?: number;
   otherKey?: string;
+  graceLeft?: number;
   /** The caller itself is what holds it. */
   reentrant?: boolean;
 }): string {
@@ -59,6 +67,8 @@ function notAcquiredSentence(facts: {
       return `${lock}: the server did not answer within ${facts.waited} ms`;
     case "id-collision":
       return `${lock}: its id is also that of ${quote(facts.otherKey ?? "")}, which this locker holds; rename one of the two keys`;
+    case "recovering":
+      return `${lock}: the server's locks began anew, by a restart, a crash or a failover, and by \`recoveryGrace\` nobody is granted one for another ${formatDuration(Math.ceil(facts.graceLeft ?? 0))}`;
   }
 }
 

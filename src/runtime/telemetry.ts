@@ -77,7 +77,7 @@ export class Telemetry {
     this.#contended = counter(
       "contended",
       "{lock}",
-      "Acquires refused: held elsewhere, or no connection was free",
+      "Acquires refused: held elsewhere, no connection was free, or the server recovers",
     );
     this.#errors = counter("errors", "{operation}", "Operations that the database or the way to it failed");
     this.#lost = counter("lost", "{lock}", "Locks whose holding ended without a release");
@@ -182,7 +182,13 @@ export class Telemetry {
   }
 }
 
-const contention: ReadonlySet<string> = new Set(["held", "wait-timeout", "pool-saturated", "id-collision"]);
+const contention: ReadonlySet<string> = new Set([
+  "held",
+  "wait-timeout",
+  "pool-saturated",
+  "id-collision",
+  "recovering",
+]);
 
 /** The name of an outcome that is no failure of the database; `undefined` for one that is. */
 function expectedOutcome(error: unknown): string | undefined {

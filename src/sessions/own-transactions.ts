@@ -19,6 +19,7 @@ import {
 } from "../postgres/sql.ts";
 import { within } from "../runtime/clock.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 
 /** A lock that ends with the transaction that it was taken in. */
@@ -34,11 +35,11 @@ export interface TransactionLock {
 
 /** Transactions of the locker's own, each on a session of the pool. */
 export class OwnTransactions {
-  readonly #from: { pool: Pool; wait: number };
+  readonly #from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined };
   readonly #open = new Set<OwnTransaction>();
 
   /** `wait`: milliseconds for a session. */
-  constructor(from: { pool: Pool; wait: number }) {
+  constructor(from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined }) {
     this.#from = from;
   }
 
@@ -51,6 +52,12 @@ export class OwnTransactions {
     const doing = "Taking a lock in a transaction";
     try {
       await session.command(doing, begin, statementDeadline);
+      const recovering = await this.#from.recovery?.refusesTransaction(session.client);
+      if (recovering !== undefined) {
+        await session.command(doing, rollback, statementDeadline);
+        session.return();
+        return recovering;
+      }
       const { said } = await session.run<TryTransactionLockAnswer>(
         doing,
         tryTransactionLock[mode],
@@ -151,7 +158,10 @@ class OwnTransaction implements TransactionLock {
 export async function tryLockOn(
   client: TransactionClient,
   request: LockRequest,
+  recovery: RecoveryGrace | undefined,
 ): Promise<TransactionLock | Refusal> {
+  const recovering = await recovery?.refusesTransaction(client as unknown as Client);
+  if (recovering !== undefined) return recovering;
   const id = request.id.toString();
   const ask = async <T>(doing: string, statement: Statement): Promise<T> => {
     try {

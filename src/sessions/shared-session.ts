@@ -4,6 +4,7 @@ import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { tcpTimeouts } from "./server-ttl.ts";
 import { SessionLease } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
@@ -18,6 +19,7 @@ export interface SharedSessionOptions {
   readonly enforced: boolean;
   /** `application_name`. */
   readonly name: string;
+  readonly recovery: RecoveryGrace | undefined;
   /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
   /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
@@ -159,6 +161,7 @@ export class SharedSession {
     if (session === undefined || opened === undefined) return;
     try {
       const doing = "Returning a session";
+      await this.#options.recovery?.leave(session);
       await session.run(doing, closeShared, [...(opened.before ?? [])], statementDeadline);
       session.return();
     } catch (error) {
@@ -175,6 +178,13 @@ export class SharedSession {
       if ("refused" in session) {
         this.#end(undefined);
         this.#operations.refuse(session);
+        return;
+      }
+      const refusal = await this.#options.recovery?.refuses(session);
+      if (refusal !== undefined) {
+        session.return();
+        this.#end(undefined);
+        this.#operations.refuse(refusal);
         return;
       }
       this.#opened = await this.#prepare(session);

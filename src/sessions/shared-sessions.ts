@@ -6,6 +6,7 @@ import type { NoSession } from "../postgres/reservation.ts";
 import { freeing, joining, proving, taking } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { believable } from "./server-ttl.ts";
 import { type Carried, SharedSession } from "./shared-session.ts";
 import type { Done } from "./statement-batches.ts";
@@ -17,6 +18,7 @@ export interface SharedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
+  readonly recovery: RecoveryGrace | undefined;
 }
 
 /** A lock that one of the sessions has in the server, or is about to have, or to have had. */
@@ -172,7 +174,7 @@ export class SharedSessions {
   }
 
   #withRoom(): SharedSession {
-    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession } = this.#options;
+    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
       // The server may have ended it, and the news not be here yet.
@@ -185,6 +187,7 @@ export class SharedSessions {
       trustPooler: pooler === "session",
       enforced: this.#enforced,
       name: sharedName(namespace),
+      recovery,
       onEnd: (ended, cause) => this.#ended(ended, cause),
       onOverdue: (silent) => {
         for (const { holders } of this.#carriedBy(silent)) for (const lock of holders) lock.overdue();
@@ -301,6 +304,7 @@ function nothing(): void {}
 function refusal({ key }: LockRequest, done: Done | NoSession | "not wanted"): Refusal {
   if (done === "not wanted") return { refused: "abandoned" };
   if (!("refused" in done)) return { refused: "held" };
+  if (done.refused === "recovering") return done;
   const { refused, waited } = done;
   if (refused === "pool-saturated") return { refused, waited };
   throw new LockNotAcquiredError({ key, reason: refused, waited });

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { clientBeside, destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
+import type { Recovering } from "../postgres/reservation.ts";
 import { type Answer, Session, statementDeadline } from "../postgres/session.ts";
 import { type ProveAnswer, prove } from "../postgres/sql.ts";
 import {
@@ -16,6 +17,7 @@ import {
 } from "../postgres/sql-waiting.ts";
 import { Deadline, elapsedSince, type Instant, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
 
@@ -28,6 +30,7 @@ export interface WaitingSessionParts {
   readonly trustPooler: boolean;
   /** The server ends the session of a holder a TTL after it last heard from it. */
   readonly enforced: boolean;
+  readonly recovery: RecoveryGrace | undefined;
   /** Milliseconds to connect in. */
   readonly connectWithin: number;
   /** The next caller may wait on it. */
@@ -87,6 +90,7 @@ export class WaitingSession {
     this.#state = { is: "busy" };
     try {
       const opened = this.#opened ?? (await this.#open(request.ttl));
+      if ("refused" in opened) return opened;
       opened.client.ref?.();
       if (request.abandoned) {
         this.#rest();
@@ -166,8 +170,8 @@ export class WaitingSession {
     await within(statementDeadline, client.end()).catch(() => destroySocket(client));
   }
 
-  async #open(ttl: number): Promise<Opened> {
-    const { pool, idleName, trustPooler, enforced, connectWithin } = this.#parts;
+  async #open(ttl: number): Promise<Opened | Recovering> {
+    const { pool, idleName, trustPooler, enforced, connectWithin, recovery } = this.#parts;
     const doing = "Connecting to wait for a lock";
     let client: OwnClient;
     try {
@@ -187,6 +191,11 @@ export class WaitingSession {
     try {
       const { said } = await session.runScript<OpenWaitingAnswer>(doing, opening, statementDeadline);
       assertTrusted(said, { pid: announced }, doing);
+      const refusal = await recovery?.refuses(session);
+      if (refusal !== undefined) {
+        session.destroy(new Error("the server's lock table is too young"));
+        return refusal;
+      }
       this.#opened = { session, client, pid: said.pid, quiet: said.quiet, tag };
     } catch (error) {
       session.destroy(error as Error);

@@ -197,7 +197,7 @@ export class Admission {
         waiting.lastFault = error as Error;
         this.#parts.ridingOut(wanted, waiting.lastFault);
       }
-      await pauseFor(pause * (0.5 + Math.random() * 0.5), waiting.signals);
+      await pauseFor(pauseAfter(waiting.lastFault, pause), waiting.signals);
       pause = Math.min(pause * 2, pauseAfterFault.last);
     }
   }
@@ -297,7 +297,10 @@ export class Admission {
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
     }
-    if (answer.refused === "held") this.#hasConnected = true;
+    if (answer.refused === "held" || answer.refused === "recovering") this.#hasConnected = true;
+    if (answer.refused === "recovering") {
+      throw new LockNotAcquiredError({ key, reason: answer.refused, graceLeft: answer.graceLeft });
+    }
     const otherKey = this.#parts.namesake(wanted);
     if (otherKey !== undefined) throw new LockNotAcquiredError({ key, reason: "id-collision", otherKey });
     return undefined;
@@ -329,6 +332,13 @@ interface Waiting {
   lastFault: Error | undefined;
   /** The bound has passed. */
   end(): void;
+}
+
+/** Milliseconds until another try. The end of a recovery grace is known; and yet somebody may prove before that it is over. */
+function pauseAfter(fault: Error, pause: number): number {
+  const graceLeft = fault instanceof LockNotAcquiredError ? fault.graceLeft : undefined;
+  if (graceLeft !== undefined) return Math.min(graceLeft, pauseAfterFault.last);
+  return pause * (0.5 + Math.random() * 0.5);
 }
 
 const abandoned: Promise<Refusal> = Promise.resolve({ refused: "abandoned" });
