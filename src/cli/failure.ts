@@ -27,12 +27,15 @@ const unavailableCodes = new Set([
   "STANDBY",
 ]);
 
+/** Nobody else is known to have the lock. */
+const unavailableReasons = new Set(["connection-timeout", "recovering"]);
+
 /** The status that an error of any kind means. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
   if (error instanceof LockNotAcquiredError) {
     if (error.reason === "wait-timeout") return exitStatus.waitTimedOut;
-    return error.reason === "connection-timeout" ? exitStatus.unavailable : exitStatus.notAcquired;
+    return unavailableReasons.has(error.reason) ? exitStatus.unavailable : exitStatus.notAcquired;
   }
   if (!(error instanceof LockerError)) return exitStatus.failed;
   if (usageCodes.has(error.code)) return exitStatus.usage;

@@ -12,6 +12,7 @@ import type { Value } from "../postgres/exchange.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
 import { begin, ping, rollback } from "../postgres/sql.ts";
+import { dateLockTable } from "../postgres/sql-recovery.ts";
 import { now, within } from "../runtime/clock.ts";
 import {
   clockVerdict,
@@ -34,6 +35,7 @@ import {
   type Verdict,
   versionVerdict,
 } from "./diagnosis-verdicts.ts";
+import { recoveryVerdict } from "./recovery-verdict.ts";
 import {
   askClock,
   askConnections,
@@ -124,6 +126,7 @@ const order: readonly DiagnosisCheck[] = [
   "locks",
   "timeouts",
   "lock-table",
+  "recovery",
   "connections",
   "clock",
   "server-ttl",
@@ -138,6 +141,7 @@ const looks: Record<DiagnosisCheck, Look> = {
   primary: ({ standby }) => primaryVerdict(standby),
   connections: async ({ line }) => connectionsVerdict(await line.ask<ConnectionsAnswer>(askConnections)),
   "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableAnswer>(askLockTable)),
+  recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
   timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
   clock: async ({ line }) => clockVerdict(await compareClocks(line)),
   fencing: async ({ line, standby }) => {

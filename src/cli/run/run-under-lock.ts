@@ -34,6 +34,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       namespace: plan.namespace,
       sessions: "dedicated",
       ttlEnforcement: "server",
+      ...(plan.recoveryGrace !== undefined && { recoveryGrace: plan.recoveryGrace }),
     });
     const lock = await acquire(locker, plan, signals.interrupted);
     return await new Keeper(plan, { lock, session, runner }).keep(signals);
