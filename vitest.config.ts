@@ -48,7 +48,13 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: "shared", include: ["test/**/*.test.ts"], env: { SESSIONS: "shared" } },
+        test: {
+          name: "shared",
+          include: ["test/**/*.test.ts"],
+          // These install what others make: `npm run test:packages`.
+          exclude: ["test/packages/**"],
+          env: { SESSIONS: "shared" },
+        },
       },
       {
         extends: true,

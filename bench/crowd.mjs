@@ -3,13 +3,15 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { withChildren } from "./child.mjs";
 import { withClient, withDatabase } from "./database.mjs";
+import { statements } from "./statements.mjs";
 import { interleaved, median, medianRatio, now } from "./statistics.mjs";
 import { untilSeenWaiting, waysToWait } from "./ways-to-wait.mjs";
 
 const rounds = 3;
 const processes = 4;
 const callersEach = 25;
-const holdMs = 3_000;
+/** Milliseconds. The library's ask again after each bound of 5 s: two of these. Who blocks asks for nothing. */
+const holdMs = { blocked: 500, library: 10_000 };
 const warmUpMs = 500;
 const aim = { statementsPerSecond: 20 };
 /** A hundred sessions that block, beside those of the library. And the statements are counted by the server. */
@@ -29,14 +31,14 @@ async function measure(url, observer, parts) {
   const hold = (way, milliseconds) => crowdOf({ way, holder: holders[way], observer, parts, milliseconds });
   try {
     for (const way of Object.keys(holders)) await hold(way, warmUpMs);
-    const perRound = await interleaved(rounds, Object.keys(holders), (way) => hold(way, holdMs));
+    const perRound = await interleaved(rounds, Object.keys(holders), (way) => hold(way, holdMs[way]));
     const of = (way, what) => perRound[way].map((round) => round[what]);
     const both = (what) => ({ blocked: median(of("blocked", what)), library: median(of("library", what)) });
     return {
       rounds,
       processes,
       waiters: processes * callersEach,
-      holdMs,
+      holdMs: holdMs.library,
       aim,
       statementsPerSecond: both("statementsPerSecond"),
       allThroughMs: {
@@ -70,21 +72,4 @@ async function crowdOf({ way, holder, observer, parts, milliseconds }) {
     allThroughMs,
     statementsUntilThrough: (await statements(observer)) - after,
   };
-}
-
-/**
- * How many statements of this database the server has carried out, without those of the bench that look. Exact: each is
- * counted as it ends, prepared or not; one that fails is not. NaN where the server that `DATABASE_URL` names has no
- * pg_stat_statements.
- */
-async function statements(observer) {
-  const { rows } = await observer.query("select from pg_extension where extname = 'pg_stat_statements'");
-  if (rows.length === 0) return Number.NaN;
-  const counted = await observer.query(
-    `select coalesce(sum(calls), 0)::float8 as calls
-       from pg_stat_statements join pg_database on pg_database.oid = dbid
-      where datname = current_database()
-        and query !~ 'pg_extension|pg_stat_statements|from pg_locks'`,
-  );
-  return counted.rows[0].calls;
 }

@@ -47,6 +47,66 @@ const tables = {
     };
   },
 
+  fleet: ({ rounds, waiters, aim, ...measured }) => {
+    const { roundTripsPerSecond, connections, allThroughMs, roundTripsPerHandOver } = measured;
+    const { takeOverMs, oldestSnapshotMs, indexBuildMs } = measured;
+    const counts = ({ blocked, library }, wanted) => [
+      blocked.toFixed(1),
+      library.toFixed(1),
+      "",
+      `${wanted} ${verdict(library <= wanted)}`,
+    ];
+    const alone = (value, wanted) => ["", ms(value), "", `${wanted} ms ${verdict(value <= wanted)}`];
+    return {
+      title: `${waiters} lockers, as of ${waiters} processes, on one key`,
+      rounds,
+      header: ["", "", "blocked in the server", "library", "ratio", "aim"],
+      rows: [
+        ["while it is held", "round trips a second", ...counts(roundTripsPerSecond, aim.roundTripsPerSecond)],
+        ["", "connections", ...counts(connections, aim.connections)],
+        ["", "oldest snapshot", ...alone(oldestSnapshotMs, aim.oldestSnapshotMs)],
+        ["", "index build", ...alone(indexBuildMs, aim.indexBuildMs)],
+        [
+          "from the release",
+          "until all are through",
+          ms(allThroughMs.blocked),
+          ms(allThroughMs.library),
+          allThroughMs.ratio.toFixed(2),
+          `${aim.allThroughRatio} ${verdict(allThroughMs.ratio <= aim.allThroughRatio)}`,
+        ],
+        ["", "round trips a hand-over", ...counts(roundTripsPerHandOver, aim.roundTripsPerHandOver)],
+        [
+          "from the end of the holder's session",
+          "to the next grant, p50",
+          ms(takeOverMs.blocked),
+          ms(takeOverMs.library),
+          "",
+          `${aim.takeOverMs} ms ${verdict(takeOverMs.library <= aim.takeOverMs)}`,
+        ],
+      ],
+    };
+  },
+
+  besideOthers: ({ rounds, aim, workMs, share }) => ({
+    title: `share of one process beside two that queue in the server, with ${workMs} ms of work each`,
+    rounds,
+    header: ["", "", "blocked in the server", "library", "aim"],
+    rows: [["share", "", percent(share.blocked), percent(share.library), leastShare(aim, share)]],
+  }),
+
+  serverCpu: ({ rounds, crowds }) => ({
+    title: "processor time of the server for an acquire and a release that nobody waits for",
+    rounds,
+    header: ["callers", "", "by hand", "library", "ratio"],
+    rows: crowds.map(({ callers, byHandUs, libraryUs, ratio }) => [
+      String(callers),
+      "",
+      `${byHandUs.toFixed(1)} µs`,
+      `${libraryUs.toFixed(1)} µs`,
+      ratio.toFixed(2),
+    ]),
+  }),
+
   rates: ({ rounds, aim, crowds }) => ({
     title: "acquire + release, each caller on a key of its own",
     rounds,
@@ -144,6 +204,14 @@ function verdicts({ p50, byHand, redlock }, { p50Ratio, byHandRatio, redlockRati
 
 function ms(value) {
   return `${value.toFixed(3)} ms`;
+}
+
+function percent(value) {
+  return `${(value * 100).toFixed(0)} %`;
+}
+
+function leastShare(aim, share) {
+  return `${percent(aim.share)} ${verdict(share.library >= aim.share)}`;
 }
 
 function counted(value, decimals) {

@@ -1,16 +1,20 @@
-// Measures the scenarios that are named, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [manyLocks]
+// Measures the scenarios that are named, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [fleet] [besideOthers]
+// [serverCpu] [manyLocks]
 // In results.json, those that were not measured keep what they had; README.md, docs/bench.md and docs/bench.svg are made from it.
 import { readFileSync, writeFileSync } from "node:fs";
+import { besideOthers } from "./beside-others.mjs";
 import { callersOneKey } from "./callers-one-key.mjs";
 import { draw } from "./chart.mjs";
 import { crowd } from "./crowd.mjs";
+import { fleet } from "./fleet.mjs";
 import { handOver } from "./hand-over.mjs";
 import { manyLocks } from "./many-locks.mjs";
 import { rates } from "./rates.mjs";
 import { asJson, tableOf } from "./report.mjs";
+import { serverCpu } from "./server-cpu.mjs";
 import { publish } from "./summary.mjs";
 
-const scenarios = { rates, handOver, callersOneKey, crowd, manyLocks };
+const scenarios = { rates, handOver, callersOneKey, crowd, fleet, besideOthers, serverCpu, manyLocks };
 const file = new URL("results.json", import.meta.url);
 
 const named = process.argv.slice(2);

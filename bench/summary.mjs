@@ -15,7 +15,7 @@ export function publish(results) {
 }
 
 /** A row for each aim, and for what has none but says something. */
-function summaryOf({ rates, handOver, callersOneKey, crowd, manyLocks }) {
+function summaryOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, serverCpu, manyLocks }) {
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const { aim } = rates;
   const rate = ({ perSecond, connections }) =>
@@ -106,9 +106,53 @@ function summaryOf({ rates, handOver, callersOneKey, crowd, manyLocks }) {
       `${crowd.allThroughMs.ratio.toFixed(2)} (${ms(crowd.allThroughMs.library)})`,
       "",
     ],
+    ...fleetRows(fleet),
+    [
+      "**Beside two clients that queue in the server** without a pause: its share",
+      `≥ ${percent(besideOthers.aim.share)}`,
+      `${percent(besideOthers.share.library)} (${percent(besideOthers.share.blocked)} if it does as they do)`,
+      verdict(besideOthers.share.library >= besideOthers.aim.share),
+    ],
+    ...serverCpu.crowds.map(({ callers, ratio, libraryUs }) => [
+      `Processor time of the server for an acquire and a release, against those by hand: ${callers} ${callers === 1 ? "caller" : "callers"}`,
+      "",
+      `${ratio.toFixed(2)} (${libraryUs.toFixed(1)} µs)`,
+      "",
+    ]),
   ];
   const table = [["", "aim", "measured", ""], ["---", "---:", "---:", "---"], ...rows];
   return table.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+}
+
+function fleetRows({ waiters, aim, ...measured }) {
+  const { roundTripsPerSecond, connections, allThroughMs, roundTripsPerHandOver } = measured;
+  const { takeOverMs, oldestSnapshotMs, indexBuildMs } = measured;
+  const row = (what, value, wanted, text) => [what, most(wanted), text, verdict(value <= wanted)];
+  const inMs = (what, value, wanted) => [what, `≤ ${count(wanted)} ms`, ms(value), verdict(value <= wanted)];
+  return [
+    row(
+      `**${waiters} lockers, as of ${waiters} processes**, on one key: from the release until all are through, against all blocked in the server`,
+      allThroughMs.ratio,
+      aim.allThroughRatio,
+      `${allThroughMs.ratio.toFixed(2)} (${ms(allThroughMs.library)})`,
+    ),
+    row(
+      "round trips a hand-over",
+      roundTripsPerHandOver.library,
+      aim.roundTripsPerHandOver,
+      roundTripsPerHandOver.library.toFixed(1),
+    ),
+    row(
+      "round trips a second while it is held",
+      roundTripsPerSecond.library,
+      aim.roundTripsPerSecond,
+      roundTripsPerSecond.library.toFixed(1),
+    ),
+    row("connections meanwhile", connections.library, aim.connections, String(connections.library)),
+    inMs("from the end of the holder's session to the next grant, p50", takeOverMs.library, aim.takeOverMs),
+    inMs("oldest snapshot while they wait", oldestSnapshotMs, aim.oldestSnapshotMs),
+    inMs("`create index concurrently` beside them", indexBuildMs, aim.indexBuildMs),
+  ];
 }
 
 function tablesOf(results) {
@@ -126,6 +170,7 @@ ${tables.join("\n\n")}
 }
 
 const count = (number) => Math.round(number).toLocaleString("en");
+const percent = (value) => `${(value * 100).toFixed(0)} %`;
 const ms = (value) => `${value.toPrecision(3)} ms`;
 const most = (wanted) => `≤ ${wanted}`;
 const least = (wanted) => `≥ ${wanted}`;

@@ -6,10 +6,13 @@ import { lockId, PostgresLocker } from "../dist/index.js";
 /** Milliseconds between two tries of whoever polls. */
 const pollInterval = 100;
 
-/** `sessions`: how many of those who wait by hand have a connection at a time. */
+/**
+ * `sessions`: how many of those who wait by hand have a connection at a time. `idleTimeoutMillis`: after how long a connection that
+ * nobody uses is ended; default: never, so that none is made anew in what is measured.
+ */
 export const waysToWait = {
-  library(url, sessions) {
-    const pool = poolOf(url, sessions);
+  library(url, sessions, { idleTimeoutMillis = 0 } = {}) {
+    const pool = poolOf("library", url, sessions, idleTimeoutMillis);
     const locker = new PostgresLocker({ pool });
     return {
       async acquire(key) {
@@ -25,11 +28,13 @@ export const waysToWait = {
 
   /** The server is asked to wait. */
   blocked(url, sessions) {
-    return byHand(poolOf(url, sessions), (client, id) => client.query("select pg_advisory_lock($1)", [id]));
+    return byHand(poolOf("blocked", url, sessions), (client, id) =>
+      client.query("select pg_advisory_lock($1)", [id]),
+    );
   },
 
   polling(url, sessions) {
-    return byHand(poolOf(url, sessions), async (client, id) => {
+    return byHand(poolOf("polling", url, sessions), async (client, id) => {
       for (;;) {
         const { rows } = await client.query("select pg_try_advisory_lock($1) as granted", [id]);
         if (rows[0].granted) return;
@@ -39,6 +44,8 @@ export const waysToWait = {
   },
 };
 
+const ignore = () => {};
+
 function byHand(pool, lock) {
   const inUse = new Set();
   return {
@@ -46,11 +53,18 @@ function byHand(pool, lock) {
       const id = lockId(0, key).toString();
       const client = await pool.connect();
       inUse.add(client);
+      client.on("error", ignore); // Of a session that is ended on purpose.
       await lock(client, id);
       return async () => {
-        await client.query("select pg_advisory_unlock($1)", [id]);
-        inUse.delete(client);
-        client.release();
+        let failed = true;
+        try {
+          await client.query("select pg_advisory_unlock($1)", [id]);
+          failed = false;
+        } finally {
+          inUse.delete(client);
+          client.off("error", ignore);
+          client.release(failed);
+        }
       };
     },
     async end() {
@@ -61,19 +75,45 @@ function byHand(pool, lock) {
   };
 }
 
-function poolOf(connectionString, max) {
-  // Connections stay: none is to be made anew in what is measured.
-  const pool = new pg.Pool({ connectionString, max, idleTimeoutMillis: 0 });
+/** How often this process has heard the server out: a message of several statements is one round trip. */
+export const counted = { roundTrips: 0 };
+
+class CountingClient extends pg.Client {
+  constructor(config) {
+    super(config);
+    this.connection.on("readyForQuery", () => {
+      counted.roundTrips += 1;
+    });
+  }
+}
+
+function poolOf(way, connectionString, max, idleTimeoutMillis = 0) {
+  const application_name = `bench ${way}`;
+  // What the library connects beside the pool is of the pool's class as well.
+  const pool = new pg.Pool({
+    connectionString,
+    max,
+    idleTimeoutMillis,
+    application_name,
+    Client: CountingClient,
+  });
   pool.on("error", () => {});
   return pool;
 }
 
-/** How those who wait show in the server: a session of the library for each process, or one for each of those who block. */
+/** How many connections a way has; those of the library have a name of its own while it uses them. */
+export async function connectionsOf(client, way) {
+  const { rows } = await client.query(
+    `select count(*)::int as count from pg_stat_activity
+      where application_name = $1 or ($2 and application_name like 'pg-locker %')`,
+    [`bench ${way}`, way === "library"],
+  );
+  return rows[0].count;
+}
+
+/** How those who wait show in the server: a session for each locker that waits, or one for each of those who block. */
 const seen = {
-  library: `select count(*)::int as waiting
-              from pg_locks join pg_stat_activity using (pid)
-             where locktype = 'advisory' and mode = 'ShareLock' and granted
-               and application_name like 'pg-locker % (listens %'`,
+  library: "select count(*)::int as waiting from pg_locks where locktype = 'advisory' and not granted",
   blocked: "select count(*)::int as waiting from pg_locks where locktype = 'advisory' and not granted",
 };
 

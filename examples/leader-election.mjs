@@ -1,6 +1,6 @@
 // Leader election. Run as many of these as you like: one leads, the others wait for it to go.
 import { setTimeout as delay } from "node:timers/promises";
-import { InvalidTtlError, PostgresLocker } from "pg-locker";
+import { PostgresLocker } from "pg-locker";
 
 const { DATABASE_URL, KEY = "leader", TTL = "10s", EVERY = "1000" } = process.env;
 
@@ -8,19 +8,19 @@ const { DATABASE_URL, KEY = "leader", TTL = "10s", EVERY = "1000" } = process.en
 const stop = new AbortController();
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => stop.abort(new Error(signal)));
 
-const locker = new PostgresLocker({ connectionString: DATABASE_URL });
+// The server ends the lock of a leader that it hasn't heard from for a TTL: one that is stopped, or cut off, is replaced.
+const locker = new PostgresLocker({ connectionString: DATABASE_URL, ttlEnforcement: "server" });
 while (!stop.signal.aborted) {
-  let term; // What `lead` answers, once elected.
+  let term; // What `lead` returns, once elected.
   try {
+    // Waits as long as it takes, through restarts and failovers of the database.
     await locker.withLock(KEY, (lock) => (term = lead(lock)), { wait: true, ttl: TTL, signal: stop.signal });
   } catch (error) {
-    if (error instanceof InvalidTtlError) throw error; // No better the next time.
-    if (!term && !stop.signal.aborted) say("not elected", error);
+    // What no waiting mends, such as a wrong password or a bad TTL.
+    if (!term && !stop.signal.aborted) throw error;
   }
   // withLock rejects at the moment of the loss, whatever `lead` still does: stand again only when that has stopped.
   await term?.catch(() => {});
-  // After an error. Jittered, so that the replicas do not all come back to a server in trouble at the same time.
-  await delay(500 + Math.random() * 500, undefined, { signal: stop.signal }).catch(() => {});
 }
 await locker.close();
 
@@ -37,7 +37,7 @@ async function lead(lock) {
   } catch (error) {
     // Said before the lock is released: whoever is next says "leading" after that.
     say("stopped leading", end.aborted ? end.reason : error);
-    if (!stop.signal.aborted) throw error;
+    if (!end.aborted) await delay(1_000, undefined, { signal: end }).catch(() => {}); // The work failed: not at once again.
   }
 }
 

@@ -16,7 +16,8 @@ for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => stop.abor
 // A run takes two connections: one is the lock, the other is for the statements of the job.
 const pool = new pg.Pool({ connectionString: DATABASE_URL });
 pool.on("error", (error) => say("connection lost", { why: error.message }));
-const locker = new PostgresLocker({ pool });
+// The server ends the lock of a replica that it hasn't heard from for a TTL, so that another can take over its tick.
+const locker = new PostgresLocker({ pool, ttlEnforcement: "server" });
 
 // Under a lock: two that create a table at the same time can fail, with `if not exists`, too.
 const table = `create table if not exists cron_runs

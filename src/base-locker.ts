@@ -4,16 +4,27 @@ import {
   assertPositiveTtl,
   assertScope,
   assertWait,
+  drainOf,
   signalOf,
 } from "./contract/acquire-options.ts";
 import { LockNotAcquiredError } from "./contract/errors.ts";
 import { lockId } from "./contract/lock-id.ts";
-import type { AcquireOptions, Lock, Locker, LockGroup, PingOptions, TryResult } from "./contract/locker.ts";
+import type {
+  AcquireOptions,
+  CloseOptions,
+  Lock,
+  Locker,
+  LockGroup,
+  PingOptions,
+  TryResult,
+} from "./contract/locker.ts";
 import { HeldLock, type Keeper } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import { HeldLocks } from "./holding/lock-registry.ts";
+import { HandleTracker } from "./holding/tracked-lock.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
-import { abandonOnAbort } from "./runtime/stop-signal.ts";
+import { longestTimer } from "./runtime/clock.ts";
+import { abandonOnAbort, stopSignalOf } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
 import type { Grant } from "./sessions/grant.ts";
 import { Admission, type Attempt, type Granted, type Wanted } from "./waiting/admission.ts";
@@ -31,7 +42,10 @@ export abstract class BaseLocker implements Locker {
   readonly #admission: Admission;
   readonly #keeper: Keeper;
   readonly #attempt: Attempt<Grant, HeldLock>;
+  readonly #attemptOfCaller: Attempt<Grant, Lock>;
   #closed: Promise<void> | undefined;
+  /** Set while {@link close} waits for what is held. */
+  #onFreed: (() => void) | undefined;
 
   constructor(parts: {
     namespace: number;
@@ -72,6 +86,12 @@ export abstract class BaseLocker implements Locker {
         return lock;
       },
     };
+    const tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
+    const { hold } = this.#attempt;
+    this.#attemptOfCaller =
+      tracker === undefined
+        ? this.#attempt
+        : { ...this.#attempt, hold: (grant, wanted) => tracker.track(hold(grant, wanted)) };
     // So that `const { acquire } = locker` works.
     this.acquire = this.acquire.bind(this);
     this.tryAcquire = this.tryAcquire.bind(this);
@@ -91,6 +111,10 @@ export abstract class BaseLocker implements Locker {
   protected namesake(wanted: Pick<Lock, "key" | "id">): string | undefined {
     return this.#held.namesake(wanted);
   }
+  /** Whether anybody relies on a lock of this locker. */
+  protected get isHolding(): boolean {
+    return this.#held.isHolding;
+  }
   protected abstract probe(): Promise<void>;
   /** Ends what the locker opened. Must not reject, and must not take longer than seconds. */
   protected abstract end(): Promise<void>;
@@ -98,7 +122,7 @@ export abstract class BaseLocker implements Locker {
   // Not async, as it is called most: the promise of `take` goes out as it is.
   acquire(key: string, options?: AcquireOptions): Promise<Lock> {
     try {
-      return this.take(this.#lockWanted(key, options), this.#attempt);
+      return this.take(this.#lockWanted(key, options), this.#attemptOfCaller);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -135,19 +159,48 @@ export abstract class BaseLocker implements Locker {
 
   async ping(options: PingOptions = {}): Promise<void> {
     this.#admission.assertOpen();
-    const signal = signalOf(options);
+    const signal = stopSignalOf(signalOf(options));
     await this.telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
       await abandonOnAbort(this.probe(), [signal]);
     });
   }
 
-  close(): Promise<void> {
-    this.#closed ??= this.telemetry.observe("close", undefined, undefined, async () => {
+  close(options?: CloseOptions): Promise<void> {
+    if (this.#closed !== undefined) return this.#closed;
+    let drain: number;
+    try {
+      drain = drainOf(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    this.#closed = this.telemetry.observe("close", undefined, undefined, async () => {
+      this.#admission.stop();
+      if (drain > 0) await this.#drained(drain);
       await this.#admission.close(() => Promise.all(this.#held.all().map((lock) => lock.close())));
       await this.end();
     });
     return this.#closed;
+  }
+
+  /** Resolves when nothing is held any more, after that many milliseconds at the latest. */
+  #drained(milliseconds: number): Promise<void> {
+    if (!this.isHolding) return Promise.resolve();
+    return new Promise((resolve) => {
+      const over = (): void => {
+        clearTimeout(timer);
+        clearInterval(look);
+        this.#onFreed = undefined;
+        resolve();
+      };
+      const timer = setTimeout(over, Math.min(milliseconds, longestTimer));
+      const lookAgain = (): void => {
+        if (!this.isHolding) over();
+      };
+      // A lock whose TTL passes is not given back.
+      const look = setInterval(lookAgain, 100);
+      this.#onFreed = lookAgain;
+    });
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -179,7 +232,7 @@ export abstract class BaseLocker implements Locker {
       autoRefresh,
       ttl: this.#keeper.assertTtl(ttl),
       wait: assertWait(wait),
-      signals: [signal],
+      signals: [stopSignalOf(signal)],
     };
   }
 
@@ -189,9 +242,10 @@ export abstract class BaseLocker implements Locker {
     return this.telemetry.observe("acquire", wanted, signal, () => this.#admission.take(wanted, attempt));
   }
 
-  /** A lock of this locker has been given back, and is in the books no more. */
+  /** A lock of this locker has been given back, and has left the registry. */
   protected freed(id: bigint): void {
     this.#admission.wake(id);
+    this.#onFreed?.();
   }
 
   #lockWanted(key: string, options: AcquireOptions | undefined): Wanted {

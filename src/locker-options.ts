@@ -1,9 +1,9 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
-import * as z from "zod";
-import { milliseconds } from "./contract/duration.ts";
+import { formatDuration, milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import { int32Range, isInt32 } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
+import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
 import type { Pool } from "./postgres/driver.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
@@ -87,94 +87,125 @@ export interface MemoryLockerOptions
 /** The settings that the Go package has, by the names it has for them. */
 export interface LockerConfig extends Pick<PostgresLockerOptions, "namespace" | "connWaitTimeout"> {}
 
-const durationText = 'a duration: milliseconds, or a string such as "5s" or "1m30s"';
+const duration = is('a duration: milliseconds, or a string such as "5s" or "1m30s"', (value) => {
+  return milliseconds(value) !== undefined;
+});
 
-const namespace = z.custom<number>(isInt32, { error: int32Range });
-const duration = z.custom<Duration>((value) => milliseconds(value) !== undefined, { error: durationText });
-const having = <T>(methods: readonly string[], error: string) =>
-  z.custom<T>(
-    (value) =>
-      typeof value === "object" &&
-      value !== null &&
-      methods.every((method) => typeof (value as Record<string, unknown>)[method] === "function"),
-    { error },
-  );
-const pool = having<Pool>(["connect", "on", "end"], "a node-postgres Pool").refine(
-  (value) => typeof value.totalCount === "number" && typeof value.options?.max === "number",
-  { error: "a node-postgres Pool" },
-);
-
-const shared = {
-  namespace: namespace.optional(),
-  circuitBreaker: having<CircuitBreaker>(["execute"], "an object with a method execute(fn)").optional(),
-  logger: having<Logger>(
-    ["debug", "info", "warn", "error"],
-    "an object with debug, info, warn and error",
-  ).optional(),
-  tracerProvider: having<TracerProvider>(["getTracer"], "an OpenTelemetry TracerProvider").optional(),
-  meterProvider: having<MeterProvider>(["getMeter"], "an OpenTelemetry MeterProvider").optional(),
+const pool: Check = (got, path) => {
+  const methods = ["connect", "on", "end"];
+  if (
+    !isObject(got) ||
+    methods.some((method) => typeof got[method] !== "function") ||
+    typeof got["totalCount"] !== "number" ||
+    !isObject(got["options"])
+  ) {
+    return { path, got, wants: "a node-postgres Pool" };
+  }
+  // Often from the environment, and so a string, with which the pool itself goes on.
+  const { max } = got["options"];
+  return typeof max === "number" ? undefined : { path: `${path}.options.max`, got: max, wants: "a number" };
 };
 
-const lockerConfig = z.strictObject(
-  { namespace: namespace.optional(), connWaitTimeout: duration.optional() },
-  anObject(),
-);
+const shared = {
+  namespace: optional(is(int32Range, isInt32)),
+  circuitBreaker: optional(having(["execute"], "an object with a method execute(fn)")),
+  logger: optional(having(["debug", "info", "warn", "error"], "an object with debug, info, warn and error")),
+  tracerProvider: optional(having(["getTracer"], "an OpenTelemetry TracerProvider")),
+  meterProvider: optional(having(["getMeter"], "an OpenTelemetry MeterProvider")),
+};
 
-const postgresLockerOptions = z.strictObject(
-  {
-    ...shared,
-    pool: pool.optional(),
-    database: z
-      .strictObject(
-        { write: pool, read: pool.optional() },
-        { error: "an object { write, read } of node-postgres Pools" },
-      )
-      .optional(),
-    connectionString: z
-      .string({ error: "a non-empty string" })
-      .min(1, { error: "a non-empty string" })
-      .optional(),
-    connWaitTimeout: duration.optional(),
-    sessions: z.enum(["dedicated", "shared"], { error: '"dedicated" or "shared"' }).optional(),
-    maxLocksPerSession: z
-      .custom<number>((value) => Number.isInteger(value) && (value as number) >= 1, {
-        error: "a whole number from 1 up",
-      })
-      .optional(),
-    maxWaitingSessions: z
-      .custom<number>((value) => Number.isInteger(value) && (value as number) >= 1, {
-        error: "a whole number from 1 up",
-      })
-      .optional(),
-    ttlEnforcement: z.enum(["client", "server"], { error: '"client" or "server"' }).optional(),
-    recoveryGrace: z
-      .custom<Duration>((value) => isGrace(milliseconds(value)), {
-        error: 'a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"',
-      })
-      .optional(),
-    pooler: z.enum(["refuse", "session"], { error: '"refuse" or "session"' }).optional(),
-  },
-  anObject(),
-);
+const postgresLockerOptions = exactly("an object", {
+  ...shared,
+  pool: optional(pool),
+  database: optional(
+    exactly("an object { write, read } of node-postgres Pools", { write: pool, read: optional(pool) }),
+  ),
+  connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
+  connWaitTimeout: optional(duration),
+  sessions: optional(oneOf("dedicated", "shared")),
+  maxLocksPerSession: optional(
+    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
+  ),
+  maxWaitingSessions: optional(
+    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
+  ),
+  ttlEnforcement: optional(oneOf("client", "server")),
+  recoveryGrace: optional(
+    is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {
+      const grace = milliseconds(value);
+      return grace !== undefined && grace >= 1 && grace <= longestTimer;
+    }),
+  ),
+  pooler: optional(oneOf("refuse", "session")),
+});
 
-const memoryLockerOptions = z.strictObject(shared, anObject());
+const memoryLockerOptions = exactly("an object", shared);
+
+/** Go's `null` leaves the default, as if the field were not there. */
+const orNull =
+  (check: Check): Check =>
+  (value, path) =>
+    value === null ? undefined : check(value, path);
+
+const lockerConfig = exactly("an object", {
+  namespace: orNull(optional(is(int32Range, isInt32))),
+  connWaitTimeout: orNull(
+    optional(
+      is(
+        'nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s"',
+        (value) => goDuration(value) !== undefined,
+      ),
+    ),
+  ),
+});
 
 /**
- * Reads the Go package's JSON configuration, as text or already parsed: `{"namespace": 7, "connWaitTimeout": "5s"}`.
- * A number is milliseconds here, where Go's own encoding writes nanoseconds.
+ * Reads the Go package's JSON configuration, as text or already parsed. `connWaitTimeout` is what Go's own encoding writes, a
+ * number of nanoseconds, so that one document means the same to both: `{"namespace": 7, "connWaitTimeout": 5000000000}` is
+ * 5 s. `null` leaves the default.
  *
- * @returns options to spread into those of a `PostgresLocker`
+ * Some documents are taken by one of the two only, and mean nothing else to the other:
+ *
+ * - A string, `"5s"`, is taken here and refused by Go.
+ * - A number from 1 to 999999, less than 1 ms, is refused here: it was most likely meant as milliseconds.
+ * - Unknown fields, `"Namespace"` for `"namespace"` and a document of `null` are refused here; Go passes over the
+ *   first and the last, and takes the second.
+ *
+ * @returns options to spread into those of a `PostgresLocker`; a duration as a string
  * @throws {InvalidConfigError} an unknown field, or a value that its field can't take
  */
 export function parseConfig(json: unknown): LockerConfig {
-  if (typeof json !== "string") return check(lockerConfig, json) as LockerConfig;
+  const parsed = typeof json === "string" ? parseOnce(json, ["namespace", "connWaitTimeout"]) : json;
+  const { namespace, connWaitTimeout } = checked<{ namespace?: number | null; connWaitTimeout?: unknown }>(
+    lockerConfig,
+    parsed,
+  );
+  const wait = goDuration(connWaitTimeout);
+  return {
+    ...(typeof namespace === "number" && { namespace }),
+    ...(wait !== undefined && { connWaitTimeout: asGiven(connWaitTimeout, wait) }),
+  };
+}
+
+/** Of a field that is there twice, Go and JavaScript may take different ones. */
+function parseOnce(json: string, fields: readonly string[]): unknown {
   let parsed: unknown;
   try {
     parsed = JSON.parse(json);
   } catch {
     throw new InvalidConfigError({ field: "config", got: json, wants: "JSON", secret: true });
   }
-  return check(lockerConfig, parsed) as LockerConfig;
+  for (const field of fields) {
+    const times = json.split(new RegExp(`"${field}"\\s*:`)).length - 1;
+    if (times > 1) throw new InvalidConfigError({ field, got: times, wants: "given once" });
+  }
+  return parsed;
+}
+
+/** A duration in a form that says its unit, if it came as a number. */
+function asGiven(value: unknown, milliseconds: number): Duration {
+  if (milliseconds === 0) return 0;
+  return typeof value === "string" ? value : formatDuration(milliseconds);
 }
 
 /**
@@ -196,24 +227,25 @@ export function configFromEnv(env: Readonly<Record<string, string | undefined>>,
   }
   const waitText = env[`${prefix}CONN_WAIT_TIMEOUT`] ?? "";
   if (waitText !== "") {
-    if (milliseconds(waitText) === undefined) {
+    const wait = goDuration(waitText);
+    if (wait === undefined) {
       const wants = 'a duration such as "5s" or "1m30s"';
       throw new InvalidConfigError({ field: `${prefix}CONN_WAIT_TIMEOUT`, got: waitText, wants });
     }
-    config.connWaitTimeout = waitText;
+    config.connWaitTimeout = asGiven(waitText, wait);
   }
   return config;
 }
 
 /** @throws {InvalidConfigError} */
 export function checkPostgresLockerOptions(options: unknown): PostgresLockerOptions {
-  const checked = check(postgresLockerOptions, options);
+  const taken = checked<PostgresLockerOptions>(postgresLockerOptions, options);
   const given = (["pool", "database", "connectionString"] as const).filter(
-    (field) => checked[field] !== undefined,
+    (field) => taken[field] !== undefined,
   );
   if (given.length === 0) {
     // What was meant, where a variable that was to hold it is not set.
-    const [meant = "pool"] = (["connectionString", "database"] as const).filter((field) => field in checked);
+    const [meant = "pool"] = (["connectionString", "database"] as const).filter((field) => field in taken);
     throw new InvalidConfigError({
       field: meant,
       got: undefined,
@@ -231,12 +263,12 @@ export function checkPostgresLockerOptions(options: unknown): PostgresLockerOpti
       wants: `absent where \`${given[0]}\` is given`,
     });
   }
-  return checked as PostgresLockerOptions;
+  return taken;
 }
 
 /** @throws {InvalidConfigError} */
 export function checkMemoryLockerOptions(options: unknown): MemoryLockerOptions {
-  return check(memoryLockerOptions, options) as MemoryLockerOptions;
+  return checked<MemoryLockerOptions>(memoryLockerOptions, options);
 }
 
 /** Milliseconds to wait for a connection; `Infinity` where there is no bound. */
@@ -245,13 +277,22 @@ export function connWaitMilliseconds(configured: Duration | undefined): number {
   return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : Math.min(wait, longestTimer);
 }
 
-/** In milliseconds. */
-function isGrace(grace: number | undefined): boolean {
-  return grace !== undefined && grace >= 1 && grace <= longestTimer;
-}
+const nanosecond = 1e-6;
+/** Milliseconds: what Go's int64 of nanoseconds does not hold. */
+const tooLongForGo = 2 ** 63 * nanosecond;
 
-function anObject(): { error: (issue: { code?: string | undefined }) => string | undefined } {
-  return { error: (issue) => (issue.code === "invalid_type" ? "an object" : undefined) };
+/**
+ * A duration as the Go package reads it, a number of nanoseconds or a text: milliseconds, or `undefined` for what is none.
+ * Less than a nanosecond is nothing to Go.
+ */
+function goDuration(value: unknown): number | undefined {
+  const isNumber = typeof value === "number";
+  if (isNumber && (!Number.isInteger(value) || (value > 0 && value < 1e6))) return undefined;
+  const duration = milliseconds(
+    isNumber ? value * nanosecond : typeof value === "string" ? value : undefined,
+  );
+  if (duration === undefined || Math.abs(duration) >= tooLongForGo) return undefined;
+  return Math.abs(duration) < nanosecond ? 0 : duration;
 }
 
 /** Whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
@@ -264,18 +305,19 @@ const plainFields: ReadonlySet<string> = new Set([
   "sessions",
   "maxLocksPerSession",
   "maxWaitingSessions",
+  "pool.options.max",
+  "database.write.options.max",
+  "database.read.options.max",
 ]);
 
-function check<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const [issue] = result.error.issues;
-  const path = (issue?.path ?? []).map(String);
-  const unknownField = issue?.code === "unrecognized_keys" ? issue.keys[0] : undefined;
-  if (unknownField !== undefined) path.push(unknownField);
-  let got: unknown = value;
-  for (const step of path) got = (got as Record<string, unknown> | undefined)?.[step];
-  const wants = unknownField === undefined ? (issue?.message ?? "valid") : "absent: there is no such option";
-  const field = path.join(".") || "options";
-  throw new InvalidConfigError({ field, got, wants, secret: !plainFields.has(field) });
+/**
+ * A copy of the options, which their caller may go on to change.
+ *
+ * @throws {InvalidConfigError} of the first thing that is wrong with them
+ */
+function checked<T>(check: Check, options: unknown): T {
+  const fault = check(options, "");
+  if (fault === undefined) return { ...(options as T) };
+  const { path, got, wants } = fault;
+  throw new InvalidConfigError({ field: path || "options", got, wants, secret: !plainFields.has(path) });
 }

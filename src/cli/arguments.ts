@@ -26,11 +26,16 @@ export function readArguments(command: Command, args: readonly string[]): Given 
     if (token.kind !== "option") continue;
     const { name, rawName, value, inlineValue } = token;
     const option = Object.hasOwn(options, name) ? options[name] : undefined;
-    if (option === undefined) throw usageFailure(unknownOption(rawName, command));
+    if (option === undefined) {
+      // Most likely one of the command that is to be run.
+      if (lacksDashes(command, { rest, positionals })) break;
+      throw usageFailure(unknownOption(rawName, command));
+    }
     if (option.value === "none" && value !== undefined)
       throw usageFailure(`${rawName} takes no value, and got "${value}"`);
-    // Behind `--url`, what looks like an option is one: the value was forgotten.
-    if (option.value === "required" && (value === undefined || (!inlineValue && /^-[^\d]/.test(value))))
+    // Behind `--url`, what looks like an option is one: the value was forgotten. A key may look like anything.
+    const isForgotten = value !== undefined && !inlineValue && name !== "key" && /^-[^\d]/.test(value);
+    if (option.value === "required" && (value === undefined || isForgotten))
       throw usageFailure(`${rawName} needs a value`);
     values[name] = value ?? true;
     if (option.value === "optional" && value === undefined) bare = rawName;
@@ -39,8 +44,26 @@ export function readArguments(command: Command, args: readonly string[]): Given 
     throw usageFailure(
       `Unexpected "${stray.value}" behind ${stray.option}, whose value is given as ${stray.option}=VALUE`,
     );
-  if (values["help"] !== true) expectWords(command, positionals);
-  return { values, positionals, rest };
+  if (values["help"] === true) return { values, positionals, rest };
+  const { key, ...others } = values;
+  if (key !== undefined && command.keys > 0) positionals.unshift(String(key));
+  if (lacksDashes(command, { rest, positionals })) throw usageFailure(missingDashes(own, positionals));
+  expectWords(command, positionals);
+  return { values: others, positionals, rest };
+}
+
+/** Whether what is to be run was given without the `--` that it comes behind. */
+function lacksDashes(
+  { keys, takesRest }: Command,
+  { rest, positionals }: Pick<Given, "rest" | "positionals">,
+): boolean {
+  return takesRest === true && rest === undefined && positionals.length > keys;
+}
+
+function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
+  const command = own.slice(own.lastIndexOf(first)).join(" ");
+  const shownKey = key.startsWith("-") ? `--key ${key}` : key;
+  return `Unexpected "${first}": what is run comes behind --, as in pg-locker run ${shownKey} -- ${command}`;
 }
 
 function tokensOf(args: string[], options: Options) {

@@ -3,12 +3,13 @@ import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { DatabaseError, endHolders, type LockInfo, listLocks, lockId } from "../index.ts";
+import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure, usageFailure } from "./failure.ts";
-import { lockListing, plain } from "./lock-table.ts";
+import { lockListing, plain, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 
@@ -18,7 +19,7 @@ const dying = 5_000;
 /** `pg-locker break KEY`: ends the session of whoever holds the lock of a key. */
 export const breakLock: Command = {
   name: "break",
-  synopsis: "KEY [--namespace N] [--yes] [--url URL]",
+  synopsis: "KEY [--namespace N] [--yes] [--url URL | --local]",
   summary: "end the session that holds the lock of a key",
   keys: 1,
   options: { ...databaseOptions, ...keyOptions, yes: { value: "none" } },
@@ -33,6 +34,7 @@ nobody holds the lock, and with 1 where the answer is no.
   --namespace N   the namespace of the key; default 0
   --yes           do not ask; without a terminal, nobody can be asked
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
+  --local         your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker break nightly`,
@@ -43,8 +45,9 @@ Example:
     const all = await listLocks(pool);
     const holders = all.filter((lock) => lock.id === id && lock.state === "held");
     const listing = { empty: "Nobody holds it", colors: colorsFor(process.stdout), now: new Date() };
-    await print(lockListing(holders, listing));
+    await print(`${databaseLine()}\n${lockListing(holders, listing)}`);
     if (holders.length === 0) return exitStatus.ok;
+    if (pidsOf(holders).length === 0) throw isPrepared(holders);
     if (values["yes"] !== true) {
       const answer = await ask(question(holders, all));
       if (answer === "interrupted") return exitStatus.signalled + constants.signals.SIGINT;
@@ -55,7 +58,7 @@ Example:
     }
     const ended = await endSessions(pool, id, holders);
     const left = await untilGone(pool, id, ended);
-    const isEnded = ({ pid }: LockInfo): boolean => ended.includes(pid);
+    const isEnded = ({ pid }: LockInfo): boolean => pid !== undefined && ended.includes(pid);
     const remaining = pidsOf(left.filter(isEnded)).join(", ");
     if (remaining !== "") {
       throw new Failure(
@@ -65,6 +68,7 @@ Example:
     }
     await print(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
     for (const pid of pidsOf(left)) await print(`Session ${pid} has it now`);
+    if (preparedIn(left).length > 0) throw isPrepared(left);
     return exitStatus.ok;
   },
 };
@@ -72,13 +76,25 @@ Example:
 function question(holders: readonly LockInfo[], all: readonly LockInfo[]): string {
   const pids = pidsOf(holders);
   const others =
-    all.filter(({ pid, state }) => pids.includes(pid) && state === "held").length - holders.length;
+    all.filter(({ pid, state }) => pid !== undefined && pids.includes(pid) && state === "held").length -
+    holders.filter(({ pid }) => pid !== undefined).length;
   const more = others === 0 ? "" : `, and with it ${others} other lock${others === 1 ? "" : "s"}`;
   return `End session ${pids.join(", ")}${more}?`;
 }
 
 function pidsOf(locks: readonly LockInfo[]): number[] {
-  return [...new Set(locks.map(({ pid }) => pid))];
+  return [...new Set(locks.flatMap(({ pid }) => pid ?? []))];
+}
+
+/** What a transaction has promised is not for a look at a lock to take back. */
+function isPrepared(locks: readonly LockInfo[]): Failure {
+  const gids = preparedIn(locks)
+    .map((gid) => JSON.stringify(plain(gid)))
+    .join(", ");
+  return new Failure(
+    exitStatus.failed,
+    `The lock is held by the prepared transaction ${gids}, which break doesn't end`,
+  );
 }
 
 /** Asks on standard error, which is the terminal also where standard output is not. @throws {Failure} nobody is there to be asked */
@@ -99,7 +115,7 @@ async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
 
 async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo[]): Promise<number[]> {
   try {
-    return await endHolders(pool, { id, pids: holders.map(({ pid }) => pid) });
+    return await endHolders(pool, { id, pids: pidsOf(holders) });
   } catch (error) {
     if (!(error instanceof DatabaseError) || error.sqlState !== "42501") throw error;
     const users = [...new Set(holders.map(({ user }) => plain(user ?? "?")))].join(", ");
@@ -116,7 +132,8 @@ async function untilGone(pool: pg.Pool, id: bigint, ended: readonly number[]): P
   const late = performance.now() + dying;
   for (;;) {
     const locks = (await listLocks(pool, { id })).filter(({ state }) => state === "held");
-    if (!locks.some(({ pid }) => ended.includes(pid)) || performance.now() > late) return locks;
+    if (!locks.some(({ pid }) => pid !== undefined && ended.includes(pid)) || performance.now() > late)
+      return locks;
     await delay(50);
   }
 }

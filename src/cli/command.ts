@@ -54,9 +54,12 @@ export const commonOptions = {
 /** What a command takes that speaks to a database, see `connect`. */
 export const databaseOptions = {
   url: { value: "required" },
+  local: { value: "none" },
 } as const satisfies Options;
 
 /** What a command takes that names a lock by its key. */
 export const keyOptions = {
+  /** The key itself, where it begins with a dash. */
+  key: { value: "required" },
   namespace: { value: "required" },
 } as const satisfies Options;

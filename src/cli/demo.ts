@@ -1,5 +1,7 @@
 import { isPostgresInstalled } from "../testing/index.ts";
-import { type Command, databaseOptions } from "./command.ts";
+import { type Command, databaseOptions, type Values } from "./command.ts";
+import { namedDatabase } from "./connection/named-database.ts";
+import { usageFailure } from "./failure.ts";
 import { notInstalled } from "./own-server/own-server.ts";
 
 /** What `demo/demo.mjs` exports, which is plain JavaScript beside `dist/`, for everybody to read. */
@@ -10,7 +12,7 @@ interface Demo {
 /** `pg-locker demo`: the demo of the README. */
 export const demo: Command = {
   name: "demo",
-  synopsis: "[--url URL]",
+  synopsis: "[--url URL | --local]",
   summary: "see three processes compete for a key, and two be killed",
   keys: 0,
   options: { ...databaseOptions },
@@ -20,13 +22,26 @@ exits with 1 where two ever held it at once.
 
   --url URL   the database; default DATABASE_URL, else a PostgreSQL that is
               started for the demo and removed after it
+  --local     that one, whatever DATABASE_URL says
 
 Example:
   pg-locker demo`,
   async run({ values }) {
-    const url = values["url"] || process.env["DATABASE_URL"] || undefined;
+    const url = urlOf(values);
     if (url === undefined && !isPostgresInstalled()) throw notInstalled();
     const { demo } = (await import(new URL("../../demo/demo.mjs", import.meta.url).href)) as Demo;
-    return await demo({ url: url === undefined ? undefined : String(url) });
+    return await demo({ url });
   },
 };
+
+/** @throws {Failure} for what can't be used, and for what names a database in a way that the demo's processes can't take over */
+function urlOf(values: Values): string | undefined {
+  if (values["local"] === true) return undefined;
+  const named = namedDatabase(values);
+  if (named === undefined) return undefined;
+  const url = String(values["url"] ?? process.env["DATABASE_URL"] ?? "").trim();
+  if (/^postgres(ql)?:\/\//.test(url)) return url;
+  throw usageFailure(
+    `The demo takes a URL such as postgres://USER@HOST/DATABASE, and ${named.namedBy} has another form: give --url, or --local`,
+  );
+}

@@ -1,49 +1,61 @@
 import { diagnose, type Finding } from "../index.ts";
+import { askedDatabase } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
+import { howLocksAreTaken, lockOptions } from "./how-locks-are-taken.ts";
 import { print } from "./print.ts";
+import { wrapped } from "./screen-width.ts";
 
 /** `pg-locker doctor`: whether the database is fit for locks. */
 export const doctor: Command = {
   name: "doctor",
-  synopsis: "[--url URL] [--json]",
+  synopsis: "[--url URL | --local] [--json] [--no-fencing] [...]",
   summary: "is this database fit for locks?",
   keys: 0,
-  options: { ...databaseOptions, json: { value: "none" } },
+  options: { ...databaseOptions, ...lockOptions, json: { value: "none" } },
   help: `Looks at a database from every side that matters to locks: version, primary or
 standby, pooler, time-outs, room for locks and connections, clock, privileges. A
 line for each, "ok", "warn" or "FAIL", with what to do below it where something
 is not as it should be. Nothing is changed or left behind. Exits with 1 where a
-line says FAIL.
+line says FAIL: then "pg-locker run" with the same options would fail, too.
 
+  --no-fencing, --pooler=session   as they are given to "pg-locker run"
   --json      as a JSON array: check, verdict (ok, warn or fail), found, advice
   --url URL   the database; default DATABASE_URL, or PGHOST and the like
+  --local     your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker doctor --url postgres://app@db.example/app`,
   async run({ values }) {
+    const how = howLocksAreTaken(values);
     await using database = await connect(values);
-    const findings = await diagnose(database.pool);
-    await print(values["json"] === true ? JSON.stringify(findings, undefined, 2) : report(findings));
+    const findings = await diagnose(database.pool, { ...how, ttlEnforcement: "server" });
+    // Known once it was asked: of several servers, the one that answers.
+    const where: Line = { check: "database", verdict: "ok", found: askedDatabase() ?? "unknown" };
+    const lines = [where, ...findings];
+    await print(values["json"] === true ? JSON.stringify(lines, undefined, 2) : report(lines));
     return findings.some(({ verdict }) => verdict === "fail") ? exitStatus.no : exitStatus.ok;
   },
 };
 
-function report(findings: readonly Finding[]): string {
+/** A finding, or which database was asked. */
+type Line = Finding | (Omit<Finding, "check"> & { readonly check: "database" });
+
+function report(findings: readonly Line[]): string {
   const { bold, green, red, yellow } = colorsFor(process.stdout);
   const marks = { ok: green("ok  "), warn: yellow("warn"), fail: red("FAIL") };
   const widest = Math.max(...findings.map(({ check }) => check.length));
-  const indent = " ".repeat(4 + 2 + widest + 2);
+  const indent = 4 + 2 + widest + 2;
   const lines = findings.flatMap(({ check, verdict, found, advice }) => [
-    `${marks[verdict]}  ${check.padEnd(widest)}  ${found}`,
-    ...(advice === undefined ? [] : [`${indent}${advice}`]),
+    `${marks[verdict]}  ${check.padEnd(widest)}  ${wrapped(found, indent)}`,
+    ...(advice === undefined ? [] : [`${" ".repeat(indent)}${wrapped(advice, indent)}`]),
   ]);
   return [...lines, "", bold(conclusion(findings))].join("\n");
 }
 
-function conclusion(findings: readonly Finding[]): string {
+function conclusion(findings: readonly Line[]): string {
   const count = (verdict: Finding["verdict"]) => findings.filter((each) => each.verdict === verdict).length;
   const [fails, warnings] = [count("fail"), count("warn")];
   if (fails > 0) return `Not fit for locks: ${fails === 1 ? "1 line fails" : `${fails} lines fail`}`;

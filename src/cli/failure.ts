@@ -1,5 +1,5 @@
-import { LockerError, LockNotAcquiredError } from "../index.ts";
 import { exitStatus } from "./exit-status.ts";
+import { codeOf } from "./system-error.ts";
 
 /** What a person is told in a sentence, with the status that the process exits with. */
 export class Failure extends Error {
@@ -27,17 +27,26 @@ const unavailableCodes = new Set([
   "STANDBY",
 ]);
 
-/** Nobody else is known to have the lock. */
-const unavailableReasons = new Set(["connection-timeout", "recovering"]);
+/** Why a lock was not acquired, though nobody else is known to have it. */
+const unavailableReasons: ReadonlySet<unknown> = new Set(["connection-timeout", "recovering"]);
 
 /** The status that an error of any kind means. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
-  if (error instanceof LockNotAcquiredError) {
-    if (error.reason === "wait-timeout") return exitStatus.waitTimedOut;
-    return unavailableReasons.has(error.reason) ? exitStatus.unavailable : exitStatus.notAcquired;
+  // By their codes: to load the library's errors takes longer than many a command.
+  const code = codeOf(error) ?? "";
+  if (code === "LOCK_NOT_ACQUIRED") {
+    const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
+    if (reason === "wait-timeout") return exitStatus.waitTimedOut;
+    return unavailableReasons.has(reason) ? exitStatus.unavailable : exitStatus.notAcquired;
   }
-  if (!(error instanceof LockerError)) return exitStatus.failed;
-  if (usageCodes.has(error.code)) return exitStatus.usage;
-  return unavailableCodes.has(error.code) ? exitStatus.unavailable : exitStatus.failed;
+  if (usageCodes.has(code)) return exitStatus.usage;
+  return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;
+}
+
+/** What is said of an error of any kind. */
+export function sentenceOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!/\b(EMFILE|ENFILE)\b/.test(text)) return text;
+  return "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
 }

@@ -1,5 +1,6 @@
 import type { createColors } from "picocolors";
 import type { LockInfo } from "../index.ts";
+import { screenWidth, wrapped } from "./screen-width.ts";
 
 type Colors = ReturnType<typeof createColors>;
 
@@ -23,8 +24,14 @@ function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors
   const widths = columns.map((name, at) =>
     Math.max(name.length, ...rows.map(({ cells }) => cells[at]?.length ?? 0)),
   );
-  const line = (cells: readonly string[]): string =>
+  const all = (cells: readonly string[]): string =>
     cells.map((cell, at) => (at === columns.length - 1 ? cell : cell.padEnd(widths[at] ?? 0))).join("  ");
+  // On a screen that is too narrow for all but the key, the id and the key have a line of their own.
+  const own = columns.indexOf("ID");
+  const halves = (cells: readonly string[]): string =>
+    `${all(cells.slice(0, own)).trimEnd()}\n    ${cells.slice(own).join("  ")}`;
+  const needed = widths.slice(0, -1).reduce((sum, width) => sum + width + 2, 0);
+  const line = needed > screenWidth() ? halves : all;
   return [
     colors.bold(line(columns)),
     ...rows.map(({ lock, cells }) => (lock.state === "held" ? line(cells) : colors.yellow(line(cells)))),
@@ -37,12 +44,24 @@ export function lockListing(
   { empty, ...how }: { empty: string; colors: Colors; now: Date },
 ): string {
   if (locks.length === 0) return empty;
-  const table = lockTable(locks, how);
+  const notes = preparedIn(locks).map((gid) => wrapped(freedBy(gid), 0));
+  const table = [lockTable(locks, how), ...notes].join("\n");
   if (!locks.some(({ isHidden }) => isHidden)) return table;
   return `${table}
 
 PostgreSQL hides from this role what is shown as "?" of the sessions of others.
 To show it: GRANT pg_read_all_stats TO this role`;
+}
+
+/** The names of the prepared transactions among those who have the locks. */
+export function preparedIn(locks: readonly LockInfo[]): string[] {
+  return [...new Set(locks.flatMap(({ preparedTransaction }) => preparedTransaction ?? []))];
+}
+
+/** What frees the lock of a prepared transaction, in a sentence. */
+export function freedBy(gid: string): string {
+  const literal = `'${plain(gid).replaceAll("'", "''")}'`;
+  return `The prepared transaction ${literal} has no session to end: COMMIT PREPARED ${literal} or ROLLBACK PREPARED ${literal} frees what it holds`;
 }
 
 /** The id as a string, for the numbers of JSON don't carry 64 bits; what is not known as null, so that no field is missing. */
@@ -69,7 +88,7 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
     lock.state === "held" ? "held" : `  waits ${ago(lock.waitingSince, now) ?? ""}`.trimEnd(),
     // Who waits in a process of this library marks that in the same way for both modes.
     lock.state === "waiting" && lock.waitingSince === undefined ? "-" : lock.mode,
-    String(lock.pid),
+    lock.pid === undefined ? "-" : String(lock.pid),
     plain(lock.user ?? "?"),
     lock.host ?? unknown,
     ago(lock.sessionSince, now) ?? unknown,
@@ -80,9 +99,10 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
   ];
 }
 
-function keyOf({ key, keyStart, applicationName }: LockInfo): string {
+function keyOf({ key, keyStart, applicationName, preparedTransaction }: LockInfo): string {
   if (key !== undefined) return plain(key);
   if (keyStart !== undefined) return `${plain(keyStart)}…`;
+  if (preparedTransaction !== undefined) return `[prepared ${plain(preparedTransaction)}]`;
   // The best hint there is.
   return applicationName ? `[${plain(applicationName)}]` : "-";
 }

@@ -1,4 +1,5 @@
 import { type LockInfo, listLocks } from "../index.ts";
+import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions, type Values } from "./command.ts";
 import { connect } from "./database.ts";
@@ -37,6 +38,7 @@ a refresh. Since when a lock is held, PostgreSQL does not know.
   --json              as a JSON array, which has what the table has and more
   --watch[=DURATION]  again and again, until Ctrl-C: every 2s, or as said
   --url URL           the database; default DATABASE_URL, or PGHOST and the like
+  --local             your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker ls --watch`,
@@ -49,12 +51,15 @@ Example:
       inNamespace(await listLocks(database.pool, options), namespace);
     if (every === undefined) {
       const locks = await look();
-      await print(isJson ? asJson(locks) : screen(locks));
+      await print(isJson ? asJson(locks) : `${databaseLine()}\n${screen(locks)}`);
       return exitStatus.ok;
     }
     return await redraw({
       head: () => `pg-locker ls, every ${every / 1_000} s, ${new Date().toLocaleTimeString()}; Ctrl-C ends`,
-      body: async (signal) => screen(await look({ signal })),
+      body: async (signal) => {
+        const locks = screen(await look({ signal }));
+        return `${databaseLine()}\n${locks}`;
+      },
       every,
     });
   },

@@ -1,43 +1,56 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
 import { didYouMean, readArguments } from "./arguments.ts";
-import { breakLock } from "./break.ts";
+import { askedDatabase } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import type { Command } from "./command.ts";
-import { demo } from "./demo.ts";
-import { doctor } from "./doctor.ts";
 import { exitStatus } from "./exit-status.ts";
-import { statusOf, usageFailure } from "./failure.ts";
-import { id } from "./id.ts";
-import { ls } from "./ls.ts";
+import { sentenceOf, statusOf, usageFailure } from "./failure.ts";
 import { print } from "./print.ts";
-import { run } from "./run.ts";
-import { server } from "./server.ts";
-import { who } from "./who.ts";
 
-const commands: readonly Command[] = [run, ls, who, breakLock, id, doctor, server, demo];
+/** Each is loaded when it is asked for, with what it takes. */
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  run: async () => (await import("./run.ts")).run,
+  ls: async () => (await import("./ls.ts")).ls,
+  who: async () => (await import("./who.ts")).who,
+  break: async () => (await import("./break.ts")).breakLock,
+  id: async () => (await import("./id.ts")).id,
+  doctor: async () => (await import("./doctor.ts")).doctor,
+  server: async () => (await import("./server.ts")).server,
+  demo: async () => (await import("./demo.ts")).demo,
+};
+
+/** What people call a command by who know others of its kind. */
+const meant: Readonly<Record<string, string>> = {
+  ...{ acquire: "run", exec: "run", flock: "run", lock: "run", with: "run" },
+  ...{ kill: "break", release: "break", steal: "break", unlock: "break" },
+  ...{ list: "ls", locks: "ls", ps: "ls", top: "ls --watch", watch: "ls --watch" },
+  ...{ holder: "who", show: "who" },
+  ...{ check: "doctor", diagnose: "doctor", health: "doctor", ping: "doctor" },
+  ...{ start: "server status", status: "server status", stop: "server stop" },
+  ...{ version: "--version", "-V": "--version", "-v": "--version" },
+};
+
+/** Milliseconds that what a command has left open may keep the process from its end: a name that is being resolved, say. */
+const farewell = 1_000;
 
 process.exitCode = await main(process.argv.slice(2));
+setTimeout(() => process.exit(), farewell).unref();
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;
   try {
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      const about = name === "help" ? commands.find((each) => each.name === own[0]) : undefined;
-      await print(about === undefined ? help() : helpOf(about));
+      const about = name === "help" ? await commandOf(own[0] ?? "") : undefined;
+      await print(about === undefined ? await help() : helpOf(about));
       return name === undefined ? exitStatus.usage : exitStatus.ok;
     }
     if (name === "--version") {
       await print(version());
       return exitStatus.ok;
     }
-    const command = commands.find((each) => each.name === name);
-    if (command === undefined) {
-      if (name.startsWith("-"))
-        throw usageFailure(`Expected a command, got "${name}": pg-locker COMMAND [options]`);
-      const names = commands.map((each) => each.name);
-      throw usageFailure(`Unknown command "${name}": ${didYouMean(name, names) ?? "see pg-locker --help"}`);
-    }
+    const command = await commandOf(name);
+    if (command === undefined) throw usageFailure(unknownCommand(name));
     const given = readArguments(command, own);
     if (given.values["help"] === true) {
       await print(helpOf(command));
@@ -52,9 +65,21 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-function help(): string {
-  const widest = Math.max(...commands.map((each) => each.name.length));
-  const lines = commands.map((each) => `  ${each.name.padEnd(widest)}   ${each.summary}`);
+function unknownCommand(name: string): string {
+  const known = Object.hasOwn(meant, name) ? meant[name] : undefined;
+  if (known !== undefined) return `Unknown command "${name}": did you mean pg-locker ${known}?`;
+  if (name.startsWith("-")) return `Expected a command, got "${name}": pg-locker COMMAND [options]`;
+  return `Unknown command "${name}": ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
+}
+
+function commandOf(name: string): Promise<Command> | undefined {
+  return Object.hasOwn(commands, name) ? commands[name]?.() : undefined;
+}
+
+async function help(): Promise<string> {
+  const all = await Promise.all(Object.values(commands).map((load) => load()));
+  const widest = Math.max(...all.map((each) => each.name.length));
+  const lines = all.map((each) => `  ${each.name.padEnd(widest)}   ${each.summary}`);
   return `pg-locker: distributed locks on the PostgreSQL you already run
 
 Usage: pg-locker COMMAND [options]
@@ -83,7 +108,9 @@ function version(): string {
 /** Says what went wrong, in a line; the stack is for who asks for it. */
 function report(error: unknown, { verbose }: { verbose: boolean }): void {
   const { red } = colorsFor(process.stderr);
-  const sentence = error instanceof Error ? error.message : String(error);
-  console.error(`${red("pg-locker:")} ${sentence}`);
+  const sentence = sentenceOf(error);
+  const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;
+  const where = database === undefined ? "" : `; asked ${database}`;
+  console.error(`${red("pg-locker:")} ${sentence}${where}`);
   if (verbose) console.error(error);
 }

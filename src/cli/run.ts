@@ -1,4 +1,5 @@
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { lockOptions } from "./how-locks-are-taken.ts";
 import { planOf } from "./run/plan.ts";
 import { runUnderLock } from "./run/run-under-lock.ts";
 
@@ -12,6 +13,7 @@ export const run: Command = {
   options: {
     ...keyOptions,
     ...databaseOptions,
+    ...lockOptions,
     wait: { value: "optional" },
     timeout: { value: "required", short: "w" },
     nonblock: { value: "none", short: "n" },
@@ -30,8 +32,7 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
   --wait[=DURATION]  wait for the lock: as long as it takes, or 10s, 1m30s, ...
   -w, --timeout N    wait so long: N seconds, or a duration
   -n, --nonblock     do not wait; the default
-  -s, --shared       hold the lock beside others that are shared, as readers do
-  -x, --exclusive    hold it alone; the default
+  -s, --shared       hold it beside other shared ones; -x, --exclusive: alone
   -E, --conflict-exit-code N   exit with N, not 75 or 124
   --ttl DURATION     how long the server keeps the lock of a holder that it does
                      not hear from; COMMAND is dead before. Default 30s
@@ -41,7 +42,9 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
                      the server nobody is granted a lock; not below the TTL.
                      The same for all who use KEY. Default none
   --namespace N      the namespace of the key; default 0
+  --no-fencing       draw no token; --pooler=session trusts one in session mode
   --url URL          the database; default DATABASE_URL, or PGHOST and the like
+  --local            your own PostgreSQL on this machine, whatever is named
   --shell            COMMAND is a line for /bin/sh
 
 Example:

@@ -1,4 +1,5 @@
 import { listLocks, lockId } from "../index.ts";
+import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
@@ -10,7 +11,7 @@ import { print } from "./print.ts";
 /** `pg-locker who KEY`: who holds the lock of a key, and who waits for it. */
 export const who: Command = {
   name: "who",
-  synopsis: "KEY [--namespace N] [--json] [--url URL]",
+  synopsis: "KEY [--namespace N] [--json] [--url URL | --local]",
   summary: "show who holds the lock of a key, and who waits",
   keys: 1,
   options: { ...databaseOptions, ...keyOptions, json: { value: "none" } },
@@ -20,6 +21,7 @@ somebody holds it, with 1 where nobody does.
   --namespace N   the namespace of the key; default 0
   --json          as a JSON array, empty where there is nobody
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
+  --local         your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker who nightly --namespace 7`,
@@ -32,7 +34,9 @@ Example:
     const locks = seen.map((lock) => ({ ...lock, key: lock.key ?? key }));
     const empty = "Nobody holds it, and nobody waits for it";
     const listing = { empty, colors: colorsFor(process.stdout), now: new Date() };
-    await print(values["json"] === true ? asJson(locks) : lockListing(locks, listing));
+    await print(
+      values["json"] === true ? asJson(locks) : `${databaseLine()}\n${lockListing(locks, listing)}`,
+    );
     return locks.some(({ state }) => state === "held") ? exitStatus.ok : exitStatus.no;
   },
 };

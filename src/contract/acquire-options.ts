@@ -1,10 +1,10 @@
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
-import type { AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
+import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
 const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
-const transactionOptions = ["wait", "mode", "signal", "client"];
+const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**
  * A misspelt option would be an option ignored: with `{ tll: "1h" }`, the lock of a long job would expire under it.
@@ -33,7 +33,8 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
   const checked: TransactionOptions = assertAcquireOptions(options, transactionOptions);
   const { client } = checked;
   if (client !== undefined && typeof client?.query !== "function") {
-    throw new InvalidConfigError({ field: "client", got: client, wants: "a client of node-postgres" });
+    const wants = "a client with a method `query`, such as one of node-postgres";
+    throw new InvalidConfigError({ field: "client", got: client, wants });
   }
   return checked;
 }
@@ -56,10 +57,29 @@ export function assertFunction(fn: unknown): void {
 }
 
 /** The signal of options that have nothing else. @throws {InvalidConfigError} */
-export function signalOf(options: { readonly signal?: AbortSignal }): AbortSignal | undefined {
+export function signalOf(options: { readonly signal?: AbortSignalLike }): AbortSignalLike | undefined {
   assertObject(options);
   assertSignal(options.signal);
   return options.signal;
+}
+
+/** @returns milliseconds to wait for what is held @throws {InvalidConfigError} */
+export function drainOf(options: unknown): number {
+  if (options === undefined) return 0;
+  assertObject(options);
+  for (const field of Object.keys(options)) {
+    if (field === "drain") continue;
+    const got = (options as Record<string, unknown>)[field];
+    throw new InvalidConfigError({ field, got, wants: "absent: the only option is drain" });
+  }
+  const { drain } = options as { drain?: unknown };
+  if (drain === undefined) return 0;
+  const bound = milliseconds(drain);
+  if (bound === undefined || !(bound >= 0) || bound === Number.POSITIVE_INFINITY) {
+    const wants = 'a duration that is not negative, such as 20000 or "20s"';
+    throw new InvalidConfigError({ field: "drain", got: drain, wants });
+  }
+  return bound;
 }
 
 function assertObject(options: unknown): asserts options is object {
@@ -73,10 +93,15 @@ function assertBoolean(field: string, got: unknown): void {
   }
 }
 
+/** By its shape: there are others than the platform's own. */
 function assertSignal(signal: unknown): void {
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
-  }
+  if (signal === undefined) return;
+  const { aborted, addEventListener, removeEventListener } = (signal ?? {}) as Partial<AbortSignalLike>;
+  const isOne =
+    typeof aborted === "boolean" &&
+    typeof addEventListener === "function" &&
+    typeof removeEventListener === "function";
+  if (!isOne) throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
 }
 
 /** @returns milliseconds @throws {InvalidTtlError} */
@@ -104,7 +129,11 @@ export function assertWait(got: unknown): number {
 /** @throws {InvalidConfigError} the keys themselves are checked where each is used */
 export function assertKeys(got: unknown): readonly string[] {
   if (!Array.isArray(got)) throw new InvalidConfigError({ field: "keys", got, wants: "an array of keys" });
-  const twice = got.find((key, at) => got.indexOf(key) !== at);
+  if (got.length === 0) {
+    throw new InvalidConfigError({ field: "keys", got, wants: "an array of at least one key" });
+  }
+  const seen = new Set<unknown>();
+  const twice = got.find((key) => seen.size === seen.add(key).size);
   if (twice !== undefined) {
     throw new InvalidConfigError({
       field: "keys",

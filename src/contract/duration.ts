@@ -14,9 +14,10 @@ const part = /(\d+\.?\d*|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)/y;
 
 /**
  * Reads a duration in Go's grammar (https://pkg.go.dev/time#ParseDuration): an optional sign, then one or more decimal
- * numbers, each with a unit; a bare `"0"` needs none.
+ * numbers, each with a unit (`ns`, `us`, `ms`, `s`, `m`, `h`); a bare `"0"` needs none. It is what every option of this package
+ * takes that is a duration.
  *
- * @returns milliseconds, or `undefined` where the text is not of that grammar
+ * @returns milliseconds, maybe a fraction of one, and negative after a minus sign; `undefined` if the text is not of that grammar
  */
 export function parseDuration(text: string): number | undefined {
   const signed = /^[+-]/.test(text);

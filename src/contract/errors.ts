@@ -1,8 +1,24 @@
 import { formatDuration } from "./duration.ts";
+import { brand, isOfClass } from "./error-brand.ts";
+import { conceal, show } from "./shown-value.ts";
 
-/** Base of every error that this library makes. Match on `code`, or with `instanceof`. */
+/**
+ * Base of every error that this library makes. Match on `code`, or with `instanceof`, which knows the errors of another copy of
+ * the library in the same process, too: an application may have it as an ES module and a dependency as CommonJS.
+ */
 export abstract class LockerError extends Error {
   abstract readonly code: string;
+
+  /** @internal */
+  get [brand](): true {
+    return true;
+  }
+
+  /** @internal */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    // biome-ignore lint/complexity/noThisInStatic: it is the class that stands at the right of `instanceof`
+    return isOfClass(this, LockerError, value);
+  }
 }
 
 export type NotAcquiredReason =
@@ -16,7 +32,8 @@ export type NotAcquiredReason =
 /** The lock was not taken, and nothing is held. */
 export class LockNotAcquiredError extends LockerError {
   override readonly name = "LockNotAcquiredError";
-  readonly code = "LOCK_NOT_ACQUIRED";
+  static readonly code = "LOCK_NOT_ACQUIRED";
+  readonly code = LockNotAcquiredError.code;
   readonly key: string;
   readonly reason: NotAcquiredReason;
   /** How long was waited, for the lock or for a session, in milliseconds, where that is the reason. */
@@ -32,7 +49,7 @@ export class LockNotAcquiredError extends LockerError {
     waited?: number;
     otherKey?: string;
     graceLeft?: number;
-    reentrant?: boolean;
+    reentrant?: boolean | "transaction";
     cause?: unknown;
   }) {
     super(notAcquiredSentence(facts), causeOf(facts));
@@ -50,12 +67,15 @@ function notAcquiredSentence(facts: {
   waited?: number;
   otherKey?: string;
   graceLeft?: number;
-  /** The caller itself is what holds it. */
-  reentrant?: boolean;
+  /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
+  reentrant?: boolean | "transaction";
 }): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
+      if (facts.reentrant === "transaction") {
+        return `${lock}: this very transaction, or its session, has it already, and a lock is not re-entrant`;
+      }
       return facts.reentrant
         ? `${lock}: the \`withLock\` around this call holds it, and a lock is not re-entrant`
         : `${lock}: it is held elsewhere`;
@@ -77,7 +97,8 @@ export type NotHeldReason = "released" | "expired" | "lost" | "closed";
 /** The lock was no longer held, and is not now. With `reason: "lost"`, `cause` says what ended it. */
 export class LockNotHeldError extends LockerError {
   override readonly name = "LockNotHeldError";
-  readonly code = "LOCK_NOT_HELD";
+  static readonly code = "LOCK_NOT_HELD";
+  readonly code = LockNotHeldError.code;
   readonly key: string;
   readonly reason: NotHeldReason;
 
@@ -98,7 +119,8 @@ const notHeldSentence: Record<NotHeldReason, string> = {
 /** What `lock.signal` aborts with when holding ended without a release. `cause` says what ended it. */
 export class LockLostError extends LockerError {
   override readonly name = "LockLostError";
-  readonly code = "LOCK_LOST";
+  static readonly code = "LOCK_LOST";
+  readonly code = LockLostError.code;
   readonly key: string;
 
   constructor(facts: { key: string; cause: unknown }) {
@@ -110,7 +132,8 @@ export class LockLostError extends LockerError {
 /** What `lock.signal` aborts with when the TTL passed without a refresh. */
 export class LockExpiredError extends LockerError {
   override readonly name = "LockExpiredError";
-  readonly code = "LOCK_EXPIRED";
+  static readonly code = "LOCK_EXPIRED";
+  readonly code = LockExpiredError.code;
   readonly key: string;
   /** Milliseconds. */
   readonly ttl: number;
@@ -125,7 +148,8 @@ export class LockExpiredError extends LockerError {
 /** A key has at least one character. */
 export class EmptyKeyError extends LockerError {
   override readonly name = "EmptyKeyError";
-  readonly code = "EMPTY_KEY";
+  static readonly code = "EMPTY_KEY";
+  readonly code = EmptyKeyError.code;
 
   constructor() {
     super("Expected `key` to have at least one character, got an empty string");
@@ -135,7 +159,8 @@ export class EmptyKeyError extends LockerError {
 /** A key is a string of well-formed UTF-16: a lone surrogate would share its lock with every other one. */
 export class InvalidKeyError extends LockerError {
   override readonly name = "InvalidKeyError";
-  readonly code = "INVALID_KEY";
+  static readonly code = "INVALID_KEY";
+  readonly code = InvalidKeyError.code;
 
   constructor(got: unknown) {
     super(`Expected \`key\` to be a string without lone surrogates, got ${show(got)}`);
@@ -145,7 +170,8 @@ export class InvalidKeyError extends LockerError {
 /** A TTL is a positive, finite duration; and where the server enforces it, one that the server can. */
 export class InvalidTtlError extends LockerError {
   override readonly name = "InvalidTtlError";
-  readonly code = "INVALID_TTL";
+  static readonly code = "INVALID_TTL";
+  readonly code = InvalidTtlError.code;
 
   constructor(got: unknown, wants = 'a positive duration such as 30000 or "30s"') {
     super(`Expected \`ttl\` to be ${wants}, got ${show(got)}`);
@@ -155,7 +181,8 @@ export class InvalidTtlError extends LockerError {
 /** An option that can't be used. */
 export class InvalidConfigError extends LockerError {
   override readonly name = "InvalidConfigError";
-  readonly code = "INVALID_CONFIG";
+  static readonly code = "INVALID_CONFIG";
+  readonly code = InvalidConfigError.code;
   readonly field: string;
 
   /** `secret`: what was given may be a password or hold one, so that a string is not shown. */
@@ -172,7 +199,8 @@ export class InvalidConfigError extends LockerError {
 /** The circuit breaker refused to let the operation reach the database. `cause` is the breaker's own error. */
 export class CircuitOpenError extends LockerError {
   override readonly name = "CircuitOpenError";
-  readonly code = "CIRCUIT_OPEN";
+  static readonly code = "CIRCUIT_OPEN";
+  readonly code = CircuitOpenError.code;
 
   constructor(facts: { cause: unknown }) {
     super(`The circuit breaker refused: ${sentenceOf(facts.cause)}`, causeOf(facts));
@@ -182,7 +210,8 @@ export class CircuitOpenError extends LockerError {
 /** The locker has been closed. */
 export class LockerClosedError extends LockerError {
   override readonly name = "LockerClosedError";
-  readonly code = "LOCKER_CLOSED";
+  static readonly code = "LOCKER_CLOSED";
+  readonly code = LockerClosedError.code;
 
   constructor() {
     super("The locker is closed");
@@ -192,20 +221,29 @@ export class LockerClosedError extends LockerError {
 /** PostgreSQL or the driver failed. `cause` is the driver's own error. */
 export class DatabaseError extends LockerError {
   override readonly name = "DatabaseError";
-  readonly code = "DATABASE_ERROR";
-  /** PostgreSQL's code, such as `"57P01"`, where the server said one. */
+  static readonly code = "DATABASE_ERROR";
+  readonly code = DatabaseError.code;
+  /** PostgreSQL's code, such as `"57P01"`, if the server said one. */
   readonly sqlState: string | undefined;
+  /** The key of the lock that it was about, if it was about one. */
+  readonly key: string | undefined;
+  /** What failed: "Taking the lock", say. */
+  readonly doing: string;
 
-  constructor(facts: { doing: string; cause: unknown }) {
-    super(`${facts.doing} failed: ${sentenceOf(facts.cause)}`, { cause: withoutSecrets(facts.cause) });
+  constructor(facts: { doing: string; key?: string | undefined; cause: unknown }) {
+    const what = facts.key === undefined ? facts.doing : `${facts.doing} ${quote(facts.key)}`;
+    super(`${what} failed: ${sentenceOf(facts.cause)}`, { cause: withoutSecrets(facts.cause) });
     this.sqlState = sqlStateOf(facts.cause);
+    this.doing = facts.doing;
+    this.key = facts.key;
   }
 }
 
 /** Between this process and the server stands a pooler, which gives a statement whichever session is free. */
 export class PoolerDetectedError extends LockerError {
   override readonly name = "PoolerDetectedError";
-  readonly code = "POOLER_DETECTED";
+  static readonly code = "POOLER_DETECTED";
+  readonly code = PoolerDetectedError.code;
 
   constructor(facts: { announced: number; actual: number }) {
     super(
@@ -219,7 +257,8 @@ export class PoolerDetectedError extends LockerError {
 /** The server says that it grants advisory locks, and keeps none: everybody would hold every lock. */
 export class LocksNotKeptError extends LockerError {
   override readonly name = "LocksNotKeptError";
-  readonly code = "LOCKS_NOT_KEPT";
+  static readonly code = "LOCKS_NOT_KEPT";
+  readonly code = LocksNotKeptError.code;
 
   constructor() {
     super(
@@ -232,7 +271,8 @@ export class LocksNotKeptError extends LockerError {
 /** The server's table of locks is full, for every session of every database. The lock was not taken, and none was lost. */
 export class LockTableFullError extends LockerError {
   override readonly name = "LockTableFullError";
-  readonly code = "LOCK_TABLE_FULL";
+  static readonly code = "LOCK_TABLE_FULL";
+  readonly code = LockTableFullError.code;
 
   constructor(facts: { cause: unknown }) {
     super(
@@ -246,7 +286,8 @@ export class LockTableFullError extends LockerError {
 /** The server is older than PostgreSQL 14, which has no time-out for idle sessions: neither to set one, nor to be safe of one. */
 export class ServerTooOldError extends LockerError {
   override readonly name = "ServerTooOldError";
-  readonly code = "SERVER_TOO_OLD";
+  static readonly code = "SERVER_TOO_OLD";
+  readonly code = ServerTooOldError.code;
 
   constructor(facts: { cause: unknown }) {
     super("The server is older than PostgreSQL 14, which is the oldest that is supported", causeOf(facts));
@@ -256,13 +297,20 @@ export class ServerTooOldError extends LockerError {
 /** The server is a standby: its locks exclude nobody on the primary. */
 export class StandbyError extends LockerError {
   override readonly name = "StandbyError";
-  readonly code = "STANDBY";
+  static readonly code = "STANDBY";
+  readonly code = StandbyError.code;
 
   constructor() {
     super(
       "The server is a standby, whose locks exclude nobody on the primary. Connect the locker to the primary",
     );
   }
+}
+
+/** The error of something that was done for the lock of a key: its sentence names that. */
+export function aboutKey(error: unknown, key: string): unknown {
+  if (!(error instanceof DatabaseError) || error.key !== undefined) return error;
+  return new DatabaseError({ doing: error.doing, key, cause: error.cause });
 }
 
 /** The error by its own name, where it has one among those of taking a lock. */
@@ -273,32 +321,6 @@ export function namedLockError(error: unknown): unknown {
   // 42704: no such setting. Of those that are asked for, `idle_session_timeout` is the youngest, of 14.
   if (sqlState === "42704") return new ServerTooOldError({ cause });
   return error;
-}
-
-/** How a value that was not expected is shown in a sentence: `"5"` (string), `-1` (number). */
-export function show(value: unknown): string {
-  switch (typeof value) {
-    case "string":
-      // A connection string in the wrong place has a password all the same.
-      return value.length > 60 || value.includes("://")
-        ? conceal(value)
-        : `\`${JSON.stringify(value)}\` (string)`;
-    case "number":
-    case "bigint":
-    case "boolean":
-      return `\`${value}\` (${typeof value})`;
-    case "function":
-      return "a function";
-    case "object":
-      if (value === null) return "`null`";
-      return Array.isArray(value) ? "an array" : "an object";
-    default:
-      return `\`${String(value)}\``;
-  }
-}
-
-function conceal(text: string): string {
-  return `a string of ${text.length} characters`;
 }
 
 function quote(key: string): string {

@@ -6,6 +6,14 @@ export type Duration = number | string;
 
 export type LockMode = "exclusive" | "shared";
 
+/** What is needed of an `AbortSignal`: those of other realms, and of polyfills such as `abort-controller`, fit as well. */
+export interface AbortSignalLike {
+  readonly aborted: boolean;
+  readonly reason?: unknown;
+  addEventListener(type: "abort", listener: () => void): void;
+  removeEventListener(type: "abort", listener: () => void): void;
+}
+
 export interface AcquireOptions {
   /**
    * How long the holder may believe that it holds without a refresh. Default `"30s"`, or the locker's `recoveryGrace` if that is less.
@@ -21,7 +29,7 @@ export interface AcquireOptions {
    * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
    * given back.
    */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignalLike;
   /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */
   readonly mode?: LockMode;
   /**
@@ -40,11 +48,16 @@ export type TryResult<T> = { readonly acquired: false } | { readonly acquired: t
 
 export interface RefreshOptions {
   /** Stops waiting for the answer when it aborts. The refresh itself may still take effect. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignalLike;
+}
+
+export interface CloseOptions {
+  /** How long to wait for the locks that are held, before they are freed. Default 0: not at all. */
+  readonly drain?: Duration;
 }
 
 export interface PingOptions {
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignalLike;
 }
 
 /**
@@ -85,7 +98,7 @@ export interface Locker extends AsyncDisposable {
    * While it waits for the next one it holds those before, and refreshes them. On failure none is held.
    *
    * @throws what {@link acquire} throws; a `LockNotAcquiredError` says which key
-   * @throws {InvalidConfigError} `keys` is no array, or a key occurs twice
+   * @throws {InvalidConfigError} `keys` is no array, or an empty one, or a key occurs twice
    * @throws {LockLostError} @throws {LockExpiredError} one was lost while another was awaited
    */
   acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup>;
@@ -118,10 +131,19 @@ export interface Locker extends AsyncDisposable {
   ping(options?: PingOptions): Promise<void>;
   /**
    * Frees every lock, within seconds whatever the server does, and ends what the locker itself opened. Their handles'
-   * signals abort. Acquires under way reject with `LockerClosedError` and leave nothing behind. A second call answers
-   * with the first.
+   * signals abort. Acquires under way reject with `LockerClosedError` and leave nothing behind.
+   *
+   * With `drain`, the locks that are held are first waited for, for that long at most: the functions of `withLock` and
+   * `withTransaction` may come to their end. Nothing new is acquired from the call on.
+   *
+   * A second call resolves with the first, whatever its options.
+   *
+   * @example
+   * process.once("SIGTERM", () => void locker.close({ drain: "20s" }));
+   *
+   * @throws {InvalidConfigError} `drain` is not a duration; then nothing is closed
    */
-  close(): Promise<void>;
+  close(options?: CloseOptions): Promise<void>;
 }
 
 /**
@@ -190,7 +212,7 @@ export interface LockGroup extends AsyncDisposable {
   assertHeld(): void;
   /** Refreshes each of them; rejects with the first failure, when all have answered. See {@link Lock.refresh}. */
   refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
-  /** Gives them back, the last taken first; rejects with the first failure, when all are given back. */
+  /** Gives all of them back at once; rejects with the first failure, when all are given back. */
   release(): Promise<void>;
 }
 
@@ -202,13 +224,35 @@ export interface Logger {
   error(facts: object, message: string): void;
 }
 
-/** What is needed of the client of a transaction: node-postgres's `PoolClient` and `Client` fit. */
+/**
+ * What is needed of the client of a transaction. Those of node-postgres fit, and so does an object that runs a statement in the
+ * transaction of another library.
+ *
+ * All calls of the locker are `query(text, values)`, where the values are strings and nulls, for the parameters `$1`, `$2` and so
+ * on. They read the first row by the name of its column, which is a text.
+ */
 export interface TransactionClient {
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
 }
 
 export interface TransactionOptions<C extends TransactionClient = TransactionClient>
-  extends Pick<AcquireOptions, "wait" | "signal" | "mode"> {
+  extends Pick<AcquireOptions, "signal" | "mode"> {
+  /**
+   * How long PostgreSQL lets the transaction be idle, as `idle_in_transaction_session_timeout`: a duration from 1 ms to 24 days.
+   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before. Default `"30s"` with
+   * `ttlEnforcement: "server"`, otherwise none.
+   *
+   * While the process lives and the link does, the locker keeps the transaction alive, however long `fn` is at something else.
+   * But a statement of `fn` that takes longer than that ends the call, too: nothing tells it from a dead link. On a client of
+   * another library than node-postgres nothing is kept alive: there, `fn` sends a statement within each `ttl`.
+   */
+  readonly ttl?: Duration;
+  /**
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
+   * try once. The call waits in the server, in its transaction, for seconds at a time: those who wait are served in the order in
+   * which they came. Where transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
+   */
+  readonly wait?: Duration | true;
   /**
    * One that has a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
    * Default: a client of the pool, with a transaction of its own.

@@ -3,8 +3,9 @@ import { CircuitOpenError, LockNotHeldError } from "../contract/errors.ts";
 import type { Duration, Lock, LockMode, RefreshOptions } from "../contract/locker.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
-import { abandonOnAbort } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
+import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant } from "../sessions/grant.ts";
 import { type HoldingState, held, lossOf, notHeldIn } from "./holding-state.ts";
 
@@ -36,13 +37,11 @@ export class HeldLock implements Lock, GoneListener {
   /** Of the TTL, after which it does: no more than a third, and not the same for all, so that not all speak at once. */
   readonly #restShare = 0.28 + Math.random() * 0.05;
   #beating = false;
-  /** A refresh under way that asks the server for a shorter TTL. */
-  #shortening: { readonly ttl: number; readonly sentAt: Instant } | undefined;
   /** When a refresh was last tried. */
   #beatAt: Instant;
   #state: HoldingState = held;
-  #ttl: number;
-  #confirmedAt: Instant;
+  /** How long its holder may rely on it. */
+  readonly #window: TrustWindow;
   #controller: AbortController | undefined;
   #freeing: Promise<void> | undefined;
 
@@ -54,9 +53,11 @@ export class HeldLock implements Lock, GoneListener {
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
-    this.#ttl = facts.ttl;
     this.#grant = grant;
-    this.#confirmedAt = grant.provenAt;
+    this.#window = new TrustWindow(facts.ttl, grant.provenAt, {
+      trusted: (ttl) => grant.believable(ttl),
+      enforced: grant.lapses,
+    });
     this.#keeper = keeper;
     this.#beatAt = grant.provenAt;
     if (facts.autoRefresh) this.#beat = grant.keepProven === undefined ? "its own" : "its session's";
@@ -67,7 +68,7 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   get ttl(): number {
-    return this.#ttl;
+    return this.#window.ttl;
   }
 
   get fencingToken(): bigint | undefined {
@@ -96,8 +97,8 @@ export class HeldLock implements Lock, GoneListener {
   }
 
   async refresh(ttl?: Duration, options: RefreshOptions = {}): Promise<void> {
-    const wanted = ttl === undefined ? this.#ttl : this.#keeper.assertTtl(ttl);
-    const signal = signalOf(options);
+    const wanted = ttl === undefined ? this.ttl : this.#keeper.assertTtl(ttl);
+    const signal = stopSignalOf(signalOf(options));
     await this.#keeper.telemetry.observe(
       "refresh",
       { key: this.key, id: this.id, ttl: wanted },
@@ -129,7 +130,7 @@ export class HeldLock implements Lock, GoneListener {
   #leaveToItself(): void {
     if (this.#beat === "its session's") {
       // What the session has proved up to now counts; what it proves from now on does not.
-      this.#confirm(this.#grant.provenAt);
+      this.#window.extend(this.#grant.provenAt);
       this.#grant.keepProven?.(undefined);
     }
     this.#beat = undefined;
@@ -151,24 +152,15 @@ export class HeldLock implements Lock, GoneListener {
   /** Milliseconds until the holder must stop believing. */
   #left(): number {
     // Whatever was asked of the session, for another lock perhaps, proves this one as well.
-    if (this.#beat === "its session's") this.#confirm(this.#grant.provenAt);
-    const left = this.#grant.believable(this.#ttl) - elapsedSince(this.#confirmedAt);
-    const shortening = this.#shortening;
-    if (shortening === undefined) return left;
-    // Its answer may be lost, and the server go by the shorter TTL all the same.
-    return Math.min(left, this.#grant.believable(shortening.ttl) - elapsedSince(shortening.sentAt));
-  }
-
-  #confirm(provenAt: Instant): void {
-    if (provenAt === this.#confirmedAt) return;
-    if (elapsedSince(provenAt) < elapsedSince(this.#confirmedAt)) this.#confirmedAt = provenAt;
+    if (this.#beat === "its session's") this.#window.extend(this.#grant.provenAt);
+    return this.#window.left;
   }
 
   /** Milliseconds until it is to be refreshed, counted from when it last was, or that was last tried. */
   #untilBeat(): number {
     if (this.#beat !== "its own" || this.#beating) return Number.POSITIVE_INFINITY;
-    const rested = Math.min(elapsedSince(this.#confirmedAt), elapsedSince(this.#beatAt));
-    return this.#ttl * this.#restShare - rested;
+    const rested = Math.min(elapsedSince(this.#window.provenAt), elapsedSince(this.#beatAt));
+    return this.ttl * this.#restShare - rested;
   }
 
   #setAlarm(): void {
@@ -200,28 +192,25 @@ export class HeldLock implements Lock, GoneListener {
     await this.#freeIfExpired();
     if (!this.held) throw this.#notHeld();
     const state = this.#state;
-    if (ttl < this.#ttl && this.#grant.lapses) {
-      this.#shortening = { ttl, sentAt: now() };
-      this.#alarm?.reset();
-    }
+    let asked: AskedTtl | undefined;
     try {
       const sentAt = await throughBreaker(this.#keeper.breaker, () => {
         // The breaker may have taken its time, too, and what is over is not asked for: the session may be somebody else's.
-        if (this.#state !== state || this.#left() <= 0) return Promise.resolve(this.#confirmedAt);
-        // The answer has to come while the holder still believes, with something to spare for what it then does.
-        return this.#grant.refresh(ttl, Math.max(this.#left() * 0.9, 1));
+        const left = this.#left();
+        if (this.#state !== state || left <= 0) return Promise.resolve(undefined);
+        asked = this.#window.ask(ttl);
+        if (ttl < this.ttl) this.#alarm?.reset();
+        // The answer has to come while the holder still relies on the lock, with something to spare for what it then does.
+        return this.#grant.refresh(ttl, Math.max(left * 0.9, 1));
       });
       // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();
-      this.#confirmedAt = sentAt;
-      const sooner = ttl < this.#ttl;
-      this.#ttl = ttl;
-      if (this.#beat === "its session's") this.#grant.keepProven?.(ttl);
-      this.#shortening = undefined;
-      if (sooner) this.#alarm?.reset();
+      const before = this.ttl;
+      if (asked !== undefined) this.#window.answered(asked, sentAt);
+      if (this.#beat === "its session's") this.#grant.keepProven?.(this.ttl);
+      if (this.ttl < before) this.#alarm?.reset();
     } catch (error) {
-      if (error instanceof CircuitOpenError) this.#shortening = undefined; // Nothing was sent.
       if (error instanceof CircuitOpenError || error instanceof LockNotHeldError) throw error;
       if (this.#state.is === "held") this.#end({ is: "lost", cause: error });
       throw this.#notHeld(error);
@@ -293,13 +282,13 @@ export class HeldLock implements Lock, GoneListener {
     if (state.is === "released" || state.is === "lost") this.#keeper.forget(this);
     if (state.is === "expired") this.#keeper.expired(this);
     const reason = this.#lossReason();
-    // First the books, then the signal: its listeners are the holder's own code.
-    this.#keeper.telemetry.ended(this, state.is === "closed" ? undefined : reason);
+    // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
     if (reason !== undefined) this.#controller?.abort(reason);
+    this.#keeper.telemetry.ended(this, state.is === "closed" ? undefined : reason);
   }
 
   #lossReason(): Error | undefined {
-    return lossOf(this.#state, { key: this.key, ttl: this.#ttl });
+    return lossOf(this.#state, { key: this.key, ttl: this.ttl });
   }
 
   #notHeld(because?: unknown): LockNotHeldError {

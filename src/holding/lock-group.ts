@@ -1,13 +1,18 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Duration, Lock, LockGroup, RefreshOptions } from "../contract/locker.ts";
+import { stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/admission.ts";
 import type { HeldLock } from "./held-lock.ts";
 
 /**
- * Takes several locks, all or none, within one wait. Everybody takes them in the order of their ids, so that of two callers
- * who want some of the same, neither ever waits for the other while the other waits for it.
+ * Takes several locks, all or none, within one wait.
  *
- * While the later ones are awaited, the earlier ones are refreshed. The loss of one ends the rest.
+ * All are tried for at once, as most often nobody has one of them. If somebody does, those before it are kept, in the order of the
+ * ids, and it is waited for; then the rest is tried for, and so on. Nobody ever waits with a lock in hand whose id is larger, so
+ * callers with overlapping keys cannot deadlock. Without a wait, they are then taken one by one in that order: of two callers that
+ * meet, one has them all.
+ *
+ * As long as the later ones are awaited, the earlier ones are refreshed. The loss of one ends the rest.
  *
  * @throws what `acquire` throws, {LockLostError} or {LockExpiredError}; then none is held
  */
@@ -16,21 +21,36 @@ export async function acquireInOrder(
   acquire: (wanted: Wanted) => Promise<HeldLock>,
 ): Promise<LockGroup> {
   const firstLoss = new AbortController();
+  const lost = stopSignalOf(firstLoss.signal);
   const taken: HeldLock[] = [];
   const start = performance.now();
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
+  const take = (one: Wanted, wait: number): Promise<HeldLock> =>
+    acquire({ ...one, wait, signals: [...one.signals, lost], autoRefresh: true });
+  const keep = (lock: HeldLock): void => {
+    taken.push(lock);
+    const { signal } = lock;
+    // It may have been lost between its grant and this step.
+    if (signal.aborted) throw signal.reason;
+    signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
+  };
   try {
-    for (const one of inOrder) {
-      const wait = Math.max(one.wait - (performance.now() - start), 0);
-      const signals = [...one.signals, firstLoss.signal];
-      const lock = await acquire({ ...one, wait, signals, autoRefresh: true }).catch((error: unknown) => {
-        throw isOverdue(error, wait) && one.wait > 0 ? overdue(one, error) : error;
-      });
-      taken.push(lock);
-      const { signal } = lock;
-      // It may have been lost between its grant and this step.
-      if (signal.aborted) throw signal.reason;
-      signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
+    while (taken.length < inOrder.length) {
+      const rest = inOrder.slice(taken.length);
+      const outcomes = await Promise.allSettled(rest.map((one) => take(one, 0)));
+      const refused = outcomes.findIndex(({ status }) => status === "rejected");
+      const locks = outcomes.map((outcome) => (outcome.status === "fulfilled" ? outcome.value : undefined));
+      const beyond = refused === -1 ? [] : locks.slice(refused).filter((lock) => lock !== undefined);
+      await giveBack(beyond).catch(() => {});
+      for (const lock of refused === -1 ? locks : locks.slice(0, refused)) if (lock !== undefined) keep(lock);
+      const next = rest[refused];
+      if (next === undefined) break;
+      if (next.wait > 0) {
+        keep(await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error))));
+      } else {
+        await giveBack(taken.splice(0));
+        for (const one of inOrder) keep(await take(one, 0));
+      }
     }
     firstLoss.signal.throwIfAborted();
   } catch (error) {
@@ -41,23 +61,21 @@ export async function acquireInOrder(
   return new HeldLockGroup(wanted, taken, firstLoss.signal);
 }
 
-/** The last one may have been tried with nothing left of the wait. */
-function isOverdue(error: unknown, left: number): boolean {
-  if (!(error instanceof LockNotAcquiredError)) return false;
-  return error.reason === "wait-timeout" || (error.reason === "held" && left === 0);
+/** Milliseconds. The last one is worth a try with nothing left. */
+function left({ wait }: Wanted, start: number): number {
+  return Math.max(wait - (performance.now() - start), Number.MIN_VALUE);
 }
 
-function overdue({ key, wait }: Wanted, cause: unknown): LockNotAcquiredError {
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause });
+/** What a caller is told whose wait is over: how long that was. */
+function inTime({ key, wait }: Wanted, error: unknown): unknown {
+  if (!(error instanceof LockNotAcquiredError) || error.reason !== "wait-timeout") return error;
+  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause: error.cause });
 }
 
-/** In reverse. Tries every one, and then rejects with the first failure. */
+/** All at once. Tries every one, and then rejects with the first failure. */
 async function giveBack(taken: readonly Lock[]): Promise<void> {
-  const failures: unknown[] = [];
-  for (const lock of [...taken].reverse()) {
-    await lock.release().catch((error: unknown) => failures.push(error));
-  }
-  if (failures.length > 0) throw failures[0];
+  const outcomes = await Promise.allSettled(taken.map((lock) => lock.release()));
+  for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
 }
 
 class HeldLockGroup implements LockGroup {
@@ -89,6 +107,6 @@ class HeldLockGroup implements LockGroup {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const lock of [...this.#taken].reverse()) await lock[Symbol.asyncDispose]();
+    await Promise.all(this.#taken.map((lock) => lock[Symbol.asyncDispose]()));
   }
 }

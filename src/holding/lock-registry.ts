@@ -22,8 +22,10 @@ export class HeldLocks<L extends Entry> {
     else this.#byId.set(lock.id, others);
   }
 
-  has(id: bigint): boolean {
-    return this.#byId.has(id);
+  /** Whether anybody relies on one of them still. */
+  get isHolding(): boolean {
+    for (const locks of this.#byId.values()) if (locks.some((lock) => !lock.expired)) return true;
+    return false;
   }
 
   all(): L[] {

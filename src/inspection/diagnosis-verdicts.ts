@@ -104,7 +104,8 @@ export function sharesSessions({ pids, taken }: PoolerSigns): boolean {
   return pids.size > 1 || taken === true;
 }
 
-export function poolerVerdict(signs: PoolerSigns): Verdict {
+/** @param meant what a locker is told: by default it refuses whatever stands between */
+export function poolerVerdict(signs: PoolerSigns, meant: "refuse" | "session" = "refuse"): Verdict {
   const { announced, pids, taken } = signs;
   const [actual] = pids;
   if (sharesSessions(signs)) {
@@ -119,11 +120,14 @@ export function poolerVerdict(signs: PoolerSigns): Verdict {
       typeof taken === "object"
         ? `whether it keeps one session for each client could not be seen (${taken.unknown})`
         : "as far as seen, it keeps one session for each client";
+    const found = `backend ${announced} was announced and ${actual} answers: a pooler stands between; ${kept}`;
+    if (meant === "session") return { verdict: typeof taken === "object" ? "warn" : "ok", found };
     return {
-      verdict: "warn",
-      found: `backend ${announced} was announced and ${actual} answers: a pooler stands between; ${kept}`,
+      verdict: "fail",
+      found: `${found}; locks are refused here`,
       advice:
-        'Connect to the server\'s own port; or, if the pooler is in session mode, say so with `pooler: "session"`',
+        'Connect to the server\'s own port; or, if the pooler is in session mode, say so with `pooler: "session"` ' +
+        "(`--pooler=session`)",
     };
   }
   const found = `direct: backend ${actual} answers as announced`;
@@ -247,11 +251,13 @@ export function serverTtlVerdict(tried: {
   set?: string | undefined;
   refused?: string;
   shared: boolean;
+  /** Whether a TTL is going to be enforced so. */
+  isWanted: boolean;
 }): Verdict {
-  const { set, refused, shared } = tried;
+  const { set, refused, shared, isWanted } = tried;
   if (shared) {
     const found = "not behind a pooler that shares sessions: the time-out would be somebody else's";
-    return { verdict: "warn", found, advice: "Connect to the server's own port" };
+    return { verdict: isWanted ? "fail" : "warn", found, advice: "Connect to the server's own port" };
   }
   if (set === "1min") {
     return {
@@ -260,25 +266,30 @@ export function serverTtlVerdict(tried: {
     };
   }
   const found = `the server sets no time-out for this session: ${refused ?? `set to 1min, it says ${set}`}`;
+  if (isWanted) return { verdict: "fail", found, advice: "Grant the role SET on these settings" };
   return { verdict: "warn", found, advice: 'Leave `ttlEnforcement` at "client"' };
 }
 
 /** The settings that {@link fencingVerdict} looks at. */
 export const durability = ["fsync", "synchronous_commit", "synchronous_standby_names"];
 
+/** `breaks`: no token can be drawn at all. */
 export function fencingVerdict(
   missing: readonly string[],
   { settings, standby }: { settings: SettingsAnswer; standby: boolean },
-): Verdict {
-  if (standby)
-    return { verdict: "warn", found: "a standby draws no tokens", advice: "Connect to the primary" };
+): Verdict & { readonly breaks?: true } {
+  if (standby) {
+    const advice = "Connect to the primary";
+    return { verdict: "warn", found: "a standby draws no tokens", advice, breaks: true };
+  }
   if (missing.length > 0) {
     const functions = missing.join(", ");
     const found = `the role may not call ${functions}, which \`fencing: true\` needs`;
     return {
       verdict: "warn",
       found,
-      advice: `Grant EXECUTE on ${functions} to the role, or go without tokens`,
+      advice: `Grant EXECUTE on ${functions} to the role, or go without tokens (\`--no-fencing\`)`,
+      breaks: true,
     };
   }
   if (settings["fsync"]?.value === "off") {
@@ -296,6 +307,16 @@ export function fencingVerdict(
   return {
     verdict: "ok",
     found: `the role may draw tokens, with a synchronous_commit of their own${own}${waits}`,
+  };
+}
+
+/** A token was drawn, and did not come: its commit waits for a standby. */
+export function undrawnVerdict(refused: string, { isWanted }: { isWanted: boolean }): Verdict {
+  return {
+    verdict: isWanted ? "fail" : "warn",
+    found: `a token waits for a synchronous standby, and did not come: ${refused}`,
+    advice:
+      "Start a standby of synchronous_standby_names, or take its name out of there; or go without tokens (`--no-fencing`)",
   };
 }
 

@@ -1,19 +1,13 @@
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, InvalidConfigError, LocksNotKeptError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
-import {
-  clientBeside,
-  destroySocket,
-  type OwnClient,
-  type Pool,
-  type Statement,
-} from "../postgres/driver.ts";
-import type { Value } from "../postgres/exchange.ts";
+import type { Pool } from "../postgres/driver.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
-import { Session, statementDeadline } from "../postgres/session.ts";
-import { begin, ping, rollback } from "../postgres/sql.ts";
+import { statementDeadline } from "../postgres/session.ts";
+import { ping } from "../postgres/sql.ts";
 import { dateLockTable } from "../postgres/sql-recovery.ts";
-import { now, within } from "../runtime/clock.ts";
+import { now } from "../runtime/clock.ts";
+import { Line } from "./diagnosis-line.ts";
 import {
   clockVerdict,
   connectionsVerdict,
@@ -31,6 +25,7 @@ import {
   sharesSessions,
   timeouts,
   timeoutsVerdict,
+  undrawnVerdict,
   unreachableVerdict,
   type Verdict,
   versionVerdict,
@@ -45,16 +40,25 @@ import {
   askSettings,
   askVersion,
   type ConnectionsAnswer,
+  cancelStatement,
   type LockTableAnswer,
   type PrivilegesAnswer,
   type SettingsAnswer,
+  tryDrawing,
   tryEnforcing,
   type VersionAnswer,
 } from "./sql-diagnosis.ts";
 
+/** Besides `deadline`, how locks are going to be taken: the options of `PostgresLocker` and `acquire` of the same names. */
 export interface DiagnosisOptions {
   /** How long the server has for each connection and each statement. Default 5 s. */
   readonly deadline?: Duration;
+  /** `"session"`: a pooler that keeps a session for each client is no fault. Default `"refuse"`: it is one, as for a locker. */
+  readonly pooler?: "refuse" | "session";
+  /** `true`: what keeps tokens from being drawn fails; `false`: it is not looked at. Default: it is a warning. */
+  readonly fencing?: boolean;
+  /** `"server"`: what keeps the server from enforcing a TTL fails. Default: it is a warning. */
+  readonly ttlEnforcement?: "client" | "server";
 }
 
 /** Round trips that are timed. */
@@ -66,7 +70,8 @@ const attempts = 3;
  * Whether a database is fit for locks: a finding for each of its sides, in a fixed order.
  *
  * It asks over at most three connections at once of its own, made as the pool makes them, so that a saturated pool says as much
- * as an idle one. It leaves nothing behind: no lock, no setting, and no session.
+ * as an idle one. It leaves nothing behind: no lock, no setting, and no session. If tokens wait for a synchronous standby, it draws
+ * one, to see whether one answers.
  *
  * A server that can't be reached, refuses or falls silent is a finding that fails, and no error: what it was not asked after
  * that is left out.
@@ -86,16 +91,16 @@ export async function diagnose(pool: Pool, options: DiagnosisOptions = {}): Prom
     return [{ check: "reachable", ...unreachable(error) }];
   }
   try {
-    return await examine(pool, line);
+    return await examine(new Examination(pool, line, options));
   } finally {
     await line.close();
   }
 }
 
 /** The connections are counted before those of the pooler and of the locks are made. */
-async function examine(pool: Pool, line: Line): Promise<Finding[]> {
+async function examine(examination: Examination): Promise<Finding[]> {
   const findings: Finding[] = [];
-  const examination = new Examination(pool, line);
+  const { line } = examination;
   for (const [check, look] of Object.entries(looks) as [DiagnosisCheck, Look][]) {
     try {
       findings.push({ check, ...(await look(examination)) });
@@ -144,20 +149,27 @@ const looks: Record<DiagnosisCheck, Look> = {
   recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
   timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
   clock: async ({ line }) => clockVerdict(await compareClocks(line)),
-  fencing: async ({ line, standby }) => {
+  privileges: async ({ line }) => privilegesVerdict(await line.ask<PrivilegesAnswer>(askPrivileges)),
+  pooler: async (examination) => poolerVerdict(await examination.lookForPooler(), examination.options.pooler),
+  fencing: async (examination) => {
+    const { line, options, standby } = examination;
+    if (options.fencing === false) return { verdict: "ok", found: "not looked at: no tokens are wanted" };
     const missing = await line.ask<string[]>(askFencing);
     const settings = await line.ask<SettingsAnswer>(askSettings, [durability]);
-    return fencingVerdict(missing, { settings, standby });
+    const { breaks, ...seen } = fencingVerdict(missing, { settings, standby });
+    if (breaks) return { ...seen, verdict: options.fencing ? "fail" : "warn" };
+    const waits = Boolean(settings["synchronous_standby_names"]?.value) && !examination.shared;
+    const refused = waits ? await examination.drawToken() : undefined;
+    return refused === undefined ? seen : undrawnVerdict(refused, { isWanted: options.fencing === true });
   },
-  privileges: async ({ line }) => privilegesVerdict(await line.ask<PrivilegesAnswer>(askPrivileges)),
-  pooler: async (examination) => poolerVerdict(await examination.lookForPooler()),
-  "server-ttl": async ({ line, shared }) => {
+  "server-ttl": async ({ line, options, shared }) => {
+    const isWanted = options.ttlEnforcement === "server";
     try {
       const [set] = await line.ask<string[]>(tryEnforcing);
-      return serverTtlVerdict({ set, shared });
+      return serverTtlVerdict({ set, shared, isWanted });
     } catch (error) {
       if (line.session.goneBecause !== undefined) throw error;
-      return serverTtlVerdict({ refused: (error as Error).message, shared });
+      return serverTtlVerdict({ refused: (error as Error).message, shared, isWanted });
     }
   },
   locks: (examination) => examination.proveLocks(),
@@ -166,15 +178,17 @@ const looks: Record<DiagnosisCheck, Look> = {
 /** What is known so far of one database. */
 class Examination {
   readonly line: Line;
+  readonly options: DiagnosisOptions;
   readonly #pool: Pool;
   readonly #pids = new Set<number>();
   standby = false;
   /** A statement and the next may be served by different sessions. */
   shared = false;
 
-  constructor(pool: Pool, line: Line) {
+  constructor(pool: Pool, line: Line, options: DiagnosisOptions) {
     this.#pool = pool;
     this.line = line;
+    this.options = options;
   }
 
   /** @returns milliseconds */
@@ -220,12 +234,33 @@ class Examination {
         const [, theirs] = await other.ask<[boolean, number]>(ping);
         // Before the first is asked again: of a pooler with a single session, it would wait for the second.
         const taken = theirs === mine || mine !== (await this.#ping());
-        await other.session.command(doing, rollback, this.line.deadline);
+        await other.rollback();
         if (taken) return true;
       }
       return false;
     } finally {
       await other.close();
+    }
+  }
+
+  /**
+   * Draws a token, on a connection of its own: one that waits for a standby knows nothing of the end of its client, and so is
+   * cancelled.
+   *
+   * @returns why there is none; `undefined` if there is
+   */
+  async drawToken(): Promise<string | undefined> {
+    const drawer = await this.line.another();
+    let pid: number | undefined;
+    try {
+      [, pid] = await drawer.ask<[boolean, number]>(ping);
+      await drawer.ask<unknown>(tryDrawing);
+      return undefined;
+    } catch (error) {
+      if (pid !== undefined) await this.line.ask<boolean>(cancelStatement, [String(pid)]);
+      return (error as Error).message;
+    } finally {
+      await drawer.close();
     }
   }
 
@@ -262,63 +297,6 @@ async function compareClocks(line: Line): Promise<{ ahead: number; uncertain: nu
       best = { ahead: theirs - (sent.wall + halfway), uncertain: halfway + 1 };
   }
   return best;
-}
-
-const doing = "Asking";
-
-/** A connection of the diagnosis's own. */
-class Line {
-  readonly session: Session;
-  readonly deadline: number;
-  readonly #pool: Pool;
-  #ended: Promise<void> | undefined;
-
-  private constructor(pool: Pool, client: OwnClient, deadline: number) {
-    this.#pool = pool;
-    this.deadline = deadline;
-    this.session = new Session(client, (cause) => {
-      if (cause === undefined) this.#ended = client.end();
-    });
-  }
-
-  /** @throws {DatabaseError} */
-  static async open(pool: Pool, deadline: number): Promise<Line> {
-    let client: OwnClient | undefined;
-    try {
-      client = clientBeside(pool);
-      await within(deadline, client.connect());
-      return new Line(pool, client, deadline);
-    } catch (cause) {
-      if (client !== undefined) destroySocket(client);
-      throw new DatabaseError({ doing: "Connecting", cause });
-    }
-  }
-
-  another(): Promise<Line> {
-    return Line.open(this.#pool, this.deadline);
-  }
-
-  /** @throws {DatabaseError} */
-  async ask<T>(statement: Statement, values: Value[] = []): Promise<T> {
-    return (await this.session.run<T>(doing, statement, values, this.deadline)).said;
-  }
-
-  /** Whether it could: a pooler in statement mode refuses transactions. @throws {DatabaseError} */
-  async begin(): Promise<boolean> {
-    try {
-      await this.session.command(doing, begin, this.deadline);
-      return true;
-    } catch (error) {
-      if (error instanceof DatabaseError && error.sqlState === "08P01") return false;
-      throw error;
-    }
-  }
-
-  async close(): Promise<void> {
-    this.session.return();
-    if (this.#ended === undefined) return;
-    await within(this.deadline, this.#ended).catch(() => destroySocket(this.session.client));
-  }
 }
 
 function unreachable(error: unknown): Verdict {

@@ -13,10 +13,10 @@ import {
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
-import { abandonOnAbort } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
 
-/** A lock that a session has, or that somebody waits for, as PostgreSQL shows it. */
+/** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
 export interface LockInfo {
   readonly id: bigint;
   /** Where the session tells: a dedicated session of this library, or another row with the same id. */
@@ -30,7 +30,13 @@ export interface LockInfo {
   readonly state: "held" | "waiting";
   /** Since when it waits inside the server. When a lock was granted, PostgreSQL does not know. */
   readonly waitingSince: Date | undefined;
-  readonly pid: number;
+  /** The backend of the session. `undefined` if a prepared transaction has the lock. */
+  readonly pid: number | undefined;
+  /**
+   * The name (gid) of the prepared transaction that has the lock, which has no session: `COMMIT PREPARED` or `ROLLBACK PREPARED`
+   * frees it. `undefined` if a session has the lock.
+   */
+  readonly preparedTransaction: string | undefined;
   readonly applicationName: string | undefined;
   readonly user: string | undefined;
   /** The address of the client; `"local"` over a Unix socket. */
@@ -39,7 +45,7 @@ export interface LockInfo {
   readonly sessionState: string | undefined;
   /** When the session was opened: no lock of it is older. */
   readonly sessionSince: Date | undefined;
-  /** When its last statement began or ended: a refresh, say. */
+  /** When its last statement began or ended: a refresh, say. Of a prepared transaction, when it was prepared. */
   readonly activeAt: Date | undefined;
   /** PostgreSQL hides the last four from this role; a member of `pg_read_all_stats` sees them. */
   readonly isHidden: boolean;
@@ -54,8 +60,8 @@ export interface ListLocksOptions {
 
 /**
  * The advisory locks of the pool's database: who has them, and who waits for them. Of those on one bigint, whoever took them:
- * locks of the Go package, and of `pg_advisory_lock` by hand, are among them; those of a prepared transaction, which has no
- * session, are not. Holders come before those who wait.
+ * locks of the Go package, of `pg_advisory_lock` by hand, and of prepared transactions are among them. Holders come before those
+ * who wait.
  *
  * Uses a connection of its own beside the pool, and answers within 10 s.
  *
@@ -110,7 +116,8 @@ function infoOf(seen: SeenLock): LockInfo {
     mode: seen.mode,
     state: seen.granted ? "held" : "waiting",
     waitingSince: dateOf(seen.waitStart),
-    pid: seen.pid,
+    pid: seen.pid ?? undefined,
+    preparedTransaction: seen.prepared ?? undefined,
     applicationName: name,
     user: seen.user ?? undefined,
     host: seen.host ?? undefined,
@@ -135,7 +142,7 @@ async function ask<T>(
   try {
     signal?.throwIfAborted();
     client = clientBeside(pool);
-    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [signal]);
+    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [stopSignalOf(signal)]);
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     signal?.throwIfAborted();

@@ -1,4 +1,5 @@
 import { statement } from "../postgres/driver.ts";
+import { durable, fencingToken } from "../postgres/sql.ts";
 
 // What a database is asked about its fitness for locks. Each answers one value of JSON, reads what every role may read, and
 // leaves nothing behind.
@@ -114,6 +115,14 @@ select coalesce(pg_catalog.json_agg(missing.name), '[]')::text
          group by needed.name
         having not coalesce(pg_catalog.bool_and(pg_catalog.has_function_privilege(known.oid, 'execute'))
                  filter (where not 'bytea'::pg_catalog.regtype::oid = any (known.proargtypes)), false)) as missing`);
+
+/** Draws a fencing token, as the statement that takes a lock does; answers when it is durable. */
+export const tryDrawing = statement(`
+select pg_catalog.json_build_array(${durable}, ${fencingToken})::text`);
+
+/** Ends the statement of a backend of the same role. Parameter: its pid. Answers whether the backend was told. */
+export const cancelStatement = statement(`
+select pg_catalog.to_json(pg_catalog.pg_cancel_backend($1::int4))::text`);
 
 /** Whose sessions the role may see, and end. Answers {@link PrivilegesAnswer}. */
 export const askPrivileges = statement(`

@@ -8,7 +8,8 @@ import { statement } from "../postgres/driver.ts";
  *
  * Of the sessions of others, a role that is no member of `pg_read_all_stats` sees the name and not much more
  * (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW): their query is then
- * `<insufficient privilege>`, even where there is none. The session that asks is left out.
+ * `<insufficient privilege>`, even where there is none. The session that asks is left out. A prepared transaction has no session:
+ * its locks have the virtual id of its transaction in common with the lock on its own id, which leads to its name.
  */
 export const seenLocks = statement(`
 select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -18,26 +19,36 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
          'granted', lock.granted,
          'waitStart', pg_catalog.to_json(lock.waitstart),
          'name', session.application_name,
-         'user', session.usename,
+         'user', coalesce(session.usename, prepared.owner),
          'hidden', coalesce(session.query = '<insufficient privilege>', false),
          'host', case when session.pid is null or session.query = '<insufficient privilege>' then null
                       else coalesce(pg_catalog.host(session.client_addr), 'local') end,
          'state', session.state,
          'sessionSince', pg_catalog.to_json(session.backend_start),
-         'activeAt', pg_catalog.to_json(session.state_change))
+         'activeAt', pg_catalog.to_json(coalesce(session.state_change, prepared.prepared)),
+         'prepared', case when lock.pid is null then coalesce(prepared.gid, '') end)
          order by lock.id, lock.granted desc, session.backend_start, lock.pid), '[]')::text
-  from (select (classid::int8 << 32) | objid::int8 as id, pid, mode, granted, waitstart
+  from (select (classid::int8 << 32) | objid::int8 as id, pid, mode, granted, waitstart,
+               virtualtransaction
           from pg_catalog.pg_locks
          where locktype = 'advisory' and objsubid = 1
            and database = (select oid from pg_catalog.pg_database
                             where datname = pg_catalog.current_database())) as lock
   left join pg_catalog.pg_stat_activity as session on session.pid = lock.pid
+  left join lateral (
+         select known.gid, known.owner, known.prepared
+           from pg_catalog.pg_locks as own
+           join pg_catalog.pg_prepared_xacts as known on known.transaction = own.transactionid
+          where lock.pid is null and own.pid is null and own.locktype = 'transactionid'
+            and own.virtualtransaction = lock.virtualtransaction
+          limit 1) as prepared on true
  where ($1::int8[] is null or lock.id = any ($1::int8[]))
-   and lock.pid <> pg_catalog.pg_backend_pid()`);
+   and lock.pid is distinct from pg_catalog.pg_backend_pid()`);
 
 export interface SeenLock {
   readonly id: string;
-  readonly pid: number;
+  /** Null: of a prepared transaction. */
+  readonly pid: number | null;
   readonly mode: "exclusive" | "shared";
   readonly granted: boolean;
   /** As PostgreSQL writes a time for JSON. Only of those that wait inside the server. */
@@ -51,6 +62,8 @@ export interface SeenLock {
   readonly state: string | null;
   readonly sessionSince: string | null;
   readonly activeAt: string | null;
+  /** The gid of a prepared transaction; empty if it has just ended. Null: it is a session's. */
+  readonly prepared: string | null;
 }
 
 /**

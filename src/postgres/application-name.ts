@@ -34,7 +34,7 @@ export function named(name: string): Named | undefined {
   const [, digits, text] = /^pg-locker (-?\d+) (.*)$/s.exec(name) ?? [];
   if (digits === undefined || text === undefined) return undefined;
   const namespace = Number(digits);
-  if (name === waitingName(namespace) || name === sharedName(namespace))
+  if ([waitingName, sharedName, fencingName].some((nameOf) => name === nameOf(namespace)))
     return { namespace, key: undefined, mayBeCut: false };
   try {
     return { namespace, key: decodeURIComponent(text), mayBeCut: name.length > longest - widest };
@@ -47,6 +47,11 @@ export function named(name: string): Named | undefined {
 /** What pg_stat_activity shows of a session that is kept for whoever waits next. */
 export function waitingName(namespace: number): string {
   return `pg-locker ${namespace} (waits)`;
+}
+
+/** What it shows of a session that draws fencing tokens. */
+export function fencingName(namespace: number): string {
+  return `pg-locker ${namespace} (draws tokens)`;
 }
 
 /** What it shows of a session that carries many locks. */

@@ -52,6 +52,19 @@ export function cancelStatement(client: Client): Promise<void> {
   });
 }
 
+/** Whether {@link cancelStatement} can do something for a client. */
+export function isCancellable(client: object): boolean {
+  return targetOf(client as CancellableClient) !== undefined;
+}
+
+/** Whether a statement of this text is what the client has sent last: a cancellation hits whatever the server is at. */
+export function isUnderWay(client: object, text: string): boolean {
+  const known = client as Record<"_activeQuery" | "activeQuery", { text?: unknown } | null | undefined>;
+  // The other name is that of older versions; in newer ones, it warns.
+  const active = "_activeQuery" in client ? known._activeQuery : known.activeQuery;
+  return active?.text === text;
+}
+
 /** What is needed of the driver. */
 interface CancellableClient {
   readonly connection?: Partial<Connection> & { readonly stream?: Partial<Connection["stream"]> };

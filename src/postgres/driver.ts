@@ -1,15 +1,20 @@
+import { InvalidConfigError } from "../contract/errors.ts";
+
 /**
- * What is needed of node-postgres: the only place that knows its shape. A `Pool` of `pg` fits, and so does a subclass.
+ * What is needed of node-postgres: the only place that knows its shape. A `Pool` of `pg` fits, and so do a subclass, and a
+ * wrapper that has what is here.
  */
 export interface Pool {
   // The callback form calls back in the very step in which the pool gives up its own error listener of the client. A
   // promise would resolve a moment later, and an error in between would end the process.
   connect(callback: (error: Error | undefined, client: Client | undefined, release?: Release) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
-  on(event: "connect" | "remove", listener: () => void): unknown;
+  on(event: "connect" | "remove", listener: (client?: Client) => void): unknown;
   end(): Promise<void>;
   readonly totalCount: number;
   readonly idleCount: number;
+  /** How many queue for a connection; absent if the pool doesn't tell. */
+  readonly waitingCount?: number;
   readonly options: { readonly max: number; readonly connectionTimeoutMillis?: number | null | undefined };
 }
 
@@ -18,7 +23,7 @@ export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
   query(query: Query): Promise<Result>;
-  query(query: Query, callback: (error: Error | null | undefined, result: Result | undefined) => void): void;
+  query(script: Omit<Query, "values">): Promise<Result | readonly Result[]>;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
@@ -70,19 +75,9 @@ export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
 
-/**
- * Sends several statements in one message, and calls back with what the last of them returned. They are one transaction of the
- * server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
- */
-export function script(
-  client: Client,
-  text: string,
-  callback: (error: Error | null | undefined, last: Result | undefined) => void,
-): void {
-  const whole = { text, rowMode: "array", types: asWritten } as unknown as Query;
-  void client.query(whole, (error, results: Result | readonly Result[] | undefined) => {
-    callback(error, Array.isArray(results) ? results.at(-1) : (results as Result | undefined));
-  });
+/** Several statements in one message: one transaction of the server, whose driver returns a result for each. */
+export function script(text: string): Omit<Query, "values"> {
+  return statement(text);
 }
 
 /** The statement with its values. */
@@ -119,10 +114,15 @@ export function canConnectBeside(pool: Pool): boolean {
  * A client beside a pool, made as the pool makes its own, except for the driver's bound on a statement: that would give a wait up
  * which the server goes on with.
  *
+ * @throws {InvalidConfigError} the pool, wrapped by hand, does not say what its clients are
  * @throws whatever the driver throws if it can't read the connection string
  */
 export function clientBeside(pool: Pool): OwnClient {
-  const { Client } = pool as unknown as { Client: new (options: object) => OwnClient };
+  const { Client } = pool as unknown as { Client?: new (options: object) => OwnClient };
+  if (typeof Client !== "function") {
+    const wants = "the class of the pool's clients, as node-postgres has it";
+    throw new InvalidConfigError({ field: "pool.Client", got: Client, wants });
+  }
   const client = new Client(pool.options);
   const { connectionParameters } = client as { connectionParameters?: { query_timeout?: unknown } };
   if (connectionParameters !== undefined) connectionParameters.query_timeout = 0;

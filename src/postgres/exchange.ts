@@ -1,4 +1,4 @@
-import { type Client, query, type Statement } from "./driver.ts";
+import { type Client, query, type Result, type Statement, script } from "./driver.ts";
 
 /** What a statement answered: the first value of its row, if it has one, and its command tag, such as `COMMIT`. */
 export interface Reply {
@@ -6,24 +6,51 @@ export interface Reply {
   readonly tag: string;
 }
 
-type Callback = (error: Error | null | undefined, reply?: Reply) => void;
+/** An error is whatever the driver, or what is wrapped around it, made of it. */
+type Callback = (error: unknown, reply?: Reply) => void;
 
 /**
- * Sends a statement, and calls back once with its answer. For what answers one value at most.
+ * Sends a statement, and calls back once with its answer. Never throws. For what answers one value at most.
  *
- * Where the driver is the JavaScript one, it is a message exchange of our own (`client.query` takes any object with a `submit`,
+ * If the driver is the JavaScript one, it is a message exchange of our own (`client.query` takes any object with a `submit`,
  * as those of pg-cursor): the driver's own spends half of its time on copies and on a description of the columns, which
- * nobody reads here. Otherwise it is a plain query.
+ * nobody reads here. Otherwise it is a plain query, for its promise: that is what everything that wraps a client can do.
  */
 export function exchange(client: Client, statement: Statement, values: Value[], callback: Callback): void {
-  if (takesExchanges(client)) {
-    void client.query(new Exchange(statement, values, callback));
-    return;
+  try {
+    if (takesExchanges(client)) {
+      void client.query(new Exchange(statement, values, callback));
+      return;
+    }
+    client
+      .query(query(statement, values))
+      .then((result) => replyOf([result].flat()))
+      .then((reply) => callback(null, reply), callback);
+  } catch (error) {
+    callback(error);
   }
-  void client.query(query(statement, values), (error, result) => {
-    if (error || result === undefined) callback(error ?? new Error("the server answered nothing"));
-    else callback(null, { value: result.rows[0]?.[0], tag: result.command ?? "" });
-  });
+}
+
+/**
+ * Sends several statements in one message, and calls back once with what the last of them returned. Never throws. They are one
+ * transaction of the server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
+ */
+export function exchangeScript(client: Client, text: string, callback: Callback): void {
+  try {
+    client
+      .query(script(text))
+      .then((results) => replyOf([results].flat()))
+      .then((reply) => callback(null, reply), callback);
+  } catch (error) {
+    callback(error);
+  }
+}
+
+/** Of several statements in one message, what the last one said. */
+function replyOf(results: readonly Result[]): Reply {
+  const last = results.at(-1);
+  if (last === undefined) throw new Error("the server answered nothing");
+  return { value: last.rows[0]?.[0], tag: last.command ?? "" };
 }
 
 /** In the text format: an array is of what needs no quotes. */
@@ -43,11 +70,31 @@ interface ExchangeClient {
   query(exchange: Exchange): void;
 }
 
-/** Not the native one; and not one that pipelines, which refuses whatever is not its own. */
+/**
+ * Whether it is the JavaScript driver, on a socket, and nothing is wrapped around its `query`. A tracing agent, or an
+ * application's own wrapper, expects text or a promise there. And not one that pipelines, which refuses whatever is not its own.
+ */
 function takesExchanges(client: Client | ExchangeClient): client is ExchangeClient {
   const { connection, pipeline } = client as { connection?: Partial<Connection>; pipeline?: boolean };
-  return connection?.parsedStatements !== undefined && connection.stream !== undefined && pipeline !== true;
+  return (
+    connection?.parsedStatements !== undefined &&
+    pipeline !== true &&
+    typeof connection.stream?.cork === "function" &&
+    isDriversOwn(client.query)
+  );
 }
+
+/** By the text of the function: only the driver's own knows what `submit` is. An application may have several copies of it. */
+function isDriversOwn(method: (...args: never[]) => unknown): boolean {
+  let known = driversOwn.get(method);
+  if (known === undefined) {
+    known = Function.prototype.toString.call(method).includes(".submit");
+    driversOwn.set(method, known);
+  }
+  return known;
+}
+
+const driversOwn = new WeakMap<object, boolean>();
 
 /** Bind, Execute and Sync, with Parse before them where the connection does not know the statement. The driver calls the rest. */
 class Exchange {

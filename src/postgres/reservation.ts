@@ -1,7 +1,7 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { elapsedSince, now } from "../runtime/clock.ts";
-import type { Pool } from "./driver.ts";
-import { Session } from "./session.ts";
+import { elapsedSince, now, within } from "../runtime/clock.ts";
+import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
+import { Session, statementDeadline } from "./session.ts";
 
 /** Why no session was reserved: all are checked out; or the server did not answer. `waited` is in milliseconds. */
 export interface NotReserved {
@@ -36,21 +36,15 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
   return new Promise((resolve, reject) => {
     let waiting = true;
     let timer: NodeJS.Timeout | undefined;
-    try {
-      pool.connect((error, client, release) => {
-        // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
-        if (!waiting) return release?.();
-        clearTimeout(timer);
-        waiting = false;
-        if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
-        if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
-        reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
-      });
-    } catch (cause) {
-      // A connection string that can't be read throws in this very step.
-      reject(new DatabaseError({ doing: "Reserving a session", cause }));
-      return;
-    }
+    connect(pool, (error, client, release) => {
+      // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
+      if (!waiting) return release?.();
+      clearTimeout(timer);
+      waiting = false;
+      if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
+      if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
+      reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
+    });
     if (!Number.isFinite(wait)) return;
     // The pool hands out an idle client in the next tick, before this: most often there is nothing to time.
     process.nextTick(() => {
@@ -63,10 +57,67 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
   });
 }
 
+type Connected = (error: unknown, client?: Client, release?: Release) => void;
+
+/**
+ * Asks the pool for a client. Calls back once; a second client, of a wrapper that answers in both ways, goes back at once.
+ *
+ * A pool of its own kind may know promises only: a subclass whose `connect` is asynchronous and takes nothing, or a wrapper that
+ * chains to what `connect` returns. The first would never call back, and the second throws.
+ */
+function connect(pool: Pool, callback: Connected): void {
+  let given: Client | undefined;
+  let isDone = false;
+  const done = (error: unknown, client?: PooledClient, release = releaseOf(client)): void => {
+    if (client === undefined ? isDone : client === given) return;
+    given ??= client;
+    const isSecond = isDone;
+    isDone = true;
+    if (isSecond) release?.();
+    else if (client === undefined || release !== undefined) callback(error, client, release);
+    else callback(new Error("the pool's `connect` gave a client that has no `release`"));
+  };
+  const promised = (answer: unknown): void => {
+    // What is given to the callback may be promised as nothing.
+    if (isThenable(answer)) answer.then((client) => client && done(undefined, client), done);
+  };
+  try {
+    if (pool.connect.length > 0 && !promisesOnly.has(pool)) {
+      promised(pool.connect((error, client, release) => done(error, client, release)));
+      return;
+    }
+  } catch {
+    // The same is thrown again, if it is not the callback's fault: a connection string that can't be read.
+    promisesOnly.add(pool);
+  }
+  try {
+    promised((pool as unknown as PromisingPool).connect());
+  } catch (error) {
+    done(error);
+  }
+}
+
+type PooledClient = Client & { release?: Release };
+
+interface PromisingPool {
+  connect(): PromiseLike<PooledClient | undefined>;
+}
+
+function releaseOf(client: PooledClient | undefined): Release | undefined {
+  return typeof client?.release === "function" ? (destroy) => client.release?.(destroy) : undefined;
+}
+
+/** Pools that threw at a callback. */
+const promisesOnly = new WeakSet<Pool>();
+
+function isThenable(value: unknown): value is ReturnType<PromisingPool["connect"]> {
+  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+}
+
 /** Whether the pool's own, shorter bound ended the wait. Its errors say so in words only. */
-function isOwnTimeout(pool: Pool, error: Error | undefined, waited: number): boolean {
+function isOwnTimeout(pool: Pool, error: unknown, waited: number): boolean {
   const bound = pool.options.connectionTimeoutMillis ?? 0;
-  const saidByTheServer = error !== undefined && "code" in error;
+  const saidByTheServer = typeof error === "object" && error !== null && "code" in error;
   return bound > 0 && waited >= bound - 1 && !saidByTheServer;
 }
 
@@ -96,4 +147,27 @@ export function watchPool(pool: Pool): PoolWatch {
   const watch = { dialing: () => Math.max(0, pool.totalCount - connected) };
   watches.set(pool, watch);
   return watch;
+}
+
+/** The connections of pools that are the locker's own, for as long as they are open. */
+const connections = new WeakMap<Pool, Set<Client>>();
+
+/** Remembers the connections of a pool of the locker's own, so that {@link endPool} can end them all. */
+export function watchConnections(pool: Pool): void {
+  const open = new Set<Client>();
+  connections.set(pool, open);
+  pool.on("connect", (client) => {
+    if (client === undefined) return;
+    open.add(client);
+    client.on("end", () => open.delete(client));
+  });
+}
+
+/**
+ * Ends a pool of the locker's own, in which no lock is left. A connection that is still being made, or whose peer is silent, keeps a
+ * pool from ending, and the process from exiting: what is left after a while is cut. Never rejects.
+ */
+export async function endPool(pool: Pool): Promise<void> {
+  await within(statementDeadline, pool.end()).catch(() => {});
+  for (const client of connections.get(pool) ?? []) destroySocket(client);
 }

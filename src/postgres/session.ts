@@ -1,17 +1,16 @@
 import { DatabaseError } from "../contract/errors.ts";
 import { Deadline, type Instant, now } from "../runtime/clock.ts";
+import { callHook } from "../runtime/user-hook.ts";
 import { cancelStatement } from "./cancel.ts";
 import {
   announcedBackend,
   type Client,
   destroySocket,
   type Release,
-  type Result,
   type Statement,
-  script,
   unnamed,
 } from "./driver.ts";
-import { exchange, type Reply, type Value } from "./exchange.ts";
+import { exchange, exchangeScript, type Reply, type Value } from "./exchange.ts";
 
 /** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
@@ -105,6 +104,16 @@ export class Session {
     );
   }
 
+  /** Sends several statements in one message, and returns the tag of the last. @throws {DatabaseError} as {@link run} does */
+  commandScript(doing: string, text: string, deadline: number): Promise<string> {
+    return this.#inTurn(
+      doing,
+      deadline,
+      (done) => this.#askScript(text, done),
+      ({ tag }) => tag,
+    );
+  }
+
   #inTurn<T>(
     doing: string,
     milliseconds: number,
@@ -153,7 +162,7 @@ export class Session {
         unprepared.add(this.client);
         this.#ask(statement, values, done);
       } else {
-        done(error ?? undefined, reply, sentAt);
+        done(error, reply, sentAt);
       }
     });
   }
@@ -164,7 +173,7 @@ export class Session {
       return;
     }
     const sentAt = now();
-    script(this.client, text, (error, last) => done(error ?? undefined, replyOf(last), sentAt));
+    exchangeScript(this.client, text, (error, reply) => done(error ?? undefined, reply, sentAt));
   }
 
   /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
@@ -173,7 +182,7 @@ export class Session {
     this.#state = { is: "returned" };
     this.client.removeListener("error", this.#onError);
     this.client.removeListener("end", this.#onEnd);
-    this.#release();
+    callHook("pool's listener", () => this.#release());
   }
 
   /** Ends the session, and with it every lock that it may hold, known or not. Does nothing once it is returned or gone. */
@@ -182,7 +191,7 @@ export class Session {
     this.#state = { is: "gone", cause };
     destroySocket(this.client);
     // The error listener stays: a dying connection may have more to say.
-    this.#release(cause);
+    callHook("pool's listener", () => this.#release(cause));
     for (const listener of this.#lossListeners) listener(cause);
   }
 
@@ -192,15 +201,11 @@ export class Session {
 
 /** Sends something, and is told once what came of it. */
 type Ask = (done: Done) => void;
-type Done = (error: Error | undefined, reply?: Reply, sentAt?: Instant) => void;
+type Done = (error: unknown, reply?: Reply, sentAt?: Instant) => void;
 
 /** What a statement answered with one value of JSON; an answer without a value is none. */
 function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {
   return { said: JSON.parse(String(value)) as T, sentAt };
-}
-
-function replyOf(result: Result | undefined): Reply | undefined {
-  return result === undefined ? undefined : { value: result.rows[0]?.[0], tag: result.command ?? "" };
 }
 
 /**

@@ -1,16 +1,11 @@
 import { type Statement, statement } from "./driver.ts";
 import { prepared } from "./sql.ts";
+import { leaveWitness, takeWitness, takeWitnessInTransaction, witnessClass } from "./sql-witness.ts";
 
 // What a server tells, to any role, about when its lock table was made; and a witness that dies with that table.
 
-/**
- * `classid` of the witness lock, whose `objid` is the recovery grace in milliseconds. It is of the two 32-bit numbers of
- * `pg_advisory_lock(int, int)`, which are a space of their own: no key has an id there.
- */
-const witnessClass = 0x70_67_6c_6b;
-
-/** The witness, as the two arguments of an advisory lock's function. */
-const witness = (grace: string): string => `${witnessClass}, ${grace}::pg_catalog.int4`;
+/** Every parameter is a text to the driver, as some drivers of a caller's transaction send a value in the type that the server infers. */
+const text = (parameter: number): string => `$${parameter}::pg_catalog.text`;
 
 /** The timeline that the server writes now: of eight hexadecimal digits. A promotion begins the next one at once. */
 const timeline =
@@ -80,47 +75,42 @@ const isWitnessed = (grace: string): string => `exists (
  * checked); the table that the asker knows (null: none), its age, and how long ago it was seen, both in milliseconds. Returns
  * {@link LockTableAnswer}.
  */
-const askLockTableWith = (takeWitness: string): string => `
+const askLockTableWith = (take: (grace: string) => string): string => `
 select pg_catalog.json_build_object(
          'pid', asked.pid,
          'standby', asked.standby,
          'seen', case when not asked.standby
-                       and ($3::pg_catalog.int4 is null or asked.pid operator(pg_catalog.=) $3::pg_catalog.int4) then (
+                       and (${text(3)}::pg_catalog.int4 is null or asked.pid operator(pg_catalog.=) ${text(3)}::pg_catalog.int4) then (
            select pg_catalog.json_build_object(
                     'table', judged.name,
                     'age', judged.age,
                     'isOld', judged.is_old,
-                    'witness', case when judged.is_old then ${takeWitness}(${witness("$2")}) end)
+                    'witness', case when judged.is_old then ${take(text(2))} end)
              from (select dated.name, dated.age,
                           case when dated.name is null or dated.is_contradicted then false
-                               when dated.age operator(pg_catalog.>=) $1::pg_catalog.int8 then true
-                               else ${isWitnessed("$2")} end as is_old
+                               when dated.age operator(pg_catalog.>=) ${text(1)}::pg_catalog.int8 then true
+                               else ${isWitnessed(text(2))} end as is_old
                      from (select named.name, named.is_contradicted,
-                                  case when named.is_known then $5::pg_catalog.int8
+                                  case when named.is_known then ${text(5)}::pg_catalog.int8
                                        when named.is_contradicted then 0
-                                       else least(named.claimed, $6::pg_catalog.int8) end as age
+                                       else least(named.claimed, ${text(6)}::pg_catalog.int8) end as age
                              from (select claims.name, claims.claimed,
-                                          claims.name operator(pg_catalog.=) $4::pg_catalog.text is true as is_known,
-                                          claims.name operator(pg_catalog.<>) $4::pg_catalog.text is true
-                                          and claims.claimed operator(pg_catalog.>) ($6::pg_catalog.int8
-                                                operator(pg_catalog.+) $6::pg_catalog.int8 operator(pg_catalog./) 100
+                                          claims.name operator(pg_catalog.=) ${text(4)} is true as is_known,
+                                          claims.name operator(pg_catalog.<>) ${text(4)} is true
+                                          and claims.claimed operator(pg_catalog.>) (${text(6)}::pg_catalog.int8
+                                                operator(pg_catalog.+) ${text(6)}::pg_catalog.int8 operator(pg_catalog./) 100
                                                 operator(pg_catalog.+) 1000) as is_contradicted
                                      from (select ${tableName} as name, ${age} as claimed
                                              from (${evidence}) as evidence
                                            offset 0) as claims) as named) as dated
-                   offset 0) as judged) end)::pg_catalog.text
+                   offset 0) as judged) end)::pg_catalog.text as answer
   from (select pg_catalog.pg_backend_pid() as pid, pg_catalog.pg_is_in_recovery() as standby offset 0) as asked`;
 
 /** For a session. */
-export const askLockTable: Statement = prepared(
-  "lock_table",
-  askLockTableWith("pg_catalog.pg_try_advisory_lock_shared"),
-);
+export const askLockTable: Statement = prepared("lock_table", askLockTableWith(takeWitness));
 
 /** For a transaction; not prepared, as nothing in a transaction is. */
-export const askLockTableInTransaction: Statement = statement(
-  askLockTableWith("pg_catalog.pg_try_advisory_xact_lock_shared"),
-);
+export const askLockTableInTransaction: Statement = statement(askLockTableWith(takeWitnessInTransaction));
 
 export interface LockTableAnswer {
   readonly pid: number;
@@ -138,7 +128,7 @@ export interface LockTableAnswer {
 /** Gives up the witness of a session. Parameter: the recovery grace in milliseconds. */
 export const dropWitness: Statement = prepared(
   "drop_witness",
-  `select pg_catalog.to_json(pg_catalog.pg_advisory_unlock_shared(${witness("$1")}))::pg_catalog.text`,
+  `select pg_catalog.to_json(${leaveWitness(text(1))})::pg_catalog.text`,
 );
 
 /** For a person: what the age of the lock table is counted from, and the age. Returns {@link LockTableDated}. */

@@ -1,6 +1,6 @@
 import type { LockMode } from "../contract/locker.ts";
 import type { Statement } from "./driver.ts";
-import { asTheyAre, belt, durable, fencingToken, holderFit, prepared, putBack } from "./sql.ts";
+import { asTheyAre, belt, holderFit, prepared, putBack, serverStart } from "./sql.ts";
 
 // The statements of a session that carries many locks.
 
@@ -51,13 +51,11 @@ const expressions: Record<Operation, (id: string) => string> = {
 };
 
 /**
- * The frame of every statement: proves the session as `prove` does, sets the time-out of its lease before anything is taken,
- * and draws a fencing token after everything is: of two locks taken in one statement, the second may have had another
- * holder since the first was granted. One is drawn only where something was granted, or proved for one more holder.
+ * The frame of every statement: proves the session as `prove` does, and sets its time-out before anything is taken.
  *
  * Parameters: `idle_session_timeout`, then those of the answers. Answers {@link SharedAnswer}.
  */
-const frame = (what: string, answers: string, fenced: boolean): Statement =>
+const frame = (what: string, answers: string): Statement =>
   prepared(
     what,
     `
@@ -65,11 +63,9 @@ select pg_catalog.json_build_object(
          'pid', pg_catalog.pg_backend_pid(),
          'standby', pg_catalog.pg_is_in_recovery(),
          'name', pg_catalog.current_setting('application_name'),
-         'answers', done.answers,
-         'token', ${fenced ? `case when pg_catalog.strpos(done.answers, 't') operator(pg_catalog.>) 0 then ${fencingToken} end` : "null::text"})::text
+         'answers', done.answers)::pg_catalog.text
   from (select case when pg_catalog.pg_is_in_recovery() then null
                     when pg_catalog.set_config('idle_session_timeout', $1, false) is not null
-                     ${fenced ? `and ${durable}` : ""}
                     then ${answers} end as answers
         offset 0) as done`,
   );
@@ -80,19 +76,18 @@ export interface SharedAnswer {
   readonly name: string;
   /** An {@link OperationAnswer} for each, in the order of the operations; null: none was done. */
   readonly answers: string | null;
-  readonly token: string | null;
 }
 
 /** One operation alone, without the price of many. Further parameter: lock id. */
-const alone = (operation: Operation, fenced: boolean): Statement =>
-  frame(`shared_${operation}`, expressions[operation]("$2::int8"), fenced);
+const alone = (operation: Operation): Statement =>
+  frame(`shared_${operation}`, expressions[operation]("$2::int8"));
 
 /**
  * Several operations, done in the order given: the rows of a function are evaluated as they come, and `offset 0` keeps
  * anything from moving in between. Further parameters: lock ids; as many letters. An array of letters: to reach the last
  * character of a text, the server goes through all those before it.
  */
-const together = (fenced: boolean): Statement =>
+const together = (): Statement =>
   frame(
     "shared_batch",
     `(
@@ -107,18 +102,16 @@ const together = (fenced: boolean): Statement =>
                         from rows from (pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::"char"[]))
                              with ordinality as operation(id, letter, at)
                       offset 0) as one)`,
-    fenced,
   );
 
-const made = new Map<string, Statement>();
+const made = new Map<Operation | "together", Statement>();
 
-/** The statement for some operations of one session; `fenced` where one of them wants a token. */
-export function sharedStatement(operations: readonly Operation[], fenced: boolean): Statement {
+/** The statement for some operations of one session. */
+export function sharedStatement(operations: readonly Operation[]): Statement {
   const [only] = operations;
-  const one = operations.length === 1 && only !== undefined ? only : undefined;
-  const known = `${one ?? ""}${fenced}`;
-  const statement = made.get(known) ?? (one === undefined ? together(fenced) : alone(one, fenced));
-  made.set(known, statement);
+  const which = operations.length === 1 && only !== undefined ? only : "together";
+  const statement = made.get(which) ?? (which === "together" ? together() : alone(which));
+  made.set(which, statement);
   return statement;
 }
 
@@ -135,6 +128,7 @@ export const openShared = prepared(
 select pg_catalog.json_build_object(
          'pid', pg_catalog.pg_backend_pid(),
          'standby', pg_catalog.pg_is_in_recovery(),
+         'server', ${serverStart},
          'before', case when opened.fit then opened.before end,
          'set', case when opened.fit then pg_catalog.concat(
            pg_catalog.set_config('idle_session_timeout', '0', false),
@@ -152,6 +146,8 @@ select pg_catalog.json_build_object(
 export interface OpenSharedAnswer {
   readonly pid: number;
   readonly standby: boolean;
+  /** As `DrawAnswer` has it. */
+  readonly server: string;
   readonly before: readonly string[] | null;
 }
 

@@ -1,6 +1,7 @@
 import { lockId } from "../contract/lock-id.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
+import { leaveWitness, takeWitness } from "./sql-witness.ts";
 
 /** A prepared statement's name must never stand for two texts, whatever versions of this library share a connection. */
 export function prepared(what: string, text: string): Statement {
@@ -14,6 +15,8 @@ export interface LockKind {
   readonly enforced: boolean;
   /** The holder gets a fencing token. */
   readonly fenced: boolean;
+  /** Its session is a witness of a recovery grace of so many milliseconds, as long as it has the lock. */
+  readonly witness: number | undefined;
 }
 
 /** What only a holder's session needs, in the order of {@link SessionSettings}, after `idle_session_timeout`. */
@@ -74,6 +77,31 @@ export const fencingToken = `((('x' || pg_catalog.substr(pg_catalog.pg_walfile_n
 export const durable = `case when pg_catalog.current_setting('synchronous_commit') = 'remote_apply' then true
                           else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`;
 
+/** Which server this is, as long as it isn't started anew: its start, to the microsecond. Returned as text. */
+export const serverStart = `pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text`;
+
+/** Draws a fencing token on a session that has no lock. Returns {@link DrawAnswer}. */
+export const drawToken = prepared(
+  "draw_token",
+  `
+select pg_catalog.json_build_object(
+         'server', ${serverStart},
+         'token', case when pg_catalog.pg_is_in_recovery() then null
+                       when ${durable} then ${fencingToken} end)::pg_catalog.text`,
+);
+
+export interface DrawAnswer {
+  readonly server: string;
+  /** Null on a standby. */
+  readonly token: string | null;
+}
+
+/** Makes a session fit to draw tokens. Parameter: `application_name`. */
+export const openDrawing = statement(`
+select pg_catalog.json_build_array(
+         pg_catalog.set_config('idle_session_timeout', '0', false),
+         ${holderFit("$1")})::pg_catalog.text`);
+
 /**
  * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
  *
@@ -104,6 +132,7 @@ select pg_catalog.json_build_object(
            attempt.idle_session_timeout,
            ${asTheyAre(kind)}) end,
          'set', case when attempt.granted then pg_catalog.concat(
+           ${kind.witness === undefined ? "" : `${takeWitness(kind.witness)},`}
            ${kind.enforced ? `${belt("$5", "$6")},` : ""}
            ${holderFit("$3")}) end,
          'put back', case when not attempt.granted then
@@ -147,10 +176,11 @@ const unlockWith = (kind: LockKind): Statement =>
     `
 select pg_catalog.json_build_array(
          pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::int8),
+         ${kind.witness === undefined ? "" : `${leaveWitness(kind.witness)},`}
          ${putBack(kind, 2)})::text`,
   );
 
-export type UnlockAnswer = readonly [wasHeld: boolean, ...put: string[]];
+export type UnlockAnswer = readonly [wasHeld: boolean, ...others: unknown[]];
 
 export const unlock = ofKind(unlockWith);
 
@@ -158,7 +188,8 @@ export const unlock = ofKind(unlockWith);
 function ofKind(make: (kind: LockKind) => Statement): (kind: LockKind) => Statement {
   const made = new Map<number, Statement>();
   return (kind) => {
-    const at = (kind.mode === "shared" ? 1 : 0) + (kind.enforced ? 2 : 0) + (kind.fenced ? 4 : 0);
+    const { mode, enforced, fenced, witness = 0 } = kind;
+    const at = (mode === "shared" ? 1 : 0) + (enforced ? 2 : 0) + (fenced ? 4 : 0) + 8 * witness;
     const known = made.get(at) ?? make(kind);
     made.set(at, known);
     return known;
@@ -195,38 +226,6 @@ export interface ProveAnswer {
 export const ping = statement(
   "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::text",
 );
-
-/**
- * In `read committed`, whatever the role's default: where a transaction has one snapshot for all its statements, the one
- * that the try itself takes may be older than what the last holder committed.
- */
-export const begin = statement("begin isolation level read committed");
-export const commit = statement("commit");
-/** The command tag of one that took effect. That of a failed transaction is another, and no error. */
-export const committed = "COMMIT";
-export const rollback = statement("rollback");
-
-/**
- * Takes the lock until the end of the transaction, or is refused. Not prepared, as with all the rest of a transaction:
- * behind a pooler the next one is served by another session.
- *
- * Parameter: lock id. Answers {@link TryTransactionLockAnswer}.
- */
-const tryTransactionLockWith = (call: string): Statement =>
-  statement(`
-select pg_catalog.json_build_object(
-         'standby', pg_catalog.pg_is_in_recovery(),
-         'granted', case when not pg_catalog.pg_is_in_recovery() then ${call} end)::text`);
-
-export interface TryTransactionLockAnswer {
-  readonly standby: boolean;
-  readonly granted: boolean | null;
-}
-
-export const tryTransactionLock: Record<LockMode, Statement> = {
-  exclusive: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock($1::int8)"),
-  shared: tryTransactionLockWith("pg_catalog.pg_try_advisory_xact_lock_shared($1::int8)"),
-};
 
 /** Whether there is a lock with an id, in the list of the server. */
 const listed = (id: string, which: string): string => `exists (

@@ -1,12 +1,12 @@
-import { circuitBreaker, ExponentialBackoff, handleAll, SamplingBreaker } from "cockatiel";
 import { milliseconds } from "../contract/duration.ts";
 import { CircuitOpenError, InvalidConfigError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
+import { SamplingBreaker } from "./sampling-breaker.ts";
 
 /**
- * Stands between the locker and a database in trouble. It calls `fn` once, or rejects without calling it. A policy of
- * cockatiel fits, also one of several wrapped together, but for one that tries again. What it answers is not looked at: where
- * `fn` was called, its own outcome counts, so that a time-out of the breaker's changes only what that learns.
+ * Stands between the locker and a database in trouble. It calls `fn`, or rejects without calling it. Every policy of cockatiel fits,
+ * also several wrapped together; one that calls `fn` again gets the outcome of the first call. What the policy returns is not looked
+ * at: if `fn` was called, its own outcome counts, so a time-out of the policy changes only what that learns.
  */
 export interface CircuitBreaker {
   execute<T>(fn: () => Promise<T>): Promise<T>;
@@ -22,8 +22,8 @@ export interface CircuitBreakerOptions {
 }
 
 /**
- * A circuit breaker with the Go package's defaults, on cockatiel. While open, it lets one operation through after 0.5 s,
- * then after ever longer times, at most 60 s, and closes with the first that succeeds.
+ * A circuit breaker with the Go package's defaults. While open, it lets one operation through after about 0.5 s, then after
+ * ever longer times, about 60 s at most, and closes with the first that succeeds.
  *
  * @throws {InvalidConfigError} a field is out of its range
  */
@@ -57,16 +57,7 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
       wants: 'a duration of at least 100 ms, such as "10s"',
     });
   }
-  return circuitBreaker(handleAll, {
-    halfOpenAfter: new ExponentialBackoff({ initialDelay: 500, exponent: 1.5, maxDelay: 60_000 }),
-    breaker: new SamplingBreaker({
-      // cockatiel opens above the threshold, which it wants below 1, and not at it.
-      threshold: errorRate / 100 - 1e-9,
-      duration: window,
-      // It multiplies this by the window again; half a sample less keeps rounding from asking for one more.
-      minimumRps: (minimumSamples - 0.5) / (window / 1_000),
-    }),
-  });
+  return new SamplingBreaker({ errorRate, minimumSamples, window });
 }
 
 /**
@@ -88,7 +79,8 @@ async function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>):
   let cause: unknown = new Error("it answered without a call");
   try {
     await breaker.execute(() => {
-      outcome = operation();
+      // A policy that calls again, such as a retry, gets the same: one operation has one outcome.
+      outcome ??= operation();
       return outcome;
     });
   } catch (error) {

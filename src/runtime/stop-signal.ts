@@ -1,15 +1,23 @@
+import type { AbortSignalLike } from "../contract/locker.ts";
+
 /** What ends an attempt before its time. */
-export type StopSignal = AbortSignal | Stop;
+export interface StopSignal {
+  readonly aborted: boolean;
+  readonly reason: unknown;
+  throwIfAborted(): void;
+  /** Calls back on an abort, unless the link was cut before. */
+  listen(onAbort: () => void): Link;
+}
 
 /**
- * An `AbortController` and its signal, for this library's own use. Every attempt listens to one, and the platform's take
- * longer to listen to than all else that an attempt does before its statement is sent.
+ * An `AbortController` and its signal, for this library's own use: every attempt listens to one, and listening to the platform's own
+ * costs more than all else that an attempt does before its statement is sent.
  *
- * Those who listen are linked in a ring. A `Set`, filled and emptied by every attempt, leaves behind tables that keep what was
- * in them alive until the next full collection.
+ * Those who listen are linked in a ring. A `Set` that every attempt fills and empties leaves tables behind that keep what was in them
+ * alive until the next full collection.
  */
-export class Stop {
-  readonly #ring = new Link(() => {});
+export class Stop implements StopSignal {
+  readonly #ring = new Link(() => {}, undefined);
   #reason: { readonly of: unknown } | undefined;
 
   get aborted(): boolean {
@@ -24,9 +32,8 @@ export class Stop {
     if (this.#reason !== undefined) throw this.#reason.of;
   }
 
-  /** Calls back on an abort, unless the link was cut before. */
   listen(onAbort: () => void): Link {
-    const link = new Link(onAbort);
+    const link = new Link(onAbort, undefined);
     link.insertBefore(this.#ring);
     return link;
   }
@@ -44,13 +51,81 @@ export class Stop {
   }
 }
 
-class Link {
+/**
+ * A signal of a caller's. However many attempts listen, it has one listener of ours: Node.js warns of more than ten, and goes through
+ * all of them to add one.
+ */
+class CallersSignal implements StopSignal {
+  readonly #signal: AbortSignalLike;
+  #listening: Stop | undefined;
+  #links = 0;
+
+  constructor(signal: AbortSignalLike) {
+    this.#signal = signal;
+  }
+
+  get aborted(): boolean {
+    return this.#signal.aborted;
+  }
+
+  /** Some polyfills have none. */
+  get reason(): unknown {
+    const { reason } = this.#signal;
+    if (reason !== undefined || !this.aborted) return reason;
+    this.#ownReason ??= new DOMException("This operation was aborted", "AbortError");
+    return this.#ownReason;
+  }
+  #ownReason: DOMException | undefined;
+
+  throwIfAborted(): void {
+    if (this.aborted) throw this.reason;
+  }
+
+  listen(onAbort: () => void): Link {
+    if (this.#listening === undefined) {
+      this.#listening = new Stop();
+      this.#signal.addEventListener("abort", this.#onAbort);
+    }
+    this.#links += 1;
+    const link = this.#listening.listen(onAbort);
+    link.onCut = this.#onCut;
+    return link;
+  }
+
+  readonly #onAbort = (): void => {
+    this.#listening?.abort(this.reason);
+  };
+
+  readonly #onCut = (): void => {
+    this.#links -= 1;
+    if (this.#links > 0) return;
+    this.#listening = undefined;
+    this.#signal.removeEventListener("abort", this.#onAbort);
+  };
+}
+
+const callersSignals = new WeakMap<AbortSignalLike, CallersSignal>();
+
+/** The signal of a caller's, as everything in here listens to it. */
+export function stopSignalOf(signal: AbortSignalLike): StopSignal;
+export function stopSignalOf(signal: AbortSignalLike | undefined): StopSignal | undefined;
+export function stopSignalOf(signal: AbortSignalLike | undefined): StopSignal | undefined {
+  if (signal === undefined) return undefined;
+  const known = callersSignals.get(signal) ?? new CallersSignal(signal);
+  callersSignals.set(signal, known);
+  return known;
+}
+
+export class Link {
   readonly onAbort: () => void;
+  /** Called once, when it is cut. */
+  onCut: (() => void) | undefined;
   previous: Link = this;
   next: Link = this;
 
-  constructor(onAbort: () => void) {
+  constructor(onAbort: () => void, onCut: (() => void) | undefined) {
     this.onAbort = onAbort;
+    this.onCut = onCut;
   }
 
   insertBefore(other: Link): void {
@@ -60,19 +135,16 @@ class Link {
     other.previous = this;
   }
 
+  /** Does nothing the second time. */
   cut(): void {
     this.previous.next = this.next;
     this.next.previous = this.previous;
     this.previous = this;
     this.next = this;
+    const { onCut } = this;
+    this.onCut = undefined;
+    onCut?.();
   }
-}
-
-/** As {@link Stop.listen}, for either kind. */
-function listen(signal: StopSignal, onAbort: () => void): { cut(): void } {
-  if (signal instanceof Stop) return signal.listen(onAbort);
-  signal.addEventListener("abort", onAbort);
-  return { cut: () => signal.removeEventListener("abort", onAbort) };
 }
 
 /**
@@ -91,7 +163,7 @@ export function abandonOnAbort<T>(
   abandon: () => void = () => {},
 ): Promise<T> {
   return new Promise((resolve, reject) => {
-    const listening: Array<{ cut(): void }> = [];
+    const listening: Link[] = [];
     const stopListening = (): void => {
       for (const link of listening) link.cut();
     };
@@ -101,7 +173,7 @@ export function abandonOnAbort<T>(
       reject(signal.reason);
     };
     for (const signal of signals) {
-      if (signal !== undefined) listening.push(listen(signal, () => giveUp(signal)));
+      if (signal !== undefined) listening.push(signal.listen(() => giveUp(signal)));
     }
     // After an abort these find the promise rejected already, and do nothing.
     work.then(

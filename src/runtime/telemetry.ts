@@ -1,7 +1,7 @@
 import {
   type Attributes,
   type Counter,
-  type Histogram,
+  createNoopMeter,
   type MeterProvider,
   metrics,
   ProxyTracerProvider,
@@ -25,6 +25,7 @@ import {
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { StopSignal } from "./stop-signal.ts";
+import { callHook } from "./user-hook.ts";
 
 export interface TelemetryOptions {
   readonly logger?: Logger | undefined;
@@ -51,24 +52,29 @@ const quiet: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 /** Spans, metrics and the log. Nothing here decides anything. */
 export class Telemetry {
   readonly log: Logger;
+  /** Whether there is anybody to read the log. */
+  readonly isLogged: boolean;
   readonly #tracerProvider: TracerProvider;
   readonly #tracer: Tracer;
   #isTraced = false;
-  readonly #succeeded: Partial<Record<Operation, Counter>>;
-  readonly #contended: Counter;
-  readonly #errors: Counter;
-  readonly #lost: Counter;
-  readonly #faultsRiddenOut: Counter;
-  readonly #latency: Histogram;
-  readonly #held: UpDownCounter;
+  readonly #lines = new LateLines();
+  readonly #succeeded: Partial<Record<Operation, Counting>>;
+  readonly #contended: Counting;
+  readonly #errors: Counting;
+  readonly #lost: Counting;
+  readonly #faultsRiddenOut: Counting;
+  readonly #latency: (milliseconds: number, of: Attributes) => void;
+  readonly #held: Counting;
 
   constructor(options: TelemetryOptions) {
-    this.log = options.logger ?? quiet;
+    this.isLogged = options.logger !== undefined;
+    this.log = options.logger === undefined ? quiet : guardedLog(options.logger);
     this.#tracerProvider = options.tracerProvider ?? trace.getTracerProvider();
-    this.#tracer = this.#tracerProvider.getTracer(scope);
-    const meter = (options.meterProvider ?? metrics.getMeterProvider()).getMeter(scope);
-    const counter = (name: string, unit: string, description: string): Counter =>
-      meter.createCounter(`${scope}_${name}`, { unit, description });
+    this.#tracer = callHook("tracer provider", () => this.#tracerProvider.getTracer(scope)) ?? noTracer;
+    const provider = options.meterProvider ?? metrics.getMeterProvider();
+    const meter = callHook("meter provider", () => provider.getMeter(scope)) ?? createNoopMeter();
+    const counter = (name: string, unit: string, description: string): Counting =>
+      countingOf(() => meter.createCounter(`${scope}_${name}`, { unit, description }));
     this.#succeeded = {
       acquire: counter("acquires", "{lock}", "Locks acquired"),
       release: counter("releases", "{lock}", "Locks released by their holder while held"),
@@ -77,7 +83,7 @@ export class Telemetry {
     this.#contended = counter(
       "contended",
       "{lock}",
-      "Acquires refused: held elsewhere, no connection was free, or the server recovers",
+      "Acquires refused: held elsewhere, or no connection was free",
     );
     this.#errors = counter("errors", "{operation}", "Operations that the database or the way to it failed");
     this.#lost = counter("lost", "{lock}", "Locks whose holding ended without a release");
@@ -86,14 +92,16 @@ export class Telemetry {
       "{fault}",
       "Faults of the database in spite of which a wait for a lock went on",
     );
-    this.#latency = meter.createHistogram(`${scope}_latency_ms`, {
-      unit: "ms",
-      description: "Time from the call of an operation to its answer",
-    });
-    this.#held = meter.createUpDownCounter(`${scope}_held`, {
-      unit: "{lock}",
-      description: "Locks held now",
-    });
+    // Without a unit, as in the Go package: with one, what writes Prometheus's format may append `_milliseconds` to the name.
+    const latency = callHook("meter", () =>
+      meter.createHistogram(`${scope}_latency_ms`, {
+        description: "Milliseconds from the call of an operation to its answer",
+      }),
+    );
+    this.#latency = (milliseconds, of) => void callHook("meter", () => latency?.record(milliseconds, of));
+    this.#held = countingOf(() =>
+      meter.createUpDownCounter(`${scope}_held`, { unit: "{lock}", description: "Locks held now" }),
+    );
   }
 
   /** Runs `work` in a span, times it, and counts how it ended. Rejects as `work` does. */
@@ -104,9 +112,15 @@ export class Telemetry {
     work: () => Promise<T>,
   ): Promise<T> {
     if (!this.#traced()) return this.#measure(operation, lock, signal, work);
-    return this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) =>
-      this.#measure(operation, lock, signal, work, span).finally(() => span.end()),
-    );
+    let outcome: Promise<T> | undefined;
+    callHook("tracer", () => {
+      this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) => {
+        const end = (): void => void callHook("tracer", () => span.end());
+        outcome ??= this.#measure(operation, lock, signal, work, span).finally(end);
+      });
+    });
+    // Without a span, if the tracer failed before it came to the work.
+    return outcome ?? this.#measure(operation, lock, signal, work);
   }
 
   async #measure<T>(
@@ -119,14 +133,14 @@ export class Telemetry {
     const start = performance.now();
     try {
       const answer = await work();
-      span?.setAttribute("lock.outcome", "ok");
-      this.#succeeded[operation]?.add(1);
+      callHook("tracer", () => span?.setAttribute("lock.outcome", "ok"));
+      this.#succeeded[operation]?.(1);
       return answer;
     } catch (error) {
       this.#failed(operation, lock, span, error, signal);
       throw error;
     } finally {
-      this.#latency.record(performance.now() - start, latencyOf[operation]);
+      this.#latency(performance.now() - start, latencyOf[operation]);
     }
   }
 
@@ -137,26 +151,28 @@ export class Telemetry {
   #traced(): boolean {
     const provider = this.#tracerProvider;
     this.#isTraced ||=
-      !(provider instanceof ProxyTracerProvider) || provider.getDelegateTracer(scope) !== undefined;
+      !(provider instanceof ProxyTracerProvider) ||
+      callHook("tracer provider", () => provider.getDelegateTracer(scope)) !== undefined;
     return this.#isTraced;
   }
 
   /** A wait goes on in spite of a fault. */
   ridingOut(lock: LockFacts, fault: Error): void {
-    this.#faultsRiddenOut.add(1);
+    this.#faultsRiddenOut(1);
     this.log.warn({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
   }
 
   granted(): void {
-    this.#held.add(1);
+    this.#held(1);
   }
 
   /** Holding has ended: `cause` is `undefined` for a release. */
   ended(lock: LockFacts, cause: Error | undefined): void {
-    this.#held.add(-1);
+    this.#held(-1);
     if (cause === undefined) return;
-    this.#lost.add(1);
-    this.log.warn({ ...logged(lock), err: cause }, cause.message);
+    this.#lost(1);
+    // A session that dies takes a thousand locks: every holder is told before the first line is written.
+    this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, cause.message));
   }
 
   #failed(
@@ -168,19 +184,61 @@ export class Telemetry {
   ): void {
     const outcome = signal?.aborted && error === signal.reason ? "aborted" : expectedOutcome(error);
     if (outcome !== undefined) {
-      span?.setAttribute("lock.outcome", outcome);
-      if (operation === "acquire" && contention.has(outcome)) this.#contended.add(1);
+      callHook("tracer", () => span?.setAttribute("lock.outcome", outcome));
+      if (operation === "acquire" && contention.has(outcome)) this.#contended(1);
       this.log.debug({ ...logged(lock), operation, outcome }, `${operation}: ${outcome}`);
       return;
     }
-    this.#errors.add(1);
+    this.#errors(1);
     const exception = error instanceof Error ? error : new Error(String(error));
-    span?.setAttribute("lock.outcome", "error");
-    span?.recordException(exception);
-    span?.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
+    callHook("tracer", () => {
+      span?.setAttribute("lock.outcome", "error");
+      span?.recordException(exception);
+      span?.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
+    });
     this.log.error({ ...logged(lock), operation, err: exception }, exception.message);
   }
 }
+
+/** Adds to a counter. */
+type Counting = (more: 1 | -1) => void;
+
+function countingOf(create: () => Counter | UpDownCounter): Counting {
+  const counter = callHook("meter", create);
+  return (more) => void callHook("meter", () => counter?.add(more));
+}
+
+function guardedLog(logger: Logger): Logger {
+  const guarded =
+    (level: keyof Logger): Logger[keyof Logger] =>
+    (facts, message) =>
+      void callHook("logger", () => logger[level](facts, message));
+  return { debug: guarded("debug"), info: guarded("info"), warn: guarded("warn"), error: guarded("error") };
+}
+
+/** Lines of the log that wait until the event loop has nothing more urgent, so that a slow logger holds nothing up for long. */
+class LateLines {
+  readonly #lines: Array<() => void> = [];
+
+  push(line: () => void): void {
+    this.#lines.push(line);
+    if (this.#lines.length === 1) setImmediate(() => this.#write(0));
+  }
+
+  /** For a few milliseconds; then others have their turn. */
+  #write(at: number): void {
+    const start = performance.now();
+    let next = at;
+    while (next < this.#lines.length && performance.now() - start < 5) {
+      this.#lines[next]?.();
+      next += 1;
+    }
+    if (next < this.#lines.length) setImmediate(() => this.#write(next));
+    else this.#lines.length = 0;
+  }
+}
+
+const noTracer: Tracer = new ProxyTracerProvider().getTracer(scope);
 
 const contention: ReadonlySet<string> = new Set([
   "held",

@@ -1,4 +1,4 @@
-import { DatabaseError, namedLockError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
 import { applicationName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
@@ -52,7 +52,12 @@ export class DedicatedSessions {
     if ("refused" in session) return session;
     const announced = pooler === "session" ? undefined : session.announcedPid;
     const name = applicationName(namespace, key);
-    const kind: LockKind = { mode, enforced: this.#enforced, fenced: fencing };
+    const kind: LockKind = {
+      mode,
+      enforced: this.#enforced,
+      fenced: fencing,
+      witness: recovery?.grace,
+    };
     const values = [
       id.toString(),
       announced?.toString() ?? null,
@@ -67,7 +72,7 @@ export class DedicatedSessions {
         session.return();
         return refusal;
       }
-      const doing = "Taking a lock";
+      const doing = "Taking the lock";
       const within = Math.min(statementDeadline, ttl);
       const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
       if (session.inTransaction) {
@@ -75,7 +80,11 @@ export class DedicatedSessions {
         throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
       }
       if (said.granted === true && said.before !== null) {
-        return new DedicatedLock(session, { id, kind, said, name, before: said.before, recovery }, sentAt);
+        return new DedicatedLock(
+          session,
+          { key, id, kind, said, name, before: said.before, recovery },
+          sentAt,
+        );
       }
       if (said.granted === false) {
         await recovery?.leave(session);
@@ -87,7 +96,7 @@ export class DedicatedSessions {
     } catch (error) {
       // An error says nothing about whether the lock was granted: session locks survive a failed statement.
       session.destroy(error as Error);
-      throw namedLockError(error);
+      throw namedLockError(aboutKey(error, key));
     }
   }
 
@@ -114,6 +123,7 @@ export class DedicatedSessions {
 
 /** A lock, and how its session was when it got it. */
 interface Opened {
+  readonly key: string;
   readonly id: bigint;
   readonly kind: LockKind;
   readonly said: TryLockAnswer;
@@ -155,7 +165,7 @@ class DedicatedLock implements Grant {
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
-    const doing = "Refreshing a lock";
+    const doing = "Refreshing the lock";
     const { name } = this.#opened;
     const { pid } = this.#opened.said;
     const values = [pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
@@ -171,7 +181,7 @@ class DedicatedLock implements Grant {
   }
 
   async release(): Promise<void> {
-    const doing = "Giving a lock back";
+    const doing = "Giving back the lock";
     const { id, kind, before, recovery } = this.#opened;
     const values = [id.toString(), ...before];
     try {
@@ -188,6 +198,6 @@ class DedicatedLock implements Grant {
   /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
   #destroyed(error: unknown): unknown {
     this.#session.destroy(error as Error);
-    return error;
+    return aboutKey(error, this.#opened.key);
   }
 }

@@ -58,7 +58,11 @@ export interface Grant {
 
 /** Why a lock was not granted, when nothing went wrong. `waited` is in milliseconds. */
 export type Refusal =
-  | { readonly refused: "held" }
+  | {
+      readonly refused: "held";
+      /** By the caller's own transaction, or its session: a wait for that has no end. */
+      readonly byItself?: true;
+    }
   | { readonly refused: "pool-saturated"; readonly waited: number }
   | Recovering
   | { readonly refused: "abandoned" };

@@ -1,39 +1,54 @@
-import {
-  DatabaseError,
-  InvalidConfigError,
-  LockerClosedError,
-  namedLockError,
-  StandbyError,
-} from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
-import { type Client, type Pool, query, type Statement } from "../postgres/driver.ts";
-import { type Session, statementDeadline } from "../postgres/session.ts";
+import { DatabaseError, namedLockError, StandbyError } from "../contract/errors.ts";
+import { cancelStatement } from "../postgres/cancel.ts";
+import { type Pool, type Statement, statement } from "../postgres/driver.ts";
+import { type Recovering, reserveSession } from "../postgres/reservation.ts";
+import { Session, statementDeadline } from "../postgres/session.ts";
 import {
   begin,
-  commit,
-  committed,
-  hasLock,
+  cancelWaiter,
+  type LookAnswer,
+  lookAfterWait,
+  newMark,
+  probeTransaction,
   rollback,
-  type TryTransactionLockAnswer,
+  type TryAnswer,
   tryTransactionLock,
-} from "../postgres/sql.ts";
-import { within } from "../runtime/clock.ts";
+  waitEnded,
+  waitForLock,
+  waitForLockPlainly,
+} from "../postgres/sql-transaction.ts";
+import type { Instant } from "../runtime/clock.ts";
+import { abandonOnAbort, pauseFor, type StopSignal } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
+import { type Granted, OwnTransaction } from "./own-transaction.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
+import { sessionTimeout } from "./server-ttl.ts";
+import {
+  lockTimeout,
+  namedDeadlock,
+  type TransactionLock,
+  type TransactionTtl,
+  type TransactionWait,
+  untilAnswered,
+  waitingFor,
+} from "./transaction-lock.ts";
 
-/** A lock that ends with the transaction that it was taken in. */
-export interface TransactionLock {
-  readonly client: TransactionClient;
-  /** Whether its end will be noticed, by its locker, and has not been yet. */
-  readonly isOpen: boolean;
-  /** What the caller wrote is kept. @throws {DatabaseError} */
-  commit(): Promise<void>;
-  /** Nothing of it is. @throws {DatabaseError} then the session was ended, and so was the transaction */
-  release(): Promise<void>;
-}
+/** Milliseconds for a session of which a wait is to be cancelled. */
+const cancelReservation = 1_000;
+/** Milliseconds until the next try, where the pool's client has the lock by the application's own doing. */
+const pauseForOwnSession = 200;
 
-/** Transactions of the locker's own, each on a session of the pool. */
+/**
+ * Transactions of the locker's own, each on a session of the pool, of which nothing is used but the transaction: so one of a
+ * pooler in transaction mode serves as well.
+ *
+ *     reserved ── begin ── try ─┬─ granted ────────────────────────▶ open ── commit, rollback ──▶ returned
+ *                               └─ refused ─┬─ wait, at most once ──▶ open      └─ no answer ──▶ destroyed
+ *                                           └─ rollback ──▶ returned
+ *
+ * On a failure the session is destroyed, and the transaction with it.
+ */
 export class OwnTransactions {
   readonly #from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined };
   readonly #open = new Set<OwnTransaction>();
@@ -43,40 +58,48 @@ export class OwnTransactions {
     this.#from = from;
   }
 
-  /** Nothing of a session is used but the transaction, so that one of a pooler in transaction mode serves as well. */
-  async tryLock(request: LockRequest): Promise<TransactionLock | Refusal> {
-    const session = await reserveFor(request, this.#from);
-    if ("refused" in session) return session;
-    const { id, mode } = request;
-    request.sent = true;
-    const doing = "Taking a lock in a transaction";
+  /**
+   * Begins a transaction and tries for the lock in it, once. After a refusal nothing is left of it.
+   *
+   * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {StandbyError} @throws {LockTableFullError}
+   * @throws {DatabaseError} also if the pool's client was in a transaction already; the client is destroyed then
+   */
+  tryLock(request: LockRequest, { ttl }: TransactionTtl = {}): Promise<TransactionLock | Refusal> {
+    return this.#take(request, ttl);
+  }
+
+  /**
+   * The same, and waits in the server for the lock, for one bound at most; and for a session before that. A wait that is
+   * aborted ends at once, with the refusal `"abandoned"`, and nothing is left of it.
+   *
+   * The server queues those who wait, and whoever waits anew is the last. Each wait is a transaction of its own, so that none
+   * holds a snapshot for longer than the bound.
+   *
+   * @throws what {@link tryLock} throws; {DatabaseError} 40P01, if this and other transactions wait for each other
+   */
+  async waitLock(request: LockRequest, wait: TransactionWait): Promise<TransactionLock | Refusal> {
+    const { signal } = wait;
+    if (signal.aborted) return { refused: "abandoned" };
+    return this.#take(request, wait.ttl, wait);
+  }
+
+  /**
+   * Cancels what a session waits for, if that is the lock of a request: for a client whose own driver can't. Never rejects.
+   */
+  async cancelWait(pid: number, id: bigint): Promise<void> {
+    const session = await reserveSession(this.#from.pool, cancelReservation).catch(() => undefined);
+    if (!(session instanceof Session)) return;
     try {
-      await session.command(doing, begin, statementDeadline);
-      const recovering = await this.#from.recovery?.refusesTransaction(session.client);
-      if (recovering !== undefined) {
-        await session.command(doing, rollback, statementDeadline);
-        session.return();
-        return recovering;
-      }
-      const { said } = await session.run<TryTransactionLockAnswer>(
-        doing,
-        tryTransactionLock[mode],
-        [id.toString()],
+      await session.run(
+        "Cancelling a wait",
+        cancelWaiter,
+        [pid.toString(), id.toString()],
         statementDeadline,
       );
-      if (said.standby) throw new StandbyError();
-      if (said.granted) {
-        const transaction = new OwnTransaction(session, () => this.#open.delete(transaction));
-        this.#open.add(transaction);
-        return transaction;
-      }
-      await session.command(doing, rollback, statementDeadline);
     } catch (error) {
       session.destroy(error as Error);
-      throw namedLockError(error);
     }
     session.return();
-    return { refused: "held" };
   }
 
   /**
@@ -86,107 +109,112 @@ export class OwnTransactions {
   async close(): Promise<void> {
     await Promise.all([...this.#open].map((transaction) => transaction.close()));
   }
-}
 
-class OwnTransaction implements TransactionLock {
-  readonly client: TransactionClient;
-  readonly #session: Session;
-  readonly #ended: () => void;
-  #ending: Promise<unknown> | undefined;
-
-  constructor(session: Session, ended: () => void) {
-    this.client = session.client as unknown as TransactionClient;
-    this.#session = session;
-    this.#ended = ended;
-  }
-
-  get isOpen(): boolean {
-    return this.#session.goneBecause === undefined;
-  }
-
-  async commit(): Promise<void> {
-    const doing = "Committing";
-    if (this.#session.client.getTransactionStatus?.() === "I") {
-      await this.#end(doing, rollback);
-      const cause = new Error("the function had ended the transaction itself, and so the lock");
-      throw new DatabaseError({ doing, cause });
-    }
-    if ((await this.#end(doing, commit)) === committed) return;
-    // With another tag, and no error, the server answers where a statement had failed.
-    const cause = new Error("a statement of the transaction had failed, and so it was rolled back");
-    throw new DatabaseError({ doing, cause });
-  }
-
-  async release(): Promise<void> {
-    await this.#end("Rolling back", rollback);
-  }
-
-  /** Never rejects. */
-  async close(): Promise<void> {
-    // Cut off in mid-commit, nobody would know whether it took effect.
-    if (this.#ending === undefined) this.#session.destroy(new LockerClosedError());
-    else await this.#ending.catch(() => {});
-  }
-
-  #end(doing: string, statement: Statement): Promise<string> {
-    const ending = this.#sendEnd(doing, statement);
-    this.#ending = ending;
-    return ending;
-  }
-
-  async #sendEnd(doing: string, statement: Statement): Promise<string> {
-    const session = this.#session;
+  async #take(
+    request: LockRequest,
+    ttl: number | undefined,
+    wait?: TransactionWait,
+  ): Promise<TransactionLock | Refusal> {
+    const session = await this.#reserve(request, wait?.signal);
+    if ("refused" in session) return session;
+    request.sent = true;
+    const doing = `Taking the lock ${JSON.stringify(request.key)} in a transaction`;
+    let granted: Granted | Held | Recovering;
     try {
-      const tag = await session.command(doing, statement, statementDeadline);
-      session.return();
-      return tag;
+      granted = await inNewTransaction(session, { doing, request, ttl, wait, recovery: this.#from.recovery });
+      if ("refused" in granted) await session.command(doing, rollback, statementDeadline);
     } catch (error) {
       session.destroy(error as Error);
-      throw session.goneBecause instanceof LockerClosedError ? session.goneBecause : error;
-    } finally {
-      this.#ended();
+      throw namedLockError(error);
     }
+    if ("refused" in granted) {
+      session.return();
+      if (granted.refused === "recovering") return granted;
+      // The same client may be had again at once.
+      if (granted.byItself && wait) {
+        await pauseFor(Math.min(pauseForOwnSession, wait.bound), [wait.signal]).catch(() => {});
+      }
+      return { refused: wait?.signal.aborted ? "abandoned" : "held" };
+    }
+    const { key } = request;
+    const transaction = new OwnTransaction(session, {
+      ...granted,
+      key,
+      ttl,
+      ended: () => this.#open.delete(transaction),
+    });
+    this.#open.add(transaction);
+    return transaction;
+  }
+
+  async #reserve(request: LockRequest, signal: StopSignal | undefined): Promise<Session | Refusal> {
+    const reserved = reserveFor(request, this.#from);
+    return abandonOnAbort(reserved, [signal], () => {
+      // One that arrives later goes back untouched.
+      request.abandoned = true;
+    }).catch((error: unknown) => {
+      if (request.abandoned) return { refused: "abandoned" };
+      throw error;
+    });
   }
 }
 
-/**
- * Takes the lock in a transaction that its caller has open, and ends. A refusal changes nothing in it; nor does a loss of
- * patience, but for the lock itself, which then stays until the transaction ends.
- *
- * @throws {InvalidConfigError} the client is not in a transaction @throws {StandbyError} @throws {DatabaseError}
- */
-export async function tryLockOn(
-  client: TransactionClient,
-  request: LockRequest,
-  recovery: RecoveryGrace | undefined,
-): Promise<TransactionLock | Refusal> {
-  const recovering = await recovery?.refusesTransaction(client as unknown as Client);
+type Held = Extract<Refusal, { refused: "held" }>;
+
+/** @returns a refusal, if the lock is held, the server's locks are too young, or the wait was aborted: the transaction is to be rolled back then */
+async function inNewTransaction(
+  session: Session,
+  asked: {
+    doing: string;
+    request: LockRequest;
+    ttl: number | undefined;
+    wait: TransactionWait | undefined;
+    recovery: RecoveryGrace | undefined;
+  },
+): Promise<Granted | Held | Recovering> {
+  const { doing, request, ttl, wait, recovery } = asked;
+  const { id, mode } = request;
+  const mark = newMark();
+  const ask = async <T>(what: Statement, values: Array<string | null>): Promise<T & { sentAt: Instant }> => {
+    const { said, sentAt } = await session.run<T>(doing, what, values, statementDeadline);
+    return { ...said, sentAt };
+  };
+  // The transaction of whoever had the client before is not ours to commit.
+  const isInOther = (): never => {
+    throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
+  };
+  if (session.inTransaction) isInOther();
+  const tells = session.client.getTransactionStatus !== undefined;
+  if (!tells) await session.run(doing, probeTransaction, [newMark()], statementDeadline);
+  await session.command(doing, begin, statementDeadline);
+  const recovering = await recovery?.refusesTransaction(session.client, ask);
   if (recovering !== undefined) return recovering;
-  const id = request.id.toString();
-  const ask = async <T>(doing: string, statement: Statement): Promise<T> => {
-    try {
-      const asking = (client as unknown as Client).query(query(statement, [id]));
-      const { rows } = await within(statementDeadline, asking);
-      return JSON.parse(String(rows[0]?.[0])) as T;
-    } catch (cause) {
-      throw namedLockError(new DatabaseError({ doing, cause }));
-    }
-  };
-  const doing = "Taking a lock in a transaction";
-  const { standby, granted } = await ask<TryTransactionLockAnswer>(doing, tryTransactionLock[request.mode]);
-  if (standby) throw new StandbyError();
-  if (!granted) return { refused: "held" };
-  if (!(await ask<boolean>(doing, hasLock))) {
-    throw new InvalidConfigError({
-      field: "client",
-      got: client,
-      wants: "a client with a transaction begun",
-    });
+  const tried = await ask<TryAnswer>(tryTransactionLock[mode], [
+    id.toString(),
+    mark,
+    ttl === undefined ? null : sessionTimeout(ttl),
+    wait === undefined ? null : lockTimeout(wait.bound),
+  ]);
+  if (tried.marks) isInOther();
+  if (tried.standby) throw new StandbyError();
+  if (tried.granted) return { mark, provenAt: tried.sentAt };
+  if (tried.mine) return { refused: "held", byItself: true };
+  if (wait === undefined || wait.signal.aborted) return { refused: "held" };
+  const waiting = tried.blocks ? waitForLock : waitForLockPlainly;
+  const waited = session.command(
+    waitingFor(request),
+    statement(waiting({ id, mode, mark })),
+    wait.bound + statementDeadline,
+  );
+  try {
+    await untilAnswered(waited, wait.signal, () => cancelStatement(session.client));
+  } catch (error) {
+    const { sqlState } = error as DatabaseError;
+    if (!waitEnded.has(sqlState)) throw namedDeadlock(error, request);
+    return { refused: "held" };
   }
-  return {
-    client,
-    isOpen: false,
-    commit: async () => {},
-    release: async () => {},
-  };
+  if (wait.signal.aborted) return { refused: "held" };
+  const [lock, statementTime] = tried.before;
+  const { held, sentAt } = await ask<LookAnswer>(lookAfterWait, [mark, lock, statementTime]);
+  return held && !wait.signal.aborted ? { mark, provenAt: sentAt } : { refused: "held" };
 }

@@ -1,6 +1,6 @@
 import { formatDuration } from "../contract/duration.ts";
 import { DatabaseError, InvalidTtlError } from "../contract/errors.ts";
-import { announcedBackend, type Client, query } from "../postgres/driver.ts";
+import { announcedBackend, type Client, type Statement } from "../postgres/driver.ts";
 import type { Recovering } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
@@ -9,8 +9,10 @@ import {
   dropWitness,
   type LockTableAnswer,
 } from "../postgres/sql-recovery.ts";
-import { within } from "../runtime/clock.ts";
 import { assertTrusted } from "./trust.ts";
+
+/** Asks in a transaction, whoever's it is. */
+export type AskTransaction = <T>(statement: Statement, values: Array<string | null>) => Promise<T>;
 
 /**
  * Nobody is granted a lock before the server's lock table is older than the grace.
@@ -31,20 +33,20 @@ import { assertTrusted } from "./trust.ts";
  * The wall clock of this machine has no say: set forward, it would shorten the grace.
  */
 export class RecoveryGrace {
-  /** Milliseconds. */
-  readonly #grace: number;
+  /** In whole milliseconds. */
+  readonly grace: number;
   /** Milliseconds that the table must be old: the grace, and a margin for a holder whose clock goes slower. */
   readonly #oldEnough: number;
   readonly #trustPooler: boolean;
   #known: KnownTable | undefined;
   /** Whose backend stays the same, and was asked. */
-  readonly #admitted = new WeakSet<Client>();
+  readonly #admitted = new WeakSet<object>();
   readonly #witnesses = new WeakSet<Client>();
 
   /** `grace`: milliseconds. */
   constructor(options: { grace: number; trustPooler: boolean }) {
-    this.#grace = Math.ceil(options.grace);
-    this.#oldEnough = this.#grace + Math.ceil(this.#grace / 1_000) + 1;
+    this.grace = Math.ceil(options.grace);
+    this.#oldEnough = this.grace + Math.ceil(this.grace / 1_000) + 1;
     this.#trustPooler = options.trustPooler;
   }
 
@@ -57,10 +59,10 @@ export class RecoveryGrace {
   async refuses(session: Session): Promise<Recovering | undefined> {
     if (this.#admitted.has(session.client)) return undefined;
     const announced = this.#trustPooler ? undefined : session.announcedPid;
-    const ask = this.#ask(announced);
-    const { said } = await session.run<LockTableAnswer>(doing, askLockTable, ask.values, statementDeadline);
+    const { values, sent } = this.#question(announced);
+    const { said } = await session.run<LockTableAnswer>(doing, askLockTable, values, statementDeadline);
     assertTrusted(said, { pid: announced }, doing);
-    const refusal = this.#judge(said, ask.sent);
+    const refusal = this.#judge(said, sent);
     if (refusal !== undefined) return refusal;
     this.#admitted.add(session.client);
     this.#witnesses.add(session.client);
@@ -70,7 +72,7 @@ export class RecoveryGrace {
   /** Before a session goes back to its pool. @throws {DatabaseError} it may still be a witness */
   async leave(session: Session): Promise<void> {
     if (!this.#witnesses.delete(session.client)) return;
-    await session.run("Returning a session", dropWitness, [this.#grace.toString()], statementDeadline);
+    await session.run("Returning a session", dropWitness, [this.grace.toString()], statementDeadline);
   }
 
   /**
@@ -78,34 +80,25 @@ export class RecoveryGrace {
    * each is asked.
    *
    * @returns `undefined` if so; else nothing of the transaction has changed
-   * @throws {StandbyError} @throws {DatabaseError}
+   * @throws {StandbyError} @throws {DatabaseError} @throws what `ask` throws
    */
-  async refusesTransaction(client: Client): Promise<Recovering | undefined> {
+  async refusesTransaction(client: object, ask: AskTransaction): Promise<Recovering | undefined> {
     if (this.#admitted.has(client)) return undefined;
-    const ask = this.#ask(undefined);
-    let said: LockTableAnswer;
-    try {
-      const { rows } = await within(
-        statementDeadline,
-        client.query(query(askLockTableInTransaction, ask.values)),
-      );
-      said = JSON.parse(String(rows[0]?.[0])) as LockTableAnswer;
-    } catch (cause) {
-      throw new DatabaseError({ doing, cause });
-    }
+    const { values, sent } = this.#question(undefined);
+    const said = await ask<LockTableAnswer>(askLockTableInTransaction, values);
     assertTrusted(said, { pid: undefined }, doing);
-    const refusal = this.#judge(said, ask.sent);
-    if (refusal === undefined && said.pid === announcedBackend(client)) this.#admitted.add(client);
+    const refusal = this.#judge(said, sent);
+    if (refusal === undefined && said.pid === announcedBackend(client as Client)) this.#admitted.add(client);
     return refusal;
   }
 
   /** The values of a question, and when it was asked. */
-  #ask(announcedPid: number | undefined): { values: Array<string | null>; sent: number } {
+  #question(announcedPid: number | undefined): { values: Array<string | null>; sent: number } {
     const sent = performance.now();
     const known = this.#known;
     const values = [
       this.#oldEnough.toString(),
-      this.#grace.toString(),
+      this.grace.toString(),
       announcedPid?.toString() ?? null,
       known?.table ?? null,
       known === undefined ? null : Math.floor(ageOf(known)).toString(),

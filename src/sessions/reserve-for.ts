@@ -1,4 +1,4 @@
-import { LockNotAcquiredError, namedLockError } from "../contract/errors.ts";
+import { DatabaseError, LockNotAcquiredError, namedLockError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { type NotReserved, reserveSession } from "../postgres/reservation.ts";
 import { Session } from "../postgres/session.ts";
@@ -18,7 +18,7 @@ export async function reserveFor(
   try {
     session = await reserveSession(pool, wait);
   } catch (error) {
-    throw namedLockError(error);
+    throw namedLockError(aboutTaking(error, request.key));
   }
   if (!(session instanceof Session)) {
     const { refused, waited } = session;
@@ -28,4 +28,10 @@ export async function reserveFor(
   if (!request.abandoned) return session;
   session.return();
   return { refused: "abandoned" };
+}
+
+/** That no session was to be had is the failure of whoever wanted it for a lock. */
+function aboutTaking(error: unknown, key: string): unknown {
+  if (!(error instanceof DatabaseError)) return error;
+  return new DatabaseError({ doing: "Taking the lock", key, cause: error.cause });
 }

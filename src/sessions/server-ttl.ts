@@ -46,3 +46,11 @@ export function tcpTimeouts(ttl: number): [keepalive: string, userTimeout: strin
   const keepalive = Math.min(Math.max(Math.ceil(ttl / 4_000), 1), 32_767);
   return [keepalive.toString(), Math.ceil(ttl).toString()];
 }
+
+/**
+ * Which locks may share a session, if the server enforces their TTLs: those within a factor of four. The smallest of a session decides
+ * how long it may be silent, so a short TTL beside a long one would end that with the first stall of the process.
+ */
+export function ttlClassOf(ttl: number): number {
+  return Math.floor(Math.log2(ttl) / 2);
+}

@@ -1,4 +1,5 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
+import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import { believable } from "./server-ttl.ts";
 
 /**
@@ -10,11 +11,13 @@ export class SessionLease {
   readonly #speak: () => Promise<unknown>;
   readonly #lapse: () => void;
   readonly #overdue: () => void;
-  #provenAt: Instant = now();
-  /** That the server has, in milliseconds. */
-  #lease = Number.POSITIVE_INFINITY;
-  /** That it may have, for its answer is not here yet, and may never be. */
-  #underWay: { readonly lease: number; readonly sentAt: Instant } | undefined;
+  /** What the server has, or may have: its TTL is infinite if the server enforces none. */
+  readonly #window = new TrustWindow(Number.POSITIVE_INFINITY, now(), {
+    trusted: believable,
+    enforced: true,
+  });
+  /** What the statement under way asks for. */
+  #asked: AskedTtl | undefined;
   /** The smallest TTL of the locks that are to be proved over and over, in milliseconds. */
   #proofWithin = Number.POSITIVE_INFINITY;
   /** Of either, after which a session that has been silent speaks: no more than a third, and not the same for all. */
@@ -31,14 +34,12 @@ export class SessionLease {
 
   /** When the statement was sent that last showed the session to live. */
   get provenAt(): Instant {
-    return this.#provenAt;
+    return this.#window.provenAt;
   }
 
   /** Milliseconds, from the last proof, or from one that may have come. */
   get left(): number {
-    const proven = left(this.#lease, this.#provenAt);
-    const underWay = this.#underWay;
-    return underWay === undefined ? proven : Math.min(proven, left(underWay.lease, underWay.sentAt));
+    return this.#window.left;
   }
 
   /** From now on it is to be proved at a third of so many milliseconds at the latest. */
@@ -50,21 +51,22 @@ export class SessionLease {
 
   /** A statement is about to be sent that sets the lease. */
   asked(lease: number): void {
-    this.#underWay = { lease, sentAt: now() };
-    if (lease < this.#lease) this.#watch();
+    this.#asked = this.#window.ask(lease);
+    if (lease < this.#window.ttl) this.#watch();
   }
 
   proven(lease: number, sentAt: Instant): void {
-    this.#underWay = undefined;
-    this.#provenAt = sentAt;
-    if (lease === this.#lease && this.#alarm !== undefined) return;
-    this.#lease = lease;
+    const before = this.#window.ttl;
+    this.#window.answered(this.#asked ?? this.#window.ask(lease), sentAt);
+    this.#asked = undefined;
+    if (lease === before && this.#alarm !== undefined) return;
     this.#watch();
   }
 
   /** What was asked has failed, and changed nothing. */
   failed(): void {
-    this.#underWay = undefined;
+    if (this.#asked !== undefined) this.#window.forget(this.#asked);
+    this.#asked = undefined;
   }
 
   /** There is nothing to keep any more, for now. The server's time goes on all the same. */
@@ -102,12 +104,12 @@ export class SessionLease {
   }
 
   #untilOverdue(): number {
-    return this.#proofWithin - elapsedSince(this.#provenAt);
+    return this.#proofWithin - elapsedSince(this.provenAt);
   }
 
   #untilSpeaking(): number {
     if (this.#speaking) return Number.POSITIVE_INFINITY;
-    return Math.min(this.#lease, this.#proofWithin) * this.#restShare - elapsedSince(this.#provenAt);
+    return Math.min(this.#window.ttl, this.#proofWithin) * this.#restShare - elapsedSince(this.provenAt);
   }
 
   #keep(): void {
@@ -119,8 +121,4 @@ export class SessionLease {
     };
     this.#speak().then(next, next);
   }
-}
-
-function left(lease: number, since: Instant): number {
-  return Number.isFinite(lease) ? believable(lease) - elapsedSince(since) : lease;
 }

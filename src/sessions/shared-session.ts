@@ -1,5 +1,6 @@
-import { DatabaseError, namedLockError } from "../contract/errors.ts";
-import type { Pool } from "../postgres/driver.ts";
+import { DatabaseError } from "../contract/errors.ts";
+import { connectBeside, type OwnSession } from "../postgres/beside.ts";
+import { canConnectBeside, type Pool } from "../postgres/driver.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
@@ -17,6 +18,8 @@ export interface SharedSessionOptions {
   readonly trustPooler: boolean;
   /** The server ends the session when nothing came from it for the smallest TTL that it carries. */
   readonly enforced: boolean;
+  /** Of the TTLs of its locks, see {@link SharedSession.ttlClass}. */
+  readonly ttlClass: number | undefined;
   /** `application_name`. */
   readonly name: string;
   readonly recovery: RecoveryGrace | undefined;
@@ -36,6 +39,16 @@ export interface Carried {
 
 /** Milliseconds that a session without locks is kept for the next one. */
 const linger = 500;
+/** Milliseconds between two looks at whether somebody else wants its connection by then. */
+const courtesy = 10;
+
+/**
+ * Whether a lock on a connection of the pool would leave none to the application, which would then wait for itself: such locks have
+ * connections beside the pool.
+ */
+export function leavesNothing({ options }: Pool): boolean {
+  return options.max === 1;
+}
 
 /**
  * One session that carries many locks: how it is opened, what keeps it, and when it goes back or is lost.
@@ -50,13 +63,15 @@ export class SharedSession {
   /** What of that is to be proved over and over. */
   readonly #kept = new SmallestTtl();
   #session: Session | undefined;
+  /** If it is one beside the pool. */
+  #own: OwnSession | undefined;
   #opened: OpenSharedAnswer | undefined;
   #ended = false;
   #closeWhenOpen = false;
   /** Settles when it is back in the pool, or destroyed. */
   #returning: Promise<void> | undefined;
   readonly #lease = new SessionLease({
-    speak: () => this.ask(proving, 0n),
+    speak: () => this.ask(proving, { id: 0n }),
     lapse: () => this.destroy(new Error("the lease of the session has passed")),
     overdue: () => this.#options.onOverdue(this),
   });
@@ -69,10 +84,21 @@ export class SharedSession {
     this.#operations = new Operations({
       lease: this.#lease,
       name: options.name,
+      connWaitTimeout: options.connWaitTimeout,
       leaseWanted: () => (options.enforced ? this.#carried.value : Number.POSITIVE_INFINITY),
       onIdle: () => this.#restIfEmpty(),
     });
     void this.#open();
+  }
+
+  /** Locks are carried by sessions of their own class: see `ttlClassOf`. */
+  get ttlClass(): number | undefined {
+    return this.#options.ttlClass;
+  }
+
+  /** Which server it is on, as long as that isn't started anew. */
+  get server(): string {
+    return this.#opened?.server ?? "";
   }
 
   get isOpen(): boolean {
@@ -130,7 +156,19 @@ export class SharedSession {
     clearTimeout(this.#lingering);
     // Whatever lease the last lock has left it: the session is to be back before the server ends it.
     const stay = Math.max(Math.min(linger, this.#lease.left / 2), 0);
-    this.#lingering = setTimeout(() => void this.close(), stay).unref();
+    this.#lingerUntil(performance.now() + stay);
+  }
+
+  /** Those who queue for a connection of the pool have it before. */
+  #lingerUntil(end: number): void {
+    const left = end - performance.now();
+    const isWanted = this.#own === undefined && (this.#options.pool.waitingCount ?? 0) > 0;
+    if (left <= 0 || isWanted) {
+      void this.close();
+      return;
+    }
+    const look = this.#own === undefined ? Math.min(left, courtesy) : left;
+    this.#lingering = setTimeout(() => this.#lingerUntil(end), look).unref();
   }
 
   /** As {@link Operations.ask}. */
@@ -161,6 +199,10 @@ export class SharedSession {
     if (session === undefined || opened === undefined) return;
     try {
       const doing = "Returning a session";
+      if (this.#own !== undefined) {
+        await this.#own.end();
+        return;
+      }
       await this.#options.recovery?.leave(session);
       await session.run(doing, closeShared, [...(opened.before ?? [])], statementDeadline);
       session.return();
@@ -171,10 +213,9 @@ export class SharedSession {
 
   /** Never rejects. */
   async #open(): Promise<void> {
-    const { pool, connWaitTimeout } = this.#options;
     let session: Session | NoSession | undefined;
     try {
-      session = await reserveSession(pool, connWaitTimeout);
+      session = await this.#reserve();
       if ("refused" in session) {
         this.#end(undefined);
         this.#operations.refuse(session);
@@ -182,7 +223,8 @@ export class SharedSession {
       }
       const refusal = await this.#options.recovery?.refuses(session);
       if (refusal !== undefined) {
-        session.return();
+        if (this.#own === undefined) session.return();
+        else void this.#own.end();
         this.#end(undefined);
         this.#operations.refuse(refusal);
         return;
@@ -191,7 +233,7 @@ export class SharedSession {
     } catch (error) {
       if (session !== undefined && !("refused" in session)) session.destroy(error as Error);
       this.#end(error as Error);
-      this.#operations.fail(namedLockError(error));
+      this.#operations.fail(error);
       return;
     }
     this.#session = session;
@@ -200,6 +242,21 @@ export class SharedSession {
     // Whoever it was opened for may have left.
     if (this.#closeWhenOpen) void this.close();
     else this.#restIfEmpty();
+  }
+
+  async #reserve(): Promise<Session | NoSession> {
+    const { pool, connWaitTimeout } = this.#options;
+    if (!leavesNothing(pool) || !canConnectBeside(pool)) return await reserveSession(pool, connWaitTimeout);
+    const start = performance.now();
+    const milliseconds = Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline;
+    try {
+      this.#own = await connectBeside(pool, { doing: "Connecting", milliseconds });
+    } catch (error) {
+      const waited = performance.now() - start;
+      if (waited < milliseconds) throw error;
+      return { refused: "connection-timeout", waited: Math.round(waited) };
+    }
+    return this.#own.session;
   }
 
   async #prepare(session: Session): Promise<OpenSharedAnswer> {
@@ -224,7 +281,7 @@ export class SharedSession {
 
   #gone(cause: Error): void {
     this.#end(cause);
-    this.#operations.fail(new DatabaseError({ doing: "Asking a session", cause }));
+    this.#operations.gone(cause);
   }
 
   #end(cause: Error | undefined): void {

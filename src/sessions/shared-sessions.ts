@@ -1,15 +1,16 @@
-import { DatabaseError, LockNotAcquiredError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
-import type { NoSession } from "../postgres/reservation.ts";
+import { statementDeadline } from "../postgres/session.ts";
 import { freeing, joining, proving, taking } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
+import { FencingTokens } from "./fencing-tokens.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
-import { believable } from "./server-ttl.ts";
-import { type Carried, SharedSession } from "./shared-session.ts";
-import type { Done } from "./statement-batches.ts";
+import { believable, ttlClassOf } from "./server-ttl.ts";
+import { type Carried, leavesNothing, SharedSession } from "./shared-session.ts";
+import type { Done, Outcome } from "./statement-batches.ts";
 
 export interface SharedSessionsOptions {
   readonly pool: Pool;
@@ -24,6 +25,7 @@ export interface SharedSessionsOptions {
 /** A lock that one of the sessions has in the server, or is about to have, or to have had. */
 interface Entry {
   readonly id: bigint;
+  readonly key: string;
   readonly mode: LockMode;
   readonly session: SharedSession;
   /** More than one where it is shared: the server has it once. */
@@ -43,6 +45,7 @@ export class SharedSessions {
   readonly #options: SharedSessionsOptions;
   readonly #entries = new Map<bigint, Entry>();
   readonly #sessions = new Set<SharedSession>();
+  readonly #tokens: FencingTokens;
   /** Those that take no more locks, and are not back in the pool yet. */
   readonly #leaving = new Set<SharedSession>();
   readonly #enforced: boolean;
@@ -50,15 +53,19 @@ export class SharedSessions {
   constructor(options: SharedSessionsOptions) {
     this.#options = options;
     this.#enforced = options.ttlEnforcement === "server";
+    const { pool, namespace, connWaitTimeout } = options;
+    const connectWithin = Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline;
+    this.#tokens = new FencingTokens({ pool, namespace, connectWithin });
   }
 
   /**
+   * @param isAgain whether it was asked before, on a session that had gone before it was its turn
    * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {LockTableFullError}
    * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
    */
-  tryLock(request: LockRequest): Promise<Grant | Refusal> {
+  tryLock(request: LockRequest, isAgain = false): Promise<Grant | Refusal> {
     const entry = this.#entries.get(request.id);
-    return entry === undefined ? this.#take(request) : this.#takeBeside(entry, request);
+    return entry === undefined ? this.#take(request, isAgain) : this.#takeBeside(entry, request, isAgain);
   }
 
   /** Whether a session has room, or a connection of the pool is to be had without a queue. */
@@ -66,7 +73,8 @@ export class SharedSessions {
     for (const session of this.#sessions) {
       if (session.isOpen && session.load < this.#options.maxLocksPerSession) return true;
     }
-    return hasRoom(this.#options.pool);
+    const { pool } = this.#options;
+    return leavesNothing(pool) || hasRoom(pool);
   }
 
   /** As {@link tryLock}: what is asked at the same time goes out together anyway. */
@@ -74,68 +82,90 @@ export class SharedSessions {
     return this.tryLock(request);
   }
 
-  async #takeBeside(entry: Entry, request: LockRequest): Promise<Grant | Refusal> {
+  async #takeBeside(entry: Entry, request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
     if (entry.settling !== undefined) {
       await entry.settling.then(nothing, nothing);
-      return request.abandoned ? { refused: "abandoned" } : this.tryLock(request);
+      return request.abandoned ? { refused: "abandoned" } : this.tryLock(request, isAgain);
     }
     if (request.mode === "exclusive" || entry.mode === "exclusive") return { refused: "held" };
-    return this.#join(entry, request);
+    return this.#join(entry, request, isAgain);
   }
 
   /** Gives back the sessions that carry nothing. Never rejects. */
   async close(): Promise<void> {
-    await Promise.all([...this.#sessions, ...this.#leaving].map((session) => session.close()));
+    const sessions = [...this.#sessions, ...this.#leaving];
+    await Promise.all([this.#tokens.close(), ...sessions.map((session) => session.close())]);
   }
 
-  async #take(request: LockRequest): Promise<Grant | Refusal> {
-    const { id, mode, ttl } = request;
-    const session = this.#withRoom();
-    const entry: Entry = { id, mode, session, holders: [], settling: undefined };
+  async #take(request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
+    const { key, id, mode, ttl } = request;
+    const session = this.#withRoom(ttl);
+    const entry: Entry = { id, key, mode, session, holders: [], settling: undefined };
     const lock = new SharedLock(this, entry, this.#enforced);
     session.carry(lock, ttl);
     this.#entries.set(id, entry);
-    const asking = session.ask(taking[mode], id, request);
+    const asking = session.ask(taking[mode], request, request);
     entry.settling = asking;
-    let done: Awaited<typeof asking>;
+    let outcome: Awaited<typeof asking>;
     try {
-      done = await asking;
+      outcome = await asking;
     } catch (error) {
       this.#forget(entry, lock);
       throw error;
     }
-    if (done === "not wanted" || "refused" in done || done.answer !== "t") {
-      this.#forget(entry, lock);
-      return refusal(request, done);
+    if (isDone(outcome) && outcome.answer === "t") {
+      entry.settling = undefined;
+      return await this.#complete(lock.granted(), outcome, request);
     }
-    entry.settling = undefined;
-    return this.#inTime(lock.granted(done, request), done, request);
+    this.#forget(entry, lock);
+    return outcome === "not sent" ? this.#askAgain(request, isAgain) : refusal(request, outcome);
   }
 
-  /** One more holder of a shared lock. Nothing is taken; but the session is proved, and a token drawn. A writer that waits is not passed. */
-  async #join(entry: Entry, request: LockRequest): Promise<Grant | Refusal> {
+  /** One more holder of a shared lock. Nothing is taken, but the session is proved. A writer that waits is not passed. */
+  async #join(entry: Entry, request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
     const lock = new SharedLock(this, entry, this.#enforced);
     entry.holders = [...entry.holders, lock];
     entry.session.carry(lock, request.ttl);
     const leave = (): Promise<void> => lock.release().catch(nothing);
     try {
-      const done = await entry.session.ask(joining, entry.id, request);
-      if (done !== "not wanted" && !("refused" in done) && done.answer === "t") {
-        return await this.#inTime(lock.granted(done, request), done, request);
+      const outcome = await entry.session.ask(joining, request, request);
+      if (isDone(outcome) && outcome.answer === "t") {
+        return await this.#complete(lock.granted(), outcome, request);
       }
       await leave();
-      return refusal(request, done);
+      return outcome === "not sent" ? await this.#askAgain(request, isAgain) : refusal(request, outcome);
     } catch (error) {
       await leave();
       throw error;
     }
   }
 
+  /** Nothing was sent for it: its session had gone before, or others had waited for one as long as they could. */
+  async #askAgain(request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
+    if (request.abandoned) return { refused: "abandoned" };
+    if (!isAgain) return await this.tryLock(request, true);
+    const cause = new Error("two sessions ended before it was asked for");
+    throw new DatabaseError({ doing: "Taking the lock", key: request.key, cause });
+  }
+
+  /** Draws the token of a lock that is to have one. If there is none to be had, the lock goes back. */
+  async #complete(lock: SharedLock, done: Done, request: LockRequest): Promise<SharedLock> {
+    if (request.fencing) {
+      try {
+        lock.fencingToken = await this.#tokens.draw(lock.server);
+      } catch (error) {
+        await lock.release().catch(nothing);
+        throw aboutKey(error, request.key);
+      }
+    }
+    return await this.#inTime(lock, done, request);
+  }
+
   /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
-  #inTime(lock: SharedLock, { sentAt }: Done, { ttl }: LockRequest): SharedLock | Promise<never> {
+  #inTime(lock: SharedLock, { sentAt }: Done, { key, ttl }: LockRequest): SharedLock | Promise<never> {
     if (elapsedSince(sentAt) < lock.believable(ttl)) return lock;
     const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
-    const late = new DatabaseError({ doing: "Taking a lock", cause });
+    const late = new DatabaseError({ doing: "Taking the lock", key, cause });
     return lock.release().then(
       () => Promise.reject(late),
       () => Promise.reject(late),
@@ -144,19 +174,20 @@ export class SharedSessions {
 
   /** @throws {DatabaseError} it was no longer held, as far as is known */
   async release(entry: Entry, lock: SharedLock): Promise<void> {
-    const { id, mode, session, holders } = entry;
+    const { key, mode, session, holders } = entry;
     if (holders.length > 1) {
       entry.holders = holders.filter((each) => each !== lock);
       session.drop(lock);
       return;
     }
-    const asking = session.ask(freeing[mode], id);
+    const asking = session.ask(freeing[mode], entry);
     entry.settling = asking;
     try {
       const done = await asking;
-      if (typeof done === "object" && "answer" in done && done.answer !== "0") return;
+      if (isDone(done) && done.answer !== "0") return;
       const error = new DatabaseError({
-        doing: "Giving a lock back",
+        doing: "Giving back the lock",
+        key,
         cause: new Error("the session no longer held it"),
       });
       // Nor, then, is it sure to have the others.
@@ -173,19 +204,21 @@ export class SharedSessions {
     if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id);
   }
 
-  #withRoom(): SharedSession {
+  #withRoom(ttl: number): SharedSession {
+    const ttlClass = this.#enforced ? ttlClassOf(ttl) : undefined;
     const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
       // The server may have ended it, and the news not be here yet.
       if (gone !== undefined) session.destroy(gone);
-      else if (session.load < maxLocksPerSession) return session;
+      else if (session.ttlClass === ttlClass && session.load < maxLocksPerSession) return session;
     }
     const session = new SharedSession({
       pool,
       connWaitTimeout,
       trustPooler: pooler === "session",
       enforced: this.#enforced,
+      ttlClass,
       name: sharedName(namespace),
       recovery,
       onEnd: (ended, cause) => this.#ended(ended, cause),
@@ -223,7 +256,7 @@ class SharedLock implements Grant, Carried {
   carriedFor: number | undefined;
   provenWithin: number | undefined;
   #lostBecause: Error | undefined;
-  #fencingToken: bigint | undefined;
+  fencingToken: bigint | undefined;
   #releasing: Promise<void> | undefined;
 
   constructor(sessions: SharedSessions, entry: Entry, lapses: boolean) {
@@ -232,12 +265,10 @@ class SharedLock implements Grant, Carried {
     this.lapses = lapses;
   }
 
-  /** The token is of the statement, and for those alone that asked for one. */
-  granted({ token }: Done, { fencing }: LockRequest): this {
+  granted(): this {
     const { holders } = this.#entry;
     if (holders.length === 0) this.#entry.holders = [this];
     else if (!holders.includes(this)) this.#entry.holders = [...holders, this];
-    this.#fencingToken = token === null || !fencing ? undefined : BigInt(token);
     return this;
   }
 
@@ -255,8 +286,9 @@ class SharedLock implements Grant, Carried {
     return this.#entry.session.provenAt;
   }
 
-  get fencingToken(): bigint | undefined {
-    return this.#fencingToken;
+  /** Which server has granted it. */
+  get server(): string {
+    return this.#entry.session.server;
   }
 
   get goneBecause(): Error | undefined {
@@ -278,11 +310,11 @@ class SharedLock implements Grant, Carried {
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
-    const { session, id } = this.#entry;
+    const { session } = this.#entry;
     session.carry(this, ttl);
     try {
-      const done = await within(deadline, session.ask(proving, id));
-      if (typeof done === "object" && "sentAt" in done) return done.sentAt;
+      const done = await within(deadline, session.ask(proving, this.#entry));
+      if (isDone(done)) return done.sentAt;
       throw new Error("the session was not to be had");
     } catch (error) {
       // Its holder believes no more. The session may well live, and the others on it.
@@ -300,12 +332,16 @@ class SharedLock implements Grant, Carried {
 
 function nothing(): void {}
 
+function isDone(outcome: Outcome): outcome is Done {
+  return typeof outcome === "object" && "answer" in outcome;
+}
+
 /** @throws {LockNotAcquiredError} `"connection-timeout"` */
-function refusal({ key }: LockRequest, done: Done | NoSession | "not wanted"): Refusal {
-  if (done === "not wanted") return { refused: "abandoned" };
-  if (!("refused" in done)) return { refused: "held" };
-  if (done.refused === "recovering") return done;
-  const { refused, waited } = done;
+function refusal({ key }: LockRequest, outcome: Exclude<Outcome, "not sent">): Refusal {
+  if (outcome === "not wanted") return { refused: "abandoned" };
+  if (!("refused" in outcome)) return { refused: "held" };
+  if (outcome.refused === "recovering") return outcome;
+  const { refused, waited } = outcome;
   if (refused === "pool-saturated") return { refused, waited };
   throw new LockNotAcquiredError({ key, reason: refused, waited });
 }

@@ -23,17 +23,31 @@ import { distrust } from "./trust.ts";
 export interface Done {
   readonly answer: OperationAnswer;
   readonly sentAt: Instant;
-  readonly token: string | null;
+}
+
+/** A lock, as an operation is asked for; without a key, the session alone is meant. */
+export interface OperationOn {
+  readonly id: bigint;
+  readonly key?: string;
 }
 
 interface Task {
   readonly operation: Operation;
   readonly id: bigint;
+  readonly key: string | undefined;
+  /** By `performance.now()`. */
+  readonly askedAt: number;
   /** Whose it is: given up where that is abandoned by the time it could be sent. Absent where nobody can. */
   readonly request: LockRequest | undefined;
-  resolve(done: Done | NoSession | "not wanted"): void;
+  resolve(done: Outcome): void;
   reject(error: unknown): void;
 }
+
+/**
+ * What becomes of a task without an error: `"not wanted"` if its caller has left before its turn came, `"not sent"` if its session has
+ * gone before, so that it can be asked again on another.
+ */
+export type Outcome = Done | NoSession | "not wanted" | "not sent";
 
 /** A session that is open. */
 interface Opened {
@@ -46,6 +60,8 @@ export interface OperationsParts {
   readonly lease: SessionLease;
   /** `application_name`, which must stay the same. */
   readonly name: string;
+  /** Milliseconds that a caller waits for a session. */
+  readonly connWaitTimeout: number;
   /** Milliseconds that the server is to keep the session from now on; `Infinity`: for ever. */
   leaseWanted(): number;
   /** There is nothing more to send. */
@@ -64,6 +80,8 @@ const halvedAbove = 128;
 export class Operations {
   readonly #parts: OperationsParts;
   #tasks: Task[] = [];
+  /** The place of the first of them that has not been sent. */
+  #next = 0;
   #opened: Opened | undefined;
   #isBusy = false;
   /** Settles when the last statement has been answered; never rejects. */
@@ -74,19 +92,19 @@ export class Operations {
   }
 
   /**
-   * @param request on whose behalf; also whether a fencing token is wanted
-   * @returns `"not wanted"` where the request was abandoned before its turn came, or why there is no session
+   * @param request on whose behalf
    * @throws {DatabaseError} the session has gone, or the operation failed: then it has not taken effect
    * @throws {LockTableFullError} @throws {StandbyError} @throws {PoolerDetectedError}
    */
-  ask(operation: Operation, id: bigint, request?: LockRequest): Promise<Done | NoSession | "not wanted"> {
+  ask(operation: Operation, { id, key }: OperationOn, request?: LockRequest): Promise<Outcome> {
     return new Promise((resolve, reject) => {
+      const task = { operation, id, key, askedAt: performance.now(), request, resolve, reject };
       const gone = this.#opened?.session.goneBecause;
       if (gone !== undefined) {
-        reject(new DatabaseError({ doing, cause: gone }));
+        notSent(task, gone);
         return;
       }
-      this.#tasks.push({ operation, id, request, resolve, reject });
+      this.#tasks.push(task);
       this.#flush();
     });
   }
@@ -97,14 +115,35 @@ export class Operations {
     this.#flush();
   }
 
-  /** There is no session: what was asked is told why. */
+  /** There is no session: whoever has waited for one as long as anybody does is told why, and the others may ask again. */
   refuse(why: NoSession): void {
-    for (const task of this.#tasks.splice(0)) task.resolve(why);
+    for (const task of this.#takeAll()) {
+      if (why.refused === "recovering") {
+        task.resolve(why);
+        continue;
+      }
+      const { refused } = why;
+      const waited = performance.now() - task.askedAt;
+      if (waited < this.#parts.connWaitTimeout * 0.9) task.resolve("not sent");
+      else task.resolve({ refused, waited: Math.round(waited) });
+    }
   }
 
-  /** There is none any more, or none could be opened. */
+  /** None could be opened. */
   fail(error: unknown): void {
-    for (const task of this.#tasks.splice(0)) task.reject(error);
+    for (const task of this.#takeAll()) task.reject(named(error, task));
+  }
+
+  /** It has gone. */
+  gone(cause: Error): void {
+    for (const task of this.#takeAll()) notSent(task, cause);
+  }
+
+  #takeAll(): Task[] {
+    const tasks = this.#tasks.slice(this.#next);
+    this.#tasks = [];
+    this.#next = 0;
+    return tasks;
   }
 
   /** Resolves when nothing is under way, in the very step in which that is so. */
@@ -127,15 +166,26 @@ export class Operations {
   }
 
   #nextBatch(answered: number): Task[] {
-    this.#tasks = this.#tasks.filter(({ request, resolve }) => {
-      if (request?.abandoned) resolve("not wanted");
-      return !request?.abandoned;
-    });
-    const callers = answered + this.#tasks.length;
+    const callers = answered + this.#tasks.length - this.#next;
     const most = callers > halvedAbove ? Math.min(Math.ceil(callers / 2), longestBatch) : longestBatch;
-    const batch = this.#tasks.splice(0, most);
-    // From here on a caller can't leave without something to be undone.
-    for (const { request } of batch) if (request !== undefined) request.sent = true;
+    const batch: Task[] = [];
+    while (batch.length < most) {
+      const task = this.#tasks[this.#next];
+      if (task === undefined) break;
+      this.#next += 1;
+      if (task.request?.abandoned) {
+        task.resolve("not wanted");
+        continue;
+      }
+      // From here on a caller can't leave without something to be undone.
+      if (task.request !== undefined) task.request.sent = true;
+      batch.push(task);
+    }
+    // Not at each batch: with 100,000 callers, that would copy them a hundred times.
+    if (this.#next * 2 > this.#tasks.length) {
+      this.#tasks = this.#tasks.slice(this.#next);
+      this.#next = 0;
+    }
     return batch;
   }
 
@@ -146,7 +196,7 @@ export class Operations {
       answer = await this.#run(opened, batch);
     } catch (error) {
       if (opened.session.goneBecause === undefined) await this.#recover(opened, batch, error as Error);
-      else for (const task of batch) task.reject(error);
+      else for (const task of batch) task.reject(named(error, task));
       this.#isBusy = false;
       this.#flush();
       return;
@@ -156,7 +206,7 @@ export class Operations {
     this.#flush(batch.length);
     const { said, sentAt } = answer;
     batch.forEach((task, at) => {
-      task.resolve({ answer: said.answers?.[at] as OperationAnswer, sentAt, token: said.token });
+      task.resolve({ answer: said.answers?.[at] as OperationAnswer, sentAt });
     });
   }
 
@@ -166,10 +216,7 @@ export class Operations {
   ): Promise<{ said: SharedAnswer; sentAt: Instant }> {
     const { lease, name } = this.#parts;
     const operations = batch.map(({ operation }) => operation);
-    const statement = sharedStatement(
-      operations,
-      batch.some(({ request }) => request?.fencing === true),
-    );
+    const statement = sharedStatement(operations);
     const wanted = this.#parts.leaseWanted();
     const values: Value[] = [Number.isFinite(wanted) ? sessionTimeout(wanted) : "0"];
     const ids = batch.map(({ id }) => id.toString());
@@ -194,7 +241,7 @@ export class Operations {
   /**
    * After a statement that failed half-way: its settings are those of before, but the locks that it had taken stay, and
    * those that it had freed are free. What it took is given back; what it was to free is freed. What it was to prove is proved by
-   * that; but no token is drawn, either.
+   * that.
    */
   async #recover(opened: Opened, batch: readonly Task[], error: Error): Promise<void> {
     const { session } = opened;
@@ -202,22 +249,34 @@ export class Operations {
       const looking = "Looking after a failed statement";
       const looked = await session.run<string[]>(looking, ownLocks, [], statementDeadline);
       const own = new Set(looked.said.map(BigInt));
-      const refused = ({ operation, request }: Task): boolean =>
-        isTaking(operation) || request?.fencing === true;
+      const refused = ({ operation }: Task): boolean => isTaking(operation);
       const left = batch.filter((task) => (isProof(task.operation) ? !refused(task) : own.has(task.id)));
       const { sentAt } = left.length === 0 ? looked : await this.#run(opened, left.map(asFreeing));
       for (const task of batch) {
-        if (refused(task)) task.reject(namedLockError(error));
-        else task.resolve({ answer: isProof(task.operation) ? "t" : "1", sentAt, token: null });
+        if (refused(task)) task.reject(named(error, task));
+        else task.resolve({ answer: isProof(task.operation) ? "t" : "1", sentAt });
       }
     } catch (second) {
       session.destroy(second as Error);
-      for (const task of batch) task.reject(namedLockError(error));
+      for (const task of batch) task.reject(named(error, task));
     }
   }
 }
 
 const doing = "Asking a session";
+
+/** The error as that of the one who asked: what was done, and the key. */
+function named(error: unknown, { operation, key }: Task): unknown {
+  if (!(error instanceof DatabaseError) || key === undefined) return namedLockError(error);
+  const asked = isTaking(operation) ? "Taking" : isProof(operation) ? "Refreshing" : "Giving back";
+  return namedLockError(new DatabaseError({ doing: `${asked} the lock`, key, cause: error.cause }));
+}
+
+/** Its session went before its turn came. */
+function notSent(task: Task, cause: Error): void {
+  if (isTaking(task.operation)) task.resolve("not sent");
+  else task.reject(named(new DatabaseError({ doing, cause }), task));
+}
 
 function isProof(operation: Operation): boolean {
   return operation === proving || operation === joining;

@@ -1,9 +1,10 @@
 import { randomBytes } from "node:crypto";
-import { DatabaseError, namedLockError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
+import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
-import { clientBeside, destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
+import { destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
 import type { Recovering } from "../postgres/reservation.ts";
-import { type Answer, Session, statementDeadline } from "../postgres/session.ts";
+import { type Answer, type Session, statementDeadline } from "../postgres/session.ts";
 import { type ProveAnswer, prove } from "../postgres/sql.ts";
 import {
   type OpenWaitingAnswer,
@@ -15,7 +16,7 @@ import {
   type WaitInServer,
   waitScript,
 } from "../postgres/sql-waiting.ts";
-import { Deadline, elapsedSince, type Instant, within } from "../runtime/clock.ts";
+import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
@@ -47,6 +48,7 @@ const unprovenShare = 0.1;
 interface Opened {
   readonly session: Session;
   readonly client: OwnClient;
+  readonly own: OwnSession;
   readonly pid: number;
   /** Whether it may use PL/pgSQL, so that a wait that ends without the lock leaves no line in the server's log. */
   readonly quiet: boolean;
@@ -122,7 +124,7 @@ export class WaitingSession {
       return lock;
     } catch (error) {
       this.end(error as Error);
-      throw namedLockError(error);
+      throw namedLockError(aboutKey(error, request.key));
     }
   }
 
@@ -162,27 +164,19 @@ export class WaitingSession {
       this.end(new Error("the locker was closed"));
       return;
     }
-    const { session, client } = this.#opened;
     clearTimeout(this.#state.leaving);
     this.#state = { is: "ended" };
-    session.return();
     this.#parts.onEnd(this);
-    await within(statementDeadline, client.end()).catch(() => destroySocket(client));
+    await this.#opened.own.end();
   }
 
   async #open(ttl: number): Promise<Opened | Recovering> {
     const { pool, idleName, trustPooler, enforced, connectWithin, recovery } = this.#parts;
-    const doing = "Connecting to wait for a lock";
-    let client: OwnClient;
-    try {
-      client = clientBeside(pool);
+    const doing = "Connecting to wait for the lock";
+    const own = await connectBeside(pool, { doing, milliseconds: connectWithin }, (client) => {
       this.#client = client;
-      await within(connectWithin, client.connect());
-    } catch (cause) {
-      throw new DatabaseError({ doing, cause });
-    }
-    // Its release has nothing to do: the client belongs to nobody else.
-    const session = new Session(client, () => {});
+    });
+    const { session, client } = own;
     session.onGone((cause) => this.end(cause));
     const announced = trustPooler ? undefined : session.announcedPid;
     const belt = enforced ? tcpTimeouts(ttl) : undefined;
@@ -196,7 +190,7 @@ export class WaitingSession {
         session.destroy(new Error("the server's lock table is too young"));
         return refusal;
       }
-      this.#opened = { session, client, pid: said.pid, quiet: said.quiet, tag };
+      this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
     } catch (error) {
       session.destroy(error as Error);
       throw error;
@@ -244,7 +238,7 @@ export class WaitingSession {
   }
 }
 
-const doing = "Waiting for a lock";
+const doing = "Waiting for the lock";
 
 interface Waited {
   readonly opened: Opened;
@@ -285,7 +279,7 @@ class WaitedLock implements Grant {
   async refresh(ttl: number, deadline: number): Promise<Instant> {
     const { opened, wait } = this.#waited;
     const values = [opened.pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
-    const refreshing = "Refreshing a lock";
+    const refreshing = "Refreshing the lock";
     try {
       const { said, sentAt } = await opened.session.run<ProveAnswer>(
         refreshing,
@@ -304,7 +298,7 @@ class WaitedLock implements Grant {
 
   async release(): Promise<void> {
     const { opened, wait } = this.#waited;
-    const releasing = "Giving a lock back";
+    const releasing = "Giving back the lock";
     try {
       await this.#owner.cancelled();
       const values = [this.#owner.idleName, wait.id.toString()];

@@ -5,6 +5,7 @@ import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.
 import { Alarm } from "../runtime/clock.ts";
 import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "../sessions/grant.ts";
+import { PauseAfterFault } from "./pause-after-fault.ts";
 import { type Poller, Polling } from "./polling.ts";
 import { isAround } from "./reentrancy.ts";
 import { type Place, WaitingLines } from "./waiting-lines.ts";
@@ -38,6 +39,8 @@ export interface Attempt<G extends Granted, H> {
    * place to do so.
    */
   waitLock?(request: LockRequest, bound: number): Promise<G | Refusal>;
+  /** It waits on a connection of its own, not on one of the few that others queue for. */
+  readonly bringsPlace?: boolean;
   /** It waits in the server at once, without a try and past the line of its process. */
   readonly skipsLine?: boolean;
   /** Enters what was granted into the books; called in the very step in which it is sure that somebody wants it. */
@@ -68,8 +71,6 @@ export interface AdmissionParts {
  * second.
  */
 export const waitBound = 5_000;
-/** Milliseconds between two tries as long as the database is in trouble: from the first to the last, twice as long each time. */
-const pauseAfterFault = { first: 100, last: 3_000 };
 /** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
 const firstTry = 1_000;
 
@@ -101,9 +102,13 @@ export class Admission {
     this.#closing.throwIfAborted();
   }
 
-  /** Ends every attempt and every wait; settles when nothing is left of them. Never rejects. */
-  async close(endHeld: () => Promise<unknown>): Promise<void> {
+  /** Ends every attempt and every wait, and lets nobody begin one. */
+  stop(): void {
     this.#closing.abort(new LockerClosedError());
+  }
+
+  /** Settles when nothing is left of the attempts that {@link stop} has ended. Never rejects. */
+  async close(endHeld: () => Promise<unknown>): Promise<void> {
     await endHeld();
     if (this.#underWay === 0) return;
     await new Promise<void>((resolve) => {
@@ -187,7 +192,7 @@ export class Admission {
     waiting: Waiting,
     place: Pick<Place, "isFirst">,
   ): Promise<H> {
-    let pause = pauseAfterFault.first;
+    const pause = new PauseAfterFault();
     for (;;) {
       try {
         return await this.#waitInServer(wanted, attempt, waiting, place);
@@ -197,8 +202,7 @@ export class Admission {
         waiting.lastFault = error as Error;
         this.#parts.ridingOut(wanted, waiting.lastFault);
       }
-      await pauseFor(pauseAfter(waiting.lastFault, pause), waiting.signals);
-      pause = Math.min(pause * 2, pauseAfterFault.last);
+      await pauseFor(pause.next(waiting.lastFault), waiting.signals);
     }
   }
 
@@ -232,7 +236,7 @@ export class Admission {
         if (left <= 0 && waiting.tryUntil === undefined) waiting.end();
         for (const signal of waiting.signals) signal?.throwIfAborted();
         const isNext = poller === undefined ? this.#polling.isEmpty : this.#polling.isOldest(poller);
-        if (place.isFirst && (isNext || attempt.skipsLine) && attempt.hasPlaceToWait?.()) {
+        if (place.isFirst && (isNext || attempt.bringsPlace) && attempt.hasPlaceToWait?.()) {
           if (poller !== undefined) this.#polling.leave(poller);
           poller = undefined;
           this.#polling.offerPlace();
@@ -292,7 +296,12 @@ export class Admission {
     }
     if (!("refused" in answer)) {
       this.#hasConnected = true;
-      return attempt.hold(answer, wanted);
+      try {
+        return attempt.hold(answer, wanted);
+      } catch (error) {
+        await this.#undo(answer);
+        throw error;
+      }
     }
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
@@ -332,13 +341,6 @@ interface Waiting {
   lastFault: Error | undefined;
   /** The bound has passed. */
   end(): void;
-}
-
-/** Milliseconds until another try. The end of a recovery grace is known; and yet somebody may prove before that it is over. */
-function pauseAfter(fault: Error, pause: number): number {
-  const graceLeft = fault instanceof LockNotAcquiredError ? fault.graceLeft : undefined;
-  if (graceLeft !== undefined) return Math.min(graceLeft, pauseAfterFault.last);
-  return pause * (0.5 + Math.random() * 0.5);
 }
 
 const abandoned: Promise<Refusal> = Promise.resolve({ refused: "abandoned" });

@@ -303,7 +303,7 @@ const rows: Row[] = [
       await new PostgresLocker({ pool: ended }).acquire(uniqueKey());
     },
     DatabaseError,
-    /^Reserving a session failed: .*after calling end/,
+    /^Taking the lock ".*" failed: .*after calling end/,
   ],
   [
     "a pool that cannot connect",
@@ -321,7 +321,7 @@ const rows: Row[] = [
     "a connection string that is none",
     () => onUrl("postgres://app:s3cret@[nowhere/db"),
     DatabaseError,
-    /^Reserving a session failed: (?!.*s3cret)/,
+    /^Taking the lock ".*" failed: (?!.*s3cret)/,
   ],
   [
     "a ping by a connection string that is none",

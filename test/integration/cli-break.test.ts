@@ -28,7 +28,9 @@ describe("pg-locker break --yes", () => {
       const [pid] = await holdersOf(lock.id);
       const { status, stdout, stderr } = await cli(["break", key, "--namespace=7", "--yes"], onDatabase());
       expect([status, stderr]).toEqual([0, ""]);
-      expect(stdout).toMatch(new RegExp(`^STATE .*\nheld +exclusive +${pid} .*\nEnded: ${pid}\n$`));
+      expect(stdout).toMatch(
+        new RegExp(`^Database .*\nSTATE .*\nheld +exclusive +${pid} .*\nEnded: ${pid}\n$`),
+      );
       await until(() => lock.signal.aborted);
       expect(lock.signal.reason).toBeInstanceOf(LockLostError);
       expect(await advisoryLocks()).toEqual([]);
@@ -74,7 +76,10 @@ describe("pg-locker break --yes", () => {
     const key = uniqueKey();
     await using other = createLocker("dedicated", 7);
     await using lock = await other.acquire(key);
-    expect(await cli(["break", key], onDatabase())).toMatchObject({ status: 0, stdout: "Nobody holds it\n" });
+    expect(await cli(["break", key], onDatabase())).toMatchObject({
+      status: 0,
+      stdout: expect.stringMatching(/^Database .*\nNobody holds it\n$/),
+    });
     expect(lock.held).toBe(true);
   });
 

@@ -56,7 +56,7 @@ test("a pooler that shares sessions is a line that fails, and the exit status is
   expect(status).toBe(1);
   expect(stdout).toMatch(/^FAIL {2}pooler {7}a pooler gives each transaction/m);
   expect(stdout).toMatch(/^ {19}Connect to the server's own port/m);
-  expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 1 line fails");
+  expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 2 lines fail");
   expect(await advisoryLocks()).toEqual([]);
 });
 
@@ -67,7 +67,9 @@ test("a server that refuses is a line that fails, without the password, and the 
   [url.username, url.password] = ["alice", "hunter2"];
   const { status, stdout, stderr } = await cli(["doctor", "--url", url.href, "--verbose"]);
   expect([status, stderr]).toEqual([1, ""]);
-  expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: .*ECONNREFUSED/);
+  expect(stdout).toMatch(
+    /^ok {4}database {3}\S+ on 127.0.0.1:\d+, as alice \(--url\)\nFAIL {2}reachable {2}Connecting failed: .*ECONNREFUSED/,
+  );
   expect(lastLine.exec(stdout)?.[1]).toBe("Not fit for locks: 1 line fails");
   expect(stdout + stderr).not.toContain("hunter2");
 });
@@ -77,7 +79,7 @@ test("a frozen server is a line that fails, and the process ends", async () => {
   proxy.freeze();
   const { status, stdout } = await cli(["doctor", "--url", proxy.url]);
   expect(status).toBe(1);
-  expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: no answer within 5000 ms/);
+  expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: no answer within 5000 ms/m);
 });
 
 test("a server that freezes while it is looked at is a line that fails, and the process ends", async () => {
@@ -95,11 +97,18 @@ test("--json is the findings, and the exit status is the same", async () => {
   const { status, stdout } = await cli(["doctor", "--url", databaseUrl(), "--json"]);
   const findings = JSON.parse(stdout) as Finding[];
   expect(status).toBe(0);
-  expect(findings).toHaveLength(12);
-  expect(findings[1]).toMatchObject({ check: "version", verdict: "ok" });
+  expect(findings).toHaveLength(13);
+  expect(findings[0]).toMatchObject({
+    check: "database",
+    found: expect.stringMatching(/^pg_locker_\w+ on /),
+  });
+  expect(findings[2]).toMatchObject({ check: "version", verdict: "ok" });
   const missing = await cli(["doctor", "--url", urlWith({ database: "no_such_database" }), "--json"]);
   expect(missing.status).toBe(1);
-  expect(JSON.parse(missing.stdout)).toMatchObject([{ check: "reachable", verdict: "fail" }]);
+  expect(JSON.parse(missing.stdout)).toMatchObject([
+    { check: "database", found: expect.stringMatching(/^no_such_database on /) },
+    { check: "reachable", verdict: "fail" },
+  ]);
 });
 
 test("there are colours in a terminal, but with NO_COLOR", async () => {

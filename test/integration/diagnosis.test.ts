@@ -1,7 +1,13 @@
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { describe, expect, inject, test } from "vitest";
-import { type DiagnosisCheck, diagnose, type Finding, InvalidConfigError } from "../../src/index.ts";
+import {
+  type DiagnosisCheck,
+  type DiagnosisOptions,
+  diagnose,
+  type Finding,
+  InvalidConfigError,
+} from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
@@ -211,13 +217,15 @@ describe("behind a pooler", () => {
     expect(shared).toEqual({ idle_session_timeout: "0" });
   });
 
-  test("that keeps a session for each client, the line warns, and locks are real", async () => {
+  test("that keeps a session for each client, the line fails, unless it is said to be one, and locks are real", async () => {
     await using pooler = await ImitatedPooler.start(databaseUrl(), "session");
     const findings = await diagnose(createPool({ connectionString: pooler.url }));
-    expect(findingOf(findings, "pooler")).toMatchObject({ verdict: "warn" });
+    expect(findingOf(findings, "pooler")).toMatchObject({ verdict: "fail" });
     expect(findingOf(findings, "pooler").advice).toContain('pooler: "session"');
     expect(findingOf(findings, "locks").verdict).toBe("ok");
-    expect(findings.filter(({ verdict }) => verdict === "fail")).toEqual([]);
+    expect(findings.filter(({ verdict }) => verdict === "fail")).toHaveLength(1);
+    const trusted = await diagnose(createPool({ connectionString: pooler.url }), { pooler: "session" });
+    expect(findingOf(trusted, "pooler")).toMatchObject({ verdict: "ok" });
   });
 
   describe.skipIf(!PgBouncer.installed)("PgBouncer (skipped where pgbouncer is not installed)", () => {
@@ -225,10 +233,10 @@ describe("behind a pooler", () => {
       { mode: "transaction", poolSize: 20, verdict: "fail" },
       { mode: "transaction", poolSize: 1, verdict: "fail" },
       { mode: "statement", poolSize: 20, verdict: "fail" },
-      { mode: "session", poolSize: 20, verdict: "warn" },
+      { mode: "session", poolSize: 20, verdict: "ok" },
     ] as const)("in $mode mode with $poolSize sessions: $verdict", async ({ mode, poolSize, verdict }) => {
       await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode, poolSize });
-      const findings = await diagnose(createPool({ connectionString: bouncer.url }));
+      const findings = await diagnose(createPool({ connectionString: bouncer.url }), { pooler: "session" });
       expect(findingOf(findings, "pooler")).toMatchObject({ verdict });
       expect(findingOf(findings, "locks").verdict).toBe(verdict === "fail" ? "warn" : "ok");
       expect(await advisoryLocks()).toEqual([]);
@@ -406,21 +414,38 @@ describe("fencing tokens", () => {
     });
   });
 
-  test("warn where fsync is off, and tell of a role's synchronous_commit and of standbys that are waited for", async () => {
+  test("warn where fsync is off, and tell of a role's synchronous_commit", async () => {
     await using server = await PostgresServer.start({ major: inject("postgresMajor") });
     const pool = createPool({ connectionString: server.url });
     expect(findingOf(await diagnose(pool), "fencing")).toMatchObject({ verdict: "warn" });
     const admin = await connect({ connectionString: server.url });
     await admin.query("alter role postgres set synchronous_commit = off");
     await admin.query("alter system set fsync = on");
-    await admin.query("alter system set synchronous_standby_names = 'nobody'");
     await admin.query("select pg_reload_conf()");
     await until(async () => findingOf(await diagnose(pool), "fencing").verdict === "ok", {
       deadline: 15_000,
     });
     const { found } = findingOf(await diagnose(pool), "fencing");
     expect(found).toContain("where the role has off");
-    expect(found).toContain("each waits for a standby");
+  });
+
+  test("that wait for a standby which doesn't answer warn, and fail if they are wanted; what was tried is cancelled", async () => {
+    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    const pool = createPool({ connectionString: server.url });
+    const admin = await connect({ connectionString: server.url });
+    await admin.query("alter system set synchronous_standby_names = 'nobody'");
+    await admin.query("select pg_reload_conf()");
+    const fencing = async (options: DiagnosisOptions) =>
+      findingOf(await diagnose(pool, { deadline: "1s", ...options }), "fencing");
+    await until(async () => /a token waits/.test((await fencing({})).found), { deadline: 15_000 });
+    expect(await fencing({})).toMatchObject({ verdict: "warn" });
+    expect(await fencing({ fencing: true })).toMatchObject({
+      verdict: "fail",
+      advice: expect.stringContaining("--no-fencing") as string,
+    });
+    expect(await fencing({ fencing: false })).toMatchObject({ verdict: "ok" });
+    const waiting = "select from pg_stat_activity where wait_event = 'SyncRep'";
+    await until(async () => (await admin.query(waiting)).rows.length === 0, { deadline: 5_000 });
   });
 });
 

@@ -96,11 +96,11 @@ class Replicas implements AsyncDisposable {
   }
 }
 
-/** That many have tried, and wait for one and the same lock: each locker marks what it waits for with a shared lock. */
+/** That many have tried, and wait inside the server for one and the same lock. */
 async function waiting(count: number): Promise<void> {
   const wait = async () => {
-    const markers = (await advisoryLocks()).filter(({ mode }) => mode === "ShareLock");
-    return markers.length === count && new Set(markers.map(({ id }) => id)).size <= 1;
+    const waits = (await advisoryLocks()).filter(({ granted }) => !granted);
+    return waits.length === count && new Set(waits.map(({ id }) => id)).size <= 1;
   };
   await until(wait, { deadline: 10_000, what: `${count} replicas wait` });
 }
@@ -168,6 +168,22 @@ describe("leader election", () => {
     expectWorkInTerms(replicas);
   });
 
+  test("a leader that is stopped is replaced, and stands again when it goes on", async () => {
+    const { replicas } = start();
+    await using _ = replicas;
+    const first = await leaderAfter(replicas);
+    await waiting(2);
+    const stoppedAt = Date.now();
+    replicas.child(first.pid).signal("SIGSTOP");
+    const second = await replicas.line(({ what, pid }) => what === "leading" && pid !== first.pid);
+    expect(second.at).toBeGreaterThan(stoppedAt);
+    replicas.child(first.pid).signal("SIGCONT");
+    await replicas.line(({ what, pid }) => what === "stopped leading" && pid === first.pid);
+    await waiting(2);
+    expect(await replicas.stop()).toEqual([0, 0, 0]);
+    expectWorkInTerms(replicas);
+  });
+
   test("a leader whose session is ended stops, and somebody leads again", async () => {
     const { replicas, key } = start();
     await using _ = replicas;
@@ -203,8 +219,7 @@ describe("leader election", () => {
       await onServer("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", [
         new URL(databaseUrl()).pathname.slice(1),
       ]);
-      for (const { pid } of replicas.children)
-        await replicas.line((line) => line.what === "not elected" && line.pid === pid);
+      await replicas.line(({ what }) => what === "stopped leading");
     } finally {
       await onServer(`alter database ${database} with allow_connections true`);
     }

@@ -1,5 +1,5 @@
 import type pg from "pg";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { DatabaseError, PostgresLocker } from "../../src/index.ts";
 import { statement } from "../../src/postgres/driver.ts";
 import { exchange, type Reply, type Value } from "../../src/postgres/exchange.ts";
@@ -24,6 +24,18 @@ test("answers the first value of a row as the server wrote it, and the command t
   expect(await ask(client, "begin")).toEqual({ value: undefined, tag: "BEGIN" });
   expect(await ask(client, "rollback")).toMatchObject({ tag: "ROLLBACK" });
   expect(await ask(client, "")).toEqual({ value: undefined, tag: "" });
+});
+
+test("has no description of columns sent, except by a client that somebody has wrapped", async () => {
+  const client = await connect();
+  const { connection } = client as unknown as { connection: { describe(...args: unknown[]): void } };
+  const describe = vi.spyOn(connection, "describe");
+  expect(await ask(client, "select $1::text", ["plain"])).toMatchObject({ value: "plain" });
+  expect(describe).not.toHaveBeenCalled();
+  const original = client.query.bind(client) as (...args: unknown[]) => unknown;
+  Object.assign(client, { query: (...args: unknown[]) => original(...args) });
+  expect(await ask(client, "select $1::text", ["wrapped"])).toMatchObject({ value: "wrapped" });
+  expect(describe).toHaveBeenCalledOnce();
 });
 
 test("takes null, and an array of what needs no quotes", async () => {

@@ -85,16 +85,16 @@ describe("the tokens of a key", () => {
     for (const token of after) for (const old of before) expectGrowing([old, token]);
   });
 
-  test("are handed to a reader that joins others, also while a writer waits elsewhere", async () => {
+  test("are handed to a reader that joins others, before a writer that waits elsewhere", async () => {
     const key = uniqueKey();
     await using readers = new PostgresLocker({ pool: createPool() });
     await using writers = new PostgresLocker({ pool: createPool() });
     const shared = { mode: "shared", fencing: true } as const;
     const first = await readers.acquire(key, shared);
-    const written = writers.acquire(key, { wait: "10s", fencing: true });
-    // Its marker, beside the readers' own lock.
-    await until(async () => (await advisoryLocks()).some(({ id }) => id !== first.id));
     const second = await readers.acquire(key, shared);
+    const written = writers.acquire(key, { wait: "10s", fencing: true });
+    await until(async () => (await advisoryLocks()).some(({ granted }) => !granted));
+    expect(await readers.tryAcquire(key, shared)).toBeUndefined();
     await Promise.all([first.release(), second.release()]);
     const writer = await written;
     const tokens = [first, second, writer].map(({ fencingToken = 0n }) => fencingToken);

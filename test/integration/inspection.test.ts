@@ -110,7 +110,7 @@ describe("listLocks shows of a lock", () => {
   });
 
   test.each(["dedicated", "shared"] as const)(
-    "who waits for it in a process of this library, under the key that its holder tells: %s",
+    "who waits for it in a process of this library, and since when: %s",
     async (sessions) => {
       await using holder = createLocker("dedicated", 7);
       await using waiter = createLocker(sessions, 7);
@@ -118,12 +118,12 @@ describe("listLocks shows of a lock", () => {
       const lock = await holder.acquire(key);
       const waits = waiter.acquire(key, { wait: true });
       const seen = await until(async () => {
-        const locks = await listLocks(createPool());
+        const locks = await listLocks(createPool(), { id: lock.id });
         return locks.length === 2 && locks;
       });
       expect(seen).toMatchObject([
         { id: lock.id, key, namespace: 7, state: "held" },
-        { id: lock.id, key, namespace: 7, state: "waiting", waitingSince: undefined },
+        { id: lock.id, key, namespace: 7, state: "waiting", waitingSince: expect.any(Date) },
       ]);
       expect(await listLocks(createPool(), { id: lock.id })).toMatchObject(seen.map(({ pid }) => ({ pid })));
       await lock.release();

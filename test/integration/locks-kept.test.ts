@@ -24,7 +24,7 @@ const connections = async (): Promise<number> =>
   ).length;
 
 test("a server that keeps locks is asked once, on connections that are gone afterwards", async () => {
-  const pool = createPool({ max: 1 });
+  const pool = createPool({ max: 2 });
   await using locker = new PostgresLocker({ pool });
   const lock = await locker.acquire(uniqueKey());
   expect((await advisoryLocks()).map(({ id }) => id)).toEqual([lock.id]);

@@ -1,10 +1,11 @@
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { packClone } from "../support/packed.ts";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -38,12 +39,93 @@ describe("the packed package", () => {
 
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  test("holds what it promises to and nothing else", () => {
-    const allowed = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|dist\/.+\.(js|d\.ts)|demo\/\w+\.mjs)$/;
+  test("is built as it is packed, and holds what it promises to and nothing else", () => {
+    const allowed =
+      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/cjs\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(md|svg))$/;
     expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
     expect(packed).toEqual(
-      expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/index.d.ts"]),
+      expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/cjs/index.d.ts"]),
     );
+  });
+
+  test("has every file that its pages link to", async () => {
+    const pages = packed.filter((path) => path.endsWith(".md"));
+    expect(pages).toContain("README.md");
+    const broken: string[] = [];
+    for (const page of pages) {
+      const text = await readFile(join(folder, "node_modules", "pg-locker", page), "utf8");
+      for (const [, target = ""] of text.matchAll(/\]\((?!https?:|#)([^)#\s]+)[^)]*\)/g)) {
+        if (!packed.includes(join(dirname(page), target))) broken.push(`${page}: ${target}`);
+      }
+    }
+    expect(broken).toEqual([]);
+  });
+
+  test("says where it comes from", async () => {
+    const manifest = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as object;
+    for (const field of ["author", "bugs", "homepage", "keywords", "license", "repository"]) {
+      expect(manifest).toHaveProperty(field);
+    }
+  });
+
+  test("brings less than 3 MB, with all that it depends on", async () => {
+    const manifest = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
+      dependencies: Record<string, string>;
+    };
+    let bytes = 0;
+    for (const name of ["pg-locker", ...Object.keys(manifest.dependencies)]) {
+      const modules = join(folder, "node_modules", name);
+      for (const path of await readdir(modules, { recursive: true })) {
+        const file = await stat(join(modules, path));
+        if (file.isFile()) bytes += file.size;
+      }
+    }
+    expect(bytes).toBeGreaterThan(100_000);
+    expect(bytes).toBeLessThan(3_000_000);
+  });
+
+  test("loads nothing but the driver, the API of OpenTelemetry and three files of its own", async () => {
+    const script = `
+      require("pg-locker");
+      const files = Object.keys(require.cache).map((file) => file.split(/[\\\\/]node_modules[\\\\/]/).at(-1).split(/[\\\\/]/));
+      console.log(JSON.stringify(files));
+    `;
+    const { stdout } = await run(process.execPath, ["--input-type=commonjs", "--eval", script], {
+      cwd: folder,
+    });
+    const files = JSON.parse(stdout) as string[][];
+    const own = files.filter(([name]) => name === "pg-locker");
+    expect(own.map((path) => path.at(-1)).sort()).toEqual(["index.js", "inspection.js", "library.js"]);
+    const ofTheDriver = /^(pg|pgpass|postgres|split2|xtend)(-|$)/;
+    const others = new Set(files.map(([name = ""]) => name).filter((name) => !ofTheDriver.test(name)));
+    expect([...others]).toEqual(["@opentelemetry"]);
+  });
+
+  test("as an ES module and as CommonJS in one process, knows the errors of both", async () => {
+    const script = `
+      import * as one from "pg-locker";
+      import { createRequire } from "node:module";
+      const two = createRequire(import.meta.url)("pg-locker");
+      const held = { key: "k", reason: "held" };
+      class Derived extends one.LockerClosedError {}
+      console.log(JSON.stringify([
+        one.LockNotAcquiredError === two.LockNotAcquiredError,
+        new two.LockNotAcquiredError(held) instanceof one.LockNotAcquiredError,
+        new one.LockNotAcquiredError(held) instanceof two.LockNotAcquiredError,
+        new two.LockerClosedError() instanceof one.LockerError,
+        await new two.MemoryLocker().acquire("").catch((error) => error instanceof one.EmptyKeyError),
+        new Derived() instanceof two.LockerClosedError,
+        new two.LockerClosedError() instanceof one.LockNotAcquiredError,
+        new two.LockerClosedError() instanceof Derived,
+        Object.assign(new Error(), { code: "LOCKER_CLOSED" }) instanceof one.LockerClosedError,
+      ]));
+    `;
+    const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], {
+      cwd: folder,
+    });
+    const [same, ...known] = JSON.parse(stdout) as boolean[];
+    expect(same).toBe(false);
+    expect(known).toEqual([true, true, true, true, true, false, false, false]);
   });
 
   test("has the demo that its command shows", async () => {
@@ -58,10 +140,11 @@ describe("the packed package", () => {
   test.each([
     ["nodenext", "nodenext"],
     ["esnext", "bundler"],
+    ["commonjs", "bundler"],
   ])(
     "has types that resolve with module %s, moduleResolution %s",
     async (module, moduleResolution) => {
-      const project = join(folder, `tsconfig.${moduleResolution}.json`);
+      const project = join(folder, `tsconfig.${module}.json`);
       await writeFile(
         project,
         JSON.stringify({
@@ -92,31 +175,30 @@ describe("the packed package", () => {
     ["pg-locker", "../../src/index.ts"],
     ["pg-locker/testing", "../../src/testing/index.ts"],
   ])(
-    "%s, imported by plain node, exports what its source does",
+    "%s, imported or required by plain node, exports what its source does",
     async (specifier, source) => {
-      const script = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
-      const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], {
-        cwd: folder,
-      });
       const expected = Object.keys((await import(source)) as object).sort();
-      expect(JSON.parse(stdout)).toEqual(expected);
+      for (const [type, load] of [
+        ["module", "await import"],
+        ["commonjs", "require"],
+      ]) {
+        const script = `console.log(JSON.stringify(Object.keys(${load}(${JSON.stringify(specifier)})).sort()))`;
+        const { stdout } = await run(process.execPath, [`--input-type=${type}`, "--eval", script], {
+          cwd: folder,
+        });
+        expect(JSON.parse(stdout)).toEqual(expected);
+      }
     },
     30_000,
   );
 });
 
-/** Packs this repository into `folder/node_modules`, its dependencies linked. Answers with the paths packed. */
+/** Packs a clean clone into `folder/node_modules`, its dependencies linked. Returns the paths packed. */
 async function installPacked(folder: string): Promise<string[]> {
   const modules = join(folder, "node_modules");
   await mkdir(modules);
-  const { stdout } = await run(
-    "npm",
-    ["pack", "--json", "--ignore-scripts", "--pack-destination", folder],
-    // On Windows, npm is a script.
-    { cwd: root, shell: process.platform === "win32" },
-  );
-  const files = parsePacked(stdout);
-  await run("tar", ["-xzf", files.filename], { cwd: folder });
+  const { tarball, paths } = await packClone(folder);
+  await run("tar", ["-xzf", tarball], { cwd: folder });
   await rename(join(folder, "package"), join(modules, "pg-locker"));
 
   const manifest = JSON.parse(await readFile(join(modules, "pg-locker", "package.json"), "utf8")) as {
@@ -130,16 +212,5 @@ async function installPacked(folder: string): Promise<string[]> {
   }
   await writeFile(join(folder, "package.json"), JSON.stringify({ type: "module" }));
   await writeFile(join(folder, "consumer.ts"), consumer);
-  return files.paths;
-}
-
-/** npm 10 answers with a list of packages, npm 11 and later may with one by its name. */
-function parsePacked(stdout: string): { filename: string; paths: string[] } {
-  const answer = Object.values(
-    JSON.parse(stdout) as Record<string, { filename: string; files: { path: string }[] }>,
-  );
-  const [packed] = answer;
-  if (packed === undefined)
-    throw new Error(`Expected \`npm pack\` to name what it packed, got \`${stdout}\``);
-  return { filename: packed.filename, paths: packed.files.map((file) => file.path) };
+  return paths;
 }

@@ -1,393 +1,378 @@
-import { once } from "node:events";
-import type pg from "pg";
-import { describe, expect, test } from "vitest";
-import { advisoryLocks, connect, holdersOf, onServer, type Session, uniqueId } from "../support/database.ts";
-import { until } from "../support/until.ts";
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import {
+  cancelRequest,
+  WaitingServer,
+  waitAndTell,
+  waitInBlock,
+  waitOnce,
+  waitUntilGranted,
+} from "../support/bounded-wait.ts";
+import { type Session, uniqueId, uniqueKey } from "../support/database.ts";
 
-// The facts about PostgreSQL that waiting for a lock and locking in a transaction lean on, each proven on the real server.
-// Those about session locks and settings are in postgres-behavior.test.ts.
+// The facts about PostgreSQL that waiting in the server leans on, each proven on the real server with plain clients. Those of the
+// queue, of deadlocks and of the settings of a role are in postgres-behavior-queue.test.ts.
 
-const channel = "pg_locker_test";
+let server: WaitingServer;
 
-// https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADVISORY-LOCKS
-describe("a transaction's advisory lock", () => {
-  test("is freed at the end of its statement outside of a transaction block", async () => {
+beforeAll(async () => {
+  server = await WaitingServer.start();
+  return () => server[Symbol.asyncDispose]();
+});
+beforeEach(() => server.log.mark());
+afterEach(async () => {
+  expect((await server.log.entries()).filter(({ severity }) => severity === "PANIC")).toEqual([]);
+});
+
+/** A session that has the lock, and one that is to wait for it. */
+async function pair(id: bigint, bound = 60_000): Promise<{ holder: Session; waiter: Session }> {
+  const [holder, waiter] = [await server.connect(), await server.connect({ bound })];
+  await holder.query("select pg_advisory_lock($1)", [id.toString()]);
+  return { holder, waiter };
+}
+
+const unlock = (session: Session, id: bigint) =>
+  session.query("select pg_advisory_unlock($1)", [id.toString()]);
+
+const cancelBackend = async ({ processID }: Session): Promise<void> => {
+  await server.rows("select pg_cancel_backend($1)", [processID]);
+};
+
+const ways = [
+  ["pg_cancel_backend", cancelBackend],
+  ["a CancelRequest", cancelRequest],
+] as const;
+
+// https://www.postgresql.org/docs/current/plpgsql-control-structures.html#PLPGSQL-ERROR-TRAPPING
+describe("a bounded wait in a block that catches its end", () => {
+  test("writes nothing to the server's log when its bound passes, and raises nothing", async () => {
     const id = uniqueId();
-    const session = await connect();
-    expect(await tryXactLock(session, id)).toBe(true);
-    expect(await advisoryLocks()).toEqual([]);
-    expect(await tryLock(await connect(), id)).toBe(true);
+    const { waiter } = await pair(id, 50);
+    expect(await waitOnce(waiter, id)).toBe(false);
+    expect(await server.log.entries(waiter.processID)).toEqual([]);
+    expect(await server.pidsOf(id, "waiting")).toEqual([]);
   });
 
-  test("is refused, and not waited for, while another session holds the id in shared mode", async () => {
+  test.each(ways)("nor when it is cancelled by %s", async (_, cancel) => {
     const id = uniqueId();
-    const holder = await connect();
-    expect(await tryLockShared(holder, id)).toBe(true);
-    expect(await tryXactLock(await connect(), id)).toBe(false);
-    expect(await advisoryLocks()).toEqual([
-      { id, space: "bigint", pid: holder.processID, mode: "ShareLock", granted: true },
+    const { waiter } = await pair(id);
+    const waiting = waitOnce(waiter, id);
+    await server.waiting(id, waiter);
+    await cancel(waiter);
+    expect(await waiting).toBe(false);
+    expect(await server.log.entries(waiter.processID)).toEqual([]);
+  });
+
+  test("is granted the lock when the holder gives it back, or its session ends", async () => {
+    const id = uniqueId();
+    const { holder, waiter } = await pair(id);
+    const third = await server.connect({ bound: 60_000 });
+    const [second, last] = [waitOnce(waiter, id), server.waiting(id, waiter).then(() => waitOnce(third, id))];
+    await server.waiting(id, waiter, third);
+    await unlock(holder, id);
+    expect(await second).toBe(true);
+    await server.rows("select pg_terminate_backend($1)", [waiter.processID]);
+    expect(await last).toBe(true);
+  });
+});
+
+describe("without the block", () => {
+  test("a bound that passes is an error of the client and of the log, once", async () => {
+    const id = uniqueId();
+    const { waiter } = await pair(id, 50);
+    const refused = waiter.query("select pg_advisory_lock($1)", [id.toString()]);
+    await expect(refused).rejects.toMatchObject({ code: "55P03" });
+    expect(await server.log.complaints(waiter.processID)).toEqual([
+      { pid: waiter.processID, severity: "ERROR", text: "canceling statement due to lock timeout" },
     ]);
   });
 
-  test("refuses a shared one to another session until its transaction ends", async () => {
+  test("so is a cancel", async () => {
     const id = uniqueId();
-    const [holder, other] = [await connect(), await connect()];
-    await holder.query("begin");
-    expect(await tryXactLock(holder, id)).toBe(true);
-    expect(await tryLockShared(other, id)).toBe(false);
-    await holder.query("commit");
-    expect(await tryLockShared(other, id)).toBe(true);
+    const { waiter } = await pair(id);
+    const refused = expect(
+      waiter.query("select pg_advisory_lock($1)", [id.toString()]),
+    ).rejects.toMatchObject({ code: "57014" });
+    await server.waiting(id, waiter);
+    await cancelBackend(waiter);
+    await refused;
+    expect(await server.log.complaints(waiter.processID)).toEqual([
+      { pid: waiter.processID, severity: "ERROR", text: "canceling statement due to user request" },
+    ]);
+  });
+});
+
+describe("the rollback of the block", () => {
+  test("keeps the session's lock that was taken in it, and reverts a setting that was set in it", async () => {
+    const id = uniqueId();
+    const session = await server.connect();
+    await session.query(`do $$ begin
+      perform pg_advisory_lock(${id});
+      perform set_config('pg_locker.got', 'yes', false);
+      raise sqlstate '55P03';
+    exception when lock_not_available then null; end $$`);
+    expect(await server.pidsOf(id, "granted")).toEqual([session.processID]);
+    const { rows } = await session.query("select current_setting('pg_locker.got', true) as got");
+    expect(rows).not.toEqual([{ got: "yes" }]);
   });
 
-  test("is granted twice in one transaction, and one commit frees both", async () => {
-    const id = uniqueId();
-    const session = await connect();
-    await session.query("begin");
-    expect([await tryXactLock(session, id), await tryXactLock(session, id)]).toEqual([true, true]);
-    expect(await holdersOf(id)).toEqual([session.processID]);
-    await session.query("commit");
-    expect(await advisoryLocks()).toEqual([]);
-    expect(await tryLock(await connect(), id)).toBe(true);
-  });
-
-  test("is freed by a rollback to a savepoint that is older than it", async () => {
-    const id = uniqueId();
-    const session = await connect();
-    await session.query("begin");
-    await session.query("savepoint a");
-    expect(await tryXactLock(session, id)).toBe(true);
-    await session.query("rollback to savepoint a");
-    expect(await advisoryLocks()).toEqual([]);
-    expect(await tryLock(await connect(), id)).toBe(true);
-  });
-
-  test("is kept by a rollback to a savepoint that is younger than it", async () => {
-    const id = uniqueId();
-    const session = await connect();
-    await session.query("begin");
-    expect(await tryXactLock(session, id)).toBe(true);
-    await session.query("savepoint a");
-    await session.query("rollback to savepoint a");
-    expect(await holdersOf(id)).toEqual([session.processID]);
-    expect(await tryLock(await connect(), id)).toBe(false);
-  });
-
-  test("taken before a savepoint and again after it is kept by the rollback to it", async () => {
-    const id = uniqueId();
-    const session = await connect();
-    await session.query("begin");
-    expect(await tryXactLock(session, id)).toBe(true);
-    await session.query("savepoint a");
-    expect(await tryXactLock(session, id)).toBe(true);
-    await session.query("rollback to savepoint a");
-    expect(await holdersOf(id)).toEqual([session.processID]);
-  });
-
+  // The one moment, made long: the backend is stopped, and finds both when it goes on.
   test.each([
-    ["its client ends", (session: Session) => session.end()],
-    ["it is terminated", (session: Session) => terminate(session)],
-  ])(
-    "is freed, and what was written is gone, when the session is in mid-transaction and %s",
-    async (_how, end) => {
-      await using table = await createTable();
-      const id = uniqueId();
-      const [session, other] = [await connect(), await connect()];
-      await session.query("begin");
-      expect(await tryXactLock(session, id)).toBe(true);
-      await session.query(`insert into ${table.name} values (1)`);
-      await end(session);
-      await until(() => tryLock(other, id));
-      expect(await countOf(other, table.name)).toBe(0);
-    },
-  );
-});
-
-describe("a shared advisory lock", () => {
-  test("is held by two sessions together", async () => {
+    ["its cancel", 60_000, cancelBackend],
+    [
+      "its bound",
+      1_000,
+      async () => void (await server.rows("select pg_sleep(1.1)")), // The alarm of a stopped process goes off.
+    ],
+  ])("keeps the lock that was granted in the very moment of %s", async (_, bound, end) => {
     const id = uniqueId();
-    const sessions = [await connect(), await connect()];
-    for (const session of sessions) expect(await tryLockShared(session, id)).toBe(true);
-    const pids = sessions.map((session) => session.processID);
-    expect((await holdersOf(id)).sort()).toEqual(pids.sort());
+    const { holder, waiter } = await pair(id, bound);
+    const waiting = waiter.query(waitInBlock(id));
+    await server.waiting(id, waiter);
+    await server.whileStopped(waiter, async () => {
+      await unlock(holder, id);
+      expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
+      await end(waiter);
+    });
+    await waiting;
+    expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
+    // Once, so that it was the block's.
+    expect((await unlock(waiter, id)).rows).toEqual([{ pg_advisory_unlock: true }]);
+    expect(await server.pidsOf(id, "granted")).toEqual([]);
+    expect(await server.log.entries(waiter.processID)).toEqual([]);
+  });
+
+  test("without the block, that moment is an error, and the lock is there", async () => {
+    const id = uniqueId();
+    const { holder, waiter } = await pair(id);
+    const refused = expect(
+      waiter.query("select pg_advisory_lock($1)", [id.toString()]),
+    ).rejects.toMatchObject({ code: "57014" });
+    await server.waiting(id, waiter);
+    await server.whileStopped(waiter, async () => {
+      await unlock(holder, id);
+      await cancelBackend(waiter);
+    });
+    await refused;
+    expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
   });
 });
 
-// Two's complement on both sides: https://www.postgresql.org/docs/current/functions-math.html
-describe("# of two bigints", () => {
-  const ids = [0n, 1n, -1n, 2n ** 63n - 1n, -(2n ** 63n), 2n ** 53n + 1n, -(2n ** 53n) - 1n];
+describe("a try by the session that waited, in the same message,", () => {
+  test("is true when the block was granted the lock, which it then has twice", async () => {
+    const id = uniqueId();
+    const session = await server.connect({ bound: 60_000 });
+    expect(await waitOnce(session, id)).toBe(true);
+    await unlock(session, id);
+    expect(await server.pidsOf(id, "granted")).toEqual([session.processID]);
+    await unlock(session, id);
+    expect(await server.pidsOf(id, "granted")).toEqual([]);
+  });
 
-  test.each(ids)("is the xor of JavaScript, and its own inverse, for %d", async (a) => {
-    const session = await connect();
-    for (const b of [4242n, -4242n, 2n ** 62n + 1n, -(2n ** 63n), uniqueId()]) {
-      const sql = "select $1::bigint # $2::bigint as xor, ($1::bigint # $2::bigint) # $2::bigint as back";
-      const { rows } = await session.query(sql, [a, b]);
-      expect(rows).toEqual([{ xor: String(BigInt.asIntN(64, a ^ b)), back: String(a) }]);
+  test("is true when the lock came free after the bound", async () => {
+    const id = uniqueId();
+    const { holder, waiter } = await pair(id, 50);
+    // Between the two it waits for another lock, until this one is free.
+    const gate = uniqueId();
+    await holder.query("select pg_advisory_lock($1)", [gate.toString()]);
+    const waiting = waiter.query(
+      `${waitInBlock(id)}; set lock_timeout = 0; select pg_advisory_lock(${gate}); select pg_try_advisory_lock(${id}) as got`,
+    );
+    await server.waiting(gate, waiter);
+    for (const lock of [id, gate]) await unlock(holder, lock);
+    expect((await waiting) as unknown).toMatchObject({ 3: { rows: [{ got: true }] } });
+    expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
+  });
+
+  test("is true when the lock was granted in the very moment of the cancel", async () => {
+    const id = uniqueId();
+    const { holder, waiter } = await pair(id);
+    const waiting = waitOnce(waiter, id);
+    await server.waiting(id, waiter);
+    await server.whileStopped(waiter, async () => {
+      await unlock(holder, id);
+      await cancelBackend(waiter);
+    });
+    expect(await waiting).toBe(true);
+    expect(await server.log.entries(waiter.processID)).toEqual([]);
+  });
+
+  test("tells whether the session has the lock, whenever the cancel comes: 300 times around the grant", async () => {
+    const id = uniqueId();
+    const { holder, waiter } = await pair(id);
+    const answers: unknown[] = [];
+    for (let i = 0; i < 300; i += 1) {
+      const waiting = waitOnce(waiter, id).catch((error: { code?: string }) => error.code);
+      await server.waiting(id, waiter);
+      const unlocked =
+        i % 3 === 0 ? cancelRequest(waiter).then(() => unlock(holder, id)) : unlock(holder, id);
+      await Promise.all([unlocked, i % 3 === 0 ? undefined : cancelRequest(waiter)]);
+      const answer = await waiting;
+      answers.push(answer);
+      // A cancel that comes after the wait fails what comes after the wait: then nothing is known, and a session lock stays.
+      if (typeof answer === "boolean")
+        expect(await server.pidsOf(id, "granted")).toEqual(answer ? [waiter.processID] : []);
+      else expect(answer).toBe("57014");
+      await waiter.query("select pg_advisory_unlock_all()");
+      expect(await server.pidsOf(id, "granted")).toEqual([]);
+      await holder.query("select pg_advisory_lock($1)", [id.toString()]);
     }
+    expect(answers).toContain(true);
   });
 });
 
-describe("an unlock that notifies if there is a marker", () => {
-  // True: unlocked and notified. False: unlocked, and there was nobody to notify. Null: there was nothing to unlock.
-  const unlockAndNotify = `
-    select case when pg_advisory_unlock($1) then
-             case when pg_try_advisory_xact_lock($1 # 4242) then false
-                  else pg_notify('${channel}', $1::text) is not null end
-           end as value`;
-  const markerOf = (id: bigint) => BigInt.asIntN(64, id ^ 4242n);
-
-  test("notifies while another session has the marker, and is free when the notification arrives", async () => {
+describe("pg_advisory_unlock_all", () => {
+  test("frees a lock that is held more than once, and of either mode", async () => {
     const id = uniqueId();
-    const [holder, third, waiter] = [await connect(), await connect(), await listen()];
-    expect(await tryLock(holder, id)).toBe(true);
-    expect(await tryLockShared(waiter.session, markerOf(id))).toBe(true);
-    const granted = once(waiter.session, "notification").then(() => tryLock(third, id));
-    expect(await one(holder, unlockAndNotify, id)).toBe(true);
-    expect(await granted).toBe(true);
-    expect(waiter.heard).toEqual([String(id)]);
-    expect(await holdersOf(markerOf(id))).toEqual([waiter.session.processID]);
+    const session = await server.connect({ bound: 60_000 });
+    for (const mode of ["exclusive", "exclusive", "shared"] as const) await waitOnce(session, id, mode);
+    await session.query("select pg_advisory_unlock_all()");
+    expect(await server.pidsOf(id, "granted")).toEqual([]);
   });
 
-  test("notifies nobody without the marker, and leaves no lock", async () => {
-    const id = uniqueId();
-    const [holder, listener] = [await connect(), await listen()];
-    expect(await tryLock(holder, id)).toBe(true);
-    expect(await one(holder, unlockAndNotify, id)).toBe(false);
-    expect(await advisoryLocks()).toEqual([]);
-    await notify(holder, "later");
-    await until(() => listener.heard.includes("later"));
-    expect(listener.heard).toEqual(["later"]);
-  });
-
-  test("notifies nobody when there was nothing to unlock, even with the marker", async () => {
-    const id = uniqueId();
-    const [session, listener] = [await connect(), await listen()];
-    expect(await tryLockShared(listener.session, markerOf(id))).toBe(true);
-    expect(await one(session, unlockAndNotify, id)).toBeNull();
-    await notify(session, "later");
-    await until(() => listener.heard.includes("later"));
-    expect(listener.heard).toEqual(["later"]);
-  });
-});
-
-// https://www.postgresql.org/docs/current/sql-notify.html
-describe("a notification", () => {
-  test("is sent by a session of default_transaction_read_only", async () => {
-    const listener = await listen();
-    const session = await connect({ options: "-c default_transaction_read_only=on" });
-    expect(await one(session, "select current_setting('transaction_read_only') as value")).toBe("on");
-    await notify(session, "read-only");
-    await until(() => listener.heard.includes("read-only"));
-  });
-
-  test("is delivered after the commit of its transaction, and not before", async () => {
-    const [listener, sender, other] = [await listen(), await connect(), await connect()];
-    await sender.query("begin");
-    await notify(sender, "in a transaction");
-    await notify(other, "meanwhile");
-    await until(() => listener.heard.includes("meanwhile"));
-    expect(listener.heard).toEqual(["meanwhile"]);
-    await sender.query("commit");
-    await until(() => listener.heard.includes("in a transaction"));
-    expect(listener.heard).toEqual(["meanwhile", "in a transaction"]);
-  });
-
-  test("of a transaction that is rolled back is never delivered", async () => {
-    const [listener, sender] = [await listen(), await connect()];
-    await sender.query("begin");
-    await notify(sender, "rolled back");
-    await sender.query("rollback");
-    await notify(sender, "later");
-    await until(() => listener.heard.includes("later"));
-    expect(listener.heard).toEqual(["later"]);
-  });
-
-  test("is lost for a session that is terminated before it, and listens again after it", async () => {
-    const [before, sender] = [await listen(), await connect()];
-    // Not events.once, which rejects with the error that comes first.
-    const ended = new Promise<void>((resolve) => before.session.once("end", resolve));
-    await terminate(before.session);
-    await ended;
-    await notify(sender, "in between");
-    const after = await listen();
-    await notify(sender, "later");
-    await until(() => after.heard.includes("later"));
-    expect([...before.heard, ...after.heard]).toEqual(["later"]);
-  });
-});
-
-describe("a session that listens and holds a session advisory lock", () => {
-  test("holds back no vacuum: it has neither backend_xmin nor backend_xid", async () => {
-    const { session } = await listen();
-    expect(await tryLock(session, uniqueId())).toBe(true);
-    const sql = "select state, backend_xmin, backend_xid from pg_stat_activity where pid = $1";
-    expect(await onServer(sql, [session.processID])).toEqual([
-      { state: "idle", backend_xmin: null, backend_xid: null },
+  test("writes nothing to the log when nothing is held, where pg_advisory_unlock writes a warning", async () => {
+    const session = await server.connect();
+    const notices: unknown[] = [];
+    session.on("notice", ({ message }) => notices.push(message));
+    await session.query("select pg_advisory_unlock_all()");
+    expect(notices).toEqual([]);
+    expect(await server.log.entries(session.processID)).toEqual([]);
+    await unlock(session, uniqueId());
+    expect(notices).toEqual(["you don't own a lock of type ExclusiveLock"]);
+    expect(await server.log.complaints(session.processID)).toEqual([
+      { pid: session.processID, severity: "WARNING", text: "you don't own a lock of type ExclusiveLock" },
     ]);
   });
+});
 
-  test("isn't waited for by CREATE INDEX CONCURRENTLY", async () => {
-    await using table = await createTable();
+// https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS
+describe("a CancelRequest", () => {
+  test.each(ways)("(or %s) ends a wait at once", async (_, cancel) => {
     const id = uniqueId();
-    const { session } = await listen();
-    expect(await tryLock(session, id)).toBe(true);
-    const indexer = await connect({ statement_timeout: 10_000 });
-    await indexer.query(`create index concurrently on ${table.name} (value)`);
-    expect(await holdersOf(id)).toEqual([session.processID]);
+    const { waiter } = await pair(id);
+    const waiting = waitOnce(waiter, id);
+    await server.waiting(id, waiter);
+    const start = performance.now();
+    await cancel(waiter);
+    await waiting;
+    expect(performance.now() - start).toBeLessThan(1_000);
   });
 
-  test("is waited for by it once it has a snapshot", async () => {
-    await using table = await createTable();
-    const { session } = await listen();
-    await session.query("begin isolation level repeatable read");
-    expect(await tryXactLock(session, uniqueId())).toBe(true);
-    const indexer = await connect({ statement_timeout: 10_000 });
-    const indexed = indexer.query(`create index concurrently on ${table.name} (value)`);
-    const sql = "select from pg_locks where pid = $1 and locktype = 'virtualxid' and not granted";
-    await until(async () => (await onServer(sql, [indexer.processID])).length > 0);
-    await session.query("commit");
-    await indexed;
+  test("needs no free connection of the server", async () => {
+    const id = uniqueId();
+    const { waiter } = await pair(id);
+    const waiting = waitOnce(waiter, id);
+    await server.waiting(id, waiter);
+    // As many as the server has.
+    const others: Session[] = [];
+    for (let refused: unknown; refused === undefined; ) {
+      await Promise.all(
+        Array.from({ length: 10 }, () =>
+          server.connect().then(
+            (session) => others.push(session),
+            (error: unknown) => {
+              refused = error;
+            },
+          ),
+        ),
+      );
+      if (refused !== undefined) expect(refused).toMatchObject({ code: "53300" });
+    }
+    await expect(server.connect()).rejects.toMatchObject({ code: "53300" });
+    await cancelRequest(waiter);
+    expect(await waiting).toBe(false);
+    await Promise.all(others.map((other) => other.end()));
+  });
+
+  test("that comes late does nothing to a session that is idle, nor to its next statement", async () => {
+    const session = await server.connect();
+    for (let i = 0; i < 50; i += 1) {
+      await session.query("select 1");
+      await cancelRequest(session);
+      await session.query("select pg_sleep(0.002)");
+    }
+    expect(await server.log.entries(session.processID)).toEqual([]);
+  });
+
+  test("with another key does nothing", async () => {
+    const id = uniqueId();
+    const { holder, waiter } = await pair(id);
+    const waiting = waitOnce(waiter, id);
+    await server.waiting(id, waiter);
+    const { host, port, processID, secretKey } = waiter as Session & { secretKey: number };
+    await cancelRequest({ host, port, processID, secretKey: secretKey ^ 1 } as unknown as Session);
+    expect(await server.pidsOf(id, "waiting")).toEqual([waiter.processID]);
+    await unlock(holder, id);
+    expect(await waiting).toBe(true);
   });
 });
 
-// https://www.postgresql.org/docs/current/transaction-iso.html
-describe("what the previous holder committed", () => {
-  test("is seen under the lock in read committed, even by a transaction with an older statement", async () => {
-    await using table = await createTable();
+describe("a wait in a transaction, for the transaction's own lock,", () => {
+  const call = "pg_catalog.pg_advisory_xact_lock";
+  const begin = "begin; set local lock_timeout = '60s'";
+
+  test("is granted, and kept after the block until the end of the transaction", async () => {
     const id = uniqueId();
-    const [previous, next] = [await connect(), await connect()];
-    await next.query("begin isolation level read committed");
-    expect(await countOf(next, table.name)).toBe(0);
-    await writeUnderLock(previous, id, table.name);
-    expect(await tryXactLock(next, id)).toBe(true);
-    expect(await countOf(next, table.name)).toBe(1);
-    await next.query("commit");
+    const { holder, waiter } = await pair(id);
+    await waiter.query(begin);
+    const waiting = waiter.query(waitInBlock(id, call));
+    await server.waiting(id, waiter);
+    await unlock(holder, id);
+    await waiting;
+    expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
+    await waiter.query("commit");
+    expect(await server.pidsOf(id, "granted")).toEqual([]);
   });
 
-  test("isn't seen under the lock in repeatable read, when a statement before it took the snapshot", async () => {
-    await using table = await createTable();
+  test("leaves the transaction as it was when the bound passes, and the setting local", async () => {
     const id = uniqueId();
-    const [previous, next] = [await connect(), await connect()];
-    await next.query("begin isolation level repeatable read");
-    await next.query("select 1");
-    await writeUnderLock(previous, id, table.name);
-    expect(await tryXactLock(next, id)).toBe(true);
-    expect(await countOf(next, table.name)).toBe(0);
-    await next.query("commit");
+    const { waiter } = await pair(id, 0);
+    await waiter.query("begin; set local lock_timeout = '50ms'");
+    await waiter.query(waitInBlock(id, call));
+    expect((await waiter.query("select pg_try_advisory_xact_lock($1) as got", [id.toString()])).rows).toEqual(
+      [{ got: false }],
+    );
+    expect((await waiter.query("commit")).command).toBe("COMMIT");
+    expect((await waiter.query("show lock_timeout")).rows).toEqual([{ lock_timeout: "0" }]);
+    expect(await server.log.entries(waiter.processID)).toEqual([]);
   });
 
-  test("isn't seen under the lock in repeatable read, when a refused try took the snapshot", async () => {
-    await using table = await createTable();
+  test("that is cancelled in the moment of its grant gives the lock back, and the transaction goes on", async () => {
     const id = uniqueId();
-    const [previous, next] = [await connect(), await connect()];
-    await previous.query("begin");
-    expect(await tryXactLock(previous, id)).toBe(true);
-    await next.query("begin isolation level repeatable read");
-    expect(await tryXactLock(next, id)).toBe(false);
-    await previous.query(`insert into ${table.name} values (1)`);
-    await previous.query("commit");
-    expect(await tryXactLock(next, id)).toBe(true);
-    expect(await countOf(next, table.name)).toBe(0);
-    await next.query("commit");
-  });
-
-  test("isn't seen under the lock in repeatable read, when the first statement waited for it", async () => {
-    await using table = await createTable();
-    const id = uniqueId();
-    const [previous, next] = [await connect(), await connect()];
-    await previous.query("begin");
-    expect(await tryXactLock(previous, id)).toBe(true);
-    await next.query("begin isolation level repeatable read");
-    const granted = next.query("select pg_advisory_xact_lock($1)", [id]);
-    await until(async () => (await advisoryLocks()).some((lock) => !lock.granted));
-    await previous.query(`insert into ${table.name} values (1)`);
-    await previous.query("commit");
-    await granted;
-    expect(await countOf(next, table.name)).toBe(0);
-    await next.query("commit");
-  });
-
-  test("is seen under the lock in repeatable read, when the try that is granted is the first statement", async () => {
-    await using table = await createTable();
-    const id = uniqueId();
-    const [previous, next] = [await connect(), await connect()];
-    await next.query("begin isolation level repeatable read");
-    await writeUnderLock(previous, id, table.name);
-    expect(await tryXactLock(next, id)).toBe(true);
-    expect(await countOf(next, table.name)).toBe(1);
-    await next.query("commit");
+    const { holder, waiter } = await pair(id);
+    await waiter.query(begin);
+    const waiting = waiter.query(waitInBlock(id, call));
+    await server.waiting(id, waiter);
+    await server.whileStopped(waiter, async () => {
+      await unlock(holder, id);
+      expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
+      await cancelBackend(waiter);
+    });
+    await waiting;
+    expect(await server.pidsOf(id, "granted")).toEqual([]);
+    expect((await waiter.query("commit")).command).toBe("COMMIT");
   });
 });
 
-// https://www.postgresql.org/docs/current/sql-commit.html
-describe("commit", () => {
-  test("of a transaction in which a statement failed answers ROLLBACK, and no error", async () => {
-    const session = await connect();
-    await session.query("begin");
-    await expect(session.query("select no_such_column")).rejects.toMatchObject({ code: "42703" });
-    expect((await session.query("commit")).command).toBe("ROLLBACK");
-  });
-
-  test("of a transaction without a failure answers COMMIT", async () => {
-    const session = await connect();
-    await session.query("begin");
-    await session.query("select 1");
-    expect((await session.query("commit")).command).toBe("COMMIT");
-  });
+// Each database has its own plpgsql, and whoever owns it may take it away.
+test("without a right to plpgsql the block fails with 42501, and the plain statement serves", async () => {
+  const [database, role] = ["a", "b"].map((prefix) => uniqueKey(prefix).replace(":", "_"));
+  await server.rows(`create database ${database}`);
+  await server.rows(`create role ${role} login`);
+  const url = new URL(server.url);
+  url.pathname = `/${database}`;
+  const owner = await server.connect({ connectionString: url.href });
+  await owner.query("revoke usage on language plpgsql from public");
+  url.username = role as string;
+  const session = await server.connect({ connectionString: url.href, bound: 50 });
+  const id = uniqueId();
+  await expect(session.query(waitAndTell(id))).rejects.toMatchObject({ code: "42501" });
+  expect(await server.pidsOf(id, "granted")).toEqual([]);
+  await session.query("select pg_advisory_lock($1)", [id.toString()]);
+  await owner.query("set lock_timeout = 50");
+  const refused = owner.query("select pg_advisory_lock($1)", [id.toString()]);
+  await expect(refused).rejects.toMatchObject({ code: "55P03" });
+  await waitUntilGranted(owner, uniqueId());
+  for (const client of [owner, session]) await client.end();
+  await server.rows(`drop database ${database} with (force)`);
+  await server.rows(`drop role ${role}`);
 });
-
-async function one(session: pg.Client, sql: string, ...values: unknown[]): Promise<unknown> {
-  return (await session.query<{ value: unknown }>(sql, values)).rows[0]?.value;
-}
-
-function tryLock(session: pg.Client, id: bigint): Promise<unknown> {
-  return one(session, "select pg_try_advisory_lock($1) as value", id);
-}
-
-function tryLockShared(session: pg.Client, id: bigint): Promise<unknown> {
-  return one(session, "select pg_try_advisory_lock_shared($1) as value", id);
-}
-
-function tryXactLock(session: pg.Client, id: bigint): Promise<unknown> {
-  return one(session, "select pg_try_advisory_xact_lock($1) as value", id);
-}
-
-function countOf(session: pg.Client, table: string): Promise<unknown> {
-  return one(session, `select count(*)::int as value from ${table}`);
-}
-
-async function writeUnderLock(session: pg.Client, id: bigint, table: string): Promise<void> {
-  await session.query("begin");
-  expect(await tryXactLock(session, id)).toBe(true);
-  await session.query(`insert into ${table} values (1)`);
-  await session.query("commit");
-}
-
-async function notify(session: pg.Client, payload: string): Promise<void> {
-  await session.query("select pg_notify($1, $2)", [channel, payload]);
-}
-
-/** A session that listens, and the payloads that it was sent, in their order. */
-async function listen(): Promise<{ readonly session: Session; readonly heard: readonly string[] }> {
-  const session = await connect();
-  const heard: string[] = [];
-  session.on("notification", (message) => heard.push(message.payload ?? ""));
-  await session.query(`listen ${channel}`);
-  return { session, heard };
-}
-
-async function terminate(session: Session): Promise<void> {
-  await onServer("select pg_terminate_backend($1)", [session.processID]);
-}
-
-/** An empty table of one int column, `value`, dropped at the end of the test. */
-async function createTable(): Promise<AsyncDisposable & { readonly name: string }> {
-  // A test that fails in mid-transaction fails for its own reason, and not because this drop waits for it.
-  const session = await connect({ lock_timeout: 2000 });
-  await session.query("create table written (value int)");
-  return {
-    name: "written",
-    [Symbol.asyncDispose]: async () => {
-      await session.query("drop table written");
-    },
-  };
-}

@@ -20,7 +20,7 @@ test("a lock is taken, excludes others, is refreshed and released", async () => 
 });
 
 test("a session is returned with the settings it had", async () => {
-  const pool = createPool({ max: 1 });
+  const pool = createPool({ max: 2 });
   await pool.query(
     "set idle_session_timeout = 600000; set application_name = 'mine'; set statement_timeout = 4000",
   );
@@ -39,7 +39,7 @@ test("a session is returned with the settings it had", async () => {
 test.each(["discard all", "deallocate all"])(
   "a pooled connection on which somebody ran %s still carries locks",
   async (discard) => {
-    const pool = createPool({ max: 1 });
+    const pool = createPool({ max: 2 });
     await using locker = new PostgresLocker({ pool });
     const key = uniqueKey();
     await (await locker.acquire(key)).release();
@@ -54,7 +54,7 @@ test.each(["discard all", "deallocate all"])(
 );
 
 test("a connection on which a client before it has left the statements prepared carries locks", async () => {
-  const first = createPool({ max: 1 });
+  const first = createPool({ max: 2 });
   const names = async (): Promise<string[]> => {
     const { rows } = await first.query("select name from pg_prepared_statements");
     return rows.map(({ name }) => name);
@@ -73,7 +73,7 @@ test("a connection on which a client before it has left the statements prepared 
   const prepared = await names();
   expect(prepared.length).toBeGreaterThanOrEqual(4);
   // As behind a pooler that resets nothing: the server knows the names, and the client does not.
-  const second = createPool({ max: 1 });
+  const second = createPool({ max: 2 });
   const client = await second.connect();
   for (const name of prepared) await client.query(`prepare ${name} as select 'somebody else'`);
   const refused = client.query({ name: prepared[0] ?? "", text: "select 1" });
@@ -84,7 +84,7 @@ test("a connection on which a client before it has left the statements prepared 
 });
 
 test("a role's serializable default changes nothing", async () => {
-  const pool = createPool({ max: 1 });
+  const pool = createPool({ max: 2 });
   await pool.query(
     "set default_transaction_isolation = serializable; set default_transaction_read_only = on",
   );

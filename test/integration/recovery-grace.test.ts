@@ -117,6 +117,8 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     await waitUntilOlderThan(1_100);
     const grace = { sessions, recoveryGrace: "1s" } as const;
     await using holder = new PostgresLocker({ pool: poolOf(), ...grace });
+    // On a connection that has been in the pool again, too.
+    await (await holder.acquire(uniqueKey())).release();
     const lock = await holder.acquire(uniqueKey());
     await makeYoung();
     await using cold = new PostgresLocker({ pool: poolOf(), ...grace });
@@ -137,8 +139,11 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
   test("a connection is asked once, however many locks it carries", async () => {
     await waitUntilOlderThan(500);
     const asked: string[] = [];
-    const pool = poolOf({ max: 1 });
+    // With a single one, the locks are beside the pool.
+    const pool = poolOf({ max: 2 });
+    let connections = 0;
     pool.on("connect", (client) => {
+      connections += 1;
       const query = client.query.bind(client) as (...args: unknown[]) => unknown;
       client.query = ((...args: unknown[]) => {
         asked.push((args[0] as { text: string }).text);
@@ -147,7 +152,8 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     });
     await using locker = new PostgresLocker({ pool, sessions, recoveryGrace: 400 });
     for (let i = 0; i < 5; i++) await (await locker.acquire(uniqueKey())).release();
-    expect(asked.filter((text) => text.includes("pg_postmaster_start_time"))).toHaveLength(1);
+    expect(asked.filter((text) => text.includes("is_contradicted"))).toHaveLength(connections);
+    expect(connections).toBeLessThanOrEqual(2);
   });
 });
 

@@ -19,7 +19,7 @@ import { until } from "../support/until.ts";
 
 // A lock needs a session of the pool: how long is waited for one, what is said when there is none, and how it is left.
 
-describe("a pool of one", () => {
+describe("a pool of few connections", () => {
   test("is saturated while a lock is held", async () => {
     const pool = await createOpenPool({ max: 1 });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "50ms" });
@@ -33,13 +33,14 @@ describe("a pool of one", () => {
   });
 
   test("gets a connection back untouched that comes after its caller gave up", async () => {
-    const pool = createPool({ max: 1 });
+    const pool = createPool({ max: 2 });
     await using locker = new PostgresLocker({ pool, connWaitTimeout: "50ms" });
-    const client = await pool.connect();
+    const [client, other] = [await pool.connect(), await pool.connect()];
     await client.query("select 1");
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
     client.release();
     await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
+    other.release();
     expect((await activity(client)).query).toBe("select 1");
     expect(await advisoryLocks()).toEqual([]);
   });
@@ -185,16 +186,21 @@ describe("a session's settings", () => {
     set default_transaction_isolation = 'serializable'`;
 
   test("are back after a release, and after a refusal", async () => {
-    const pool = createPool({ max: 1 });
+    const pool = createPool({ max: 2 });
     await pool.query(own);
-    const before = (await pool.query(settings)).rows;
+    const settingsOfAll = async () => {
+      await until(() => pool.idleCount === pool.totalCount);
+      expect(pool.totalCount).toBe(1);
+      return (await pool.query(settings)).rows;
+    };
+    const before = await settingsOfAll();
     await using locker = new PostgresLocker({ pool });
     await using elsewhere = new PostgresLocker({ pool: createPool() });
     await (await locker.acquire(uniqueKey())).release();
-    expect((await pool.query(settings)).rows).toEqual(before);
+    expect(await settingsOfAll()).toEqual(before);
     await using held = await elsewhere.acquire(uniqueKey());
     expect(await locker.tryAcquire(held.key)).toBeUndefined();
-    expect((await pool.query(settings)).rows).toEqual(before);
+    expect(await settingsOfAll()).toEqual(before);
   });
 
   test.each([

@@ -74,7 +74,7 @@ describe("the sessions of a locker", () => {
   });
 
   test("are opened anew after that", async () => {
-    const pool = createPool({ max: 1 });
+    const pool = createPool({ max: 2 });
     await using locker = sharing(pool);
     for (let round = 0; round < 3; round++) {
       const lock = await locker.acquire(uniqueKey());
@@ -98,7 +98,7 @@ describe("the sessions of a locker", () => {
         tcp_keepalives_count: "5",
         tcp_user_timeout: "123456",
       });
-      const pool = createPool({ connectionString: role.url, max: 1, application_name: "somebody's" });
+      const pool = createPool({ connectionString: role.url, max: 2, application_name: "somebody's" });
       await using locker = sharing(pool, { ttlEnforcement });
       const before = await settings(pool);
       expect(before).toMatchObject({ application_name: "somebody's", tcp_user_timeout: "123456" });
@@ -115,7 +115,7 @@ describe("the sessions of a locker", () => {
     const { pool, clients } = counting({ connectionString: role.url });
     await using locker = sharing(pool);
     const locks = await acquireMany(locker, 20);
-    const idle = createPool({ connectionString: role.url, max: 1 });
+    const idle = createPool({ connectionString: role.url, max: 2 });
     await idle.query("select 1");
     await until(() => idle.totalCount === 0);
     await clients[0]?.query("select pg_sleep(0.3)");
@@ -461,7 +461,7 @@ describe("the end of a session", () => {
     expect(sorted(await advisoryLocks())).toEqual(sorted(next));
   });
 
-  test("while much is under way fails all of it, and leaves nothing", async () => {
+  test("while much is under way fails what was sent, and asks the rest again on a new session", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
@@ -472,11 +472,12 @@ describe("the end of a session", () => {
     const acquired = Array.from({ length: 20 }, () => locker.acquire(uniqueKey()));
     const all = Promise.allSettled([...refreshed, ...released, ...acquired]);
     await terminateHolder(locks[0]);
-    const codes = (await all).map((each) => (each.status === "rejected" ? each.reason.code : "fulfilled"));
-    expect(codes).toEqual([...Array(20).fill("LOCK_NOT_HELD"), ...Array(20).fill("DATABASE_ERROR")]);
+    await until(() => locks[0]?.held === false);
     proxy.thaw();
-    await until(async () => (await advisoryLocks()).length === 0);
-    expect(pool.totalCount).toBe(0);
+    const codes = (await all).map((each) => (each.status === "rejected" ? each.reason.code : "fulfilled"));
+    expect(codes).toEqual([...Array(20).fill("LOCK_NOT_HELD"), ...Array(20).fill("fulfilled")]);
+    await until(async () => (await advisoryLocks()).length === 20);
+    for (const each of await Promise.all(acquired)) await each.release();
     await using again = await locker.acquire(locks[0]?.key ?? "");
     expect(again.held).toBe(true);
   });
@@ -819,7 +820,7 @@ test("statements that an administrator cancels at any moment leave in the server
   const cancelling = (async () => {
     while (!over) {
       await onServer(
-        "select pg_cancel_backend(pid) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = $1)",
+        "select pg_cancel_backend(pid) from pg_locks, generate_series(1, 3) where locktype = 'advisory' and database = (select oid from pg_database where datname = $1)",
         [new URL(databaseUrl()).pathname.slice(1)],
       );
     }
@@ -827,7 +828,7 @@ test("statements that an administrator cancels at any moment leave in the server
   const handles: Lock[] = [];
   let cancelled = 0;
   try {
-    for (let round = 0; round < 40; round++) {
+    for (let round = 0; round < 40 || (cancelled === 0 && round < 1_000); round++) {
       const asked = await Promise.allSettled(Array.from({ length: 200 }, () => locker.acquire(uniqueKey())));
       const mine: Lock[] = [];
       for (const each of asked) {
@@ -954,7 +955,7 @@ describe("a TTL that the server enforces", () => {
     await using locker = enforced(createPool({ connectionString: proxy.url }));
     await using other = enforced();
     const short = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
-    const long = await locker.acquire(uniqueKey(), { ttl: "30s" });
+    const long = await locker.acquire(uniqueKey(), { ttl: 1_000, autoRefresh: true });
     const signals = [short.signal, long.signal];
     proxy.freeze();
     for (const lock of [long, short]) {
@@ -962,19 +963,18 @@ describe("a TTL that the server enforces", () => {
       expect([short.held, long.held]).toEqual([false, false]);
     }
     await until(() => signals.every((signal) => signal.aborted));
-    expect(long.signal.reason).toBeInstanceOf(LockLostError);
   });
 
   test("ends belief in all of them by the clock alone", async () => {
     await using locker = enforced();
     await using other = enforced();
     const short = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
-    const long = await locker.acquire(uniqueKey(), { ttl: "30s" });
+    const long = await locker.acquire(uniqueKey(), { ttl: 1_000, autoRefresh: true });
     blockFor(1_400);
     expect([short.held, long.held]).toEqual([false, false]);
     expect(() => long.assertHeld()).toThrow();
     await using _next = await until(() => other.tryAcquire(long.key));
-    await expect(long.release()).rejects.toMatchObject({ reason: "lost" });
+    await expect(long.release()).rejects.toMatchObject({ code: "LOCK_NOT_HELD" });
     await expect(short.release()).rejects.toMatchObject({ code: "LOCK_NOT_HELD" });
   });
 
@@ -1086,9 +1086,9 @@ test("two keys with one id are told apart by name", async () => {
 
 describe("without a session to be had", () => {
   test("all who want one are told that the pool is saturated, and it is there when the pool has one", async () => {
-    const pool = createPool({ max: 1 });
+    const pool = createPool({ max: 2 });
     await using locker = sharing(pool, { connWaitTimeout: 200 });
-    const client = await pool.connect();
+    const [client, other] = [await pool.connect(), await pool.connect()];
     const asked = await Promise.allSettled(Array.from({ length: 20 }, () => locker.acquire(uniqueKey())));
     for (const each of asked)
       expect(each).toMatchObject({
@@ -1096,7 +1096,8 @@ describe("without a session to be had", () => {
         reason: { code: "LOCK_NOT_ACQUIRED", reason: "pool-saturated" },
       });
     client.release();
-    await until(() => pool.waitingCount === 0 && pool.idleCount === 1);
+    other.release();
+    await until(() => pool.waitingCount === 0 && pool.idleCount === 2);
     await (await locker.acquire(uniqueKey())).release();
   });
 

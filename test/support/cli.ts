@@ -15,6 +15,8 @@ export interface CliOptions {
   readonly cwd?: string;
   /** The system user to run it as: for root. */
   readonly account?: { readonly uid: number; readonly gid: number } | undefined;
+  /** Of a terminal; default 100. */
+  readonly columns?: number;
   /** Its program, where it is installed elsewhere. */
   readonly program?: string;
 }
@@ -90,7 +92,7 @@ export class CliChild implements AsyncDisposable {
   }
 }
 
-/** A program in a terminal of its own, of 100 columns and 30 lines: the controlling one of its session. */
+/** A program in a terminal of its own, of 30 lines: the controlling one of its session. */
 export class Terminal implements AsyncDisposable {
   /** Everything that came out, with its control sequences. */
   output = "";
@@ -113,10 +115,11 @@ export class Terminal implements AsyncDisposable {
   }
 
   /** Runs any program, such as an interactive shell, in which `pg-locker` is `$PG_LOCKER`. */
-  static start(file: string, args: readonly string[], { env, cwd }: CliOptions = {}): Terminal {
+  static start(file: string, args: readonly string[], options: CliOptions = {}): Terminal {
+    const { env, cwd, columns = 100 } = options;
     return new Terminal(
       pty.spawn(file, [...args], {
-        cols: 100,
+        cols: columns,
         rows: 30,
         env: environment({ TERM: "xterm-256color", PG_LOCKER: `${process.execPath} ${main}`, ...env }),
         ...(cwd !== undefined && { cwd }),

@@ -20,7 +20,7 @@ type Link = Record<ProxyDirection, Flow>;
  * network drops packets.
  */
 export class TcpProxy implements AsyncDisposable {
-  readonly #target: URL;
+  #target: URL;
   readonly #links = new Set<Link>();
   readonly #frozen = new Set<ProxyDirection>();
   #listener: Server | undefined;
@@ -70,6 +70,11 @@ export class TcpProxy implements AsyncDisposable {
   /** Everything read from here on is forwarded `milliseconds` later, each way. 0 (the default) is at once. */
   delay(milliseconds: number): void {
     this.#delay = milliseconds;
+  }
+
+  /** Connections are made to another server from here on. Those that there are stay with theirs. */
+  retarget(targetUrl: string): void {
+    this.#target = new URL(targetUrl);
   }
 
   /** Resets every connection, on both sides. New ones are accepted. */

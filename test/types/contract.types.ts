@@ -25,8 +25,9 @@ export async function transactionsCompile(postgres: PostgresLocker, client: Pool
     wait: true,
   });
   await postgres.withTransaction("key", (tx) => tx.query<{ one: number }>("select 1 as one"), { client });
-  // @ts-expect-error a transaction has no ttl: the lock ends with it
   await postgres.withTransaction("key", () => {}, { ttl: "5s" });
+  // @ts-expect-error a lock of a transaction has no token
+  await postgres.withTransaction("key", () => {}, { fencing: true });
   return rows;
 }
 

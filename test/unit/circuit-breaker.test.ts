@@ -7,7 +7,7 @@ import {
   timeout,
   wrap,
 } from "cockatiel";
-import { describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import {
   type CircuitBreaker,
   CircuitOpenError,
@@ -79,6 +79,95 @@ test.each([1, 2, 3, 7, 20, 100])("with minimumSamples %i, that many failures ope
     await run(at as CircuitBreaker, times(samples, "fail"));
     expect(await isOpen(at as CircuitBreaker), openAfter).toBe(true);
   }
+});
+
+describe("the default breaker, as time passes", () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+    // In the middle of its spread.
+    vi.spyOn(Math, "random").mockReturnValue(0.5);
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+    vi.restoreAllMocks();
+  });
+
+  const opened = async () => {
+    const breaker = createCircuitBreaker({ minimumSamples: 2 });
+    await run(breaker, ["fail", "fail"]);
+    return breaker;
+  };
+
+  test("refuses for half a second, then lets one operation through, and closes if that succeeds", async () => {
+    const breaker = await opened();
+    vi.advanceTimersByTime(499);
+    expect(await isOpen(breaker)).toBe(true);
+    vi.advanceTimersByTime(1);
+    let answer: () => void = () => {};
+    const probe = breaker.execute(() => new Promise<void>((resolve) => (answer = resolve)));
+    expect(await isOpen(breaker)).toBe(true);
+    answer();
+    await probe;
+    expect(await isOpen(breaker)).toBe(false);
+    // Nothing is left of what was counted before.
+    await run(breaker, ["ok", "fail", "fail", "fail"]);
+    expect(await isOpen(breaker)).toBe(false);
+  });
+
+  test("waits longer after each probe that failed, a minute at most", async () => {
+    const breaker = await opened();
+    const waits: number[] = [];
+    for (let probes = 0; probes < 14; probes += 1) {
+      let waited = 0;
+      let probed = false;
+      while (!probed) {
+        vi.advanceTimersByTime(50);
+        waited += 50;
+        await breaker
+          .execute(async () => {
+            probed = true;
+            throw new Error("still down");
+          })
+          .catch(() => {});
+      }
+      waits.push(waited);
+    }
+    expect(waits.slice(0, 4)).toEqual([500, 750, 1_150, 1_700]);
+    expect(waits.slice(-2)).toEqual([60_000, 60_000]);
+  });
+
+  test("forgets what is older than its window", async () => {
+    const breaker = createCircuitBreaker({ minimumSamples: 4, openAfter: "10s" });
+    await run(breaker, ["fail", "fail", "fail"]);
+    vi.advanceTimersByTime(11_000);
+    await run(breaker, ["fail", "fail", "fail"]);
+    expect(await isOpen(breaker)).toBe(false);
+  });
+
+  test("a success that has left the window keeps it closed no longer", async () => {
+    const breaker = createCircuitBreaker({ minimumSamples: 4, openAfter: "10s" });
+    await run(breaker, ["ok"]);
+    vi.advanceTimersByTime(11_000);
+    await run(breaker, ["fail", "fail", "fail", "fail"]);
+    expect(await isOpen(breaker)).toBe(true);
+  });
+
+  test("what was called before it opened, and ends later, changes nothing", async () => {
+    const breaker = createCircuitBreaker({ minimumSamples: 2 });
+    let answer: () => void = () => {};
+    const slow = breaker.execute(() => new Promise<void>((resolve) => (answer = resolve)));
+    await run(breaker, ["fail", "fail"]);
+    answer();
+    await slow;
+    expect(await isOpen(breaker)).toBe(true);
+  });
+
+  test("says that it refused, and why", async () => {
+    const breaker = await opened();
+    await expect(throughBreaker(breaker, async () => {})).rejects.toThrow(
+      "The circuit breaker refused: the circuit is open",
+    );
+  });
 });
 
 describe("through any object with execute(fn)", () => {

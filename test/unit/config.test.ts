@@ -1,8 +1,11 @@
+import { readFile } from "node:fs/promises";
 import pg from "pg";
 import { describe, expect, test } from "vitest";
+import { milliseconds } from "../../src/contract/duration.ts";
 import {
   configFromEnv,
   InvalidConfigError,
+  type LockerConfig,
   MemoryLocker,
   PostgresLocker,
   type PostgresLockerOptions,
@@ -30,14 +33,24 @@ describe("parseConfig", () => {
     expect(parseConfig("{}")).toEqual({});
   });
 
-  test("takes the ends of the int32 range, and a timeout of any sign, as text or in milliseconds", () => {
+  test("takes the ends of the int32 range, and a timeout of any sign", () => {
     for (const config of [
       { namespace: -(2 ** 31), connWaitTimeout: "-1s" },
       { namespace: 2 ** 31 - 1, connWaitTimeout: 0 },
-      { namespace: 0, connWaitTimeout: 250 },
     ]) {
       expect(parseConfig(config)).toEqual(config);
     }
+  });
+
+  test("reads a number as nanoseconds, and says its unit", () => {
+    expect(parseConfig({ connWaitTimeout: 5_000_000_000 })).toEqual({ connWaitTimeout: "5s" });
+    expect(parseConfig('{"connWaitTimeout":1500000}')).toEqual({ connWaitTimeout: "1.5ms" });
+    expect(parseConfig({ connWaitTimeout: -1 })).toEqual({ connWaitTimeout: "-1ns" });
+    expect(parseConfig(parseConfig({ connWaitTimeout: 9e10 }))).toEqual({ connWaitTimeout: "1m30s" });
+  });
+
+  test("reads null as Go does: it leaves the default", () => {
+    expect(parseConfig({ namespace: null, connWaitTimeout: null })).toEqual({});
   });
 
   test("names the field, what it got and what it wants", () => {
@@ -48,11 +61,14 @@ describe("parseConfig", () => {
         { namespace: 1.5 },
         { namespace: 2 ** 31 },
         { namespace: -(2 ** 31) - 1 },
-        { namespace: null },
+        { Namespace: 7 },
         { connWaitTimeout: "5" },
         { connWaitTimeout: "5 parsecs" },
         { connWaitTimeout: Number.NaN },
         { connWaitTimeout: true },
+        { connWaitTimeout: 5_000 },
+        { connWaitTimeout: 1_000_000.5 },
+        '{"namespace":7,"namespace":null}',
         [],
         null,
         7,
@@ -66,11 +82,14 @@ describe("parseConfig", () => {
         "Expected \`namespace\` to be a whole number from -2147483648 to 2147483647, got \`1.5\` (number)",
         "Expected \`namespace\` to be a whole number from -2147483648 to 2147483647, got \`2147483648\` (number)",
         "Expected \`namespace\` to be a whole number from -2147483648 to 2147483647, got \`-2147483649\` (number)",
-        "Expected \`namespace\` to be a whole number from -2147483648 to 2147483647, got \`null\`",
-        "Expected \`connWaitTimeout\` to be a duration: milliseconds, or a string such as "5s" or "1m30s", got \`"5"\` (string)",
-        "Expected \`connWaitTimeout\` to be a duration: milliseconds, or a string such as "5s" or "1m30s", got \`"5 parsecs"\` (string)",
-        "Expected \`connWaitTimeout\` to be a duration: milliseconds, or a string such as "5s" or "1m30s", got \`NaN\` (number)",
-        "Expected \`connWaitTimeout\` to be a duration: milliseconds, or a string such as "5s" or "1m30s", got \`true\` (boolean)",
+        "Expected \`Namespace\` to be absent: there is no such option, got \`7\` (number)",
+        "Expected \`connWaitTimeout\` to be nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s", got \`"5"\` (string)",
+        "Expected \`connWaitTimeout\` to be nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s", got \`"5 parsecs"\` (string)",
+        "Expected \`connWaitTimeout\` to be nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s", got \`NaN\` (number)",
+        "Expected \`connWaitTimeout\` to be nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s", got \`true\` (boolean)",
+        "Expected \`connWaitTimeout\` to be nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s", got \`5000\` (number)",
+        "Expected \`connWaitTimeout\` to be nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s", got \`1000000.5\` (number)",
+        "Expected \`namespace\` to be given once, got \`2\` (number)",
         "Expected \`options\` to be an object, got an array",
         "Expected \`options\` to be an object, got \`null\`",
         "Expected \`options\` to be an object, got \`7\` (number)",
@@ -78,6 +97,55 @@ describe("parseConfig", () => {
         "Expected \`config\` to be JSON, got a string of 8 characters",
       ]
     `);
+  });
+});
+
+/** Documents and variables, and what Go 1.26 makes of them: encoding/json, strconv.ParseInt, time.ParseDuration. */
+const go = JSON.parse(await readFile(new URL("../vectors/settings.json", import.meta.url), "utf8")) as {
+  documents: Array<{ document: string; refused?: true; namespace?: number; nanoseconds?: number }>;
+  namespaces: Array<{ text: string; refused?: true; value?: number }>;
+  waits: Array<{ text: string; refused?: true; value?: number }>;
+};
+
+describe("one setting means the same to Go, or is refused by name", () => {
+  const read = ({ namespace = 0, connWaitTimeout = 0 }: LockerConfig) => ({
+    namespace: namespace + 0,
+    milliseconds: milliseconds(connWaitTimeout),
+  });
+  const inGo = (namespace = 0, nanoseconds = 0) => ({
+    namespace,
+    milliseconds: expect.closeTo(nanoseconds / 1e6, 3),
+  });
+  const refusal = (work: () => LockerConfig): unknown => {
+    try {
+      return read(work());
+    } catch (error) {
+      expect(error).toBeInstanceOf(InvalidConfigError);
+      return "refused";
+    }
+  };
+
+  test.each(go.documents)("the document $document", ({ document, refused, namespace, nanoseconds }) => {
+    const here = refusal(() => parseConfig(document));
+    if (here === "refused") return;
+    // What only Go refuses harms nobody: its process does not start.
+    if (refused) expect(document).toBe('{"connWaitTimeout":"5s"}');
+    else expect(here).toEqual(inGo(namespace, nanoseconds));
+  });
+
+  test.each(go.namespaces)("the variable NAMESPACE=$text", ({ text, refused, value }) => {
+    expect(refusal(() => configFromEnv({ NAMESPACE: text }))).toEqual(refused ? "refused" : inGo(value));
+  });
+
+  test.each(go.waits)("the variable CONN_WAIT_TIMEOUT=$text", ({ text, refused, value }) => {
+    expect(refusal(() => configFromEnv({ CONN_WAIT_TIMEOUT: text }))).toEqual(
+      refused ? "refused" : inGo(0, value),
+    );
+  });
+
+  test("most documents are taken by both", () => {
+    const taken = go.documents.filter(({ document }) => refusal(() => parseConfig(document)) !== "refused");
+    expect(taken.length).toBeGreaterThan(15);
   });
 });
 
@@ -201,6 +269,16 @@ test("no message shows a connection string or a password", () => {
   ]) {
     expect(message(work), work.toString()).not.toContain("s3cret");
   }
+});
+
+test("a pool whose `max` is a string, as from the environment, is refused by the name of that field", () => {
+  const pool = new pg.Pool({ max: "10" as unknown as number });
+  expect(message(() => new PostgresLocker({ pool }))).toBe(
+    'Expected `pool.options.max` to be a number, got `"10"` (string)',
+  );
+  expect(message(() => new PostgresLocker({ database: { write: new pg.Pool(), read: pool } }))).toBe(
+    'Expected `database.read.options.max` to be a number, got `"10"` (string)',
+  );
 });
 
 function poolLike(): unknown {

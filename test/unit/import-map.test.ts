@@ -7,7 +7,7 @@ import { type SourceFile, sourceFile, sourceFiles } from "../support/source-file
  */
 const ranks: ReadonlyArray<readonly string[]> = [
   ["contract/"],
-  ["runtime/"],
+  ["runtime/", "orm/"],
   ["postgres/"],
   ["sessions/", "inspection/"],
   ["waiting/"],
@@ -58,6 +58,7 @@ describe("a breach of the import map is seen", () => {
     ["the type of a module", "contract/a", `type A = typeof import("../runtime/clock.ts");`],
     ["the public surface", "testing/index", `import { a } from "../index.ts";`],
     ["a way past the public surface", "cli/main", `import { a } from "../runtime/clock.ts";`],
+    ["more than the contract", "orm/a", `import { a } from "../runtime/clock.ts";`],
     ["a file that is in no folder of the map", "unheard-of", ""],
   ])("%s", (_, room, text) => {
     expect(complaints(sourceFile(`${room}.ts`, text))).toHaveLength(1);
@@ -78,6 +79,9 @@ function complaints({ room, imports }: SourceFile): string[] {
   return imports.flatMap((imported) => {
     if (room.startsWith("cli/") && !/^(cli\/.*|index|testing\/index)$/.test(imported)) {
       return [`src/${room}.ts imports ${imported}: cli/ is to do with what the two index.ts export`];
+    }
+    if (room.startsWith("orm/") && !/^(orm|contract)\//.test(imported)) {
+      return [`src/${room}.ts imports ${imported}: orm/ is to do with contract/`];
     }
     if (imported === "index" && !room.startsWith("cli/")) {
       return [`src/${room}.ts imports index.ts: only cli/ may`];

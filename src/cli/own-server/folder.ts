@@ -52,7 +52,16 @@ function stateHome(env: NodeJS.ProcessEnv): string {
   const given = env["XDG_STATE_HOME"];
   // The specification wants a relative one ignored.
   if (given !== undefined && isAbsolute(given)) return given;
-  return process.getuid?.() === 0 ? "/var/lib" : join(homedir(), ".local", "state");
+  return process.getuid?.() === 0 ? "/var/lib" : join(home(), ".local", "state");
+}
+
+function home(): string {
+  try {
+    return homedir();
+  } catch (error) {
+    if (codeOf(error) !== "ERR_SYSTEM_ERROR") throw error;
+    throw unavailable(`The user id ${process.getuid?.()} has no account, and so no home folder: ${waysOut}`);
+  }
 }
 
 /**

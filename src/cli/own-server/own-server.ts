@@ -35,13 +35,16 @@ export interface OwnServer {
 }
 
 /**
- * The PostgreSQL of the user's own on this machine, which accepts connections. It is started where it doesn't run, which is said
- * in a line on standard error.
+ * The PostgreSQL of the user's own on this machine, which accepts connections. It is started where it doesn't run. That it is
+ * used, and whether it was started, is said in a line on standard error.
  *
+ * @param options.isQuiet nothing is said
  * @param options.signal ends the wait for it, with the signal's own reason; what was begun goes on
  * @throws {Failure} where it can't be started: with the way out
  */
-export async function ownServer(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnServer> {
+export async function ownServer(
+  options: { isQuiet?: boolean; signal?: AbortSignal | undefined } = {},
+): Promise<OwnServer> {
   if (!isPossible || !isPostgresInstalled()) throw notInstalled();
   // What it can't use is said here, not in a log.
   idleTimeOf();
@@ -50,9 +53,12 @@ export async function ownServer(options: { signal?: AbortSignal | undefined } = 
   const reached = await reach(folder, { request: { wants: "use" }, program: "use", ...options });
   const { answer, visit } = reached ?? {};
   if (answer?.is !== "ready") throw failureOf(folder, answer);
-  if (answer.started) {
+  if (options.isQuiet !== true) {
+    const what = answer.started ? "started PostgreSQL for" : "using the PostgreSQL of";
+    const until = answer.started ? `it stops when unused for ${spoken(answer.idleTime)}; ` : "";
     console.error(
-      `pg-locker: started PostgreSQL for this user in ${folder.path}; it stops when unused for ${spoken(answer.idleTime)}`,
+      `pg-locker: no database is named (--url, DATABASE_URL): ${what} this user in ${folder.path}; ${until}` +
+        "its locks hold on this machine alone (--local says that this is meant)",
     );
   }
   return { config: ownServerConfig(folder), leave: () => visit?.leave() };

@@ -11,6 +11,7 @@ import { codeOf } from "../system-error.ts";
 import { initialise } from "./data.ts";
 import { makeServerFolders, type OwnServerFolder, ownServerPort } from "./folder.ts";
 import { isAlive, type LockFile, readLockFile, removeIfStale } from "./lock-files.ts";
+import { passTimeline, timelineToPass } from "./timeline.ts";
 import { isNobodyThere } from "./visit.ts";
 
 const run = promisify(execFile);
@@ -50,6 +51,9 @@ const settings = (sockets: string) => ({
   jit: "off",
   // Segments in /dev/shm would outlive a SIGKILL; these are in the data directory.
   dynamic_shared_memory_type: "mmap",
+  // Of a recovery that was begun to raise the timeline, see `passTimeline`.
+  restore_command: "false",
+  recovery_target_timeline: "current",
   log_checkpoints: "off",
   lc_messages: "C",
 });
@@ -118,6 +122,11 @@ export class OwnPostgres {
     const end = Date.now() + startDeadline;
     const { data } = await makeServerFolders(folder, installation);
     await initialise(data, { folder, installation, env: environment });
+    const timeline = timelineToPass(data, folder.path);
+    if (timeline !== undefined) {
+      const serve = (more: Record<string, string>) => serveOnce(data, { folder, installation, end, more });
+      await passTimeline(data, { timeline, installation, serve });
+    }
     for (;;) {
       const logged = sizeOf(folder.log);
       const child = await launch(data, { folder, installation });
@@ -187,13 +196,40 @@ async function look(folder: OwnServerFolder): Promise<Look> {
   }
 }
 
+/** Starts the server, on a socket that nobody looks for, and stops it when it is ready. @throws {Failure} it doesn't start */
+async function serveOnce(
+  data: string,
+  options: {
+    folder: OwnServerFolder;
+    installation: PostgresInstallation;
+    end: number;
+    more: Record<string, string>;
+  },
+): Promise<void> {
+  const { folder, installation, end } = options;
+  removeIfStale(join(data, "postmaster.pid"));
+  const logged = sizeOf(folder.log);
+  const more = { ...options.more, port: String(ownServerPort + 1) };
+  const child = await launch(data, { folder, installation, more });
+  if ((await readiness(data, { child, end })) === undefined) {
+    throw startFailure(folder, readFileSync(folder.log).subarray(logged).toString());
+  }
+  const ended = once(child, "exit");
+  child.kill("SIGINT");
+  await ended;
+}
+
 async function launch(
   data: string,
-  options: { folder: OwnServerFolder; installation: PostgresInstallation },
+  options: {
+    folder: OwnServerFolder;
+    installation: PostgresInstallation;
+    more?: Readonly<Record<string, string>>;
+  },
 ): Promise<ChildProcess> {
-  const { folder, installation } = options;
+  const { folder, installation, more = {} } = options;
   const log = openSync(folder.log, "a", 0o600);
-  const args = Object.entries(settings(folder.sockets)).flatMap(([name, value]) => [
+  const args = Object.entries({ ...settings(folder.sockets), ...more }).flatMap(([name, value]) => [
     "-c",
     `${name}=${value}`,
   ]);

@@ -5,6 +5,7 @@ import type { Given, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
 import { usageFailure } from "../failure.ts";
+import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { namespaceOf } from "../namespace.ts";
 import { marginOf } from "./deadline.ts";
 
@@ -13,6 +14,7 @@ export interface RunPlan {
   readonly key: string;
   readonly namespace: number;
   readonly mode: "exclusive" | "shared";
+  readonly how: HowLocksAreTaken;
   /** 0: not at all. */
   readonly wait: number | true;
   readonly ttl: number;
@@ -47,6 +49,7 @@ export function planOf({ values, positionals: [key = ""], rest }: Given): RunPla
     key,
     namespace,
     mode: values["shared"] === true ? "shared" : "exclusive",
+    how: howLocksAreTaken(values),
     wait: waitOf(values),
     ttl,
     grace: graceOf(values, ttl),

@@ -34,6 +34,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       namespace: plan.namespace,
       sessions: "dedicated",
       ttlEnforcement: "server",
+      pooler: plan.how.pooler,
       ...(plan.recoveryGrace !== undefined && { recoveryGrace: plan.recoveryGrace }),
     });
     const lock = await acquire(locker, plan, signals.interrupted);
@@ -48,8 +49,8 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
 }
 
 function acquire(locker: PostgresLocker, plan: RunPlan, signal: AbortSignal): Promise<Lock> {
-  const { key, mode, ttl, wait } = plan;
-  return locker.acquire(key, { mode, ttl, wait, signal, fencing: mode === "exclusive" });
+  const { key, mode, ttl, wait, how } = plan;
+  return locker.acquire(key, { mode, ttl, wait, signal, fencing: how.fencing && mode === "exclusive" });
 }
 
 function isConflict(error: unknown): error is LockNotAcquiredError {

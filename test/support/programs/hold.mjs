@@ -3,7 +3,7 @@
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
 
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 1 });
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 2 });
 let pid;
 pool.on("acquire", (client) => {
   pid = client.processID;

@@ -1,0 +1,68 @@
+// A process with many lockers, or many sessions that block, each of which waits for one key, and gives it back at once.
+import { now } from "../statistics.mjs";
+import { counted, waysToWait } from "../ways-to-wait.mjs";
+import { serve } from "./serve.mjs";
+
+/** By way, each with connections of its own. */
+const opened = { library: [], blocked: [] };
+let through;
+let acquired;
+let release;
+
+process.once("disconnect", async () => {
+  await Promise.all(Object.values(opened).flatMap((all) => all.map((one) => one.end())));
+});
+
+function some(way, count) {
+  // A locker that waits needs none of its pool: what it has left there goes.
+  const options = { idleTimeoutMillis: 1_000 };
+  while (opened[way].length < count) opened[way].push(waysToWait[way](process.env.DATABASE_URL, 1, options));
+  return opened[way].slice(0, count);
+}
+
+serve({
+  async startToWait({ way, key, lockers }) {
+    const waiter = async (one) => {
+      const giveBack = await one.acquire(key);
+      await giveBack();
+      return now();
+    };
+    through = Promise.all(some(way, lockers).map(waiter));
+    through.catch(() => {});
+  },
+
+  /** When each of them had given the lock back. */
+  async through() {
+    return through;
+  },
+
+  async roundTrips() {
+    return counted.roundTrips;
+  },
+
+  /** One of them alone. */
+  async startToAcquire({ way, key }) {
+    acquired = some(way, 1)[0]
+      .acquire(key)
+      .then((giveBack) => {
+        const at = now();
+        release = giveBack;
+        return at;
+      });
+    acquired.catch(() => {});
+  },
+
+  /** When the acquire returned. */
+  async acquired() {
+    return acquired;
+  },
+
+  async release() {
+    await release();
+  },
+
+  /** Gives back what it has no more. */
+  async forget() {
+    await release().catch(() => {});
+  },
+});

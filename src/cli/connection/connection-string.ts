@@ -1,0 +1,124 @@
+import { distance } from "fastest-levenshtein";
+import { usageFailure } from "../failure.ts";
+import { jdbcSettings } from "./jdbc-url.ts";
+import { parameters, type Setting } from "./parameters.ts";
+import { decoded, partsOf } from "./url-parts.ts";
+
+const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+const postgresScheme = /^(?:postgres|postgresql|postgis|pgsql|pg)(?:\+\w+)?$/i;
+/** Other databases, by the beginning of their connection strings. */
+const others: readonly (readonly [scheme: RegExp, name: string])[] = [
+  [/^(mysql2?|mariadb)$/, "MySQL or MariaDB"],
+  [/^(mssql|sqlserver)$/, "SQL Server"],
+  [/^mongodb$/, "MongoDB"],
+  [/^rediss?$/, "Redis"],
+  [/^(sqlite3?|file|libsql)$/, "SQLite"],
+  [/^oracle$/, "Oracle"],
+  [/^https?$/, "a web server"],
+];
+
+/**
+ * Reads a connection string: a URL (of SQLAlchemy and of JDBC, too), libpq's `host=… dbname=…`, or the folder of a Unix socket.
+ * Blanks and line ends around it are dropped, as a file with a secret has them, and so are quotes around the whole.
+ *
+ * @param from what has it, for the sentences: `--url` or `DATABASE_URL`
+ * @throws {Failure} if it can't be read. No part of it is in the sentence: any may be a part of the password
+ */
+export function readConnectionString(given: string, from: string): Map<string, Setting> {
+  const text = unwrapped(given);
+  if (text === "")
+    throw usageFailure(`${from} is empty: give it a connection string, ${urlForm}, or leave it out`);
+  if (/[\r\n\0]/.test(text))
+    throw usageFailure(`${from} has more than one line: expected one connection string`);
+  const settings = new Map<string, Setting>();
+  for (const [keyword, value] of pairsOf(text, from)) {
+    // What is empty in a string says nothing, as in libpq.
+    if (value === "") settings.delete(keyword);
+    else settings.set(keyword, { value, from });
+  }
+  return settings;
+}
+
+function unwrapped(given: string): string {
+  const text = given.replace(/^\uFEFF/, "").trim();
+  return (/^(["'])((?:(?!\1).)*)\1$/s.exec(text)?.[2] ?? text).trim();
+}
+
+function pairsOf(text: string, from: string): [keyword: string, value: string][] {
+  if (text.startsWith("/")) {
+    const [host = "", dbname = ""] = text.split(/\s+/);
+    return [
+      ["host", host],
+      ["dbname", dbname],
+    ];
+  }
+  if (/^jdbc:postgresql:/i.test(text)) return jdbcSettings(text, from);
+  const [, scheme, rest = ""] = /^([a-z][a-z0-9+.-]*):\/\/(.*)$/is.exec(text) ?? [];
+  if (scheme !== undefined && postgresScheme.test(scheme)) return fromUrl(rest, from);
+  const named = /^(?:jdbc:)?([a-z0-9]+)(?:\+[a-z0-9]+)?:/i.exec(text)?.[1]?.toLowerCase() ?? "";
+  const other = others.find(([pattern]) => pattern.test(named))?.[1];
+  if (other !== undefined) {
+    throw usageFailure(`${from} names ${other}, and locks are kept by PostgreSQL: expected ${urlForm}`);
+  }
+  if (/^\s*\w+\s*=/.test(text)) return fromKeywords(text, from);
+  throw usageFailure(`Expected ${from} to be a connection string, ${urlForm} or "host=HOST dbname=DATABASE"`);
+}
+
+function fromUrl(rest: string, from: string): [string, string][] {
+  const { user, password, hosts, path, query } = partsOf(rest, from);
+  const pairs: [string, string][] = [
+    ["user", user],
+    ["password", password],
+    ["host", hosts.map(({ host }) => host).join(",")],
+    ["port", hosts.some(({ port }) => port !== "") ? hosts.map(({ port }) => port).join(",") : ""],
+    ["dbname", decoded(path, from)],
+  ];
+  for (const [keyword, value] of query) {
+    if (keyword === "ssl") pairs.push(["sslmode", sslmodeOf(value)]);
+    else if (Object.hasOwn(parameters, keyword)) pairs.push([keyword, value]);
+    // What other programs have in their URLs, such as Prisma's `schema`, is nothing to locks; a slip of the pen is refused.
+    else refuseSlip(keyword, from);
+  }
+  return pairs;
+}
+
+/** As node-postgres has it: `ssl=true` checks the server's certificate and name. */
+function sslmodeOf(value: string): string {
+  if (value === "no-verify") return value;
+  return /^(0|false|off|no)$/i.test(value) ? "disable" : "verify-full";
+}
+
+function refuseSlip(keyword: string, from: string): void {
+  const meant = Object.keys(parameters).find(
+    (each) => each.length > 4 && distance(each, keyword.toLowerCase()) <= 2,
+  );
+  if (meant !== undefined) throw usageFailure(`${from} has an unknown parameter that looks like ${meant}`);
+}
+
+/** libpq's other form: `key = value` and `key = 'value'`, in which a backslash keeps the character behind it. */
+function fromKeywords(text: string, from: string): [string, string][] {
+  const pairs: [string, string][] = [];
+  const pair =
+    /\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'(?=\s|$)|((?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|(?=\s|$)))\s*/suy;
+  while (pair.lastIndex < text.length) {
+    const match = pair.exec(text);
+    if (match === null) {
+      throw usageFailure(
+        `Expected ${from} to be pairs such as host=HOST dbname='DATABASE': a value with a blank in it is put between ` +
+          "single quotes, and a quote or a backslash is written after a backslash",
+      );
+    }
+    const [, name = "", quoted, bare = ""] = match;
+    const keyword = name.toLowerCase();
+    if (keyword !== "ssl" && !Object.hasOwn(parameters, keyword)) {
+      // It may be a piece of a password with blanks in it.
+      refuseSlip(keyword, from);
+      throw usageFailure(
+        `${from} has a parameter that libpq doesn't know: a value with a blank in it is put between single quotes`,
+      );
+    }
+    const value = (quoted ?? bare).replace(/\\(.)/gsu, "$1");
+    pairs.push(keyword === "ssl" ? ["sslmode", sslmodeOf(value)] : [keyword, value]);
+  }
+  return pairs;
+}

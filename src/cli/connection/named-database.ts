@@ -1,0 +1,147 @@
+import { userInfo } from "node:os";
+import type pg from "pg";
+import type { Values } from "../command.ts";
+import { usageFailure } from "../failure.ts";
+import { hasCode } from "../system-error.ts";
+import { readConnectionString } from "./connection-string.ts";
+import { type Clients, clientsOf } from "./database-client.ts";
+import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";
+import { type Login, passwordFile } from "./password-file.ts";
+import { serviceSettings } from "./service-file.ts";
+import { targetsOf } from "./targets.ts";
+
+/** A database that something names, as a pool needs it. */
+export interface NamedDatabase {
+  readonly config: pg.PoolConfig;
+  readonly clients: Clients;
+  readonly database: string;
+  readonly user: string;
+  /** What named it: `--url`, `DATABASE_URL`, or variables of libpq. */
+  readonly namedBy: string;
+}
+
+/** Milliseconds for a connection: a little more than those in which whoever asks for one gives up, and says so better. */
+export const usualTimeout = 5_500;
+
+/**
+ * The database that `--url`, else `DATABASE_URL` names, and what these leave open, by libpq's rules: the service, the variables,
+ * the user's own files. `undefined` if nothing names any.
+ *
+ * @throws {Failure} if what names it is empty, can't be read, or asks for what can't be kept here; without any secret
+ */
+export function namedDatabase(
+  values: Values,
+  env: NodeJS.ProcessEnv = process.env,
+): NamedDatabase | undefined {
+  const settings = allSettings(values, env);
+  if (settings === undefined) return undefined;
+  for (const [keyword, setting] of settings) refuseUnlessKept(keyword, setting);
+  const [first, ...others] = targetsOf(settings);
+  if (first === undefined) throw usageFailure("Nothing names a host");
+  const targets = [first, ...others] as const;
+  const user = settings.get("user")?.value ?? accountName(env);
+  const database = settings.get("dbname")?.value ?? user;
+  const value = (keyword: string): string | undefined => settings.get(keyword)?.value;
+  const timeout = timeoutOf(settings.get("connect_timeout"));
+  const findPassword = passwordFile(settings);
+  const password = value("password");
+  const isPrimary = /^(read-write|primary)$/.test(value("target_session_attrs") ?? "");
+  const clients = clientsOf([...targets], { isPrimary, timeout });
+  const loginOf = ({ host: address, port }: { host: string; port: number }): Login => {
+    const host = targets.find((each) => each.address === address && each.port === port)?.host ?? address;
+    return { host, port, database, user };
+  };
+  return {
+    clients,
+    database,
+    user,
+    namedBy: namers(settings),
+    config: {
+      user,
+      database,
+      // Asked for when the server wants one. Whatever is false here, node-postgres would look for in the environment.
+      password: password
+        ? () => password
+        : (login: { host: string; port: number }) => findPassword(loginOf(login)),
+      ssl: first.ssl,
+      sslnegotiation: value("sslnegotiation") ?? "postgres",
+      connectionTimeoutMillis: timeout,
+      enableChannelBinding: value("channel_binding") === "prefer",
+      ...(value("options") !== undefined && { options: value("options") }),
+      ...(value("application_name") !== undefined && { application_name: value("application_name") }),
+    } as pg.PoolConfig,
+  };
+}
+
+function allSettings(values: Values, env: NodeJS.ProcessEnv): Settings | undefined {
+  const [from, text] =
+    values["url"] === undefined ? ["DATABASE_URL", env["DATABASE_URL"]] : ["--url", String(values["url"])];
+  const settings = text === undefined ? new Map<string, Setting>() : readConnectionString(text, from);
+  const variables = new Map<string, Setting>();
+  for (const [keyword, { variable, is }] of Object.entries(parameters)) {
+    const value = variable === undefined ? undefined : env[variable];
+    if (variable === undefined || value === undefined) continue;
+    if (value !== "") variables.set(keyword, { value, from: variable });
+    // If a string names the database, an empty variable leaves libpq's default; else it was meant to name one.
+    else if (text === undefined && is === "names" && !mayBeEmpty.has(keyword)) {
+      throw usageFailure(`${variable} is set, and empty: give it a value, or unset it`);
+    }
+  }
+  const isNamed =
+    text !== undefined || [...variables.keys()].some((keyword) => parameters[keyword]?.is === "names");
+  if (!isNamed) return undefined;
+  fillIn(settings, new Map([...variables].filter(([keyword]) => /^service(file)?$/.test(keyword))));
+  fillIn(settings, serviceSettings(settings, env));
+  fillIn(settings, variables);
+  return settings;
+}
+
+/** They say nothing of which server is meant, if they are empty. */
+const mayBeEmpty: ReadonlySet<string> = new Set(["password", "options"]);
+
+function fillIn(settings: Map<string, Setting>, more: Settings): void {
+  for (const [keyword, setting] of more) if (!settings.has(keyword)) settings.set(keyword, setting);
+}
+
+function refuseUnlessKept(keyword: string, setting: Setting): void {
+  const { only, because } = parameters[keyword] ?? {};
+  if (only === undefined || only.includes(setting.value)) return;
+  const why = because === undefined ? "" : `: ${because}`;
+  const wants = only.length === 0 ? "unset it" : `expected ${only.map((each) => `"${each}"`).join(" or ")}`;
+  throw usageFailure(`${nameOf(keyword, setting)} asks for what pg-locker can't do${why}; ${wants}`);
+}
+
+function timeoutOf(setting: Setting | undefined): number {
+  if (setting === undefined) return usualTimeout;
+  const seconds = Number(setting.value);
+  if (!/^-?\d+$/.test(setting.value.trim())) {
+    throw usageFailure(`${nameOf("connect_timeout", setting)} is not a number of seconds`);
+  }
+  // To libpq, that is no bound at all.
+  return seconds <= 0 ? usualTimeout : Math.min(seconds * 1_000, 2 ** 31 - 1);
+}
+
+/** The account's name, as for psql; else what a container without an account says. @throws {Failure} there is neither */
+function accountName(env: NodeJS.ProcessEnv): string {
+  try {
+    return userInfo().username;
+  } catch (error) {
+    if (!hasCode(error, "ERR_SYSTEM_ERROR")) throw error;
+    const name = env["USER"] || env["LOGNAME"];
+    if (name) return name;
+    throw usageFailure(
+      `Nothing names a database user, and the user id ${process.getuid?.()} has no account to be named by: set PGUSER`,
+    );
+  }
+}
+
+/** The string alone, if there is one; else the variables that say where the database is. */
+function namers(settings: Settings): string {
+  const all = [...settings.values()].map(({ from }) => from);
+  const string = all.find((from) => from === "--url" || from === "DATABASE_URL");
+  if (string !== undefined) return string;
+  const where = ["service", "host", "hostaddr", "port", "dbname"].flatMap(
+    (keyword) => settings.get(keyword)?.from ?? [],
+  );
+  return [...new Set(where.length > 0 ? where : all)].join(", ");
+}

@@ -1,0 +1,75 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { usageFailure } from "../failure.ts";
+import { homeFile, readNamedFile } from "./named-file.ts";
+import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";
+
+/** Where distributions have libpq look for the file of the whole machine, which `pg_config --sysconfdir` tells. */
+const systemFolders = ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc"];
+
+/**
+ * The settings of the service that is named, if one is: from the file that is named, else `~/.pg_service.conf`, else the machine's
+ * `pg_service.conf` (https://www.postgresql.org/docs/current/libpq-pgservice.html).
+ *
+ * @throws {Failure} if there is no such service, or its file can't be read
+ */
+export function serviceSettings(settings: Settings, env: NodeJS.ProcessEnv): Map<string, Setting> {
+  const service = settings.get("service");
+  const file = settings.get("servicefile");
+  if (service === undefined) {
+    if (file !== undefined && !settings.has("host") && !settings.has("hostaddr")) {
+      throw usageFailure(
+        `${nameOf("servicefile", file)} names a file of services, and nothing names one: set PGSERVICE`,
+      );
+    }
+    return new Map();
+  }
+  const files = file === undefined ? filesOf(env) : [{ path: file.value, name: nameOf("servicefile", file) }];
+  for (const { path, name } of files) {
+    const found = sectionOf(readNamedFile(path, name), { service: service.value, path });
+    if (found !== undefined) return found;
+  }
+  const where =
+    files.map(({ path }) => path).join(" and ") ||
+    "~/.pg_service.conf, nor anywhere else: PGSERVICEFILE names a file";
+  throw usageFailure(
+    `${nameOf("service", service)} names the service ${JSON.stringify(service.value)}, which is not in ${where}`,
+  );
+}
+
+function filesOf(env: NodeJS.ProcessEnv): { path: string; name: string }[] {
+  const own = homeFile(".pg_service.conf");
+  const folder = env["PGSYSCONFDIR"];
+  const ofSystem = (folder ? [folder] : systemFolders)
+    .map((each) => join(each, "pg_service.conf"))
+    .find((each) => existsSync(each));
+  return [own, ofSystem].filter((path) => path !== undefined).map((path) => ({ path, name: "PGSERVICE" }));
+}
+
+/** The pairs below `[service]`; `undefined` if there is no such line. Of a setting that is there twice, the first counts. */
+function sectionOf(
+  text: string,
+  { service, path }: { service: string; path: string },
+): Map<string, Setting> | undefined {
+  let found: Map<string, Setting> | undefined;
+  let isWithin = false;
+  for (const [index, raw] of text.split(/\r?\n/).entries()) {
+    const line = raw.trim();
+    if (line === "" || line.startsWith("#")) continue;
+    if (line.startsWith("[")) {
+      if (found !== undefined) break;
+      isWithin = line === `[${service}]`;
+      if (isWithin) found = new Map();
+      continue;
+    }
+    if (!isWithin || found === undefined) continue;
+    const [, keyword = "", value = ""] = /^(\w+)=(.*)$/.exec(line) ?? [];
+    if (!Object.hasOwn(parameters, keyword) || keyword === "service" || keyword === "servicefile") {
+      throw usageFailure(
+        `Line ${index + 1} of ${path} is not a parameter that libpq knows, as in host=db.example`,
+      );
+    }
+    if (!found.has(keyword)) found.set(keyword, { value, from: `the service ${JSON.stringify(service)}` });
+  }
+  return found;
+}

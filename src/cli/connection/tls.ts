@@ -1,0 +1,76 @@
+import type { ConnectionOptions } from "node:tls";
+import { usageFailure } from "../failure.ts";
+import { homeFile, readNamedFile } from "./named-file.ts";
+import { nameOf, type Settings } from "./parameters.ts";
+
+/** A way to connect: in clear, or with these options of TLS. */
+export type Encryption = false | ConnectionOptions;
+
+/**
+ * The ways to connect, in the order in which they are tried: what `sslmode` means to libpq
+ * (https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS), and node-postgres's `no-verify`. If it
+ * is not set, in clear, as node-postgres does. Where libpq has no roots to verify by, it fails; here they are those of Node.js,
+ * and then the server's name is verified as well.
+ *
+ * @throws {Failure} if a file that is named can't be read
+ */
+export function encryptions(settings: Settings): Encryption[] {
+  const mode = modeOf(settings);
+  const negotiation = settings.get("sslnegotiation");
+  if (negotiation?.value === "direct" && /^(disable|allow|prefer)$/.test(mode)) {
+    const name = nameOf("sslnegotiation", negotiation);
+    throw usageFailure(`${name} is "direct", which takes an sslmode of "require" or stricter`);
+  }
+  if (mode === "disable") return [false];
+  const files = filesOf(settings);
+  const encrypted = { ...files, ...verification(mode, files.ca !== undefined) };
+  if (mode === "allow") return [false, encrypted];
+  return mode === "prefer" ? [encrypted, false] : [encrypted];
+}
+
+function modeOf(settings: Settings): string {
+  const mode = settings.get("sslmode")?.value;
+  const isSystem = settings.get("sslrootcert")?.value === "system";
+  if (mode !== undefined) {
+    if (isSystem && mode !== "verify-full") {
+      throw usageFailure('sslrootcert=system takes an sslmode of "verify-full"');
+    }
+    return mode;
+  }
+  if (isSystem) return "verify-full";
+  return settings.get("requiressl")?.value === "1" ? "require" : "disable";
+}
+
+function verification(mode: string, hasRoots: boolean): ConnectionOptions {
+  if (mode === "verify-full" || (mode === "verify-ca" && !hasRoots)) return { rejectUnauthorized: true };
+  const verifiesRoots = mode === "verify-ca" || (mode === "require" && hasRoots);
+  if (verifiesRoots) return { rejectUnauthorized: true, checkServerIdentity: () => undefined };
+  return { rejectUnauthorized: false };
+}
+
+function filesOf(settings: Settings): ConnectionOptions {
+  const read = (keyword: string, usual?: string): string | undefined => {
+    const setting = settings.get(keyword);
+    if (setting !== undefined) return readNamedFile(setting.value, nameOf(keyword, setting));
+    return usual === undefined ? undefined : readNamedFile(usual, keyword);
+  };
+  const isSystem = settings.get("sslrootcert")?.value === "system";
+  const ca = isSystem ? undefined : read("sslrootcert", homeFile(".postgresql", "root.crt"));
+  const crl = read("sslcrl", homeFile(".postgresql", "root.crl"));
+  const hasCertificate = settings.get("sslcertmode")?.value !== "disable";
+  const cert = hasCertificate ? read("sslcert", homeFile(".postgresql", "postgresql.crt")) : undefined;
+  const key = cert === undefined ? undefined : read("sslkey", homeFile(".postgresql", "postgresql.key"));
+  const passphrase = settings.get("sslpassword")?.value;
+  const least = settings.get("ssl_min_protocol_version")?.value;
+  const most = settings.get("ssl_max_protocol_version")?.value;
+  return {
+    ...(ca !== undefined && { ca }),
+    ...(crl !== undefined && { crl }),
+    ...(cert !== undefined && { cert }),
+    ...(key !== undefined && { key }),
+    ...(passphrase !== undefined && { passphrase }),
+    // Older ones are not spoken anyway.
+    ...(least === "TLSv1.3" && { minVersion: "TLSv1.3" as const }),
+    ...(most === "TLSv1.2" && { maxVersion: "TLSv1.2" as const }),
+  };
+}

@@ -1,0 +1,78 @@
+import { usageFailure } from "../failure.ts";
+
+/** What a URL of a database is made of, decoded except for the path. */
+export interface UrlParts {
+  readonly user: string;
+  readonly password: string;
+  readonly hosts: readonly { readonly host: string; readonly port: string }[];
+  readonly path: string;
+  readonly query: readonly (readonly [name: string, value: string])[];
+}
+
+const encoding = 'in a user name or a password, "@" is written %40, "/" %2F, "?" %3F, "#" %23 and "%" %25';
+
+/**
+ * Takes a URL apart behind its `//`. By hand, for `URL` knows no several hosts. A password may have a raw `@`, which no host has;
+ * a raw `/`, `?` or `#` would end the host's part, so that another host than the one that is meant may be asked: that is refused.
+ *
+ * @throws {Failure} if it can't be read; without any part of it
+ */
+export function partsOf(text: string, from: string): UrlParts {
+  const end = text.search(/[/?#]/);
+  const authority = end === -1 ? text : text.slice(0, end);
+  const behind = end === -1 ? "" : text.slice(end);
+  const [, path = "", search = ""] = /^\/?([^?]*)(?:\?(.*))?$/s.exec(behind) ?? [];
+  const at = authority.lastIndexOf("@");
+  if (
+    /[@#]/.test(path) ||
+    behind.startsWith("#") ||
+    (at === -1 && search.includes("@") && !isQuery(search))
+  ) {
+    throw usageFailure(`${from} can't be read without doubt: ${encoding}`);
+  }
+  const [user = "", ...password] = at === -1 ? [] : authority.slice(0, at).split(":");
+  return {
+    user: decoded(user, from),
+    password: decoded(password.join(":"), from),
+    hosts: hostsOf(authority.slice(at + 1), from),
+    path,
+    query: queryOf(search, from),
+  };
+}
+
+/** @throws {Failure} */
+export function decoded(text: string, from: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw usageFailure(`${from} has a "%" that isn't the beginning of an encoded character: ${encoding}`);
+  }
+}
+
+function hostsOf(text: string, from: string): { host: string; port: string }[] {
+  if (text === "") return [];
+  return text.split(",").map((each) => {
+    const [, host, port = ""] = /^(\[[^\]]*\]|[^:[\]]*)(?::(\d*))?$/.exec(each) ?? [];
+    if (host === undefined || /\s/.test(host)) {
+      throw usageFailure(
+        `${from} has no host and port that can be read, such as db.example:5432: ${encoding}`,
+      );
+    }
+    return { host: decoded(host.replace(/^\[(.*)\]$/, "$1"), from), port };
+  });
+}
+
+function isQuery(search: string): boolean {
+  return search.split("&").every((item) => /^\w+=/.test(item));
+}
+
+function queryOf(search: string, from: string): [string, string][] {
+  if (search === "") return [];
+  return search.split("&").map((item) => {
+    const [, name, value] = /^([\w.-]+)=(.*)$/s.exec(item) ?? [];
+    if (name === undefined || value === undefined) {
+      throw usageFailure(`${from} has something behind its "?" that isn't NAME=VALUE: ${encoding}`);
+    }
+    return [name, decoded(value, from)];
+  });
+}

@@ -1,0 +1,81 @@
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { chown, writeFile } from "node:fs/promises";
+import { endianness } from "node:os";
+import { join } from "node:path";
+import type { PostgresInstallation } from "../../testing/index.ts";
+import { hasCode } from "../system-error.ts";
+
+// A fencing token has the server's timeline in its upper bits. Each major of PostgreSQL has data of its own, whose numbers begin
+// anew: they begin on a timeline above those of the others, so that the tokens go on growing.
+
+/**
+ * The timeline that the data of a major have to be raised above; `undefined` if they are above all that was used here.
+ *
+ * @param data of that major: `FOLDER/MAJOR/data`
+ */
+export function timelineToPass(data: string, path: string): number | undefined {
+  const others = readdirSync(path)
+    .filter((name) => /^\d+$/.test(name))
+    .map((major) => join(path, major, "data"))
+    .filter((each) => each !== data && existsSync(join(each, "PG_VERSION")));
+  const highest = Math.max(0, ...others.map((each) => Math.max(timelineOf(each), latestIn(each))));
+  return timelineOf(data) > highest ? undefined : highest;
+}
+
+/** Bytes into `pg_control`: `checkPointCopy.ThisTimeLineID`, since PostgreSQL 11. */
+const timelineAt = 48;
+
+/** The timeline that the data are on: that of their last checkpoint. */
+function timelineOf(data: string): number {
+  const control = readFileSync(join(data, "global", "pg_control"));
+  return endianness() === "LE" ? control.readUInt32LE(timelineAt) : control.readUInt32BE(timelineAt);
+}
+
+/** The latest timeline that was begun, and perhaps not gone over to. */
+function latestIn(data: string): number {
+  try {
+    const names = readdirSync(join(data, "pg_wal"));
+    // A segment, 0000000100000000000000A5; or where a timeline began, 00000002.history
+    const found = names.flatMap((name) => /^([\dA-F]{8})(?:[\dA-F]{16}|\.history)$/.exec(name)?.[1] ?? []);
+    return Math.max(0, ...found.map((digits) => Number.parseInt(digits, 16)));
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return 0;
+    throw error;
+  }
+}
+
+/**
+ * Has the server go over to the timeline above `timeline`, as a standby does that is promoted: a recovery that finds nothing to
+ * recover takes the first one that has no history yet.
+ *
+ * Killed in between, it is done again by the next start, or was done by then.
+ *
+ * @param serve runs the server once, until it accepts connections, with settings on top of its own
+ */
+export async function passTimeline(
+  data: string,
+  options: {
+    timeline: number;
+    installation: PostgresInstallation;
+    serve: (settings: Readonly<Record<string, string>>) => Promise<void>;
+  },
+): Promise<void> {
+  const { timeline, installation, serve } = options;
+  const settings = { wal_level: "replica" };
+  // What was written with less can't be recovered from.
+  await serve(settings);
+  const own = timelineOf(data);
+  const { account } = installation;
+  const write = async (name: string, text: string): Promise<void> => {
+    const file = join(data, name);
+    await writeFile(file, text, { mode: 0o600 });
+    if (account) await chown(file, account.uid, account.gid);
+  };
+  for (let each = own + 1; each <= timeline; each++) {
+    const name = each.toString(16).toUpperCase().padStart(8, "0");
+    await write(join("pg_wal", `${name}.history`), `${own}\t0/0\tof the data of another major\n`);
+  }
+  await write("recovery.signal", "");
+  // Else it is ready before it has gone over.
+  await serve({ ...settings, hot_standby: "off" });
+}

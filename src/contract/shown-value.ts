@@ -1,0 +1,26 @@
+/** How a value that was not expected is shown in a sentence: `"5"` (string), `-1` (number). */
+export function show(value: unknown): string {
+  switch (typeof value) {
+    case "string":
+      // A connection string in the wrong place has a password all the same.
+      return value.length > 60 || value.includes("://")
+        ? conceal(value)
+        : `\`${JSON.stringify(value)}\` (string)`;
+    case "number":
+    case "bigint":
+    case "boolean":
+      return `\`${value}\` (${typeof value})`;
+    case "function":
+      return "a function";
+    case "object":
+      if (value === null) return "`null`";
+      return Array.isArray(value) ? "an array" : "an object";
+    default:
+      return `\`${String(value)}\``;
+  }
+}
+
+/** For a text that may be a password, or hold one. */
+export function conceal(text: string): string {
+  return `a string of ${text.length} characters`;
+}

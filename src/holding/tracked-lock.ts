@@ -1,0 +1,83 @@
+import { inspect } from "node:util";
+import type { Duration, Lock, LockMode, Logger, RefreshOptions } from "../contract/locker.ts";
+import type { HeldLock } from "./held-lock.ts";
+
+/**
+ * Writes a line to the log for each handle that the garbage collector takes while its lock is held: nobody can release that lock any
+ * more but `close()`, and with `autoRefresh` it is held for as long as the process lives.
+ */
+export class HandleTracker {
+  readonly #log: Logger;
+  readonly #registry = new FinalizationRegistry<HeldLock>((lock) => {
+    if (!lock.held && !lock.expired) return;
+    this.#log.warn(
+      { key: lock.key, id: lock.id.toString() },
+      `the handle of the lock ${JSON.stringify(lock.key)} was lost without a release: nobody can give it back before close()`,
+    );
+  });
+
+  constructor(log: Logger) {
+    this.#log = log;
+  }
+
+  track(lock: HeldLock): Lock {
+    const handle = new TrackedLock(lock);
+    this.#registry.register(handle, lock);
+    return handle;
+  }
+}
+
+/** What a caller has in hand, which nothing of the locker's refers to. */
+class TrackedLock implements Lock {
+  readonly key: string;
+  readonly id: bigint;
+  readonly mode: LockMode;
+  readonly #lock: HeldLock;
+
+  constructor(lock: HeldLock) {
+    this.key = lock.key;
+    this.id = lock.id;
+    this.mode = lock.mode;
+    this.#lock = lock;
+  }
+
+  get ttl(): number {
+    return this.#lock.ttl;
+  }
+
+  get held(): boolean {
+    return this.#lock.held;
+  }
+
+  get expired(): boolean {
+    return this.#lock.expired;
+  }
+
+  get signal(): AbortSignal {
+    return this.#lock.signal;
+  }
+
+  get fencingToken(): bigint | undefined {
+    return this.#lock.fencingToken;
+  }
+
+  assertHeld(): void {
+    this.#lock.assertHeld();
+  }
+
+  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void> {
+    return this.#lock.refresh(ttl, options);
+  }
+
+  release(): Promise<void> {
+    return this.#lock.release();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#lock[Symbol.asyncDispose]();
+  }
+
+  [inspect.custom](): unknown {
+    return this.#lock;
+  }
+}

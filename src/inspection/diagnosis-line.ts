@@ -1,0 +1,74 @@
+import { DatabaseError } from "../contract/errors.ts";
+import {
+  clientBeside,
+  destroySocket,
+  type OwnClient,
+  type Pool,
+  type Statement,
+} from "../postgres/driver.ts";
+import type { Value } from "../postgres/exchange.ts";
+import { Session } from "../postgres/session.ts";
+import { begin, rollback } from "../postgres/sql-transaction.ts";
+import { within } from "../runtime/clock.ts";
+
+const doing = "Asking";
+
+/** A connection of the diagnosis's own. */
+export class Line {
+  readonly session: Session;
+  readonly deadline: number;
+  readonly #pool: Pool;
+  #ended: Promise<void> | undefined;
+
+  private constructor(pool: Pool, client: OwnClient, deadline: number) {
+    this.#pool = pool;
+    this.deadline = deadline;
+    this.session = new Session(client, (cause) => {
+      if (cause === undefined) this.#ended = client.end();
+    });
+  }
+
+  /** @throws {DatabaseError} */
+  static async open(pool: Pool, deadline: number): Promise<Line> {
+    let client: OwnClient | undefined;
+    try {
+      client = clientBeside(pool);
+      await within(deadline, client.connect());
+      return new Line(pool, client, deadline);
+    } catch (cause) {
+      if (client !== undefined) destroySocket(client);
+      throw new DatabaseError({ doing: "Connecting", cause });
+    }
+  }
+
+  another(): Promise<Line> {
+    return Line.open(this.#pool, this.deadline);
+  }
+
+  /** @throws {DatabaseError} */
+  async ask<T>(statement: Statement, values: Value[] = []): Promise<T> {
+    return (await this.session.run<T>(doing, statement, values, this.deadline)).said;
+  }
+
+  /** Whether it could: a pooler in statement mode refuses transactions. @throws {DatabaseError} */
+  async begin(): Promise<boolean> {
+    try {
+      await this.session.command(doing, begin, this.deadline);
+      return true;
+    } catch (error) {
+      if (error instanceof DatabaseError && error.sqlState === "08P01") return false;
+      throw error;
+    }
+  }
+
+  /** Ends what {@link begin} began. @throws {DatabaseError} */
+  async rollback(): Promise<void> {
+    await this.session.command(doing, rollback, this.deadline);
+  }
+
+  async close(): Promise<void> {
+    this.session.return();
+    if (this.#ended === undefined) return;
+    await within(this.deadline, this.#ended).catch(() => destroySocket(this.session.client));
+  }
+}

@@ -1,0 +1,31 @@
+import type { TransactionClient } from "../contract/locker.ts";
+import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
+
+/** What is needed of postgres.js's `TransactionSql`. */
+export interface PostgresJsTransaction {
+  unsafe(query: string, parameters?: never): PromiseLike<readonly unknown[]>;
+  savepoint(run: never): Promise<unknown>;
+}
+
+/**
+ * The `client` of `withTransaction` for a transaction of postgres.js, whose own end is that of the lock.
+ *
+ * ```ts
+ * await sql.begin((tx) =>
+ *   locker.withTransaction("invoice:42", () => tx`insert into invoice values (42)`, { client: fromPostgresJs(tx) }),
+ * );
+ * ```
+ *
+ * postgres.js doesn't tell that a transaction has ended: `withTransaction` finds that out by itself.
+ *
+ * @throws {InvalidConfigError} `transaction` is not one: `undefined`, or the `sql` that makes them
+ */
+export function fromPostgresJs(transaction: PostgresJsTransaction): TransactionClient {
+  if (!hasMethods(transaction, "unsafe", "savepoint")) {
+    throw notTransaction(transaction, "the `sql` that postgres.js's `sql.begin(…)` hands to its function");
+  }
+  const sql = transaction as unknown as {
+    unsafe(query: string, parameters: unknown[]): PromiseLike<readonly unknown[]>;
+  };
+  return transactionClient(transaction, { run: (text, values) => sql.unsafe(text, values) });
+}

@@ -1,0 +1,45 @@
+import type { TransactionClient } from "../contract/locker.ts";
+import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
+
+/** What is needed of TypeORM's `QueryRunner`. */
+export interface TypeOrmQueryRunner {
+  readonly isTransactionActive: boolean;
+  connect(): Promise<unknown>;
+}
+
+/** What is needed of TypeORM's `EntityManager`. */
+export interface TypeOrmEntityManager {
+  readonly queryRunner?: TypeOrmQueryRunner | undefined;
+}
+
+/**
+ * The `client` of `withTransaction` for a transaction of TypeORM, whose own end is that of the lock: for the `EntityManager` that
+ * `dataSource.transaction(…)` hands to its function, or a `QueryRunner` after `startTransaction()`.
+ *
+ * ```ts
+ * await dataSource.transaction((manager) =>
+ *   locker.withTransaction("invoice:42", () => manager.insert(Invoice, { id: 42 }), { client: fromTypeORM(manager) }),
+ * );
+ * ```
+ *
+ * @throws {InvalidConfigError} `transaction` has none begun: `undefined`, `dataSource.manager`, or one that has ended
+ */
+export function fromTypeORM(transaction: TypeOrmEntityManager | TypeOrmQueryRunner): TransactionClient {
+  const runner = runnerOf(transaction);
+  if (runner?.isTransactionActive !== true) {
+    throw notTransaction(
+      transaction,
+      "the entity manager that TypeORM's `dataSource.transaction(…)` hands to its function, or a query runner that has a transaction begun",
+    );
+  }
+  return transactionClient(runner, {
+    isOpen: () => runner.isTransactionActive,
+    run: async (text, values) => ((await runner.connect()) as TransactionClient).query(text, values),
+    hadEnded: () => !runner.isTransactionActive,
+  });
+}
+
+function runnerOf(transaction: TypeOrmEntityManager | TypeOrmQueryRunner): TypeOrmQueryRunner | undefined {
+  const runner = (transaction as TypeOrmEntityManager | undefined)?.queryRunner ?? transaction;
+  return hasMethods(runner, "connect") && "isTransactionActive" in runner ? runner : undefined;
+}

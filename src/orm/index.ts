@@ -1,0 +1,18 @@
+export type { TransactionClient } from "../contract/locker.ts";
+export type { DrizzleTransaction } from "./from-drizzle.ts";
+export { fromDrizzle } from "./from-drizzle.ts";
+export type { KnexTransaction } from "./from-knex.ts";
+export { fromKnex } from "./from-knex.ts";
+export type { KyselyTransaction } from "./from-kysely.ts";
+export { fromKysely } from "./from-kysely.ts";
+export type { MikroOrmEntityManager } from "./from-mikro-orm.ts";
+export { fromMikroOrm } from "./from-mikro-orm.ts";
+export type { PostgresJsTransaction } from "./from-postgres-js.ts";
+export { fromPostgresJs } from "./from-postgres-js.ts";
+export type { PrismaTransaction } from "./from-prisma.ts";
+export { fromPrisma } from "./from-prisma.ts";
+export type { SequelizeTransaction } from "./from-sequelize.ts";
+export { fromSequelize } from "./from-sequelize.ts";
+export type { TypeOrmEntityManager } from "./from-typeorm.ts";
+export type { TypeOrmQueryRunner } from "./from-typeorm.ts";
+export { fromTypeORM } from "./from-typeorm.ts";

@@ -1,0 +1,97 @@
+import { elapsedSince, type Instant, now } from "./clock.ts";
+
+/** A TTL that was asked for, of which it isn't known yet whether it is in force. */
+export interface AskedTtl {
+  readonly ttl: number;
+  readonly sentAt: Instant;
+  /** Counts what was asked, in the order of sending. */
+  readonly turn: number;
+}
+
+/**
+ * How long a holder may rely on what it has:
+ *
+ *     until = sent + TTL − margin
+ *
+ * `sent` is when the statement was sent that last proved it, so that the server, whose TTL begins later, ends it later. If the server
+ * enforces the TTL, each statement that sets one may have been carried out as soon as it was sent: then it is the smallest `until` of
+ * the last one that was answered and of all that were sent after it. Answers count in the order of sending, whichever is looked at
+ * first.
+ *
+ * All times are in milliseconds; a TTL may be infinite.
+ */
+export class TrustWindow {
+  /** What is left of a TTL without the margin. */
+  readonly #trusted: (ttl: number) => number;
+  readonly #enforced: boolean;
+  #ttl: number;
+  #provenAt: Instant;
+  #turn = 0;
+  #answered = 0;
+  /** None, mostly. */
+  #asked: AskedTtl[] | undefined;
+
+  constructor(ttl: number, provenAt: Instant, rule: { trusted(ttl: number): number; enforced: boolean }) {
+    this.#ttl = ttl;
+    this.#provenAt = provenAt;
+    this.#trusted = rule.trusted;
+    this.#enforced = rule.enforced;
+  }
+
+  /** As last proved. */
+  get ttl(): number {
+    return this.#ttl;
+  }
+
+  /** When the statement was sent that last proved it. */
+  get provenAt(): Instant {
+    return this.#provenAt;
+  }
+
+  /** Milliseconds until there is no relying on it any more. */
+  get left(): number {
+    let left = this.#leftOf(this.#ttl, this.#provenAt);
+    if (this.#enforced && this.#asked !== undefined) {
+      for (const { ttl, sentAt } of this.#asked) left = Math.min(left, this.#leftOf(ttl, sentAt));
+    }
+    return left;
+  }
+
+  /** A statement is about to be sent that sets a TTL. */
+  ask(ttl: number): AskedTtl {
+    this.#turn += 1;
+    const asked = { ttl, sentAt: now(), turn: this.#turn };
+    if (this.#asked === undefined) this.#asked = [asked];
+    else this.#asked.push(asked);
+    return asked;
+  }
+
+  /**
+   * The answer came: the TTL is in force, unless one that was sent later is already.
+   *
+   * @param sentAt when it was really sent, if it had to queue
+   */
+  answered(asked: AskedTtl, sentAt = asked.sentAt): void {
+    this.forget(asked);
+    if (asked.turn < this.#answered) return;
+    this.#answered = asked.turn;
+    this.#ttl = asked.ttl;
+    this.#provenAt = sentAt;
+  }
+
+  /** It is sure to have changed nothing. */
+  forget(asked: AskedTtl): void {
+    const others = this.#asked?.filter((each) => each !== asked);
+    this.#asked = others?.length === 0 ? undefined : others;
+  }
+
+  /** Something else has proved it, with the same TTL. */
+  extend(provenAt: Instant): void {
+    if (provenAt === this.#provenAt) return;
+    if (elapsedSince(provenAt) < elapsedSince(this.#provenAt)) this.#provenAt = provenAt;
+  }
+
+  #leftOf(ttl: number, since: Instant): number {
+    return ttl === Number.POSITIVE_INFINITY ? ttl : this.#trusted(ttl) - elapsedSince(since);
+  }
+}

@@ -1,0 +1,25 @@
+const warned = new Set<string>();
+
+/**
+ * Calls code of the user's: a logger, a meter, a tracer, an event of a pool. Whatever it throws changes nothing in here; the first
+ * time that a hook of a kind does, Node.js prints a warning. A promise that it returns may reject.
+ *
+ * @returns what the hook returned; `undefined` if it threw
+ */
+export function callHook<T>(kind: string, hook: () => T): T | undefined {
+  try {
+    const returned = hook();
+    if (returned instanceof Promise) returned.catch((error: unknown) => warnOnce(kind, error));
+    return returned;
+  } catch (error) {
+    warnOnce(kind, error);
+    return undefined;
+  }
+}
+
+function warnOnce(kind: string, error: unknown): void {
+  if (warned.has(kind)) return;
+  warned.add(kind);
+  const said = error instanceof Error ? error.message : String(error);
+  process.emitWarning(`the ${kind} threw, which is passed over: ${said}`, "PgLockerWarning");
+}

@@ -1,0 +1,227 @@
+import { existsSync } from "node:fs";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
+import { describe, expect, inject, test, vi } from "vitest";
+import { PostgresServer } from "../../src/testing/index.ts";
+import { type CliOptions, cli } from "../support/cli.ts";
+import { createRole, databaseUrl, onServer } from "../support/database.ts";
+import { UserState } from "../support/own-server.ts";
+
+// Each starts several processes, and some a server.
+vi.setConfig({ testTimeout: 60_000 });
+
+const { hostname, port, pathname, username } = new URL(databaseUrl());
+const dbname = pathname.slice(1);
+const asked = (user = username) => `Database ${dbname} on ${hostname}:${port}, as ${user} (`;
+
+/** A folder for files that variables name, which is removed in the end. */
+async function folder(): Promise<AsyncDisposable & { write(name: string, text: string): Promise<string> }> {
+  const path = await mkdtemp(join(tmpdir(), "pg-locker-files-"));
+  return {
+    write: async (name, text) => {
+      await writeFile(join(path, name), text);
+      await chmod(join(path, name), 0o600);
+      return join(path, name);
+    },
+    [Symbol.asyncDispose]: () => rm(path, { recursive: true }),
+  };
+}
+
+/** What a command says that lists no locks. */
+async function ls(env: NonNullable<CliOptions["env"]>, args: readonly string[] = []): Promise<string> {
+  const { status, stdout, stderr } = await cli(["ls", ...args], { env });
+  expect([status, stderr]).toEqual([0, ""]);
+  return stdout;
+}
+
+describe("a name that is given, and can't be used, is 64 and names what has it; nothing is started", () => {
+  test.each<[string, CliOptions["env"], string[]]>([
+    ["DATABASE_URL", { DATABASE_URL: "" }, []],
+    ["DATABASE_URL", { DATABASE_URL: " \n", PGHOST: hostname }, []],
+    ["--url", {}, ["--url", ""]],
+    ["--url", { DATABASE_URL: databaseUrl() }, ["--url="]],
+    ["PGHOST", { PGHOST: "" }, []],
+    ["PGDATABASE", { PGDATABASE: "" }, []],
+    ["PGSERVICE", { PGSERVICE: "" }, []],
+    ["PGSERVICE", { PGSERVICE: "no such one" }, []],
+    ["PGSERVICEFILE", { PGSERVICEFILE: "/no/such/file", PGSERVICE: "prod" }, []],
+    ["PGSERVICEFILE", { PGSERVICEFILE: "/no/such/file" }, []],
+    ["PGPASSFILE", { PGPASSFILE: "/no/such/file", PGHOST: hostname }, []],
+    ["PGSSLROOTCERT", { PGSSLROOTCERT: "/no/such/file", PGSSLMODE: "verify-ca" }, []],
+    ["PGSSLMODE", { PGSSLMODE: "requre" }, []],
+    ["PGPORT", { PGHOST: hostname, PGPORT: "54x" }, []],
+    ["PGHOSTADDR", { PGHOSTADDR: "db.example" }, []],
+    ["PGCONNECT_TIMEOUT", { PGHOST: hostname, PGCONNECT_TIMEOUT: "soon" }, []],
+    ["PGTARGETSESSIONATTRS", { PGHOST: hostname, PGTARGETSESSIONATTRS: "standby" }, []],
+    ["PGLOADBALANCEHOSTS", { PGHOST: "a,b", PGLOADBALANCEHOSTS: "random" }, []],
+    ["PGCHANNELBINDING", { PGHOST: hostname, PGCHANNELBINDING: "require" }, []],
+    ["PGGSSENCMODE", { PGHOST: hostname, PGGSSENCMODE: "require" }, []],
+    ["PGREQUIREAUTH", { PGHOST: hostname, PGREQUIREAUTH: "scram-sha-256" }, []],
+    ["PGREQUIREPEER", { PGHOST: hostname, PGREQUIREPEER: "postgres" }, []],
+  ])("%s %j", async (name, env, args) => {
+    await using user = await UserState.create();
+    // What run does is what each of them does; to start them all takes a while.
+    const isServer = /^(DATABASE_URL|--url|PGSERVICE|PGHOST)$/.test(name);
+    const commands = [
+      ...(isServer ? [["run", "k", ...args, "--", "echo", "ran"]] : []),
+      ["who", "k", ...args],
+    ];
+    for (const { status, stdout, stderr } of await Promise.all(commands.map((each) => user.cli(each, env)))) {
+      expect([status, stdout]).toEqual([64, ""]);
+      expect(stderr).toMatch(new RegExp(`^pg-locker: .*${name}.*\n$`));
+    }
+    expect(existsSync(user.folder)).toBe(false);
+  });
+});
+
+describe("whatever names a server keeps a command from the PostgreSQL of the user's own", () => {
+  test.each([
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGOPTIONS",
+    "PGSSLMODE",
+    "PGREQUIRESSL",
+    "PGTARGETSESSIONATTRS",
+  ])("%s", async (name) => {
+    const values: Record<string, string> = {
+      ...{ PGHOST: "127.0.0.1", PGHOSTADDR: "127.0.0.1", PGPORT: "1", PGSSLMODE: "prefer" },
+      ...{ PGREQUIRESSL: "1", PGTARGETSESSIONATTRS: "primary", PGOPTIONS: "-c geqo=off" },
+    };
+    await using user = await UserState.create();
+    const env = { [name]: values[name] ?? "x", ...(name !== "PGPORT" && { PGCONNECT_TIMEOUT: "1" }) };
+    const { stdout, stderr } = await user.cli(["ls"], env);
+    expect(stdout + stderr).toMatch(
+      new RegExp(` on (localhost|127\\.0\\.0\\.1):\\d+, as .* \\(.*${name}.*\\)`),
+    );
+    expect(existsSync(user.folder)).toBe(false);
+  });
+});
+
+describe("what libpq reads is read:", () => {
+  test("a service, of the file that is named and of the home folder; what is said beside it fills in what it leaves open", async () => {
+    await using files = await folder();
+    const lines = `# ours\n[other]\nhost=/nowhere\n[prod]\nhost=${hostname}\nport=${port}\n`;
+    const file = await files.write(".pg_service.conf", `${lines}dbname=${dbname}\n\n[last]\nhost=x\n`);
+    const env = { PGSERVICE: "prod", PGUSER: username };
+    const line = `${asked()}PGSERVICE, the service "prod")`;
+    expect(await ls({ ...env, PGSERVICEFILE: file, PGHOST: "127.0.0.1", PGPORT: "1" })).toContain(line);
+    expect(await ls({ ...env, HOME: join(file, "..") })).toContain(line);
+    expect(await ls({ DATABASE_URL: `service=prod servicefile=${file} user=${username}` })).toContain(
+      asked(),
+    );
+    const { status, stderr } = await cli(["ls"], { env: { ...env, PGSERVICE: "nope", PGSERVICEFILE: file } });
+    expect([status, stderr]).toEqual([
+      64,
+      `pg-locker: PGSERVICE names the service "nope", which is not in ${file}\n`,
+    ]);
+  });
+
+  test("an address beside a name", async () => {
+    const env = { PGHOST: "no-such-host.invalid", PGHOSTADDR: "127.0.0.1", PGPORT: port, PGDATABASE: dbname };
+    expect(await ls({ ...env, PGUSER: username })).toMatch(/ on no-such-host\.invalid:\d+, as /);
+  });
+
+  test("the password of a file, without a word; and not of one that others may read", async () => {
+    await using role = await createRole();
+    await using files = await folder();
+    const text = `# x\n*:1:*:*:wrong\n${hostname}:${port}:${dbname}:${role.name}:secret\n`;
+    const file = await files.write(".pgpass", text);
+    const url = new URL(role.url);
+    url.password = "";
+    expect(await ls({ DATABASE_URL: url.href, PGPASSFILE: file })).toContain(asked(role.name));
+    expect(await ls({ DATABASE_URL: url.href, HOME: join(file, "..") })).toContain(asked(role.name));
+    expect(await ls({ DATABASE_URL: `${url.href}?passfile=${file}` })).toContain(asked(role.name));
+    await chmod(file, 0o644);
+    const open = await cli(["ls"], { env: { DATABASE_URL: url.href, PGPASSFILE: file } });
+    expect([open.status, open.stderr]).toEqual([64, expect.stringContaining("chmod 600")]);
+  });
+
+  test("options", async () => {
+    const env = {
+      DATABASE_URL: databaseUrl(),
+      PGOPTIONS: "-c statement_timeout=7min",
+    };
+    const { stdout } = await cli(["doctor"], { env });
+    expect(stdout).toContain("statement_timeout = 7m0s (of the connection)");
+  });
+
+  test("no user: the account's name, as psql does, without any environment", async () => {
+    const name = userInfo().username;
+    const url = new URL(databaseUrl());
+    url.username = "";
+    const env = { DATABASE_URL: url.href, USER: undefined, LOGNAME: undefined, HOME: undefined };
+    const { stdout, stderr } = await cli(["ls"], { env });
+    expect(stdout + stderr).toContain(`, as ${name} (DATABASE_URL)`);
+  });
+});
+
+test.skipIf(process.getuid?.() !== 0)(
+  "a user id without an account is told what to set, in a sentence (skipped but for root)",
+  async () => {
+    const account = { uid: 54_321, gid: 54_321 };
+    const bare = { HOME: undefined, USER: undefined, LOGNAME: undefined };
+    const named = await cli(["ls"], { account, env: { ...bare, PGHOST: hostname } });
+    expect([named.status, named.stderr]).toEqual([
+      64,
+      expect.stringMatching(/^pg-locker: .*54321.*: set PGUSER\n$/),
+    ]);
+    const local = await cli(["ls"], { account, env: { ...bare, XDG_STATE_HOME: undefined } });
+    expect([local.status, local.stderr]).toEqual([
+      69,
+      expect.stringMatching(/^pg-locker: .*54321.*DATABASE_URL\n$/),
+    ]);
+  },
+);
+
+describe("several hosts", () => {
+  test("are tried in turn, and the one that answers is named", async () => {
+    const url = `postgres://${username}@127.0.0.1:1,${hostname}:${port}/${dbname}?target_session_attrs=read-write`;
+    expect(await ls({ DATABASE_URL: url })).toContain(`${asked()}DATABASE_URL)`);
+    const ran = await cli(["run", "k", "--", "echo", "ran"], { env: { DATABASE_URL: url } });
+    expect(ran).toMatchObject({ status: 0, stdout: "ran\n", stderr: "" });
+  });
+
+  test("of which none takes writes: what is wrong with each is said", async () => {
+    const [{ name }] = (await onServer<{ name: string }>("select current_database() as name")) as [
+      { name: string },
+    ];
+    const url = `postgres://${username}@127.0.0.1:1,${hostname}:${port}/${name}?target_session_attrs=primary`;
+    const env = { DATABASE_URL: url, PGOPTIONS: "-c default_transaction_read_only=on" };
+    const { status, stderr } = await cli(["ls"], { env });
+    expect(status).toBe(69);
+    expect(stderr).toMatch(/127\.0\.0\.1:1: connect ECONNREFUSED .*: takes no writes/);
+  });
+});
+
+test("--local is the user's own, whatever is named, and goes with no --url", async () => {
+  await using user = await UserState.create();
+  const env = { DATABASE_URL: databaseUrl(), PGOPTIONS: "-c nonsense=1", PGSSLNEGOTIATION: "direct" };
+  const { status, stdout, stderr } = await user.cli(["ls", "--local"], env);
+  expect([status, stdout, stderr]).toEqual([0, expect.stringContaining(`${user.folder}/socket`), ""]);
+  const both = await user.cli(["ls", "--local", "--url", databaseUrl()]);
+  expect([both.status, both.stderr]).toEqual([
+    64,
+    "pg-locker: Expected one of --local and --url, got both\n",
+  ]);
+});
+
+test("a standby and its primary: read-write finds the primary and any takes the first", async () => {
+  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using standby = await primary.standby();
+  const hosts = [standby, primary].map((server) => new URL(server.url).host).join(",");
+  const url = (attrs: string) => `postgres://postgres@${hosts}/postgres?target_session_attrs=${attrs}`;
+  const run = (attrs: string) =>
+    cli(["run", "k", "--", "echo", "ran"], { env: { DATABASE_URL: url(attrs) } });
+  expect(await run("read-write")).toMatchObject({ status: 0, stdout: "ran\n", stderr: "" });
+  expect(await ls({ DATABASE_URL: url("primary") })).toContain(
+    ` on ${new URL(primary.url).host}, as postgres`,
+  );
+  const refused = await run("any");
+  expect([refused.status, refused.stdout]).toEqual([69, ""]);
+  expect(refused.stderr).toMatch(/standby.*; asked postgres on /);
+}, 60_000);

@@ -1,0 +1,53 @@
+import type pg from "pg";
+import { beforeEach, expect, test } from "vitest";
+import { PostgresLocker } from "../../src/index.ts";
+import { Child } from "../support/child.ts";
+import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+beforeEach(async () => {
+  const client = await connect();
+  await client.query("create table if not exists written (what text primary key)");
+  await client.query("truncate written");
+});
+
+const write = "insert into written values ($1)";
+
+async function written(): Promise<string[]> {
+  const client = await connect();
+  return (await client.query<{ what: string }>("select what from written order by what")).rows.map(
+    ({ what }) => what,
+  );
+}
+
+/** Longer than a statement's deadline. */
+const stall = 5_500;
+
+test("a commit that took effect is one, whatever stood still after it was sent: the event loop, or the process", async () => {
+  await using child = Child.start("commit-and-stop.mjs", {
+    args: [uniqueKey()],
+    env: { DATABASE_URL: databaseUrl() },
+  });
+  await child.message((message) => "sent" in message);
+  await until(async () => (await written()).length === 1);
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const running = locker.withTransaction(uniqueKey(), async (client: pg.PoolClient) => {
+    await client.query(write, ["by this process"]);
+    const { stream } = (client as unknown as { connection: { stream: { write(data: Buffer): boolean } } })
+      .connection;
+    const send = stream.write;
+    stream.write = (data) => {
+      stream.write = send;
+      const sent = send.call(stream, data);
+      // The answer lies in the socket when the loop comes back, and the deadline has passed.
+      setImmediate(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, stall));
+      return sent;
+    };
+    return 42;
+  });
+  expect(await running).toBe(42);
+  // It has stood still for longer than that.
+  child.signal("SIGCONT");
+  expect(await child.message((message) => "outcome" in message)).toEqual({ outcome: "committed" });
+  expect(await written()).toEqual(["by another process", "by this process"]);
+}, 30_000);

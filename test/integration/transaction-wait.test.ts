@@ -1,0 +1,460 @@
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import { beforeEach, describe, expect, inject, test } from "vitest";
+import { LockerClosedError, lockId, PostgresLocker, type TransactionClient } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/index.ts";
+import {
+  advisoryLocks,
+  connect,
+  createPool,
+  createRole,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  type Session,
+  uniqueKey,
+} from "../support/database.ts";
+import { PgBouncer } from "../support/pgbouncer.ts";
+import { until } from "../support/until.ts";
+
+// withTransaction waits in the server, inside its transaction, for seconds at a time.
+
+beforeEach(async () => {
+  const client = await connect();
+  await client.query("create table if not exists written (what text primary key)");
+  await client.query("truncate written");
+  await client.query("grant all on written to public");
+});
+
+const write = "insert into written values ($1)";
+const never = () => expect.unreachable();
+const waits = async (): Promise<boolean> => (await advisoryLocks()).some(({ granted }) => !granted);
+const nobodyWaits = async (): Promise<boolean> => !(await waits());
+
+async function written(): Promise<string[]> {
+  const client = await connect();
+  const { rows } = await client.query<{ what: string }>("select what from written order by what");
+  return rows.map(({ what }) => what);
+}
+
+/** A client of another library: no more than `query`, which may give what it reads in other forms. */
+function adapter(
+  client: pg.ClientBase,
+  read: (answer: string) => unknown = (answer) => answer,
+): TransactionClient {
+  return {
+    query: async (text, values) => {
+      expect(Array.isArray(values)).toBe(true);
+      const { rows } = await client.query(text, values);
+      return { rows: rows.map((row) => (row.answer === undefined ? row : { answer: read(row.answer) })) };
+    },
+  };
+}
+
+interface Ways {
+  /** Runs `withTransaction` in one of the ways that there are. `client`: what it is on, if it is the caller's. */
+  run(
+    locker: PostgresLocker,
+    key: string,
+    fn: () => unknown,
+    options: { wait: string | true; signal?: AbortSignal },
+  ): Promise<unknown>;
+  readonly client?: Session;
+}
+
+const ways: ReadonlyArray<readonly [string, () => Promise<Ways>]> = [
+  ["a transaction of its own", async () => ({ run: (locker, ...rest) => locker.withTransaction(...rest) })],
+  [
+    "a transaction of the caller's",
+    async () => {
+      const client = await connect();
+      await client.query("begin");
+      return {
+        client,
+        run: (locker, key, fn, options) => locker.withTransaction(key, fn, { ...options, client }),
+      };
+    },
+  ],
+  [
+    "a transaction of another library's",
+    async () => {
+      const client = await connect();
+      await client.query("begin");
+      return {
+        client,
+        run: (locker, key, fn, options) => {
+          const adapted = adapter(client, JSON.parse);
+          return locker.withTransaction(key, fn, { ...options, client: adapted });
+        },
+      };
+    },
+  ],
+];
+
+describe.each(ways)("a wait in %s", (_, make) => {
+  test("is one of the server's, in the order of arrival, and ends with the release", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const { run, client } = await make();
+    const holder = await connect();
+    const key = uniqueKey();
+    const id = lockId(0, key).toString();
+    await holder.query("select pg_advisory_lock($1)", [id]);
+    const order: string[] = [];
+    const waiting = run(locker, key, () => void order.push("ours"), { wait: true });
+    await until(waits);
+    const next = await connect();
+    const after = next.query("select pg_advisory_lock($1)", [id]).then(() => order.push("psql"));
+    await until(async () => (await advisoryLocks()).filter(({ granted }) => !granted).length === 2);
+    await holder.query("select pg_advisory_unlock($1)", [id]);
+    await waiting;
+    await client?.query("commit");
+    await after;
+    expect(order).toEqual(["ours", "psql"]);
+  });
+
+  test("goes on after a bound of the server's, and is granted then", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const { run, client } = await make();
+    const holder = await connect();
+    const key = uniqueKey();
+    const id = lockId(0, key).toString();
+    await holder.query("select pg_advisory_lock($1)", [id]);
+    const waiting = run(locker, key, () => "granted", { wait: "30s" });
+    await until(waits);
+    // As the bound would: whoever waits is the server's to end, at any time.
+    for (let round = 0; round < 3; round += 1) {
+      await until(waits);
+      await onServer(
+        "select pg_cancel_backend(pid) from pg_locks where not granted and locktype = 'advisory' and objid = $1::bigint & 4294967295",
+        [id],
+      );
+    }
+    await until(waits);
+    await holder.query("select pg_advisory_unlock($1)", [id]);
+    expect(await waiting).toBe("granted");
+    await client?.query("commit");
+  });
+
+  test("an abort, a bound that passes and a close() end it at once, and leave nothing of it", async () => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ pool });
+    const closing = new PostgresLocker({ pool });
+    const { run, client } = await make();
+    await client?.query(write, ["before"]);
+    const holder = await connect();
+    const key = uniqueKey();
+    await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
+    const aborting = new AbortController();
+    const reason = new Error("the caller's own");
+
+    const start = performance.now();
+    const aborted = run(locker, key, never, { wait: true, signal: aborting.signal });
+    await until(waits);
+    aborting.abort(reason);
+    await expect(aborted).rejects.toBe(reason);
+    await until(nobodyWaits);
+    await client?.query("select 1");
+
+    const passed = run(locker, key, never, { wait: "50ms" });
+    await expect(passed).rejects.toMatchObject({ reason: "wait-timeout", waited: 50 });
+    await client?.query("select 1");
+
+    const closed = run(closing, key, never, { wait: true });
+    closed.catch(() => {});
+    await until(waits);
+    await closing.close();
+    await expect(closed).rejects.toBeInstanceOf(LockerClosedError);
+    await until(nobodyWaits);
+    // Well below the bound of the server.
+    expect(performance.now() - start).toBeLessThan(4_000);
+    await until(() => pool.idleCount === pool.totalCount);
+    await holder.query("select pg_advisory_unlock_all()");
+    expect(await advisoryLocks()).toEqual([]);
+    await client?.query("commit");
+    if (client !== undefined) expect(await written()).toEqual(["before"]);
+  });
+});
+
+test("a wait is no line in the server's log, however it ends", async () => {
+  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  const url = server.url;
+  const client = await connect({ connectionString: url });
+  const holder = await connect({ connectionString: url });
+  const pool = createPool({ connectionString: url });
+  await using locker = new PostgresLocker({ pool });
+  const key = uniqueKey();
+  await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
+  const log = join(dirname(server.dataDirectory), "server.log");
+  const before = await readFile(log, "utf8");
+  await client.query("begin");
+  const all: Array<{ client?: TransactionClient }> = [{}, { client }, { client: adapter(client) }];
+  for (const options of all) {
+    const aborting = new AbortController();
+    const signal = aborting.signal;
+    const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal });
+    aborted.catch(() => {});
+    await until(async () => (await holder.query("select from pg_locks where not granted")).rowCount === 1);
+    aborting.abort(new Error("left"));
+    await expect(aborted).rejects.toThrow("left");
+    const passed = locker.withTransaction(key, never, { ...options, wait: "30ms" });
+    await expect(passed).rejects.toMatchObject({ reason: "wait-timeout" });
+  }
+  await client.query("commit");
+  await holder.query("do $$ begin raise log 'the end of the test'; end $$");
+  const after = await until(async () => {
+    const text = await readFile(log, "utf8");
+    return text.includes("the end of the test") && text.slice(before.length);
+  });
+  expect(after.split("\n").filter((line) => /ERROR|WARNING|FATAL/.test(line))).toEqual([]);
+});
+
+test("a transaction's own settings do not end the wait, and are as they were after it", async () => {
+  await using locker = new PostgresLocker({
+    pool: createPool({ options: "-c statement_timeout=400 -c lock_timeout=200" }),
+  });
+  const holder = await connect();
+  const key = uniqueKey();
+  await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
+  const settings =
+    "select current_setting('lock_timeout') || ' ' || current_setting('statement_timeout') as both";
+  const waiting = locker.withTransaction(key, async (client) => (await client.query(settings)).rows[0], {
+    wait: "20s",
+  });
+  const pid = async () => (await advisoryLocks()).find(({ granted }) => !granted)?.pid;
+  const first = await until(pid);
+  const start = performance.now();
+  await until(async () => performance.now() - start > 700 && (await pid()) === first);
+  await holder.query("select pg_advisory_unlock_all()");
+  expect(await waiting).toEqual({ both: "200ms 400ms" });
+});
+
+test("two transactions that wait for each other: one is told of a deadlock, and the other has its lock", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const keys = [uniqueKey(), uniqueKey()] as const;
+  let inside = 0;
+  const both = async (first: string, second: string) =>
+    locker.withTransaction(first, async (client: pg.PoolClient) => {
+      inside += 1;
+      await until(() => inside === 2);
+      return locker.withTransaction(second, (tx) => tx.query(write, [first]), { client, wait: true });
+    });
+  const outcomes = await Promise.allSettled([both(keys[0], keys[1]), both(keys[1], keys[0])]);
+  const failed = outcomes.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
+  expect(failed).toHaveLength(1);
+  expect(failed[0]).toMatchObject({
+    name: "DatabaseError",
+    sqlState: "40P01",
+    message: expect.stringMatching(
+      /^Waiting for the lock "key:.*" in a transaction \(a deadlock: .*\) failed: /,
+    ),
+  });
+  expect(await written()).toHaveLength(1);
+});
+
+test("a deadlock with rows, on the caller's client: the transaction is as it was, and the caller's to end", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const [one, two] = [await connect(), await connect()];
+  const key = uniqueKey();
+  await one.query(write, ["row"]);
+  await two.query("begin");
+  await locker.withTransaction(key, () => {}, { client: two });
+  await one.query("begin");
+  await one.query("update written set what = 'by one'");
+  const outcome = locker
+    .withTransaction(key, () => "one", { client: one, wait: true })
+    .catch((error: unknown) => error);
+  await until(waits);
+  const update = two.query("update written set what = 'by two'").catch((error: unknown) => error);
+  const first = await Promise.race([outcome, update]);
+  expect(first).toMatchObject(
+    first instanceof Error && "sqlState" in first ? { sqlState: "40P01" } : { code: "40P01" },
+  );
+  if (first === (await Promise.race([outcome, "other"]))) {
+    // Its own was the one that failed: the transaction goes on.
+    await one.query("select 1");
+    await one.query("rollback");
+    await update;
+    await two.query("commit");
+  } else {
+    await two.query("rollback");
+    expect(await outcome).toBe("one");
+    await one.query("commit");
+  }
+});
+
+test("no snapshot is older than a bound while it waits, and a transaction of its own has no id", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const holder = await connect();
+  const key = uniqueKey();
+  await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
+  const aborting = new AbortController();
+  const waiting = locker.withTransaction(key, never, { wait: true, signal: aborting.signal });
+  waiting.catch(() => {});
+  await until(waits);
+  const looks = async () =>
+    onServer<{ xid: unknown; started: string; xmin: string | null }>(
+      `select backend_xid as xid, backend_xmin::text as xmin, xact_start::text as started from pg_stat_activity
+        where pid in (select pid from pg_locks where not granted and locktype = 'advisory' and database = (
+          select oid from pg_database where datname = $1))`,
+      [new URL(databaseUrl()).pathname.slice(1)],
+    );
+  const [first] = await until(async () => {
+    const found = await looks();
+    return found.length === 1 && found;
+  });
+  expect(first?.xid).toBeNull();
+  const next = await until(
+    async () => {
+      const [found] = await looks();
+      return found !== undefined && found.started !== first?.started && found;
+    },
+    { deadline: 12_000 },
+  );
+  expect(next.xid).toBeNull();
+  aborting.abort(new Error("left"));
+  await expect(waiting).rejects.toThrow("left");
+  await holder.query("select pg_advisory_unlock_all()");
+}, 30_000);
+
+test("a storm of aborts, in every moment, leaves the caller's transaction usable and without the lock", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const client = await connect();
+  const holder = await connect();
+  const key = uniqueKey();
+  const id = lockId(0, key).toString();
+  await client.query("begin");
+  await client.query(write, ["kept"]);
+  const reason = new Error("left");
+  let granted = 0;
+  for (let round = 0; round < 150; round += 1) {
+    await holder.query("select pg_advisory_lock($1)", [id]);
+    const aborting = new AbortController();
+    const outcome = locker
+      .withTransaction(key, () => "granted", { client, wait: true, signal: aborting.signal })
+      .catch((error: unknown) => error);
+    await delay(Math.random() * 6);
+    const released = holder.query("select pg_advisory_unlock($1)", [id]);
+    if (round % 3 === 0) await released;
+    aborting.abort(reason);
+    await released;
+    const result = await outcome;
+    const held = await holdersOf(BigInt(id));
+    if (result === "granted") {
+      granted += 1;
+      expect(held).toEqual([client.processID]);
+      await client.query("commit; begin");
+    } else {
+      expect(result).toBe(reason);
+      expect(held).toEqual([]);
+    }
+    await client.query("select 1");
+  }
+  expect(granted).toBeLessThan(150);
+  await client.query("commit");
+  expect(await written()).toEqual(["kept"]);
+});
+
+test("a role that may not run plpgsql waits as well, and its transaction goes on after a wait that passed", async () => {
+  const own = await connect();
+  await using role = await createRole();
+  await own.query("revoke usage on language plpgsql from public");
+  try {
+    await using locker = new PostgresLocker({ pool: createPool({ connectionString: role.url }) });
+    const client = await connect({ connectionString: role.url });
+    const holder = await connect();
+    const key = uniqueKey();
+    const id = lockId(0, key).toString();
+    await client.query("begin");
+    await client.query(write, ["before"]);
+    for (const options of [{}, { client }]) {
+      await holder.query("select pg_advisory_lock($1)", [id]);
+      const passed = locker.withTransaction(key, never, { ...options, wait: "50ms" });
+      await expect(passed).rejects.toMatchObject({ reason: "wait-timeout" });
+      const aborting = new AbortController();
+      const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal: aborting.signal });
+      aborted.catch(() => {});
+      await until(waits);
+      aborting.abort(new Error("left"));
+      await expect(aborted).rejects.toThrow("left");
+      const waiting = locker.withTransaction(key, () => "granted", { ...options, wait: true });
+      await until(waits);
+      await holder.query("select pg_advisory_unlock_all()");
+      expect(await waiting).toBe("granted");
+    }
+    await client.query("commit");
+    expect(await written()).toEqual(["before"]);
+    await client.end();
+    await locker.close();
+  } finally {
+    await own.query("grant usage on language plpgsql to public");
+    await own.query("revoke all on written from public");
+  }
+});
+
+test.each<readonly [string, (answer: string) => unknown]>([
+  ["as the server wrote it", (answer) => answer],
+  ["read as JSON", (answer) => JSON.parse(answer)],
+])(
+  "a client of another library, whose answers are %s: takes, waits, and tells of a lock that has gone",
+  async (_, read) => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const session = await connect();
+    const client = adapter(session, read);
+    const key = uniqueKey();
+    await session.query("begin");
+    await locker.withTransaction(key, (tx) => tx.query(write, ["one"]), { client });
+    expect(await holdersOf(lockId(0, key))).toEqual([session.processID]);
+    await session.query("commit; begin");
+    const gone = locker.withTransaction(key, (tx) => tx.query("rollback", []), { client });
+    await expect(gone).rejects.toThrow(/ended the lock/);
+    expect(await written()).toEqual(["one"]);
+  },
+);
+
+test.each<readonly [string, unknown]>([
+  ["no method `query`", {}],
+  ["a `query` that is no function", { query: "select 1" }],
+  ["a `query` that answers nothing", { query: async () => undefined }],
+  ["a `query` that answers an array of rows", { query: async () => [{ answer: "{}" }] }],
+  ["rows without the column", { query: async () => ({ rows: [{ other: "{}" }] }) }],
+  ["rows as arrays", { query: async () => ({ rows: [["{}"]] }) }],
+  ["a value that is no JSON", { query: async () => ({ rows: [{ answer: "yes" }] }) }],
+  ["null", null],
+  ["a string", "postgres://user:secret@host/db"],
+])("a client with %s is refused, by its field", async (_, client) => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  for (const wait of [0, true] as const) {
+    const running = locker.withTransaction(uniqueKey(), never, { client: client as TransactionClient, wait });
+    await expect(running).rejects.toMatchObject({ name: "InvalidConfigError", field: "client" });
+    await expect(running).rejects.not.toThrow(/secret/);
+  }
+});
+
+test.skipIf(!PgBouncer.installed)("through PgBouncer in transaction mode, in either way", async () => {
+  await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 4 });
+  await using locker = new PostgresLocker({ pool: createPool({ connectionString: bouncer.url }) });
+  const client = await connect({ connectionString: bouncer.url });
+  const holder = await connect();
+  const key = uniqueKey();
+  const id = lockId(0, key).toString();
+  await client.query("begin");
+  for (const options of [{}, { client }]) {
+    await holder.query("select pg_advisory_lock($1)", [id]);
+    const aborting = new AbortController();
+    const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal: aborting.signal });
+    aborted.catch(() => {});
+    await until(waits);
+    aborting.abort(new Error("left"));
+    await expect(aborted).rejects.toThrow("left");
+    await until(nobodyWaits);
+    const waiting = locker.withTransaction(key, () => "granted", { ...options, wait: true });
+    await until(waits);
+    await holder.query("select pg_advisory_unlock_all()");
+    expect(await waiting).toBe("granted");
+  }
+  await client.query("commit");
+  await client.end();
+  await locker.close();
+});

@@ -1,0 +1,222 @@
+import { afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { AcquireOptions, PostgresLocker } from "../../src/index.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { WaitingServer } from "../support/bounded-wait.ts";
+import { Child } from "../support/child.ts";
+import { Fleet, HeldByHand } from "../support/fleet.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
+import { until } from "../support/until.ts";
+
+// A hundred lockers, as of a hundred processes, that wait for one lock: their order, what they ask of the server, and what they
+// make of its restart, its crash and its failover.
+
+const size = 100;
+let server: WaitingServer;
+
+beforeAll(async () => {
+  server = await WaitingServer.start({
+    max_connections: 450,
+    shared_preload_libraries: "pg_stat_statements",
+  });
+  return () => server[Symbol.asyncDispose]();
+});
+afterEach(() => server.nothingLeft());
+
+/** Every locker of a fleet waits for the lock, one after another as they come; in `order` each says when it had it. */
+async function line(
+  fleet: Fleet,
+  held: HeldByHand,
+  options: AcquireOptions = { wait: true },
+): Promise<{ order: number[]; all: Promise<unknown> }> {
+  const order: number[] = [];
+  const waits: Promise<void>[] = [];
+  for (const [number, locker] of fleet.lockers.entries()) {
+    const wait = locker.acquire(held.key, options).then(async (lock) => {
+      order.push(number);
+      await lock.release();
+    });
+    wait.catch(() => {}); // Until all are awaited.
+    waits.push(wait);
+    await until(async () => (await server.pidsOf(held.id, "waiting")).length >= number + 1, {
+      interval: 1,
+      what: `waiter ${number} in the server`,
+    });
+  }
+  return { order, all: Promise.all(waits) };
+}
+
+/** How often a later one comes before an earlier one. */
+const descents = (order: readonly number[]) =>
+  order.filter((number, at) => at > 0 && number < (order[at - 1] as number)).length;
+
+describe("a hundred lockers that wait for one key", () => {
+  test("wait on a session each, ask little while it is held, and have it in order of arrival with few statements", async () => {
+    await using fleet = await Fleet.start(size, server.url, {
+      poolConfig: { max: 1, idleTimeoutMillis: 50 },
+    });
+    await using held = await HeldByHand.on(server);
+    const { order, all } = await line(fleet, held);
+    // A session for each that waits, and the holder's.
+    const clients =
+      "select from pg_stat_activity where backend_type = 'client backend' and application_name <> 'test-admin'";
+    await until(async () => (await server.rows(clients)).length <= size + 5, { deadline: 8_000 });
+    const [before, start] = [await server.statements(), performance.now()];
+    await until(() => performance.now() - start > 2_000);
+    const perSecond = ((await server.statements()) - before) / ((performance.now() - start) / 1_000);
+    expect(perSecond).toBeLessThan(100);
+    expect(order).toEqual([]);
+    const released = await server.statements();
+    await held.release();
+    await all;
+    expect(((await server.statements()) - released) / size).toBeLessThan(10);
+    expect(order).toHaveLength(size);
+    // Whose bound passed stands behind the others again, and so do those after it: the circle has turned, its order is the same.
+    expect(descents(order)).toBeLessThanOrEqual(1);
+  }, 60_000);
+
+  test("have it in order of arrival after their holder's process is killed", async () => {
+    await using fleet = await Fleet.start(30, server.url);
+    const held = await HeldByHand.on(server);
+    // The process that has the lock stands before them in the queue.
+    await using child = Child.start("wait.mjs", { args: [held.key], env: { DATABASE_URL: server.url } });
+    await child.message((message) => message["started"] !== undefined);
+    const [pid] = await server.waiters(held.id, 1);
+    await held.release();
+    await child.message((message) => message["acquired"] === true);
+    expect(await server.pidsOf(held.id, "granted")).toEqual([pid]);
+    const { order, all } = await line(fleet, held);
+    child.signal("SIGKILL");
+    await all;
+    expect(order).toHaveLength(30);
+    expect(descents(order)).toBeLessThanOrEqual(1);
+    await held.session.end();
+  }, 40_000);
+
+  test("are all told when the time of each has passed, and nobody blocks in the server any more", async () => {
+    await using fleet = await Fleet.start(30, server.url);
+    await using held = await HeldByHand.on(server);
+    const waits = await Promise.allSettled(
+      fleet.lockers.map((locker) => locker.acquire(held.key, { wait: "1s" })),
+    );
+    for (const wait of waits) expect(wait).toMatchObject({ reason: { reason: "wait-timeout" } });
+    await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0, { deadline: 1_000 });
+  }, 40_000);
+
+  test.each(["fast", "immediate"] as const)(
+    "wait through a restart of the server (%s), and all have it in the end",
+    async (mode) => {
+      await using fleet = await Fleet.start(size, server.url);
+      await using held = await HeldByHand.on(server);
+      const { order, all } = await line(fleet, held);
+      const { key } = held;
+      await server.server.stop({ mode });
+      expect(order).toEqual([]);
+      await server.server.resume();
+      // What the restart freed goes to them, one at a time.
+      await all;
+      expect([...order].sort((a, b) => a - b)).toEqual(fleet.lockers.map((_, number) => number));
+      await (await fleet.first.acquire(key)).release();
+    },
+    90_000,
+  );
+});
+
+describe("a failover", () => {
+  let primary: WaitingServer;
+  let standby: PostgresServer;
+  beforeAll(async () => {
+    primary = await WaitingServer.start({ max_connections: 250 });
+    standby = await primary.server.standby();
+    return async () => {
+      await standby[Symbol.asyncDispose]();
+      await primary[Symbol.asyncDispose]();
+    };
+  });
+
+  test("ends no wait: those who are led to the standby before its promotion go on, and have the lock after it", async () => {
+    await using proxy = await TcpProxy.start(primary.url);
+    await using fleet = await Fleet.start(50, proxy.url);
+    await using held = await HeldByHand.on(primary);
+    let got = 0;
+    let failed: unknown;
+    const waits = fleet.lockers.map((locker: PostgresLocker) =>
+      locker.acquire(held.key, { wait: true }).then(
+        async (lock) => {
+          got += 1;
+          await lock.release();
+        },
+        (error: unknown) => {
+          failed ??= error;
+        },
+      ),
+    );
+    await primary.waiters(held.id, 50);
+    await primary.server.kill();
+    proxy.cut();
+    proxy.retarget(standby.url);
+    // As many connections as it takes for some to have been refused by the standby.
+    await until(() => proxy.size > 0 || failed !== undefined, { deadline: 10_000 });
+    const start = performance.now();
+    await until(() => performance.now() - start > 500 || failed !== undefined);
+    expect([got, failed]).toEqual([0, undefined]);
+    await standby.promote();
+    await Promise.all(waits);
+    expect([got, failed]).toEqual([50, undefined]);
+  }, 60_000);
+});
+
+// Real processes, each with its own event loop, its own sockets, and an end that nobody catches.
+describe("a process that waits", () => {
+  test("has its turn, releases, and ends by itself", async () => {
+    await using held = await HeldByHand.on(server);
+    await using child = Child.start("wait.mjs", { args: [held.key], env: { DATABASE_URL: server.url } });
+    await server.waiters(held.id, 1);
+    await held.release();
+    await child.message((message) => message["acquired"] === true);
+    child.send({ go: true });
+    expect(await child.exited).toEqual({ code: 0, signal: null });
+    expect(child.messages.at(-1)).toEqual({ released: true });
+  });
+
+  test("and is killed keeps nobody who waits behind it from having its turn", async () => {
+    await using held = await HeldByHand.on(server);
+    await using child = Child.start("wait.mjs", { args: [held.key], env: { DATABASE_URL: server.url } });
+    const [pid] = await server.waiters(held.id, 1);
+    await using fleet = await Fleet.start(1, server.url);
+    const next = fleet.first.acquire(held.key, { wait: true });
+    await server.waiters(held.id, 2);
+    child.signal("SIGKILL");
+    await child.exited;
+    await held.release();
+    const lock = await next;
+    expect(await server.pidsOf(held.id, "granted")).not.toContain(pid);
+    await lock.release();
+    await until(async () => (await server.sessions()).every((session) => session.pid !== pid));
+  });
+
+  test("and is killed in a queue that doesn't move is gone from it within about a bound", async () => {
+    await using held = await HeldByHand.on(server);
+    await using child = Child.start("wait.mjs", { args: [held.key], env: { DATABASE_URL: server.url } });
+    await server.waiters(held.id, 1);
+    child.signal("SIGKILL");
+    await child.exited;
+    await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0, { deadline: 10_000 });
+  });
+
+  test("and is stopped has the lock no longer than a TTL that the server enforces", async () => {
+    await using held = await HeldByHand.on(server);
+    await using child = Child.start("wait.mjs", {
+      args: [held.key, JSON.stringify({ ttlEnforcement: "server" }), JSON.stringify({ ttl: "1s" })],
+      env: { DATABASE_URL: server.url },
+    });
+    await server.waiters(held.id, 1);
+    await using fleet = await Fleet.start(1, server.url);
+    const next = fleet.first.acquire(held.key, { wait: true });
+    await server.waiters(held.id, 2);
+    child.signal("SIGSTOP");
+    await held.release();
+    // Granted to a process that can't hear of it, and then taken from it.
+    await (await next).release();
+    child.signal("SIGCONT");
+  });
+});

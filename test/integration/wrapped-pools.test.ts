@@ -1,0 +1,259 @@
+import pg from "pg";
+import { afterEach, describe, expect, test } from "vitest";
+import { DatabaseError, PostgresLocker } from "../../src/index.ts";
+import { advisoryLocks, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { until } from "../support/until.ts";
+
+// Pools are subclassed, wrapped by hand, and patched by tracing agents: each carries locks, and gets every connection back.
+
+type Query = (...args: unknown[]) => Promise<unknown>;
+interface Config {
+  max: number;
+}
+
+const opened: pg.Pool[] = [];
+const connectionString = databaseUrl();
+
+function create<P extends pg.Pool>(make: new (config: pg.PoolConfig) => P, config: Config): P {
+  const pool = new make({ connectionString, ...config });
+  opened.push(pool);
+  return pool;
+}
+
+afterEach(async () => {
+  for (const pool of opened.splice(0)) {
+    await until(() => pool.idleCount === pool.totalCount);
+    expect(pool.waitingCount).toBe(0);
+    await pool.end();
+  }
+  expect(await advisoryLocks()).toEqual([]);
+});
+
+class KnowsPromisesOnly extends pg.Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: as applications write it
+  override async connect(): Promise<any> {
+    const client = await super.connect();
+    await client.query("set application_name to 'prepared'");
+    return client;
+  }
+}
+
+class PassesOnWhatItGets extends pg.Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: as applications write it
+  override async connect(...args: []): Promise<any> {
+    return await super.connect(...args);
+  }
+}
+
+class ChainsToConnect extends pg.Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: as applications write it
+  override connect(callback?: any): any {
+    return (super.connect(callback) as unknown as Promise<pg.PoolClient>).then((client) => client);
+  }
+}
+
+class AnswersInBothWays extends pg.Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: as applications write it
+  override connect(callback?: any): any {
+    const connecting = super.connect();
+    if (callback !== undefined) {
+      connecting.then(
+        (client) => callback(undefined, client, client.release),
+        (error) => callback(error),
+      );
+    }
+    return connecting;
+  }
+}
+
+class CallsBackWithoutRelease extends pg.Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: as applications write it
+  override connect(callback?: any): any {
+    return super.connect((error, client) => callback(error, client));
+  }
+}
+
+/** Wraps `query` of each client that it makes. */
+function querying(wrap: (query: Query, client: pg.Client) => Query): typeof pg.Pool {
+  return class extends pg.Pool {
+    constructor(config: pg.PoolConfig) {
+      super(config);
+      this.on("connect", (client) => {
+        const original = client.query.bind(client) as Query;
+        Object.assign(client, { query: wrap(original, client as unknown as pg.Client) });
+      });
+    }
+  } as typeof pg.Pool;
+}
+
+const kinds: ReadonlyArray<readonly [string, (config: Config) => unknown]> = [
+  ["a subclass whose connect knows promises only", (config) => create(KnowsPromisesOnly, config)],
+  ["a subclass whose connect passes on what it gets", (config) => create(PassesOnWhatItGets, config)],
+  ["a subclass that chains to what connect returns", (config) => create(ChainsToConnect, config)],
+  ["a subclass that answers both callback and promise", (config) => create(AnswersInBothWays, config)],
+  [
+    "a subclass that calls back without a way to release",
+    (config) => create(CallsBackWithoutRelease, config),
+  ],
+  [
+    "an object of an application's own",
+    (config) => {
+      const pool = create(pg.Pool, config);
+      return {
+        Client: (pool as unknown as { Client: unknown }).Client,
+        connect: () => pool.connect(),
+        on: pool.on.bind(pool),
+        end: () => pool.end(),
+        query: pool.query.bind(pool),
+        options: pool.options,
+        get totalCount() {
+          return pool.totalCount;
+        },
+        get idleCount() {
+          return pool.idleCount;
+        },
+      };
+    },
+  ],
+  [
+    "a proxy",
+    (config) =>
+      new Proxy(create(pg.Pool, config), {
+        get(pool, name) {
+          const value = Reflect.get(pool, name) as unknown;
+          return typeof value === "function" ? value.bind(pool) : value;
+        },
+      }),
+  ],
+  [
+    "clients whose query chains to a promise",
+    (config) =>
+      create(
+        querying(
+          (query) =>
+            (...args) =>
+              query(...args).then((result) => result),
+        ),
+        config,
+      ),
+  ],
+  [
+    "clients whose query reads the text that it is given",
+    (config) =>
+      create(
+        querying((query) => async (statement, values) => {
+          const text = typeof statement === "string" ? statement : (statement as { text: string }).text;
+          expect(text.trim()).toMatch(/\w/);
+          return query(statement, values);
+        }),
+        config,
+      ),
+  ],
+  [
+    "clients whose query an agent copies",
+    (config) =>
+      create(
+        querying(
+          (query) =>
+            (statement, ...rest) =>
+              query(typeof statement === "string" ? statement : { ...(statement as object) }, ...rest),
+        ),
+        config,
+      ),
+  ],
+  [
+    "clients on a stream that can't be corked",
+    (config) =>
+      create(
+        querying((query, client) => {
+          const { stream } = (client as unknown as { connection: { stream: { cork: unknown } } }).connection;
+          Object.assign(stream, { cork: undefined });
+          return query;
+        }),
+        config,
+      ),
+  ],
+];
+
+describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) => {
+  test.each(kinds)("%s: carries a lock, and gets its connection back", async (_, make) => {
+    const pool = make({ max: 2 }) as pg.Pool;
+    await using locker = new PostgresLocker({ pool, sessions });
+    const key = uniqueKey();
+    for (let times = 0; times < 3; times += 1) {
+      const lock = await locker.acquire(key);
+      expect(await holdersOf(lock.id)).toHaveLength(1);
+      await expect(locker.tryAcquire(key)).resolves.toBeUndefined();
+      await lock.refresh();
+      await lock.release();
+      expect(await holdersOf(lock.id)).toEqual([]);
+    }
+    expect(pool.totalCount).toBeLessThanOrEqual(2);
+    await locker.withTransaction(key, async (client) => {
+      expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
+    });
+    await locker.ping();
+  });
+
+  test("what a client throws at a statement is a DatabaseError, and its connection is not used again", async () => {
+    let isBroken = false;
+    const Throwing = querying((query) => (...args) => {
+      if (isBroken) throw new TypeError("text.trim is not a function");
+      return query(...args);
+    });
+    const pool = create(Throwing, { max: 1 });
+    await using locker = new PostgresLocker({ pool, sessions });
+    await (await locker.acquire(uniqueKey())).release();
+    isBroken = true;
+    const failed = locker.acquire(uniqueKey());
+    await expect(failed).rejects.toThrow(DatabaseError);
+    await expect(failed).rejects.toThrow("text.trim is not a function");
+    isBroken = false;
+    await (await locker.acquire(uniqueKey())).release();
+  });
+});
+
+test.each([
+  [
+    "throws",
+    () => {
+      throw new Error("no connection today");
+    },
+  ],
+  ["rejects", () => Promise.reject(new Error("no connection today"))],
+])("what a pool's connect %s is a DatabaseError", async (_, connect) => {
+  const pool = create(pg.Pool, { max: 1 });
+  Object.assign(pool, { connect });
+  await using locker = new PostgresLocker({ pool });
+  const failed = locker.acquire(uniqueKey());
+  await expect(failed).rejects.toThrow(DatabaseError);
+  await expect(failed).rejects.toThrow("no connection today");
+});
+
+test("a client that can't be given back is a DatabaseError", async () => {
+  const pool = create(pg.Pool, { max: 1 });
+  const client = new pg.Client({ connectionString });
+  Object.assign(pool, { connect: async () => client });
+  await using locker = new PostgresLocker({ pool });
+  const failed = locker.acquire(uniqueKey());
+  await expect(failed).rejects.toThrow(DatabaseError);
+  await expect(failed).rejects.toThrow("the pool's `connect` gave a client that has no `release`");
+});
+
+test("a pool that does not say what its clients are is told so by ping", async () => {
+  const pool = create(pg.Pool, { max: 1 });
+  Object.assign(pool, { Client: undefined });
+  await using locker = new PostgresLocker({ pool });
+  await expect(locker.ping()).rejects.toThrow(
+    "Ping failed: Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`",
+  );
+});
+
+test("a connection that is promised after its caller gave up goes back", async () => {
+  const pool = create(KnowsPromisesOnly, { max: 1 });
+  const client = await pool.connect();
+  await using locker = new PostgresLocker({ pool, connWaitTimeout: "50ms" });
+  await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
+  client.release();
+  await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
+});

@@ -1,0 +1,198 @@
+import { connect as connectSocket } from "node:net";
+import { kill } from "node:process";
+import type pg from "pg";
+import { inject } from "vitest";
+import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { connect, type Session } from "./database.ts";
+import { ServerLog } from "./server-log.ts";
+import { until } from "./until.ts";
+
+// What the tests of waiting in the server are made of: by hand, with plain clients, on a server of the file's own.
+
+/** A wait in the server that its bound and a cancel end without an error. `DO` takes no parameters. */
+export function waitInBlock(id: bigint, call = "pg_catalog.pg_advisory_lock"): string {
+  return `do $$ begin perform ${call}(${id}); exception when lock_not_available or query_canceled then null; end $$`;
+}
+
+/** The wait, and whether the session has the lock then, in one message. */
+export function waitAndTell(id: bigint, mode: "exclusive" | "shared" = "exclusive"): string {
+  const shared = mode === "shared" ? "_shared" : "";
+  return `${waitInBlock(id, `pg_catalog.pg_advisory_lock${shared}`)}; select pg_catalog.pg_try_advisory_lock${shared}(${id}) as got`;
+}
+
+/** One bounded wait of a session. */
+export async function waitOnce(
+  session: pg.Client,
+  id: bigint,
+  mode?: "exclusive" | "shared",
+): Promise<boolean> {
+  // The driver answers with a result for each statement of a message.
+  const results = (await session.query(waitAndTell(id, mode))) as unknown as pg.QueryResult<{
+    got: boolean;
+  }>[];
+  return results.at(-1)?.rows[0]?.got === true;
+}
+
+/** Bounded waits, one after another, until the session has the lock. */
+export async function waitUntilGranted(
+  session: pg.Client,
+  id: bigint,
+  mode?: "exclusive" | "shared",
+): Promise<void> {
+  while (!(await waitOnce(session, id, mode)));
+}
+
+/** A PostgreSQL of a test file's own, whose log can be read and whose processes can be stopped. */
+export class WaitingServer implements AsyncDisposable {
+  readonly server: PostgresServer;
+  readonly log: ServerLog;
+  readonly #admin: () => Promise<Session>;
+
+  private constructor(server: PostgresServer) {
+    this.server = server;
+    this.log = new ServerLog(server);
+    let admin: Promise<Session> | undefined;
+    this.#admin = () => {
+      // The end of each test ends the clients that it made.
+      admin ??= this.connect({ application_name: "test-admin" }).then((client) => {
+        client.once("end", () => {
+          admin = undefined;
+        });
+        return client;
+      });
+      return admin;
+    };
+  }
+
+  static async start(settings: Record<string, string | number> = {}): Promise<WaitingServer> {
+    return new WaitingServer(await PostgresServer.start({ major: inject("postgresMajor"), settings }));
+  }
+
+  get url(): string {
+    return this.server.url;
+  }
+
+  /** A client of the superuser, or of another role; its waits have a bound where one is given, in milliseconds. */
+  async connect(config: pg.ClientConfig & { bound?: number } = {}): Promise<Session> {
+    const { bound, ...rest } = config;
+    const session = await connect({ connectionString: this.url, ...rest });
+    if (bound !== undefined)
+      await session.query("select set_config('lock_timeout', $1, false)", [`${bound}`]);
+    return session;
+  }
+
+  async rows<R extends pg.QueryResultRow>(sql: string, values: unknown[] = []): Promise<R[]> {
+    return (await (await this.#admin()).query<R>(sql, values)).rows;
+  }
+
+  /** The pids that have the lock, or those that wait for it, in their order where the server tells. */
+  async pidsOf(id: bigint, what: "granted" | "waiting"): Promise<number[]> {
+    const rows = await this.rows<{ pid: number }>(
+      `select pid from pg_locks
+        where locktype = 'advisory' and objsubid = 1 and granted = $2
+          and ((classid::bigint << 32) | objid::bigint) = $1
+        order by waitstart`,
+      [id.toString(), what === "granted"],
+    );
+    return rows.map(({ pid }) => pid);
+  }
+
+  /** Resolves with the pids of those who wait for the lock when there are so many, in the order in which they asked. */
+  async waiters(id: bigint, count: number, deadline = 15_000): Promise<number[]> {
+    let pids: number[] = [];
+    const enough = async () => {
+      pids = await this.pidsOf(id, "waiting");
+      return pids.length === count;
+    };
+    await until(enough, { interval: 3, deadline }).catch(() => {
+      throw new Error(`${pids.length} wait in the server, not ${count}`);
+    });
+    return pids;
+  }
+
+  /** The sessions of lockers; of waiting alone where `which` says so. */
+  async sessions(which: "all" | "waits" = "all"): Promise<{ pid: number; name: string }[]> {
+    return await this.rows(
+      "select pid, application_name as name from pg_stat_activity where application_name like $1",
+      [which === "waits" ? "pg-locker % (waits)" : "pg-locker %"],
+    );
+  }
+
+  /** Of lockers that are closed, or that nobody asks for anything, nothing is left: neither a lock, nor a wait, nor a session for waits. */
+  async nothingLeft(): Promise<void> {
+    const left = () =>
+      this.rows<{ pid: number; what: string }>(
+        `select pid, case when locktype is null then 'a session' when granted then 'a lock' else 'a wait' end as what
+           from pg_stat_activity left join pg_locks using (pid)
+          where application_name like 'pg-locker %'
+            and (locktype = 'advisory' or application_name like '% (waits)')
+            and (locktype is null or locktype <> 'virtualxid')`,
+      );
+    const none = async () => (await left()).length === 0;
+    await until(none, { deadline: 3_000 }).catch(async () => {
+      throw new Error(`left in the server: ${JSON.stringify(await left())}`);
+    });
+  }
+
+  /** How many statements the clients of lockers had carried out, of which the server counts each as it ends. */
+  async statements(): Promise<number> {
+    await this.rows("create extension if not exists pg_stat_statements");
+    const [row] = await this.rows<{ calls: number }>(
+      `select coalesce(sum(calls), 0)::float8 as calls from pg_stat_statements
+        where query !~ 'pg_stat_statements|pg_stat_activity|from pg_locks'`,
+    );
+    return row?.calls ?? Number.NaN;
+  }
+
+  /** Resolves when the sessions wait in the server, as many as are given, or more. */
+  async waiting(id: bigint, ...sessions: readonly Session[]): Promise<void> {
+    await until(
+      async () => {
+        const pids = await this.pidsOf(id, "waiting");
+        return sessions.every(({ processID }) => pids.includes(processID));
+      },
+      { what: "sessions that wait in the server", interval: 2 },
+    );
+  }
+
+  /** Whether the session's backend is there. */
+  async lives(session: Session): Promise<boolean> {
+    return (await this.rows("select from pg_stat_activity where pid = $1", [session.processID])).length === 1;
+  }
+
+  /**
+   * Does something while the backend of a session stands still, which then meets all that happened meanwhile at once: so that
+   * a grant and the end of the wait for it can be one moment.
+   */
+  async whileStopped(session: Pick<Session, "processID">, work: () => Promise<void>): Promise<void> {
+    kill(session.processID, "SIGSTOP");
+    try {
+      await work();
+    } finally {
+      kill(session.processID, "SIGCONT");
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server[Symbol.asyncDispose]();
+  }
+}
+
+/** Asks the server by a connection of its own to cancel what a session does, and resolves when the server has done so. */
+export async function cancelRequest(session: Session): Promise<void> {
+  const { host, port, secretKey } = session as Session & { secretKey: number };
+  await new Promise<void>((resolve, reject) => {
+    const socket = connectSocket({ host, port }, () => {
+      const packet = Buffer.alloc(16);
+      packet.writeInt32BE(16, 0);
+      packet.writeInt32BE(80877102, 4);
+      packet.writeInt32BE(session.processID, 8);
+      packet.writeInt32BE(secretKey, 12);
+      socket.write(packet);
+    });
+    // It says nothing, and closes the connection once the signal has been sent.
+    socket.on("data", () => {});
+    socket.once("close", () => resolve());
+    socket.once("error", reject);
+  });
+}
