@@ -171,7 +171,7 @@ ${tables.join("\n\n")}
 
 const count = (number) => Math.round(number).toLocaleString("en");
 const percent = (value) => `${(value * 100).toFixed(0)} %`;
-const ms = (value) => `${value.toPrecision(3)} ms`;
+const ms = (value) => `${value < 1_000 ? value.toPrecision(3) : count(value)} ms`;
 const most = (wanted) => `≤ ${wanted}`;
 const least = (wanted) => `≥ ${wanted}`;
 const verdict = (met) => (met ? "met" : "missed");

@@ -33,7 +33,9 @@ await bundle(
 );
 await bundle(library, { dir: "dist/bundled", format: "esm" });
 
-for (const file of modules) rmSync(join("dist", file));
+// What a command loads of the library by itself, so as not to load all of it.
+const kept = importedBy(compiled.filter((file) => file.endsWith(".js") && isIn("cli", file)));
+for (const file of modules) if (!kept.has(file)) rmSync(join("dist", file));
 cpSync("dist/bundled", "dist", { recursive: true });
 rmSync("dist/bundled", { recursive: true });
 
@@ -89,6 +91,21 @@ function reachable(files) {
     }
   }
   return reached;
+}
+
+/** The modules of the library that these import, except its index.js; and what those import. */
+function importedBy(files) {
+  const entry = new Set(entries.map((name) => `${name}.js`));
+  const imported = new Set();
+  for (const file of files) {
+    const text = readFileSync(join("dist", file), "utf8");
+    for (const [, specifier] of text.matchAll(/from "(\.[^"]+)"/g)) {
+      const target = join(dirname(file), specifier);
+      if (!isIn("cli", target) && !entry.has(target)) imported.add(target);
+    }
+  }
+  for (const file of imported) for (const next of importedBy([file])) imported.add(next);
+  return imported;
 }
 
 function isIn(folder, file) {

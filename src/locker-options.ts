@@ -87,6 +87,11 @@ export interface MemoryLockerOptions
 /** The settings that the Go package has, by the names it has for them. */
 export interface LockerConfig extends Pick<PostgresLockerOptions, "namespace" | "connWaitTimeout"> {}
 
+const wholeFrom1 = is(
+  "a whole number from 1 up",
+  (value) => Number.isInteger(value) && (value as number) >= 1,
+);
+
 const duration = is('a duration: milliseconds, or a string such as "5s" or "1m30s"', (value) => {
   return milliseconds(value) !== undefined;
 });
@@ -123,12 +128,8 @@ const postgresLockerOptions = exactly("an object", {
   connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
-  maxLocksPerSession: optional(
-    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
-  ),
-  maxWaitingSessions: optional(
-    is("a whole number from 1 up", (value) => Number.isInteger(value) && (value as number) >= 1),
-  ),
+  maxLocksPerSession: optional(wholeFrom1),
+  maxWaitingSessions: optional(wholeFrom1),
   ttlEnforcement: optional(oneOf("client", "server")),
   recoveryGrace: optional(
     is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {

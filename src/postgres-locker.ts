@@ -28,7 +28,7 @@ import { SharedSessions } from "./sessions/shared-sessions.ts";
 import type { TransactionLock } from "./sessions/transaction-lock.ts";
 import { WaitingSessions } from "./sessions/waiting-sessions.ts";
 import type { Attempt, Wanted } from "./waiting/admission.ts";
-import { carry, runAround } from "./waiting/reentrancy.ts";
+import { carry, isInTransactionOf, runAround } from "./waiting/reentrancy.ts";
 
 /** Milliseconds that are left for the proof that locks are kept, however long the first grant took. */
 const shortestProof = 100;
@@ -148,7 +148,8 @@ export class PostgresLocker extends BaseLocker {
     let value: T;
     try {
       await lock.keep();
-      const running = runAround({ owner: this, id, isHeld: () => isHeld }, () => fn(lock.client as C));
+      const around = { owner: this, id, client, isHeld: () => isHeld };
+      const running = runAround(around, () => fn(lock.client as C));
       value = await abandonOnAbort(running, [lock.lost]);
     } catch (error) {
       await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));
@@ -174,6 +175,8 @@ export class PostgresLocker extends BaseLocker {
     let asked: LockRequest | undefined;
     /** Whatever is under way on the caller's client, and what undoes it. */
     let settled: Promise<void> | undefined;
+    const isWithin = client !== undefined && isInTransactionOf(client);
+    const recovery = this.#recovery;
     const cancel = (pid: number, lockId: bigint) => this.#transactions.cancelWait(pid, lockId);
     const ask = async (
       request: LockRequest,
@@ -189,10 +192,10 @@ export class PostgresLocker extends BaseLocker {
       }
       const answer =
         wait === undefined
-          ? tryLockOn(client, request, { ttl, recovery: this.#recovery })
-          : waitLockOn(client, request, { ...wait, cancel, recovery: this.#recovery });
+          ? tryLockOn(client, request, { ttl, isWithin, recovery })
+          : waitLockOn(client, request, { ...wait, cancel, isWithin, recovery });
       asked = request;
-      settled = untilSettled(client);
+      settled = untilSettled(client, isWithin);
       // Whatever it is, it is that of a transaction that is the caller's to begin anew.
       answer.catch((error: unknown) => hopeless.abort(error));
       const granted = await answer;

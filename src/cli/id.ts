@@ -1,4 +1,4 @@
-import { lockId } from "../index.ts";
+import { lockId } from "../contract/lock-id.ts";
 import { type Command, keyOptions } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { namespaceOf } from "./namespace.ts";

@@ -2,11 +2,11 @@
 import { readFileSync } from "node:fs";
 import { didYouMean, readArguments } from "./arguments.ts";
 import { askedDatabase } from "./asked-database.ts";
-import { colorsFor } from "./colors.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { sentenceOf, statusOf, usageFailure } from "./failure.ts";
 import { print } from "./print.ts";
+import { expectUtf8 } from "./raw-arguments.ts";
 
 /** Each is loaded when it is asked for, with what it takes. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
@@ -51,6 +51,8 @@ async function main(args: readonly string[]): Promise<number> {
     }
     const command = await commandOf(name);
     if (command === undefined) throw usageFailure(unknownCommand(name));
+    const behind = command.takesRest === true ? args.indexOf("--") : -1;
+    expectUtf8(behind === -1 ? args : args.slice(0, behind));
     const given = readArguments(command, own);
     if (given.values["help"] === true) {
       await print(helpOf(command));
@@ -60,7 +62,9 @@ async function main(args: readonly string[]): Promise<number> {
     if (given.values["url"] !== undefined) process.title = `pg-locker ${command.name}`;
     return await command.run(given);
   } catch (error) {
-    report(error, { verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose") });
+    await report(error, {
+      verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose"),
+    });
     return statusOf(error);
   }
 }
@@ -106,7 +110,8 @@ function version(): string {
 }
 
 /** Says what went wrong, in a line; the stack is for who asks for it. */
-function report(error: unknown, { verbose }: { verbose: boolean }): void {
+async function report(error: unknown, { verbose }: { verbose: boolean }): Promise<void> {
+  const { colorsFor } = await import("./colors.ts");
   const { red } = colorsFor(process.stderr);
   const sentence = sentenceOf(error);
   const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;

@@ -1,7 +1,8 @@
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
+import { exitStatus } from "./exit-status.ts";
+import { Failure } from "./failure.ts";
 import { lockOptions } from "./how-locks-are-taken.ts";
 import { planOf } from "./run/plan.ts";
-import { runUnderLock } from "./run/run-under-lock.ts";
 
 /** `pg-locker run KEY -- COMMAND…`: flock(1) for a fleet. */
 export const run: Command = {
@@ -33,7 +34,7 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
   -w, --timeout N    wait so long: N seconds, or a duration
   -n, --nonblock     do not wait; the default
   -s, --shared       hold it beside other shared ones; -x, --exclusive: alone
-  -E, --conflict-exit-code N   exit with N, not 75 or 124
+  -E, --conflict-exit-code N   exit with N, not 75 or 124; with 0, silently
   --ttl DURATION     how long the server keeps the lock of a holder that it does
                      not hear from; COMMAND is dead before. Default 30s
   --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default
@@ -49,5 +50,20 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,
-  run: (given) => runUnderLock(planOf(given), given.values),
+  async run(given) {
+    const plan = planOf(given);
+    refuseBun();
+    const { runUnderLock } = await import("./run/run-under-lock.ts");
+    return await runUnderLock(plan, given.values);
+  },
 };
+
+/** It takes a socket that one process hands to another. */
+function refuseBun(): void {
+  const { bun } = process.versions;
+  if (bun === undefined) return;
+  throw new Failure(
+    exitStatus.failed,
+    `Expected Node.js, and this is Bun ${bun}, which can't hand a lock's connection to a second process: run pg-locker with node`,
+  );
+}

@@ -49,6 +49,7 @@ export class LockNotAcquiredError extends LockerError {
     waited?: number;
     otherKey?: string;
     graceLeft?: number;
+    /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
     reentrant?: boolean | "transaction";
     cause?: unknown;
   }) {
@@ -61,15 +62,9 @@ export class LockNotAcquiredError extends LockerError {
   }
 }
 
-function notAcquiredSentence(facts: {
-  key: string;
-  reason: NotAcquiredReason;
-  waited?: number;
-  otherKey?: string;
-  graceLeft?: number;
-  /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
-  reentrant?: boolean | "transaction";
-}): string {
+type NotAcquired = ConstructorParameters<typeof LockNotAcquiredError>[0];
+
+function notAcquiredSentence(facts: NotAcquired): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
@@ -80,7 +75,9 @@ function notAcquiredSentence(facts: {
         ? `${lock}: the \`withLock\` around this call holds it, and a lock is not re-entrant`
         : `${lock}: it is held elsewhere`;
     case "wait-timeout":
-      return `${lock}: it was held elsewhere for all of the ${facts.waited} ms that were waited`;
+      return facts.cause === undefined
+        ? `${lock}: still held elsewhere after ${facts.waited} ms`
+        : `${lock}: not granted within ${facts.waited} ms, and the database was in trouble: ${sentenceOf(facts.cause)}`;
     case "pool-saturated":
       return `${lock}: every connection of the pool is checked out, and none came back within ${facts.waited} ms`;
     case "connection-timeout":

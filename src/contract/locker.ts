@@ -21,13 +21,16 @@ export interface AcquireOptions {
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
-   * try once. A waiting caller keeps no connection; those of one locker are served in the order in which they came.
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0): try once.
+   *
+   * Callers of one locker are served in order of arrival. The first of them waits inside the server, in its own order, on one of at most
+   * `maxWaitingSessions` connections beside the pool. What waiting can mend (a restart, a failover, a full pool) doesn't end a wait
+   * before its bound; then the `cause` of the error is the last fault.
    */
   readonly wait?: Duration | true;
   /**
    * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
-   * given back.
+   * given back. One signal may serve any number of calls.
    */
   readonly signal?: AbortSignalLike;
   /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */

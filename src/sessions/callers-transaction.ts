@@ -1,4 +1,4 @@
-import { DatabaseError, LockExpiredError, namedLockError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, LockExpiredError, StandbyError } from "../contract/errors.ts";
 import type { TransactionClient } from "../contract/locker.ts";
 import { isCancellable } from "../postgres/cancel.ts";
 import { statementDeadline } from "../postgres/session.ts";
@@ -25,15 +25,16 @@ import type { AskTransaction, RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
 import {
+  aboutLock,
   countTtl,
   lockTimeout,
-  namedDeadlock,
   type TransactionLock,
   type TransactionTtl,
   type TransactionWait,
+  taking,
   ttlWithin,
   untilAnswered,
-  waitingFor,
+  waiting,
 } from "./transaction-lock.ts";
 
 // A transaction that is the caller's. All that is asked of its client is `query(text, values)`, with a row's value by its
@@ -44,9 +45,10 @@ import {
 //                       └─ refused ── wait, at most once ─────┘
 //     a refusal, an error, nobody wants it any more ──▶ rollback to savepoint ──▶ release savepoint
 
-/** A try in a transaction of the caller's. */
-export interface CallersTry extends TransactionTtl {
+interface CallersTry {
   readonly recovery?: RecoveryGrace | undefined;
+  /** The call is made by a function that runs under a lock of the same transaction. */
+  readonly isWithin?: boolean;
 }
 
 /** A wait in a transaction of the caller's. */
@@ -68,9 +70,9 @@ export interface CallersWait extends TransactionWait, CallersTry {
 export function tryLockOn(
   client: TransactionClient,
   request: LockRequest,
-  { ttl, recovery }: CallersTry = {},
+  { ttl, isWithin = false, recovery }: TransactionTtl & CallersTry = {},
 ): Promise<TransactionLock | Refusal> {
-  return inTurn(client, () => take(client, request, { ttl, recovery }));
+  return inTurn(client, () => take(client, request, { ttl, recovery }), isWithin);
 }
 
 /**
@@ -85,18 +87,36 @@ export function waitLockOn(
   request: LockRequest,
   wait: CallersWait,
 ): Promise<TransactionLock | Refusal> {
-  return inTurn(client, async () =>
-    wait.signal.aborted
-      ? { refused: "abandoned" }
-      : take(client, request, { ttl: wait.ttl, recovery: wait.recovery, wait }),
+  return inTurn(
+    client,
+    async () =>
+      wait.signal.aborted
+        ? { refused: "abandoned" }
+        : take(client, request, { ttl: wait.ttl, recovery: wait.recovery, wait }),
+    wait.isWithin ?? false,
   );
 }
 
 /** By client, what ends when the last of what was to be done on it has. */
 const turns = new WeakMap<object, Promise<unknown>>();
 
-/** One after the other: two that are called at once must not be between each other's savepoints. */
-function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
+/** By client, what ends when the functions have ended that run under its locks, but those that run within another. */
+const functions = new WeakMap<object, Promise<unknown>>();
+
+/**
+ * One after the other: two that are called at once must not be between each other's savepoints. Nor may a second one begin while the
+ * function of the first runs, unless that has called it: going back to its savepoint would undo what the function wrote meanwhile.
+ */
+function inTurn<T>(client: object, work: () => Promise<T>, isWithin: boolean): Promise<T> {
+  if (!isWithin) {
+    const result = (functions.get(client) ?? Promise.resolve()).then(() => inTurn(client, work, true));
+    const ended = result.then(
+      (lock) => (lock instanceof CallersTransaction ? lock.ended : undefined),
+      () => {},
+    );
+    functions.set(client, ended);
+    return result;
+  }
   const result = (turns.get(client) ?? Promise.resolve()).then(work);
   const turn = result.then(
     (lock) => (lock instanceof CallersTransaction ? lock.settled : undefined),
@@ -106,9 +126,9 @@ function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
   return result;
 }
 
-/** Resolves when nothing is under way on a client of the caller's, nor what undoes it. */
-export async function untilSettled(client: object): Promise<void> {
-  await turns.get(client);
+/** Resolves when nothing of the last call on a client of the caller's is under way, nor what undoes it. To be called with it. */
+export async function untilSettled(client: object, isWithin: boolean): Promise<void> {
+  await (isWithin ? turns : functions).get(client);
 }
 
 async function take(
@@ -119,7 +139,7 @@ async function take(
   if (request.abandoned) return { refused: "abandoned" };
   const { key } = request;
   const { ttl, recovery, wait } = asked;
-  const conversation = new Conversation(client, `Taking the lock ${JSON.stringify(key)} in a transaction`);
+  const conversation = new Conversation(client, { doing: taking, key });
   request.sent = true;
   await conversation.begin();
   const smallest = ttl === undefined ? undefined : ttlWithin(client, ttl);
@@ -131,7 +151,7 @@ async function take(
       (await tryAndWait(conversation, { request, ttl: smallest, wait }));
   } catch (error) {
     await conversation.undo();
-    throw namedLockError(error);
+    throw aboutLock(error, key);
   }
   if ("refused" in granted) {
     await conversation.undo();
@@ -167,16 +187,15 @@ async function tryAndWait(
   if (tried.mine) return { refused: "held", byItself: true };
   if (wait === undefined) return { refused: "held" };
   if (wait.signal.aborted) return { refused: "abandoned" };
-  const waiting = (tried.blocks ? waitForLock : waitForLockPlainly)({ id, mode, mark });
+  const wanted = (tried.blocks ? waitForLock : waitForLockPlainly)({ id, mode, mark });
   try {
     await untilAnswered(
-      conversation.tell(waiting, { doing: waitingFor(request), deadline: wait.bound + statementDeadline }),
+      conversation.tell(wanted, { doing: waiting, deadline: wait.bound + statementDeadline }),
       wait.signal,
-      () => conversation.cancel(waiting, () => wait.cancel?.(tried.pid, id)),
+      () => conversation.cancel(wanted, () => wait.cancel?.(tried.pid, id)),
     );
   } catch (error) {
-    if (!(error instanceof DatabaseError) || !waitEnded.has(error.sqlState))
-      throw namedDeadlock(error, request);
+    if (!(error instanceof DatabaseError) || !waitEnded.has(error.sqlState)) throw error;
     return { refused: wait.signal.aborted ? "abandoned" : "held" };
   }
   if (wait.signal.aborted) return { refused: "abandoned" };
@@ -205,10 +224,13 @@ class CallersTransaction implements TransactionLock {
   readonly lost = new Stop();
   /** Resolves when it is kept or given up: until then its savepoint is the client's last. */
   readonly settled: Promise<void>;
+  /** Resolves when its function has ended. */
+  readonly ended: Promise<void>;
   readonly #facts: CallersFacts;
   readonly #heartbeat: TransactionHeartbeat | undefined;
   readonly #uncount: (() => void) | undefined;
   #settle: () => void = () => {};
+  #resolveEnded: () => void = () => {};
   #isKept = false;
 
   constructor(client: TransactionClient, facts: CallersFacts) {
@@ -216,6 +238,9 @@ class CallersTransaction implements TransactionLock {
     this.#facts = facts;
     this.settled = new Promise((resolve) => {
       this.#settle = resolve;
+    });
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
     });
     const { key, ttl, provenAt } = facts;
     if (ttl === undefined) return;
@@ -240,11 +265,23 @@ class CallersTransaction implements TransactionLock {
   }
 
   async commit(): Promise<void> {
-    await this.#end();
+    try {
+      await this.#end();
+    } finally {
+      this.#resolveEnded();
+    }
   }
 
   /** Never rejects: the transaction is the caller's, who is told what `fn` threw. */
   async release(): Promise<void> {
+    try {
+      await this.#release();
+    } finally {
+      this.#resolveEnded();
+    }
+  }
+
+  async #release(): Promise<void> {
     if (!this.#isKept) {
       this.#heartbeat?.stop();
       this.#uncount?.();
@@ -263,9 +300,9 @@ class CallersTransaction implements TransactionLock {
     this.#heartbeat?.look();
     this.#heartbeat?.stop();
     this.#uncount?.();
-    const doing = `Keeping the lock ${JSON.stringify(key)} in a transaction`;
-    await inTurn(this.client, async () => {
-      const conversation = new Conversation(this.client, doing);
+    const doing = "Keeping the lock";
+    const look = async (): Promise<void> => {
+      const conversation = new Conversation(this.client, { doing, key });
       const { held } = await conversation
         .ask<LookAnswer>(lookAtEnd, [mark, ttl === undefined ? null : idleTimeout])
         .catch((error) => {
@@ -273,14 +310,15 @@ class CallersTransaction implements TransactionLock {
           const failed = error instanceof DatabaseError && error.sqlState === hasFailed;
           if (!failed) throw error;
           const cause = new Error("a statement of the transaction had failed, which ended the lock");
-          throw new DatabaseError({ doing, cause });
+          throw new DatabaseError({ doing, key, cause });
         });
       if (this.lost.aborted) throw this.lost.reason;
       if (held) return;
       const cause = new Error(
         "the function had ended the transaction itself, or gone back to before the lock, and so ended the lock",
       );
-      throw new DatabaseError({ doing, cause });
-    });
+      throw new DatabaseError({ doing, key, cause });
+    };
+    await inTurn(this.client, look, true);
   }
 }

@@ -15,12 +15,14 @@ import { within } from "../runtime/clock.ts";
 export class Conversation {
   readonly #client: TransactionClient;
   readonly #doing: string;
+  readonly #key: string;
   /** Whether the last statement had its answer: without, what comes next would wait behind it. */
   #isAnswered = true;
 
-  constructor(client: TransactionClient, doing: string) {
+  constructor(client: TransactionClient, about: { doing: string; key: string }) {
     this.#client = client;
-    this.#doing = doing;
+    this.#doing = about.doing;
+    this.#key = about.key;
   }
 
   /** @throws {InvalidConfigError} there is no transaction */
@@ -77,7 +79,7 @@ export class Conversation {
     } catch (cause) {
       // An adapter's own, for a transaction that has ended.
       if (cause instanceof InvalidConfigError) throw cause;
-      throw new DatabaseError({ doing, cause });
+      throw new DatabaseError({ doing, key: this.#key, cause });
     }
   }
 }

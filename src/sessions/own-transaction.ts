@@ -14,7 +14,7 @@ import {
 import type { Instant } from "../runtime/clock.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
-import { countTtl, type TransactionLock } from "./transaction-lock.ts";
+import { aboutLock, countTtl, type TransactionLock } from "./transaction-lock.ts";
 
 /** A try that was granted. */
 export interface Granted {
@@ -22,6 +22,9 @@ export interface Granted {
   /** When a statement was sent that showed the lock to be held. */
   readonly provenAt: Instant;
 }
+
+const committing = "Committing under the lock";
+const rollingBack = "Rolling back under the lock";
 
 /** A transaction of the locker's own that has its lock, until its end. */
 export class OwnTransaction implements TransactionLock {
@@ -71,25 +74,25 @@ export class OwnTransaction implements TransactionLock {
   async keep(): Promise<void> {}
 
   async commit(): Promise<void> {
-    const doing = "Committing";
+    const { key } = this.#facts;
     await this.#end(async (session) => {
       try {
-        await session.commandScript(doing, commitUnderLock(this.#facts.mark), statementDeadline);
+        await session.commandScript(committing, commitUnderLock(this.#facts.mark), statementDeadline);
         return;
       } catch (error) {
         const { sqlState } = error as DatabaseError;
         const instead = insteadOfCommit(sqlState);
         if (instead === undefined) throw error;
         // What the function began since is not committed either.
-        await session.command("Rolling back", rollback, statementDeadline);
-        throw new DatabaseError({ doing, cause: instead });
+        await session.command(rollingBack, rollback, statementDeadline);
+        throw new DatabaseError({ doing: committing, key, cause: instead });
       }
     });
   }
 
   async release(): Promise<void> {
     if (this.lost.aborted) return;
-    await this.#end((session) => session.command("Rolling back", rollback, statementDeadline));
+    await this.#end((session) => session.command(rollingBack, rollback, statementDeadline));
   }
 
   /** Never rejects. */
@@ -138,7 +141,7 @@ export class OwnTransaction implements TransactionLock {
     if (error instanceof DatabaseError && error.sqlState === idleTooLong) {
       return new LockLostError({ key: this.#facts.key, cause: error.cause });
     }
-    return gone instanceof LockerClosedError ? gone : error;
+    return gone instanceof LockerClosedError ? gone : aboutLock(error, this.#facts.key);
   }
 }
 

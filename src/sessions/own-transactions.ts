@@ -1,4 +1,4 @@
-import { DatabaseError, namedLockError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, StandbyError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { type Pool, type Statement, statement } from "../postgres/driver.ts";
 import { type Recovering, reserveSession } from "../postgres/reservation.ts";
@@ -25,13 +25,14 @@ import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import {
+  aboutLock,
   lockTimeout,
-  namedDeadlock,
   type TransactionLock,
   type TransactionTtl,
   type TransactionWait,
+  taking,
   untilAnswered,
-  waitingFor,
+  waiting,
 } from "./transaction-lock.ts";
 
 /** Milliseconds for a session of which a wait is to be cancelled. */
@@ -118,14 +119,13 @@ export class OwnTransactions {
     const session = await this.#reserve(request, wait?.signal);
     if ("refused" in session) return session;
     request.sent = true;
-    const doing = `Taking the lock ${JSON.stringify(request.key)} in a transaction`;
     let granted: Granted | Held | Recovering;
     try {
-      granted = await inNewTransaction(session, { doing, request, ttl, wait, recovery: this.#from.recovery });
-      if ("refused" in granted) await session.command(doing, rollback, statementDeadline);
+      granted = await inNewTransaction(session, { request, ttl, wait, recovery: this.#from.recovery });
+      if ("refused" in granted) await session.command(taking, rollback, statementDeadline);
     } catch (error) {
       session.destroy(error as Error);
-      throw namedLockError(error);
+      throw aboutLock(error, request.key);
     }
     if ("refused" in granted) {
       session.return();
@@ -165,16 +165,16 @@ type Held = Extract<Refusal, { refused: "held" }>;
 async function inNewTransaction(
   session: Session,
   asked: {
-    doing: string;
     request: LockRequest;
     ttl: number | undefined;
     wait: TransactionWait | undefined;
     recovery: RecoveryGrace | undefined;
   },
 ): Promise<Granted | Held | Recovering> {
-  const { doing, request, ttl, wait, recovery } = asked;
+  const { request, ttl, wait, recovery } = asked;
   const { id, mode } = request;
   const mark = newMark();
+  const doing = taking;
   const ask = async <T>(what: Statement, values: Array<string | null>): Promise<T & { sentAt: Instant }> => {
     const { said, sentAt } = await session.run<T>(doing, what, values, statementDeadline);
     return { ...said, sentAt };
@@ -200,17 +200,17 @@ async function inNewTransaction(
   if (tried.granted) return { mark, provenAt: tried.sentAt };
   if (tried.mine) return { refused: "held", byItself: true };
   if (wait === undefined || wait.signal.aborted) return { refused: "held" };
-  const waiting = tried.blocks ? waitForLock : waitForLockPlainly;
+  const waitFor = tried.blocks ? waitForLock : waitForLockPlainly;
   const waited = session.command(
-    waitingFor(request),
-    statement(waiting({ id, mode, mark })),
+    waiting,
+    statement(waitFor({ id, mode, mark })),
     wait.bound + statementDeadline,
   );
   try {
     await untilAnswered(waited, wait.signal, () => cancelStatement(session.client));
   } catch (error) {
     const { sqlState } = error as DatabaseError;
-    if (!waitEnded.has(sqlState)) throw namedDeadlock(error, request);
+    if (!waitEnded.has(sqlState)) throw error;
     return { refused: "held" };
   }
   if (wait.signal.aborted) return { refused: "held" };

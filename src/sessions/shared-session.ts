@@ -84,7 +84,6 @@ export class SharedSession {
     this.#operations = new Operations({
       lease: this.#lease,
       name: options.name,
-      connWaitTimeout: options.connWaitTimeout,
       leaseWanted: () => (options.enforced ? this.#carried.value : Number.POSITIVE_INFINITY),
       onIdle: () => this.#restIfEmpty(),
     });

@@ -7,9 +7,8 @@ import { freeing, joining, proving, taking } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
 import { FencingTokens } from "./fencing-tokens.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
-import type { RecoveryGrace } from "./recovery-grace.ts";
 import { believable, ttlClassOf } from "./server-ttl.ts";
-import { type Carried, leavesNothing, SharedSession } from "./shared-session.ts";
+import { type Carried, leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import type { Done, Outcome } from "./statement-batches.ts";
 
 export interface SharedSessionsOptions {
@@ -19,7 +18,7 @@ export interface SharedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
-  readonly recovery: RecoveryGrace | undefined;
+  readonly recovery: SharedSessionOptions["recovery"];
 }
 
 /** A lock that one of the sessions has in the server, or is about to have, or to have had. */
@@ -118,7 +117,7 @@ export class SharedSessions {
       return await this.#complete(lock.granted(), outcome, request);
     }
     this.#forget(entry, lock);
-    return outcome === "not sent" ? this.#askAgain(request, isAgain) : refusal(request, outcome);
+    return this.#refused(request, outcome, isAgain);
   }
 
   /** One more holder of a shared lock. Nothing is taken, but the session is proved. A writer that waits is not passed. */
@@ -133,15 +132,19 @@ export class SharedSessions {
         return await this.#complete(lock.granted(), outcome, request);
       }
       await leave();
-      return outcome === "not sent" ? await this.#askAgain(request, isAgain) : refusal(request, outcome);
+      return await this.#refused(request, outcome, isAgain);
     } catch (error) {
       await leave();
       throw error;
     }
   }
 
-  /** Nothing was sent for it: its session had gone before, or others had waited for one as long as they could. */
-  async #askAgain(request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
+  /** If nothing was sent for it, because its session had gone before or others had waited longer for one, it is asked once more. */
+  async #refused(request: LockRequest, outcome: Outcome, isAgain: boolean): Promise<Grant | Refusal> {
+    const isLost = outcome === "not sent";
+    if (!isLost && !(typeof outcome === "object" && "refused" in outcome && outcome.isEarly && !isAgain)) {
+      return refusal(request, outcome);
+    }
     if (request.abandoned) return { refused: "abandoned" };
     if (!isAgain) return await this.tryLock(request, true);
     const cause = new Error("two sessions ended before it was asked for");

@@ -45,9 +45,9 @@ interface Task {
 
 /**
  * What becomes of a task without an error: `"not wanted"` if its caller has left before its turn came, `"not sent"` if its session has
- * gone before, so that it can be asked again on another.
+ * gone before, so that it can be asked again on another; so it can if there was no session, and it came early to hear so.
  */
-export type Outcome = Done | NoSession | "not wanted" | "not sent";
+export type Outcome = Done | (NoSession & { readonly isEarly?: boolean }) | "not wanted" | "not sent";
 
 /** A session that is open. */
 interface Opened {
@@ -60,8 +60,6 @@ export interface OperationsParts {
   readonly lease: SessionLease;
   /** `application_name`, which must stay the same. */
   readonly name: string;
-  /** Milliseconds that a caller waits for a session. */
-  readonly connWaitTimeout: number;
   /** Milliseconds that the server is to keep the session from now on; `Infinity`: for ever. */
   leaseWanted(): number;
   /** There is nothing more to send. */
@@ -115,17 +113,15 @@ export class Operations {
     this.#flush();
   }
 
-  /** There is no session: whoever has waited for one as long as anybody does is told why, and the others may ask again. */
+  /** There is no session. Whoever came late, and so has not waited as long as the others, may ask again. */
   refuse(why: NoSession): void {
     for (const task of this.#takeAll()) {
       if (why.refused === "recovering") {
         task.resolve(why);
         continue;
       }
-      const { refused } = why;
-      const waited = performance.now() - task.askedAt;
-      if (waited < this.#parts.connWaitTimeout * 0.9) task.resolve("not sent");
-      else task.resolve({ refused, waited: Math.round(waited) });
+      const own = performance.now() - task.askedAt;
+      task.resolve({ ...why, waited: Math.round(own), isEarly: own < why.waited * 0.9 });
     }
   }
 

@@ -1,4 +1,4 @@
-import { DatabaseError } from "../contract/errors.ts";
+import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import type { TransactionClient } from "../contract/locker.ts";
 import { deadlockDetected } from "../postgres/sql-transaction.ts";
 import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
@@ -56,15 +56,16 @@ export interface TransactionWait extends TransactionTtl {
   readonly signal: StopSignal;
 }
 
-export function waitingFor({ key }: { key: string }): string {
-  return `Waiting for the lock ${JSON.stringify(key)} in a transaction`;
-}
+export const taking = "Taking the lock";
+export const waiting = "Waiting for the lock";
 
-/** The server says so in its own language. */
-export function namedDeadlock(error: unknown, request: { key: string }): unknown {
-  if (!(error instanceof DatabaseError) || error.sqlState !== deadlockDetected) return error;
-  const doing = `${waitingFor(request)} (a deadlock: it and another transaction wait for each other)`;
-  return new DatabaseError({ doing, cause: error.cause });
+/** What failed, and for which lock. A deadlock by its name: the server says so in its own language. */
+export function aboutLock(error: unknown, key: string): unknown {
+  if (!(error instanceof DatabaseError)) return error;
+  const { sqlState, cause } = error;
+  const isDeadlock = error.doing === waiting && sqlState === deadlockDetected;
+  const doing = isDeadlock ? "A deadlock with another transaction: waiting for the lock" : error.doing;
+  return namedLockError(new DatabaseError({ doing, key, cause }));
 }
 
 /** The setting for a bound. 0 would be none at all. */

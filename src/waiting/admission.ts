@@ -159,10 +159,10 @@ export class Admission {
       until: start + wait,
       tryUntil: start + Math.max(wait, firstTry),
       lastFault: undefined,
-      end: () =>
-        over.abort(
-          new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause: waiting.lastFault }),
-        ),
+      end: () => {
+        const cause = waiting.lastFault ?? (this.#hasConnected ? undefined : new Error("no answer"));
+        over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
+      },
     };
     const alarm = new Alarm(
       waiting,

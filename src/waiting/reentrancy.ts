@@ -7,6 +7,8 @@ interface Around {
   /** The locker that both belong to. */
   readonly owner: object;
   readonly id: bigint;
+  /** The client of the transaction that has the lock, if it is one of the caller's. */
+  readonly client?: object | undefined;
   isHeld(): boolean;
 }
 
@@ -15,6 +17,11 @@ const around = new AsyncLocalStorage<readonly Around[]>();
 /** Whether this is called by a function that {@link runAround} runs under the lock at this moment, or by what that started. */
 export function isAround(owner: object, id: bigint): boolean {
   return (around.getStore() ?? []).some((one) => one.owner === owner && one.id === id && one.isHeld());
+}
+
+/** Whether this is called by a function that runs under a lock in the transaction of this client, or by what that started. */
+export function isInTransactionOf(client: object): boolean {
+  return (around.getStore() ?? []).some((one) => one.client === client && one.isHeld());
 }
 
 /** Runs `fn` so that {@link isAround} knows of the lock. Never throws, but rejects. */

@@ -1,6 +1,7 @@
+import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Work } from "../../src/cli/run/control-channel.ts";
@@ -16,7 +17,16 @@ const anHour = 3_600_000;
 const grace = anHour / 4;
 
 function work(script: string, environment = {}): Work {
-  return { file: "sh", args: ["-c", script], environment, until: later(now(), anHour), grace, margin: 100 };
+  return {
+    program: { file: "sh", args: ["-c", script] },
+    descriptors: [],
+    isRaw: false,
+    environment,
+    mark: randomUUID(),
+    until: later(now(), anHour),
+    grace,
+    margin: 100,
+  };
 }
 
 /** Starts a command that ignores SIGTERM, and waits until it does. */
@@ -37,24 +47,24 @@ describe("a command that is supervised", () => {
     expect(await command.ended).toEqual({
       is: "ended",
       status: null,
-      signal: "SIGKILL",
+      signal: constants.signals.SIGKILL,
       stopped: "deadline",
     });
-    expect(lives(command.group ?? 0)).toBe(false);
+    expect(lives(command.leader ?? 0)).toBe(false);
   });
 
   test("is killed where the monotonic clock says so: the wall clock was set back", async () => {
     const command = await startDeaf();
     const { monotonic, wall } = now();
     command.believeUntil({ monotonic, wall: wall + anHour });
-    expect(await command.ended).toMatchObject({ signal: "SIGKILL", stopped: "deadline" });
+    expect(await command.ended).toMatchObject({ signal: constants.signals.SIGKILL, stopped: "deadline" });
   });
 
   test("that is stopped as by Ctrl-Z still gets SIGTERM", async () => {
     const command = new SupervisedCommand(work(idle));
     command.signal("SIGSTOP");
     command.stop("told", anHour);
-    expect(await command.ended).toMatchObject({ signal: "SIGTERM", stopped: "told" });
+    expect(await command.ended).toMatchObject({ signal: constants.signals.SIGTERM, stopped: "told" });
   });
 
   test("ends by itself, and then no signal goes to what was its group", async () => {

@@ -81,6 +81,7 @@ describe("the command's own", () => {
       PG_LOCKER_ID: `${lockId(-7, key)}`,
       PG_LOCKER_NAMESPACE: "-7",
       PG_LOCKER_FENCING_TOKEN: expect.stringMatching(/^\d+$/) as string,
+      PG_LOCKER_RUN: expect.stringMatching(/^[\da-f-]{36}$/) as string,
     });
     const second = await shown(["--namespace=-7"]);
     const tokens = [first, second].map((each) => BigInt(each["PG_LOCKER_FENCING_TOKEN"] ?? ""));
@@ -188,7 +189,7 @@ describe("a lock that is held elsewhere", () => {
     for (const args of [["-w", "0.2"], ["-w", "200ms"], ["--timeout=0.2"], ["--wait=200ms"]]) {
       const { status, stdout, stderr } = await run(args, ["echo", "run"], key);
       expect([status, stdout]).toEqual([124, ""]);
-      expect(stderr).toMatch(/held elsewhere for all of the 2\d\d ms that were waited\n$/);
+      expect(stderr).toMatch(/still held elsewhere after 2\d\d ms\n$/);
     }
   });
 
@@ -302,14 +303,14 @@ describe("a password", () => {
     await child.ended;
   });
 
-  test("in a URL that can't be read is in no sentence: 69, and of doctor 1", async () => {
+  test("in a URL that can't be read is in no sentence, and 64", async () => {
     const url = "postgres://alice:hunter2@127.0.0.1:none/db";
     for (const verbose of [[], ["--verbose"]]) {
       const ran = await cli(["run", uniqueKey(), "--url", url, ...verbose, "--", "true"], onDatabase());
       const examined = await cli(["doctor", ...verbose], onDatabase({ DATABASE_URL: url }));
-      expect([ran.status, examined.status]).toEqual([69, 1]);
-      expect(ran.stderr).toContain("Invalid URL");
-      expect(examined.stdout).toContain("Invalid URL");
+      expect([ran.status, examined.status]).toEqual([64, 64]);
+      expect(ran.stderr).toContain("--url has no host and port that can be read");
+      expect(examined.stderr).toContain("DATABASE_URL has no host and port that can be read");
       for (const { stdout, stderr } of [ran, examined]) expect(stdout + stderr).not.toContain("hunter2");
     }
   });
@@ -335,7 +336,11 @@ describe("a password", () => {
 
 test.each([
   ["no -- and no command", ["k"], "Expected -- and a command behind it"],
-  ["a command without --", ["k", "echo"], 'Unexpected "echo": pg-locker run KEY [options] -- COMMAND'],
+  [
+    "a command without --",
+    ["k", "echo"],
+    'Unexpected "echo": what is run comes behind --, as in pg-locker run k -- echo',
+  ],
   ["no command behind --", ["k", "--"], "Expected a command behind --, got nothing"],
   ["two --", ["k", "--", "--", "echo"], "Expected a command behind --, got a second --"],
   ["no key", ["--", "echo"], "Expected a key: pg-locker run KEY"],

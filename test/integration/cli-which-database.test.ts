@@ -102,6 +102,14 @@ describe("whatever names a server keeps a command from the PostgreSQL of the use
   });
 });
 
+/** The test server asks the members of this role for their passwords, and nobody else. */
+async function requirePassword(role: string): Promise<void> {
+  await onServer(
+    "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
+  );
+  await onServer(`grant password_required to ${role}`);
+}
+
 describe("what libpq reads is read:", () => {
   test("a service, of the file that is named and of the home folder; what is said beside it fills in what it leaves open", async () => {
     await using files = await folder();
@@ -128,6 +136,7 @@ describe("what libpq reads is read:", () => {
 
   test("the password of a file, without a word; and not of one that others may read", async () => {
     await using role = await createRole();
+    await requirePassword(role.name);
     await using files = await folder();
     const text = `# x\n*:1:*:*:wrong\n${hostname}:${port}:${dbname}:${role.name}:secret\n`;
     const file = await files.write(".pgpass", text);
@@ -136,6 +145,22 @@ describe("what libpq reads is read:", () => {
     expect(await ls({ DATABASE_URL: url.href, PGPASSFILE: file })).toContain(asked(role.name));
     expect(await ls({ DATABASE_URL: url.href, HOME: join(file, "..") })).toContain(asked(role.name));
     expect(await ls({ DATABASE_URL: `${url.href}?passfile=${file}` })).toContain(asked(role.name));
+    // Of several hosts, it is that of the one that is connected to.
+    const several = url.href.replace("@", "@127.0.0.1:1,");
+    expect(await ls({ DATABASE_URL: several, PGPASSFILE: file })).toContain(asked(role.name));
+    expect(await ls({ DATABASE_URL: url.href, PGPASSWORD: "secret" })).toContain(asked(role.name));
+    expect(await ls({ DATABASE_URL: role.url })).toContain(asked(role.name));
+    const none = await cli(["ls"], { env: { DATABASE_URL: url.href, HOME: "/nowhere" } });
+    expect([none.status, none.stderr]).toEqual([
+      69,
+      expect.stringMatching(/asks for a password, and there is none/),
+    ]);
+    const wrong = await cli(["ls"], { env: { DATABASE_URL: url.href, PGPASSWORD: "wr0ng-one" } });
+    expect([wrong.status, wrong.stderr]).toEqual([
+      69,
+      expect.stringContaining("password authentication failed"),
+    ]);
+    expect(wrong.stderr).not.toContain("wr0ng-one");
     await chmod(file, 0o644);
     const open = await cli(["ls"], { env: { DATABASE_URL: url.href, PGPASSFILE: file } });
     expect([open.status, open.stderr]).toEqual([64, expect.stringContaining("chmod 600")]);

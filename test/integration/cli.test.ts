@@ -41,6 +41,21 @@ test("pg-locker --version is the package's", async () => {
 test.each([
   ["an unknown command", ["idd", "x"], 'Unknown command "idd": did you mean id?'],
   ["one that is like none", ["nightly"], 'Unknown command "nightly": see pg-locker --help'],
+  ["what others call it", ["lock", "k"], 'Unknown command "lock": did you mean pg-locker run?'],
+  ["unlock", ["unlock", "k"], 'Unknown command "unlock": did you mean pg-locker break?'],
+  ["version", ["version"], 'Unknown command "version": did you mean pg-locker --version?'],
+  [
+    "a command without --",
+    ["run", "k", "ls", "-la"],
+    'Unexpected "ls": what is run comes behind --, as in pg-locker run k -- ls -la',
+  ],
+  ["a key and --key", ["id", "--key", "-x", "y"], 'Unexpected "y": pg-locker id KEY'],
+  [
+    "a duration that is none",
+    ["run", "k", "--ttl", "5 s", "--", "true"],
+    "Expected --ttl to be a duration such as",
+  ],
+  ["one below 0", ["run", "k", "--wait=-5s", "--", "true"], "Expected --wait to be a duration such as"],
   ["an option before the command", ["--json", "ls"], 'Expected a command, got "--json"'],
   ["an unknown short option", ["id", "x", "-j"], "Unknown option -j: see pg-locker id --help"],
   [
@@ -78,6 +93,22 @@ test.each([
   expect(stderr).toContain(`pg-locker: ${sentence}`);
   expect(stderr.trimEnd().split("\n")).toHaveLength(1);
 });
+
+test("a key that begins with a dash comes behind --key, and is that of the library", async () => {
+  for (const args of [["--key", "-x"], ["--key=-x"], ["--", "-x"]]) {
+    const { status, stdout } = await cli(["id", ...args]);
+    expect([status, stdout]).toEqual([0, expect.stringContaining(`id        ${lockId(0, "-x")}\n`)]);
+  }
+});
+
+test.each(["1500000us", "1.5s", "1s500ms", "2.s", "+2s", "0.05m", "1500000\u00b5s"])(
+  "--ttl %s is a duration, as in the library",
+  async (ttl) => {
+    // What comes after it is read: the command is missing.
+    const { stderr } = await cli(["run", "k", `--ttl=${ttl}`]);
+    expect(stderr).toContain("Expected -- and a command behind it");
+  },
+);
 
 test("--verbose shows where an error comes from", async () => {
   const { stderr } = await cli(["id", "", "--verbose"]);

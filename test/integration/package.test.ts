@@ -41,7 +41,7 @@ describe("the packed package", () => {
 
   test("is built as it is packed, and holds what it promises to and nothing else", () => {
     const allowed =
-      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/cjs\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(md|svg))$/;
+      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/cjs\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(json|md|svg|yml))$/;
     expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
     expect(packed).toEqual(
       expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/cjs/index.d.ts"]),
@@ -173,6 +173,7 @@ describe("the packed package", () => {
 
   test.each([
     ["pg-locker", "../../src/index.ts"],
+    ["pg-locker/orm", "../../src/orm/index.ts"],
     ["pg-locker/testing", "../../src/testing/index.ts"],
   ])(
     "%s, imported or required by plain node, exports what its source does",

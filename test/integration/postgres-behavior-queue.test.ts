@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, inject, test, vi } from "vitest";
 import {
   cancelRequest,
   WaitingServer,
@@ -12,6 +12,9 @@ import { until } from "../support/until.ts";
 
 // The facts about PostgreSQL's queue for a lock that waiting in the server leans on, each proven on the real server with plain
 // clients: its order, its deadlocks, what a wait costs others, and what ends one. More are in postgres-behavior-waiting.test.ts.
+
+// A machine that has other things to do is no fault.
+vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
 

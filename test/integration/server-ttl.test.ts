@@ -438,6 +438,7 @@ describe("the session of a holder", () => {
       tcp_user_timeout: "60000",
     });
     await lock.release();
+    await until(() => pool.idleCount === pool.totalCount);
     // The same session, as its pid says.
     expect(await settings(pool)).toEqual(before);
   });
@@ -574,6 +575,7 @@ describe.each(["server", "client"] as const)("with ttlEnforcement: %j", (ttlEnfo
         expect(clients.at(-1)).not.toBe(careless);
         expect(await holdersOf(lock.id)).toHaveLength(1);
         await lock.release();
+        await until(() => pool.idleCount === pool.totalCount);
       }
     },
   );

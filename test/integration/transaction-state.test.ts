@@ -391,3 +391,50 @@ describe("a client of the caller's", () => {
     );
   });
 });
+
+describe("calls that meet on one client", () => {
+  test("have their functions one after the other, and lose no write to the refusal of another", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    await client.query("create table if not exists meeting (who text)");
+    await using held = await elsewhere.acquire(uniqueKey());
+    const key = uniqueKey();
+    await client.query("begin");
+    let inside = 0;
+    const write =
+      (who: string) => async (own: { query(text: string, values: unknown[]): Promise<unknown> }) => {
+        inside += 1;
+        expect(inside).toBe(1);
+        for (let i = 0; i < 5; i += 1) await own.query("insert into meeting values ($1)", [who]);
+        inside -= 1;
+      };
+    const outcomes = await Promise.allSettled([
+      locker.withTransaction(key, write("first"), { client }),
+      locker.withTransaction(held.key, write("refused"), { client }),
+      locker.withTransaction(key, write("again"), { client }),
+      locker.withTransaction(uniqueKey(), write("second"), { client }),
+    ]);
+    await client.query("commit");
+    expect(outcomes.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "rejected", "fulfilled"]);
+    const { rows } = await client.query("select who, count(*)::int from meeting group by who order by who");
+    expect(rows).toEqual([
+      { who: "first", count: 5 },
+      { who: "second", count: 5 },
+    ]);
+    await client.query("drop table meeting");
+  });
+
+  test("may be within each other", async () => {
+    await using locker = new PostgresLocker({ pool: createPool() });
+    const client = await connect();
+    await client.query("begin");
+    const inner = await locker.withTransaction(
+      uniqueKey(),
+      () => locker.withTransaction(uniqueKey(), () => "inner", { client }),
+      { client },
+    );
+    expect(inner).toBe("inner");
+    await client.query("commit");
+  });
+});

@@ -247,7 +247,7 @@ test("two transactions that wait for each other: one is told of a deadlock, and 
     name: "DatabaseError",
     sqlState: "40P01",
     message: expect.stringMatching(
-      /^Waiting for the lock "key:.*" in a transaction \(a deadlock: .*\) failed: /,
+      /^A deadlock with another transaction: waiting for the lock "key:.*" failed: /,
     ),
   });
   expect(await written()).toHaveLength(1);

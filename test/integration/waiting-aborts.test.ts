@@ -1,5 +1,5 @@
 import { getEventListeners } from "node:events";
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { LockerClosedError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool } from "../support/database.ts";
@@ -8,6 +8,9 @@ import { until } from "../support/until.ts";
 
 // However a wait ends before it has the lock, it ends at once, in the server as well, and leaves nothing: no lock, no session, no
 // timer, no listener, and no line in the server's log.
+
+// A machine that has other things to do is no fault.
+vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
 

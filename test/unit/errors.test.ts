@@ -42,7 +42,7 @@ const all: ReadonlyArray<
     new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 10_000 }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
-    'Lock "invoice:42" not acquired: it was held elsewhere for all of the 10000 ms that were waited',
+    'Lock "invoice:42" not acquired: still held elsewhere after 10000 ms',
   ],
   [
     new LockNotAcquiredError({ key, reason: "pool-saturated", waited: 5_000 }),

@@ -39,7 +39,7 @@ export function clientsOf(
     readonly #config: pg.ClientConfig;
 
     constructor(config: pg.ClientConfig = {}) {
-      super({ ...config, ...reach(target) });
+      super(reaching(config, target));
       this.#config = config;
       live.add(this);
       this.once("end", () => live.delete(this));
@@ -91,7 +91,7 @@ export function clientsOf(
   /** Why a server is not the one, `undefined` if it is. */
   async function problemOf(config: pg.ClientConfig, each: Target): Promise<string | undefined> {
     const connectionTimeoutMillis = Math.max(500, (timeout * choosing) / targets.length);
-    const probe = new pg.Client({ ...config, ...reach(each), connectionTimeoutMillis });
+    const probe = new pg.Client({ ...reaching(config, each), connectionTimeoutMillis });
     live.add(probe);
     probe.on("error", () => {});
     const status = new Map<string, string>();
@@ -128,8 +128,9 @@ export function clientsOf(
   };
 }
 
-function reach({ address, port, ssl }: Target): pg.ClientConfig {
-  return { host: address, port, ssl };
+function reaching(config: pg.ClientConfig, { address, port, ssl }: Target): pg.ClientConfig {
+  // The pool hides the password from a copy.
+  return { ...config, password: config.password, host: address, port, ssl };
 }
 
 function destroy(client: pg.Client): void {

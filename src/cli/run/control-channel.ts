@@ -1,13 +1,20 @@
+import type { Exit } from "./command-process.ts";
 import type { Moment } from "./deadline.ts";
+import type { Program } from "./program.ts";
 
 // What `pg-locker run` (the keeper), which has the lock, and the runner, which has the command, say to each other.
 
 /** A command, and how long the lock that it runs under may be believed in. */
 export interface Work {
-  readonly file: string;
-  readonly args: readonly string[];
+  readonly program: Program;
+  /** What the runner has got from the keeper to hand on. */
+  readonly descriptors: readonly number[];
+  /** Whether Node.js can't say all of the environment: see `rawEnvironment`. */
+  readonly isRaw: boolean;
   /** On top of the runner's own. */
   readonly environment: Readonly<Record<string, string>>;
+  /** By which what the command starts is known: see `CommandTree`. */
+  readonly mark: string;
   /** When the server may free the lock, unless there is newer word. */
   readonly until: Moment;
   /** Milliseconds between SIGTERM and SIGKILL. */
@@ -27,13 +34,10 @@ export type ToRunner =
 export type StopReason = "told" | "keeper-gone" | "deadline";
 
 /** What became of a command. `code` of one that was not run is the system's, such as `"ENOENT"`. */
-export type Ending =
-  | { readonly is: "not-run"; readonly code: string }
-  | {
-      readonly is: "ended";
-      readonly status: number | null;
-      readonly signal: NodeJS.Signals | null;
-      readonly stopped?: StopReason | undefined;
-    };
+export type Ending = Exit & { readonly stopped?: StopReason };
 
-export type FromRunner = { readonly is: "started"; readonly group: number } | Ending;
+/** Each signal that was passed on is `signalled` in turn. */
+export type FromRunner =
+  | { readonly is: "started"; readonly leader: number }
+  | { readonly is: "signalled" }
+  | Ending;

@@ -2,9 +2,6 @@ import type { SendHandle } from "node:child_process";
 import type { Socket } from "node:net";
 import type { Pool } from "pg";
 
-/** Milliseconds that the server has to take its leave. */
-const farewell = 2_000;
-
 /** What node-postgres and Node have of a connection, beside what their types say. */
 interface Inside {
   readonly connection: { readonly stream: Socket & { readonly _parent?: Socket } };
@@ -14,7 +11,7 @@ interface Inside {
  * The connection of a pool of one, which carries the lock: the driver's pool says which client it has, and what a locker
  * connects beside a pool is not among them.
  */
-export class LockSession implements Disposable {
+export class LockSession {
   #stream: Inside["connection"]["stream"] | undefined;
   #ended = false;
   #read = 0;
@@ -50,10 +47,5 @@ export class LockSession implements Disposable {
   /** Whether nothing at all has come from the server since {@link asked}, not even an end: the link is dead, or very slow. */
   get isSilent(): boolean {
     return !this.#ended && this.#stream?.bytesRead === this.#read;
-  }
-
-  /** Lets no dead link keep the process alive for longer than moments. */
-  [Symbol.dispose](): void {
-    setTimeout(() => this.#stream?.destroy(), farewell).unref();
   }
 }

@@ -8,6 +8,9 @@ const passing = ["SIGWINCH", "SIGCONT"] as const;
 /** Milliseconds until a process that was not stopped after all knows. */
 const afterStop = 50;
 
+/** For a second Ctrl-Z while the first is being seen to. */
+const ignored = (): void => {};
+
 /** A signal came before the command was run. */
 export class Interrupted extends Error {
   override readonly name = "Interrupted";
@@ -19,13 +22,46 @@ export class Interrupted extends Error {
   }
 }
 
+/** Settles as a step does; or rejects with the signal's reason, and leaves the step to itself. */
+export async function unlessAborted<T>(step: Promise<T>, signal: AbortSignal): Promise<T> {
+  let onAbort = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal.reason);
+    signal.addEventListener("abort", onAbort);
+    if (signal.aborted) onAbort();
+  });
+  try {
+    return await Promise.race([step, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+/** Settles as a step does; with `undefined`, and leaves the step to itself, after so many milliseconds or with the next signal. */
+export async function atMost<T>(
+  milliseconds: number,
+  signals: PassedSignals,
+  step: Promise<T>,
+): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), milliseconds);
+    void signals.next().then(() => resolve(undefined));
+  });
+  try {
+    return await Promise.race([step, over]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /**
  * Takes the signals that this process gets, and passes them on. The command is not of the terminal's foreground group, so that
- * of those of the terminal, too, it gets none but these.
+ * of those of the terminal, too, it gets none but these. They are taken until this process ends, with the status that it has by then.
  */
-export class PassedSignals implements Disposable {
+export class PassedSignals {
   readonly #interruption = new AbortController();
-  #receiver: ((signal: NodeJS.Signals) => void) | undefined;
+  #receiver: ((signal: NodeJS.Signals) => void | Promise<void>) | undefined;
 
   constructor() {
     for (const signal of ending) process.on(signal, this.#end);
@@ -38,36 +74,37 @@ export class PassedSignals implements Disposable {
     return this.#interruption.signal;
   }
 
-  /** From now on the signals are for `receiver`. */
-  passTo(receiver: (signal: NodeJS.Signals) => void): void {
+  /** From now on the signals are for `receiver`, which never throws or rejects. */
+  passTo(receiver: (signal: NodeJS.Signals) => void | Promise<void>): void {
     this.#receiver = receiver;
   }
 
-  [Symbol.dispose](): void {
-    for (const signal of ending) process.removeListener(signal, this.#end);
-    for (const signal of passing) process.removeListener(signal, this.#pass);
-    process.removeListener("SIGTSTP", this.#suspend);
+  /** From now on the first signal means that there is to be no more waiting: resolves with it. */
+  next(): Promise<NodeJS.Signals> {
+    return new Promise((resolve) => this.passTo(resolve));
   }
 
   readonly #end = (signal: NodeJS.Signals): void => {
     if (this.#receiver === undefined) this.#interruption.abort(new Interrupted(signal));
-    else this.#receiver(signal);
+    else void this.#receiver(signal);
   };
 
-  readonly #pass = (signal: NodeJS.Signals): void => this.#receiver?.(signal);
+  readonly #pass = (signal: NodeJS.Signals): void => void this.#receiver?.(signal);
 
   /**
-   * Ctrl-Z: the command stops, and then this process, whom the shell looks at. The command's group is an orphaned one, in which
+   * Ctrl-Z: the command stops, and only then this process, whom the shell looks at: else the command could read what is typed next. The command's group is an orphaned one, in which
    * SIGTSTP stops nobody (https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03), and SIGSTOP does.
    */
-  readonly #suspend = (): void => {
-    this.#receiver?.("SIGSTOP");
+  readonly #suspend = async (): Promise<void> => {
     process.removeListener("SIGTSTP", this.#suspend);
+    process.on("SIGTSTP", ignored);
+    await this.#receiver?.("SIGSTOP");
+    process.removeListener("SIGTSTP", ignored);
     process.kill(process.pid, "SIGTSTP");
     // Here it goes on when it is continued; or at once, where there is no shell that could.
     setTimeout(() => {
       process.on("SIGTSTP", this.#suspend);
-      this.#receiver?.("SIGCONT");
+      void this.#receiver?.("SIGCONT");
     }, afterStop);
   };
 }

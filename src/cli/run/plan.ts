@@ -1,13 +1,15 @@
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { lockId } from "../../index.ts";
+import { lockId } from "../../contract/lock-id.ts";
 import type { Given, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
 import { usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { namespaceOf } from "../namespace.ts";
+import { rawArguments } from "../raw-arguments.ts";
 import { marginOf } from "./deadline.ts";
+import { type Program, programOf } from "./program.ts";
 
 /** What `pg-locker run` is to do. Times are in milliseconds. */
 export interface RunPlan {
@@ -21,12 +23,14 @@ export interface RunPlan {
   readonly grace: number;
   readonly recoveryGrace: number | undefined;
   readonly margin: number;
+  /** The command's own name, for sentences. */
   readonly file: string;
-  readonly args: readonly string[];
+  readonly program: Program;
   /** The status of both ways not to get the lock; absent, each has its own. */
   readonly conflictStatus: number | undefined;
 }
 
+const blank = Buffer.from(" ");
 const shortestTtl = 1_000;
 /** What the server can enforce. */
 const longestTtl = 2 ** 31 - 1;
@@ -111,14 +115,16 @@ function graceOf(values: Values, ttl: number): number {
   );
 }
 
-function commandOf(values: Values, rest: readonly string[] | undefined): { file: string; args: string[] } {
+function commandOf(values: Values, rest: readonly string[] | undefined): { file: string; program: Program } {
   const usage = "pg-locker run KEY [options] -- COMMAND";
   if (rest === undefined) throw usageFailure(`Expected -- and a command behind it: ${usage}`);
-  const [file = "", ...args] = rest;
+  const [file = ""] = rest;
   if (file === "--") throw usageFailure(`Expected a command behind --, got a second --: ${usage}`);
   if (file === "") throw usageFailure(`Expected a command behind --, got nothing: ${usage}`);
-  if (values["shell"] !== true) return { file, args };
-  return { file: "/bin/sh", args: ["-c", rest.join(" ")] };
+  const words = rest.length === 0 ? [] : rawArguments().slice(-rest.length);
+  if (values["shell"] !== true) return { file, program: programOf(words) };
+  const line = Buffer.concat(words.flatMap((word, index) => (index === 0 ? [word] : [blank, word])));
+  return { file: "/bin/sh", program: programOf([Buffer.from("/bin/sh"), Buffer.from("-c"), line]) };
 }
 
 function conflictStatusOf(values: Values): number | undefined {

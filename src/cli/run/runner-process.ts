@@ -2,14 +2,20 @@ import { type ChildProcess, type SendHandle, spawn } from "node:child_process";
 import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { CommandTree } from "./command-tree.ts";
 import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
-import type { Moment } from "./deadline.ts";
-import { groupLives, signalGroup } from "./process-group.ts";
+import { later, left, type Moment, now } from "./deadline.ts";
+import { type Inherited, stdioWith } from "./descriptors.ts";
+import { isRawEnvironment, spawnRaw } from "./environment.ts";
 
 /** Milliseconds beyond the grace in which a runner that was told to stop has done so, unless it is itself stopped. */
 const patience = 5_000;
+/** Milliseconds for a signal to be passed on. */
+const patienceForSignal = 1_000;
 /** Milliseconds for what a runner said last to be read, once it has exited. */
 const lastWords = 500;
+/** Milliseconds in which whoever is sent SIGKILL is dead, unless the system or another user keeps it. */
+const deathTime = 2_000;
 
 /** What became of a command, or that its runner was killed, and the command with it. */
 export type RunnerEnding = Ending | { readonly is: "runner-killed" };
@@ -19,8 +25,10 @@ export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;
   readonly #exited: Promise<unknown>;
+  #signalled: () => void = () => {};
+  #mark = "";
   /** While the command runs. */
-  #group: number | undefined;
+  #tree: CommandTree | undefined;
   #overdue: NodeJS.Timeout | undefined;
 
   private constructor(child: ChildProcess) {
@@ -30,7 +38,8 @@ export class RunnerProcess implements AsyncDisposable {
     const closed = once(child, "close").catch(() => {});
     const said = new Promise<Ending>((resolve) => {
       child.on("message", (message: FromRunner) => {
-        this.#group = message.is === "started" ? message.group : undefined;
+        if (message.is === "signalled") return this.#signalled();
+        this.#tree = message.is === "started" ? new CommandTree(message.leader, this.#mark) : undefined;
         if (message.is !== "started") resolve(message);
       });
     });
@@ -40,16 +49,23 @@ export class RunnerProcess implements AsyncDisposable {
     this.ended = Promise.race([said, gone]);
   }
 
-  /** Starts one that waits for its command. */
-  static start(): RunnerProcess {
+  /** Starts one that waits for its command, and gets what this process was started with. */
+  static start({ handed, free }: Inherited): RunnerProcess {
     const program = fileURLToPath(new URL("./runner.js", import.meta.url));
-    return new RunnerProcess(
-      spawn(process.execPath, [program], { stdio: ["inherit", "inherit", "inherit", "ipc"], detached: true }),
-    );
+    const options = { stdio: stdioWith(handed, free), detached: true };
+    if (!isRawEnvironment()) return new RunnerProcess(spawn(process.execPath, [program], options));
+    const channel = { NODE_CHANNEL_FD: `${free}`, NODE_CHANNEL_SERIALIZATION_MODE: "json" };
+    Object.assign(process.env, channel);
+    try {
+      return new RunnerProcess(spawnRaw(process.execPath, [program], options));
+    } finally {
+      for (const name of Object.keys(channel)) delete process.env[name];
+    }
   }
 
   /** Has it run the command, and keep the socket open until that has ended. */
   run(work: Work, socket: SendHandle): void {
+    this.#mark = work.mark;
     this.#tell({ is: "run", work }, socket);
   }
 
@@ -57,12 +73,20 @@ export class RunnerProcess implements AsyncDisposable {
     this.#tell({ is: "until", until });
   }
 
-  signal(signal: NodeJS.Signals): void {
+  /** Resolves when the command has the signal, or the runner is slow to say so. */
+  async signal(signal: NodeJS.Signals): Promise<void> {
+    // One that is stopped could pass nothing on.
+    this.#child.kill("SIGCONT");
+    const signalled = new Promise<void>((resolve) => {
+      this.#signalled = resolve;
+    });
     this.#tell({ is: "signal", signal });
+    await Promise.race([signalled, delay(patienceForSignal, undefined, { ref: false })]);
   }
 
-  /** SIGTERM now, SIGKILL after so many milliseconds, for all of the command's group. */
+  /** SIGTERM now, SIGKILL after so many milliseconds, for everything that the command has started. */
   stop(grace: number): void {
+    this.#child.kill("SIGCONT");
     this.#tell({ is: "stop", grace });
     this.#overdue ??= setTimeout(() => this.#child.kill("SIGKILL"), grace + patience).unref();
   }
@@ -80,10 +104,13 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   async #killCommand(): Promise<RunnerEnding> {
-    if (this.#group !== undefined) {
-      signalGroup(this.#group, "SIGKILL");
-      while (groupLives(this.#group)) await delay(20);
+    const deadline = later(now(), deathTime);
+    while (this.#tree !== undefined && left(deadline) > 0) {
+      this.#tree.kill();
+      if (this.#tree.living.length === 0) break;
+      await delay(20);
     }
+    this.#tree?.tellOfSurvivors();
     return { is: "runner-killed" };
   }
 }

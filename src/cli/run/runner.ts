@@ -1,3 +1,4 @@
+import { ProcessStarter } from "./command-process.ts";
 import type { FromRunner, ToRunner } from "./control-channel.ts";
 import { SupervisedCommand } from "./supervised-command.ts";
 
@@ -5,6 +6,8 @@ import { SupervisedCommand } from "./supervised-command.ts";
 // processes reaches it. Where the keeper is killed, it ends the command, and keeps the lock until that has ended: it has a copy of
 // the socket of the lock's session, so that the server does not see the connection end.
 
+/** Its thread starts while the lock is being taken. */
+const starter = new ProcessStarter();
 let command: SupervisedCommand | undefined;
 let work: Extract<ToRunner, { is: "run" }>["work"] | undefined;
 
@@ -18,6 +21,7 @@ process.on("message", (message: ToRunner, socket: unknown) => {
       break;
     case "signal":
       command?.signal(message.signal);
+      tell({ is: "signalled" });
       break;
     case "stop":
       command?.stop("told", message.grace);
@@ -25,15 +29,23 @@ process.on("message", (message: ToRunner, socket: unknown) => {
   }
 });
 
-process.on("disconnect", () => {
+// They are for the keeper, which passes them on. Whoever signals everything, such as a run around this one, signals this, too.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
+  process.on(signal, () => {});
+
+process.on("disconnect", onKeeperGone);
+// It may have gone before there was anybody to hear of it.
+if (!process.connected) onKeeperGone();
+
+function onKeeperGone(): void {
   if (command === undefined || work === undefined) process.exit();
   command.stop("keeper-gone", work.grace);
-});
+}
 
 function run(given: NonNullable<typeof work>, socket: unknown): void {
   work = given;
-  command = new SupervisedCommand(given);
-  if (command.group !== undefined) tell({ is: "started", group: command.group });
+  command = new SupervisedCommand(given, starter);
+  if (command.leader !== undefined) tell({ is: "started", leader: command.leader });
   void command.ended.then((ending) => tell(ending, () => end(socket)));
 }
 

@@ -1,28 +1,36 @@
-import { spawn } from "node:child_process";
-import { codeOf } from "../system-error.ts";
+import { ProcessStarter } from "./command-process.ts";
+import { CommandTree, markVariable } from "./command-tree.ts";
 import type { Ending, StopReason, Work } from "./control-channel.ts";
 import { later, left, type Moment, now } from "./deadline.ts";
-import { groupLives, signalGroup } from "./process-group.ts";
+import { stdioWith } from "./descriptors.ts";
 
 /** Milliseconds between two looks at the clocks: a timer sleeps on while the machine is suspended, and so would be late by that. */
 const tick = 500;
-/** Milliseconds between two looks at a group that is to end. */
+/** Milliseconds between two looks at processes that are to end. */
 const shortTick = 20;
+/** Milliseconds in which whoever is sent SIGKILL is dead, unless the system or another user keeps it. */
+const deathTime = 2_000;
 
 //   running ──the command ends──▶ ended
-//      └──stop(), or the deadline is near──▶ stopping: SIGTERM, then SIGKILL ──all of the group is dead──▶ ended
-type Stopping = { readonly because: StopReason; readonly killAt: Moment };
+//      └──stop(), or the deadline is near──▶ stopping: SIGTERM, then SIGKILL ──all of its tree is dead, or can't be killed──▶ ended
+interface Stopping {
+  readonly because: StopReason;
+  readonly killAt: Moment;
+  /** Since when everything gets SIGKILL, again and again. */
+  readonly killedAt?: Moment;
+}
 
 /**
- * A command in a process group of its own, which is dead before the lock that it runs under can be another's: unless there is
- * newer word of the lock in time, the group gets SIGTERM at the deadline less the grace and the margin, and SIGKILL at the
- * deadline less the margin.
+ * A command in a session and a process group of its own, which is dead before the lock that it runs under can be another's, with all
+ * that it has started (see {@link CommandTree}): unless there is newer word of the lock in time, everything gets SIGTERM at the
+ * deadline less the grace and the margin, and SIGKILL at the deadline less the margin.
  */
 export class SupervisedCommand {
-  /** Resolves when the command has ended; where it was stopped, when all of its group has. */
+  /** Resolves when the command has ended; if it was stopped, when all that it has started is dead, or can't be killed. */
   readonly ended: Promise<Ending>;
   readonly #work: Work;
-  readonly #group: number | undefined;
+  readonly #leader: number | undefined;
+  readonly #tree: CommandTree | undefined;
   #until: Moment;
   #stopping: Stopping | undefined;
   #exit: Ending | undefined;
@@ -30,19 +38,37 @@ export class SupervisedCommand {
   #timer: NodeJS.Timeout | undefined;
 
   /** Starts it, with this process's own standard input, output and error, in this very step. */
-  constructor(work: Work) {
+  constructor(work: Work, starter = new ProcessStarter()) {
     this.#work = work;
     this.#until = work.until;
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
     });
-    this.#group = this.#start();
-    if (this.#group !== undefined) this.#watch();
+    const { program, descriptors, isRaw, mark } = work;
+    const marks = [process.env[markVariable], mark].filter((each) => each);
+    const { pid, ended } = starter.start(program, {
+      stdio: stdioWith(descriptors),
+      isRaw,
+      // The token of a run around this one is not this one's.
+      environment: {
+        PG_LOCKER_FENCING_TOKEN: undefined,
+        ...work.environment,
+        [markVariable]: marks.join("/"),
+      },
+    });
+    this.#leader = pid;
+    if (pid !== undefined) this.#tree = new CommandTree(pid, mark);
+    void ended.then((exit) => {
+      this.#exit = exit;
+      if (exit.is === "not-run") this.#end(exit);
+      else this.#watch();
+    });
+    if (pid !== undefined) this.#watch();
   }
 
-  /** The number of its process group; `undefined` where it could not be run. */
-  get group(): number | undefined {
-    return this.#group;
+  /** The number of its process, of its group and of its session; `undefined` if it could not be run. */
+  get leader(): number | undefined {
+    return this.#leader;
   }
 
   /** There is newer word of the lock. What is being stopped is stopped all the same. */
@@ -50,51 +76,30 @@ export class SupervisedCommand {
     this.#until = until;
   }
 
+  /** For all of the command's session. */
   signal(signal: NodeJS.Signals): void {
-    if (this.#group !== undefined && this.#exit === undefined) signalGroup(this.#group, signal);
+    if (this.#exit === undefined) this.#tree?.signal(signal);
   }
 
   /** SIGTERM now, SIGKILL after so many milliseconds or when the deadline is near. A second call may only bring that forward. */
   stop(because: StopReason, grace: number): void {
-    if (this.#group === undefined || (this.#exit !== undefined && this.#stopping === undefined)) return;
+    if (this.#exit !== undefined && this.#stopping === undefined) return;
     const killAt = later(now(), grace);
     if (this.#stopping !== undefined && left(this.#stopping.killAt) < left(killAt)) return;
     if (this.#stopping === undefined) {
-      signalGroup(this.#group, "SIGTERM");
-      // One that is stopped would not see it.
-      signalGroup(this.#group, "SIGCONT");
+      this.#tree?.signalAll("SIGTERM");
+      // What is stopped would not see it.
+      this.#tree?.signalAll("SIGCONT");
     }
-    this.#stopping = { because: this.#stopping?.because ?? because, killAt };
+    this.#stopping = { ...this.#stopping, because: this.#stopping?.because ?? because, killAt };
     this.#watch();
-  }
-
-  #start(): number | undefined {
-    const { file, args, environment } = this.#work;
-    const notRun = (error: unknown): void => this.#end({ is: "not-run", code: codeOf(error) ?? "" });
-    try {
-      const child = spawn(file, args, {
-        stdio: "inherit",
-        detached: true,
-        // That of a run around this one is not this one's.
-        env: { ...process.env, PG_LOCKER_FENCING_TOKEN: undefined, ...environment },
-      });
-      child.once("error", notRun);
-      child.once("exit", (status, signal) => {
-        this.#exit = { is: "ended", status, signal };
-        this.#watch();
-      });
-      return child.pid;
-    } catch (error) {
-      notRun(error);
-      return undefined;
-    }
   }
 
   /** Does what is due, and sets the timer for what is next. */
   readonly #watch = (): void => {
     clearTimeout(this.#timer);
-    const group = this.#group;
-    if (group === undefined) return;
+    const tree = this.#tree;
+    if (tree === undefined) return;
     // What it has left behind runs on, unless it was to be stopped.
     if (this.#stopping === undefined && this.#exit !== undefined) {
       this.#end(this.#exit);
@@ -107,9 +112,19 @@ export class SupervisedCommand {
       else this.stop("deadline", this.#work.grace);
       return;
     }
-    const { killAt, because } = this.#stopping;
-    if (Math.min(room, left(killAt)) <= 0) signalGroup(group, "SIGKILL");
-    if (this.#exit?.is === "ended" && !groupLives(group)) this.#end({ ...this.#exit, stopped: because });
-    else this.#timer = setTimeout(this.#watch, shortTick);
+    const isDue = Math.min(room, left(this.#stopping.killAt)) <= 0;
+    if (isDue) {
+      tree.kill();
+      this.#stopping = { ...this.#stopping, killedAt: this.#stopping.killedAt ?? now() };
+    }
+    if (this.#exit !== undefined && !tree.isKnownAlive && tree.living.length === 0) {
+      this.#end({ ...this.#exit, stopped: this.#stopping.because });
+    } else if (isDue && this.#stopping.killedAt !== undefined && left(this.#stopping.killedAt) < -deathTime) {
+      const ended = this.#exit ?? { is: "ended", status: null, signal: null };
+      tree.tellOfSurvivors();
+      this.#end({ ...ended, stopped: this.#stopping.because });
+    } else {
+      this.#timer = setTimeout(this.#watch, shortTick);
+    }
   };
 }

@@ -1,0 +1,56 @@
+import { isUtf8 } from "node:buffer";
+import { readFileSync } from "node:fs";
+import { usageFailure } from "./failure.ts";
+import { hasCode } from "./system-error.ts";
+
+/** What Node.js puts in the place of bytes that are not UTF-8. */
+const replacement = "\ufffd";
+
+let raw: readonly Buffer[] | undefined;
+
+/**
+ * The arguments of `pg-locker` as bytes, as they were given: Node.js decodes them as UTF-8, and so makes one of two that differ. The
+ * first call has to come before the title of the process is set, which takes their place.
+ *
+ * @throws {Failure} if an argument may have been changed, and this system doesn't show the bytes
+ */
+export function rawArguments(): readonly Buffer[] {
+  raw ??= readRaw(process.argv.slice(2));
+  return raw;
+}
+
+function readRaw(args: readonly string[]): readonly Buffer[] {
+  const suspect = args.find((each) => each.includes(replacement));
+  if (suspect === undefined) return args.map((each) => Buffer.from(each));
+  const shown = shownArguments();
+  if (shown === undefined) throw notUtf8(suspect);
+  return shown.slice(shown.length - args.length);
+}
+
+/** What Linux shows of all arguments, those of Node.js itself first. */
+function shownArguments(): Buffer[] | undefined {
+  try {
+    const text = readFileSync("/proc/self/cmdline", "latin1");
+    return text
+      .slice(0, -1)
+      .split("\0")
+      .map((each) => Buffer.from(each, "latin1"));
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "EACCES")) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Refuses what is for `pg-locker` itself, a key above all, and is not UTF-8: two keys would become one.
+ *
+ * @throws {Failure}
+ */
+export function expectUtf8(args: readonly string[]): void {
+  const at = rawArguments().findIndex((bytes, index) => index < args.length && !isUtf8(bytes));
+  if (at !== -1) throw notUtf8(args[at] ?? "");
+}
+
+function notUtf8(shown: string) {
+  return usageFailure(`Expected UTF-8, and this argument is not: ${JSON.stringify(shown)}`);
+}

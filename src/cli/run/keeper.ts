@@ -1,0 +1,156 @@
+import { randomUUID } from "node:crypto";
+import type { Lock } from "../../index.ts";
+import { exitStatus } from "../exit-status.ts";
+import { Failure } from "../failure.ts";
+import { hasCode } from "../system-error.ts";
+import { later, now } from "./deadline.ts";
+import type { Inherited } from "./descriptors.ts";
+import { isRawEnvironment } from "./environment.ts";
+import type { LockSession } from "./lock-session.ts";
+import { atMost, type PassedSignals, unlessAborted } from "./passed-signals.ts";
+import { notRun, type RunPlan } from "./plan.ts";
+import type { RunnerEnding, RunnerProcess } from "./runner-process.ts";
+
+/** Milliseconds between SIGTERM and SIGKILL where the lock may be another's already. */
+const shortGrace = 2_000;
+/** Milliseconds for the lock to be given back: the end of this process does it as well. */
+const releaseTime = 3_000;
+/** Of the TTL, after which the lock is refreshed. */
+const refreshShare = 1 / 3;
+
+/** Has the runner run the command under a lock, keeps the lock for as long as that takes, and gives it back. */
+export class Keeper {
+  readonly #plan: RunPlan;
+  readonly #lock: Lock;
+  readonly #session: LockSession;
+  readonly #runner: RunnerProcess;
+  readonly #inherited: Inherited;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    plan: RunPlan,
+    parts: { lock: Lock; session: LockSession; runner: RunnerProcess; inherited: Inherited },
+  ) {
+    this.#plan = plan;
+    this.#lock = parts.lock;
+    this.#session = parts.session;
+    this.#runner = parts.runner;
+    this.#inherited = parts.inherited;
+  }
+
+  async keep(signals: PassedSignals): Promise<number> {
+    const { interrupted } = signals;
+    try {
+      const until = await unlessAborted(this.#refresh(), interrupted);
+      interrupted.throwIfAborted();
+      this.#run(until);
+      signals.passTo((signal) => this.#runner.signal(signal));
+      this.#lock.signal.addEventListener("abort", this.#onLoss);
+      if (this.#lock.signal.aborted) this.#onLoss();
+      return await this.#statusOf(await this.#runner.ended, signals);
+    } catch (error) {
+      // Not run at all, for whatever reason.
+      if (!hasCode(error, "LOCK_NOT_HELD")) throw error;
+      throw this.#lost("the command was not run");
+    } finally {
+      clearTimeout(this.#timer);
+    }
+  }
+
+  #run(until: ReturnType<typeof now>): void {
+    const { program, grace, margin, key, namespace } = this.#plan;
+    const { id, fencingToken } = this.#lock;
+    const environment = {
+      PG_LOCKER_KEY: key,
+      PG_LOCKER_ID: `${id}`,
+      PG_LOCKER_NAMESPACE: `${namespace}`,
+      ...(fencingToken !== undefined && { PG_LOCKER_FENCING_TOKEN: `${fencingToken}` }),
+    };
+    const { socket } = this.#session;
+    if (socket === undefined) throw new Error("The session of the lock has no socket to hand on");
+    this.#runner.run(
+      {
+        program,
+        descriptors: this.#inherited.handed,
+        isRaw: isRawEnvironment(),
+        environment,
+        mark: randomUUID(),
+        until,
+        grace,
+        margin,
+      },
+      socket,
+    );
+  }
+
+  /** @returns when the server may free the lock @throws {LockNotHeldError} it is lost */
+  async #refresh(): Promise<ReturnType<typeof now>> {
+    const sentAt = now();
+    this.#session.asked();
+    await this.#lock.refresh();
+    const beat = (): void => {
+      this.#refresh().then(
+        (until) => this.#runner.believeUntil(until),
+        // It was given back meanwhile; or it is lost, which its signal tells.
+        () => {},
+      );
+    };
+    this.#timer = setTimeout(beat, this.#plan.ttl * refreshShare);
+    return later(sentAt, this.#plan.ttl);
+  }
+
+  readonly #onLoss = (): void => {
+    const { grace } = this.#plan;
+    // Of a link that is silent, the server has seen no end either: the runner keeps it open, and goes by the deadline.
+    this.#runner.stop(this.#session.isSilent ? grace : Math.min(grace, shortGrace));
+  };
+
+  async #statusOf(ending: RunnerEnding, signals: PassedSignals): Promise<number> {
+    clearTimeout(this.#timer);
+    this.#lock.signal.removeEventListener("abort", this.#onLoss);
+    const isHeld = await this.#release(signals);
+    if (ending.is === "ended" && ending.stopped === "deadline") {
+      throw new Failure(
+        exitStatus.lockLost,
+        `Lock ${JSON.stringify(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
+          "the lock could be another's",
+      );
+    }
+    if (!isHeld) {
+      const stopped = ending.is === "ended" && ending.stopped !== undefined;
+      throw this.#lost(stopped ? "the command was stopped" : "the command had ended by itself");
+    }
+    if (ending.is === "runner-killed") {
+      throw new Failure(
+        exitStatus.failed,
+        "The process that ran the command was killed, and the command with it",
+      );
+    }
+    if (ending.is === "not-run") {
+      const { status, sentence } = notRun(this.#plan.file, ending.code);
+      throw new Failure(status, sentence);
+    }
+    const { status, signal } = ending;
+    return signal === null ? (status ?? exitStatus.failed) : exitStatus.signalled + signal;
+  }
+
+  /** @returns whether the lock was held until now; of a server that doesn't say so in time, whether it was as far as is known */
+  async #release(signals: PassedSignals): Promise<boolean> {
+    const { held } = this.#lock;
+    const released = this.#lock.release().then(
+      () => true,
+      (error: unknown) => {
+        if (hasCode(error, "LOCK_NOT_HELD")) return false;
+        throw error;
+      },
+    );
+    return (await atMost(releaseTime, signals, released)) ?? held;
+  }
+
+  #lost(what: string): Failure {
+    const { reason } = this.#lock.signal;
+    const because =
+      reason instanceof Error ? reason.message : `Lock ${JSON.stringify(this.#plan.key)} was lost`;
+    return new Failure(exitStatus.lockLost, `${because}; ${what}`, { cause: reason });
+  }
+}

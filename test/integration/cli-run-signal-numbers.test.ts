@@ -1,0 +1,51 @@
+import { describe, expect, test } from "vitest";
+import { ProcessStarter } from "../../src/cli/run/command-process.ts";
+import { cli } from "../support/cli.ts";
+import { uniqueKey } from "../support/database.ts";
+import { onDatabase } from "../support/locked-command.ts";
+
+/** Whose default is not to end a process: SIGCHLD, SIGCONT, the four that stop one, SIGURG and SIGWINCH. */
+const harmless =
+  process.platform === "linux" ? [17, 18, 19, 20, 21, 22, 23, 28] : [16, 17, 18, 19, 20, 21, 22, 23, 28];
+const last = process.platform === "linux" ? 64 : 31;
+const deadly = [...Array(last).keys()]
+  .map((index) => index + 1)
+  .filter((signal) => !harmless.includes(signal));
+
+describe("a command that a signal ends", () => {
+  // 32 and 33 are the C library's own: the shell may refuse to send them.
+  test.each(deadly.filter((signal) => signal !== 32 && signal !== 33))(
+    "has its number: %s",
+    async (signal) => {
+      const { ended } = new ProcessStarter().start(
+        { file: "sh", args: ["-c", `kill -${signal} $$`] },
+        { stdio: "ignore" },
+      );
+      expect(await ended).toEqual({ is: "ended", status: null, signal });
+    },
+  );
+
+  test.skipIf(process.platform !== "linux").each([34, 35, 64])(
+    "is 128 and its number, also above 31, of which Node.js knows no name: %s",
+    async (signal) => {
+      const args = ["run", uniqueKey(), "--", "sh", "-c", `kill -${signal} $$`];
+      expect(await cli(args, onDatabase())).toMatchObject({ status: 128 + signal, stderr: "" });
+    },
+  );
+});
+
+test.each([0, 1, 35, 255])("an exit status is what it was: %s", async (status) => {
+  const { ended } = new ProcessStarter().start(
+    { file: "sh", args: ["-c", `exit ${status}`] },
+    { stdio: "ignore" },
+  );
+  expect(await ended).toEqual({ is: "ended", status, signal: null });
+});
+
+test("a program that is not there is none that has ended", async () => {
+  const { pid, ended } = new ProcessStarter().start(
+    { file: "pg-locker-no-such-command", args: [] },
+    { stdio: "ignore" },
+  );
+  expect([pid, await ended]).toEqual([undefined, { is: "not-run", code: "ENOENT" }]);
+});

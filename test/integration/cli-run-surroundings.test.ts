@@ -1,0 +1,98 @@
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { lockId } from "../../src/index.ts";
+import { cli } from "../support/cli.ts";
+import { databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { idle, onDatabase } from "../support/locked-command.ts";
+import { until } from "../support/until.ts";
+
+const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+
+const namespace = ["--pid", "--fork", "--mount-proc"];
+const canMakeNamespaces = spawnSync("unshare", [...namespace, "true"]).status === 0;
+const hasBun = spawnSync("bun", ["--version"]).status === 0;
+
+/** The only child of a process. */
+function childOf(parent: number | undefined): number {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  const isChild = (pid: string): boolean => {
+    try {
+      return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]?.split(" ")[1] === String(parent);
+    } catch {
+      return false;
+    }
+  };
+  return Number(pids.find(isChild));
+}
+
+describe.skipIf(!canMakeNamespaces)("as the first process of a container, pg-locker run", () => {
+  test("has the command's status, and leaves what has lost its parent to the end", async () => {
+    const script = "(sleep 0.1 &); (sleep 0.1 &); sleep 0.5; exit 5";
+    const { status, stderr } = spawnSync(
+      "unshare",
+      [...namespace, process.execPath, main, "run", uniqueKey(), "--", "sh", "-c", script],
+      { env: { ...process.env, DATABASE_URL: databaseUrl() }, encoding: "utf8" },
+    );
+    expect([status, stderr]).toEqual([5, ""]);
+  });
+
+  test("passes a signal on, and ends everything in it", async () => {
+    const key = uniqueKey();
+    const script = `setsid sh -c "echo begun; ${idle}" & wait`;
+    const child = spawn(
+      "unshare",
+      [...namespace, process.execPath, main, "run", key, "--", "sh", "-c", script],
+      {
+        env: { ...process.env, ...onDatabase().env } as NodeJS.ProcessEnv,
+        stdio: ["ignore", "pipe", "inherit"],
+      },
+    );
+    await once(child.stdout, "data");
+    process.kill(childOf(child.pid), "SIGTERM");
+    expect(await once(child, "exit")).toEqual([143, null]);
+    await until(async () => (await holdersOf(lockId(0, key))).length === 0, { deadline: 15_000 });
+  });
+});
+
+describe("systemd", () => {
+  test("hears from the command itself: its variables are passed on, and those for one process are for the command", async () => {
+    const script = 'echo "$NOTIFY_SOCKET $WATCHDOG_USEC"; test "$WATCHDOG_PID" = $$ && echo own';
+    const line = `WATCHDOG_PID=$$ exec "$NODE" "$MAIN" run "$KEY" -- sh -c '${script}'`;
+    const { stdout } = spawnSync("sh", ["-c", line], {
+      env: {
+        ...process.env,
+        ...onDatabase({ NODE: process.execPath, MAIN: main, KEY: uniqueKey() }).env,
+        NOTIFY_SOCKET: "@somewhere",
+        WATCHDOG_USEC: "5000000",
+      } as NodeJS.ProcessEnv,
+      encoding: "utf8",
+    });
+    expect(stdout).toBe("@somewhere 5000000\nown\n");
+  });
+});
+
+describe("Bun", () => {
+  const refusal =
+    /^pg-locker: Expected Node\.js, and this is Bun [\d.]+, which can't hand .*: run pg-locker with node\n$/;
+
+  test("is refused before anything is started, and so before a lock is taken", async () => {
+    const script =
+      'Object.defineProperty(process, "versions", { value: { ...process.versions, bun: "1.4.5" } })';
+    const NODE_OPTIONS = `--import=data:text/javascript,${encodeURIComponent(script)}`;
+    const args = ["run", uniqueKey(), "--", "echo", "run"];
+    const { status, stdout, stderr } = await cli(args, onDatabase({ NODE_OPTIONS }));
+    expect([status, stdout, stderr]).toEqual([70, "", expect.stringMatching(refusal)]);
+  });
+
+  test.skipIf(!hasBun)("is refused for real", () => {
+    const env = { ...process.env, ...onDatabase().env } as NodeJS.ProcessEnv;
+    const { status, stderr } = spawnSync("bun", [main, "run", uniqueKey(), "--", "true"], {
+      env,
+      encoding: "utf8",
+    });
+    expect([status, stderr]).toEqual([70, expect.stringMatching(refusal)]);
+  });
+});

@@ -1,0 +1,40 @@
+import { expect, test } from "vitest";
+import { PostgresLocker } from "../../src/index.ts";
+import { CliChild, Terminal } from "../support/cli.ts";
+import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
+import { onDatabase } from "../support/locked-command.ts";
+import { until } from "../support/until.ts";
+
+test("whoever waits in a terminal is told for whom, since when, and once", async () => {
+  await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+  const key = uniqueKey();
+  const lock = await locker.acquire(key);
+  await using terminal = Terminal.cli(["run", key, "--wait", "--", "echo", "run"], onDatabase());
+  await terminal.shows(
+    /pg-locker: waiting for "key:\w+", held by \w+( on \S+)? \(pid \d+\), for \d+s at most\r?\n/,
+  );
+  await lock.release();
+  expect((await terminal.ended).status).toBe(0);
+  expect(terminal.output.match(/waiting for/g)).toHaveLength(1);
+});
+
+test("whoever gets the lock at once is told nothing", async () => {
+  await using terminal = Terminal.cli(["run", uniqueKey(), "--wait", "--", "echo", "run"], onDatabase());
+  expect((await terminal.ended).status).toBe(0);
+  expect(terminal.output).toBe("run\r\n");
+});
+
+test("without a terminal nothing is said, as cron would mail it", async () => {
+  await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+  const key = uniqueKey();
+  await using _lock = await locker.acquire(key);
+  await using child = CliChild.start(["run", key, "--wait=3s", "-E", "3", "--", "echo", "run"], onDatabase());
+  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), {
+    deadline: 15_000,
+  });
+  const { stdout, stderr } = await child.ended;
+  expect([stdout, stderr.split("\n")]).toEqual([
+    "",
+    [expect.stringContaining("held elsewhere for all of"), ""],
+  ]);
+});
