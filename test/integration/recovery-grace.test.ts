@@ -32,7 +32,11 @@ const poolOf = (options: pg.PoolConfig = {}): pg.Pool =>
 
 /** Makes the lock table look as young as can be, without harm to any lock. */
 async function makeYoung(): Promise<void> {
+  const resetAt = "select pg_stat_get_bgwriter_stat_reset_time()::text as at";
+  const before = (await superuser.query(resetAt)).rows[0].at;
   await superuser.query("select pg_stat_reset_shared('bgwriter')");
+  // PostgreSQL 14 has a process of its own for statistics, which takes its time.
+  await until(async () => (await superuser.query(resetAt)).rows[0].at !== before);
 }
 
 async function waitUntilOlderThan(milliseconds: number, session: pg.Client = superuser): Promise<void> {
@@ -77,13 +81,12 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
   });
 
   test("a wait waits, and has the lock when the grace has passed", async () => {
-    await makeYoung();
     const start = performance.now();
+    await makeYoung();
     await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: "1500ms" });
     await using lock = await locker.acquire(uniqueKey(), { wait: "20s" });
     expect(lock.held).toBe(true);
-    // The server's age began at most as long before as the statement took that reset it.
-    expect(performance.now() - start).toBeGreaterThan(1_300);
+    expect(performance.now() - start).toBeGreaterThanOrEqual(1_500);
   });
 
   test("a wait whose bound passes within the grace ends in time, and says what it was for", async () => {
