@@ -15,7 +15,6 @@ export class Observer {
   samples = [];
   #url;
   #keys;
-  #markers;
   #now;
   /** Of a client that is connected, or will be. */
   #client;
@@ -24,11 +23,10 @@ export class Observer {
   #running;
   #stopped = false;
 
-  /** @param keys the key of each lock id, @param markers the key of each id of a marker */
-  constructor({ url, keys, markers, now }) {
+  /** @param keys the key of each lock id */
+  constructor({ url, keys, now }) {
     this.#url = url;
     this.#keys = keys;
-    this.#markers = markers;
     this.#now = now;
   }
 
@@ -50,8 +48,8 @@ export class Observer {
   }
 
   /**
-   * The locks that there are now: of the keys, the markers of who waits, and others. With one of those a locker proves at
-   * first that the server keeps locks. Waits for the server while that is down.
+   * The locks that there are now: of the keys, and others. With one of those a locker proves at first that the server keeps
+   * locks. Waits for the server while that is down.
    */
   async look() {
     for (;;) {
@@ -59,8 +57,8 @@ export class Observer {
         const { rows } = await this.#query(locks);
         const of = (ids) =>
           rows.flatMap((row) => (ids.has(row.id) ? [{ ...row, key: ids.get(row.id) }] : []));
-        const others = rows.filter(({ id }) => !this.#keys.has(id) && !this.#markers.has(id));
-        return { keys: of(this.#keys), markers: of(this.#markers), others };
+        const others = rows.filter(({ id }) => !this.#keys.has(id));
+        return { keys: of(this.#keys), others };
       } catch (error) {
         if (this.#stopped || isMistake(error)) throw error;
         await delay(20);

@@ -92,13 +92,11 @@ async function main() {
     `${plan.faults.length} faults planned; again with: npm run chaos -- --minutes ${minutes} --seed ${seed}`,
     "",
   );
-  const markerOf = (id) => BigInt.asIntN(64, id ^ 8099492398597630783n);
   const ids = keys.map((key) => [lockId(namespace, key), key]);
   const observer = new Observer({
     url: cluster.server.url,
     now,
     keys: new Map(ids.map(([id, key]) => [id.toString(), key])),
-    markers: new Map(ids.map(([id, key]) => [markerOf(id).toString(), key])),
   });
   await cluster.startWorkers(workers);
   observer.start();

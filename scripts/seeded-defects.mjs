@@ -65,8 +65,8 @@ export const mutants = [
     name: "token-without-timeline",
     says: "a token is a transaction id alone",
     file: "src/postgres/sql.ts",
-    what: "1, 8))::bit(32)::int8 << 48)",
-    by: "1, 8))::bit(32)::int8 * 0)",
+    what: "1, 8))::pg_catalog.bit(32)::pg_catalog.int8 operator(pg_catalog.<<) 48)",
+    by: "1, 8))::pg_catalog.bit(32)::pg_catalog.int8 operator(pg_catalog.*) 0)",
     caughtBy: {
       file: "test/integration/fencing.test.ts",
       test: "a promoted standby's token is larger than any of the old primary, which goes on; and its table refuses those",

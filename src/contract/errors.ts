@@ -49,7 +49,6 @@ export class LockNotAcquiredError extends LockerError {
     waited?: number;
     otherKey?: string;
     graceLeft?: number;
-    /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
     reentrant?: boolean | "transaction";
     cause?: unknown;
   }) {
@@ -62,9 +61,7 @@ export class LockNotAcquiredError extends LockerError {
   }
 }
 
-type NotAcquired = ConstructorParameters<typeof LockNotAcquiredError>[0];
-
-function notAcquiredSentence(facts: NotAcquired): string {
+function notAcquiredSentence(facts: ConstructorParameters<typeof LockNotAcquiredError>[0]): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
@@ -328,10 +325,17 @@ function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
   return facts.cause === undefined ? undefined : { cause: facts.cause };
 }
 
-/** The driver reports a refused connection to a host of several addresses as an AggregateError without a message. */
-function sentenceOf(cause: unknown): string {
+/**
+ * What was thrown, in words: not everything can be made into a string. The driver reports a refused connection to a host of several
+ * addresses as an AggregateError without a message.
+ */
+export function sentenceOf(cause: unknown): string {
   if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(sentenceOf).join("; ");
-  return cause instanceof Error ? cause.message : String(cause);
+  try {
+    return cause instanceof Error ? String(cause.message) : String(cause);
+  } catch {
+    return "something that has no text";
+  }
 }
 
 /** The error for a connection string that can't be read carries that string, with its password, as `input`. */

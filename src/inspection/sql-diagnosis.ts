@@ -7,8 +7,8 @@ import { durable, fencingToken } from "../postgres/sql.ts";
 /** Answers {@link VersionAnswer}. */
 export const askVersion = statement(`
 select pg_catalog.json_build_object(
-         'number', pg_catalog.current_setting('server_version_num')::int4,
-         'name', pg_catalog.current_setting('server_version'))::text`);
+         'number', pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+         'name', pg_catalog.current_setting('server_version'))::pg_catalog.text`);
 
 export interface VersionAnswer {
   /** Such as 180004. */
@@ -18,7 +18,7 @@ export interface VersionAnswer {
 
 /** The server's clock as it is now, not at the begin of a transaction: milliseconds since 1970. */
 export const askClock = statement(
-  "select pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp()) * 1000)::text",
+  "select pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000)::pg_catalog.text",
 );
 
 /**
@@ -27,9 +27,9 @@ export const askClock = statement(
  */
 export const askSettings = statement(`
 select coalesce(pg_catalog.json_object_agg(name, pg_catalog.json_build_object(
-         'value', setting, 'source', source)), '{}')::text
+         'value', setting, 'source', source)), '{}')::pg_catalog.text
   from pg_catalog.pg_settings
- where name = any ($1::text[])`);
+ where name operator(pg_catalog.=) any ($1::pg_catalog.text[])`);
 
 export type SettingsAnswer = Readonly<
   Record<string, { readonly value: string; readonly source: string } | undefined>
@@ -45,14 +45,14 @@ export const askLockTable = statement(`
 select pg_catalog.json_build_object(
          'used', greatest(
            pg_catalog.count(distinct pg_catalog.json_build_array(locktype, database, relation, page, tuple,
-             virtualxid, transactionid, classid, objid, objsubid)::text),
-           pg_catalog.count(*) / 2),
-         'advisory', pg_catalog.count(*) filter (where locktype = 'advisory'),
-         'room', pg_catalog.current_setting('max_locks_per_transaction')::int8 *
-           (pg_catalog.current_setting('max_connections')::int8
-            + pg_catalog.current_setting('max_prepared_transactions')::int8))::text
+             virtualxid, transactionid, classid, objid, objsubid)::pg_catalog.text),
+           pg_catalog.count(*) operator(pg_catalog./) 2),
+         'advisory', pg_catalog.count(*) filter (where locktype operator(pg_catalog.=) 'advisory'),
+         'room', pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
+           operator(pg_catalog.*) (pg_catalog.current_setting('max_connections')::pg_catalog.int8
+            operator(pg_catalog.+) pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8))::pg_catalog.text
   from pg_catalog.pg_lock_status()
- where not fastpath and mode <> 'SIReadLock'`);
+ where not fastpath and mode operator(pg_catalog.<>) 'SIReadLock'`);
 
 export interface LockTableAnswer {
   readonly used: number;
@@ -69,22 +69,22 @@ export interface LockTableAnswer {
 export const askConnections = statement(`
 select pg_catalog.json_build_object(
          'server', pg_catalog.json_build_array(seen.of_server,
-           pg_catalog.current_setting('max_connections')::int4
-           - pg_catalog.current_setting('superuser_reserved_connections')::int4
-           - coalesce(pg_catalog.current_setting('reserved_connections', true)::int4, 0)),
+           pg_catalog.current_setting('max_connections')::pg_catalog.int4
+           operator(pg_catalog.-) pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
+           operator(pg_catalog.-) coalesce(pg_catalog.current_setting('reserved_connections', true)::pg_catalog.int4, 0)),
          'role', pg_catalog.json_build_array(seen.of_role,
            case when role.rolsuper then -1 else role.rolconnlimit end),
          'database', pg_catalog.json_build_array(seen.of_database,
-           case when role.rolsuper then -1 else database.datconnlimit end))::text
+           case when role.rolsuper then -1 else database.datconnlimit end))::pg_catalog.text
   from (select pg_catalog.count(*) as of_server,
-               pg_catalog.count(*) filter (where usename = session_user) as of_role,
-               pg_catalog.count(*) filter (where datname = pg_catalog.current_database()) as of_database
+               pg_catalog.count(*) filter (where usename operator(pg_catalog.=) session_user) as of_role,
+               pg_catalog.count(*) filter (where datname operator(pg_catalog.=) pg_catalog.current_database()) as of_database
           from pg_catalog.pg_stat_activity
-         where pid <> pg_catalog.pg_backend_pid()
-           and (backend_type = 'client backend' or backend_type is null and datid is not null)) as seen,
+         where pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid()
+           and (backend_type operator(pg_catalog.=) 'client backend' or backend_type is null and datid is not null)) as seen,
        pg_catalog.pg_roles as role,
        pg_catalog.pg_database as database
- where role.rolname = session_user and database.datname = pg_catalog.current_database()`);
+ where role.rolname operator(pg_catalog.=) session_user and database.datname operator(pg_catalog.=) pg_catalog.current_database()`);
 
 /** How many there are besides this one, and the limit; -1: none. */
 type Counted = readonly [used: number, limit: number];
@@ -102,27 +102,27 @@ select pg_catalog.json_build_array(
          pg_catalog.set_config('tcp_keepalives_idle', '15', true),
          pg_catalog.set_config('tcp_keepalives_interval', '15', true),
          pg_catalog.set_config('tcp_keepalives_count', '3', true),
-         pg_catalog.set_config('tcp_user_timeout', '60000', true))::text`);
+         pg_catalog.set_config('tcp_user_timeout', '60000', true))::pg_catalog.text`);
 
 /** Those functions that a fencing token needs and the role may not call: a list of names. */
 export const askFencing = statement(`
-select coalesce(pg_catalog.json_agg(missing.name), '[]')::text
+select coalesce(pg_catalog.json_agg(missing.name), '[]')::pg_catalog.text
   from (select needed.name
           from pg_catalog.unnest(array[
                  'pg_logical_emit_message', 'pg_walfile_name', 'pg_current_xact_id']) as needed(name)
           left join pg_catalog.pg_proc as known
-            on known.proname = needed.name and known.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+            on known.proname operator(pg_catalog.=) needed.name and known.pronamespace operator(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
          group by needed.name
         having not coalesce(pg_catalog.bool_and(pg_catalog.has_function_privilege(known.oid, 'execute'))
-                 filter (where not 'bytea'::pg_catalog.regtype::oid = any (known.proargtypes)), false)) as missing`);
+                 filter (where not 'bytea'::pg_catalog.regtype::pg_catalog.oid operator(pg_catalog.=) any (known.proargtypes)), false)) as missing`);
 
 /** Draws a fencing token, as the statement that takes a lock does; answers when it is durable. */
 export const tryDrawing = statement(`
-select pg_catalog.json_build_array(${durable}, ${fencingToken})::text`);
+select pg_catalog.json_build_array(${durable}, ${fencingToken})::pg_catalog.text`);
 
 /** Ends the statement of a backend of the same role. Parameter: its pid. Answers whether the backend was told. */
 export const cancelStatement = statement(`
-select pg_catalog.to_json(pg_catalog.pg_cancel_backend($1::int4))::text`);
+select pg_catalog.to_json(pg_catalog.pg_cancel_backend($1::pg_catalog.int4))::pg_catalog.text`);
 
 /** Whose sessions the role may see, and end. Answers {@link PrivilegesAnswer}. */
 export const askPrivileges = statement(`
@@ -130,9 +130,9 @@ select pg_catalog.json_build_object(
          'role', session_user,
          'superuser', rolsuper,
          'sees', pg_catalog.pg_has_role('pg_read_all_stats', 'usage'),
-         'ends', pg_catalog.pg_has_role('pg_signal_backend', 'usage'))::text
+         'ends', pg_catalog.pg_has_role('pg_signal_backend', 'usage'))::pg_catalog.text
   from pg_catalog.pg_roles
- where rolname = current_user`);
+ where rolname operator(pg_catalog.=) current_user`);
 
 export interface PrivilegesAnswer {
   readonly role: string;

@@ -13,37 +13,37 @@ import { statement } from "../postgres/driver.ts";
  */
 export const seenLocks = statement(`
 select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
-         'id', lock.id::text,
+         'id', lock.id::pg_catalog.text,
          'pid', lock.pid,
-         'mode', case lock.mode when 'ShareLock' then 'shared' else 'exclusive' end,
+         'mode', case when lock.mode operator(pg_catalog.=) 'ShareLock' then 'shared' else 'exclusive' end,
          'granted', lock.granted,
          'waitStart', pg_catalog.to_json(lock.waitstart),
          'name', session.application_name,
          'user', coalesce(session.usename, prepared.owner),
-         'hidden', coalesce(session.query = '<insufficient privilege>', false),
-         'host', case when session.pid is null or session.query = '<insufficient privilege>' then null
+         'hidden', coalesce(session.query operator(pg_catalog.=) '<insufficient privilege>', false),
+         'host', case when session.pid is null or session.query operator(pg_catalog.=) '<insufficient privilege>' then null
                       else coalesce(pg_catalog.host(session.client_addr), 'local') end,
          'state', session.state,
          'sessionSince', pg_catalog.to_json(session.backend_start),
          'activeAt', pg_catalog.to_json(coalesce(session.state_change, prepared.prepared)),
          'prepared', case when lock.pid is null then coalesce(prepared.gid, '') end)
-         order by lock.id, lock.granted desc, session.backend_start, lock.pid), '[]')::text
-  from (select (classid::int8 << 32) | objid::int8 as id, pid, mode, granted, waitstart,
+         order by lock.id, lock.granted desc, session.backend_start, lock.pid), '[]')::pg_catalog.text
+  from (select (classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8 as id, pid, mode, granted, waitstart,
                virtualtransaction
           from pg_catalog.pg_locks
-         where locktype = 'advisory' and objsubid = 1
-           and database = (select oid from pg_catalog.pg_database
-                            where datname = pg_catalog.current_database())) as lock
-  left join pg_catalog.pg_stat_activity as session on session.pid = lock.pid
+         where locktype operator(pg_catalog.=) 'advisory' and objsubid operator(pg_catalog.=) 1
+           and database operator(pg_catalog.=) (select oid from pg_catalog.pg_database
+                            where datname operator(pg_catalog.=) pg_catalog.current_database())) as lock
+  left join pg_catalog.pg_stat_activity as session on session.pid operator(pg_catalog.=) lock.pid
   left join lateral (
          select known.gid, known.owner, known.prepared
            from pg_catalog.pg_locks as own
-           join pg_catalog.pg_prepared_xacts as known on known.transaction = own.transactionid
-          where lock.pid is null and own.pid is null and own.locktype = 'transactionid'
-            and own.virtualtransaction = lock.virtualtransaction
+           join pg_catalog.pg_prepared_xacts as known on known.transaction operator(pg_catalog.=) own.transactionid
+          where lock.pid is null and own.pid is null and own.locktype operator(pg_catalog.=) 'transactionid'
+            and own.virtualtransaction operator(pg_catalog.=) lock.virtualtransaction
           limit 1) as prepared on true
- where ($1::int8[] is null or lock.id = any ($1::int8[]))
-   and lock.pid is distinct from pg_catalog.pg_backend_pid()`);
+ where ($1::pg_catalog.int8[] is null or lock.id operator(pg_catalog.=) any ($1::pg_catalog.int8[]))
+   and (lock.pid is null or lock.pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid())`);
 
 export interface SeenLock {
   readonly id: string;
@@ -71,14 +71,14 @@ export interface SeenLock {
  * those that it had ended, as far as the server says.
  */
 export const endSessions = statement(`
-select coalesce(pg_catalog.json_agg(holder.pid), '[]')::text
+select coalesce(pg_catalog.json_agg(holder.pid), '[]')::pg_catalog.text
   from (select distinct pid
           from pg_catalog.pg_locks
-         where locktype = 'advisory' and objsubid = 1 and granted
-           and database = (select oid from pg_catalog.pg_database
-                            where datname = pg_catalog.current_database())
-           and classid = (($1::int8 >> 32) & 4294967295)::oid
-           and objid = ($1::int8 & 4294967295)::oid
-           and pid = any ($2::int4[])
+         where locktype operator(pg_catalog.=) 'advisory' and objsubid operator(pg_catalog.=) 1 and granted
+           and database operator(pg_catalog.=) (select oid from pg_catalog.pg_database
+                            where datname operator(pg_catalog.=) pg_catalog.current_database())
+           and classid operator(pg_catalog.=) (($1::pg_catalog.int8 operator(pg_catalog.>>) 32) operator(pg_catalog.&) 4294967295)::pg_catalog.oid
+           and objid operator(pg_catalog.=) ($1::pg_catalog.int8 operator(pg_catalog.&) 4294967295)::pg_catalog.oid
+           and pid operator(pg_catalog.=) any ($2::pg_catalog.int4[])
         offset 0) as holder
  where pg_catalog.pg_terminate_backend(holder.pid)`);

@@ -1,5 +1,5 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { elapsedSince, now, within } from "../runtime/clock.ts";
+import { Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
 import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
@@ -35,11 +35,11 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
   });
   return new Promise((resolve, reject) => {
     let waiting = true;
-    let timer: NodeJS.Timeout | undefined;
+    let deadline: Deadline | undefined;
     connect(pool, (error, client, release) => {
       // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
       if (!waiting) return release?.();
-      clearTimeout(timer);
+      deadline?.clear();
       waiting = false;
       if (client !== undefined && release !== undefined) return resolve(new Session(client, release));
       if (isOwnTimeout(pool, error, elapsedSince(asked))) return resolve(noSession());
@@ -49,10 +49,10 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
     // The pool hands out an idle client in the next tick, before this: most often there is nothing to time.
     process.nextTick(() => {
       if (!waiting) return;
-      timer = setTimeout(() => {
+      deadline = new Deadline(wait, () => {
         waiting = false;
         resolve(noSession());
-      }, wait);
+      });
     });
   });
 }

@@ -88,6 +88,18 @@ export class Session {
     return this.#inTurn(doing, deadline, ask, jsonOf<T>);
   }
 
+  /** Sends one statement, as {@link run} does, whose one value is a text that `read` understands. */
+  runText<T>(
+    doing: string,
+    statement: Statement,
+    values: Value[],
+    deadline: number,
+    read: (text: string) => T,
+  ): Promise<Answer<T>> {
+    const ask: Ask = (done) => this.#ask(statement, values, done);
+    return this.#inTurn(doing, deadline, ask, ({ value }, sentAt) => ({ said: read(String(value)), sentAt }));
+  }
+
   /** Sends several statements in one message, as {@link run} does one; the last of them returns one value of JSON. */
   runScript<T>(doing: string, text: string, deadline: number): Promise<Answer<T>> {
     const ask: Ask = (done) => this.#askScript(text, done);

@@ -53,17 +53,15 @@ const expressions: Record<Operation, (id: string) => string> = {
 /**
  * The frame of every statement: proves the session as `prove` does, and sets its time-out before anything is taken.
  *
- * Parameters: `idle_session_timeout`, then those of the answers. Answers {@link SharedAnswer}.
+ * Parameters: `idle_session_timeout`, then those of the answers. Returns a text for {@link readSharedAnswer}, which costs the server a
+ * tenth less than JSON.
  */
 const frame = (what: string, answers: string): Statement =>
   prepared(
     what,
     `
-select pg_catalog.json_build_object(
-         'pid', pg_catalog.pg_backend_pid(),
-         'standby', pg_catalog.pg_is_in_recovery(),
-         'name', pg_catalog.current_setting('application_name'),
-         'answers', done.answers)::pg_catalog.text
+select pg_catalog.concat_ws(' ', pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(),
+         coalesce(done.answers, '-'), pg_catalog.current_setting('application_name'))
   from (select case when pg_catalog.pg_is_in_recovery() then null
                     when pg_catalog.set_config('idle_session_timeout', $1, false) is not null
                     then ${answers} end as answers
@@ -78,30 +76,38 @@ export interface SharedAnswer {
   readonly answers: string | null;
 }
 
+/** @param text `4242 f tt1 pg-locker 7 (shared)`; a dash if nothing was done */
+export function readSharedAnswer(text: string): SharedAnswer {
+  const [pid = "", standby = "", answers = ""] = text.split(" ", 3);
+  return {
+    pid: Number(pid),
+    standby: standby === "t",
+    answers: answers === "-" ? null : answers,
+    name: text.slice(pid.length + standby.length + answers.length + 3),
+  };
+}
+
 /** One operation alone, without the price of many. Further parameter: lock id. */
 const alone = (operation: Operation): Statement =>
-  frame(`shared_${operation}`, expressions[operation]("$2::int8"));
+  frame(`shared_${operation}`, expressions[operation]("$2::pg_catalog.int8"));
 
 /**
- * Several operations, done in the order given: the rows of a function are evaluated as they come, and `offset 0` keeps
- * anything from moving in between. Further parameters: lock ids; as many letters. An array of letters: to reach the last
- * character of a text, the server goes through all those before it.
+ * Several operations, done in the order given: the rows of a function are evaluated as they come, and an array of a query's rows keeps
+ * their order. Further parameters: lock ids; as many letters. An array of letters, because to reach the last character of a text the
+ * server goes through all those before it.
  */
 const together = (): Statement =>
   frame(
     "shared_batch",
-    `(
-              select pg_catalog.string_agg(one.answer, '' order by one.at)
-                from (select operation.at,
-                             case operation.letter
-                             ${(Object.keys(expressions) as Operation[])
-                               .map(
-                                 (letter) => `when '${letter}' then ${expressions[letter]("operation.id")}`,
-                               )
-                               .join("\n                             ")} end as answer
-                        from rows from (pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::"char"[]))
-                             with ordinality as operation(id, letter, at)
-                      offset 0) as one)`,
+    `pg_catalog.array_to_string(array(
+              select case ${(Object.keys(expressions) as Operation[])
+                .map(
+                  (letter) =>
+                    `when operation.letter operator(pg_catalog.=) '${letter}' then ${expressions[letter]("operation.id")}`,
+                )
+                .join("\n                          ")} end
+                from rows from (pg_catalog.unnest($2::pg_catalog.int8[]), pg_catalog.unnest($3::pg_catalog."char"[]))
+                     as operation(id, letter)), '')`,
   );
 
 const made = new Map<Operation | "together", Statement>();
@@ -133,10 +139,10 @@ select pg_catalog.json_build_object(
          'set', case when opened.fit then pg_catalog.concat(
            pg_catalog.set_config('idle_session_timeout', '0', false),
            ${holderFit("$2")},
-           case when $3::text is not null then pg_catalog.concat(
-           ${belt("$3", "$4")}) end) end)::text
+           case when $3::pg_catalog.text is not null then pg_catalog.concat(
+           ${belt("$3", "$4")}) end) end)::pg_catalog.text
   from (select not pg_catalog.pg_is_in_recovery()
-               and ($1::int4 is null or pg_catalog.pg_backend_pid() = $1) as fit,
+               and ($1::pg_catalog.int4 is null or pg_catalog.pg_backend_pid() operator(pg_catalog.=) $1) as fit,
                pg_catalog.json_build_array(
                  pg_catalog.current_setting('idle_session_timeout'),
            ${asTheyAre({ enforced: true })}) as before
@@ -156,7 +162,7 @@ export const closeShared = prepared(
   "close_shared",
   `
 select pg_catalog.json_build_array(
-         ${putBack({ enforced: true }, 1)})::text`,
+         ${putBack({ enforced: true }, 1)})::pg_catalog.text`,
 );
 
 /**
@@ -166,7 +172,7 @@ select pg_catalog.json_build_array(
 export const ownLocks = prepared(
   "own_locks",
   `
-select coalesce(pg_catalog.json_agg(((classid::int8 << 32) | objid::int8)::text), '[]')::text
+select coalesce(pg_catalog.json_agg(((classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) objid::pg_catalog.int8)::pg_catalog.text), '[]')::pg_catalog.text
   from pg_catalog.pg_lock_status()
- where locktype = 'advisory' and granted and objsubid = 1 and pid = pg_catalog.pg_backend_pid()`,
+ where locktype operator(pg_catalog.=) 'advisory' and granted and objsubid operator(pg_catalog.=) 1 and pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()`,
 );

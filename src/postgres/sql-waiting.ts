@@ -25,7 +25,8 @@ export interface WaitInServer {
  * One wait, as several statements in one message: a single round trip, and a single transaction of the server.
  *
  * - `lock_timeout` bounds it. The error that ends it, or ends it because of a cancel, is caught by the block, so the server's log
- *   gets no line. Without PL/pgSQL the plain statement waits, and each such end is a line in the log.
+ *   gets no line. The settings are in the block as well, because a cancel may come that early; if the block fails they are as they
+ *   were before. Without PL/pgSQL the plain statement waits, and each such end is a line in the log.
  * - Whether the lock was granted is asked afterwards, by a try: a grant that comes in the moment of the cancel outlives the
  *   block's rollback. A session takes its own lock again, so after a grant the lock is held twice:
  *   {@link releaseWaited} frees it whatever the count.
@@ -33,8 +34,11 @@ export interface WaitInServer {
  */
 export function waitScript(wait: WaitInServer): string {
   const lock = `pg_catalog.pg_advisory_lock${suffix(wait.mode)}(${idLiteral(wait.id)})`;
-  return `${settings(wait)};
-${wait.quiet ? `do $$ begin perform ${lock}; exception when lock_not_available or query_canceled then null; end $$` : `select ${lock}`};
+  const waiting = wait.quiet
+    ? `do $$ begin perform ${settings(wait)}; perform ${lock};
+exception when lock_not_available or query_canceled then null; end $$`
+    : `select ${settings(wait)}; select ${lock}`;
+  return `${waiting};
 ${verdict(wait)}`;
 }
 
@@ -43,12 +47,12 @@ ${verdict(wait)}`;
  * granted was not.
  */
 export function verdictScript(wait: WaitInServer): string {
-  return `${settings(wait)};
+  return `select ${settings(wait)};
 ${verdict(wait)}`;
 }
 
 const settings = (wait: WaitInServer): string =>
-  `select pg_catalog.set_config('lock_timeout', '${Math.ceil(wait.bound)}', false),
+  `pg_catalog.set_config('lock_timeout', '${Math.ceil(wait.bound)}', false),
        pg_catalog.set_config('idle_session_timeout', '${wait.sessionTimeout}', false),
        pg_catalog.set_config('application_name', ${textLiteral(wait.name)}, false)`;
 
@@ -165,9 +169,10 @@ function idLiteral(id: bigint): string {
   return `'${BigInt.asIntN(64, id)}'::pg_catalog.int8`;
 }
 
-/** With `E`, a text means the same whatever `standard_conforming_strings` says. */
+/** With `E`, a text means the same whatever `standard_conforming_strings` says; without a dollar, it ends no block. */
 function textLiteral(text: string): string {
-  return `E'${text.replace(/[\\']/g, (character) => (character === "'" ? "''" : "\\\\"))}'`;
+  const escaped: Record<string, string> = { "'": "''", "\\": "\\\\", $: "\\x24" };
+  return `E'${text.replace(/[\\'$]/g, (character) => escaped[character] ?? character)}'`;
 }
 
 /**

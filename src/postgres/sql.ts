@@ -66,15 +66,15 @@ export const belt = (
  * id alone could be assigned again after a crash: the message, which is part of the transaction, makes the commit wait
  * until all that is on disk. A standby that is promoted may know less, but it begins a new timeline.
  */
-export const fencingToken = `((('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(
-             pg_catalog.pg_logical_emit_message(true, 'pg-locker', '')), 1, 8))::bit(32)::int8 << 48)
-             | pg_catalog.pg_current_xact_id()::text::int8)::text`;
+export const fencingToken = `((('x' operator(pg_catalog.||) pg_catalog.substr(pg_catalog.pg_walfile_name(
+             pg_catalog.pg_logical_emit_message(true, 'pg-locker', '')), 1, 8))::pg_catalog.bit(32)::pg_catalog.int8 operator(pg_catalog.<<) 48)
+             operator(pg_catalog.|) pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8)::pg_catalog.text`;
 
 /**
  * True, once the commit of this very statement waits for the disk: without that, whatever the role has set, a token could be
  * handed out again after a crash. One setting is stricter still.
  */
-export const durable = `case when pg_catalog.current_setting('synchronous_commit') = 'remote_apply' then true
+export const durable = `case when pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'remote_apply' then true
                           else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`;
 
 /** Which server this is, as long as it isn't started anew: its start, to the microsecond. Returned as text. */
@@ -127,7 +127,7 @@ select pg_catalog.json_build_object(
          'pid', attempt.pid,
          'standby', attempt.standby,
          'granted', attempt.granted,
-         'token', ${kind.fenced ? `case when attempt.granted then ${fencingToken} end` : "null::text"},
+         'token', ${kind.fenced ? `case when attempt.granted then ${fencingToken} end` : "null::pg_catalog.text"},
          'before', case when attempt.granted then pg_catalog.json_build_array(
            attempt.idle_session_timeout,
            ${asTheyAre(kind)}) end,
@@ -136,14 +136,14 @@ select pg_catalog.json_build_object(
            ${kind.enforced ? `${belt("$5", "$6")},` : ""}
            ${holderFit("$3")}) end,
          'put back', case when not attempt.granted then
-           pg_catalog.set_config('idle_session_timeout', attempt.idle_session_timeout, false) end)::text
+           pg_catalog.set_config('idle_session_timeout', attempt.idle_session_timeout, false) end)::pg_catalog.text
   from (select pg_catalog.pg_backend_pid() as pid,
                pg_catalog.pg_is_in_recovery() as standby,
                pg_catalog.current_setting('idle_session_timeout') as idle_session_timeout,
-               case when pg_catalog.pg_is_in_recovery() or pg_catalog.pg_backend_pid() <> $2::int4 then null
+               case when pg_catalog.pg_is_in_recovery() or pg_catalog.pg_backend_pid() operator(pg_catalog.<>) $2::pg_catalog.int4 then null
                     when pg_catalog.set_config('idle_session_timeout', $4, false) is not null
                      ${kind.fenced ? `and ${durable}` : ""}
-                    then pg_catalog.pg_try_advisory_lock${shared}($1::int8) end as granted
+                    then pg_catalog.pg_try_advisory_lock${shared}($1::pg_catalog.int8) end as granted
         offset 0) as attempt`,
   );
 };
@@ -175,9 +175,9 @@ const unlockWith = (kind: LockKind): Statement =>
     "unlock",
     `
 select pg_catalog.json_build_array(
-         pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::int8),
+         pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::pg_catalog.int8),
          ${kind.witness === undefined ? "" : `${leaveWitness(kind.witness)},`}
-         ${putBack(kind, 2)})::text`,
+         ${putBack(kind, 2)})::pg_catalog.text`,
   );
 
 export type UnlockAnswer = readonly [wasHeld: boolean, ...others: unknown[]];
@@ -212,8 +212,8 @@ select pg_catalog.json_build_object(
          'pid', pg_catalog.pg_backend_pid(),
          'standby', pg_catalog.pg_is_in_recovery(),
          'name', pg_catalog.current_setting('application_name'),
-         'set', case when pg_catalog.pg_backend_pid() = $1::int4
-                then pg_catalog.set_config('idle_session_timeout', $2, false) end)::text`,
+         'set', case when pg_catalog.pg_backend_pid() operator(pg_catalog.=) $1::pg_catalog.int4
+                then pg_catalog.set_config('idle_session_timeout', $2, false) end)::pg_catalog.text`,
 );
 
 export interface ProveAnswer {
@@ -224,27 +224,27 @@ export interface ProveAnswer {
 
 /** Proves that a new session would be served, by a primary, and by the backend that was announced. */
 export const ping = statement(
-  "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::text",
+  "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::pg_catalog.text",
 );
 
 /** Whether there is a lock with an id, in the list of the server. */
 const listed = (id: string, which: string): string => `exists (
          select from pg_catalog.pg_locks
-          where locktype = 'advisory' and granted and ${which}
-            and classid = (((${id}) >> 32) & 4294967295)::oid
-            and objid = ((${id}) & 4294967295)::oid
-            and objsubid = 1)`;
+          where locktype operator(pg_catalog.=) 'advisory' and granted and ${which}
+            and classid operator(pg_catalog.=) (((${id}) operator(pg_catalog.>>) 32) operator(pg_catalog.&) 4294967295)::pg_catalog.oid
+            and objid operator(pg_catalog.=) ((${id}) operator(pg_catalog.&) 4294967295)::pg_catalog.oid
+            and objsubid operator(pg_catalog.=) 1)`;
 
 /** Whether the session has the lock, which outside of a transaction it had only for the statement that took it. */
 export const hasLock = statement(
-  `select pg_catalog.to_json(${listed("$1::int8", "pid = pg_catalog.pg_backend_pid()")})::text`,
+  `select pg_catalog.to_json(${listed("$1::pg_catalog.int8", "pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()")})::pg_catalog.text`,
 );
 
 /** Takes a lock that nobody else knows of, to see whether it is kept; and gives it back. */
 export const probeLock = statement(
-  "select pg_catalog.to_json(pg_catalog.pg_try_advisory_lock($1::int8))::text",
+  "select pg_catalog.to_json(pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8))::pg_catalog.text",
 );
 
 export const unprobeLock = statement(
-  "select pg_catalog.to_json(pg_catalog.pg_advisory_unlock($1::int8))::text",
+  "select pg_catalog.to_json(pg_catalog.pg_advisory_unlock($1::pg_catalog.int8))::pg_catalog.text",
 );

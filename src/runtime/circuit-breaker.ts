@@ -5,8 +5,9 @@ import { SamplingBreaker } from "./sampling-breaker.ts";
 
 /**
  * Stands between the locker and a database in trouble. It calls `fn`, or rejects without calling it. Every policy of cockatiel fits,
- * also several wrapped together; one that calls `fn` again gets the outcome of the first call. What the policy returns is not looked
- * at: if `fn` was called, its own outcome counts, so a time-out of the policy changes only what that learns.
+ * also several wrapped together; one that calls `fn` again gets the outcome of the first call, and one that calls
+ * it after its own answer gets a refusal. What the policy returns is not looked at: if `fn` was called, its own outcome counts, so a
+ * time-out of the policy changes only what that learns, and a policy that never answers holds nobody up.
  */
 export interface CircuitBreaker {
   execute<T>(fn: () => Promise<T>): Promise<T>;
@@ -74,18 +75,30 @@ export function throughBreaker<T>(
   return breaker === undefined ? operation() : through(breaker, operation);
 }
 
-async function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promise<T> {
+function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promise<T> {
   let outcome: Promise<T> | undefined;
-  let cause: unknown = new Error("it answered without a call");
-  try {
-    await breaker.execute(() => {
+  return new Promise((resolve, reject) => {
+    /** Once the operation was called, its own outcome counts. */
+    const settle = (cause: unknown): void => {
+      // Whoever was refused has gone: a policy that calls later finds nothing to do.
+      outcome ??= Promise.reject(new CircuitOpenError({ cause }));
+      outcome.then(resolve, reject);
+    };
+    /** A policy that keeps its answer to itself has the time to learn of the outcome, and no more. */
+    const settleSoon = (): void => void setImmediate(settle);
+    const call = (): Promise<T> => {
       // A policy that calls again, such as a retry, gets the same: one operation has one outcome.
-      outcome ??= operation();
+      if (outcome === undefined) {
+        outcome = operation();
+        outcome.then(settleSoon, settleSoon);
+      }
       return outcome;
-    });
-  } catch (error) {
-    cause = error;
-  }
-  if (outcome === undefined) throw new CircuitOpenError({ cause });
-  return outcome;
+    };
+    const answeredAlone = (): void => settle(new Error("it answered without a call"));
+    try {
+      Promise.resolve(breaker.execute(call)).then(answeredAlone, settle);
+    } catch (error) {
+      settle(error);
+    }
+  });
 }

@@ -69,21 +69,27 @@ function fire(alarm: { look(): void }): void {
   alarm.look();
 }
 
+/** Milliseconds of a deadline that pass at once, at most: as much as a process that stands still loses of it. */
+const longestStep = 500;
+
 /**
- * Calls back after that many milliseconds, unless it is cleared before.
+ * Calls back after that many milliseconds, unless it is cleared before. Time in which the process stood still (a blocked event loop,
+ * SIGSTOP) hardly counts: a connection takes several messages to make, of which none could be answered meanwhile.
  *
- * A process that stood still (a blocked event loop, SIGSTOP) finds its timers due before it has read its sockets. So when the time
- * has passed, one poll phase of the event loop goes by first: whatever arrived meanwhile is read, and clears the deadline
+ * Such a process finds its timers due before it has read its sockets. So when the time has passed, one poll phase of the event loop
+ * goes by first: whatever arrived meanwhile is read, and clears the deadline
  * (https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick).
  */
 export class Deadline {
   readonly #late: () => void;
+  #left: number;
   #timer: NodeJS.Timeout | undefined;
   #lastLook: NodeJS.Immediate | undefined;
 
   constructor(milliseconds: number, late: () => void) {
     this.#late = late;
-    this.#timer = setTimeout(Deadline.#look, Math.min(milliseconds, longestTimer), this);
+    this.#left = Math.min(milliseconds, longestTimer);
+    this.#set();
   }
 
   clear(): void {
@@ -91,7 +97,17 @@ export class Deadline {
     if (this.#lastLook !== undefined) clearImmediate(this.#lastLook);
   }
 
+  #set(): void {
+    const step = Math.min(this.#left, longestStep);
+    this.#left -= step;
+    this.#timer = setTimeout(Deadline.#look, step, this);
+  }
+
   static #look(this: void, deadline: Deadline): void {
+    if (deadline.#left > 0) {
+      deadline.#set();
+      return;
+    }
     // The first immediate ends the poll phase that was due; the second one, a phase that began after the timer.
     deadline.#lastLook = setImmediate(() => {
       deadline.#lastLook = setImmediate(deadline.#late);

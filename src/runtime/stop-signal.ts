@@ -167,7 +167,11 @@ export function abandonOnAbort<T>(
     const stopListening = (): void => {
       for (const link of listening) link.cut();
     };
+    let hasGivenUp = false;
     const giveUp = (signal: StopSignal): void => {
+      // A signal may abort while it is asked whether it has.
+      if (hasGivenUp) return;
+      hasGivenUp = true;
       stopListening();
       abandon();
       reject(signal.reason);

@@ -22,6 +22,7 @@ import {
   LockerClosedError,
   LockNotAcquiredError,
   LockNotHeldError,
+  sentenceOf,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { StopSignal } from "./stop-signal.ts";
@@ -115,12 +116,14 @@ export class Telemetry {
     let outcome: Promise<T> | undefined;
     callHook("tracer", () => {
       this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) => {
+        outcome ??= this.#measure(operation, lock, signal, work, span);
         const end = (): void => void callHook("tracer", () => span.end());
-        outcome ??= this.#measure(operation, lock, signal, work, span).finally(end);
+        outcome.then(end, end);
       });
     });
-    // Without a span, if the tracer failed before it came to the work.
-    return outcome ?? this.#measure(operation, lock, signal, work);
+    // Without a span, if the tracer failed before it came to the work. One that comes to it later, or again, finds it under way.
+    outcome ??= this.#measure(operation, lock, signal, work);
+    return outcome;
   }
 
   async #measure<T>(
@@ -190,7 +193,7 @@ export class Telemetry {
       return;
     }
     this.#errors(1);
-    const exception = error instanceof Error ? error : new Error(String(error));
+    const exception = error instanceof Error ? error : new Error(sentenceOf(error));
     callHook("tracer", () => {
       span?.setAttribute("lock.outcome", "error");
       span?.recordException(exception);

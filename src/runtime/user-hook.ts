@@ -1,3 +1,5 @@
+import { sentenceOf } from "../contract/errors.ts";
+
 const warned = new Set<string>();
 
 /**
@@ -9,7 +11,7 @@ const warned = new Set<string>();
 export function callHook<T>(kind: string, hook: () => T): T | undefined {
   try {
     const returned = hook();
-    if (returned instanceof Promise) returned.catch((error: unknown) => warnOnce(kind, error));
+    if (isThenable(returned)) returned.then(undefined, (error: unknown) => warnOnce(kind, error));
     return returned;
   } catch (error) {
     warnOnce(kind, error);
@@ -20,6 +22,10 @@ export function callHook<T>(kind: string, hook: () => T): T | undefined {
 function warnOnce(kind: string, error: unknown): void {
   if (warned.has(kind)) return;
   warned.add(kind);
-  const said = error instanceof Error ? error.message : String(error);
-  process.emitWarning(`the ${kind} threw, which is passed over: ${said}`, "PgLockerWarning");
+  process.emitWarning(`the ${kind} threw, which is passed over: ${sentenceOf(error)}`, "PgLockerWarning");
+}
+
+/** A promise, of another realm or library too. */
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
 }

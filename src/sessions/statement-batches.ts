@@ -9,6 +9,7 @@ import {
   type OperationAnswer,
   ownLocks,
   proving,
+  readSharedAnswer,
   type SharedAnswer,
   sharedStatement,
   taking,
@@ -220,7 +221,7 @@ export class Operations {
     else if (operations[0] !== proving) values.push(...ids);
     lease.asked(wanted);
     try {
-      const answer = await session.run<SharedAnswer>(doing, statement, values, statementDeadline);
+      const answer = await session.runText(doing, statement, values, statementDeadline, readSharedAnswer);
       const broken = distrust(answer.said, { pid, name }, doing);
       if (broken !== undefined) {
         session.destroy(broken);

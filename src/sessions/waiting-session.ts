@@ -109,7 +109,7 @@ export class WaitingSession {
         tag: opened.tag,
       };
       const { said, sentAt } = await this.#wait(opened, wait, request);
-      assertTrusted(said, { pid: opened.pid, name: wait.name }, doing);
+      assertTrusted(said, { pid: opened.pid, ...(said.granted && { name: wait.name }) }, doing);
       if (!said.granted) {
         void this.#restAfterCancel();
         return { refused: request.abandoned ? "abandoned" : "held" };
@@ -211,17 +211,23 @@ export class WaitingSession {
     };
     const { session } = opened;
     try {
-      return await session.runScript<WaitAnswer>(doing, waitScript(wait), wait.bound + statementDeadline);
+      const answer = await session.runScript<WaitAnswer>(
+        doing,
+        waitScript(wait),
+        wait.bound + statementDeadline,
+      );
+      // Granted when its bound had passed, by the try that asks: the block took its settings back.
+      if (!answer.said.granted || answer.said.name === wait.name) return answer;
     } catch (error) {
       // The bound, or a cancel, that the block could not catch. The lock may have been granted all the same.
       const { sqlState } = error as DatabaseError;
       if (sqlState !== "55P03" && sqlState !== "57014") throw error;
-      await this.#cancelling;
-      return await session.runScript<WaitAnswer>(doing, verdictScript(wait), statementDeadline);
     } finally {
       silent?.clear();
       request.cancel = undefined;
     }
+    await this.#cancelling;
+    return await session.runScript<WaitAnswer>(doing, verdictScript(wait), statementDeadline);
   }
 
   async #restAfterCancel(): Promise<void> {

@@ -56,7 +56,7 @@ test("a server that falls silent while somebody waits for a lock is left at a si
     ["run", locked.key, "--wait", "--", "echo", "run"],
     onDatabase({ DATABASE_URL: proxy.url }),
   );
-  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), patient);
+  await until(async () => (await advisoryLocks()).some(({ granted }) => !granted), patient);
   proxy.freeze();
   waiter.signal("SIGTERM");
   expect(await waiter.ended).toMatchObject({ status: 143, stdout: "" });

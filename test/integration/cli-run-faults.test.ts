@@ -79,7 +79,7 @@ describe("SIGKILL of pg-locker", () => {
 test("SIGKILL of pg-locker while it waits leaves nothing behind", async () => {
   await using locked = await runLocked(idle);
   await using waiter = CliChild.start(["run", locked.key, "--wait", "--", "echo", "run"], onDatabase());
-  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), patient);
+  await until(async () => (await advisoryLocks()).some(({ granted }) => !granted), patient);
   waiter.signal("SIGKILL");
   expect((await waiter.ended).stdout).toBe("");
   // Nothing but the other one.

@@ -29,7 +29,7 @@ test("without a terminal nothing is said, as cron would mail it", async () => {
   const key = uniqueKey();
   await using _lock = await locker.acquire(key);
   await using child = CliChild.start(["run", key, "--wait=3s", "-E", "3", "--", "echo", "run"], onDatabase());
-  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), {
+  await until(async () => (await advisoryLocks()).some(({ granted }) => !granted), {
     deadline: 15_000,
   });
   const { stdout, stderr } = await child.ended;

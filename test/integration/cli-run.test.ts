@@ -29,7 +29,7 @@ function run(args: readonly string[], command: readonly string[], key = uniqueKe
 
 /** Resolves when somebody is known in the server to wait for a lock. */
 async function somebodyWaits(): Promise<void> {
-  await until(async () => (await advisoryLocks()).some(({ mode }) => mode === "ShareLock"), {
+  await until(async () => (await advisoryLocks()).some(({ granted }) => !granted), {
     deadline: 15_000,
   });
 }

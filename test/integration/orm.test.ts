@@ -59,9 +59,9 @@ async function programOf<T>(name: string): Promise<T> {
   return (await import(pathToFileURL(join(installed.folder, "out", `${name}.js`)).href)) as T;
 }
 
-/** Somebody waits for a lock, in the server or by a marker. */
+/** Somebody waits for a lock in the server. */
 async function waits(): Promise<boolean> {
-  return (await advisoryLocks()).some(({ granted, mode }) => !granted || mode === "ShareLock");
+  return (await advisoryLocks()).some(({ granted }) => !granted);
 }
 
 type Open = (url: string) => Orm | Promise<Orm>;

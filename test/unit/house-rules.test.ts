@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
+import { textsOf, unqualifiedIn } from "../support/sql-texts.ts";
 
 interface Rule {
   readonly says: string;
@@ -63,7 +64,18 @@ const rules: readonly Rule[] = [
     finds: ({ code }) => all(code, sqlText),
     breach: ["session.ts", 'await client.query("select 1");'],
   },
+  {
+    says: "no operator and no type in our SQL is left to the search_path of a role",
+    binds: (room) => /^(postgres|inspection)\/sql(-\w+)?$/.test(room),
+    finds: ({ code }) => textsOf(code).filter(isSql).flatMap(unqualifiedIn),
+    breach: ["postgres/sql-x.ts", "const a = `select from pg_catalog.pg_locks where pid = 1`;"],
+  },
 ];
+
+/** Not the name of a module, of a statement, or of an operation. */
+function isSql(text: string): boolean {
+  return /\s|::|\(/.test(text);
+}
 
 /** The beginning of a statement at the beginning of a string, or a qualified name anywhere. Crude, and enough. */
 const sqlText = new RegExp(
@@ -104,6 +116,48 @@ describe("a breach of the house rules is seen", () => {
       '/**\n * console.log("select 1");\n */\n// export default enum A {}\n',
     );
     expect(rules.flatMap(({ finds }) => finds(file))).toEqual([]);
+  });
+});
+
+describe("what a statement leaves to search_path is seen", () => {
+  test.each([
+    ["select a = b", "="],
+    ["select a<>b", "<>"],
+    ["select (a) >> 32", ">>"],
+    ["select a | b", "|"],
+    ["select a & $1", "&"],
+    ["select a - b", "-"],
+    ["select a - 1 * 2", "*"],
+    ["select a->>'b'", "->>"],
+    ["select a || 'b'", "||"],
+    ["select a = any (b)", "="],
+    ["select a::text", "::text"],
+    ["select '{}'::int8[]", "::int8"],
+    ['select a::"char"', '::"char'],
+    ["select cast (a as text)", "cast ("],
+    ["select case a when 1 then 2 end", "case a"],
+    ["select a in (1, 2)", "in ("],
+    ["select a not in (1, 2)", "not in ("],
+    ["select a between 1 and 2", "between"],
+    ["select nullif(a, b)", "nullif("],
+    ["select a is not distinct from b", "is not distinct from"],
+    ["select a like 'b%'", "like"],
+    ["select from a join b using (c)", "using ("],
+  ])("%s", (sql, what) => {
+    expect(unqualifiedIn(sql)).toContain(what);
+  });
+
+  test("and nothing in a statement that leaves it nothing", () => {
+    const sql = `select coalesce(pg_catalog.json_agg(((a::pg_catalog.int8 operator(pg_catalog.<<) 32))::pg_catalog.text), '[a = b]'),
+                        case when a operator(pg_catalog.=) any ($1::pg_catalog.int8[]) then -1 end, pg_catalog.count(*)
+                   from rows from (pg_catalog.unnest($3::pg_catalog."char"[])) with ordinality as operation(id, letter)`;
+    expect(unqualifiedIn(sql)).toEqual([]);
+  });
+
+  test("also in what is filled in", () => {
+    const filledIn = (text: string): string => `$\{${text}}`;
+    const code = `const a = \`select ${filledIn(`b ? "c = d" : \`${filledIn("e")} | f\``)}::text\`;`;
+    expect(textsOf(code)).toEqual(["c = d", "$ | f", "select $::text"]);
   });
 });
 

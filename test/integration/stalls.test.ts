@@ -1,0 +1,74 @@
+import { expect, test } from "vitest";
+import { PostgresLocker } from "../../src/index.ts";
+import { Child } from "../support/child.ts";
+import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+
+// A process that stands still for longer than a statement of ours may take finds its timers due before it has read its sockets. What
+// arrived meanwhile counts all the same: the TTLs here are of ten minutes.
+
+/** Longer than the deadline of a statement, and than the default bound of the wait for a connection: milliseconds. */
+const stall = 5_300;
+
+function block(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+}
+
+const keys = (count: number): string[] => Array.from({ length: count }, () => uniqueKey());
+
+test.each([
+  ["shared", "client", 500],
+  ["shared", "server", 500],
+  ["dedicated", "server", 8],
+] as const)(
+  "a blocked event loop loses nothing: %s sessions, TTLs of the %s",
+  async (sessions, ttlEnforcement, count) => {
+    const options = { sessions, ttlEnforcement, connWaitTimeout: "5s" } as const;
+    const pool = createPool({ max: 40 });
+    await using locker = new PostgresLocker({ pool, ...options });
+    await using unconnected = new PostgresLocker({ pool: createPool(), ...options });
+    const take = (key: string) => locker.acquire(key, { ttl: "10m", autoRefresh: true });
+    const [held, leaving] = await Promise.all([
+      Promise.all(keys(count).map(take)),
+      Promise.all(keys(8).map(take)),
+    ]);
+    const [first] = held;
+    // All of them are sent in this step, or are about to be when the loop comes to it.
+    const underWay = [
+      locker.acquire(uniqueKey(), { ttl: "10m" }),
+      locker.acquire(uniqueKey(), { ttl: "10m", fencing: true }),
+      locker.tryAcquire(uniqueKey(), { ttl: "10m", mode: "shared" }),
+      locker.acquireAll(keys(3), { ttl: "10m" }),
+      first?.refresh("9m"),
+      ...leaving.map((lock) => lock.release()),
+      locker.ping(),
+      unconnected.acquire(uniqueKey(), { ttl: "10m" }),
+    ];
+    block(stall);
+    const outcomes = await Promise.allSettled(underWay);
+    expect(outcomes.filter(({ status }) => status === "rejected")).toEqual([]);
+    expect(held.filter((lock) => !lock.held || lock.signal.aborted)).toEqual([]);
+    expect(first?.ttl).toBe(540_000);
+    expect(await advisoryLocks()).toHaveLength(count + 7);
+  },
+);
+
+test("a connection whose first message has been answered when the loop stands still is made afterwards", async () => {
+  for (const pause of [0, 1, 3, 6]) {
+    await using locker = new PostgresLocker({ pool: createPool(), connWaitTimeout: "1s" });
+    const acquiring = locker.acquire(uniqueKey(), { ttl: "10m" });
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    block(1_300);
+    await (await acquiring).release();
+  }
+});
+
+test("a process that is stopped with statements under way, and goes on, has all its locks and none said to be lost", async () => {
+  await using child = Child.start("stalls.mjs", { env: { DATABASE_URL: databaseUrl() } });
+  await child.message((message) => "busy" in message);
+  child.signal("SIGSTOP");
+  await new Promise((resolve) => setTimeout(resolve, stall + 700));
+  child.signal("SIGCONT");
+  const told = await child.message((message) => "held" in message, { deadline: 15_000 });
+  expect(told).toMatchObject({ held: 500, aborted: 0, failed: [] });
+  expect(await child.exited).toEqual({ code: 0, signal: null });
+});

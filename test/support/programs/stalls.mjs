@@ -1,0 +1,43 @@
+// Holds 500 locks of ten minutes, and takes and gives back others all the time; says { busy } then. When it finds that it stood still
+// for seconds, it ends what is under way, says how many of the locks it holds and what failed, and exits.
+import pg from "pg";
+import { PostgresLocker } from "../../../dist/index.js";
+
+const say = (message) => console.log(JSON.stringify(message));
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
+const locker = new PostgresLocker({ pool, ttlEnforcement: "server" });
+const take = (key) => locker.acquire(`${key}:${process.pid}`, { ttl: "10m", autoRefresh: true });
+const locks = await Promise.all(Array.from({ length: 500 }, (_, at) => take(`held:${at}`)));
+
+let stood = false;
+const failed = [];
+async function work(name) {
+  for (let round = 0; !stood; round += 1) {
+    try {
+      const lock = await take(`${name}:${round}`);
+      await lock.refresh();
+      await lock.release();
+      if (round % 50 === 0) await locker.ping();
+    } catch (error) {
+      failed.push(`${error.name}: ${error.message}`);
+    }
+  }
+}
+const working = Array.from({ length: 8 }, (_, at) => work(`work:${at}`));
+say({ busy: true });
+let last = performance.now();
+const watch = setInterval(() => {
+  stood ||= performance.now() - last > 4_000;
+  last = performance.now();
+}, 50);
+await Promise.all(working);
+clearInterval(watch);
+// What was due while it stood still has its turn.
+await new Promise((resolve) => setTimeout(resolve, 200));
+say({
+  held: locks.filter((lock) => lock.held).length,
+  aborted: locks.filter((lock) => lock.signal.aborted).length,
+  failed,
+});
+await locker.close();
+await pool.end();
