@@ -27,6 +27,9 @@ const unavailableCodes = new Set([
   "STANDBY",
 ]);
 
+/** Why a lock was not acquired, though nobody else is known to have it. */
+const unavailableReasons: ReadonlySet<unknown> = new Set(["connection-timeout", "recovering"]);
+
 /** The status that an error of any kind means. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
@@ -37,7 +40,7 @@ export function statusOf(error: unknown): number {
     // A wait that ended in spite of a fault that it was riding out says nothing of who has the lock.
     const isFault = error instanceof Error && error.cause !== undefined;
     if (reason === "wait-timeout") return isFault ? exitStatus.unavailable : exitStatus.waitTimedOut;
-    return reason === "connection-timeout" ? exitStatus.unavailable : exitStatus.notAcquired;
+    return unavailableReasons.has(reason) ? exitStatus.unavailable : exitStatus.notAcquired;
   }
   if (usageCodes.has(code)) return exitStatus.usage;
   return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;

@@ -242,3 +242,12 @@ test.each([[[]], [["--wait=1s"]]])(
     expect(stderr).toContain("ECONNREFUSED");
   },
 );
+test("a server that has only been started is 69 with a recovery grace, whatever -E says; and a wait outlasts it", async () => {
+  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  const database = onDatabase({ DATABASE_URL: server.url });
+  const refused = await cli(["run", "k", "--recovery-grace", "1h", "-E", "0", "--", "echo", "run"], database);
+  expect([refused.status, refused.stdout]).toEqual([69, ""]);
+  expect(refused.stderr).toMatch(/^pg-locker: Lock "k" not acquired: .* for another (59m|1h0m)[\d.]+s\b/m);
+  const ran = await cli(["run", "k", "--recovery-grace", "2s", "--wait", "--", "echo", "run"], database);
+  expect([ran.status, ran.stdout]).toEqual([0, "run\n"]);
+});

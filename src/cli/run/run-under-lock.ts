@@ -44,6 +44,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       sessions: "dedicated",
       ttlEnforcement: "server",
       pooler: plan.how.pooler,
+      ...(plan.recoveryGrace !== undefined && { recoveryGrace: plan.recoveryGrace }),
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
     const lock = await takeLock(locker, plan, { values, interrupted });
