@@ -348,4 +348,59 @@ export const mutants = [
       test: "a transaction of the locker's own has the default with ttlEnforcement: server, and otherwise only what is asked for",
     },
   },
+  {
+    name: "witness-by-a-try",
+    says: "the witness of a recovery grace is looked for by a try, which somebody else's try refuses as well",
+    file: "src/postgres/sql-recovery.ts",
+    what: "isWitnessed(text(2))} end as is_old",
+    by: "isWitnessed(text(2))} or not pg_catalog.pg_try_advisory_xact_lock(1885826155, $2::text::int4) end as is_old",
+    caughtBy: {
+      file: "test/integration/recovery-grace.test.ts",
+      test: "with shared sessions, on a young server somebody's try for the witness is none: two who ask at once know nothing of each other",
+    },
+  },
+  {
+    name: "crash-not-seen",
+    says: "by the recovery grace, a lock table is as old as its postmaster",
+    file: "src/postgres/sql-recovery.ts",
+    what: "greatest(evidence.started, evidence.reset, evidence.promoted))\n",
+    by: "greatest(evidence.started, evidence.promoted))\n",
+    caughtBy: {
+      file: "test/integration/recovery-grace.test.ts",
+      test: "with shared sessions, on a young server who holds a lock is a witness for those who know nothing yet, and only as long as it has a session",
+    },
+  },
+  {
+    name: "promotion-not-seen",
+    says: "by the recovery grace, a standby that was promoted is as old as it has run",
+    file: "src/postgres/sql-recovery.ts",
+    what: "greatest(evidence.started, evidence.reset, evidence.promoted))\n",
+    by: "greatest(evidence.started, evidence.reset))\n",
+    caughtBy: {
+      file: "test/integration/recovery-grace.test.ts",
+      test: "a server that was promoted, and not restarted since looks as old as its last checkpoint to who knows nothing yet, and is as old as it is to who knows it",
+    },
+  },
+  {
+    name: "known-table-forgotten",
+    says: "by the recovery grace, whoever is sent to another server takes its word for its age",
+    file: "src/sessions/recovery-grace.ts",
+    what: "const known = this.#known;\n    const values",
+    by: 'const known = this.#known?.table === "" ? this.#known : undefined;\n    const values',
+    caughtBy: {
+      file: "test/integration/recovery-grace.test.ts",
+      test: "contradictory evidence is another server that claims to be old: it is as young as can be for who was on the one before",
+    },
+  },
+  {
+    name: "waits-without-recovery-grace",
+    says: "a session on which callers wait in the server is not asked how old its lock table is",
+    file: "src/sessions/waiting-session.ts",
+    what: "await recovery?.refuses(session)",
+    by: "await (enforced ? recovery : undefined)?.refuses(session)",
+    caughtBy: {
+      file: "test/integration/recovery-grace.test.ts",
+      test: "a session on which callers wait in the server is asked as well, and is not waited on while the server is young",
+    },
+  },
 ];

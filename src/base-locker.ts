@@ -36,6 +36,7 @@ import { runUnder } from "./waiting/reentrancy.ts";
  */
 export abstract class BaseLocker implements Locker {
   readonly #namespace: number;
+  readonly #defaultTtl: number;
   protected readonly telemetry: Telemetry;
   readonly #held = new HeldLocks<HeldLock>();
   readonly #admission: Admission;
@@ -52,8 +53,11 @@ export abstract class BaseLocker implements Locker {
     breaker?: CircuitBreaker | undefined;
     /** In milliseconds. Default: any that is positive and finite. */
     assertTtl?: (got: unknown) => number;
+    /** In milliseconds. Default: 30 s. */
+    defaultTtl?: number;
   }) {
     const { namespace, telemetry, breaker, assertTtl = assertPositiveTtl } = parts;
+    this.#defaultTtl = parts.defaultTtl ?? defaultTtl;
     this.#namespace = namespace;
     this.telemetry = telemetry;
     this.#admission = new Admission({
@@ -213,7 +217,7 @@ export abstract class BaseLocker implements Locker {
     this.#admission.assertOpen();
     const id = lockId(this.#namespace, key);
     const {
-      ttl = defaultTtl,
+      ttl = this.#defaultTtl,
       mode = "exclusive",
       fencing = false,
       autoRefresh = false,
@@ -250,6 +254,6 @@ export abstract class BaseLocker implements Locker {
 }
 
 /** Milliseconds. */
-const defaultTtl = 30_000;
+export const defaultTtl = 30_000;
 
 const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);

@@ -3,6 +3,7 @@ import { formatDuration, milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import { int32Range, isInt32 } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
+import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
 import type { Pool } from "./postgres/driver.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
@@ -51,6 +52,22 @@ export interface PostgresLockerOptions extends Connection {
    * then from 1 ms to 2147483647 ms.
    */
   readonly ttlEnforcement?: "client" | "server";
+  /**
+   * How long after a restart, a crash or a failover of the server nobody is granted a lock. All locks are gone then, but a holder who is
+   * cut off doesn't know, and relies on its own for the rest of its TTL: with a grace, the next holder comes after that. A TTL above
+   * it is refused with `InvalidTtlError`, and the default TTL is no longer than it.
+   *
+   * Until it has passed, waits wait, and whoever doesn't wait gets `LockNotAcquiredError` with the reason `"recovering"`. It has to be the
+   * same for all lockers of a key. It costs one statement for each session that is opened.
+   *
+   * From 1 ms to 2147483647 ms. What it doesn't cover is in docs/guarantees.md.
+   *
+   * @default off
+   * @example
+   * const locker = new PostgresLocker({ pool, recoveryGrace: "10s" });
+   * await locker.withLock("nightly", work, { ttl: "10s", wait: true });
+   */
+  readonly recoveryGrace?: Duration;
   /** Anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. Default: none. */
   readonly circuitBreaker?: CircuitBreaker;
   /** Default: nothing is logged. */
@@ -70,52 +87,10 @@ export interface MemoryLockerOptions
 /** The settings that the Go package has, by the names it has for them. */
 export interface LockerConfig extends Pick<PostgresLockerOptions, "namespace" | "connWaitTimeout"> {}
 
-/** What is wrong with a value, and where in the options that is. */
-interface Fault {
-  readonly path: string;
-  readonly got: unknown;
-  readonly wants: string;
-}
-
-type Check = (value: unknown, path: string) => Fault | undefined;
-
-const is =
-  (wants: string, fits: (value: unknown) => boolean): Check =>
-  (got, path) =>
-    fits(got) ? undefined : { path, got, wants };
-
-const oneOf = (...choices: readonly string[]) =>
-  is(choices.map((choice) => JSON.stringify(choice)).join(" or "), (value) =>
-    choices.includes(value as string),
-  );
-
-const having = (methods: readonly string[], wants: string) =>
-  is(wants, (value) => isObject(value) && methods.every((method) => typeof value[method] === "function"));
-
 const wholeFrom1 = is(
   "a whole number from 1 up",
   (value) => Number.isInteger(value) && (value as number) >= 1,
 );
-
-const optional =
-  (check: Check): Check =>
-  (value, path) =>
-    value === undefined ? undefined : check(value, path);
-
-/** An object that has these fields and no other. */
-const exactly =
-  (wants: string, fields: Readonly<Record<string, Check>>): Check =>
-  (got, path) => {
-    if (!isObject(got)) return { path, got, wants };
-    const within = (field: string) => (path === "" ? field : `${path}.${field}`);
-    for (const [field, check] of Object.entries(fields)) {
-      const fault = check(got[field], within(field));
-      if (fault !== undefined) return fault;
-    }
-    const unknown = Object.keys(got).find((field) => !Object.hasOwn(fields, field));
-    if (unknown === undefined) return undefined;
-    return { path: within(unknown), got: got[unknown], wants: "absent: there is no such option" };
-  };
 
 const duration = is('a duration: milliseconds, or a string such as "5s" or "1m30s"', (value) => {
   return milliseconds(value) !== undefined;
@@ -156,6 +131,12 @@ const postgresLockerOptions = exactly("an object", {
   maxLocksPerSession: optional(wholeFrom1),
   maxWaitingSessions: optional(wholeFrom1),
   ttlEnforcement: optional(oneOf("client", "server")),
+  recoveryGrace: optional(
+    is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {
+      const grace = milliseconds(value);
+      return grace !== undefined && grace >= 1 && grace <= longestTimer;
+    }),
+  ),
   pooler: optional(oneOf("refuse", "session")),
 });
 
@@ -321,6 +302,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "connWaitTimeout",
   "pooler",
   "ttlEnforcement",
+  "recoveryGrace",
   "sessions",
   "maxLocksPerSession",
   "maxWaitingSessions",
@@ -339,8 +321,4 @@ function checked<T>(check: Check, options: unknown): T {
   if (fault === undefined) return { ...(options as T) };
   const { path, got, wants } = fault;
   throw new InvalidConfigError({ field: path || "options", got, wants, secret: !plainFields.has(path) });
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -1,6 +1,7 @@
 import pg from "pg";
-import { BaseLocker } from "./base-locker.ts";
-import { assertFunction, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { BaseLocker, defaultTtl } from "./base-locker.ts";
+import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { milliseconds } from "./contract/duration.ts";
 import { LockNotAcquiredError } from "./contract/errors.ts";
 import type { Lock, TransactionClient, TransactionOptions } from "./contract/locker.ts";
 import { type Entry, HeldLocks } from "./holding/lock-registry.ts";
@@ -21,6 +22,7 @@ import { tryLockOn, untilSettled, waitLockOn } from "./sessions/callers-transact
 import { DedicatedSessions } from "./sessions/dedicated-sessions.ts";
 import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
 import { OwnTransactions } from "./sessions/own-transactions.ts";
+import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { SharedSessions } from "./sessions/shared-sessions.ts";
 import type { TransactionLock } from "./sessions/transaction-lock.ts";
@@ -48,6 +50,7 @@ export class PostgresLocker extends BaseLocker {
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
+  readonly #recovery: RecoveryGrace | undefined;
   readonly #ttlEnforcement: "client" | "server";
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
@@ -56,11 +59,14 @@ export class PostgresLocker extends BaseLocker {
     const { namespace = 0, pooler = "refuse", ttlEnforcement = "client" } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
     const telemetry = new Telemetry(checked);
+    const grace = milliseconds(checked.recoveryGrace);
+    const assertTtl = ttlEnforcement === "server" ? assertEnforceableTtl : assertPositiveTtl;
     super({
       namespace,
       telemetry,
       breaker: checked.circuitBreaker,
-      ...(ttlEnforcement === "server" && { assertTtl: assertEnforceableTtl }),
+      assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
+      defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),
     });
     this.#ttlEnforcement = ttlEnforcement;
     this.#ownPool =
@@ -84,13 +90,15 @@ export class PostgresLocker extends BaseLocker {
       ...(read === undefined ? [] : [{ pool: read, locksLiveHere: false, trustPooler }]),
     ];
     const { sessions = "shared", maxLocksPerSession = 1_000, maxWaitingSessions = 4 } = checked;
-    const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement };
+    const recovery = grace === undefined ? undefined : new RecoveryGrace({ grace, trustPooler });
+    this.#recovery = recovery;
+    const carriers = { pool: write, namespace, connWaitTimeout, pooler, ttlEnforcement, recovery };
     this.#sessions =
       sessions === "shared"
         ? new SharedSessions({ ...carriers, maxLocksPerSession })
         : new DedicatedSessions(carriers);
     this.#locksKept = new LocksKept(write);
-    this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout });
+    this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout, recovery });
     this.#waiting = new WaitingSessions({ ...carriers, maxWaitingSessions }, () => this.offerPlace());
     this.withTransaction = this.withTransaction.bind(this);
     this.#deadline = Number.isFinite(connWaitTimeout) ? connWaitTimeout : 5_000;
@@ -168,6 +176,7 @@ export class PostgresLocker extends BaseLocker {
     /** Whatever is under way on the caller's client, and what undoes it. */
     let settled: Promise<void> | undefined;
     const isWithin = client !== undefined && isInTransactionOf(client);
+    const recovery = this.#recovery;
     const cancel = (pid: number, lockId: bigint) => this.#transactions.cancelWait(pid, lockId);
     const ask = async (
       request: LockRequest,
@@ -183,8 +192,8 @@ export class PostgresLocker extends BaseLocker {
       }
       const answer =
         wait === undefined
-          ? tryLockOn(client, request, { ttl, isWithin })
-          : waitLockOn(client, request, { ...wait, cancel, isWithin });
+          ? tryLockOn(client, request, { ttl, isWithin, recovery })
+          : waitLockOn(client, request, { ...wait, cancel, isWithin, recovery });
       asked = request;
       settled = untilSettled(client, isWithin);
       // Whatever it is, it is that of a transaction that is the caller's to begin anew.

@@ -27,6 +27,9 @@ const unavailableCodes = new Set([
   "STANDBY",
 ]);
 
+/** Why a lock was not acquired, though nobody else is known to have it. */
+const unavailableReasons: ReadonlySet<unknown> = new Set(["connection-timeout", "recovering"]);
+
 /** The status that an error of any kind means. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
@@ -34,8 +37,10 @@ export function statusOf(error: unknown): number {
   const code = codeOf(error) ?? "";
   if (code === "LOCK_NOT_ACQUIRED") {
     const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
-    if (reason === "wait-timeout") return exitStatus.waitTimedOut;
-    return reason === "connection-timeout" ? exitStatus.unavailable : exitStatus.notAcquired;
+    // A wait that ended in spite of a fault that it was riding out says nothing of who has the lock.
+    const isFault = error instanceof Error && error.cause !== undefined;
+    if (reason === "wait-timeout") return isFault ? exitStatus.unavailable : exitStatus.waitTimedOut;
+    return unavailableReasons.has(reason) ? exitStatus.unavailable : exitStatus.notAcquired;
   }
   if (usageCodes.has(code)) return exitStatus.usage;
   return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;

@@ -23,6 +23,7 @@ export const run: Command = {
     "conflict-exit-code": { value: "required", short: "E" },
     ttl: { value: "required" },
     grace: { value: "required" },
+    "recovery-grace": { value: "required" },
     shell: { value: "none" },
   },
   help: `Takes the lock of KEY, runs COMMAND, gives the lock back, and exits with the
@@ -38,6 +39,9 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
                      not hear from; COMMAND is dead before. Default 30s
   --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default
                      a third of the TTL, at most 10s
+  --recovery-grace DURATION   how long after a restart, a crash or a failover of
+                     the server nobody is granted a lock; not below the TTL.
+                     The same for all who use KEY. Default none
   --namespace N      the namespace of the key; default 0
   --no-fencing       draw no token; --pooler=session trusts one in session mode
   --url URL          the database; default DATABASE_URL, or PGHOST and the like

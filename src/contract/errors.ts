@@ -1,3 +1,4 @@
+import { formatDuration } from "./duration.ts";
 import { brand, isOfClass } from "./error-brand.ts";
 import { conceal, show } from "./shown-value.ts";
 
@@ -25,7 +26,8 @@ export type NotAcquiredReason =
   | "wait-timeout"
   | "pool-saturated"
   | "connection-timeout"
-  | "id-collision";
+  | "id-collision"
+  | "recovering";
 
 /** The lock was not taken, and nothing is held. */
 export class LockNotAcquiredError extends LockerError {
@@ -38,12 +40,15 @@ export class LockNotAcquiredError extends LockerError {
   readonly waited: number | undefined;
   /** With `"id-collision"`, the key whose lock has the same id. */
   readonly otherKey: string | undefined;
+  /** With `"recovering"`, the milliseconds until the locker's `recoveryGrace` has passed, and locks are granted again. */
+  readonly graceLeft: number | undefined;
 
   constructor(facts: {
     key: string;
     reason: NotAcquiredReason;
     waited?: number;
     otherKey?: string;
+    graceLeft?: number;
     reentrant?: boolean | "transaction";
     cause?: unknown;
   }) {
@@ -52,18 +57,11 @@ export class LockNotAcquiredError extends LockerError {
     this.reason = facts.reason;
     this.waited = facts.waited;
     this.otherKey = facts.otherKey;
+    this.graceLeft = facts.graceLeft;
   }
 }
 
-function notAcquiredSentence(facts: {
-  key: string;
-  reason: NotAcquiredReason;
-  waited?: number;
-  otherKey?: string;
-  /** The caller itself is what holds it; or the transaction that it gave, or that one's session. */
-  reentrant?: boolean | "transaction";
-  cause?: unknown;
-}): string {
+function notAcquiredSentence(facts: ConstructorParameters<typeof LockNotAcquiredError>[0]): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
@@ -83,6 +81,8 @@ function notAcquiredSentence(facts: {
       return `${lock}: the server did not answer within ${facts.waited} ms`;
     case "id-collision":
       return `${lock}: its id is also that of ${quote(facts.otherKey ?? "")}, which this locker holds; rename one of the two keys`;
+    case "recovering":
+      return `${lock}: the server's locks began anew, by a restart, a crash or a failover, and by \`recoveryGrace\` nobody is granted one for another ${formatDuration(Math.ceil(facts.graceLeft ?? 0))}`;
   }
 }
 

@@ -16,8 +16,8 @@ export interface AbortSignalLike {
 
 export interface AcquireOptions {
   /**
-   * How long the holder may believe that it holds without a refresh. Default `"30s"`. Counted from the moment the
-   * granting statement was sent, so that the holder stops believing first.
+   * How long the holder may believe that it holds without a refresh. Default `"30s"`, or the locker's `recoveryGrace` if that is less.
+   * Counted from the moment the granting statement was sent, so that the holder stops believing first.
    */
   readonly ttl?: Duration;
   /**
@@ -91,7 +91,7 @@ export interface Locker extends AsyncDisposable {
   acquire(key: string, options?: AcquireOptions): Promise<Lock>;
   /**
    * As {@link acquire}, but answers `undefined` where the lock is held elsewhere, for all of the wait if there is one. Every
-   * other failure throws.
+   * other failure throws; so does `"recovering"`, because `undefined` says that somebody else is at work.
    */
   tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
   /**

@@ -16,6 +16,7 @@ export type DiagnosisCheck =
   | "locks"
   | "timeouts"
   | "lock-table"
+  | "recovery"
   | "connections"
   | "clock"
   | "server-ttl"

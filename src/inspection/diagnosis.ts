@@ -5,6 +5,7 @@ import type { Pool } from "../postgres/driver.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
+import { dateLockTable } from "../postgres/sql-recovery.ts";
 import { now } from "../runtime/clock.ts";
 import { Line } from "./diagnosis-line.ts";
 import {
@@ -29,6 +30,7 @@ import {
   type Verdict,
   versionVerdict,
 } from "./diagnosis-verdicts.ts";
+import { recoveryVerdict } from "./recovery-verdict.ts";
 import {
   askClock,
   askConnections,
@@ -129,6 +131,7 @@ const order: readonly DiagnosisCheck[] = [
   "locks",
   "timeouts",
   "lock-table",
+  "recovery",
   "connections",
   "clock",
   "server-ttl",
@@ -143,6 +146,7 @@ const looks: Record<DiagnosisCheck, Look> = {
   primary: ({ standby }) => primaryVerdict(standby),
   connections: async ({ line }) => connectionsVerdict(await line.ask<ConnectionsAnswer>(askConnections)),
   "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableAnswer>(askLockTable)),
+  recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
   timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
   clock: async ({ line }) => clockVerdict(await compareClocks(line)),
   privileges: async ({ line }) => privilegesVerdict(await line.ask<PrivilegesAnswer>(askPrivileges)),

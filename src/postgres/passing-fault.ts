@@ -13,6 +13,8 @@ import {
  */
 const passingStates = /^(08...|53[013]..|55000|57P0[1-35]|25P0[2-4])$/;
 
+const passingReasons: ReadonlySet<string> = new Set(["pool-saturated", "connection-timeout", "recovering"]);
+
 /** Codes of the system, and of Node.js, for a connection that could not be made or broke. */
 const passingCodes: ReadonlySet<string> = new Set([
   "ECONNREFUSED",
@@ -47,7 +49,7 @@ const absentCodes: ReadonlySet<string> = new Set(["ENOTFOUND", "ENOENT"]);
  */
 export function isPassing(error: unknown, hasConnected: boolean): boolean {
   if (error instanceof LockNotAcquiredError) {
-    return error.reason === "pool-saturated" || error.reason === "connection-timeout";
+    return passingReasons.has(error.reason);
   }
   if (error instanceof StandbyError) return hasConnected;
   if (error instanceof CircuitOpenError) return true;

@@ -3,11 +3,20 @@ import { Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
 import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
-/** Why there is no session: all are checked out; or the server did not answer. `waited` is in milliseconds. */
-export interface NoSession {
+/** Why no session was reserved: all are checked out; or the server did not answer. `waited` is in milliseconds. */
+export interface NotReserved {
   readonly refused: "pool-saturated" | "connection-timeout";
   readonly waited: number;
 }
+
+/** Why a session is not one that locks are granted on yet: the server's lock table is too young. `graceLeft` is in milliseconds. */
+export interface Recovering {
+  readonly refused: "recovering";
+  readonly graceLeft: number;
+}
+
+/** Why there is no session. */
+export type NoSession = NotReserved | Recovering;
 
 /**
  * Reserves a session of the pool, waiting at most `wait` milliseconds (`Infinity`: without a bound). One that arrives
@@ -15,12 +24,12 @@ export interface NoSession {
  *
  * @throws {DatabaseError} the pool has ended, or the server refused
  */
-export function reserveSession(pool: Pool, wait: number): Promise<Session | NoSession> {
+export function reserveSession(pool: Pool, wait: number): Promise<Session | NotReserved> {
   const watch = watchPool(pool);
   const asked = now();
   const queued = pool.idleCount === 0 && pool.totalCount >= pool.options.max;
   // A pool full of connections that are still being made is not saturated: the server is not answering.
-  const noSession = (): NoSession => ({
+  const noSession = (): NotReserved => ({
     refused: queued && watch.dialing() === 0 ? "pool-saturated" : "connection-timeout",
     waited: Math.round(elapsedSince(asked)),
   });

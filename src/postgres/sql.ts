@@ -1,6 +1,7 @@
 import { lockId } from "../contract/lock-id.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
+import { leaveWitness, takeWitness } from "./sql-witness.ts";
 
 /** A prepared statement's name must never stand for two texts, whatever versions of this library share a connection. */
 export function prepared(what: string, text: string): Statement {
@@ -14,6 +15,8 @@ export interface LockKind {
   readonly enforced: boolean;
   /** The holder gets a fencing token. */
   readonly fenced: boolean;
+  /** Its session is a witness of a recovery grace of so many milliseconds, as long as it has the lock. */
+  readonly witness: number | undefined;
 }
 
 /** What only a holder's session needs, in the order of {@link SessionSettings}, after `idle_session_timeout`. */
@@ -129,6 +132,7 @@ select pg_catalog.json_build_object(
            attempt.idle_session_timeout,
            ${asTheyAre(kind)}) end,
          'set', case when attempt.granted then pg_catalog.concat(
+           ${kind.witness === undefined ? "" : `${takeWitness(kind.witness)},`}
            ${kind.enforced ? `${belt("$5", "$6")},` : ""}
            ${holderFit("$3")}) end,
          'put back', case when not attempt.granted then
@@ -172,10 +176,11 @@ const unlockWith = (kind: LockKind): Statement =>
     `
 select pg_catalog.json_build_array(
          pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::pg_catalog.int8),
+         ${kind.witness === undefined ? "" : `${leaveWitness(kind.witness)},`}
          ${putBack(kind, 2)})::pg_catalog.text`,
   );
 
-export type UnlockAnswer = readonly [wasHeld: boolean, ...put: string[]];
+export type UnlockAnswer = readonly [wasHeld: boolean, ...others: unknown[]];
 
 export const unlock = ofKind(unlockWith);
 
@@ -183,7 +188,8 @@ export const unlock = ofKind(unlockWith);
 function ofKind(make: (kind: LockKind) => Statement): (kind: LockKind) => Statement {
   const made = new Map<number, Statement>();
   return (kind) => {
-    const at = (kind.mode === "shared" ? 1 : 0) + (kind.enforced ? 2 : 0) + (kind.fenced ? 4 : 0);
+    const { mode, enforced, fenced, witness = 0 } = kind;
+    const at = (mode === "shared" ? 1 : 0) + (enforced ? 2 : 0) + (fenced ? 4 : 0) + 8 * witness;
     const known = made.get(at) ?? make(kind);
     made.set(at, known);
     return known;

@@ -243,7 +243,13 @@ class LateLines {
 
 const noTracer: Tracer = new ProxyTracerProvider().getTracer(scope);
 
-const contention: ReadonlySet<string> = new Set(["held", "wait-timeout", "pool-saturated", "id-collision"]);
+const contention: ReadonlySet<string> = new Set([
+  "held",
+  "wait-timeout",
+  "pool-saturated",
+  "id-collision",
+  "recovering",
+]);
 
 /** The name of an outcome that is no failure of the database; `undefined` for one that is. */
 function expectedOutcome(error: unknown): string | undefined {

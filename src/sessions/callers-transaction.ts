@@ -21,6 +21,7 @@ import { type Instant, now } from "../runtime/clock.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import { Conversation } from "./conversation.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
+import type { AskTransaction, RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
 import {
@@ -44,13 +45,14 @@ import {
 //                       └─ refused ── wait, at most once ─────┘
 //     a refusal, an error, nobody wants it any more ──▶ rollback to savepoint ──▶ release savepoint
 
-interface Nesting {
+interface CallersTry {
+  readonly recovery?: RecoveryGrace | undefined;
   /** The call is made by a function that runs under a lock of the same transaction. */
   readonly isWithin?: boolean;
 }
 
 /** A wait in a transaction of the caller's. */
-export interface CallersWait extends TransactionWait, Nesting {
+export interface CallersWait extends TransactionWait, CallersTry {
   /**
    * Cancels the wait of the session with this pid, where the client is not node-postgres's own. Without it, such a wait goes on
    * until its bound.
@@ -68,9 +70,9 @@ export interface CallersWait extends TransactionWait, Nesting {
 export function tryLockOn(
   client: TransactionClient,
   request: LockRequest,
-  { ttl, isWithin = false }: TransactionTtl & Nesting = {},
+  { ttl, isWithin = false, recovery }: TransactionTtl & CallersTry = {},
 ): Promise<TransactionLock | Refusal> {
-  return inTurn(client, () => take(client, request, { ttl }), isWithin);
+  return inTurn(client, () => take(client, request, { ttl, recovery }), isWithin);
 }
 
 /**
@@ -88,7 +90,9 @@ export function waitLockOn(
   return inTurn(
     client,
     async () =>
-      wait.signal.aborted ? { refused: "abandoned" } : take(client, request, { ttl: wait.ttl, wait }),
+      wait.signal.aborted
+        ? { refused: "abandoned" }
+        : take(client, request, { ttl: wait.ttl, recovery: wait.recovery, wait }),
     wait.isWithin ?? false,
   );
 }
@@ -130,17 +134,21 @@ export async function untilSettled(client: object, isWithin: boolean): Promise<v
 async function take(
   client: TransactionClient,
   request: LockRequest,
-  { ttl, wait }: { ttl: number | undefined; wait?: CallersWait },
+  asked: { ttl: number | undefined; recovery: RecoveryGrace | undefined; wait?: CallersWait },
 ): Promise<TransactionLock | Refusal> {
   if (request.abandoned) return { refused: "abandoned" };
   const { key } = request;
+  const { ttl, recovery, wait } = asked;
   const conversation = new Conversation(client, { doing: taking, key });
   request.sent = true;
   await conversation.begin();
   const smallest = ttl === undefined ? undefined : ttlWithin(client, ttl);
   let granted: Granted | Refusal;
   try {
-    granted = await tryAndWait(conversation, { request, ttl: smallest, wait });
+    const ask: AskTransaction = (statement, values) => conversation.ask(statement, values);
+    granted =
+      (await recovery?.refusesTransaction(client, ask)) ??
+      (await tryAndWait(conversation, { request, ttl: smallest, wait }));
   } catch (error) {
     await conversation.undo();
     throw aboutLock(error, key);

@@ -15,6 +15,7 @@ import {
 import type { Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import { LooksForFree } from "./look-for-free.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
@@ -25,6 +26,7 @@ export interface DedicatedSessionsOptions {
   readonly connWaitTimeout: number;
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
+  readonly recovery: RecoveryGrace | undefined;
 }
 
 /** One session of the pool for each lock, for as long as it is held: the arrangement of the Go package. */
@@ -45,12 +47,17 @@ export class DedicatedSessions {
    */
   async tryLock(request: LockRequest): Promise<Grant | Refusal> {
     const { key, id, mode, ttl, fencing } = request;
-    const { pool, namespace, connWaitTimeout, pooler } = this.#options;
+    const { pool, namespace, connWaitTimeout, pooler, recovery } = this.#options;
     const session = await reserveFor(request, { pool, wait: connWaitTimeout });
     if ("refused" in session) return session;
     const announced = pooler === "session" ? undefined : session.announcedPid;
     const name = applicationName(namespace, key);
-    const kind: LockKind = { mode, enforced: this.#enforced, fenced: fencing };
+    const kind: LockKind = {
+      mode,
+      enforced: this.#enforced,
+      fenced: fencing,
+      witness: recovery?.grace,
+    };
     const values = [
       id.toString(),
       announced?.toString() ?? null,
@@ -60,6 +67,11 @@ export class DedicatedSessions {
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
     request.sent = true;
     try {
+      const refusal = await recovery?.refuses(session);
+      if (refusal !== undefined) {
+        session.return();
+        return refusal;
+      }
       const doing = "Taking the lock";
       const within = Math.min(statementDeadline, ttl);
       const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
@@ -68,9 +80,14 @@ export class DedicatedSessions {
         throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
       }
       if (said.granted === true && said.before !== null) {
-        return new DedicatedLock(session, { key, id, kind, said, name, before: said.before }, sentAt);
+        return new DedicatedLock(
+          session,
+          { key, id, kind, said, name, before: said.before, recovery },
+          sentAt,
+        );
       }
       if (said.granted === false) {
+        await recovery?.leave(session);
         session.return();
         return { refused: "held" };
       }
@@ -112,6 +129,7 @@ interface Opened {
   readonly said: TryLockAnswer;
   readonly name: string;
   readonly before: SessionSettings;
+  readonly recovery: RecoveryGrace | undefined;
 }
 
 class DedicatedLock implements Grant {
@@ -164,12 +182,13 @@ class DedicatedLock implements Grant {
 
   async release(): Promise<void> {
     const doing = "Giving back the lock";
-    const { id, kind, before } = this.#opened;
+    const { id, kind, before, recovery } = this.#opened;
     const values = [id.toString(), ...before];
     try {
       const { said } = await this.#session.run<UnlockAnswer>(doing, unlock(kind), values, statementDeadline);
       const [wasHeld] = said;
       if (!wasHeld) throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
+      await recovery?.leave(this.#session);
       this.#session.return();
     } catch (error) {
       throw this.#destroyed(error);

@@ -1,4 +1,5 @@
 import type { LockMode } from "../contract/locker.ts";
+import type { Recovering } from "../postgres/reservation.ts";
 import type { Instant } from "../runtime/clock.ts";
 
 /** What is asked of whoever grants locks. */
@@ -63,4 +64,5 @@ export type Refusal =
       readonly byItself?: true;
     }
   | { readonly refused: "pool-saturated"; readonly waited: number }
+  | Recovering
   | { readonly refused: "abandoned" };

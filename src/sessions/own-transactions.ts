@@ -1,7 +1,7 @@
 import { DatabaseError, StandbyError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { type Pool, type Statement, statement } from "../postgres/driver.ts";
-import { reserveSession } from "../postgres/reservation.ts";
+import { type Recovering, reserveSession } from "../postgres/reservation.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
 import {
   begin,
@@ -21,6 +21,7 @@ import type { Instant } from "../runtime/clock.ts";
 import { abandonOnAbort, pauseFor, type StopSignal } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 import { type Granted, OwnTransaction } from "./own-transaction.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import {
@@ -50,11 +51,11 @@ const pauseForOwnSession = 200;
  * On a failure the session is destroyed, and the transaction with it.
  */
 export class OwnTransactions {
-  readonly #from: { pool: Pool; wait: number };
+  readonly #from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined };
   readonly #open = new Set<OwnTransaction>();
 
   /** `wait`: milliseconds for a session. */
-  constructor(from: { pool: Pool; wait: number }) {
+  constructor(from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined }) {
     this.#from = from;
   }
 
@@ -118,9 +119,9 @@ export class OwnTransactions {
     const session = await this.#reserve(request, wait?.signal);
     if ("refused" in session) return session;
     request.sent = true;
-    let granted: Granted | Refusal;
+    let granted: Granted | Held | Recovering;
     try {
-      granted = await inNewTransaction(session, { request, ttl, wait });
+      granted = await inNewTransaction(session, { request, ttl, wait, recovery: this.#from.recovery });
       if ("refused" in granted) await session.command(taking, rollback, statementDeadline);
     } catch (error) {
       session.destroy(error as Error);
@@ -128,6 +129,7 @@ export class OwnTransactions {
     }
     if ("refused" in granted) {
       session.return();
+      if (granted.refused === "recovering") return granted;
       // The same client may be had again at once.
       if (granted.byItself && wait) {
         await pauseFor(Math.min(pauseForOwnSession, wait.bound), [wait.signal]).catch(() => {});
@@ -159,16 +161,17 @@ export class OwnTransactions {
 
 type Held = Extract<Refusal, { refused: "held" }>;
 
-/** @returns a refusal, if the lock is held, or the wait was aborted: the transaction is to be rolled back then */
+/** @returns a refusal, if the lock is held, the server's locks are too young, or the wait was aborted: the transaction is to be rolled back then */
 async function inNewTransaction(
   session: Session,
   asked: {
     request: LockRequest;
     ttl: number | undefined;
     wait: TransactionWait | undefined;
+    recovery: RecoveryGrace | undefined;
   },
-): Promise<Granted | Held> {
-  const { request, ttl, wait } = asked;
+): Promise<Granted | Held | Recovering> {
+  const { request, ttl, wait, recovery } = asked;
   const { id, mode } = request;
   const mark = newMark();
   const doing = taking;
@@ -184,6 +187,8 @@ async function inNewTransaction(
   const tells = session.client.getTransactionStatus !== undefined;
   if (!tells) await session.run(doing, probeTransaction, [newMark()], statementDeadline);
   await session.command(doing, begin, statementDeadline);
+  const recovering = await recovery?.refusesTransaction(session.client, ask);
+  if (recovering !== undefined) return recovering;
   const tried = await ask<TryAnswer>(tryTransactionLock[mode], [
     id.toString(),
     mark,

@@ -1,6 +1,6 @@
 import { DatabaseError, LockNotAcquiredError, namedLockError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
-import { type NoSession, reserveSession } from "../postgres/reservation.ts";
+import { type NotReserved, reserveSession } from "../postgres/reservation.ts";
 import { Session } from "../postgres/session.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 
@@ -14,7 +14,7 @@ export async function reserveFor(
   request: LockRequest,
   { pool, wait }: { pool: Pool; wait: number },
 ): Promise<Session | Refusal> {
-  let session: Session | NoSession;
+  let session: Session | NotReserved;
   try {
     session = await reserveSession(pool, wait);
   } catch (error) {

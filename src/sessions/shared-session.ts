@@ -5,6 +5,7 @@ import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionLease } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
@@ -21,6 +22,7 @@ export interface SharedSessionOptions {
   readonly ttlClass: number | undefined;
   /** `application_name`. */
   readonly name: string;
+  readonly recovery: RecoveryGrace | undefined;
   /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
   /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
@@ -211,6 +213,7 @@ export class SharedSession {
         await this.#own.end();
         return;
       }
+      await this.#options.recovery?.leave(session);
       await session.run(doing, closeShared, [...(opened.before ?? [])], statementDeadline);
       session.return();
     } catch (error) {
@@ -226,6 +229,14 @@ export class SharedSession {
       if ("refused" in session) {
         this.#end(undefined);
         this.#operations.refuse(session);
+        return;
+      }
+      const refusal = await this.#options.recovery?.refuses(session);
+      if (refusal !== undefined) {
+        if (this.#own === undefined) session.return();
+        else void this.#own.end();
+        this.#end(undefined);
+        this.#operations.refuse(refusal);
         return;
       }
       this.#opened = await this.#prepare(session);

@@ -8,7 +8,7 @@ import { FencingTokens } from "./fencing-tokens.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import { ttlClassOf } from "./server-ttl.ts";
 import { type Entry, isDone, SharedLock, withThoseBeside } from "./shared-lock.ts";
-import { leavesNothing, SharedSession } from "./shared-session.ts";
+import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import type { Done, Outcome } from "./statement-batches.ts";
 
 export interface SharedSessionsOptions {
@@ -18,6 +18,7 @@ export interface SharedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
+  readonly recovery: SharedSessionOptions["recovery"];
 }
 
 /**
@@ -225,7 +226,7 @@ export class SharedSessions {
 
   #withRoom(ttl: number): SharedSession {
     const ttlClass = this.#classOf(ttl);
-    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession } = this.#options;
+    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
       // The server may have ended it, and the news not be here yet.
@@ -239,6 +240,7 @@ export class SharedSessions {
       enforced: this.#enforced,
       ttlClass,
       name: sharedName(namespace),
+      recovery,
       onEnd: (ended, cause) => this.#ended(ended, cause),
       onOverdue: (silent) => {
         for (const { holders } of this.#carriedBy(silent)) for (const lock of holders) lock.overdue();
@@ -275,6 +277,7 @@ function nothing(): void {}
 function refusal({ key }: LockRequest, outcome: Exclude<Outcome, "not sent">): Refusal {
   if (outcome === "not wanted") return { refused: "abandoned" };
   if (!("refused" in outcome)) return { refused: "held" };
+  if (outcome.refused === "recovering") return outcome;
   const { refused, waited } = outcome;
   if (refused === "pool-saturated") return { refused, waited };
   throw new LockNotAcquiredError({ key, reason: refused, waited });

@@ -115,10 +115,14 @@ export class Operations {
   }
 
   /** There is no session. Whoever came late, and so has not waited as long as the others, may ask again. */
-  refuse({ refused, waited }: NoSession): void {
+  refuse(why: NoSession): void {
     for (const task of this.#takeAll()) {
+      if (why.refused === "recovering") {
+        task.resolve(why);
+        continue;
+      }
       const own = performance.now() - task.askedAt;
-      task.resolve({ refused, waited: Math.round(own), isEarly: own < waited * 0.9 });
+      task.resolve({ ...why, waited: Math.round(own), isEarly: own < why.waited * 0.9 });
     }
   }
 

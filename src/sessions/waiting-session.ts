@@ -3,6 +3,7 @@ import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
+import type { Recovering } from "../postgres/reservation.ts";
 import { type Answer, type Session, statementDeadline } from "../postgres/session.ts";
 import { type ProveAnswer, prove } from "../postgres/sql.ts";
 import {
@@ -17,6 +18,7 @@ import {
 } from "../postgres/sql-waiting.ts";
 import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
 
@@ -29,6 +31,7 @@ export interface WaitingSessionParts {
   readonly trustPooler: boolean;
   /** The server ends the session of a holder a TTL after it last heard from it. */
   readonly enforced: boolean;
+  readonly recovery: RecoveryGrace | undefined;
   /** Milliseconds to connect in. */
   readonly connectWithin: number;
   /** The next caller may wait on it. */
@@ -89,6 +92,7 @@ export class WaitingSession {
     this.#state = { is: "busy" };
     try {
       const opened = this.#opened ?? (await this.#open(request.ttl));
+      if ("refused" in opened) return opened;
       opened.client.ref?.();
       if (request.abandoned) {
         this.#rest();
@@ -166,8 +170,8 @@ export class WaitingSession {
     await this.#opened.own.end();
   }
 
-  async #open(ttl: number): Promise<Opened> {
-    const { pool, idleName, trustPooler, enforced, connectWithin } = this.#parts;
+  async #open(ttl: number): Promise<Opened | Recovering> {
+    const { pool, idleName, trustPooler, enforced, connectWithin, recovery } = this.#parts;
     const doing = "Connecting to wait for the lock";
     const own = await connectBeside(pool, { doing, milliseconds: connectWithin }, (client) => {
       this.#client = client;
@@ -181,6 +185,11 @@ export class WaitingSession {
     try {
       const { said } = await session.runScript<OpenWaitingAnswer>(doing, opening, statementDeadline);
       assertTrusted(said, { pid: announced }, doing);
+      const refusal = await recovery?.refuses(session);
+      if (refusal !== undefined) {
+        session.destroy(new Error("the server's lock table is too young"));
+        return refusal;
+      }
       this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
     } catch (error) {
       session.destroy(error as Error);

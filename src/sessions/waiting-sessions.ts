@@ -2,6 +2,7 @@ import { applicationName, waitingName } from "../postgres/application-name.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
 import { WaitingSession, type WaitingSessionParts } from "./waiting-session.ts";
 
 export interface WaitingSessionsOptions {
@@ -12,6 +13,7 @@ export interface WaitingSessionsOptions {
   readonly ttlEnforcement: "client" | "server";
   /** At most that many at once. */
   readonly maxWaitingSessions: number;
+  readonly recovery: RecoveryGrace | undefined;
 }
 
 /** The sessions of a locker on which callers wait in the server, or hold a lock that they waited for. */
@@ -25,7 +27,8 @@ export class WaitingSessions {
 
   /** `onFree` is called whenever {@link hasPlace} may be true again. */
   constructor(options: WaitingSessionsOptions, onFree: () => void) {
-    const { pool, namespace, connWaitTimeout, pooler, ttlEnforcement, maxWaitingSessions } = options;
+    const { pool, namespace, connWaitTimeout, pooler, ttlEnforcement, maxWaitingSessions, recovery } =
+      options;
     this.#onFree = onFree;
     this.#most = canConnectBeside(pool) ? maxWaitingSessions : 0;
     this.#parts = {
@@ -34,6 +37,7 @@ export class WaitingSessions {
       nameFor: (key) => applicationName(namespace, key),
       trustPooler: pooler === "session",
       enforced: ttlEnforcement === "server",
+      recovery,
       connectWithin: Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline,
       onIdle: (session) => {
         this.#idle.push(session);

@@ -5,6 +5,7 @@ import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.
 import { Alarm } from "../runtime/clock.ts";
 import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "../sessions/grant.ts";
+import { PauseAfterFault } from "./pause-after-fault.ts";
 import { type Poller, Polling } from "./polling.ts";
 import { isAround } from "./reentrancy.ts";
 import { type Place, WaitingLines } from "./waiting-lines.ts";
@@ -70,8 +71,6 @@ export interface AdmissionParts {
  * second.
  */
 export const waitBound = 5_000;
-/** Milliseconds between two tries as long as the database is in trouble: from the first to the last, twice as long each time. */
-const pauseAfterFault = { first: 100, last: 3_000 };
 /** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
 const firstTry = 1_000;
 
@@ -193,7 +192,7 @@ export class Admission {
     waiting: Waiting,
     place: Pick<Place, "isFirst">,
   ): Promise<H> {
-    let pause = pauseAfterFault.first;
+    const pause = new PauseAfterFault();
     for (;;) {
       try {
         return await this.#waitInServer(wanted, attempt, waiting, place);
@@ -203,8 +202,7 @@ export class Admission {
         waiting.lastFault = error as Error;
         this.#parts.ridingOut(wanted, waiting.lastFault);
       }
-      await pauseFor(pause * (0.5 + Math.random() * 0.5), waiting.signals);
-      pause = Math.min(pause * 2, pauseAfterFault.last);
+      await pauseFor(pause.next(waiting.lastFault), waiting.signals);
     }
   }
 
@@ -308,7 +306,10 @@ export class Admission {
     if (answer.refused === "pool-saturated") {
       throw new LockNotAcquiredError({ key, reason: answer.refused, waited: answer.waited });
     }
-    if (answer.refused === "held") this.#hasConnected = true;
+    if (answer.refused === "held" || answer.refused === "recovering") this.#hasConnected = true;
+    if (answer.refused === "recovering") {
+      throw new LockNotAcquiredError({ key, reason: answer.refused, graceLeft: answer.graceLeft });
+    }
     const otherKey = this.#parts.namesake(wanted);
     if (otherKey !== undefined) throw new LockNotAcquiredError({ key, reason: "id-collision", otherKey });
     return undefined;

@@ -230,12 +230,24 @@ test("a server that crashes while the command runs is a lock lost: SIGTERM, and 
   expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
 });
 
-test("a server that is not there is 69, and nothing is run", async () => {
-  await using proxy = await TcpProxy.start(databaseUrl());
-  await proxy.refuse();
-  // -E is about who has the lock, and not about this.
-  const args = ["run", uniqueKey(), "--wait", "-E", "0", "--", "echo", "run"];
-  const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
-  expect([status, stdout]).toEqual([69, ""]);
-  expect(stderr).toContain("ECONNREFUSED");
+test.each([[[]], [["--wait=1s"]]])(
+  "a server that is not there is 69, and nothing is run: %j",
+  async (wait) => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    await proxy.refuse();
+    // -E is about who has the lock, and not about this.
+    const args = ["run", uniqueKey(), ...wait, "-E", "0", "--", "echo", "run"];
+    const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
+    expect([status, stdout]).toEqual([69, ""]);
+    expect(stderr).toContain("ECONNREFUSED");
+  },
+);
+test("a server that has only been started is 69 with a recovery grace, whatever -E says; and a wait outlasts it", async () => {
+  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  const database = onDatabase({ DATABASE_URL: server.url });
+  const refused = await cli(["run", "k", "--recovery-grace", "1h", "-E", "0", "--", "echo", "run"], database);
+  expect([refused.status, refused.stdout]).toEqual([69, ""]);
+  expect(refused.stderr).toMatch(/^pg-locker: Lock "k" not acquired: .* for another (59m|1h0m)[\d.]+s\b/m);
+  const ran = await cli(["run", "k", "--recovery-grace", "2s", "--wait", "--", "echo", "run"], database);
+  expect([ran.status, ran.stdout]).toEqual([0, "run\n"]);
 });

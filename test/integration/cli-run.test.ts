@@ -373,6 +373,16 @@ test.each([
     ["k", "-n", "--wait", "--", "echo"],
     "Expected one of -n (--nonblock) and --wait, got both",
   ],
+  [
+    "a TTL above the recovery grace",
+    ["k", "--recovery-grace", "10s", "--ttl=30s", "--", "echo"],
+    'Expected --ttl to be at most --recovery-grace, which is 10s, got "30s"',
+  ],
+  [
+    "a recovery grace that is too short",
+    ["k", "--recovery-grace", "10ms", "--", "echo"],
+    'Expected --recovery-grace to be from 1s to 596h, got "10ms"',
+  ],
   ["-s with -x", ["k", "-sx", "--", "echo"], "Expected one of -s (--shared) and -x (--exclusive), got both"],
   ["an unknown option", ["k", "--shred", "--", "echo"], "Unknown option --shred: did you mean --shared?"],
 ])("%s is said in a line, and 64", async (_, args, sentence) => {

@@ -32,6 +32,7 @@ const checks: readonly DiagnosisCheck[] = [
   "locks",
   "timeouts",
   "lock-table",
+  "recovery",
   "connections",
   "clock",
   "server-ttl",
@@ -60,6 +61,9 @@ describe("a database that is fit for locks", () => {
     expect(findings.filter(({ check, verdict }) => verdict !== "ok" && check !== "reachable")).toEqual([]);
     expect(findingOf(findings, "version").found).toContain(`PostgreSQL ${inject("postgresMajor")}`);
     expect(findingOf(findings, "locks").found).toContain("refused to a second session");
+    expect(findingOf(findings, "recovery").found).toMatch(
+      /^the lock table is \S+ old, since .*`recoveryGrace`/,
+    );
   });
 
   test("is left as it was: no lock, no setting, no session, and nothing of the pool", async () => {
@@ -184,6 +188,10 @@ test("a standby fails, with the way out", async () => {
   await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
   await using standby = await primary.standby();
   const findings = await diagnose(createPool({ connectionString: standby.url }));
+  expect(findingOf(findings, "recovery")).toMatchObject({
+    verdict: "warn",
+    advice: "Connect to the primary",
+  });
   expect(findingOf(findings, "primary")).toEqual({
     check: "primary",
     verdict: "fail",

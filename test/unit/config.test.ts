@@ -285,9 +285,20 @@ function poolLike(): unknown {
   return { connect() {}, on() {}, async end() {}, totalCount: 0, idleCount: 0, options: { max: 1 } };
 }
 
-test.each([
+test.each<readonly [object, string]>([
   [{ sessions: "many" }, 'Expected `sessions` to be "dedicated" or "shared", got `"many"` (string)'],
   [{ ttlEnforcement: "both" }, 'Expected `ttlEnforcement` to be "client" or "server", got `"both"` (string)'],
+  ...[0, -1, Number.POSITIVE_INFINITY, 2 ** 31, Number.NaN].map(
+    (recoveryGrace) =>
+      [
+        { recoveryGrace },
+        `Expected \`recoveryGrace\` to be a duration from 1 ms to 2147483647 ms, such as 30000 or "30s", got \`${recoveryGrace}\` (number)`,
+      ] as const,
+  ),
+  [
+    { recoveryGrace: "5" },
+    'Expected `recoveryGrace` to be a duration from 1 ms to 2147483647 ms, such as 30000 or "30s", got `"5"` (string)',
+  ],
   [
     { maxLocksPerSession: 0 },
     "Expected `maxLocksPerSession` to be a whole number from 1 up, got `0` (number)",

@@ -64,6 +64,12 @@ const all: ReadonlyArray<
     'Lock "invoice:42" not acquired: its id is also that of "b", which this locker holds; rename one of the two keys',
   ],
   [
+    new LockNotAcquiredError({ key, reason: "recovering", graceLeft: 5_800 }),
+    "LockNotAcquiredError",
+    "LOCK_NOT_ACQUIRED",
+    'Lock "invoice:42" not acquired: the server\'s locks began anew, by a restart, a crash or a failover, and by `recoveryGrace` nobody is granted one for another 5.8s',
+  ],
+  [
     new LockNotHeldError({ key, reason: "released" }),
     "LockNotHeldError",
     "LOCK_NOT_HELD",

@@ -21,6 +21,7 @@ export interface RunPlan {
   readonly wait: number | true;
   readonly ttl: number;
   readonly grace: number;
+  readonly recoveryGrace: number | undefined;
   readonly margin: number;
   /** The command's own name, for sentences. */
   readonly file: string;
@@ -56,6 +57,7 @@ export function planOf({ values, positionals: [key = ""], rest }: Given): RunPla
     wait: waitOf(values),
     ttl,
     grace: graceOf(values, ttl),
+    recoveryGrace: recoveryGraceOf(values),
     margin: marginOf(ttl),
     ...commandOf(values, rest),
     conflictStatus: conflictStatusOf(values),
@@ -82,9 +84,24 @@ function waitOf({ wait, timeout }: Values): number | true {
 }
 
 function ttlOf(values: Values): number {
-  const ttl = durationOf("--ttl", String(values["ttl"] ?? "30s"));
+  const recoveryGrace = recoveryGraceOf(values) ?? longestTtl;
+  const given = values["ttl"];
+  const ttl = given === undefined ? Math.min(30_000, recoveryGrace) : durationOf("--ttl", String(given));
+  if (ttl > recoveryGrace && ttl <= longestTtl) {
+    throw usageFailure(
+      `Expected --ttl to be at most --recovery-grace, which is ${recoveryGrace / 1_000}s, got "${given}"`,
+    );
+  }
   if (ttl >= shortestTtl && ttl <= longestTtl) return ttl;
-  throw usageFailure(`Expected --ttl to be from 1s to 596h, got "${values["ttl"]}"`);
+  throw usageFailure(`Expected --ttl to be from 1s to 596h, got "${given}"`);
+}
+
+function recoveryGraceOf(values: Values): number | undefined {
+  const given = values["recovery-grace"];
+  if (given === undefined) return undefined;
+  const grace = durationOf("--recovery-grace", String(given));
+  if (grace >= shortestTtl && grace <= longestTtl) return grace;
+  throw usageFailure(`Expected --recovery-grace to be from 1s to 596h, got "${given}"`);
 }
 
 /** Half of the TTL is for the refreshes, which come at a third of it, and for the margin. */

@@ -44,6 +44,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       sessions: "dedicated",
       ttlEnforcement: "server",
       pooler: plan.how.pooler,
+      ...(plan.recoveryGrace !== undefined && { recoveryGrace: plan.recoveryGrace }),
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
     const lock = await takeLock(locker, plan, { values, interrupted });
@@ -89,5 +90,9 @@ function acquire(locker: PostgresLocker, plan: RunPlan, signal: AbortSignal): Pr
 /** Whether somebody else has the lock. */
 function isConflict(error: unknown): error is Error {
   const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
-  return codeOf(error) === "LOCK_NOT_ACQUIRED" && (reason === "held" || reason === "wait-timeout");
+  if (codeOf(error) !== "LOCK_NOT_ACQUIRED") return false;
+  // A wait that rode out a fault to its end says nothing of who has the lock.
+  return (
+    reason === "held" || (reason === "wait-timeout" && error instanceof Error && error.cause === undefined)
+  );
 }

@@ -1,0 +1,48 @@
+// What an object of options is checked with, field by field.
+
+/** What is wrong with a value, and where in the options that is. */
+export interface Fault {
+  readonly path: string;
+  readonly got: unknown;
+  readonly wants: string;
+}
+
+/** @returns `undefined` if a value fits */
+export type Check = (value: unknown, path: string) => Fault | undefined;
+
+export const is =
+  (wants: string, fits: (value: unknown) => boolean): Check =>
+  (got, path) =>
+    fits(got) ? undefined : { path, got, wants };
+
+export const oneOf = (...choices: readonly string[]) =>
+  is(choices.map((choice) => JSON.stringify(choice)).join(" or "), (value) =>
+    choices.includes(value as string),
+  );
+
+export const having = (methods: readonly string[], wants: string) =>
+  is(wants, (value) => isObject(value) && methods.every((method) => typeof value[method] === "function"));
+
+export const optional =
+  (check: Check): Check =>
+  (value, path) =>
+    value === undefined ? undefined : check(value, path);
+
+/** An object that has these fields and no other. */
+export const exactly =
+  (wants: string, fields: Readonly<Record<string, Check>>): Check =>
+  (got, path) => {
+    if (!isObject(got)) return { path, got, wants };
+    const within = (field: string) => (path === "" ? field : `${path}.${field}`);
+    for (const [field, check] of Object.entries(fields)) {
+      const fault = check(got[field], within(field));
+      if (fault !== undefined) return fault;
+    }
+    const unknown = Object.keys(got).find((field) => !Object.hasOwn(fields, field));
+    if (unknown === undefined) return undefined;
+    return { path: within(unknown), got: got[unknown], wants: "absent: there is no such option" };
+  };
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
