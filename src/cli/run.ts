@@ -31,21 +31,18 @@ status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
 75, or 124 after a wait. Unlike flock, it does not wait unless told to.
 
   --wait[=DURATION]  wait for the lock: as long as it takes, or 10s, 1m30s, ...
-  -w, --timeout N    wait so long: N seconds, or a duration
-  -n, --nonblock     do not wait; the default
+  -w, --timeout N    wait so long: N seconds, or a duration; -n, --nonblock: not
   -s, --shared       hold it beside other shared ones; -x, --exclusive: alone
   -E, --conflict-exit-code N   exit with N, not 75 or 124; with 0, silently
   --ttl DURATION     how long the server keeps the lock of a holder that it does
                      not hear from; COMMAND is dead before. Default 30s
   --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default
                      a third of the TTL, at most 10s
-  --recovery-grace DURATION   how long after a restart, a crash or a failover of
-                     the server nobody is granted a lock; not below the TTL.
-                     The same for all who use KEY. Default none
-  --namespace N      the namespace of the key; default 0
-  --no-fencing       draw no token; --pooler=session trusts one in session mode
-  --url URL          the database; default DATABASE_URL, or PGHOST and the like
-  --local            your own PostgreSQL on this machine, whatever is named
+  --recovery-grace DURATION   grant nothing for that long after a restart, crash
+                     or failover of the server; the same for all who use KEY
+  --namespace N      of the key, default 0; --no-fencing: draw no token
+  --pooler=session   trust a pooler in session mode
+  --url URL          the database (default DATABASE_URL, ...); --local: your own
   --shell            COMMAND is a line for /bin/sh
 
 Example:

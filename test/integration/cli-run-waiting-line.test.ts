@@ -35,6 +35,6 @@ test("without a terminal nothing is said, as cron would mail it", async () => {
   const { stdout, stderr } = await child.ended;
   expect([stdout, stderr.split("\n")]).toEqual([
     "",
-    [expect.stringContaining("held elsewhere for all of"), ""],
+    [expect.stringContaining("still held elsewhere after 3000 ms"), ""],
   ]);
 });

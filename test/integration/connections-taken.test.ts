@@ -21,8 +21,8 @@ test("a server whose max_connections are all taken: who has a connection goes on
     error() {},
     warn: (_: object, text: string) => void warnings.push(text),
   };
-  await using holder = new PostgresLocker({ pool: pool(1) });
-  const waiters = pool(1);
+  await using holder = new PostgresLocker({ pool: pool(2) });
+  const waiters = pool(2);
   await using waiter = new PostgresLocker({ pool: waiters, logger });
   await using outside = new PostgresLocker({ pool: pool(5) });
   const lock = await holder.acquire(uniqueKey());

@@ -34,6 +34,7 @@ test("a server that keeps locks is asked once, on connections that are gone afte
   await onServer(`alter database ${database} allow_connections false`);
   try {
     await (await locker.acquire(uniqueKey())).release();
+    await until(() => pool.idleCount === 1);
     const second = new PostgresLocker({ pool });
     await (await second.acquire(uniqueKey())).release();
     await second.close();

@@ -33,6 +33,7 @@ test("a session is returned with the settings it had", async () => {
   const before = await settings();
   await using locker = new PostgresLocker({ pool });
   await (await locker.acquire(uniqueKey())).release();
+  await until(() => pool.idleCount === pool.totalCount);
   expect(await settings()).toEqual(before);
 });
 
@@ -43,12 +44,14 @@ test.each(["discard all", "deallocate all"])(
     await using locker = new PostgresLocker({ pool });
     const key = uniqueKey();
     await (await locker.acquire(key)).release();
+    await until(() => pool.idleCount === pool.totalCount);
     const pid = async () => (await pool.query("select pg_backend_pid() as pid")).rows;
     const before = await pid();
     await pool.query(discard);
     const lock = await locker.acquire(key);
     await lock.refresh();
     await lock.release();
+    await until(() => pool.idleCount === pool.totalCount);
     expect(await pid()).toEqual(before);
   },
 );
@@ -92,6 +95,7 @@ test("a role's serializable default changes nothing", async () => {
   const lock = await locker.acquire(uniqueKey());
   await lock.refresh();
   await lock.release();
+  await until(() => pool.idleCount === pool.totalCount);
   const { rows } = await pool.query("select current_setting('default_transaction_isolation') as isolation");
   expect(rows).toEqual([{ isolation: "serializable" }]);
 });
