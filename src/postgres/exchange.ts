@@ -37,6 +37,10 @@ export function exchange(client: Client, statement: Statement, values: Value[], 
  */
 export function exchangeScript(client: Client, text: string, callback: Callback): void {
   try {
+    if (takesExchanges(client)) {
+      void client.query(new ScriptExchange(text, callback));
+      return;
+    }
     client
       .query(script(text))
       .then((results) => replyOf([results].flat()))
@@ -64,10 +68,11 @@ interface Connection {
   bind(message: { statement: string; values: Array<string | null> }): void;
   execute(message: { portal: string; rows: number }): void;
   sync(): void;
+  query(text: string): void;
 }
 
 interface ExchangeClient {
-  query(exchange: Exchange): void;
+  query(exchange: Exchange | ScriptExchange): void;
 }
 
 /**
@@ -96,38 +101,17 @@ function isDriversOwn(method: (...args: never[]) => unknown): boolean {
 
 const driversOwn = new WeakMap<object, boolean>();
 
-/** Bind, Execute and Sync, with Parse before them where the connection does not know the statement. The driver calls the rest. */
-class Exchange {
-  readonly name: string;
+/** What the driver calls as the messages of an answer come. */
+abstract class Answered {
   readonly text: string;
-  /** The driver puts its own in the place of it where it has a `query_timeout`. */
+  /** The driver puts its own in the place of it if it has a `query_timeout`. */
   callback: Callback;
-  readonly #values: Value[];
   #value: string | null | undefined;
   #tag = "";
 
-  constructor({ name = "", text }: Statement, values: Value[], callback: Callback) {
-    this.name = name;
+  constructor(text: string, callback: Callback) {
     this.text = text;
     this.callback = callback;
-    this.#values = values;
-  }
-
-  submit(connection: Connection): null {
-    const { name, text } = this;
-    connection.stream.cork();
-    try {
-      // The driver notes what was parsed, by the name and the text that it reads here.
-      if (name === "" || connection.parsedStatements[name] === undefined) {
-        connection.parse({ name, text, types: [] });
-      }
-      connection.bind({ statement: name, values: this.#values.map(asText) });
-      connection.execute({ portal: "", rows: 0 });
-      connection.sync();
-    } finally {
-      connection.stream.uncork();
-    }
-    return null;
   }
 
   handleDataRow({ fields }: { fields: ReadonlyArray<string | null> }): void {
@@ -149,6 +133,43 @@ class Exchange {
   handleRowDescription(): void {}
   handleEmptyQuery(): void {}
   handlePortalSuspended(): void {}
+}
+
+/** One Query message, of which the last row and the last command tag count. */
+class ScriptExchange extends Answered {
+  submit(connection: Connection): null {
+    connection.query(this.text);
+    return null;
+  }
+}
+
+/** Bind, Execute and Sync, with Parse before them if the connection does not know the statement. The driver calls the rest. */
+class Exchange extends Answered {
+  readonly name: string;
+  readonly #values: Value[];
+
+  constructor({ name = "", text }: Statement, values: Value[], callback: Callback) {
+    super(text, callback);
+    this.name = name;
+    this.#values = values;
+  }
+
+  submit(connection: Connection): null {
+    const { name, text } = this;
+    connection.stream.cork();
+    try {
+      // The driver notes what was parsed, by the name and the text that it reads here.
+      if (name === "" || connection.parsedStatements[name] === undefined) {
+        connection.parse({ name, text, types: [] });
+      }
+      connection.bind({ statement: name, values: this.#values.map(asText) });
+      connection.execute({ portal: "", rows: 0 });
+      connection.sync();
+    } finally {
+      connection.stream.uncork();
+    }
+    return null;
+  }
 }
 
 function asText(value: Value): string | null {
