@@ -122,6 +122,11 @@ export class Cluster {
     await this.#pooler?.kill();
   }
 
+  /** What a vanished host has left open without a lock, nobody but the server's keepalive would end. */
+  async endVanished() {
+    for (const worker of this.#children.keys()) await this.#call(worker, "endVanished");
+  }
+
   async heal() {
     for (const worker of this.#children.keys()) {
       await this.#call(worker, "heal");

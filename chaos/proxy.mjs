@@ -20,6 +20,7 @@ class Link {
   #frozen = new Set();
   #latency = 0;
   #orphans = new Set();
+  #ofVanished = new Set();
   #port = serverPort;
   #host;
 
@@ -31,7 +32,20 @@ class Link {
 
   /** Its worker's host is cut off, and nobody is told. */
   vanish() {
+    for (const connection of this.#connections) this.#ofVanished.add(connection);
     this.#host.vanish();
+  }
+
+  /**
+   * Ends, towards the server, what hosts that vanished have left open. A holder's session the server has ended by then, a TTL after it
+   * last heard of it; one without a lock waits for the server's keepalive, which would take minutes.
+   */
+  endVanished() {
+    for (const connection of this.#ofVanished) {
+      this.#forget(connection);
+      connection.server.destroy();
+    }
+    this.#ofVanished.clear();
   }
 
   /** There is another host in the place of the one that vanished. What was on the link stays as it is, for all who are left. */

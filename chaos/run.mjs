@@ -161,6 +161,7 @@ async function drain(observer, resource) {
   await cluster.stopWorkers(15_000);
   await delay(100);
   const locks = Object.values(await observer.look()).flat();
+  await cluster.endVanished();
   await cluster.closeWorkers(15_000);
   const sessions = "select usename, application_name from pg_stat_activity where usename like 'chaos_%'";
   let left = [];

@@ -66,7 +66,7 @@ export abstract class BaseLocker implements Locker {
       breaker,
       heldHere: (wanted) => this.heldHere(wanted),
       namesake: (wanted) => this.namesake(wanted),
-      ridingOut: (wanted, fault) => telemetry.ridingOut(wanted, fault),
+      ridingOut: (wanted, fault, which) => telemetry.ridingOut(wanted, fault, which),
     });
     this.#keeper = {
       telemetry,

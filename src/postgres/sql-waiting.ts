@@ -82,9 +82,12 @@ export interface WaitAnswer {
   readonly token: string | null;
 }
 
+/** Milliseconds after which the server ends a session that nobody uses, should its client's host have vanished. */
+const idleAtMost = 60_000;
+
 /**
  * Frees the lock that was waited for, however often the session has it, and makes the session fit for the next wait: without a
- * TTL, and named by a parameter. Returns whether it was held. Further parameter: lock id.
+ * TTL of its own, and named by a parameter. Returns whether it was held. Further parameter: lock id.
  */
 const releaseWaitedWith = (mode: LockMode): Statement =>
   prepared(
@@ -92,7 +95,7 @@ const releaseWaitedWith = (mode: LockMode): Statement =>
     `
 select pg_catalog.json_build_array(freed.was_held,
          pg_catalog.pg_advisory_unlock_all()::pg_catalog.text,
-         pg_catalog.set_config('idle_session_timeout', '0', false),
+         pg_catalog.set_config('idle_session_timeout', '${idleAtMost}', false),
          pg_catalog.set_config('application_name', $1, false))::pg_catalog.text
   from (select pg_catalog.pg_advisory_unlock${suffix(mode)}($2::pg_catalog.int8) as was_held
         offset 0) as freed`,

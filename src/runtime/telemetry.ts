@@ -160,9 +160,11 @@ export class Telemetry {
   }
 
   /** A wait goes on in spite of a fault. */
-  ridingOut(lock: LockFacts, fault: Error): void {
+  ridingOut(lock: LockFacts, fault: Error, { isFirst }: { isFirst: boolean }): void {
     this.#faultsRiddenOut(1);
-    this.log.warn({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
+    // An outage of minutes is one warning for each wait, not one for each try.
+    const level = isFirst ? "warn" : "debug";
+    this.log[level]({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
   }
 
   granted(): void {

@@ -61,8 +61,8 @@ export interface AdmissionParts {
   heldHere(wanted: Wanted): boolean;
   /** A key held in this locker that is another, but has the same id. */
   namesake(wanted: Wanted): string | undefined;
-  /** A wait goes on in spite of a fault. */
-  ridingOut(wanted: Wanted, fault: Error): void;
+  /** A wait goes on in spite of a fault; `isFirst`: it is the first that this wait meets. */
+  ridingOut(wanted: Wanted, fault: Error, which: { isFirst: boolean }): void;
 }
 
 /**
@@ -199,8 +199,8 @@ export class Admission {
       } catch (error) {
         const ended = waiting.signals.some((signal) => signal?.aborted && signal.reason === error);
         if (ended || !isPassing(error, this.#hasConnected)) throw error;
+        this.#parts.ridingOut(wanted, error as Error, { isFirst: waiting.lastFault === undefined });
         waiting.lastFault = error as Error;
-        this.#parts.ridingOut(wanted, waiting.lastFault);
       }
       await pauseFor(pause.next(waiting.lastFault), waiting.signals);
     }

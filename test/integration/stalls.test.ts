@@ -68,7 +68,7 @@ test("a process that is stopped with statements under way, and goes on, has all 
   child.signal("SIGSTOP");
   await new Promise((resolve) => setTimeout(resolve, stall + 700));
   child.signal("SIGCONT");
-  const told = await child.message((message) => "held" in message, { deadline: 15_000 });
+  const told = await child.message((message) => "held" in message, { deadline: 40_000 });
   expect(told).toMatchObject({ held: 500, aborted: 0, failed: [] });
   expect(await child.exited).toEqual({ code: 0, signal: null });
-});
+}, 60_000);
