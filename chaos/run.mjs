@@ -218,7 +218,9 @@ function verdict({ claims, puts, did, failed, wrong: complaints, writes, observe
   const { samples } = observer;
   const overlaps = judge.judgeOverlaps(claims, endings);
   const server = judge.judgeClaims(claims, samples, endings);
-  const rows = judge.judgeRows(claims, samples, ttls[1] + slack);
+  // A lock that was waited for is proved once more if its grant came late, which begins its TTL anew: a worker that falls silent right
+  // then leaves it unclaimed for two.
+  const rows = judge.judgeRows(claims, samples, 2 * ttls[1] + slack);
   const stale = judge.staleWrites(writes);
   const lock = ({ id, key, mode, role }) => `${mode} on ${id} (${key ?? "of no key"}) by ${role}`;
   const wrong = [
