@@ -23,7 +23,7 @@ const keys = ["invoice", "report", "stock", "ledger"];
 const namespace = 7;
 /** Milliseconds. */
 const ttls = [400, 900];
-/** Milliseconds beyond the longest TTL that a lock may be in the server without a claim. */
+/** Milliseconds beyond twice the longest TTL that a lock may be in the server without a claim. */
 const slack = 500;
 /** Milliseconds that a fault may be late, as on a busy machine; else it is left out, where one of its kind has been. */
 const late = 1_000;
