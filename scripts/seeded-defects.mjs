@@ -187,8 +187,8 @@ export const mutants = [
     name: "ttl-in-a-transaction",
     says: "a lock is taken on a client in a transaction, where the server's TTL does not run",
     file: "src/sessions/dedicated-sessions.ts",
-    what: "if (session.inTransaction) {",
-    by: "if (session.inTransaction && said.granted === null) {",
+    what: "session.assertOutsideTransaction(doing);",
+    by: "if (said.granted === null) session.assertOutsideTransaction(doing);",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
       test: "with a session for each lock a client that the pool hands out in a transaction is refused, and nothing is held",
@@ -286,7 +286,7 @@ export const mutants = [
     name: "commits-what-was-left-open",
     says: "what an earlier user of the pool's client left in a transaction is committed with the function's own",
     file: "src/sessions/own-transactions.ts",
-    what: "if (session.inTransaction) isInOther();",
+    what: "session.assertOutsideTransaction(doing);",
     by: "",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",

@@ -69,10 +69,6 @@ class MemoryLock implements Grant {
     return elapsedSince(this.provenAt) >= this.#ttl;
   }
 
-  believable(ttl: number): number {
-    return ttl;
-  }
-
   /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */
   onGone(): void {}
 

@@ -14,7 +14,7 @@ import type { Pool } from "./postgres/driver.ts";
 import { LocksKept } from "./postgres/lock-proof.ts";
 import { type PingTarget, pingPool } from "./postgres/ping.ts";
 import { endPool, watchConnections, watchPool } from "./postgres/reservation.ts";
-import { statementDeadline } from "./postgres/session.ts";
+import { boundedWait } from "./postgres/session.ts";
 import { within } from "./runtime/clock.ts";
 import { abandonOnAbort, Stop } from "./runtime/stop-signal.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
@@ -78,7 +78,7 @@ export class PostgresLocker extends BaseLocker {
             // A locker that holds nothing doesn't keep the process alive; one that holds or waits does.
             allowExitOnIdle: true,
             // A connection that is never answered would keep the process alive after close().
-            connectionTimeoutMillis: Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline,
+            connectionTimeoutMillis: boundedWait(connWaitTimeout),
           });
     if (this.#ownPool !== undefined) watchConnections(this.#ownPool);
     const write = (checked.pool ?? checked.database?.write ?? this.#ownPool) as Pool;
@@ -101,7 +101,7 @@ export class PostgresLocker extends BaseLocker {
     this.#transactions = new OwnTransactions({ pool: write, wait: connWaitTimeout, recovery });
     this.#waiting = new WaitingSessions({ ...carriers, maxWaitingSessions }, () => this.offerPlace());
     this.withTransaction = this.withTransaction.bind(this);
-    this.#deadline = Number.isFinite(connWaitTimeout) ? connWaitTimeout : 5_000;
+    this.#deadline = boundedWait(connWaitTimeout);
   }
 
   /**

@@ -7,6 +7,7 @@ import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant } from "../sessions/grant.ts";
+import { believableOf } from "../sessions/server-ttl.ts";
 import { type HoldingState, held, lossOf, notHeldIn } from "./holding-state.ts";
 
 /** What a handle needs of the locker that made it. */
@@ -55,7 +56,7 @@ export class HeldLock implements Lock, GoneListener {
     this.mode = facts.mode;
     this.#grant = grant;
     this.#window = new TrustWindow(facts.ttl, grant.provenAt, {
-      trusted: (ttl) => grant.believable(ttl),
+      trusted: (ttl) => believableOf(grant, ttl),
       enforced: grant.lapses,
     });
     this.#keeper = keeper;

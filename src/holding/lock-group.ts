@@ -96,8 +96,13 @@ function inTime({ key, wait }: Wanted, error: unknown): unknown {
 }
 
 /** All at once. Tries every one, and then rejects with the first failure. */
-async function giveBack(taken: readonly Lock[]): Promise<void> {
-  const outcomes = await Promise.allSettled(taken.map((lock) => lock.release()));
+function giveBack(taken: readonly Lock[]): Promise<void> {
+  return allSettled(taken.map((lock) => lock.release()));
+}
+
+/** When all have settled. @throws the first failure */
+async function allSettled(work: ReadonlyArray<Promise<void>>): Promise<void> {
+  const outcomes = await Promise.allSettled(work);
   for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
 }
 
@@ -120,9 +125,8 @@ class HeldLockGroup implements LockGroup {
     for (const lock of this.locks) lock.assertHeld();
   }
 
-  async refresh(ttl?: Duration, options?: RefreshOptions): Promise<void> {
-    const outcomes = await Promise.allSettled(this.locks.map((lock) => lock.refresh(ttl, options)));
-    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void> {
+    return allSettled(this.locks.map((lock) => lock.refresh(ttl, options)));
   }
 
   release(): Promise<void> {

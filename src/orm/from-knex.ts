@@ -35,6 +35,5 @@ export function fromKnex(transaction: KnexTransaction): TransactionClient {
     isOpen: () => !transaction.isCompleted(),
     // That of the transaction, which it keeps. Past Knex's own hooks, which may rename the columns.
     run: async (text, values) => (await client.acquireConnection()).query(text, values),
-    hadEnded: () => transaction.isCompleted(),
   });
 }

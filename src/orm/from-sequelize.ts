@@ -39,7 +39,6 @@ export function fromSequelize(transaction: SequelizeTransaction): TransactionCli
   return transactionClient(transaction, {
     isOpen: () => isOpen(started),
     run: (text, values) => connection.query(text, values),
-    hadEnded: () => !isOpen(started),
   });
 }
 

@@ -35,7 +35,6 @@ export function fromTypeORM(transaction: TypeOrmEntityManager | TypeOrmQueryRunn
   return transactionClient(runner, {
     isOpen: () => runner.isTransactionActive,
     run: async (text, values) => ((await runner.connect()) as TransactionClient).query(text, values),
-    hadEnded: () => !runner.isTransactionActive,
   });
 }
 

@@ -7,7 +7,7 @@ export interface TransactionOf {
   run(text: string, values: unknown[]): PromiseLike<unknown>;
   /** Whether a statement would still be part of the transaction. Asked before each one. */
   isOpen?(): boolean;
-  /** Whether a statement failed because the transaction had ended. */
+  /** Whether a statement failed because the transaction had ended. Default: it is not open any more, as {@link isOpen} says. */
   hadEnded?(error: unknown): boolean | Promise<boolean>;
 }
 
@@ -29,7 +29,8 @@ export function transactionClient(transaction: object, how: TransactionOf): Tran
       try {
         return { rows: rowsOf(await how.run(text, values)) };
       } catch (error) {
-        if (await how.hadEnded?.(error)) throw ended();
+        const hadEnded = how.hadEnded === undefined ? how.isOpen?.() === false : await how.hadEnded(error);
+        if (hadEnded) throw ended();
         throw driversOwn(error);
       }
     },

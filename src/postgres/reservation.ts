@@ -1,5 +1,6 @@
 import { DatabaseError } from "../contract/errors.ts";
 import { Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
+import { isThenable } from "../runtime/thenable.ts";
 import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
@@ -79,7 +80,8 @@ function connect(pool: Pool, callback: Connected): void {
   };
   const promised = (answer: unknown): void => {
     // What is given to the callback may be promised as nothing.
-    if (isThenable(answer)) answer.then((client) => client && done(undefined, client), done);
+    if (isThenable<PooledClient | undefined>(answer))
+      answer.then((client) => client && done(undefined, client), done);
   };
   try {
     if (pool.connect.length > 0 && !promisesOnly.has(pool)) {
@@ -109,10 +111,6 @@ function releaseOf(client: PooledClient | undefined): Release | undefined {
 
 /** Pools that threw at a callback. */
 const promisesOnly = new WeakSet<Pool>();
-
-function isThenable(value: unknown): value is ReturnType<PromisingPool["connect"]> {
-  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
-}
 
 /** Whether the pool's own, shorter bound ended the wait. Its errors say so in words only. */
 function isOwnTimeout(pool: Pool, error: unknown, waited: number): boolean {

@@ -15,6 +15,11 @@ import { exchange, exchangeScript, type Reply, type Value } from "./exchange.ts"
 /** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
 
+/** The same for a wait that may have no bound: what is sent to a silent server must come to an end all the same. */
+export function boundedWait(wait: number): number {
+  return Number.isFinite(wait) ? wait : statementDeadline;
+}
+
 export interface Answer<T> {
   readonly said: T;
   /** When the statement was sent. What it proves was true no earlier. */
@@ -65,6 +70,11 @@ export class Session {
   get inTransaction(): boolean {
     const status = this.client.getTransactionStatus?.();
     return status === "T" || status === "E";
+  }
+
+  /** Whoever had the client before may have left it in one. @throws {DatabaseError} */
+  assertOutsideTransaction(doing: string): void {
+    if (this.inTransaction) throw clientInTransaction(doing);
   }
 
   /** Calls `listener` once, and never at once, if the session goes, by whatever cause, before it is returned. */
@@ -209,6 +219,11 @@ export class Session {
 
   readonly #onError = (error: Error): void => this.destroy(error);
   readonly #onEnd = (): void => this.destroy(new Error("the connection was closed"));
+}
+
+/** The transaction of whoever had the client before is not ours to use. */
+export function clientInTransaction(doing: string): DatabaseError {
+  return new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
 }
 
 /** Sends something, and is told once what came of it. */

@@ -152,9 +152,6 @@ select pg_catalog.to_json(${setMarks(`pg_catalog.concat(${marks}, '${wanted.mark
 const waitCall = ({ id, mode }: { id: bigint; mode: LockMode }): string =>
   `pg_catalog.pg_advisory_xact_lock${mode === "shared" ? "_shared" : ""}('${id}'::pg_catalog.int8)`;
 
-/** What a wait of the server ends with, if nothing catches it: its time-out, or a cancellation. */
-export const waitEnded: ReadonlySet<string | undefined> = new Set(["55P03", "57014"]);
-
 /**
  * Whether the lock was granted after all; if so, two settings are as they were. Parameters: mark, `lock_timeout`,
  * `statement_timeout`.

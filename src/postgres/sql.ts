@@ -222,6 +222,9 @@ export interface ProveAnswer {
   readonly name: string;
 }
 
+/** What a wait of the server ends with, if nothing catches it: its time-out, or a cancellation. */
+export const waitEnded: ReadonlySet<string | undefined> = new Set(["55P03", "57014"]);
+
 /** Proves that a new session would be served, by a primary, and by the backend that was announced. */
 export const ping = statement(
   "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::pg_catalog.text",

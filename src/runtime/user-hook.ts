@@ -1,4 +1,5 @@
 import { sentenceOf } from "../contract/errors.ts";
+import { isThenable } from "./thenable.ts";
 
 const warned = new Set<string>();
 
@@ -23,9 +24,4 @@ function warnOnce(kind: string, error: unknown): void {
   if (warned.has(kind)) return;
   warned.add(kind);
   process.emitWarning(`the ${kind} threw, which is passed over: ${sentenceOf(error)}`, "PgLockerWarning");
-}
-
-/** A promise, of another realm or library too. */
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
 }

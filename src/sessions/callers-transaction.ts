@@ -2,6 +2,7 @@ import { DatabaseError, LockExpiredError, StandbyError } from "../contract/error
 import type { TransactionClient } from "../contract/locker.ts";
 import { isCancellable } from "../postgres/cancel.ts";
 import { statementDeadline } from "../postgres/session.ts";
+import { waitEnded } from "../postgres/sql.ts";
 import {
   hasFailed,
   keepAlive,
@@ -13,7 +14,6 @@ import {
   releaseSavepoint,
   type TryAnswer,
   tryTransactionLock,
-  waitEnded,
   waitForLock,
   waitForLockPlainly,
 } from "../postgres/sql-transaction.ts";

@@ -17,7 +17,7 @@ import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import { LooksForFree } from "./look-for-free.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
-import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
+import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
 
 export interface DedicatedSessionsOptions {
@@ -75,10 +75,8 @@ export class DedicatedSessions {
       const doing = "Taking the lock";
       const within = Math.min(statementDeadline, ttl);
       const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
-      if (session.inTransaction) {
-        // Whoever had the client before has left it so. There the TTL does not run, and a rollback takes the settings back.
-        throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
-      }
+      // There the TTL does not run, and a rollback takes the settings back.
+      session.assertOutsideTransaction(doing);
       if (said.granted === true && said.before !== null) {
         return new DedicatedLock(
           session,
@@ -154,10 +152,6 @@ class DedicatedLock implements Grant {
 
   get goneBecause(): Error | undefined {
     return this.#session.goneBecause;
-  }
-
-  believable(ttl: number): number {
-    return this.lapses ? believable(ttl) : ttl;
   }
 
   onGone(listener: GoneListener): void {

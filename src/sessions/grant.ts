@@ -40,8 +40,6 @@ export interface Grant {
    * by itself.
    */
   keepProven?(ttl: number | undefined): void;
-  /** Milliseconds after {@link provenAt} that its holder may believe in it, with a TTL of so many. */
-  believable(ttl: number): number;
   /** Why it is gone, where that is known. */
   readonly goneBecause: Error | undefined;
   /** Tells `listener`, the only one there is, and of its going once. */

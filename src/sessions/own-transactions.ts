@@ -1,8 +1,9 @@
-import { DatabaseError, StandbyError } from "../contract/errors.ts";
+import { type DatabaseError, StandbyError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { type Pool, type Statement, statement } from "../postgres/driver.ts";
 import { type Recovering, reserveSession } from "../postgres/reservation.ts";
-import { Session, statementDeadline } from "../postgres/session.ts";
+import { clientInTransaction, Session, statementDeadline } from "../postgres/session.ts";
+import { waitEnded } from "../postgres/sql.ts";
 import {
   begin,
   cancelWaiter,
@@ -13,7 +14,6 @@ import {
   rollback,
   type TryAnswer,
   tryTransactionLock,
-  waitEnded,
   waitForLock,
   waitForLockPlainly,
 } from "../postgres/sql-transaction.ts";
@@ -179,11 +179,7 @@ async function inNewTransaction(
     const { said, sentAt } = await session.run<T>(doing, what, values, statementDeadline);
     return { ...said, sentAt };
   };
-  // The transaction of whoever had the client before is not ours to commit.
-  const isInOther = (): never => {
-    throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
-  };
-  if (session.inTransaction) isInOther();
+  session.assertOutsideTransaction(doing);
   const tells = session.client.getTransactionStatus !== undefined;
   if (!tells) await session.run(doing, probeTransaction, [newMark()], statementDeadline);
   await session.command(doing, begin, statementDeadline);
@@ -195,7 +191,7 @@ async function inNewTransaction(
     ttl === undefined ? null : sessionTimeout(ttl),
     wait === undefined ? null : lockTimeout(wait.bound),
   ]);
-  if (tried.marks) isInOther();
+  if (tried.marks) throw clientInTransaction(doing);
   if (tried.standby) throw new StandbyError();
   if (tried.granted) return { mark, provenAt: tried.sentAt };
   if (tried.mine) return { refused: "held", byItself: true };

@@ -37,6 +37,11 @@ export function believable(ttl: number): number {
   return ttl - Math.min(1 + ttl / 1_000, ttl / 10);
 }
 
+/** The same of a lock: without a margin where its TTL ends nothing in the server. */
+export function believableOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {
+  return lapses ? believable(ttl) : ttl;
+}
+
 /**
  * For a link that has died under a session that is not idle: `tcp_keepalives_idle` and `_interval` in seconds, such that
  * three unanswered probes take about a TTL; and `tcp_user_timeout` in milliseconds. Of no effect over a Unix socket.

@@ -2,7 +2,6 @@ import type { LockMode } from "../contract/locker.ts";
 import { proving } from "../postgres/sql-shared.ts";
 import { type Instant, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant } from "./grant.ts";
-import { believable } from "./server-ttl.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
 import type { Done, Outcome } from "./statement-batches.ts";
 
@@ -71,10 +70,6 @@ export class SharedLock implements Grant, Carried {
 
   get goneBecause(): Error | undefined {
     return this.#lostBecause ?? this.#entry.session.goneBecause;
-  }
-
-  believable(ttl: number): number {
-    return this.lapses ? believable(ttl) : ttl;
   }
 
   keepProven(ttl: number | undefined): void {

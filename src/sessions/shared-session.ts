@@ -1,8 +1,7 @@
-import { DatabaseError } from "../contract/errors.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
-import { type Session, statementDeadline } from "../postgres/session.ts";
+import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -258,7 +257,7 @@ export class SharedSession {
     const { pool, connWaitTimeout } = this.#options;
     if (!leavesNothing(pool) || !canConnectBeside(pool)) return await reserveSession(pool, connWaitTimeout);
     const start = performance.now();
-    const milliseconds = Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline;
+    const milliseconds = boundedWait(connWaitTimeout);
     try {
       this.#own = await connectBeside(pool, { doing: "Connecting", milliseconds });
     } catch (error) {
@@ -281,9 +280,7 @@ export class SharedSession {
       values,
       statementDeadline,
     );
-    if (session.inTransaction) {
-      throw new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
-    }
+    session.assertOutsideTransaction(doing);
     assertTrusted(said, { pid: announced }, doing);
     this.#lease.proven(Number.POSITIVE_INFINITY, sentAt);
     return said;

@@ -1,12 +1,12 @@
 import { aboutKey, DatabaseError, LockNotAcquiredError } from "../contract/errors.ts";
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
-import { statementDeadline } from "../postgres/session.ts";
+import { boundedWait } from "../postgres/session.ts";
 import { freeing, joining, taking } from "../postgres/sql-shared.ts";
 import { elapsedSince } from "../runtime/clock.ts";
 import { FencingTokens } from "./fencing-tokens.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
-import { ttlClassOf } from "./server-ttl.ts";
+import { believableOf, ttlClassOf } from "./server-ttl.ts";
 import { type Entry, isDone, SharedLock, withThoseBeside } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import type { Done, Outcome } from "./statement-batches.ts";
@@ -41,7 +41,7 @@ export class SharedSessions {
     this.#options = options;
     this.#enforced = options.ttlEnforcement === "server";
     const { pool, namespace, connWaitTimeout } = options;
-    const connectWithin = Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline;
+    const connectWithin = boundedWait(connWaitTimeout);
     this.#tokens = new FencingTokens({ pool, namespace, connectWithin });
   }
 
@@ -167,7 +167,7 @@ export class SharedSessions {
 
   /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
   #inTime(lock: SharedLock, { sentAt }: Done, { key, ttl }: LockRequest): SharedLock | Promise<never> {
-    if (elapsedSince(sentAt) < lock.believable(ttl)) return lock;
+    if (elapsedSince(sentAt) < believableOf(lock, ttl)) return lock;
     const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
     const late = new DatabaseError({ doing: "Taking the lock", key, cause });
     return lock.release().then(

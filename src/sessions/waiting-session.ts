@@ -5,7 +5,7 @@ import { cancelStatement } from "../postgres/cancel.ts";
 import { destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
 import type { Recovering } from "../postgres/reservation.ts";
 import { type Answer, type Session, statementDeadline } from "../postgres/session.ts";
-import { type ProveAnswer, prove } from "../postgres/sql.ts";
+import { type ProveAnswer, prove, waitEnded } from "../postgres/sql.ts";
 import {
   type OpenWaitingAnswer,
   openWaitingScript,
@@ -19,7 +19,7 @@ import {
 import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
-import { believable, sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
+import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
 
 export interface WaitingSessionParts {
@@ -221,7 +221,7 @@ export class WaitingSession {
     } catch (error) {
       // The bound, or a cancel, that the block could not catch. The lock may have been granted all the same.
       const { sqlState } = error as DatabaseError;
-      if (sqlState !== "55P03" && sqlState !== "57014") throw error;
+      if (!waitEnded.has(sqlState)) throw error;
     } finally {
       silent?.clear();
       request.cancel = undefined;
@@ -272,10 +272,6 @@ class WaitedLock implements Grant {
 
   get goneBecause(): Error | undefined {
     return this.#waited.opened.session.goneBecause;
-  }
-
-  believable(ttl: number): number {
-    return this.lapses ? believable(ttl) : ttl;
   }
 
   onGone(listener: GoneListener): void {

@@ -1,6 +1,6 @@
 import { applicationName, waitingName } from "../postgres/application-name.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
-import { statementDeadline } from "../postgres/session.ts";
+import { boundedWait } from "../postgres/session.ts";
 import type { Grant, LockRequest, Refusal } from "./grant.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { WaitingSession, type WaitingSessionParts } from "./waiting-session.ts";
@@ -38,7 +38,7 @@ export class WaitingSessions {
       trustPooler: pooler === "session",
       enforced: ttlEnforcement === "server",
       recovery,
-      connectWithin: Number.isFinite(connWaitTimeout) ? connWaitTimeout : statementDeadline,
+      connectWithin: boundedWait(connWaitTimeout),
       onIdle: (session) => {
         this.#idle.push(session);
         this.#onFree();

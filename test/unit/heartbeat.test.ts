@@ -45,7 +45,6 @@ class Session {
       get provenAt() {
         return session.provenAt;
       },
-      believable: (ttl) => ttl,
       onGone() {},
       refresh: async () => session.ask(),
       release: async () => {},
