@@ -1,5 +1,6 @@
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
+import { mayUseBlocks } from "./sql.ts";
 
 // A lock in a transaction goes with that transaction, and with a rollback to a savepoint that is older than it. So does a
 // setting that is local to the transaction: each try leaves a mark in one, and wherever the mark is, there the lock is, taken
@@ -76,10 +77,7 @@ select pg_catalog.json_build_object(
          'readied', case when not attempt.granted and ${text(4)} is not null then pg_catalog.concat(
            ${setLocally("lock_timeout", text(4))},
            ${setLocally("statement_timeout", "'0'")}) end,
-         'blocks', case when not attempt.granted then exists (
-           select from pg_catalog.pg_language as known
-            where known.lanname operator(pg_catalog.=) 'plpgsql'
-              and pg_catalog.has_language_privilege(known.oid, 'usage')) end)::pg_catalog.text as answer
+         'blocks', case when not attempt.granted then ${mayUseBlocks} end)::pg_catalog.text as answer
   from (select found.*,
                case when found.standby or found.mine then null
                     when case when ${text(3)} is null then true

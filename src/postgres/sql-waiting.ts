@@ -1,6 +1,6 @@
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
-import { belt, durable, fencingToken, holderFit, prepared } from "./sql.ts";
+import { belt, durable, fencingToken, holderFit, mayUseBlocks, prepared } from "./sql.ts";
 
 // The statements of a session on which a caller waits for a lock inside the server.
 
@@ -140,10 +140,7 @@ export function openWaitingScript({ announcedPid, name, tag, belt: timeouts }: O
 select pg_catalog.json_build_object(
          'pid', pg_catalog.pg_backend_pid(),
          'standby', pg_catalog.pg_is_in_recovery(),
-         'quiet', exists (
-           select from pg_catalog.pg_language
-            where lanname operator(pg_catalog.=) 'plpgsql'
-              and pg_catalog.has_language_privilege(oid, 'usage')),
+         'quiet', ${mayUseBlocks},
          'set', case when not pg_catalog.pg_is_in_recovery() and ${isAnnounced} then pg_catalog.concat(
            ${set}) end)::pg_catalog.text`;
 }

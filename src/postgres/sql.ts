@@ -222,6 +222,12 @@ export interface ProveAnswer {
   readonly name: string;
 }
 
+/** Whether the role may use PL/pgSQL, in a block of which a wait that ends without the lock is caught. */
+export const mayUseBlocks = `exists (
+           select from pg_catalog.pg_language as known
+            where known.lanname operator(pg_catalog.=) 'plpgsql'
+              and pg_catalog.has_language_privilege(known.oid, 'usage'))`;
+
 /** What a wait of the server ends with, if nothing catches it: its time-out, or a cancellation. */
 export const waitEnded: ReadonlySet<string | undefined> = new Set(["55P03", "57014"]);
 

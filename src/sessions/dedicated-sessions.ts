@@ -4,8 +4,6 @@ import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
   type LockKind,
-  type ProveAnswer,
-  prove,
   type SessionSettings,
   type TryLockAnswer,
   tryLock,
@@ -15,6 +13,7 @@ import {
 import type { Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import { LooksForFree } from "./look-for-free.ts";
+import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
@@ -159,16 +158,11 @@ class DedicatedLock implements Grant {
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
-    const doing = "Refreshing the lock";
-    const { name } = this.#opened;
-    const { pid } = this.#opened.said;
-    const values = [pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
-    const within = Math.min(statementDeadline, deadline);
+    const { name, said } = this.#opened;
+    const known = { pid: said.pid, name, lapses: this.lapses };
     try {
-      const { said, sentAt } = await this.#session.run<ProveAnswer>(doing, prove, values, within);
-      assertTrusted(said, { pid, name }, doing);
-      this.#provenAt = sentAt;
-      return sentAt;
+      this.#provenAt = await proveSession(this.#session, known, { ttl, deadline });
+      return this.#provenAt;
     } catch (error) {
       throw this.#destroyed(error);
     }

@@ -5,7 +5,7 @@ import { cancelStatement } from "../postgres/cancel.ts";
 import { destroySocket, type OwnClient, type Pool } from "../postgres/driver.ts";
 import type { Recovering } from "../postgres/reservation.ts";
 import { type Answer, type Session, statementDeadline } from "../postgres/session.ts";
-import { type ProveAnswer, prove, waitEnded } from "../postgres/sql.ts";
+import { waitEnded } from "../postgres/sql.ts";
 import {
   type OpenWaitingAnswer,
   openWaitingScript,
@@ -18,6 +18,7 @@ import {
 } from "../postgres/sql-waiting.ts";
 import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
@@ -280,18 +281,10 @@ class WaitedLock implements Grant {
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
     const { opened, wait } = this.#waited;
-    const values = [opened.pid.toString(), this.lapses ? sessionTimeout(ttl) : "0"];
-    const refreshing = "Refreshing the lock";
+    const known = { pid: opened.pid, name: wait.name, lapses: this.lapses };
     try {
-      const { said, sentAt } = await opened.session.run<ProveAnswer>(
-        refreshing,
-        prove,
-        values,
-        Math.min(statementDeadline, deadline),
-      );
-      assertTrusted(said, { pid: opened.pid, name: wait.name }, refreshing);
-      this.provenAt = sentAt;
-      return sentAt;
+      this.provenAt = await proveSession(opened.session, known, { ttl, deadline });
+      return this.provenAt;
     } catch (error) {
       this.#owner.end(error as Error);
       throw error;

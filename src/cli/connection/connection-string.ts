@@ -2,7 +2,7 @@ import { distance } from "fastest-levenshtein";
 import { usageFailure } from "../failure.ts";
 import { jdbcSettings } from "./jdbc-url.ts";
 import { parameters, type Setting } from "./parameters.ts";
-import { decoded, partsOf } from "./url-parts.ts";
+import { partsOf, settingsOf } from "./url-parts.ts";
 
 const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 const postgresScheme = /^(?:postgres|postgresql|postgis|pgsql|pg)(?:\+\w+)?$/i;
@@ -65,15 +65,9 @@ function pairsOf(text: string, from: string): [keyword: string, value: string][]
 }
 
 function fromUrl(rest: string, from: string): [string, string][] {
-  const { user, password, hosts, path, query } = partsOf(rest, from);
-  const pairs: [string, string][] = [
-    ["user", user],
-    ["password", password],
-    ["host", hosts.map(({ host }) => host).join(",")],
-    ["port", hosts.some(({ port }) => port !== "") ? hosts.map(({ port }) => port).join(",") : ""],
-    ["dbname", decoded(path, from)],
-  ];
-  for (const [keyword, value] of query) {
+  const parts = partsOf(rest, from);
+  const pairs = settingsOf(parts, parts.path, from);
+  for (const [keyword, value] of parts.query) {
     if (keyword === "ssl") pairs.push(["sslmode", sslmodeOf(value)]);
     else if (Object.hasOwn(parameters, keyword)) pairs.push([keyword, value]);
     // What other programs have in their URLs, such as Prisma's `schema`, is nothing to locks; a slip of the pen is refused.

@@ -1,4 +1,4 @@
-import { decoded, partsOf } from "./url-parts.ts";
+import { partsOf, settingsOf } from "./url-parts.ts";
 
 /** pgJDBC's names for what libpq has, too (https://jdbc.postgresql.org/documentation/use/#connection-parameters). */
 const keywords: Readonly<Record<string, string>> = {
@@ -33,19 +33,10 @@ const targets: Readonly<Record<string, string>> = {
  */
 export function jdbcSettings(text: string, from: string): [keyword: string, value: string][] {
   const rest = text.replace(/^jdbc:postgresql:/i, "");
-  const { user, password, hosts, path, query } = partsOf(
-    rest.startsWith("//") ? rest.slice(2) : `/${rest}`,
-    from,
-  );
-  const pairs: [string, string][] = [
-    ["user", user],
-    ["password", password],
-    ["host", hosts.map(({ host }) => host).join(",")],
-    ["port", hosts.some(({ port }) => port !== "") ? hosts.map(({ port }) => port).join(",") : ""],
-    ["dbname", decoded(path.replace(/^\//, ""), from)],
-  ];
-  const given = new Map(query);
-  for (const [name, value] of query) {
+  const parts = partsOf(rest.startsWith("//") ? rest.slice(2) : `/${rest}`, from);
+  const pairs = settingsOf(parts, parts.path.replace(/^\//, ""), from);
+  const given = new Map(parts.query);
+  for (const [name, value] of parts.query) {
     const keyword = Object.hasOwn(keywords, name) ? keywords[name] : undefined;
     if (keyword !== undefined) pairs.push([keyword, value]);
     if (name === "ssl" && /^(true|)$/i.test(value) && !given.has("sslmode"))

@@ -40,8 +40,23 @@ export function partsOf(text: string, from: string): UrlParts {
   };
 }
 
+/** libpq's settings of all parts but the query. `path`: the database's name, as it is in the URL. @throws {Failure} */
+export function settingsOf(
+  { user, password, hosts }: UrlParts,
+  path: string,
+  from: string,
+): [keyword: string, value: string][] {
+  return [
+    ["user", user],
+    ["password", password],
+    ["host", hosts.map(({ host }) => host).join(",")],
+    ["port", hosts.some(({ port }) => port !== "") ? hosts.map(({ port }) => port).join(",") : ""],
+    ["dbname", decoded(path, from)],
+  ];
+}
+
 /** @throws {Failure} */
-export function decoded(text: string, from: string): string {
+function decoded(text: string, from: string): string {
   try {
     return decodeURIComponent(text);
   } catch {

@@ -1,0 +1,25 @@
+import { type Session, statementDeadline } from "../postgres/session.ts";
+import { type ProveAnswer, prove } from "../postgres/sql.ts";
+import type { Instant } from "../runtime/clock.ts";
+import { sessionTimeout } from "./server-ttl.ts";
+import { assertTrusted } from "./trust.ts";
+
+/**
+ * Proves that a session which carries one lock is the one that it was granted on, and sets its time-out to another TTL where `lapses`.
+ *
+ * @returns when the proof was asked for
+ * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} then the session is not to be trusted any more
+ */
+export async function proveSession(
+  session: Session,
+  known: { readonly pid: number; readonly name: string; readonly lapses: boolean },
+  { ttl, deadline }: { readonly ttl: number; readonly deadline: number },
+): Promise<Instant> {
+  const { pid, name, lapses } = known;
+  const doing = "Refreshing the lock";
+  const values = [pid.toString(), lapses ? sessionTimeout(ttl) : "0"];
+  const within = Math.min(statementDeadline, deadline);
+  const { said, sentAt } = await session.run<ProveAnswer>(doing, prove, values, within);
+  assertTrusted(said, { pid, name }, doing);
+  return sentAt;
+}
