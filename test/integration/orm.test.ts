@@ -1,21 +1,15 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type * as PgLocker from "../../src/index.ts";
 import type { TransactionClient } from "../../src/index.ts";
 import type { OpenTransaction, Orm } from "../packages/orm/orm.ts";
-import {
-  advisoryLocks,
-  connect,
-  createPool,
-  databaseUrl,
-  holdersOf,
-  uniqueKey,
-} from "../support/database.ts";
+import { advisoryLocks, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { type Snippet, snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
+import { emptyWrittenTable, written } from "../support/written-table.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 /** As the programs of the ORMs have it. */
@@ -43,17 +37,7 @@ async function page(): Promise<Snippet[]> {
   return (await snippetsOf("docs/recipes/orm.md")).filter(({ title }) => title !== undefined);
 }
 
-beforeEach(async () => {
-  const client = await connect();
-  await client.query("create table if not exists written (what text primary key)");
-  await client.query("truncate written");
-});
-
-async function written(): Promise<string[]> {
-  const client = await connect();
-  const { rows } = await client.query<{ what: string }>("select what from written order by what");
-  return rows.map(({ what }) => what);
-}
+emptyWrittenTable();
 
 async function programOf<T>(name: string): Promise<T> {
   return (await import(pathToFileURL(join(installed.folder, "out", `${name}.js`)).href)) as T;

@@ -1,24 +1,12 @@
 import type pg from "pg";
-import { beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { until } from "../support/until.ts";
+import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
-beforeEach(async () => {
-  const client = await connect();
-  await client.query("create table if not exists written (what text primary key)");
-  await client.query("truncate written");
-});
-
-const write = "insert into written values ($1)";
-
-async function written(): Promise<string[]> {
-  const client = await connect();
-  return (await client.query<{ what: string }>("select what from written order by what")).rows.map(
-    ({ what }) => what,
-  );
-}
+emptyWrittenTable();
 
 /** Longer than a statement's deadline. */
 const stall = 5_500;

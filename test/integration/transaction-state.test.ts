@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
-import { beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { DatabaseError, InvalidConfigError, lockId, PostgresLocker } from "../../src/index.ts";
 import {
   advisoryLocks,
@@ -13,23 +13,12 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { until } from "../support/until.ts";
+import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
 // In whatever state a client comes, and whatever a function does to the transaction: never two at once, and nothing is
 // committed without the lock.
 
-beforeEach(async () => {
-  const client = await connect();
-  await client.query("create table if not exists written (what text primary key)");
-  await client.query("truncate written");
-});
-
-const write = "insert into written values ($1)";
-
-async function written(): Promise<string[]> {
-  const client = await connect();
-  const { rows } = await client.query<{ what: string }>("select what from written order by what");
-  return rows.map(({ what }) => what);
-}
+emptyWrittenTable();
 
 const never = () => expect.unreachable();
 const alreadyHas = {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   InvalidTtlError,
@@ -20,23 +20,13 @@ import {
 } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
+import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
 // A transaction that nothing is heard of is ended by the server, one TTL later; and its caller knew before.
 
-beforeEach(async () => {
-  const client = await connect();
-  await client.query("create table if not exists written (what text primary key)");
-  await client.query("truncate written");
-});
+emptyWrittenTable();
 
-const write = "insert into written values ($1)";
 const never = () => expect.unreachable();
-
-async function written(): Promise<string[]> {
-  const client = await connect();
-  const { rows } = await client.query<{ what: string }>("select what from written order by what");
-  return rows.map(({ what }) => what);
-}
 
 async function idleTimeout(client: pg.ClientBase): Promise<string> {
   const { rows } = await client.query("show idle_in_transaction_session_timeout");

@@ -18,26 +18,20 @@ import {
 } from "../support/database.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { until } from "../support/until.ts";
+import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
 // withTransaction waits in the server, inside its transaction, for seconds at a time.
 
+emptyWrittenTable();
+
 beforeEach(async () => {
   const client = await connect();
-  await client.query("create table if not exists written (what text primary key)");
-  await client.query("truncate written");
   await client.query("grant all on written to public");
 });
 
-const write = "insert into written values ($1)";
 const never = () => expect.unreachable();
 const waits = async (): Promise<boolean> => (await advisoryLocks()).some(({ granted }) => !granted);
 const nobodyWaits = async (): Promise<boolean> => !(await waits());
-
-async function written(): Promise<string[]> {
-  const client = await connect();
-  const { rows } = await client.query<{ what: string }>("select what from written order by what");
-  return rows.map(({ what }) => what);
-}
 
 /** A client of another library: no more than `query`, which may give what it reads in other forms. */
 function adapter(

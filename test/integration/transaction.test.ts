@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   InvalidConfigError,
@@ -20,20 +20,9 @@ import {
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
+import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
-beforeEach(async () => {
-  const client = await connect();
-  await client.query("create table if not exists written (what text primary key)");
-  await client.query("truncate written");
-});
-
-const write = "insert into written values ($1)";
-
-async function written(): Promise<string[]> {
-  const client = await connect();
-  const { rows } = await client.query<{ what: string }>("select what from written order by what");
-  return rows.map(({ what }) => what);
-}
+emptyWrittenTable();
 
 describe("withTransaction", () => {
   test("holds the lock in the transaction, commits what fn wrote, and answers with what fn answers", async () => {
