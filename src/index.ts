@@ -43,6 +43,7 @@ export type { Lock } from "./contract/locker.ts";
 export type { LockGroup } from "./contract/locker.ts";
 export type { LockMode } from "./contract/locker.ts";
 export type { Locker } from "./contract/locker.ts";
+export type { LockerStats } from "./contract/locker.ts";
 export type { Logger } from "./contract/locker.ts";
 export type { PingOptions } from "./contract/locker.ts";
 export type { RefreshOptions } from "./contract/locker.ts";

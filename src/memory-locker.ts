@@ -1,29 +1,108 @@
-import { BaseLocker } from "./base-locker.ts";
+import { inspect } from "node:util";
+import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import type {
+  AcquireOptions,
+  CloseOptions,
+  Lock,
+  Locker,
+  LockerStats,
+  LockGroup,
+  PingOptions,
+  TryResult,
+} from "./contract/locker.ts";
+import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
 import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
-import type { Grant, LockRequest, Refusal } from "./sessions/grant.ts";
+import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./sessions/grant.ts";
 
 /**
  * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing. A lock
  * whose TTL passes goes to the next caller.
  */
-export class MemoryLocker extends BaseLocker {
-  #lastToken = 0n;
-  readonly #holders = new Map<bigint, Set<MemoryLock>>();
+export class MemoryLocker implements Locker {
+  readonly #core: LockerCore;
+  readonly #shown: object;
 
   /** @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: MemoryLockerOptions = {}) {
     const checked = checkMemoryLockerOptions(options);
-    super({
-      namespace: checked.namespace ?? 0,
+    const { namespace = 0 } = checked;
+    this.#shown = { namespace };
+    this.#core = new LockerCore({
+      namespace,
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
+      assertTtl: assertPositiveTtl,
+      defaultTtl,
+      store: new MemoryStore(),
     });
+    // So that `const { acquire } = locker` works.
+    this.acquire = this.acquire.bind(this);
+    this.tryAcquire = this.tryAcquire.bind(this);
+    this.acquireAll = this.acquireAll.bind(this);
+    this.withLock = this.withLock.bind(this);
+    this.tryWithLock = this.tryWithLock.bind(this);
+    this.ping = this.ping.bind(this);
+    this.stats = this.stats.bind(this);
+    this.close = this.close.bind(this);
   }
 
-  protected override attempt(): { tryLock(request: LockRequest): Promise<Grant | Refusal> } {
-    return { tryLock: (request) => this.#tryLock(request) };
+  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+    return this.#core.acquire(key, options);
+  }
+
+  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+    return this.#core.tryAcquire(key, options);
+  }
+
+  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+    return this.#core.acquireAll(keys, options);
+  }
+
+  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+    return this.#core.withLock(key, fn, options);
+  }
+
+  tryWithLock<T>(
+    key: string,
+    fn: (lock: Lock) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<TryResult<T>> {
+    return this.#core.tryWithLock(key, fn, options);
+  }
+
+  ping(options?: PingOptions): Promise<void> {
+    return this.#core.ping(options);
+  }
+
+  /** What it holds and does at this moment, for a log line, a health page or a test. Works after `close()`, too. */
+  stats(): LockerStats {
+    return this.#core.stats();
+  }
+
+  close(options?: CloseOptions): Promise<void> {
+    return this.#core.close(options);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** @internal */
+  [inspect.custom](_depth: unknown, options: object): string {
+    return `MemoryLocker ${inspect({ ...this.#shown, ...this.stats() }, options)}`;
+  }
+}
+
+/** Locks of one process. */
+class MemoryStore implements LockerStore {
+  readonly sessionCount = 0;
+  #lastToken = 0n;
+  readonly #holders = new Map<bigint, Set<MemoryLock>>();
+
+  tryLock(request: LockRequest, listener: TryListener<Grant>): void {
+    tell(listener, this.#tryLock(request));
   }
 
   async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
@@ -43,9 +122,9 @@ export class MemoryLocker extends BaseLocker {
     return lock;
   }
 
-  protected override async probe(): Promise<void> {}
+  async ping(): Promise<void> {}
 
-  protected override async end(): Promise<void> {}
+  async close(): Promise<void> {}
 }
 
 class MemoryLock implements Grant {

@@ -63,6 +63,19 @@ export interface PingOptions {
   readonly signal?: AbortSignalLike;
 }
 
+/** What a locker has at one moment. Made by counting; nothing is asked of the server. */
+export interface LockerStats {
+  /** Held by it, those of transactions and those that have expired in the server's keeping included. */
+  readonly locks: number;
+  /** Connections that carry its locks, or on which callers wait. */
+  readonly sessions: number;
+  /** Callers that wait for a holder. */
+  readonly waiting: number;
+  /** Callers that try, or whose abandoned try is being undone. */
+  readonly inFlight: number;
+  readonly closed: boolean;
+}
+
 /**
  * Hands out locks. Safe to use from any number of callers at once; its methods may be called without their object.
  */

@@ -14,7 +14,10 @@ export type HoldingState =
   | { readonly is: "lost"; readonly cause: unknown }
   | { readonly is: "closed" };
 
+// One of each for all locks.
 export const held: HoldingState = { is: "held" };
+export const releasing: HoldingState = { is: "releasing" };
+export const released: HoldingState = { is: "released" };
 
 /** What the signal of a lock aborts with in a state; `undefined` where it doesn't. */
 export function lossOf(

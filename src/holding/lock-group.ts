@@ -1,7 +1,7 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Duration, Lock, LockGroup, RefreshOptions } from "../contract/locker.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
-import type { Wanted } from "../waiting/admission.ts";
+import type { Wanted } from "../waiting/attempt.ts";
 import type { HeldLock } from "./held-lock.ts";
 
 /**
@@ -29,7 +29,7 @@ export async function acquireInOrder(
   const start = performance.now();
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
   const take = (one: Wanted, wait: number): Promise<HeldLock> =>
-    acquire({ ...one, wait, signals: [...one.signals, lost], autoRefresh: true });
+    acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
   const keep = (lock: HeldLock): void => {
     taken.push(lock);
     const { signal } = lock;
@@ -55,7 +55,7 @@ export async function acquireInOrder(
         await giveBack(taken.splice(0));
         const moment = Math.min(Math.max(3 * (performance.now() - asked), 20), 1_000);
         const until = performance.now() + moment;
-        for (const one of inOrder) keep(await persist(() => take(one, 0), until, [...one.signals, lost]));
+        for (const one of inOrder) keep(await persist(() => take(one, 0), until, [one.signal, lost]));
       }
     }
     firstLoss.signal.throwIfAborted();

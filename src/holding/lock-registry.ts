@@ -1,49 +1,69 @@
 import type { Lock } from "../contract/locker.ts";
 
-/** What the books say of a lock. */
-export type Entry = Pick<Lock, "key" | "id" | "mode" | "expired">;
-/** What they look for. */
-type Sought = Omit<Entry, "expired">;
+/** What the registry knows of a lock. */
+export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {
+  /** Ends holding because the locker closes. Absent if the lock ends with something else that closes. Never rejects. */
+  close?(): Promise<void>;
+}
 
-/** The books of a locker: everything whose lock the server still has, in the order of its grant. */
-export class HeldLocks<L extends Entry> {
-  /** More than one where it is shared. */
-  readonly #byId = new Map<bigint, L[]>();
+/** All locks of a locker that the server still has, those of transactions among them. */
+export class LockRegistry {
+  /** An array if several share it. */
+  readonly #byId = new Map<bigint, RegisteredLock | RegisteredLock[]>();
 
-  add(lock: L): void {
-    const sharing = this.#byId.get(lock.id);
-    if (sharing === undefined) this.#byId.set(lock.id, [lock]);
-    else sharing.push(lock);
+  add(lock: RegisteredLock): void {
+    const there = this.#byId.get(lock.id);
+    if (there === undefined) this.#byId.set(lock.id, lock);
+    else if (Array.isArray(there)) there.push(lock);
+    else this.#byId.set(lock.id, [there, lock]);
   }
 
-  delete(lock: L): void {
-    const others = this.#byId.get(lock.id)?.filter((each) => each !== lock) ?? [];
+  delete(lock: RegisteredLock): void {
+    const there = this.#byId.get(lock.id);
+    if (there === lock) {
+      this.#byId.delete(lock.id);
+      return;
+    }
+    if (!Array.isArray(there)) return;
+    const others = there.filter((each) => each !== lock);
     if (others.length === 0) this.#byId.delete(lock.id);
     else this.#byId.set(lock.id, others);
   }
 
-  /** Whether anybody relies on one of them still. */
+  get size(): number {
+    let size = 0;
+    for (const there of this.#byId.values()) size += Array.isArray(there) ? there.length : 1;
+    return size;
+  }
+
+  /** Whether anybody still relies on one of them. */
   get isHolding(): boolean {
-    for (const locks of this.#byId.values()) if (locks.some((lock) => !lock.expired)) return true;
+    for (const there of this.#byId.values()) {
+      if (Array.isArray(there) ? there.some(({ expired }) => !expired) : !there.expired) return true;
+    }
     return false;
   }
 
-  all(): L[] {
-    return [...this.#byId.values()].flat();
+  /** Ends them all. Never rejects. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#byId.values()].flat().map((lock) => lock.close?.()));
   }
 
   /** A key other than `key` whose lock has the same id. */
-  namesake({ id, key }: { id: bigint; key: string }): string | undefined {
-    for (const lock of this.#byId.get(id) ?? []) if (lock.key !== key) return lock.key;
-    return undefined;
+  namesake({ id, key }: Pick<Lock, "id" | "key">): string | undefined {
+    return this.#of(id).find((lock) => lock.key !== key)?.key;
   }
 
   /** Whether a holder of `key` in this very locker, whose end will be noticed, keeps out a caller of `mode`. */
-  keepOut({ id, key, mode }: Sought): boolean {
-    for (const lock of this.#byId.get(id) ?? []) {
+  keepOut({ id, key, mode }: Pick<Lock, "id" | "key" | "mode">): boolean {
+    return this.#of(id).some((lock) => {
       const excludes = lock.mode === "exclusive" || mode === "exclusive";
-      if (excludes && lock.key === key && !lock.expired) return true;
-    }
-    return false;
+      return excludes && lock.key === key && !lock.expired;
+    });
+  }
+
+  #of(id: bigint): readonly RegisteredLock[] {
+    const there = this.#byId.get(id);
+    return there === undefined ? [] : [there].flat();
   }
 }

@@ -6,47 +6,42 @@ export interface Reply {
   readonly tag: string;
 }
 
-/** An error is whatever the driver, or what is wrapped around it, made of it. */
-type Callback = (error: unknown, reply?: Reply) => void;
+/** Who sends something, and is told once what came of it. An error is whatever the driver, or what is wrapped around it, made of it. */
+export interface Sender {
+  replied(reply: Reply): void;
+  failed(error: unknown): void;
+}
 
 /**
- * Sends a statement, and calls back once with its answer. Never throws. For what answers one value at most.
+ * Sends a statement, or several in one message, and tells its sender once what came of it. Never throws. For what answers one value at
+ * most; of several statements it is that of the last. Several are one transaction of the server
+ * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
  *
  * If the driver is the JavaScript one, it is a message exchange of our own (`client.query` takes any object with a `submit`,
  * as those of pg-cursor): the driver's own spends half of its time on copies and on a description of the columns, which
  * nobody reads here. Otherwise it is a plain query, for its promise: that is what everything that wraps a client can do.
  */
-export function exchange(client: Client, statement: Statement, values: Value[], callback: Callback): void {
+export function exchange(
+  client: Client,
+  what: Statement | string,
+  values: readonly Value[],
+  sender: Sender,
+): void {
   try {
     if (takesExchanges(client)) {
-      void client.query(new Exchange(statement, values, callback));
+      void client.query(
+        typeof what === "string" ? new ScriptExchange(what, sender) : new Exchange(what, values, sender),
+      );
       return;
     }
-    client
-      .query(query(statement, values))
-      .then((result) => replyOf([result].flat()))
-      .then((reply) => callback(null, reply), callback);
-  } catch (error) {
-    callback(error);
-  }
-}
-
-/**
- * Sends several statements in one message, and calls back once with what the last of them returned. Never throws. They are one
- * transaction of the server (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
- */
-export function exchangeScript(client: Client, text: string, callback: Callback): void {
-  try {
-    if (takesExchanges(client)) {
-      void client.query(new ScriptExchange(text, callback));
-      return;
-    }
-    client
-      .query(script(text))
+    (typeof what === "string" ? client.query(script(what)) : client.query(query(what, [...values])))
       .then((results) => replyOf([results].flat()))
-      .then((reply) => callback(null, reply), callback);
+      .then(
+        (reply) => sender.replied(reply),
+        (error: unknown) => sender.failed(error),
+      );
   } catch (error) {
-    callback(error);
+    sender.failed(error);
   }
 }
 
@@ -72,7 +67,7 @@ interface Connection {
 }
 
 interface ExchangeClient {
-  query(exchange: Exchange | ScriptExchange): void;
+  query(exchange: Answered): void;
 }
 
 /**
@@ -102,28 +97,39 @@ function isDriversOwn(method: (...args: never[]) => unknown): boolean {
 const driversOwn = new WeakMap<object, boolean>();
 
 /** What the driver calls as the messages of an answer come. */
-abstract class Answered {
+abstract class Answered implements Reply {
   readonly text: string;
-  /** The driver puts its own in the place of it if it has a `query_timeout`. */
-  callback: Callback;
-  #value: string | null | undefined;
-  #tag = "";
+  value: string | null | undefined;
+  tag = "";
+  readonly #sender: Sender;
+  /** What the driver puts in the place of {@link callback} if it has a `query_timeout`. */
+  #drivers: Callback | undefined;
 
-  constructor(text: string, callback: Callback) {
+  constructor(text: string, sender: Sender) {
     this.text = text;
-    this.callback = callback;
+    this.#sender = sender;
+  }
+
+  /** For the driver alone, which calls it without its object. */
+  get callback(): Callback {
+    return this.#drivers ?? ((error) => this.#end(error));
+  }
+
+  set callback(callback: Callback) {
+    this.#drivers = callback;
   }
 
   handleDataRow({ fields }: { fields: ReadonlyArray<string | null> }): void {
-    this.#value = fields[0];
+    this.value = fields[0];
   }
 
   handleCommandComplete({ text }: { text: string }): void {
-    this.#tag = text;
+    this.tag = text;
   }
 
   handleReadyForQuery(): void {
-    this.callback(null, { value: this.#value, tag: this.#tag });
+    if (this.#drivers === undefined) this.#sender.replied(this);
+    else this.#drivers(null);
   }
 
   handleError(error: Error): void {
@@ -133,7 +139,14 @@ abstract class Answered {
   handleRowDescription(): void {}
   handleEmptyQuery(): void {}
   handlePortalSuspended(): void {}
+
+  #end(error: Error | null): void {
+    if (error === null) this.#sender.replied(this);
+    else this.#sender.failed(error);
+  }
 }
+
+type Callback = (error: Error | null) => void;
 
 /** One Query message, of which the last row and the last command tag count. */
 class ScriptExchange extends Answered {
@@ -146,10 +159,10 @@ class ScriptExchange extends Answered {
 /** Bind, Execute and Sync, with Parse before them if the connection does not know the statement. The driver calls the rest. */
 class Exchange extends Answered {
   readonly name: string;
-  readonly #values: Value[];
+  readonly #values: readonly Value[];
 
-  constructor({ name = "", text }: Statement, values: Value[], callback: Callback) {
-    super(text, callback);
+  constructor({ name = "", text }: Statement, values: readonly Value[], sender: Sender) {
+    super(text, sender);
     this.name = name;
     this.#values = values;
   }
@@ -162,7 +175,7 @@ class Exchange extends Answered {
       if (name === "" || connection.parsedStatements[name] === undefined) {
         connection.parse({ name, text, types: [] });
       }
-      connection.bind({ statement: name, values: this.#values.map(asText) });
+      connection.bind({ statement: name, values: asTexts(this.#values) });
       connection.execute({ portal: "", rows: 0 });
       connection.sync();
     } finally {
@@ -172,6 +185,10 @@ class Exchange extends Answered {
   }
 }
 
-function asText(value: Value): string | null {
-  return typeof value === "object" && value !== null ? `{${value.join(",")}}` : value;
+function asTexts(values: readonly Value[]): Array<string | null> {
+  const texts: Array<string | null> = [];
+  for (const value of values) {
+    texts.push(typeof value === "object" && value !== null ? `{${value.join(",")}}` : value);
+  }
+  return texts;
 }

@@ -50,9 +50,11 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
     // The pool hands out an idle client in the next tick, before this: most often there is nothing to time.
     process.nextTick(() => {
       if (!waiting) return;
-      deadline = new Deadline(wait, () => {
-        waiting = false;
-        resolve(noSession());
+      deadline = new Deadline(wait, {
+        late: () => {
+          waiting = false;
+          resolve(noSession());
+        },
       });
     });
   });

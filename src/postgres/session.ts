@@ -10,7 +10,7 @@ import {
   type Statement,
   unnamed,
 } from "./driver.ts";
-import { exchange, exchangeScript, type Reply, type Value } from "./exchange.ts";
+import { exchange, type Reply, type Sender, type Value } from "./exchange.ts";
 
 /** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
@@ -47,9 +47,9 @@ export class Session {
   readonly client: Client;
   readonly #release: Release;
   #state: State = { is: "reserved" };
-  /** A statement is under way; those in the queue start when it and those before them have ended. */
-  #busy = false;
-  readonly #queue: Array<() => void> = [];
+  /** The statement that is under way; those in the queue start when it and those before them have ended. */
+  #underWay: Turn | undefined;
+  readonly #queue: Turn[] = [];
   readonly #lossListeners = new Set<(cause: Error) => void>();
 
   /** To be called in the very step in which the pool hands out the client. */
@@ -94,108 +94,54 @@ export class Session {
    * @throws {DatabaseError} the server or the driver failed, the session has gone, or the deadline passed
    */
   run<T>(doing: string, statement: Statement, values: Value[], deadline: number): Promise<Answer<T>> {
-    const ask: Ask = (done) => this.#ask(statement, values, done);
-    return this.#inTurn(doing, deadline, ask, jsonOf<T>);
-  }
-
-  /** Sends one statement, as {@link run} does, whose one value is a text that `read` understands. */
-  runText<T>(
-    doing: string,
-    statement: Statement,
-    values: Value[],
-    deadline: number,
-    read: (text: string) => T,
-  ): Promise<Answer<T>> {
-    const ask: Ask = (done) => this.#ask(statement, values, done);
-    return this.#inTurn(doing, deadline, ask, ({ value }, sentAt) => ({ said: read(String(value)), sentAt }));
+    return this.#promise({ doing, what: statement, values, deadline }, jsonOf<T>);
   }
 
   /** Sends several statements in one message, as {@link run} does one; the last of them returns one value of JSON. */
   runScript<T>(doing: string, text: string, deadline: number): Promise<Answer<T>> {
-    const ask: Ask = (done) => this.#askScript(text, done);
-    return this.#inTurn(doing, deadline, ask, jsonOf<T>);
+    return this.#promise({ doing, what: text, values: [], deadline }, jsonOf<T>);
   }
 
   /** Sends one that answers nothing but its command tag, such as `COMMIT`. @throws {DatabaseError} as {@link run} does */
   command(doing: string, statement: Statement, deadline: number): Promise<string> {
-    return this.#inTurn(
-      doing,
-      deadline,
-      (done) => this.#ask(statement, [], done),
-      ({ tag }) => tag,
-    );
+    return this.#promise({ doing, what: statement, values: [], deadline }, ({ tag }) => tag);
   }
 
   /** Sends several statements in one message, and returns the tag of the last. @throws {DatabaseError} as {@link run} does */
   commandScript(doing: string, text: string, deadline: number): Promise<string> {
-    return this.#inTurn(
-      doing,
-      deadline,
-      (done) => this.#askScript(text, done),
-      ({ tag }) => tag,
-    );
+    return this.#promise({ doing, what: text, values: [], deadline }, ({ tag }) => tag);
   }
 
-  #inTurn<T>(
-    doing: string,
-    milliseconds: number,
-    ask: Ask,
-    read: (reply: Reply, sentAt: Instant) => T,
-  ): Promise<T> {
+  /** Sends one statement, as {@link run} does, and tells who asks. */
+  send(asked: Asked, receiver: Receiver): void {
+    const turn = new Turn(this, asked, receiver);
+    if (this.#underWay !== undefined) {
+      this.#queue.push(turn);
+      return;
+    }
+    this.#underWay = turn;
+    turn.start();
+  }
+
+  /** Only a {@link Turn} calls it, as it ends. */
+  startNext(): void {
+    this.#underWay = this.#queue.shift();
+    this.#underWay?.start();
+  }
+
+  #promise<T>(asked: Asked, read: (reply: Reply, sentAt: Instant) => T): Promise<T> {
     return new Promise((resolve, reject) => {
-      const fail = (cause: unknown): void => reject(new DatabaseError({ doing, cause }));
-      const deadline = new Deadline(milliseconds, () => {
-        const cause = new Error(`no answer within ${Math.round(milliseconds)} ms`);
-        if (this.#state.is === "reserved") void cancelStatement(this.client);
-        this.destroy(cause);
-        fail(cause);
-      });
-      const start = (): void => {
-        this.#busy = true;
-        ask((error, reply, sentAt) => {
-          deadline.clear();
-          this.#busy = false;
-          this.#queue.shift()?.();
-          if (reply === undefined || sentAt === undefined) {
-            fail(error);
-            return;
-          }
+      this.send(asked, {
+        replied: (reply, sentAt) => {
           try {
             resolve(read(reply, sentAt));
-          } catch (unreadable) {
-            fail(unreadable);
+          } catch (cause) {
+            reject(new DatabaseError({ doing: asked.doing, cause }));
           }
-        });
-      };
-      if (this.#busy) this.#queue.push(start);
-      else start();
+        },
+        failed: reject,
+      });
     });
-  }
-
-  #ask(statement: Statement, values: Value[], done: Done): void {
-    if (this.#state.is === "gone") {
-      done(this.#state.cause);
-      return;
-    }
-    const prepared = !unprepared.has(this.client);
-    const sentAt = now();
-    exchange(this.client, prepared ? statement : unnamed(statement), values, (error, reply) => {
-      if (error && prepared && isAboutPreparation(error)) {
-        unprepared.add(this.client);
-        this.#ask(statement, values, done);
-      } else {
-        done(error, reply, sentAt);
-      }
-    });
-  }
-
-  #askScript(text: string, done: Done): void {
-    if (this.#state.is === "gone") {
-      done(this.#state.cause);
-      return;
-    }
-    const sentAt = now();
-    exchangeScript(this.client, text, (error, reply) => done(error ?? undefined, reply, sentAt));
   }
 
   /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
@@ -226,9 +172,85 @@ export function clientInTransaction(doing: string): DatabaseError {
   return new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
 }
 
-/** Sends something, and is told once what came of it. */
-type Ask = (done: Done) => void;
-type Done = (error: unknown, reply?: Reply, sentAt?: Instant) => void;
+/** What is sent; several statements in one message are a text. */
+export interface Asked {
+  /** As an error has it: `Taking the lock`. */
+  readonly doing: string;
+  readonly what: Statement | string;
+  readonly values: readonly Value[];
+  /** Milliseconds. */
+  readonly deadline: number;
+}
+
+/** Who is told once what came of a statement. */
+export interface Receiver {
+  replied(reply: Reply, sentAt: Instant): void;
+  failed(error: DatabaseError): void;
+}
+
+//   queued ──▶ sent ──▶ told
+//      └── its deadline ──▶ told: the session is destroyed; the answer, if it comes, is nobody's
+class Turn implements Sender {
+  readonly #session: Session;
+  readonly #asked: Asked;
+  readonly #deadline: Deadline;
+  #receiver: Receiver | undefined;
+  #sentAt: Instant | undefined;
+  #isPrepared = false;
+
+  constructor(session: Session, asked: Asked, receiver: Receiver) {
+    this.#session = session;
+    this.#asked = asked;
+    this.#receiver = receiver;
+    this.#deadline = new Deadline(asked.deadline, this);
+  }
+
+  start(): void {
+    const { client, goneBecause } = this.#session;
+    if (goneBecause !== undefined) {
+      this.failed(goneBecause);
+      return;
+    }
+    const { what, values } = this.#asked;
+    this.#isPrepared = typeof what !== "string" && what.name !== undefined && !unprepared.has(client);
+    this.#sentAt = now();
+    exchange(client, typeof what === "string" || this.#isPrepared ? what : unnamed(what), values, this);
+  }
+
+  replied(reply: Reply): void {
+    const receiver = this.#end();
+    if (this.#sentAt !== undefined) receiver?.replied(reply, this.#sentAt);
+  }
+
+  failed(error: unknown): void {
+    if (this.#isPrepared && isAboutPreparation(error)) {
+      unprepared.add(this.#session.client);
+      this.start();
+      return;
+    }
+    this.#end()?.failed(new DatabaseError({ doing: this.#asked.doing, cause: error }));
+  }
+
+  /** The deadline has passed. */
+  late(): void {
+    const { doing, deadline } = this.#asked;
+    const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
+    const receiver = this.#receiver;
+    this.#receiver = undefined;
+    if (this.#session.goneBecause === undefined) void cancelStatement(this.#session.client);
+    this.#session.destroy(cause);
+    receiver?.failed(new DatabaseError({ doing, cause }));
+  }
+
+  /** The next one starts first: the server is at work on it, while whoever asked is at work on this one's answer. */
+  #end(): Receiver | undefined {
+    this.#deadline.clear();
+    this.#session.startNext();
+    const receiver = this.#receiver;
+    this.#receiver = undefined;
+    return receiver;
+  }
+}
 
 /** What a statement answered with one value of JSON; an answer without a value is none. */
 function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {

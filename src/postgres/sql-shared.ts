@@ -113,9 +113,9 @@ const together = (): Statement =>
 const made = new Map<Operation | "together", Statement>();
 
 /** The statement for some operations of one session. */
-export function sharedStatement(operations: readonly Operation[]): Statement {
-  const [only] = operations;
-  const which = operations.length === 1 && only !== undefined ? only : "together";
+export function sharedStatement(asked: ReadonlyArray<{ readonly operation: Operation }>): Statement {
+  const [only] = asked;
+  const which = asked.length === 1 && only !== undefined ? only.operation : "together";
   const statement = made.get(which) ?? (which === "together" ? together() : alone(which));
   made.set(which, statement);
   return statement;

@@ -73,7 +73,7 @@ function fire(alarm: { look(): void }): void {
 const longestStep = 500;
 
 /**
- * Calls back after that many milliseconds, unless it is cleared before. Time in which the process stood still (a blocked event loop,
+ * Calls `owner.late()` after that many milliseconds, unless it is cleared before. Time in which the process stood still (a blocked event loop,
  * SIGSTOP) hardly counts: a connection takes several messages to make, of which none could be answered meanwhile.
  *
  * Such a process finds its timers due before it has read its sockets. So when the time has passed, one poll phase of the event loop
@@ -81,13 +81,13 @@ const longestStep = 500;
  * (https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick).
  */
 export class Deadline {
-  readonly #late: () => void;
+  readonly #owner: { late(): void };
   #left: number;
   #timer: NodeJS.Timeout | undefined;
   #lastLook: NodeJS.Immediate | undefined;
 
-  constructor(milliseconds: number, late: () => void) {
-    this.#late = late;
+  constructor(milliseconds: number, owner: { late(): void }) {
+    this.#owner = owner;
     this.#left = Math.min(milliseconds, longestTimer);
     this.#set();
   }
@@ -110,7 +110,7 @@ export class Deadline {
     }
     // The first immediate ends the poll phase that was due; the second one, a phase that began after the timer.
     deadline.#lastLook = setImmediate(() => {
-      deadline.#lastLook = setImmediate(deadline.#late);
+      deadline.#lastLook = setImmediate(() => deadline.#owner.late());
     });
   }
 }
@@ -119,9 +119,9 @@ export class Deadline {
 export async function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
   let deadline: Deadline | undefined;
   const overdue = new Promise<never>((_, reject) => {
-    deadline = new Deadline(milliseconds, () =>
-      reject(new Error(`no answer within ${Math.round(milliseconds)} ms`)),
-    );
+    deadline = new Deadline(milliseconds, {
+      late: () => reject(new Error(`no answer within ${Math.round(milliseconds)} ms`)),
+    });
   });
   try {
     return await Promise.race([work, overdue]);

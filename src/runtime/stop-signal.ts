@@ -9,6 +9,53 @@ export interface StopSignal {
   listen(onAbort: () => void): Link;
 }
 
+/** A place in the ring of those who listen. What listens over and over is one itself, and needs no function for it. */
+export class Link {
+  previous: Link;
+  next: Link;
+
+  constructor() {
+    this.previous = this;
+    this.next = this;
+  }
+
+  /** The signal has aborted; the link is cut by then. */
+  onAbort(): void {}
+
+  /** It has been cut. */
+  onCut(): void {}
+
+  insertBefore(other: Link): void {
+    this.next = other;
+    this.previous = other.previous;
+    other.previous.next = this;
+    other.previous = this;
+  }
+
+  /** Does nothing the second time. */
+  cut(): void {
+    this.previous.next = this.next;
+    this.next.previous = this.previous;
+    this.previous = this;
+    this.next = this;
+    this.onCut();
+  }
+}
+
+/** Listens with a function. */
+class Listener extends Link {
+  readonly #listener: () => void;
+
+  constructor(listener: () => void) {
+    super();
+    this.#listener = listener;
+  }
+
+  override onAbort(): void {
+    this.#listener();
+  }
+}
+
 /**
  * An `AbortController` and its signal, for this library's own use: every attempt listens to one, and listening to the platform's own
  * costs more than all else that an attempt does before its statement is sent.
@@ -17,7 +64,7 @@ export interface StopSignal {
  * alive until the next full collection.
  */
 export class Stop implements StopSignal {
-  readonly #ring = new Link(() => {}, undefined);
+  readonly #ring = new Link();
   #reason: { readonly of: unknown } | undefined;
 
   get aborted(): boolean {
@@ -33,9 +80,14 @@ export class Stop implements StopSignal {
   }
 
   listen(onAbort: () => void): Link {
-    const link = new Link(onAbort, undefined);
-    link.insertBefore(this.#ring);
+    const link = new Listener(onAbort);
+    this.add(link);
     return link;
+  }
+
+  /** Calls `link.onAbort()` on an abort, unless the link is cut before. It may be in one ring at a time. */
+  add(link: Link): void {
+    link.insertBefore(this.#ring);
   }
 
   /** A second call changes nothing. */
@@ -87,8 +139,8 @@ class CallersSignal implements StopSignal {
       this.#signal.addEventListener("abort", this.#onAbort);
     }
     this.#links += 1;
-    const link = this.#listening.listen(onAbort);
-    link.onCut = this.#onCut;
+    const link = new CountedListener(onAbort, this.#onCut);
+    this.#listening.add(link);
     return link;
   }
 
@@ -104,6 +156,22 @@ class CallersSignal implements StopSignal {
   };
 }
 
+/** Listens with a function, and says once that it has been cut. */
+class CountedListener extends Listener {
+  #onCut: (() => void) | undefined;
+
+  constructor(listener: () => void, onCut: () => void) {
+    super(listener);
+    this.#onCut = onCut;
+  }
+
+  override onCut(): void {
+    const onCut = this.#onCut;
+    this.#onCut = undefined;
+    onCut?.();
+  }
+}
+
 const callersSignals = new WeakMap<AbortSignalLike, CallersSignal>();
 
 /** The signal of a caller's, as everything in here listens to it. */
@@ -114,37 +182,6 @@ export function stopSignalOf(signal: AbortSignalLike | undefined): StopSignal | 
   const known = callersSignals.get(signal) ?? new CallersSignal(signal);
   callersSignals.set(signal, known);
   return known;
-}
-
-export class Link {
-  readonly onAbort: () => void;
-  /** Called once, when it is cut. */
-  onCut: (() => void) | undefined;
-  previous: Link = this;
-  next: Link = this;
-
-  constructor(onAbort: () => void, onCut: (() => void) | undefined) {
-    this.onAbort = onAbort;
-    this.onCut = onCut;
-  }
-
-  insertBefore(other: Link): void {
-    this.next = other;
-    this.previous = other.previous;
-    other.previous.next = this;
-    other.previous = this;
-  }
-
-  /** Does nothing the second time. */
-  cut(): void {
-    this.previous.next = this.next;
-    this.next.previous = this.previous;
-    this.previous = this;
-    this.next = this;
-    const { onCut } = this;
-    this.onCut = undefined;
-    onCut?.();
-  }
 }
 
 /**

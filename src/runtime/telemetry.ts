@@ -2,6 +2,7 @@ import {
   type Attributes,
   type Counter,
   createNoopMeter,
+  type Histogram,
   type MeterProvider,
   metrics,
   ProxyTracerProvider,
@@ -26,7 +27,7 @@ import {
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { StopSignal } from "./stop-signal.ts";
-import { callHook } from "./user-hook.ts";
+import { callHook, hookThrew } from "./user-hook.ts";
 
 export interface TelemetryOptions {
   readonly logger?: Logger | undefined;
@@ -59,13 +60,13 @@ export class Telemetry {
   readonly #tracer: Tracer;
   #isTraced = false;
   readonly #lines = new LateLines();
-  readonly #succeeded: Partial<Record<Operation, Counting>>;
-  readonly #contended: Counting;
-  readonly #errors: Counting;
-  readonly #lost: Counting;
-  readonly #faultsRiddenOut: Counting;
-  readonly #latency: (milliseconds: number, of: Attributes) => void;
-  readonly #held: Counting;
+  readonly #succeeded: Partial<Record<Operation, Counts>>;
+  readonly #contended: Counts;
+  readonly #errors: Counts;
+  readonly #lost: Counts;
+  readonly #faultsRiddenOut: Counts;
+  readonly #latency: Histogram | undefined;
+  readonly #held: Counts;
 
   constructor(options: TelemetryOptions) {
     this.isLogged = options.logger !== undefined;
@@ -74,8 +75,8 @@ export class Telemetry {
     this.#tracer = callHook("tracer provider", () => this.#tracerProvider.getTracer(scope)) ?? noTracer;
     const provider = options.meterProvider ?? metrics.getMeterProvider();
     const meter = callHook("meter provider", () => provider.getMeter(scope)) ?? createNoopMeter();
-    const counter = (name: string, unit: string, description: string): Counting =>
-      countingOf(() => meter.createCounter(`${scope}_${name}`, { unit, description }));
+    const counter = (name: string, unit: string, description: string): Counts =>
+      callHook("meter", () => meter.createCounter(`${scope}_${name}`, { unit, description }));
     this.#succeeded = {
       acquire: counter("acquires", "{lock}", "Locks acquired"),
       release: counter("releases", "{lock}", "Locks released by their holder while held"),
@@ -94,13 +95,12 @@ export class Telemetry {
       "Faults of the database in spite of which a wait for a lock went on",
     );
     // Without a unit, as in the Go package: with one, what writes Prometheus's format may append `_milliseconds` to the name.
-    const latency = callHook("meter", () =>
+    this.#latency = callHook("meter", () =>
       meter.createHistogram(`${scope}_latency_ms`, {
         description: "Milliseconds from the call of an operation to its answer",
       }),
     );
-    this.#latency = (milliseconds, of) => void callHook("meter", () => latency?.record(milliseconds, of));
-    this.#held = countingOf(() =>
+    this.#held = callHook("meter", () =>
       meter.createUpDownCounter(`${scope}_held`, { unit: "{lock}", description: "Locks held now" }),
     );
   }
@@ -112,105 +112,147 @@ export class Telemetry {
     signal: StopSignal | undefined,
     work: () => Promise<T>,
   ): Promise<T> {
-    if (!this.#traced()) return this.#measure(operation, lock, signal, work);
-    let outcome: Promise<T> | undefined;
-    callHook("tracer", () => {
-      this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) => {
-        outcome ??= this.#measure(operation, lock, signal, work, span);
-        const end = (): void => void callHook("tracer", () => span.end());
-        outcome.then(end, end);
-      });
-    });
-    // Without a span, if the tracer failed before it came to the work. One that comes to it later, or again, finds it under way.
-    outcome ??= this.#measure(operation, lock, signal, work);
-    return outcome;
+    const measure = (): Promise<T> => this.measure(operation, lock, signal, work);
+    return this.isTraced ? this.inSpan(operation, lock, signal, measure) : measure();
   }
 
-  async #measure<T>(
+  /** As {@link observe}, without a span. */
+  async measure<T>(
     operation: Operation,
     lock: LockFacts | undefined,
     signal: StopSignal | undefined,
     work: () => Promise<T>,
-    span?: Span,
   ): Promise<T> {
     const start = performance.now();
     try {
       const answer = await work();
-      callHook("tracer", () => span?.setAttribute("lock.outcome", "ok"));
-      this.#succeeded[operation]?.(1);
+      this.succeeded(operation, start);
       return answer;
     } catch (error) {
-      this.#failed(operation, lock, span, error, signal);
+      this.failed(operation, lock, { error, signal, start });
       throw error;
-    } finally {
-      this.#latency(performance.now() - start, latencyOf[operation]);
     }
+  }
+
+  /** Runs `work`, which says itself how it ended, in a span. Rejects as `work` does. */
+  inSpan<T>(
+    operation: Operation,
+    lock: LockFacts | undefined,
+    signal: StopSignal | undefined,
+    work: () => Promise<T>,
+  ): Promise<T> {
+    let outcome: Promise<T> | undefined;
+    callHook("tracer", () => {
+      this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) => {
+        outcome ??= work();
+        outcome.then(
+          () => endSpan(span, "ok"),
+          (error: unknown) => endSpan(span, outcomeOf(error, signal) ?? "error", error),
+        );
+      });
+    });
+    // Without a span, if the tracer failed before it came to the work. One that comes to it later, or again, finds it under way.
+    outcome ??= work();
+    return outcome;
   }
 
   /**
    * Whether there is anybody to write spans for. Where an application has set no tracer provider, those of its default are
    * empty, and cost more than all else that is done here.
    */
-  #traced(): boolean {
+  get isTraced(): boolean {
+    if (this.#isTraced) return true;
     const provider = this.#tracerProvider;
-    this.#isTraced ||=
-      !(provider instanceof ProxyTracerProvider) ||
-      callHook("tracer provider", () => provider.getDelegateTracer(scope)) !== undefined;
+    try {
+      this.#isTraced =
+        !(provider instanceof ProxyTracerProvider) || provider.getDelegateTracer(scope) !== undefined;
+    } catch (error) {
+      hookThrew("tracer provider", error);
+    }
     return this.#isTraced;
+  }
+
+  /** @param start by `performance.now()` */
+  succeeded(operation: Operation, start: number): void {
+    this.#count(this.#succeeded[operation], 1);
+    this.#timed(operation, start);
+  }
+
+  /** An operation has failed, or was refused. `start`: by `performance.now()`. */
+  failed(
+    operation: Operation,
+    lock: LockFacts | undefined,
+    { error, signal, start }: { error: unknown; signal: StopSignal | undefined; start: number },
+  ): void {
+    this.#timed(operation, start);
+    const outcome = outcomeOf(error, signal);
+    if (outcome !== undefined) {
+      if (operation === "acquire" && contention.has(outcome)) this.#count(this.#contended, 1);
+      this.log.debug({ ...logged(lock), operation, outcome }, `${operation}: ${outcome}`);
+      return;
+    }
+    this.#count(this.#errors, 1);
+    const err = asError(error);
+    this.log.error({ ...logged(lock), operation, err }, err.message);
   }
 
   /** A wait goes on in spite of a fault. */
   ridingOut(lock: LockFacts, fault: Error, { isFirst }: { isFirst: boolean }): void {
-    this.#faultsRiddenOut(1);
+    this.#count(this.#faultsRiddenOut, 1);
     // An outage of minutes is one warning for each wait, not one for each try.
     const level = isFirst ? "warn" : "debug";
     this.log[level]({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
   }
 
   granted(): void {
-    this.#held(1);
+    this.#count(this.#held, 1);
   }
 
   /** Holding has ended: `cause` is `undefined` for a release. */
   ended(lock: LockFacts, cause: Error | undefined): void {
-    this.#held(-1);
+    this.#count(this.#held, -1);
     if (cause === undefined) return;
-    this.#lost(1);
+    this.#count(this.#lost, 1);
     // A session that dies takes a thousand locks: every holder is told before the first line is written.
     this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, cause.message));
   }
 
-  #failed(
-    operation: Operation,
-    lock: LockFacts | undefined,
-    span: Span | undefined,
-    error: unknown,
-    signal?: StopSignal,
-  ): void {
-    const outcome = signal?.aborted && error === signal.reason ? "aborted" : expectedOutcome(error);
-    if (outcome !== undefined) {
-      callHook("tracer", () => span?.setAttribute("lock.outcome", outcome));
-      if (operation === "acquire" && contention.has(outcome)) this.#contended(1);
-      this.log.debug({ ...logged(lock), operation, outcome }, `${operation}: ${outcome}`);
-      return;
+  /** As {@link callHook} would, without a function for each call. */
+  #count(counter: Counts, more: 1 | -1): void {
+    try {
+      const returned: unknown = counter?.add(more);
+      if (returned !== undefined) callHook("meter", () => returned);
+    } catch (error) {
+      hookThrew("meter", error);
     }
-    this.#errors(1);
-    const exception = error instanceof Error ? error : new Error(sentenceOf(error));
-    callHook("tracer", () => {
-      span?.setAttribute("lock.outcome", "error");
-      span?.recordException(exception);
-      span?.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
-    });
-    this.log.error({ ...logged(lock), operation, err: exception }, exception.message);
+  }
+
+  #timed(operation: Operation, start: number): void {
+    try {
+      const returned: unknown = this.#latency?.record(performance.now() - start, latencyOf[operation]);
+      if (returned !== undefined) callHook("meter", () => returned);
+    } catch (error) {
+      hookThrew("meter", error);
+    }
   }
 }
 
-/** Adds to a counter. */
-type Counting = (more: 1 | -1) => void;
+/** `undefined` if the meter could not make one. */
+type Counts = Counter | UpDownCounter | undefined;
 
-function countingOf(create: () => Counter | UpDownCounter): Counting {
-  const counter = callHook("meter", create);
-  return (more) => void callHook("meter", () => counter?.add(more));
+function endSpan(span: Span, outcome: string, error?: unknown): void {
+  callHook("tracer", () => {
+    span.setAttribute("lock.outcome", outcome);
+    if (outcome !== "error") return;
+    const exception = asError(error);
+    span.recordException(exception);
+    span.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
+  });
+  callHook("tracer", () => span.end());
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(sentenceOf(error));
 }
 
 function guardedLog(logger: Logger): Logger {
@@ -254,7 +296,8 @@ const contention: ReadonlySet<string> = new Set([
 ]);
 
 /** The name of an outcome that is no failure of the database; `undefined` for one that is. */
-function expectedOutcome(error: unknown): string | undefined {
+function outcomeOf(error: unknown, signal: StopSignal | undefined): string | undefined {
+  if (signal?.aborted && error === signal.reason) return "aborted";
   if (error instanceof LockNotAcquiredError)
     return error.reason === "connection-timeout" ? undefined : error.reason;
   if (error instanceof LockNotHeldError) return error.reason === "lost" ? undefined : error.reason;

@@ -8,6 +8,14 @@ export interface AskedTtl {
   readonly turn: number;
 }
 
+/** Who ends what a TTL is of. */
+export interface TrustRule {
+  /** What is left of a TTL without the margin. */
+  trusted(ttl: number): number;
+  /** The server does. */
+  readonly enforced: boolean;
+}
+
 /**
  * How long a holder may rely on what it has:
  *
@@ -21,21 +29,21 @@ export interface AskedTtl {
  * All times are in milliseconds; a TTL may be infinite.
  */
 export class TrustWindow {
-  /** What is left of a TTL without the margin. */
-  readonly #trusted: (ttl: number) => number;
-  readonly #enforced: boolean;
+  readonly #rule: TrustRule;
   #ttl: number;
   #provenAt: Instant;
-  #turn = 0;
-  #answered = 0;
+  #turn: number;
+  #answered: number;
   /** None, mostly. */
   #asked: AskedTtl[] | undefined;
 
-  constructor(ttl: number, provenAt: Instant, rule: { trusted(ttl: number): number; enforced: boolean }) {
+  constructor(ttl: number, provenAt: Instant, rule: TrustRule) {
     this.#ttl = ttl;
     this.#provenAt = provenAt;
-    this.#trusted = rule.trusted;
-    this.#enforced = rule.enforced;
+    this.#rule = rule;
+    this.#turn = 0;
+    this.#answered = 0;
+    this.#asked = undefined;
   }
 
   /** As last proved. */
@@ -48,13 +56,32 @@ export class TrustWindow {
     return this.#provenAt;
   }
 
+  /** As {@link provenAt}. */
+  get sentAt(): Instant {
+    return this.#provenAt;
+  }
+
   /** Milliseconds until there is no relying on it any more. */
   get left(): number {
     let left = this.#leftOf(this.#ttl, this.#provenAt);
-    if (this.#enforced && this.#asked !== undefined) {
+    if (this.#asked !== undefined && this.#rule.enforced) {
       for (const { ttl, sentAt } of this.#asked) left = Math.min(left, this.#leftOf(ttl, sentAt));
     }
     return left;
+  }
+
+  /** The statement whose TTL ends first: the one that last proved it, or one without an answer. */
+  get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
+    let soonest: { readonly ttl: number; readonly sentAt: Instant } = this;
+    if (this.#asked === undefined || !this.#rule.enforced) return soonest;
+    let least = this.#leftOf(this.#ttl, this.#provenAt);
+    for (const asked of this.#asked) {
+      const left = this.#leftOf(asked.ttl, asked.sentAt);
+      if (left >= least) continue;
+      soonest = asked;
+      least = left;
+    }
+    return soonest;
   }
 
   /** A statement is about to be sent that sets a TTL. */
@@ -92,6 +119,6 @@ export class TrustWindow {
   }
 
   #leftOf(ttl: number, since: Instant): number {
-    return ttl === Number.POSITIVE_INFINITY ? ttl : this.#trusted(ttl) - elapsedSince(since);
+    return ttl === Number.POSITIVE_INFINITY ? ttl : this.#rule.trusted(ttl) - elapsedSince(since);
   }
 }

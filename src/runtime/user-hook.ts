@@ -12,15 +12,16 @@ const warned = new Set<string>();
 export function callHook<T>(kind: string, hook: () => T): T | undefined {
   try {
     const returned = hook();
-    if (isThenable(returned)) returned.then(undefined, (error: unknown) => warnOnce(kind, error));
+    if (isThenable(returned)) returned.then(undefined, (error: unknown) => hookThrew(kind, error));
     return returned;
   } catch (error) {
-    warnOnce(kind, error);
+    hookThrew(kind, error);
     return undefined;
   }
 }
 
-function warnOnce(kind: string, error: unknown): void {
+/** What {@link callHook} does about an error: for a hook that is called too often for a function around it. */
+export function hookThrew(kind: string, error: unknown): void {
   if (warned.has(kind)) return;
   warned.add(kind);
   process.emitWarning(`the ${kind} threw, which is passed over: ${sentenceOf(error)}`, "PgLockerWarning");

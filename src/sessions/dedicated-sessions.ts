@@ -11,7 +11,14 @@ import {
   unlock,
 } from "../postgres/sql.ts";
 import type { Instant } from "../runtime/clock.ts";
-import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import {
+  type GoneListener,
+  type Grant,
+  type LockRequest,
+  type Refusal,
+  type TryListener,
+  tell,
+} from "./grant.ts";
 import { LooksForFree } from "./look-for-free.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -33,6 +40,8 @@ export class DedicatedSessions {
   readonly #options: DedicatedSessionsOptions;
   readonly #enforced: boolean;
   readonly #looks: LooksForFree;
+  /** How many there are, or are about to be. */
+  size = 0;
 
   constructor(options: DedicatedSessionsOptions) {
     this.#options = options;
@@ -41,10 +50,14 @@ export class DedicatedSessions {
   }
 
   /**
-   * @throws {LockNotAcquiredError} `"connection-timeout"`
-   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
+   * Tries once. A failure is a {@link LockNotAcquiredError} with the reason `"connection-timeout"`, a {@link StandbyError},
+   * {@link PoolerDetectedError} or {@link DatabaseError}.
    */
-  async tryLock(request: LockRequest): Promise<Grant | Refusal> {
+  tryLock(request: LockRequest, listener: TryListener<Grant>): void {
+    tell(listener, this.#tryLock(request));
+  }
+
+  async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
     const { key, id, mode, ttl, fencing } = request;
     const { pool, namespace, connWaitTimeout, pooler, recovery } = this.#options;
     const session = await reserveFor(request, { pool, wait: connWaitTimeout });
@@ -104,14 +117,16 @@ export class DedicatedSessions {
 
   /**
    * Tries, if a look at the server's list of locks, together with all who ask at the same time, finds the lock free: each try takes a
-   * connection of the pool.
-   *
-   * @throws as {@link tryLock} does
+   * connection of the pool. A failure is as that of {@link tryLock}.
    */
-  async pollLock(request: LockRequest): Promise<Grant | Refusal> {
+  pollLock(request: LockRequest, listener: TryListener<Grant>): void {
+    tell(listener, this.#pollLock(request));
+  }
+
+  async #pollLock(request: LockRequest): Promise<Grant | Refusal> {
     const free = await this.#looks.isFree(request);
     if (free !== true) return free === false ? { refused: "held" } : free;
-    return request.abandoned ? { refused: "abandoned" } : await this.tryLock(request);
+    return request.abandoned ? { refused: "abandoned" } : await this.#tryLock(request);
   }
 
   /** Has no session but those of locks, which end with them. */

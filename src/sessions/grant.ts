@@ -19,6 +19,50 @@ export interface LockRequest {
   cancel: (() => void) | undefined;
 }
 
+/** Who is told once what came of a try for a lock: at once if that is a refusal that needs no question, later otherwise. */
+export interface TryListener<G> {
+  granted(grant: G): void;
+  refused(refusal: Refusal): void;
+  failed(error: unknown): void;
+}
+
+/** Tells a listener what a promise comes to. */
+export function tell<G extends object>(listener: TryListener<G>, answer: Promise<G | Refusal>): void {
+  answer.then(
+    (granted) => {
+      if ("refused" in granted) listener.refused(granted);
+      else listener.granted(granted);
+    },
+    (error: unknown) => listener.failed(error),
+  );
+}
+
+/** Makes a promise of what a listener would be told. */
+export function promised<G>(ask: (listener: TryListener<G>) => void): Promise<G | Refusal> {
+  return new Promise((granted, failed) => ask({ granted, refused: granted, failed }));
+}
+
+/** Where locks are to be had: how one is tried for, and waited for. */
+export interface LockStore<G> {
+  /** Tries once. */
+  tryLock(request: LockRequest, listener: TryListener<G>): void;
+  /** Whether a try would not have to queue for a connection first. Default: it wouldn't. */
+  canTry?(): boolean;
+  /** Tries once, as one of many that do so again and again. Default: {@link tryLock}. */
+  pollLock?(request: LockRequest, listener: TryListener<G>): void;
+  /** Whether there is a place to wait in the server. Default: there is none. */
+  hasPlaceToWait?(): boolean;
+  /**
+   * Waits in the server, for `bound` milliseconds at most or until {@link LockRequest.cancel}. Is refused at once if there is no
+   * place to do so.
+   */
+  waitLock?(request: LockRequest, bound: number, listener: TryListener<G>): void;
+  /** It waits on a connection of its own, not on one of the few that others queue for. */
+  readonly bringsPlace?: boolean;
+  /** It waits in the server at once, without a try and past the line of its process. */
+  readonly skipsLine?: boolean;
+}
+
 /** Who is told what becomes of a lock by itself. */
 export interface GoneListener {
   /** It has gone. */

@@ -1,5 +1,6 @@
 import { milliseconds } from "../contract/duration.ts";
 import { InvalidTtlError } from "../contract/errors.ts";
+import type { TrustRule } from "../runtime/trust-window.ts";
 
 // A TTL that the server enforces is the `idle_session_timeout` of the holder's session, which the server ends when nothing
 // has come from its client for so long
@@ -36,6 +37,11 @@ export function sessionTimeout(ttl: number): string {
 export function believable(ttl: number): number {
   return ttl - Math.min(1 + ttl / 1_000, ttl / 10);
 }
+
+/** If the server ends what a TTL is of. */
+export const enforcedRule: TrustRule = { trusted: believable, enforced: true };
+/** If nothing ends in the server when a TTL has passed: there is no margin. */
+export const clientRule: TrustRule = { trusted: (ttl) => ttl, enforced: false };
 
 /** The same of a lock: without a margin where its TTL ends nothing in the server. */
 export function believableOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {

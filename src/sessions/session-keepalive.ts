@@ -1,21 +1,18 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
-import { believable } from "./server-ttl.ts";
+import { enforcedRule } from "./server-ttl.ts";
 
 /**
  * How long the server keeps a session of which it hears nothing: the smallest TTL of the locks on it, where the server
  * enforces TTLs; else for ever. Speaks often enough to keep it, and to prove the locks that refresh themselves; and says when
  * the lease may have passed.
  */
-export class SessionLease {
+export class SessionKeepalive {
   readonly #speak: () => Promise<unknown>;
   readonly #lapse: () => void;
   readonly #overdue: () => void;
   /** What the server has, or may have: its TTL is infinite if the server enforces none. */
-  readonly #window = new TrustWindow(Number.POSITIVE_INFINITY, now(), {
-    trusted: believable,
-    enforced: true,
-  });
+  readonly #window = new TrustWindow(Number.POSITIVE_INFINITY, now(), enforcedRule);
   /** What the statement under way asks for. */
   #asked: AskedTtl | undefined;
   /** The smallest TTL of the locks that are to be proved over and over, in milliseconds. */
@@ -51,16 +48,26 @@ export class SessionLease {
 
   /** A statement is about to be sent that sets the lease. */
   asked(lease: number): void {
+    if (this.#isEndless(lease)) return;
     this.#asked = this.#window.ask(lease);
     if (lease < this.#window.ttl) this.#watch();
   }
 
   proven(lease: number, sentAt: Instant): void {
+    if (this.#asked === undefined && this.#isEndless(lease)) {
+      this.#window.extend(sentAt);
+      return;
+    }
     const before = this.#window.ttl;
     this.#window.answered(this.#asked ?? this.#window.ask(lease), sentAt);
     this.#asked = undefined;
     if (lease === before && this.#alarm !== undefined) return;
     this.#watch();
+  }
+
+  /** Most sessions: the server keeps them for ever, before and afterwards. */
+  #isEndless(lease: number): boolean {
+    return lease === Number.POSITIVE_INFINITY && this.#window.ttl === Number.POSITIVE_INFINITY;
   }
 
   /** What was asked has failed, and changed nothing. */

@@ -1,96 +1,147 @@
 import type { LockMode } from "../contract/locker.ts";
-import { proving } from "../postgres/sql-shared.ts";
+import { freeing, joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
 import { type Instant, within } from "../runtime/clock.ts";
-import type { GoneListener, Grant } from "./grant.ts";
+import type { GoneListener, Grant, LockRequest, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
-import type { Done, Outcome } from "./statement-batches.ts";
+import { askForProof, type Task, type Undone } from "./statement-batches.ts";
 
-/** A lock that one of the sessions has in the server, or is about to have, or to have had. */
-export interface Entry {
-  readonly id: bigint;
-  readonly key: string;
-  readonly mode: LockMode;
+/** Who sees to the locks of several sessions: only it changes the state of a lock. */
+export interface SharedLocks {
+  taken(lock: SharedLock, answer: OperationAnswer, sentAt: Instant): void;
+  notTaken(lock: SharedLock, why: Undone): void;
+  takingFailed(lock: SharedLock, error: unknown): void;
+  /** Its holder gives it back. It is told by {@link SharedLock.released}. */
+  free(lock: SharedLock): void;
+  /** `undefined`: it was not done. */
+  freed(lock: SharedLock, answer: OperationAnswer): void;
+  freeingFailed(lock: SharedLock, error: unknown): void;
+}
+
+//   taking ──"t"──▶ held ── released, nobody shares it ──▶ freeing ──answer──▶ gone
+//   joining ─"t"──▶ held ── released, somebody does ─────▶ gone
+//      └── refused, a fault ──▶ gone             its session ends, from any of them ──▶ gone
+type SharedLockState = "taking" | "joining" | "held" | "freeing" | "gone";
+
+/** One holder's lock on a session that carries many: from the first attempt to its end. */
+export class SharedLock implements Grant, Carried, Task {
+  readonly #locks: SharedLocks;
   readonly session: SharedSession;
-  /** More than one where it is shared: the server has it once. */
-  holders: readonly SharedLock[];
-  /** Settles when it is known whether the server has it; `undefined` while it does. */
-  settling: Promise<unknown> | undefined;
-  /** The same lock on another session, because the TTLs of those who share it are too far apart for one. */
-  beside: Entry | undefined;
-}
-
-/** Gives back in the server what nobody holds any more. */
-interface Releasing {
-  release(entry: Entry, lock: SharedLock): Promise<void>;
-}
-
-/** A lock that a shared session carries, or is to carry, for one holder. */
-export class SharedLock implements Grant, Carried {
-  readonly #sessions: Releasing;
-  readonly #entry: Entry;
-  #listener: GoneListener | undefined;
+  readonly key: string;
+  readonly id: bigint;
+  readonly mode: LockMode;
   readonly lapses: boolean;
+  state: SharedLockState;
+  /** The same lock of another holder, on this session or on another one. Only the locks in the registry's chain have one. */
+  beside: SharedLock | undefined;
+  /** Those who ask for the same lock while it is taken or freed. */
+  whenSettled: Array<() => void> | undefined;
+  fencingToken: bigint | undefined;
+  goneCause: Error | undefined;
+  // Of the attempt, until its answer.
+  request: LockRequest | undefined;
+  listener: TryListener<SharedLock> | undefined;
+  /** Whether it was asked for before, on a session that ended before its turn came. */
+  readonly isAgain: boolean;
+  // Of the operation that is under way.
+  operation: Operation;
+  askedAt: number;
+  // Written by its session alone.
   carriedFor: number | undefined;
   provenWithin: number | undefined;
-  #lostBecause: Error | undefined;
-  fencingToken: bigint | undefined;
+  #goneListener: GoneListener | undefined;
   #releasing: Promise<void> | undefined;
+  #settleRelease: { resolve(): void; reject(error: unknown): void } | undefined;
 
-  constructor(sessions: Releasing, entry: Entry, lapses: boolean) {
-    this.#sessions = sessions;
-    this.#entry = entry;
+  constructor(
+    locks: SharedLocks,
+    session: SharedSession,
+    asked: {
+      request: LockRequest;
+      listener: TryListener<SharedLock>;
+      how: "taking" | "joining";
+      isAgain: boolean;
+      lapses: boolean;
+    },
+  ) {
+    const { request, listener, how, isAgain, lapses } = asked;
+    this.#locks = locks;
+    this.session = session;
+    this.key = request.key;
+    this.id = request.id;
+    this.mode = request.mode;
     this.lapses = lapses;
+    this.state = how;
+    this.beside = undefined;
+    this.whenSettled = undefined;
+    this.fencingToken = undefined;
+    this.goneCause = undefined;
+    this.request = request;
+    this.listener = listener;
+    this.isAgain = isAgain;
+    this.operation = how === "taking" ? taking[request.mode] : joining;
+    this.askedAt = performance.now();
+    this.carriedFor = undefined;
+    this.provenWithin = undefined;
   }
 
-  granted(): this {
-    const { holders } = this.#entry;
-    if (holders.length === 0) this.#entry.holders = [this];
-    else if (!holders.includes(this)) this.#entry.holders = [...holders, this];
-    return this;
+  /** Whether it isn't known at this moment if the server has it. */
+  get isSettling(): boolean {
+    return this.state === "taking" || this.state === "freeing";
   }
 
-  /** Its session has gone. */
+  done(answer: OperationAnswer, sentAt: Instant): void {
+    if (this.#isFreed) this.#locks.freed(this, answer);
+    else this.#locks.taken(this, answer, sentAt);
+  }
+
+  undone(why: Undone): void {
+    if (this.#isFreed) this.#locks.freed(this, undefined);
+    else this.#locks.notTaken(this, why);
+  }
+
+  failed(error: unknown): void {
+    if (this.#isFreed) this.#locks.freeingFailed(this, error);
+    else this.#locks.takingFailed(this, error);
+  }
+
+  get #isFreed(): boolean {
+    return this.operation === freeing[this.mode];
+  }
+
+  /** Its session has ended. */
   lost(cause: Error): void {
-    this.#lostBecause = cause;
-    this.#listener?.gone(cause);
+    this.goneCause = cause;
+    this.#goneListener?.gone(cause);
   }
 
   overdue(): void {
-    this.#listener?.overdue();
+    this.#goneListener?.overdue();
   }
 
   get provenAt(): Instant {
-    return this.#entry.session.provenAt;
-  }
-
-  /** Which server has granted it. */
-  get server(): string {
-    return this.#entry.session.server;
+    return this.session.provenAt;
   }
 
   get goneBecause(): Error | undefined {
-    return this.#lostBecause ?? this.#entry.session.goneBecause;
+    return this.goneCause ?? this.session.goneBecause;
   }
 
   keepProven(ttl: number | undefined): void {
-    this.#entry.session.keepProven(this, ttl);
+    this.session.keepProven(this, ttl);
   }
 
   onGone(listener: GoneListener): void {
-    const gone = this.#lostBecause;
-    if (gone === undefined) this.#listener = listener;
+    const gone = this.goneCause;
+    if (gone === undefined) this.#goneListener = listener;
     else queueMicrotask(() => listener.gone(gone));
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
-    const { session } = this.#entry;
-    session.carry(this, ttl);
+    this.session.carry(this, ttl);
     try {
-      const done = await within(deadline, session.ask(proving, this.#entry));
-      if (isDone(done)) return done.sentAt;
-      throw new Error("the session was not to be had");
+      return await within(deadline, askForProof(this.session, this));
     } catch (error) {
-      // Its holder believes no more. The session may well live, and the others on it.
+      // Its holder relies on it no more. The session may well live, and the others on it.
       this.release().catch(() => {});
       throw error;
     }
@@ -98,16 +149,21 @@ export class SharedLock implements Grant, Carried {
 
   /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
   release(): Promise<void> {
-    this.#releasing ??= this.#sessions.release(this.#entry, this);
+    this.#releasing ??= new Promise((resolve, reject) => {
+      this.#settleRelease = { resolve, reject };
+      this.#locks.free(this);
+    });
     return this.#releasing;
+  }
+
+  /** `error`: it was no longer held, as far as is known. */
+  released(error?: unknown): void {
+    if (error === undefined) this.#settleRelease?.resolve();
+    else this.#settleRelease?.reject(error);
   }
 }
 
-/** The sessions of one lock, from the first in the books on. */
-export function* withThoseBeside(first: Entry | undefined): Generator<Entry> {
-  for (let entry = first; entry !== undefined; entry = entry.beside) yield entry;
-}
-
-export function isDone(outcome: Outcome): outcome is Done {
-  return typeof outcome === "object" && "answer" in outcome;
+/** Those of one lock, from the first in the registry on. */
+export function* chainOf(first: SharedLock | undefined): Generator<SharedLock> {
+  for (let lock = first; lock !== undefined; lock = lock.beside) yield lock;
 }

@@ -2,13 +2,13 @@ import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
-import { closeShared, type OpenSharedAnswer, openShared, proving } from "../postgres/sql-shared.ts";
+import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
-import { SessionLease } from "./session-keepalive.ts";
+import { SessionKeepalive } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
-import { Operations } from "./statement-batches.ts";
+import { askForProof, StatementBatches, type Task } from "./statement-batches.ts";
 import { assertTrusted } from "./trust.ts";
 
 export interface SharedSessionOptions {
@@ -49,11 +49,26 @@ export function leavesNothing({ options }: Pool): boolean {
   return options.max === 1;
 }
 
+/** A session that is open, and how it was before. */
+interface Opened {
+  readonly session: Session;
+  readonly said: OpenSharedAnswer;
+}
+
+//   opening ──▶ open ── empty for a while, close() ──▶ returning ──▶ returned or destroyed
+//      │          └── the server, the link, the end of its lease ──▶ gone, with all that it carries
+//      └── no session is to be had ──▶ gone
+type State =
+  | { readonly is: "opening"; readonly closeWhenOpen: boolean }
+  | { readonly is: "open"; readonly on: Opened }
+  | { readonly is: "returning"; readonly on: Opened; readonly returned: Promise<void> }
+  | { readonly is: "gone"; readonly on: Opened | undefined };
+
 /**
  * One session that carries many locks: how it is opened, what keeps it, and when it goes back or is lost.
  *
- * With a TTL that the server enforces, the session has one lease, the smallest TTL of all that it carries: it speaks often
- * enough to keep it, and where it can't, all its locks are lost before the server ends it.
+ * With a TTL that the server enforces, the server keeps the session for the smallest TTL of all that it carries. The session speaks often
+ * enough for that, and if it can't, all its locks are lost before the server ends it.
  */
 export class SharedSession {
   readonly #options: SharedSessionOptions;
@@ -61,27 +76,23 @@ export class SharedSession {
   readonly #carried = new SmallestTtl();
   /** What of that is to be proved over and over. */
   readonly #kept = new SmallestTtl();
-  #session: Session | undefined;
+  #state: State = { is: "opening", closeWhenOpen: false };
   /** If it is one beside the pool. */
   #own: OwnSession | undefined;
-  #opened: OpenSharedAnswer | undefined;
-  #ended = false;
-  #closeWhenOpen = false;
-  /** Settles when it is back in the pool, or destroyed. */
-  #returning: Promise<void> | undefined;
-  readonly #lease = new SessionLease({
-    speak: () => this.ask(proving, { id: 0n }),
+  readonly #keepalive = new SessionKeepalive({
+    speak: () => askForProof(this),
     lapse: () => this.destroy(new Error("the lease of the session has passed")),
     overdue: () => this.#options.onOverdue(this),
   });
-  readonly #operations: Operations;
+  readonly #batches: StatementBatches;
+  /** Runs while it is open and empty. */
   #lingering: NodeJS.Timeout | undefined;
 
   /** Begins to open. */
   constructor(options: SharedSessionOptions) {
     this.#options = options;
-    this.#operations = new Operations({
-      lease: this.#lease,
+    this.#batches = new StatementBatches({
+      keepalive: this.#keepalive,
       name: options.name,
       leaseWanted: () => this.#leaseWanted(),
       onIdle: () => this.#restIfEmpty(),
@@ -107,11 +118,11 @@ export class SharedSession {
 
   /** Which server it is on, as long as that isn't started anew. */
   get server(): string {
-    return this.#opened?.server ?? "";
+    return this.#on?.said.server ?? "";
   }
 
   get isOpen(): boolean {
-    return this.#session !== undefined;
+    return this.#state.is === "open";
   }
 
   get load(): number {
@@ -120,16 +131,25 @@ export class SharedSession {
 
   /** When the statement was sent that last showed it to live. */
   get provenAt(): Instant {
-    return this.#lease.provenAt;
+    return this.#keepalive.provenAt;
   }
 
   get goneBecause(): Error | undefined {
-    const gone = this.#session?.goneBecause;
-    if (gone !== undefined || this.#lease.left > 0) return gone;
+    const gone = this.#on?.session.goneBecause;
+    if (gone !== undefined || this.#keepalive.left > 0) return gone;
     // Whoever asked has been told that it is over, which no late answer may take back.
     const over = new Error("the lease of its session has passed");
     queueMicrotask(() => this.destroy(over));
     return over;
+  }
+
+  get #on(): Opened | undefined {
+    return this.#state.is === "opening" ? undefined : this.#state.on;
+  }
+
+  /** It takes no more locks. */
+  get #hasEnded(): boolean {
+    return this.#state.is === "returning" || this.#state.is === "gone";
   }
 
   /** Carries a lock, or an attempt at one, from now on; or with another TTL than before. */
@@ -142,29 +162,29 @@ export class SharedSession {
 
   /** Proves a lock that it carries at a third of so many milliseconds, over and over; `undefined`: no more. */
   keepProven(lock: Carried, ttl: number | undefined): void {
-    if (this.#ended || ttl === lock.provenWithin || lock.carriedFor === undefined) return;
+    if (ttl === lock.provenWithin || lock.carriedFor === undefined || this.#hasEnded) return;
     this.#kept.change(lock.provenWithin, ttl);
     lock.provenWithin = ttl;
-    this.#lease.proveWithin(this.#kept.value);
+    this.#keepalive.proveWithin(this.#kept.value);
   }
 
   /** Does nothing the second time. */
   drop(lock: Carried): void {
-    if (this.#ended || lock.carriedFor === undefined) return;
+    if (lock.carriedFor === undefined || this.#hasEnded) return;
     this.keepProven(lock, undefined);
     this.#carried.change(lock.carriedFor, undefined);
     lock.carriedFor = undefined;
     if (this.#carried.size > 0) return;
-    this.#lease.rest();
+    this.#keepalive.rest();
     this.#restIfEmpty();
   }
 
   /** What carries nothing goes back if that stays so. */
   #restIfEmpty(): void {
-    if (this.#ended || this.#session === undefined || this.#carried.size > 0) return;
+    if (this.#carried.size > 0 || this.#state.is !== "open") return;
     clearTimeout(this.#lingering);
     // Whatever lease the last lock has left it: the session is to be back before the server ends it.
-    const stay = Math.max(Math.min(linger, this.#lease.left / 2), 0);
+    const stay = Math.max(Math.min(linger, this.#keepalive.left / 2), 0);
     this.#lingerUntil(performance.now() + stay);
   }
 
@@ -180,40 +200,42 @@ export class SharedSession {
     this.#lingering = setTimeout(() => this.#lingerUntil(end), look).unref();
   }
 
-  /** As {@link Operations.ask}. */
-  ask(...asked: Parameters<Operations["ask"]>): ReturnType<Operations["ask"]> {
-    return this.#operations.ask(...asked);
+  /** As {@link StatementBatches.ask}. */
+  ask(task: Task): void {
+    this.#batches.ask(task);
   }
 
   /** Ends it, and with it every lock that it carries. */
   destroy(cause: Error): void {
-    this.#session?.destroy(cause);
+    this.#on?.session.destroy(cause);
   }
 
   /** Gives it back to the pool if it carries nothing, once it is open and has answered. Never rejects. */
   async close(): Promise<void> {
-    if (this.#session === undefined) {
-      this.#closeWhenOpen = true;
+    if (this.#state.is === "opening") {
+      this.#state = { is: "opening", closeWhenOpen: true };
       return;
     }
-    await this.#operations.idle();
-    if (!this.#ended && this.#carried.size === 0) this.#returning = this.#return();
-    await this.#returning;
+    await this.#batches.idle();
+    if (this.#state.is === "open" && this.#carried.size === 0) this.#return(this.#state.on);
+    if (this.#state.is === "returning") await this.#state.returned;
+  }
+
+  #return(on: Opened): void {
+    // In this very step, so that it takes no lock any more.
+    const returned = Promise.resolve().then(() => this.#giveBack(on));
+    this.#end({ is: "returning", on, returned }, undefined);
   }
 
   /** Never rejects. */
-  async #return(): Promise<void> {
-    const [session, opened] = [this.#session, this.#opened];
-    this.#end(undefined);
-    if (session === undefined || opened === undefined) return;
+  async #giveBack({ session, said }: Opened): Promise<void> {
     try {
-      const doing = "Returning a session";
       if (this.#own !== undefined) {
         await this.#own.end();
         return;
       }
       await this.#options.recovery?.leave(session);
-      await session.run(doing, closeShared, [...(opened.before ?? [])], statementDeadline);
+      await session.run("Returning a session", closeShared, [...(said.before ?? [])], statementDeadline);
       session.return();
     } catch (error) {
       session.destroy(error as Error);
@@ -223,33 +245,36 @@ export class SharedSession {
   /** Never rejects. */
   async #open(): Promise<void> {
     let session: Session | NoSession | undefined;
+    let said: OpenSharedAnswer;
     try {
       session = await this.#reserve();
       if ("refused" in session) {
-        this.#end(undefined);
-        this.#operations.refuse(session);
+        this.#end({ is: "gone", on: undefined }, undefined);
+        this.#batches.refuse(session);
         return;
       }
       const refusal = await this.#options.recovery?.refuses(session);
       if (refusal !== undefined) {
         if (this.#own === undefined) session.return();
         else void this.#own.end();
-        this.#end(undefined);
-        this.#operations.refuse(refusal);
+        this.#end({ is: "gone", on: undefined }, undefined);
+        this.#batches.refuse(refusal);
         return;
       }
-      this.#opened = await this.#prepare(session);
+      said = await this.#prepare(session);
     } catch (error) {
       if (session !== undefined && !("refused" in session)) session.destroy(error as Error);
-      this.#end(error as Error);
-      this.#operations.fail(error);
+      this.#end({ is: "gone", on: undefined }, error as Error);
+      this.#batches.fail(error);
       return;
     }
-    this.#session = session;
-    session.onGone((cause) => this.#gone(cause));
-    this.#operations.begin({ session, pid: this.#opened.pid });
+    const on = { session, said };
+    const closes = this.#state.is === "opening" && this.#state.closeWhenOpen;
+    this.#state = { is: "open", on };
+    session.onGone((cause) => this.#gone(on, cause));
+    this.#batches.begin({ session, pid: said.pid });
     // Whoever it was opened for may have left.
-    if (this.#closeWhenOpen) void this.close();
+    if (closes) void this.close();
     else this.#restIfEmpty();
   }
 
@@ -282,19 +307,19 @@ export class SharedSession {
     );
     session.assertOutsideTransaction(doing);
     assertTrusted(said, { pid: announced }, doing);
-    this.#lease.proven(Number.POSITIVE_INFINITY, sentAt);
+    this.#keepalive.proven(Number.POSITIVE_INFINITY, sentAt);
     return said;
   }
 
-  #gone(cause: Error): void {
-    this.#end(cause);
-    this.#operations.gone(cause);
+  #gone(on: Opened, cause: Error): void {
+    this.#end({ is: "gone", on }, cause);
+    this.#batches.gone(cause);
   }
 
-  #end(cause: Error | undefined): void {
-    if (this.#ended) return;
-    this.#ended = true;
-    this.#lease.rest();
+  #end(state: State, cause: Error | undefined): void {
+    if (this.#hasEnded) return;
+    this.#state = state;
+    this.#keepalive.rest();
     clearTimeout(this.#lingering);
     this.#options.onEnd(this, cause);
   }

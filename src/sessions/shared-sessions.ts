@@ -2,14 +2,14 @@ import { aboutKey, DatabaseError, LockNotAcquiredError } from "../contract/error
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
-import { freeing, joining, taking } from "../postgres/sql-shared.ts";
-import { elapsedSince } from "../runtime/clock.ts";
+import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
+import { elapsedSince, type Instant } from "../runtime/clock.ts";
 import { FencingTokens } from "./fencing-tokens.ts";
-import type { Grant, LockRequest, Refusal } from "./grant.ts";
+import type { LockRequest, Refusal, TryListener } from "./grant.ts";
 import { believableOf, ttlClassOf } from "./server-ttl.ts";
-import { type Entry, isDone, SharedLock, withThoseBeside } from "./shared-lock.ts";
+import { chainOf, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
-import type { Done, Outcome } from "./statement-batches.ts";
+import type { Undone } from "./statement-batches.ts";
 
 export interface SharedSessionsOptions {
   readonly pool: Pool;
@@ -25,12 +25,13 @@ export interface SharedSessionsOptions {
  * A few sessions that carry all the locks of a locker. Each is filled before another is opened, and given back when it has
  * been empty for a while.
  *
- * The server lets a session take its own lock again. So nothing is asked of it for a lock that one of the sessions has: the
- * books say who is refused.
+ * The server would let a session take its own lock again. So nothing is asked of it for a lock that one of the sessions has: the
+ * registry here says who is refused.
  */
-export class SharedSessions {
+export class SharedSessions implements SharedLocks {
   readonly #options: SharedSessionsOptions;
-  readonly #entries = new Map<bigint, Entry>();
+  /** The first of each lock's chain: see {@link SharedLock.beside}. */
+  readonly #locks = new Map<bigint, SharedLock>();
   readonly #sessions = new Set<SharedSession>();
   readonly #tokens: FencingTokens;
   /** Those that take no more locks, and are not back in the pool yet. */
@@ -46,13 +47,38 @@ export class SharedSessions {
   }
 
   /**
-   * @param isAgain whether it was asked before, on a session that had gone before it was its turn
-   * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {LockTableFullError}
-   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError}
+   * Tries once. A failure is a {@link LockNotAcquiredError} with the reason `"connection-timeout"`, a {@link LockTableFullError},
+   * {@link StandbyError}, {@link PoolerDetectedError} or {@link DatabaseError}.
+   *
+   * @param isAgain whether it was asked before, on a session that ended before its turn came
    */
-  tryLock(request: LockRequest, isAgain = false): Promise<Grant | Refusal> {
-    const entry = this.#entries.get(request.id);
-    return entry === undefined ? this.#take(request, isAgain) : this.#takeBeside(entry, request, isAgain);
+  tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
+    const first = this.#locks.get(request.id);
+    if (first === undefined) {
+      this.#ask(request, listener, { how: "taking", session: this.#withRoom(request.ttl), isAgain });
+      return;
+    }
+    for (const lock of chainOf(first)) {
+      if (!lock.isSettling) continue;
+      lock.whenSettled ??= [];
+      lock.whenSettled.push(() => {
+        if (request.abandoned) listener.refused({ refused: "abandoned" });
+        else this.tryLock(request, listener, isAgain);
+      });
+      return;
+    }
+    if (request.mode === "exclusive" || first.mode === "exclusive") {
+      listener.refused({ refused: "held" });
+      return;
+    }
+    const ttlClass = this.#classOf(request.ttl);
+    for (const { session } of chainOf(first)) {
+      if (session.ttlClass !== ttlClass) continue;
+      // Nothing is taken, but the session is proved. A writer that waits is not passed.
+      this.#ask(request, listener, { how: "joining", session, isAgain });
+      return;
+    }
+    this.#ask(request, listener, { how: "taking", session: this.#withRoom(request.ttl), isAgain });
   }
 
   /** Whether a session has room, or a connection of the pool is to be had without a queue. */
@@ -65,22 +91,13 @@ export class SharedSessions {
   }
 
   /** As {@link tryLock}: what is asked at the same time goes out together anyway. */
-  pollLock(request: LockRequest): Promise<Grant | Refusal> {
-    return this.tryLock(request);
+  pollLock(request: LockRequest, listener: TryListener<SharedLock>): void {
+    this.tryLock(request, listener);
   }
 
-  async #takeBeside(first: Entry, request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
-    for (const { settling } of withThoseBeside(first)) {
-      if (settling === undefined) continue;
-      await settling.then(nothing, nothing);
-      return request.abandoned ? { refused: "abandoned" } : this.tryLock(request, isAgain);
-    }
-    if (request.mode === "exclusive" || first.mode === "exclusive") return { refused: "held" };
-    const ttlClass = this.#classOf(request.ttl);
-    for (const entry of withThoseBeside(first)) {
-      if (entry.session.ttlClass === ttlClass) return this.#join(entry, request, isAgain);
-    }
-    return this.#take(request, isAgain);
+  /** How many there are, or are about to be. */
+  get size(): number {
+    return this.#sessions.size + this.#leaving.size;
   }
 
   /** Gives back the sessions that carry nothing. Never rejects. */
@@ -89,135 +106,160 @@ export class SharedSessions {
     await Promise.all([this.#tokens.close(), ...sessions.map((session) => session.close())]);
   }
 
-  async #take(request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
-    const { key, id, mode, ttl } = request;
-    const session = this.#withRoom(ttl);
-    const entry: Entry = {
-      id,
-      key,
-      mode,
-      session,
-      holders: [],
-      settling: undefined,
-      beside: this.#entries.get(id),
-    };
-    const lock = new SharedLock(this, entry, this.#enforced);
-    session.carry(lock, ttl);
-    this.#entries.set(id, entry);
-    const asking = session.ask(taking[mode], request, request);
-    entry.settling = asking;
-    let outcome: Awaited<typeof asking>;
-    try {
-      outcome = await asking;
-    } catch (error) {
-      this.#forget(entry, lock);
-      throw error;
-    }
-    if (isDone(outcome) && outcome.answer === "t") {
-      entry.settling = undefined;
-      return await this.#complete(lock.granted(), outcome, request);
-    }
-    this.#forget(entry, lock);
-    return this.#refused(request, outcome, isAgain);
+  #ask(
+    request: LockRequest,
+    listener: TryListener<SharedLock>,
+    { how, session, isAgain }: { how: "taking" | "joining"; session: SharedSession; isAgain: boolean },
+  ): void {
+    const lapses = this.#enforced;
+    const lock = new SharedLock(this, session, { request, listener, how, isAgain, lapses });
+    lock.beside = this.#locks.get(request.id);
+    this.#locks.set(request.id, lock);
+    session.carry(lock, request.ttl);
+    session.ask(lock);
   }
 
-  /** One more holder of a shared lock. Nothing is taken, but the session is proved. A writer that waits is not passed. */
-  async #join(entry: Entry, request: LockRequest, isAgain: boolean): Promise<Grant | Refusal> {
-    const lock = new SharedLock(this, entry, this.#enforced);
-    entry.holders = [...entry.holders, lock];
-    entry.session.carry(lock, request.ttl);
-    const leave = (): Promise<void> => lock.release().catch(nothing);
-    try {
-      const outcome = await entry.session.ask(joining, request, request);
-      if (isDone(outcome) && outcome.answer === "t") {
-        return await this.#complete(lock.granted(), outcome, request);
-      }
-      await leave();
-      return await this.#refused(request, outcome, isAgain);
-    } catch (error) {
-      await leave();
-      throw error;
+  taken(lock: SharedLock, answer: OperationAnswer, sentAt: Instant): void {
+    const { request, listener } = lock;
+    lock.request = undefined;
+    lock.listener = undefined;
+    if (request === undefined || listener === undefined) return;
+    if (answer !== "t") {
+      this.#leave(lock);
+      listener.refused({ refused: "held" });
+      return;
     }
-  }
-
-  /** If nothing was sent for it, because its session had gone before or others had waited longer for one, it is asked once more. */
-  async #refused(request: LockRequest, outcome: Outcome, isAgain: boolean): Promise<Grant | Refusal> {
-    const isLost = outcome === "not sent";
-    if (!isLost && !(typeof outcome === "object" && "refused" in outcome && outcome.isEarly && !isAgain)) {
-      return refusal(request, outcome);
-    }
-    if (request.abandoned) return { refused: "abandoned" };
-    if (!isAgain) return await this.tryLock(request, true);
-    const cause = new Error("two sessions ended before it was asked for");
-    throw new DatabaseError({ doing: "Taking the lock", key: request.key, cause });
-  }
-
-  /** Draws the token of a lock that is to have one. If there is none to be had, the lock goes back. */
-  async #complete(lock: SharedLock, done: Done, request: LockRequest): Promise<SharedLock> {
-    if (request.fencing) {
-      try {
-        lock.fencingToken = await this.#tokens.draw(lock.server);
-      } catch (error) {
-        await lock.release().catch(nothing);
-        throw aboutKey(error, request.key);
-      }
-    }
-    return await this.#inTime(lock, done, request);
+    if (lock.state !== "gone") this.#settle(lock, "held");
+    if (request.fencing)
+      void this.#fence(lock, request).then(
+        () => this.#grant(lock, { request, listener, sentAt }),
+        listener.failed.bind(listener),
+      );
+    else this.#grant(lock, { request, listener, sentAt });
   }
 
   /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
-  #inTime(lock: SharedLock, { sentAt }: Done, { key, ttl }: LockRequest): SharedLock | Promise<never> {
-    if (elapsedSince(sentAt) < believableOf(lock, ttl)) return lock;
-    const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
-    const late = new DatabaseError({ doing: "Taking the lock", key, cause });
-    return lock.release().then(
-      () => Promise.reject(late),
-      () => Promise.reject(late),
-    );
-  }
-
-  /** @throws {DatabaseError} it was no longer held, as far as is known */
-  async release(entry: Entry, lock: SharedLock): Promise<void> {
-    const { key, mode, session, holders } = entry;
-    if (holders.length > 1) {
-      entry.holders = holders.filter((each) => each !== lock);
-      session.drop(lock);
+  #grant(
+    lock: SharedLock,
+    {
+      request,
+      listener,
+      sentAt,
+    }: { request: LockRequest; listener: TryListener<SharedLock>; sentAt: Instant },
+  ): void {
+    const { key, ttl } = request;
+    if (elapsedSince(sentAt) < believableOf(lock, ttl)) {
+      listener.granted(lock);
       return;
     }
-    const asking = session.ask(freeing[mode], entry);
-    entry.settling = asking;
+    const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
+    const late = (): void => listener.failed(new DatabaseError({ doing: "Taking the lock", key, cause }));
+    lock.release().then(late, late);
+  }
+
+  /** Draws the token of a lock that is to have one. If there is none to be had, the lock goes back. */
+  async #fence(lock: SharedLock, { key }: LockRequest): Promise<void> {
     try {
-      const done = await asking;
-      if (isDone(done) && done.answer !== "0") return;
-      const error = new DatabaseError({
-        doing: "Giving back the lock",
-        key,
-        cause: new Error("the session no longer held it"),
-      });
-      // Nor, then, is it sure to have the others.
-      session.destroy(error);
-      throw error;
-    } finally {
-      this.#forget(entry, lock);
+      lock.fencingToken = await this.#tokens.draw(lock.session.server);
+    } catch (error) {
+      await lock.release().catch(() => {});
+      throw aboutKey(error, key);
     }
   }
 
-  #forget(entry: Entry, lock: SharedLock): void {
-    entry.holders = entry.holders.filter((each) => each !== lock);
-    entry.session.drop(lock);
-    this.#unlist(entry);
+  /** If nothing was sent for it, because its session had ended before or others had waited longer for one, it is asked once more. */
+  notTaken(lock: SharedLock, why: Undone): void {
+    const { request, listener, isAgain } = lock;
+    lock.request = undefined;
+    lock.listener = undefined;
+    if (request === undefined || listener === undefined) return;
+    this.#leave(lock);
+    const isLost = why === "not sent";
+    if (!isLost && !(typeof why === "object" && why.refused !== "recovering" && why.isEarly && !isAgain)) {
+      refuse(request, listener, why);
+      return;
+    }
+    if (request.abandoned) {
+      listener.refused({ refused: "abandoned" });
+    } else if (!isAgain) {
+      this.tryLock(request, listener, true);
+    } else {
+      const cause = new Error("two sessions ended before it was asked for");
+      listener.failed(new DatabaseError({ doing: "Taking the lock", key: request.key, cause }));
+    }
+  }
+
+  takingFailed(lock: SharedLock, error: unknown): void {
+    const { listener } = lock;
+    lock.request = undefined;
+    lock.listener = undefined;
+    this.#leave(lock);
+    listener?.failed(error);
+  }
+
+  /** A lock that was not granted. What it joined may have no other holder by now. */
+  #leave(lock: SharedLock): void {
+    if (lock.state === "joining") lock.release().catch(() => {});
+    else this.#forget(lock);
+  }
+
+  free(lock: SharedLock): void {
+    for (const other of chainOf(this.#locks.get(lock.id))) {
+      if (other === lock || other.session !== lock.session) continue;
+      // The server has it once for all of them.
+      this.#forget(lock);
+      lock.released();
+      return;
+    }
+    if (lock.state !== "gone") lock.state = "freeing";
+    lock.operation = freeing[lock.mode];
+    lock.askedAt = performance.now();
+    lock.session.ask(lock);
+  }
+
+  freed(lock: SharedLock, answer: OperationAnswer): void {
+    if (answer === "1" || answer === "t") {
+      this.#forget(lock);
+      lock.released();
+      return;
+    }
+    const cause = new Error("the session no longer held it");
+    const error = new DatabaseError({ doing: "Giving back the lock", key: lock.key, cause });
+    // Nor, then, is it sure to have the others.
+    lock.session.destroy(error);
+    this.freeingFailed(lock, error);
+  }
+
+  freeingFailed(lock: SharedLock, error: unknown): void {
+    this.#forget(lock);
+    lock.released(error);
+  }
+
+  #forget(lock: SharedLock): void {
+    this.#unlist(lock);
+    lock.session.drop(lock);
+    this.#settle(lock, "gone");
+  }
+
+  #settle(lock: SharedLock, state: "held" | "gone"): void {
+    lock.state = state;
+    const waiting = lock.whenSettled;
+    if (waiting === undefined) return;
+    lock.whenSettled = undefined;
+    for (const settled of waiting) queueMicrotask(settled);
   }
 
   /** Does nothing the second time. */
-  #unlist(entry: Entry): void {
-    const { id, beside } = entry;
-    const first = this.#entries.get(id);
-    if (first === entry) {
-      if (beside === undefined) this.#entries.delete(id);
-      else this.#entries.set(id, beside);
+  #unlist(lock: SharedLock): void {
+    const { id, beside } = lock;
+    lock.beside = undefined;
+    const first = this.#locks.get(id);
+    if (first === lock) {
+      if (beside === undefined) this.#locks.delete(id);
+      else this.#locks.set(id, beside);
       return;
     }
-    for (const each of withThoseBeside(first)) if (each.beside === entry) each.beside = beside;
+    for (const each of chainOf(first)) if (each.beside === lock) each.beside = beside;
   }
 
   #classOf(ttl: number): number | undefined {
@@ -243,7 +285,7 @@ export class SharedSessions {
       recovery,
       onEnd: (ended, cause) => this.#ended(ended, cause),
       onOverdue: (silent) => {
-        for (const { holders } of this.#carriedBy(silent)) for (const lock of holders) lock.overdue();
+        for (const lock of this.#carriedBy(silent)) lock.overdue();
       },
     });
     this.#sessions.add(session);
@@ -258,27 +300,35 @@ export class SharedSessions {
       return;
     }
     const lost = this.#carriedBy(session);
-    // First the books, then the holders: their listeners are code of theirs.
-    for (const entry of lost) this.#unlist(entry);
-    for (const { holders } of lost) for (const lock of holders) lock.lost(cause);
+    // First the registry, then the holders: their listeners are code of theirs.
+    for (const lock of lost) {
+      this.#unlist(lock);
+      this.#settle(lock, "gone");
+    }
+    for (const lock of lost) lock.lost(cause);
   }
 
-  #carriedBy(session: SharedSession): Entry[] {
-    const entries = [...this.#entries.values()].flatMap((first) =>
-      first.beside === undefined ? first : [...withThoseBeside(first)],
-    );
-    return entries.filter((entry) => entry.session === session);
+  #carriedBy(session: SharedSession): SharedLock[] {
+    const carried: SharedLock[] = [];
+    for (const first of this.#locks.values()) {
+      for (const lock of chainOf(first)) if (lock.session === session) carried.push(lock);
+    }
+    return carried;
   }
 }
 
-function nothing(): void {}
-
-/** @throws {LockNotAcquiredError} `"connection-timeout"` */
-function refusal({ key }: LockRequest, outcome: Exclude<Outcome, "not sent">): Refusal {
-  if (outcome === "not wanted") return { refused: "abandoned" };
-  if (!("refused" in outcome)) return { refused: "held" };
-  if (outcome.refused === "recovering") return outcome;
-  const { refused, waited } = outcome;
-  if (refused === "pool-saturated") return { refused, waited };
-  throw new LockNotAcquiredError({ key, reason: refused, waited });
+function refuse(
+  { key }: LockRequest,
+  listener: TryListener<SharedLock>,
+  why: Exclude<Undone, "not sent">,
+): void {
+  let refusal: Refusal;
+  if (why === "not wanted") refusal = { refused: "abandoned" };
+  else if (why.refused === "recovering") refusal = why;
+  else if (why.refused === "pool-saturated") refusal = { refused: why.refused, waited: why.waited };
+  else {
+    listener.failed(new LockNotAcquiredError({ key, reason: why.refused, waited: why.waited }));
+    return;
+  }
+  listener.refused(refusal);
 }

@@ -10,45 +10,37 @@ import {
   ownLocks,
   proving,
   readSharedAnswer,
-  type SharedAnswer,
   sharedStatement,
   taking,
 } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
 import type { LockRequest } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
-import type { SessionLease } from "./session-keepalive.ts";
+import type { SessionKeepalive } from "./session-keepalive.ts";
 import { distrust } from "./trust.ts";
 
-/** What became of an operation. */
-export interface Done {
-  readonly answer: OperationAnswer;
-  readonly sentAt: Instant;
-}
-
-/** A lock, as an operation is asked for; without a key, the session alone is meant. */
-export interface OperationOn {
-  readonly id: bigint;
-  readonly key?: string;
-}
-
-interface Task {
+/** One operation on one lock, and who is told once what came of it. */
+export interface Task {
   readonly operation: Operation;
   readonly id: bigint;
+  /** Absent if the session alone is meant. */
   readonly key: string | undefined;
   /** By `performance.now()`. */
   readonly askedAt: number;
-  /** Whose it is: given up where that is abandoned by the time it could be sent. Absent where nobody can. */
+  /** Whose it is: it is left out if that is abandoned by the time it could be sent. Absent if nobody can leave. */
   readonly request: LockRequest | undefined;
-  resolve(done: Outcome): void;
-  reject(error: unknown): void;
+  done(answer: OperationAnswer, sentAt: Instant): void;
+  /** It was not done, and nothing is wrong. */
+  undone(why: Undone): void;
+  /** If it was done is not known, but its effect is gone. */
+  failed(error: unknown): void;
 }
 
 /**
- * What becomes of a task without an error: `"not wanted"` if its caller has left before its turn came, `"not sent"` if its session has
- * gone before, so that it can be asked again on another; so it can if there was no session, and it came early to hear so.
+ * Why an operation was not done: `"not wanted"` if its caller left before its turn came, `"not sent"` if its session ended before, so
+ * that it can be asked again on another one. So it can if there was no session, and it was early to hear so.
  */
-export type Outcome = Done | (NoSession & { readonly isEarly?: boolean }) | "not wanted" | "not sent";
+export type Undone = (NoSession & { readonly isEarly?: boolean }) | "not wanted" | "not sent";
 
 /** A session that is open. */
 interface Opened {
@@ -57,8 +49,8 @@ interface Opened {
   readonly pid: number;
 }
 
-export interface OperationsParts {
-  readonly lease: SessionLease;
+export interface StatementBatchesParts {
+  readonly keepalive: SessionKeepalive;
   /** `application_name`, which must stay the same. */
   readonly name: string;
   /** Milliseconds that the server is to keep the session from now on; `Infinity`: for ever. */
@@ -67,71 +59,76 @@ export interface OperationsParts {
   onIdle(): void;
 }
 
-/** So many go out in one statement at most, that no answer takes long. */
+/** At most that many go out in one statement, so that no answer takes long. */
 const longestBatch = 1_000;
-/** More callers than this are served in two halves: one by the server, while this process is busy with the other. */
+/** If more callers than this take part, the server serves one half while this process is busy with the other. */
 const halvedAbove = 128;
 
+const doing = "Asking a session";
+
+//   opening ──▶ idle ◀──a statement, its answer──▶ busy
+//      └───────────┴── the session ends, or there is none ──▶ nothing is sent any more
+type State =
+  | { readonly is: "opening" }
+  | { readonly is: "idle"; readonly on: Opened }
+  | { readonly is: "busy"; readonly on: Opened };
+
 /**
- * What is asked of one session, before it is open and then. What comes while a statement is under way goes out together in the
- * next one, in the order in which it came; nothing ever waits in the server, so that no lock holds up another.
+ * Queues the operations on one session, from before it is open. Those that come while a statement is under way go out together in the
+ * next one, in order of arrival. None of them ever waits in the server, so no lock delays another.
  */
-export class Operations {
-  readonly #parts: OperationsParts;
+export class StatementBatches {
+  readonly #parts: StatementBatchesParts;
+  #state: State = { is: "opening" };
   #tasks: Task[] = [];
   /** The place of the first of them that has not been sent. */
   #next = 0;
-  #opened: Opened | undefined;
-  #isBusy = false;
-  /** Settles when the last statement has been answered; never rejects. */
-  #underWay: Promise<void> = Promise.resolve();
+  /** Those who wait until nothing is under way. */
+  #idlers: Array<() => void> = [];
 
-  constructor(parts: OperationsParts) {
+  constructor(parts: StatementBatchesParts) {
     this.#parts = parts;
   }
 
-  /**
-   * @param request on whose behalf
-   * @throws {DatabaseError} the session has gone, or the operation failed: then it has not taken effect
-   * @throws {LockTableFullError} @throws {StandbyError} @throws {PoolerDetectedError}
-   */
-  ask(operation: Operation, { id, key }: OperationOn, request?: LockRequest): Promise<Outcome> {
-    return new Promise((resolve, reject) => {
-      const task = { operation, id, key, askedAt: performance.now(), request, resolve, reject };
-      const gone = this.#opened?.session.goneBecause;
-      if (gone !== undefined) {
-        notSent(task, gone);
-        return;
-      }
+  /** Tells the task what came of it: {@link DatabaseError}, {@link LockTableFullError} and the like if that is an error. */
+  ask(task: Task): void {
+    const state = this.#state;
+    if (state.is === "opening") {
       this.#tasks.push(task);
-      this.#flush();
-    });
+      return;
+    }
+    const gone = state.on.session.goneBecause;
+    if (gone !== undefined) {
+      notSent(task, gone);
+      return;
+    }
+    this.#tasks.push(task);
+    if (state.is === "idle") this.#flush(state.on, 0);
   }
 
   /** The session is open. */
-  begin(opened: Opened): void {
-    this.#opened = opened;
-    this.#flush();
+  begin(on: Opened): void {
+    this.#flush(on, 0);
   }
 
   /** There is no session. Whoever came late, and so has not waited as long as the others, may ask again. */
   refuse(why: NoSession): void {
     for (const task of this.#takeAll()) {
       if (why.refused === "recovering") {
-        task.resolve(why);
+        task.undone(why);
         continue;
       }
       const own = performance.now() - task.askedAt;
-      task.resolve({ ...why, waited: Math.round(own), isEarly: own < why.waited * 0.9 });
+      task.undone({ ...why, waited: Math.round(own), isEarly: own < why.waited * 0.9 });
     }
   }
 
   /** None could be opened. */
   fail(error: unknown): void {
-    for (const task of this.#takeAll()) task.reject(named(error, task));
+    for (const task of this.#takeAll()) task.failed(named(error, task));
   }
 
-  /** It has gone. */
+  /** It has ended. */
   gone(cause: Error): void {
     for (const task of this.#takeAll()) notSent(task, cause);
   }
@@ -143,35 +140,37 @@ export class Operations {
     return tasks;
   }
 
-  /** Resolves when nothing is under way, in the very step in which that is so. */
+  /** Resolves when nothing is under way. */
   async idle(): Promise<void> {
-    do await this.#underWay;
-    while (this.#isBusy);
+    while (this.#state.is === "busy") {
+      await new Promise<void>((resolve) => {
+        this.#idlers.push(resolve);
+      });
+    }
   }
 
-  /** Sends what waits, if it can go. `answered`: to how many the answer has just come. */
-  #flush(answered = 0): void {
-    const opened = this.#opened;
-    if (this.#isBusy || opened === undefined) return;
+  /** Sends what waits. `answered`: how many have just been answered. */
+  #flush(on: Opened, answered: number): void {
     const batch = this.#nextBatch(answered);
-    if (batch.length === 0) {
-      this.#parts.onIdle();
+    if (batch.length > 0) {
+      this.#state = { is: "busy", on };
+      this.#send(on, batch);
       return;
     }
-    this.#isBusy = true;
-    this.#underWay = this.#send(opened, batch);
+    this.#state = { is: "idle", on };
+    if (this.#idlers.length > 0) for (const resolve of this.#idlers.splice(0)) resolve();
+    this.#parts.onIdle();
   }
 
   #nextBatch(answered: number): Task[] {
     const callers = answered + this.#tasks.length - this.#next;
     const most = callers > halvedAbove ? Math.min(Math.ceil(callers / 2), longestBatch) : longestBatch;
     const batch: Task[] = [];
-    while (batch.length < most) {
-      const task = this.#tasks[this.#next];
-      if (task === undefined) break;
+    while (batch.length < most && this.#next < this.#tasks.length) {
+      const task = this.#tasks[this.#next] as Task;
       this.#next += 1;
       if (task.request?.abandoned) {
-        task.resolve("not wanted");
+        task.undone("not wanted");
         continue;
       }
       // From here on a caller can't leave without something to be undone.
@@ -186,93 +185,135 @@ export class Operations {
     return batch;
   }
 
-  /** Never rejects. */
-  async #send(opened: Opened, batch: readonly Task[]): Promise<void> {
-    let answer: { said: SharedAnswer; sentAt: Instant };
-    try {
-      answer = await this.#run(opened, batch);
-    } catch (error) {
-      if (opened.session.goneBecause === undefined) await this.#recover(opened, batch, error as Error);
-      else for (const task of batch) task.reject(named(error, task));
-      this.#isBusy = false;
-      this.#flush();
-      return;
-    }
-    // First the next ones: the server is at work on them while these callers are at work on their answers.
-    this.#isBusy = false;
-    this.#flush(batch.length);
-    const { said, sentAt } = answer;
-    batch.forEach((task, at) => {
-      task.resolve({ answer: said.answers?.[at] as OperationAnswer, sentAt });
+  #send(on: Opened, batch: readonly Task[]): void {
+    this.#post(on, batch, {
+      // First the next ones: the server is at work on them while these callers are at work on their answers.
+      answered: (answers, sentAt) => {
+        this.#flush(on, batch.length);
+        for (let at = 0; at < batch.length; at += 1) {
+          (batch[at] as Task).done(answers?.[at] as OperationAnswer, sentAt);
+        }
+      },
+      failed: (error) => {
+        if (on.session.goneBecause === undefined) {
+          void this.#recover(on, batch, error as Error).then(() => this.#flush(on, 0));
+          return;
+        }
+        for (const task of batch) task.failed(named(error, task));
+        this.#flush(on, 0);
+      },
     });
   }
 
-  async #run(
+  #post(
     { session, pid }: Opened,
-    batch: readonly Task[],
-  ): Promise<{ said: SharedAnswer; sentAt: Instant }> {
-    const { lease, name } = this.#parts;
-    const operations = batch.map(({ operation }) => operation);
-    const statement = sharedStatement(operations);
+    batch: ReadonlyArray<Pick<Task, "operation" | "id">>,
+    sender: { answered(answers: string | null, sentAt: Instant): void; failed(error: unknown): void },
+  ): void {
+    const { keepalive, name } = this.#parts;
     const wanted = this.#parts.leaseWanted();
-    const values: Value[] = [Number.isFinite(wanted) ? sessionTimeout(wanted) : "0"];
-    const ids = batch.map(({ id }) => id.toString());
-    if (batch.length > 1) values.push(ids, operations);
-    else if (operations[0] !== proving) values.push(...ids);
-    lease.asked(wanted);
-    try {
-      const answer = await session.runText(doing, statement, values, statementDeadline, readSharedAnswer);
-      const broken = distrust(answer.said, { pid, name }, doing);
-      if (broken !== undefined) {
+    keepalive.asked(wanted);
+    const asked = {
+      doing,
+      what: sharedStatement(batch),
+      values: valuesOf(batch, Number.isFinite(wanted) ? sessionTimeout(wanted) : "0"),
+      deadline: statementDeadline,
+    };
+    session.send(asked, {
+      replied: ({ value }, sentAt) => {
+        const said = readSharedAnswer(String(value));
+        const broken = distrust(said, { pid, name }, doing);
+        if (broken === undefined) {
+          keepalive.proven(wanted, sentAt);
+          sender.answered(said.answers, sentAt);
+          return;
+        }
         session.destroy(broken);
-        throw broken;
-      }
-      lease.proven(wanted, answer.sentAt);
-      return answer;
-    } catch (error) {
-      lease.failed();
-      throw error;
-    }
+        keepalive.failed();
+        sender.failed(broken);
+      },
+      failed: (error) => {
+        keepalive.failed();
+        sender.failed(error);
+      },
+    });
   }
 
   /**
    * After a statement that failed half-way: its settings are those of before, but the locks that it had taken stay, and
    * those that it had freed are free. What it took is given back; what it was to free is freed. What it was to prove is proved by
-   * that.
+   * that. Never rejects.
    */
-  async #recover(opened: Opened, batch: readonly Task[], error: Error): Promise<void> {
-    const { session } = opened;
+  async #recover(on: Opened, batch: readonly Task[], error: Error): Promise<void> {
+    const { session } = on;
     try {
       const looking = "Looking after a failed statement";
       const looked = await session.run<string[]>(looking, ownLocks, [], statementDeadline);
       const own = new Set(looked.said.map(BigInt));
-      const refused = ({ operation }: Task): boolean => isTaking(operation);
-      const left = batch.filter((task) => (isProof(task.operation) ? !refused(task) : own.has(task.id)));
-      const { sentAt } = left.length === 0 ? looked : await this.#run(opened, left.map(asFreeing));
+      const left = batch.filter(({ operation, id }) =>
+        isProof(operation) ? !isTaking(operation) : own.has(id),
+      );
+      const sentAt =
+        left.length === 0
+          ? looked.sentAt
+          : await new Promise<Instant>((resolve, failed) => {
+              this.#post(on, left.map(asFreeing), { answered: (_, sent) => resolve(sent), failed });
+            });
       for (const task of batch) {
-        if (refused(task)) task.reject(named(error, task));
-        else task.resolve({ answer: isProof(task.operation) ? "t" : "1", sentAt });
+        if (isTaking(task.operation)) task.failed(named(error, task));
+        else task.done(isProof(task.operation) ? "t" : "1", sentAt);
       }
     } catch (second) {
       session.destroy(second as Error);
-      for (const task of batch) task.reject(named(error, task));
+      for (const task of batch) task.failed(named(error, task));
     }
   }
 }
 
-const doing = "Asking a session";
+/**
+ * Asks a session for a proof that it lives, and has not been changed.
+ *
+ * @param lock whose it is, for the error
+ * @returns when that was asked for
+ * @throws {DatabaseError} it has ended @throws {StandbyError} @throws {PoolerDetectedError} it is not to be trusted
+ */
+export function askForProof(
+  session: { ask(task: Task): void },
+  lock?: { readonly id: bigint; readonly key: string },
+): Promise<Instant> {
+  return new Promise((resolve, failed) => {
+    session.ask({
+      operation: proving,
+      id: lock?.id ?? 0n,
+      key: lock?.key,
+      askedAt: performance.now(),
+      request: undefined,
+      done: (_, sentAt) => resolve(sentAt),
+      undone: () => failed(new DatabaseError({ doing, cause: new Error("there was none") })),
+      failed,
+    });
+  });
+}
 
-/** The error as that of the one who asked: what was done, and the key. */
+function valuesOf(batch: ReadonlyArray<Pick<Task, "operation" | "id">>, timeout: string): Value[] {
+  const [only] = batch;
+  if (batch.length === 1 && only !== undefined) {
+    return only.operation === proving ? [timeout] : [timeout, only.id.toString()];
+  }
+  return [timeout, batch.map(({ id }) => id.toString()), batch.map(({ operation }) => operation)];
+}
+
+/** The error as that of whoever asked: what was done, and the key. */
 function named(error: unknown, { operation, key }: Task): unknown {
   if (!(error instanceof DatabaseError) || key === undefined) return namedLockError(error);
   const asked = isTaking(operation) ? "Taking" : isProof(operation) ? "Refreshing" : "Giving back";
   return namedLockError(new DatabaseError({ doing: `${asked} the lock`, key, cause: error.cause }));
 }
 
-/** Its session went before its turn came. */
+/** Its session ended before its turn came. */
 function notSent(task: Task, cause: Error): void {
-  if (isTaking(task.operation)) task.resolve("not sent");
-  else task.reject(named(new DatabaseError({ doing, cause }), task));
+  if (isTaking(task.operation)) task.undone("not sent");
+  else task.failed(named(new DatabaseError({ doing, cause }), task));
 }
 
 function isProof(operation: Operation): boolean {
@@ -283,12 +324,8 @@ function isTaking(operation: Operation): boolean {
   return operation === taking.exclusive || operation === taking.shared;
 }
 
-function asFreeing(task: Task): Task {
-  if (isProof(task.operation)) return task;
-  const exclusive = task.operation === taking.exclusive || task.operation === freeing.exclusive;
-  return {
-    ...task,
-    operation: exclusive ? freeing.exclusive : freeing.shared,
-    request: undefined,
-  };
+function asFreeing({ operation, id }: Task): Pick<Task, "operation" | "id"> {
+  if (isProof(operation)) return { operation, id };
+  const exclusive = operation === taking.exclusive || operation === freeing.exclusive;
+  return { operation: exclusive ? freeing.exclusive : freeing.shared, id };
 }

@@ -206,9 +206,9 @@ export class WaitingSession {
     request.sent = true;
     request.cancel = () => {
       this.#cancelling ??= cancelStatement(opened.client);
-      silent ??= new Deadline(statementDeadline, () =>
-        opened.session.destroy(new Error("no answer to a wait that was cancelled")),
-      );
+      silent ??= new Deadline(statementDeadline, {
+        late: () => opened.session.destroy(new Error("no answer to a wait that was cancelled")),
+      });
     };
     const { session } = opened;
     try {

@@ -52,6 +52,11 @@ export class WaitingSessions {
     };
   }
 
+  /** How many there are. */
+  get size(): number {
+    return this.#all.size;
+  }
+
   /** Whether one more caller can wait. */
   get hasPlace(): boolean {
     return this.#idle.length > 0 || this.#all.size < this.#most;

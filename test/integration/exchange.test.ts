@@ -10,10 +10,8 @@ import { connect, createPool, databaseUrl, holdersOf, uniqueKey } from "../suppo
 
 const ask = (client: pg.Client, text: string, values: Value[] = [], name?: string): Promise<Reply> =>
   new Promise((resolve, reject) => {
-    exchange(client, statement(text, name), values, (error, reply) => {
-      if (error || reply === undefined) reject(error);
-      else resolve(reply);
-    });
+    const replied = ({ value, tag }: Reply): void => resolve({ value, tag });
+    exchange(client, statement(text, name), values, { replied, failed: reject });
   });
 
 test("answers the first value of a row as the server wrote it, and the command tag", async () => {

@@ -7,7 +7,7 @@ import {
   LockNotHeldError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { Operations } from "../../src/sessions/statement-batches.ts";
+import { StatementBatches } from "../../src/sessions/statement-batches.ts";
 import {
   advisoryLocks,
   connect,
@@ -205,7 +205,7 @@ test("a session that ended while one of its locks was being released is kept ali
   await onServer("select pg_terminate_backend($1)", pids);
   expect(await outcome).toMatchObject({ reason: "lost" });
   await until(() => signal.aborted);
-  const asked = vi.spyOn(Operations.prototype, "ask");
+  const asked = vi.spyOn(StatementBatches.prototype, "ask");
   // More than the third of a TTL after which it spoke.
   await using another = new PostgresLocker({ sessions: "dedicated", pool: createPool() });
   const witness = await another.acquire(uniqueKey(), { ttl: 700 });

@@ -1,10 +1,11 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { assertPositiveTtl } from "../../src/contract/acquire-options.ts";
-import { HeldLock, type Keeper } from "../../src/holding/held-lock.ts";
+import { HeldLock, type LockOwner } from "../../src/holding/held-lock.ts";
 import { type Instant, now } from "../../src/runtime/clock.ts";
+import { Expiries } from "../../src/runtime/expiries.ts";
 import { Telemetry } from "../../src/runtime/telemetry.ts";
 import type { Grant } from "../../src/sessions/grant.ts";
-import { SessionLease } from "../../src/sessions/session-keepalive.ts";
+import { SessionKeepalive } from "../../src/sessions/session-keepalive.ts";
 import { SmallestTtl } from "../../src/sessions/smallest-ttl.ts";
 
 // How often a lock that refreshes itself speaks: counted on a clock that the test moves.
@@ -16,9 +17,10 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const keeper: Keeper = {
+const owner: LockOwner = {
   telemetry: new Telemetry({}),
   breaker: undefined,
+  expiries: new Expiries(),
   assertTtl: assertPositiveTtl,
   forget() {},
   expired() {},
@@ -28,7 +30,7 @@ const keeper: Keeper = {
 class Session {
   readonly askedAt: number[] = [];
   provenAt: Instant = now();
-  readonly #lease = new SessionLease({
+  readonly #lease = new SessionKeepalive({
     speak: async () => this.#lease.proven(Number.POSITIVE_INFINITY, this.ask()),
     lapse() {},
     overdue() {},
@@ -76,9 +78,9 @@ class Session {
 
 const ttl = 3_000;
 const facts = { key: "key", id: 1n, mode: "exclusive", ttl, autoRefresh: true } as const;
-const hold = (session: Session): HeldLock => new HeldLock(facts, session.grant(), keeper);
+const hold = (session: Session): HeldLock => new HeldLock(facts, session.grant(), owner);
 const holdShared = (session: Session, autoRefresh = true): HeldLock =>
-  new HeldLock({ ...facts, autoRefresh }, session.sharedGrant(), keeper);
+  new HeldLock({ ...facts, autoRefresh }, session.sharedGrant(), owner);
 
 test("a thousand sessions each speak once for about a third of a TTL, and not all at once", async () => {
   const sessions = Array.from({ length: 1_000 }, () => new Session());
@@ -167,7 +169,7 @@ test.each([10, 100, 3_000, 3_600_000])(
             return session.ask();
           },
         },
-        keeper,
+        owner,
       );
       await vi.advanceTimersByTimeAsync(each / 2);
       const [first] = asked;

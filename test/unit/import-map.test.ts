@@ -13,7 +13,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["waiting/"],
   ["holding/"],
   ["locker-options"],
-  ["base-locker"],
+  ["locker-core"],
   ["postgres-locker", "memory-locker"],
   ["index"],
   ["testing/postgres/", "testing/contract/"],

@@ -1,0 +1,244 @@
+import { assertFunction, assertTransactionOptions } from "../contract/acquire-options.ts";
+import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { AcquireOptions, TransactionClient, TransactionOptions } from "../contract/locker.ts";
+import type { Pool } from "../postgres/driver.ts";
+import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
+import type { Telemetry } from "../runtime/telemetry.ts";
+import { tryLockOn, untilSettled, waitLockOn } from "../sessions/callers-transaction.ts";
+import { type LockRequest, type LockStore, type Refusal, type TryListener, tell } from "../sessions/grant.ts";
+import { OwnTransactions } from "../sessions/own-transactions.ts";
+import type { RecoveryGrace } from "../sessions/recovery-grace.ts";
+import { assertEnforceableTtl } from "../sessions/server-ttl.ts";
+import type { TransactionLock } from "../sessions/transaction-lock.ts";
+import type { Hold, Wanted } from "../waiting/attempt.ts";
+import { carry, isInTransactionOf, runAround } from "../waiting/reentrancy.ts";
+import type { RegisteredLock } from "./lock-registry.ts";
+
+/** What is needed of the locker. */
+export interface LockerOfTransactions {
+  /** @throws what is wrong with them */
+  wanted(key: string, options: AcquireOptions): Wanted;
+  take<G extends { release(): Promise<unknown> }, H>(
+    wanted: Wanted,
+    store: LockStore<G>,
+    hold: Hold<G, H>,
+  ): Promise<H>;
+  readonly telemetry: Telemetry;
+  register(lock: RegisteredLock): void;
+  freed(lock: RegisteredLock): void;
+  /** As the functions that run under its locks know it. */
+  readonly owner: object;
+}
+
+/** Functions that run in a transaction, under a lock that lasts until its end. */
+export class LocksInTransactions {
+  readonly #locker: LockerOfTransactions;
+  readonly #own: OwnTransactions;
+  readonly #recovery: RecoveryGrace | undefined;
+  readonly #enforced: boolean;
+
+  constructor(
+    locker: LockerOfTransactions,
+    parts: {
+      pool: Pool;
+      /** Milliseconds. */
+      connWaitTimeout: number;
+      ttlEnforcement: "client" | "server";
+      recovery: RecoveryGrace | undefined;
+    },
+  ) {
+    const { pool, connWaitTimeout, ttlEnforcement, recovery } = parts;
+    this.#locker = locker;
+    this.#own = new OwnTransactions({ pool, wait: connWaitTimeout, recovery });
+    this.#recovery = recovery;
+    this.#enforced = ttlEnforcement === "server";
+  }
+
+  /** Ends every transaction of the locker's own; nothing of them is kept. Never rejects. */
+  close(): Promise<void> {
+    return this.#own.close();
+  }
+
+  /** As `PostgresLocker.withTransaction` says. */
+  async run<T, C extends TransactionClient>(
+    key: string,
+    fn: (client: C) => T | Promise<T>,
+    options: TransactionOptions<C>,
+  ): Promise<T> {
+    assertFunction(fn);
+    const { client, ...rest } = assertTransactionOptions(options);
+    const locker = this.#locker;
+    const wanted = locker.wanted(key, rest);
+    const enforced = this.#enforced || rest.ttl !== undefined;
+    const ttl = enforced ? assertEnforceableTtl(wanted.ttl) : undefined;
+    const { lock, entry } = await this.#take(wanted, { client, ttl });
+    let isHeld = true;
+    const end = (how: () => Promise<void>): Promise<void> =>
+      locker.telemetry.observe("release", wanted, undefined, async () => {
+        try {
+          await how();
+        } finally {
+          isHeld = false;
+          locker.freed(entry);
+        }
+      });
+    let value: T;
+    try {
+      await lock.keep();
+      const around = { owner: locker.owner, id: wanted.id, client, isHeld: () => isHeld };
+      const running = runAround(around, () => fn(lock.client as C));
+      value = await abandonOnAbort(running, [lock.lost]);
+    } catch (error) {
+      await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));
+      if (!lock.lost.aborted || lock.lost.reason === error) throw error;
+      carry(lock.lost.reason, error);
+      throw lock.lost.reason;
+    }
+    await end(() => lock.commit());
+    return value;
+  }
+
+  async #take(
+    wanted: Wanted,
+    { client, ttl }: { client: TransactionClient | undefined; ttl: number | undefined },
+  ): Promise<{ lock: TransactionLock; entry: RegisteredLock }> {
+    const store =
+      client === undefined
+        ? new OwnTransactionStore(this.#own, ttl)
+        : new CallersTransactionStore({ client, ttl, recovery: this.#recovery, own: this.#own });
+    const hold = (lock: TransactionLock): { lock: TransactionLock; entry: RegisteredLock } => {
+      const { key, id, mode } = wanted;
+      // One whose session has gone keeps nobody out any more.
+      const entry = {
+        key,
+        id,
+        mode,
+        get expired() {
+          return !lock.isOpen;
+        },
+      };
+      this.#locker.register(entry);
+      return { lock, entry };
+    };
+    try {
+      return await this.#locker.take({ ...wanted, alsoEndedBy: store.hopeless }, store, hold);
+    } catch (error) {
+      // What the caller does next must not come in between.
+      await store.settled();
+      throw error;
+    }
+  }
+}
+
+interface TransactionStore extends LockStore<TransactionLock> {
+  /** Ends the attempt for a cause that no waiting mends. */
+  readonly hopeless: Stop;
+  /** Whatever is under way on the caller's client, and what undoes it, is over. */
+  settled(): Promise<void>;
+}
+
+/** They have done nothing yet, so only the first of a line takes a connection of the pool. */
+class OwnTransactionStore implements TransactionStore {
+  readonly bringsPlace = true;
+  readonly hopeless = new Stop();
+  readonly #transactions: OwnTransactions;
+  readonly #ttl: number | undefined;
+
+  constructor(transactions: OwnTransactions, ttl: number | undefined) {
+    this.#transactions = transactions;
+    this.#ttl = ttl;
+  }
+
+  tryLock(request: LockRequest, listener: TryListener<TransactionLock>): void {
+    tell(listener, this.#transactions.tryLock(request, { ttl: this.#ttl }));
+  }
+
+  hasPlaceToWait(): boolean {
+    return true;
+  }
+
+  waitLock(request: LockRequest, bound: number, listener: TryListener<TransactionLock>): void {
+    tell(
+      listener,
+      this.#transactions.waitLock(request, { bound, ttl: this.#ttl, signal: cancelled(request) }),
+    );
+  }
+
+  async settled(): Promise<void> {}
+}
+
+/** In a transaction of the caller's, a wait is one of the server's at once: in a line of this process, a deadlock would never be found. */
+class CallersTransactionStore implements TransactionStore {
+  readonly bringsPlace = true;
+  readonly skipsLine = true;
+  readonly hopeless = new Stop();
+  readonly #client: TransactionClient;
+  readonly #ttl: number | undefined;
+  readonly #recovery: RecoveryGrace | undefined;
+  readonly #own: OwnTransactions;
+  readonly #isWithin: boolean;
+  #asked: LockRequest | undefined;
+  #settled: Promise<void> | undefined;
+
+  constructor(parts: {
+    client: TransactionClient;
+    ttl: number | undefined;
+    recovery: RecoveryGrace | undefined;
+    own: OwnTransactions;
+  }) {
+    this.#client = parts.client;
+    this.#ttl = parts.ttl;
+    this.#recovery = parts.recovery;
+    this.#own = parts.own;
+    this.#isWithin = isInTransactionOf(parts.client);
+  }
+
+  tryLock(request: LockRequest, listener: TryListener<TransactionLock>): void {
+    const how = { ttl: this.#ttl, isWithin: this.#isWithin, recovery: this.#recovery };
+    tell(listener, this.#ask(request, tryLockOn(this.#client, request, how)));
+  }
+
+  hasPlaceToWait(): boolean {
+    return true;
+  }
+
+  waitLock(request: LockRequest, bound: number, listener: TryListener<TransactionLock>): void {
+    const how = {
+      bound,
+      ttl: this.#ttl,
+      signal: cancelled(request),
+      cancel: (pid: number, lockId: bigint) => this.#own.cancelWait(pid, lockId),
+      isWithin: this.#isWithin,
+      recovery: this.#recovery,
+    };
+    tell(listener, this.#ask(request, waitLockOn(this.#client, request, how)));
+  }
+
+  async settled(): Promise<void> {
+    if (this.#asked?.sent) await this.#settled;
+  }
+
+  async #ask(
+    request: LockRequest,
+    answer: Promise<TransactionLock | Refusal>,
+  ): Promise<TransactionLock | Refusal> {
+    this.#asked = request;
+    this.#settled = untilSettled(this.#client, this.#isWithin);
+    // Whatever it is, it is that of a transaction that is the caller's to begin anew.
+    answer.catch((error: unknown) => this.hopeless.abort(error));
+    const granted = await answer;
+    if ("refused" in granted && granted.refused === "held" && granted.byItself) {
+      this.hopeless.abort(
+        new LockNotAcquiredError({ key: request.key, reason: "held", reentrant: "transaction" }),
+      );
+    }
+    return granted;
+  }
+}
+
+/** Aborts when the wait of a request is cancelled. */
+function cancelled(request: LockRequest): Stop {
+  const left = new Stop();
+  request.cancel = () => left.abort(undefined);
+  return left;
+}

@@ -1,0 +1,65 @@
+import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
+
+/** What is needed of the lock. */
+interface RefreshedLock {
+  /** Milliseconds. */
+  readonly ttl: number;
+  /** When the statement was sent that last proved it. */
+  readonly since: Instant;
+  /** Milliseconds until its holder must stop relying on it. */
+  readonly left: number;
+  refresh(): Promise<void>;
+  expire(): void;
+}
+
+/** Refreshes a lock that has a session to itself, over and over, and ends it when its TTL has passed: with one timer for both. */
+export class OwnRefreshes {
+  readonly #lock: RefreshedLock;
+  readonly #alarm: Alarm<OwnRefreshes>;
+  /** Fraction of the TTL between refreshes: at most a third, and not the same for all, so that not all speak at once. */
+  readonly #restShare = 0.28 + Math.random() * 0.05;
+  #state: "resting" | "refreshing" | "stopped" = "resting";
+  /** When a refresh was last tried. */
+  #triedAt: Instant;
+
+  constructor(lock: RefreshedLock) {
+    this.#lock = lock;
+    this.#triedAt = lock.since;
+    this.#alarm = new Alarm<OwnRefreshes>(this, OwnRefreshes.#untilNext, OwnRefreshes.#ring);
+  }
+
+  stop(): void {
+    this.#state = "stopped";
+    this.#alarm.stop();
+  }
+
+  /** The lock has another TTL than before, or may be about to. */
+  moved(): void {
+    if (this.#state !== "stopped") this.#alarm.reset();
+  }
+
+  static #untilNext(this: void, refreshes: OwnRefreshes): number {
+    const lock = refreshes.#lock;
+    if (refreshes.#state !== "resting") return lock.left;
+    const rested = Math.min(elapsedSince(lock.since), elapsedSince(refreshes.#triedAt));
+    return Math.min(lock.left, lock.ttl * refreshes.#restShare - rested);
+  }
+
+  static #ring(this: void, refreshes: OwnRefreshes): void {
+    if (refreshes.#lock.left <= 0) refreshes.#lock.expire();
+    else refreshes.#refresh();
+  }
+
+  #refresh(): void {
+    this.#state = "refreshing";
+    this.#triedAt = now();
+    this.#alarm.reset();
+    const next = (): void => {
+      if (this.#state !== "refreshing") return;
+      this.#state = "resting";
+      this.#alarm.reset();
+    };
+    // A failure has ended the lock and aborted its signal; a refusal by the circuit breaker is tried again.
+    this.#lock.refresh().then(next, next);
+  }
+}

@@ -1,0 +1,155 @@
+import pg from "pg";
+import type { Pool } from "../postgres/driver.ts";
+import { LocksKept } from "../postgres/lock-proof.ts";
+import { type PingTarget, pingPool } from "../postgres/ping.ts";
+import { endPool, watchConnections, watchPool } from "../postgres/reservation.ts";
+import { boundedWait } from "../postgres/session.ts";
+import { within } from "../runtime/clock.ts";
+import { DedicatedSessions } from "./dedicated-sessions.ts";
+import {
+  type Grant,
+  type LockRequest,
+  type LockStore,
+  promised,
+  type Refusal,
+  type TryListener,
+  tell,
+} from "./grant.ts";
+import type { RecoveryGrace } from "./recovery-grace.ts";
+import { SharedSessions } from "./shared-sessions.ts";
+import { WaitingSessions } from "./waiting-sessions.ts";
+
+/** Milliseconds that are left for the proof that locks are kept, however long the first grant took. */
+const shortestProof = 100;
+
+export interface PostgresStoreOptions {
+  /** Where locks live. */
+  readonly pool: Pool;
+  /** The pool is the locker's own, and ends with it. */
+  readonly ownsPool: boolean;
+  /** Where reads go, if that is elsewhere. */
+  readonly readPool: Pool | undefined;
+  readonly namespace: number;
+  /** Milliseconds; infinite: without a bound. */
+  readonly connWaitTimeout: number;
+  readonly pooler: "refuse" | "session";
+  readonly sessions: "dedicated" | "shared";
+  readonly maxLocksPerSession: number;
+  readonly maxWaitingSessions: number;
+  readonly ttlEnforcement: "client" | "server";
+  readonly recovery: RecoveryGrace | undefined;
+  /** Whoever waits may find a place in the server. */
+  onPlaceFree(): void;
+}
+
+/** A pool of the locker's own. */
+export function ownPool(connectionString: string, connWaitTimeout: number): Pool {
+  const pool = new pg.Pool({
+    connectionString,
+    keepAlive: true,
+    // A locker that holds nothing doesn't keep the process alive; one that holds or waits does.
+    allowExitOnIdle: true,
+    // A connection that is never answered would keep the process alive after close().
+    connectionTimeoutMillis: boundedWait(connWaitTimeout),
+  }) as Pool;
+  watchConnections(pool);
+  return pool;
+}
+
+/** Locks as session advisory locks of a PostgreSQL. */
+export class PostgresStore implements LockStore<Grant> {
+  readonly #sessions: DedicatedSessions | SharedSessions;
+  readonly #waiting: WaitingSessions;
+  readonly #locksKept: LocksKept;
+  readonly #pools: readonly PingTarget[];
+  readonly #ownPool: Pool | undefined;
+  readonly #deadline: number;
+
+  constructor(options: PostgresStoreOptions) {
+    const { pool, readPool, sessions, maxLocksPerSession, maxWaitingSessions } = options;
+    const trustPooler = options.pooler === "session";
+    watchPool(pool);
+    this.#ownPool = options.ownsPool ? pool : undefined;
+    this.#pools = [
+      { pool, locksLiveHere: true, trustPooler },
+      ...(readPool === undefined ? [] : [{ pool: readPool, locksLiveHere: false, trustPooler }]),
+    ];
+    this.#sessions =
+      sessions === "shared"
+        ? new SharedSessions({ ...options, maxLocksPerSession })
+        : new DedicatedSessions(options);
+    this.#locksKept = new LocksKept(pool);
+    this.#waiting = new WaitingSessions({ ...options, maxWaitingSessions }, () => options.onPlaceFree());
+    this.#deadline = boundedWait(options.connWaitTimeout);
+  }
+
+  canTry(): boolean {
+    return this.#sessions.canTry();
+  }
+
+  tryLock(request: LockRequest, listener: TryListener<Grant>): void {
+    if (this.#locksKept.areProven) this.#sessions.tryLock(request, listener);
+    else tell(listener, this.#proveFirst(request, "tryLock"));
+  }
+
+  pollLock(request: LockRequest, listener: TryListener<Grant>): void {
+    if (this.#locksKept.areProven) this.#sessions.pollLock(request, listener);
+    else tell(listener, this.#proveFirst(request, "pollLock"));
+  }
+
+  get sessionCount(): number {
+    return this.#sessions.size + this.#waiting.size;
+  }
+
+  hasPlaceToWait(): boolean {
+    return this.#waiting.hasPlace;
+  }
+
+  waitLock(request: LockRequest, bound: number, listener: TryListener<Grant>): void {
+    const waiting = this.#locksKept.areProven
+      ? this.#waiting.waitLock(request, bound)
+      : this.#proveThenWait(request, bound);
+    tell(listener, waiting);
+  }
+
+  /** @throws what `ping()` does */
+  async ping(): Promise<void> {
+    await Promise.all(this.#pools.map((each) => pingPool(each, this.#deadline)));
+  }
+
+  /** Gives back every session, and ends what the locker opened. Never rejects, and takes seconds at most. */
+  async close(): Promise<void> {
+    await this.#sessions.close();
+    await this.#waiting.close();
+    if (this.#ownPool !== undefined) await endPool(this.#ownPool);
+  }
+
+  /** Before it waits, because a proof between a grant and its answer would hold up all those who wait behind it. */
+  async #proveThenWait(request: LockRequest, bound: number): Promise<Grant | Refusal> {
+    const start = performance.now();
+    await this.#locksKept.prove(Math.min(this.#deadline, bound));
+    if (request.abandoned) return { refused: "abandoned" };
+    return await this.#waiting.waitLock(request, Math.max(start + bound - performance.now(), 1));
+  }
+
+  /**
+   * What is granted goes out only once it is known that the server keeps its locks. If that takes long, it is given back, and taken
+   * anew afterwards.
+   */
+  async #proveFirst(request: LockRequest, how: "tryLock" | "pollLock"): Promise<Grant | Refusal> {
+    const start = performance.now();
+    const granted = await promised<Grant>((listener) => this.#sessions[how](request, listener));
+    if ("refused" in granted) return granted;
+    // The proof counts into the wait for a connection, as the session of the grant does.
+    const proof = this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
+    try {
+      // The TTL runs all the while, and the caller may leave.
+      await within(request.ttl / 10, proof);
+      return granted;
+    } catch {
+      await granted.release().catch(() => {});
+    }
+    await proof;
+    return await promised<Grant>((listener) => this.#sessions.tryLock(request, listener));
+  }
+}

@@ -1,0 +1,244 @@
+import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { Lock, LockMode, Logger } from "../contract/locker.ts";
+import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
+import { Link, type Stop, type StopSignal } from "../runtime/stop-signal.ts";
+import {
+  type LockRequest,
+  type LockStore,
+  promised,
+  type Refusal,
+  type TryListener,
+} from "../sessions/grant.ts";
+
+/** What a caller asked for, checked. Times are in milliseconds. */
+export interface Wanted {
+  readonly key: string;
+  readonly id: bigint;
+  readonly mode: LockMode;
+  readonly ttl: number;
+  readonly fencing: boolean;
+  readonly autoRefresh: boolean;
+  /** 0: try once. */
+  readonly wait: number;
+  /** The caller's own. */
+  readonly signal: StopSignal | undefined;
+  /** Any other that ends the attempt. */
+  readonly alsoEndedBy?: StopSignal;
+}
+
+/** What can be given back if nobody wants it any more. */
+export interface Granted {
+  release(): Promise<unknown>;
+}
+
+/** What a locker holds, as far as it says who may try. */
+export interface Holdings {
+  /** Whether a holder of the key in this locker, whose end will be told to the locker's admission, keeps the caller out. */
+  keepOut(wanted: Pick<Lock, "key" | "id" | "mode">): boolean;
+  /** A key held in this locker that is another, but has the same id. */
+  namesake(wanted: Pick<Lock, "key" | "id">): string | undefined;
+}
+
+/** Whose attempts these are. */
+export interface AttemptSurroundings {
+  readonly log: Logger;
+  readonly breaker: CircuitBreaker | undefined;
+  readonly registry: Holdings;
+  /** Aborts when the locker closes. */
+  readonly closing: Stop;
+  /** Whether the database has ever answered. */
+  hasConnected: boolean;
+  /** close() waits for one thing more, and for one less. */
+  began(): void;
+  ended(): void;
+}
+
+/** Enters what is granted into the registry, as a caller gets it; called in the very step in which it is sure that somebody wants it. */
+export type Hold<G, H> = (grant: G, wanted: Wanted) => H;
+
+/** A number: it waits in the server for that many milliseconds at most. */
+export type How = "tryLock" | "pollLock" | number;
+
+/** Who is told what came of an attempt. */
+export interface Outcome<G> {
+  /** In the very step in which it is sure that somebody wants it. */
+  granted(grant: G): void;
+  /** Somebody else holds it. */
+  held(): void;
+  failed(error: unknown): void;
+}
+
+//   asking ──▶ told: granted, held, failed
+//      └── its caller's signal, close(), the end of its wait ──▶ left: a lock that is granted all the same goes back
+type State = "asking" | "told" | "left";
+
+/**
+ * One question to a store, from its call to its answer. It is what the store asks for, who is told of the answer, and what close() ends:
+ * it is itself the link in the ring of those that close() ends.
+ */
+export class Attempt<G extends Granted> extends Link implements LockRequest, TryListener<G> {
+  readonly key: string;
+  readonly id: bigint;
+  readonly mode: LockMode;
+  readonly ttl: number;
+  readonly fencing: boolean;
+  abandoned: boolean;
+  sent: boolean;
+  cancel: (() => void) | undefined;
+  readonly #around: AttemptSurroundings;
+  readonly #outcome: Outcome<G>;
+  #state: State;
+  /** Those that it listens to, apart from the one of close(). */
+  #links: Link[] | undefined;
+  /** Whether close() waits for the answer of an attempt that was left. */
+  #isAwaited: boolean;
+
+  constructor(wanted: Wanted, around: AttemptSurroundings, outcome: Outcome<G>) {
+    super();
+    this.key = wanted.key;
+    this.id = wanted.id;
+    this.mode = wanted.mode;
+    this.ttl = wanted.ttl;
+    this.fencing = wanted.fencing;
+    this.abandoned = false;
+    this.sent = false;
+    this.cancel = undefined;
+    this.#around = around;
+    this.#outcome = outcome;
+    this.#state = "asking";
+    this.#links = undefined;
+    this.#isAwaited = false;
+  }
+
+  /** Asks the store, unless one of the signals has aborted. */
+  ask(store: LockStore<G>, how: How, signals: ReadonlyArray<StopSignal | undefined> | undefined): void {
+    this.#around.closing.add(this);
+    if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
+    if (this.#state !== "asking") return;
+    const { breaker } = this.#around;
+    if (breaker === undefined) {
+      askStore(store, this, how, this);
+      return;
+    }
+    // The breaker may take its time: a policy that is half open lets one through first.
+    const asked = throughBreaker(breaker, () =>
+      this.abandoned ? abandoned : promised<G>((listener) => askStore(store, this, how, listener)),
+    );
+    asked.then(
+      (answer) => ("refused" in answer ? this.refused(answer) : this.granted(answer)),
+      (error: unknown) => this.failed(error),
+    );
+  }
+
+  #endOn(signal: StopSignal | undefined): void {
+    if (signal === undefined) return;
+    this.#links ??= [];
+    this.#links.push(signal.listen(() => this.#leave(signal.reason)));
+    // A signal may abort while it is asked whether it has.
+    if (signal.aborted) this.#leave(signal.reason);
+  }
+
+  /** close() */
+  override onAbort(): void {
+    this.#leave(this.#around.closing.reason);
+  }
+
+  #leave(reason: unknown): void {
+    if (this.#state !== "asking") return;
+    this.#state = "left";
+    this.#stopListening();
+    this.abandoned = true;
+    this.cancel?.();
+    // As long as it waits for a connection, perhaps for long, it has nothing to undo.
+    if (this.sent) {
+      this.#isAwaited = true;
+      this.#around.began();
+    }
+    this.#outcome.failed(reason);
+  }
+
+  granted(grant: G): void {
+    if (this.#state === "left") {
+      void undo(grant, this.#around).then(() => this.#answered());
+      return;
+    }
+    this.#tell();
+    this.#around.hasConnected = true;
+    try {
+      this.#outcome.granted(grant);
+    } catch (error) {
+      void undo(grant, this.#around).then(() => this.#outcome.failed(error));
+    }
+  }
+
+  refused(refusal: Refusal): void {
+    if (this.#state === "left") {
+      this.#answered();
+      return;
+    }
+    this.#tell();
+    const { key } = this;
+    if (refusal.refused === "pool-saturated") {
+      this.#outcome.failed(
+        new LockNotAcquiredError({ key, reason: refusal.refused, waited: refusal.waited }),
+      );
+      return;
+    }
+    if (refusal.refused !== "abandoned") this.#around.hasConnected = true;
+    if (refusal.refused === "recovering") {
+      this.#outcome.failed(
+        new LockNotAcquiredError({ key, reason: refusal.refused, graceLeft: refusal.graceLeft }),
+      );
+      return;
+    }
+    const otherKey = this.#around.registry.namesake(this);
+    if (otherKey === undefined) this.#outcome.held();
+    else this.#outcome.failed(new LockNotAcquiredError({ key, reason: "id-collision", otherKey }));
+  }
+
+  failed(error: unknown): void {
+    if (this.#state === "left") {
+      this.#answered();
+      return;
+    }
+    this.#tell();
+    this.#outcome.failed(error);
+  }
+
+  #tell(): void {
+    this.#state = "told";
+    this.#stopListening();
+  }
+
+  #stopListening(): void {
+    this.cut();
+    if (this.#links !== undefined) for (const link of this.#links) link.cut();
+  }
+
+  #answered(): void {
+    if (this.#isAwaited) this.#around.ended();
+    this.#isAwaited = false;
+  }
+}
+
+function askStore<G extends Granted>(
+  store: LockStore<G>,
+  request: LockRequest,
+  how: How,
+  listener: TryListener<G>,
+): void {
+  if (how === "pollLock" && store.pollLock !== undefined) store.pollLock(request, listener);
+  else if (typeof how === "number" && store.waitLock !== undefined) store.waitLock(request, how, listener);
+  else store.tryLock(request, listener);
+}
+
+/** Gives back what was granted to a caller that has given up. A failure has ended the session, and the lock with it. */
+async function undo(grant: Granted, { log }: AttemptSurroundings): Promise<void> {
+  try {
+    await grant.release();
+  } catch (err) {
+    log.debug({ err }, "giving back an abandoned lock failed; its session was ended");
+  }
+}
+
+const abandoned: Promise<Refusal> = Promise.resolve({ refused: "abandoned" });

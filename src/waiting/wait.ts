@@ -1,0 +1,168 @@
+import { LockNotAcquiredError } from "../contract/errors.ts";
+import { isPassing } from "../postgres/passing-fault.ts";
+import { Alarm } from "../runtime/clock.ts";
+import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
+import type { Telemetry } from "../runtime/telemetry.ts";
+import type { LockStore } from "../sessions/grant.ts";
+import {
+  Attempt,
+  type AttemptSurroundings,
+  type Granted,
+  type Hold,
+  type How,
+  type Wanted,
+} from "./attempt.ts";
+import { PauseAfterFault } from "./pause-after-fault.ts";
+import type { Poller, Polling } from "./polling.ts";
+import type { Place, WaitingLines } from "./waiting-lines.ts";
+
+/**
+ * Milliseconds of one wait in the server, after which the caller asks again. It is how old the oldest snapshot gets because of those
+ * who wait, and how long `CREATE INDEX CONCURRENTLY` waits for each of them; a hundred that wait for 5 s each are 20 statements a
+ * second.
+ */
+export const waitBound = 5_000;
+/** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
+const firstTry = 1_000;
+
+/** Whose waits these are. */
+export interface WaitSurroundings extends AttemptSurroundings {
+  readonly telemetry: Telemetry;
+  readonly lines: WaitingLines;
+  readonly polling: Polling;
+}
+
+/**
+ * One caller's wait for a lock, from its call to the grant, whatever becomes of the database meanwhile.
+ *
+ *     in line ──first──▶ trying ──refused──▶ waiting in the server ──bound──▶ waiting in the server …
+ *                          ▲  └── no place ──▶ polling ──a place, a tick, a release here──▶ trying
+ *                          └──── a fault, a pause ────┘
+ */
+export class Wait<G extends Granted, H> {
+  readonly #around: WaitSurroundings;
+  readonly #wanted: Wanted;
+  readonly #store: LockStore<G>;
+  readonly #hold: Hold<G, H>;
+  readonly #over = new Stop();
+  /** Any of them ends it: the caller's, the locker's, and its bound. */
+  readonly #signals: ReadonlyArray<StopSignal | undefined>;
+  /** Its bound, by `performance.now()`. */
+  readonly #until: number;
+  /** The bound of its first try, as long as that is under way. */
+  #tryUntil: number | undefined;
+  #lastFault: Error | undefined;
+
+  constructor(around: WaitSurroundings, asked: { wanted: Wanted; store: LockStore<G>; hold: Hold<G, H> }) {
+    const { wanted, store, hold } = asked;
+    this.#around = around;
+    this.#wanted = wanted;
+    this.#store = store;
+    this.#hold = hold;
+    this.#signals = [wanted.signal, wanted.alsoEndedBy, around.closing, this.#over];
+    const start = performance.now();
+    this.#until = start + wanted.wait;
+    this.#tryUntil = start + Math.max(wanted.wait, firstTry);
+  }
+
+  /** @throws {LockNotAcquiredError} {LockerClosedError} the reason of the caller's signal, or what no waiting mends */
+  async untilGranted(): Promise<H> {
+    const { id, mode } = this.#wanted;
+    const alarm = new Alarm<Wait<G, H>>(
+      this,
+      (wait) => (wait.#tryUntil ?? wait.#until) - performance.now(),
+      (wait) => wait.#end(),
+    );
+    try {
+      if (this.#store.skipsLine) return await this.#goOn({ isFirst: true });
+      const place = this.#around.lines.join(id, mode);
+      let granted = false;
+      try {
+        await abandonOnAbort(place.turn, this.#signals);
+        const lock = await this.#goOn(place);
+        granted = true;
+        return lock;
+      } finally {
+        this.#around.lines.leave(place, granted);
+      }
+    } finally {
+      alarm.stop();
+    }
+  }
+
+  /** Its bound has passed. */
+  #end(): void {
+    const { key, wait } = this.#wanted;
+    const cause = this.#lastFault ?? (this.#around.hasConnected ? undefined : new Error("no answer"));
+    this.#over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
+  }
+
+  /** Goes on until the lock is granted, in spite of any fault that waiting can mend. */
+  async #goOn(place: Pick<Place, "isFirst">): Promise<H> {
+    const pause = new PauseAfterFault();
+    for (;;) {
+      try {
+        return await this.#waitInServer(place);
+      } catch (error) {
+        const ended = this.#signals.some((signal) => signal?.aborted && signal.reason === error);
+        if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
+        const isFirst = this.#lastFault === undefined;
+        this.#lastFault = error as Error;
+        this.#around.telemetry.ridingOut(this.#wanted, this.#lastFault, { isFirst });
+      }
+      await pauseFor(pause.next(this.#lastFault), this.#signals);
+    }
+  }
+
+  /** Tries, and then waits in the server; polls as long as there is no place to wait in. @throws a fault of the database */
+  async #waitInServer(place: Pick<Place, "isFirst">): Promise<H> {
+    const { polling, registry } = this.#around;
+    const store = this.#store;
+    let poller: Poller | undefined;
+    let tries = store.skipsLine !== true;
+    try {
+      for (;;) {
+        if (
+          tries &&
+          !registry.keepOut(this.#wanted) &&
+          (poller !== undefined || (store.canTry?.() ?? true))
+        ) {
+          const lock = await this.#ask(poller === undefined ? "tryLock" : "pollLock");
+          if (lock !== undefined) return lock;
+        }
+        tries = false;
+        if (store.skipsLine !== true) this.#tryUntil = undefined;
+        const left = this.#until - performance.now();
+        if (left <= 0 && this.#tryUntil === undefined) this.#end();
+        for (const signal of this.#signals) signal?.throwIfAborted();
+        const isNext = poller === undefined ? polling.isEmpty : polling.isOldest(poller);
+        if (place.isFirst && (isNext || store.bringsPlace) && store.hasPlaceToWait?.()) {
+          if (poller !== undefined) polling.leave(poller);
+          poller = undefined;
+          polling.offerPlace();
+          const lock = await this.#ask(Math.min(waitBound, left));
+          if (lock !== undefined) return lock;
+          this.#tryUntil = undefined;
+        } else {
+          poller ??= polling.join(this.#wanted.id);
+          await abandonOnAbort(polling.sleep(poller), this.#signals);
+          tries = true;
+        }
+      }
+    } finally {
+      if (poller !== undefined) polling.leave(poller);
+    }
+  }
+
+  /** Asks once, and returns `undefined` if somebody else holds the lock. */
+  #ask(how: How): Promise<H | undefined> {
+    return new Promise((resolve, reject) => {
+      const attempt = new Attempt<G>(this.#wanted, this.#around, {
+        granted: (grant) => resolve(this.#hold(grant, this.#wanted)),
+        held: () => resolve(undefined),
+        failed: reject,
+      });
+      attempt.ask(this.#store, how, this.#signals);
+    });
+  }
+}
