@@ -37,7 +37,7 @@ import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 export class PostgresLocker implements Locker {
   readonly #core: LockerCore;
   readonly #transactions: LocksInTransactions;
-  readonly #shown: object;
+  readonly #shown: { readonly namespace: number; readonly sessions: string; readonly ttlEnforcement: string };
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: PostgresLockerOptions) {
@@ -161,6 +161,8 @@ export class PostgresLocker implements Locker {
 
   /** @internal */
   [inspect.custom](_depth: unknown, options: object): string {
-    return `PostgresLocker ${inspect({ ...this.#shown, ...this.stats() }, options)}`;
+    const stats = this.stats();
+    const sessions = `${stats.sessions} ${this.#shown.sessions}`;
+    return `PostgresLocker ${inspect({ ...this.#shown, ...stats, sessions }, options)}`;
   }
 }

@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { signalOf } from "../contract/acquire-options.ts";
 import { CircuitOpenError, LockNotHeldError } from "../contract/errors.ts";
 import type { Duration, Lock, LockMode, RefreshOptions } from "../contract/locker.ts";
@@ -7,9 +8,9 @@ import type { Expiries, Expiring, Expiry } from "../runtime/expiries.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
-import type { GoneListener, Grant } from "../sessions/grant.ts";
+import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import { clientRule, enforcedRule } from "../sessions/server-ttl.ts";
-import { type HoldingState, held, lossOf, notHeldIn, released, releasing } from "./holding-state.ts";
+import { type HoldingState, held, lossOf, notHeldIn, released } from "./holding-state.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 import { OwnRefreshes } from "./own-refreshes.ts";
 
@@ -34,7 +35,7 @@ type Upkeep = Expiry | OwnRefreshes | typeof itsSessions | typeof nobodys;
 const itsSessions = "its session's";
 const nobodys = "nobody's";
 
-export class HeldLock implements Lock, GoneListener, RegisteredLock, Expiring {
+export class HeldLock implements Lock, GoneListener, ReleaseListener, RegisteredLock, Expiring {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
@@ -135,6 +136,19 @@ export class HeldLock implements Lock, GoneListener, RegisteredLock, Expiring {
       : this.#release();
   }
 
+  /** What `JSON.stringify` writes: a `bigint` is a string there. */
+  toJSON(): object {
+    const { key, id, mode, ttl, held, expired, fencingToken } = this;
+    return { key, id: id.toString(), mode, ttl, held, expired, fencingToken: fencingToken?.toString() };
+  }
+
+  /** What `console.log` shows. */
+  [inspect.custom](_depth: unknown, options: object): string {
+    const { key, id, mode, ttl, held, expired, fencingToken } = this;
+    const shown = { key, id, mode, held, expired, ttl, ...(fencingToken !== undefined && { fencingToken }) };
+    return `Lock ${inspect(shown, options)}`;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#state.is !== "held" && this.#state.is !== "expired") return;
     await this.release().catch((error: unknown) => {
@@ -226,17 +240,32 @@ export class HeldLock implements Lock, GoneListener, RegisteredLock, Expiring {
   #release(): Promise<void> {
     const start = performance.now();
     if (this.#state.is !== "held" || this.#isOver()) return this.#releaseWhatIsOver(start);
-    this.#state = releasing;
-    return this.#free().then(
-      () => {
-        this.#end(released);
-        this.#owner.telemetry.succeeded("release", start);
-      },
-      (cause: unknown) => {
-        this.#end({ is: "lost", cause });
-        throw this.#notReleased(start);
-      },
-    );
+    return new Promise((resolve, reject) => {
+      this.#state = { is: "releasing", resolve, reject, start };
+      if (this.#grant.free !== undefined) this.#grant.free(this);
+      else
+        this.#free().then(
+          () => this.freed(),
+          (error: unknown) => this.notFreed(error),
+        );
+    });
+  }
+
+  /** What its holder has given back is free. */
+  freed(): void {
+    const state = this.#state;
+    if (state.is !== "releasing") return;
+    this.#end(released);
+    this.#owner.telemetry.succeeded("release", state.start);
+    state.resolve();
+  }
+
+  /** What its holder has given back was not held, as far as is known. */
+  notFreed(cause: unknown): void {
+    const state = this.#state;
+    if (state.is !== "releasing") return;
+    this.#end({ is: "lost", cause });
+    state.reject(this.#notReleased(state.start));
   }
 
   async #releaseWhatIsOver(start: number): Promise<void> {

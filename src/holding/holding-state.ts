@@ -8,7 +8,13 @@ import { LockExpiredError, LockerClosedError, LockLostError, LockNotHeldError } 
 //    └── locker.close() ──▶ closed
 export type HoldingState =
   | { readonly is: "held" }
-  | { readonly is: "releasing" }
+  | {
+      readonly is: "releasing";
+      /** Settle the call of its holder, which began at `start`, by `performance.now()`. */
+      readonly resolve: () => void;
+      readonly reject: (error: unknown) => void;
+      readonly start: number;
+    }
   | { readonly is: "released" }
   | { readonly is: "expired" }
   | { readonly is: "lost"; readonly cause: unknown }
@@ -16,7 +22,6 @@ export type HoldingState =
 
 // One of each for all locks.
 export const held: HoldingState = { is: "held" };
-export const releasing: HoldingState = { is: "releasing" };
 export const released: HoldingState = { is: "released" };
 
 /** What the signal of a lock aborts with in a state; `undefined` where it doesn't. */

@@ -77,7 +77,11 @@ class TrackedLock implements Lock {
     return this.#lock[Symbol.asyncDispose]();
   }
 
-  [inspect.custom](): unknown {
-    return this.#lock;
+  toJSON(): object {
+    return this.#lock.toJSON();
+  }
+
+  [inspect.custom](depth: unknown, options: object): string {
+    return this.#lock[inspect.custom](depth, options);
   }
 }

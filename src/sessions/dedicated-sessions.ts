@@ -11,6 +11,7 @@ import {
   unlock,
 } from "../postgres/sql.ts";
 import type { Instant } from "../runtime/clock.ts";
+import { debug } from "../runtime/debug-log.ts";
 import {
   type GoneListener,
   type Grant,
@@ -40,8 +41,7 @@ export class DedicatedSessions {
   readonly #options: DedicatedSessionsOptions;
   readonly #enforced: boolean;
   readonly #looks: LooksForFree;
-  /** How many there are, or are about to be. */
-  size = 0;
+  readonly #sessions = new Set<Session>();
 
   constructor(options: DedicatedSessionsOptions) {
     this.#options = options;
@@ -90,11 +90,13 @@ export class DedicatedSessions {
       // There the TTL does not run, and a rollback takes the settings back.
       session.assertOutsideTransaction(doing);
       if (said.granted === true && said.before !== null) {
-        return new DedicatedLock(
-          session,
-          { key, id, kind, said, name, before: said.before, recovery },
-          sentAt,
-        );
+        this.#count(session);
+        debug("session reserved", () => ({ pid: said.pid, key }));
+        const opened = { key, id, kind, said, name, before: said.before, recovery };
+        return new DedicatedLock(session, opened, {
+          provenAt: sentAt,
+          onReturn: () => this.#sessions.delete(session),
+        });
       }
       if (said.granted === false) {
         await recovery?.leave(session);
@@ -108,6 +110,18 @@ export class DedicatedSessions {
       session.destroy(error as Error);
       throw namedLockError(aboutKey(error, key));
     }
+  }
+
+  /** How many carry a lock. */
+  get size(): number {
+    return this.#sessions.size;
+  }
+
+  #count(session: Session): void {
+    this.#sessions.add(session);
+    session.onGone((cause) => {
+      if (this.#sessions.delete(session)) debug("session lost", () => ({ cause: cause.message }));
+    });
   }
 
   /** Whether a connection of the pool is to be had without a queue. */
@@ -150,9 +164,11 @@ class DedicatedLock implements Grant {
   readonly fencingToken: bigint | undefined;
   readonly lapses: boolean;
   #provenAt: Instant;
+  readonly #onReturn: () => void;
 
-  constructor(session: Session, opened: Opened, provenAt: Instant) {
-    this.#provenAt = provenAt;
+  constructor(session: Session, opened: Opened, at: { provenAt: Instant; onReturn(): void }) {
+    this.#provenAt = at.provenAt;
+    this.#onReturn = at.onReturn;
     this.#session = session;
     this.#opened = opened;
     const { token } = opened.said;
@@ -193,6 +209,8 @@ class DedicatedLock implements Grant {
       if (!wasHeld) throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
       await recovery?.leave(this.#session);
       this.#session.return();
+      this.#onReturn();
+      debug("session returned", () => ({ pid: this.#opened.said.pid, key: this.#opened.key }));
     } catch (error) {
       throw this.#destroyed(error);
     }

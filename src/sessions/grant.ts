@@ -96,6 +96,14 @@ export interface Grant {
   refresh(ttl: number, deadline: number): Promise<Instant>;
   /** Gives the lock back; a failure ends it all the same, and says that it was not held, or not surely so. */
   release(): Promise<void>;
+  /** As {@link release}, but tells a listener: for locks that are many. May be called again, and says the same then. */
+  free?(listener: ReleaseListener): void;
+}
+
+/** Who is told once, and never before the call returns that asks, what came of a release. */
+export interface ReleaseListener {
+  freed(): void;
+  notFreed(error: unknown): void;
 }
 
 /** Why a lock was not granted, when nothing went wrong. `waited` is in milliseconds. */

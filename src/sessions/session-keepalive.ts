@@ -1,4 +1,5 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
+import { debug } from "../runtime/debug-log.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import { enforcedRule } from "./server-ttl.ts";
 
@@ -48,13 +49,13 @@ export class SessionKeepalive {
 
   /** A statement is about to be sent that sets the lease. */
   asked(lease: number): void {
-    if (this.#isEndless(lease)) return;
     this.#asked = this.#window.ask(lease);
     if (lease < this.#window.ttl) this.#watch();
   }
 
-  proven(lease: number, sentAt: Instant): void {
-    if (this.#asked === undefined && this.#isEndless(lease)) {
+  /** The statement was answered, and the session is what it was. `lease`: the one that it set, if it set one. */
+  proven(lease: number | undefined, sentAt: Instant): void {
+    if (lease === undefined) {
       this.#window.extend(sentAt);
       return;
     }
@@ -63,11 +64,6 @@ export class SessionKeepalive {
     this.#asked = undefined;
     if (lease === before && this.#alarm !== undefined) return;
     this.#watch();
-  }
-
-  /** Most sessions: the server keeps them for ever, before and afterwards. */
-  #isEndless(lease: number): boolean {
-    return lease === Number.POSITIVE_INFINITY && this.#window.ttl === Number.POSITIVE_INFINITY;
   }
 
   /** What was asked has failed, and changed nothing. */
@@ -120,6 +116,7 @@ export class SessionKeepalive {
   }
 
   #keep(): void {
+    debug("keepalive", () => ({ lease: this.#window.ttl, proofWithin: this.#proofWithin }));
     this.#speaking = true;
     this.#watch();
     const next = (): void => {

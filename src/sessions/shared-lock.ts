@@ -1,7 +1,7 @@
 import type { LockMode } from "../contract/locker.ts";
 import { freeing, joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
 import { type Instant, within } from "../runtime/clock.ts";
-import type { GoneListener, Grant, LockRequest, TryListener } from "./grant.ts";
+import type { GoneListener, Grant, LockRequest, ReleaseListener, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
 import { askForProof, type Task, type Undone } from "./statement-batches.ts";
 
@@ -49,8 +49,8 @@ export class SharedLock implements Grant, Carried, Task {
   carriedFor: number | undefined;
   provenWithin: number | undefined;
   #goneListener: GoneListener | undefined;
-  #releasing: Promise<void> | undefined;
-  #settleRelease: { resolve(): void; reject(error: unknown): void } | undefined;
+  #releaseListeners: ReleaseListener | ReleaseListener[] | undefined;
+  #released: { readonly error: unknown } | undefined;
 
   constructor(
     locks: SharedLocks,
@@ -79,9 +79,13 @@ export class SharedLock implements Grant, Carried, Task {
     this.listener = listener;
     this.isAgain = isAgain;
     this.operation = how === "taking" ? taking[request.mode] : joining;
-    this.askedAt = performance.now();
+    // Only a session that isn't open yet may keep it waiting, and be asked for how long.
+    this.askedAt = session.isOpen ? 0 : performance.now();
     this.carriedFor = undefined;
     this.provenWithin = undefined;
+    this.#goneListener = undefined;
+    this.#releaseListeners = undefined;
+    this.#released = undefined;
   }
 
   /** Whether it isn't known at this moment if the server has it. */
@@ -147,20 +151,38 @@ export class SharedLock implements Grant, Carried, Task {
     }
   }
 
-  /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
   release(): Promise<void> {
-    this.#releasing ??= new Promise((resolve, reject) => {
-      this.#settleRelease = { resolve, reject };
+    return new Promise((freed, notFreed) => this.free({ freed, notFreed }));
+  }
+
+  /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
+  free(listener: ReleaseListener): void {
+    const others = this.#releaseListeners;
+    if (this.#released !== undefined) {
+      const { error } = this.#released;
+      queueMicrotask(() => tellReleased(listener, error));
+    } else if (others === undefined) {
+      this.#releaseListeners = listener;
       this.#locks.free(this);
-    });
-    return this.#releasing;
+    } else {
+      this.#releaseListeners = [others, listener].flat();
+    }
   }
 
   /** `error`: it was no longer held, as far as is known. */
   released(error?: unknown): void {
-    if (error === undefined) this.#settleRelease?.resolve();
-    else this.#settleRelease?.reject(error);
+    this.#released = error === undefined ? released : { error };
+    const listeners = this.#releaseListeners;
+    if (Array.isArray(listeners)) for (const listener of listeners) tellReleased(listener, error);
+    else if (listeners !== undefined) tellReleased(listeners, error);
   }
+}
+
+const released = { error: undefined };
+
+function tellReleased(listener: ReleaseListener, error: unknown): void {
+  if (error === undefined) listener.freed();
+  else listener.notFreed(error);
 }
 
 /** Those of one lock, from the first in the registry on. */

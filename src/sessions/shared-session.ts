@@ -4,6 +4,7 @@ import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
+import { debug } from "../runtime/debug-log.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
@@ -94,7 +95,7 @@ export class SharedSession {
     this.#batches = new StatementBatches({
       keepalive: this.#keepalive,
       name: options.name,
-      leaseWanted: () => this.#leaseWanted(),
+      leaseWanted: options.ttlClass === undefined ? undefined : () => this.#leaseWanted(),
       onIdle: () => this.#restIfEmpty(),
     });
     void this.#open();
@@ -222,6 +223,7 @@ export class SharedSession {
   }
 
   #return(on: Opened): void {
+    debug("session returned", () => ({ pid: on.said.pid }));
     // In this very step, so that it takes no lock any more.
     const returned = Promise.resolve().then(() => this.#giveBack(on));
     this.#end({ is: "returning", on, returned }, undefined);
@@ -272,6 +274,7 @@ export class SharedSession {
     const closes = this.#state.is === "opening" && this.#state.closeWhenOpen;
     this.#state = { is: "open", on };
     session.onGone((cause) => this.#gone(on, cause));
+    debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
     this.#batches.begin({ session, pid: said.pid });
     // Whoever it was opened for may have left.
     if (closes) void this.close();
@@ -312,6 +315,7 @@ export class SharedSession {
   }
 
   #gone(on: Opened, cause: Error): void {
+    debug("session lost", () => ({ pid: on.said.pid, locks: this.load, cause: cause.message }));
     this.#end({ is: "gone", on }, cause);
     this.#batches.gone(cause);
   }

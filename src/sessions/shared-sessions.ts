@@ -204,16 +204,15 @@ export class SharedSessions implements SharedLocks {
   }
 
   free(lock: SharedLock): void {
-    for (const other of chainOf(this.#locks.get(lock.id))) {
+    for (let other = this.#locks.get(lock.id); other !== undefined; other = other.beside) {
       if (other === lock || other.session !== lock.session) continue;
       // The server has it once for all of them.
       this.#forget(lock);
-      lock.released();
+      queueMicrotask(() => lock.released());
       return;
     }
     if (lock.state !== "gone") lock.state = "freeing";
     lock.operation = freeing[lock.mode];
-    lock.askedAt = performance.now();
     lock.session.ask(lock);
   }
 

@@ -14,6 +14,7 @@ import {
   taking,
 } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import type { LockRequest } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import type { SessionKeepalive } from "./session-keepalive.ts";
@@ -53,8 +54,8 @@ export interface StatementBatchesParts {
   readonly keepalive: SessionKeepalive;
   /** `application_name`, which must stay the same. */
   readonly name: string;
-  /** Milliseconds that the server is to keep the session from now on; `Infinity`: for ever. */
-  leaseWanted(): number;
+  /** Milliseconds that the server is to keep the session from now on. Absent if it keeps it for ever. */
+  readonly leaseWanted: (() => number) | undefined;
   /** There is nothing more to send. */
   onIdle(): void;
 }
@@ -210,13 +211,17 @@ export class StatementBatches {
     batch: ReadonlyArray<Pick<Task, "operation" | "id">>,
     sender: { answered(answers: string | null, sentAt: Instant): void; failed(error: unknown): void },
   ): void {
-    const { keepalive, name } = this.#parts;
-    const wanted = this.#parts.leaseWanted();
-    keepalive.asked(wanted);
+    const { keepalive, name, leaseWanted } = this.#parts;
+    const lease = leaseWanted?.();
+    if (lease !== undefined) keepalive.asked(lease);
+    if (isDebugged) debug("statement", () => ({ pid, operations: batch.length }));
     const asked = {
       doing,
       what: sharedStatement(batch),
-      values: valuesOf(batch, Number.isFinite(wanted) ? sessionTimeout(wanted) : "0"),
+      values: valuesOf(
+        batch,
+        lease === undefined || lease === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(lease),
+      ),
       deadline: statementDeadline,
     };
     session.send(asked, {
@@ -224,7 +229,7 @@ export class StatementBatches {
         const said = readSharedAnswer(String(value));
         const broken = distrust(said, { pid, name }, doing);
         if (broken === undefined) {
-          keepalive.proven(wanted, sentAt);
+          keepalive.proven(lease, sentAt);
           sender.answered(said.answers, sentAt);
           return;
         }

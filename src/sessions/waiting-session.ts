@@ -17,6 +17,7 @@ import {
   waitScript,
 } from "../postgres/sql-waiting.ts";
 import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
+import { debug } from "../runtime/debug-log.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -149,6 +150,7 @@ export class WaitingSession {
     if (this.#state.is === "ended") return;
     if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
     this.#state = { is: "ended" };
+    debug("waiting session ended", () => ({ pid: this.#opened?.pid, cause: cause.message }));
     if (this.#opened !== undefined) this.#opened.session.destroy(cause);
     else if (this.#client !== undefined) destroySocket(this.#client);
     this.#parts.onEnd(this);
@@ -192,6 +194,7 @@ export class WaitingSession {
         return refusal;
       }
       this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
+      debug("waiting session opened", () => ({ pid: said.pid }));
     } catch (error) {
       session.destroy(error as Error);
       throw error;

@@ -87,37 +87,14 @@ export class Admission implements WaitSurroundings {
     return this.telemetry.measure("acquire", wanted, wanted.signal, () => this.#wait(wanted, store, hold));
   }
 
-  /** Tries once. This is the whole way of a lock that nobody has: no promise but the caller's, and nothing that was not asked for. */
   #takeNow<G extends Granted, H>(
     wanted: Wanted,
     store: LockStore<G>,
     hold: Hold<G, H>,
     reentrant: boolean,
   ): Promise<H> {
-    const start = performance.now();
     return new Promise((resolve, reject) => {
-      const { key, id, mode, signal, alsoEndedBy } = wanted;
-      const failed = (error: unknown): void => {
-        this.ended();
-        this.telemetry.failed("acquire", wanted, { error, signal, start });
-        reject(error);
-      };
-      const held = (): void => failed(new LockNotAcquiredError({ key, reason: "held", reentrant }));
-      this.#underWay += 1;
-      // Readers that come one after the other would never let a writer in.
-      if (mode === "shared" && this.lines.hasWriter(id)) {
-        held();
-        return;
-      }
-      const granted = (grant: G): void => {
-        const lock = hold(grant, wanted);
-        this.ended();
-        this.telemetry.succeeded("acquire", start);
-        resolve(lock);
-      };
-      const attempt = new Attempt<G>(wanted, this, { granted, held, failed });
-      const signals = signal === undefined && alsoEndedBy === undefined ? undefined : [signal, alsoEndedBy];
-      attempt.ask(store, "tryLock", signals);
+      new OnlyTry(wanted, this, { hold, reentrant, resolve, reject }).begin(store);
     });
   }
 
@@ -131,5 +108,64 @@ export class Admission implements WaitSurroundings {
       this.#waiting -= 1;
       this.ended();
     }
+  }
+}
+
+/** A call that doesn't wait, from its beginning to its end. */
+class OnlyTry<G extends Granted, H> extends Attempt<G> {
+  readonly #wanted: Wanted;
+  readonly #admission: Admission;
+  readonly #hold: Hold<G, H>;
+  readonly #reentrant: boolean;
+  readonly #resolve: (lock: H) => void;
+  readonly #reject: (error: unknown) => void;
+  readonly #start: number;
+
+  constructor(
+    wanted: Wanted,
+    admission: Admission,
+    parts: {
+      hold: Hold<G, H>;
+      reentrant: boolean;
+      resolve: (lock: H) => void;
+      reject: (error: unknown) => void;
+    },
+  ) {
+    super(wanted, admission);
+    this.#wanted = wanted;
+    this.#admission = admission;
+    this.#hold = parts.hold;
+    this.#reentrant = parts.reentrant;
+    this.#resolve = parts.resolve;
+    this.#reject = parts.reject;
+    this.#start = performance.now();
+  }
+
+  begin(store: LockStore<G>): void {
+    this.#admission.began();
+    const { id, mode, signal, alsoEndedBy } = this.#wanted;
+    // Readers that come one after the other would never let a writer in.
+    if (mode === "shared" && this.#admission.lines.hasWriter(id)) this.onHeld();
+    else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
+    else this.ask(store, "tryLock", [signal, alsoEndedBy]);
+  }
+
+  protected override onGranted(grant: G): void {
+    const lock = this.#hold(grant, this.#wanted);
+    this.#admission.ended();
+    this.#admission.telemetry.succeeded("acquire", this.#start);
+    this.#resolve(lock);
+  }
+
+  protected override onHeld(): void {
+    const { key } = this.#wanted;
+    this.onFailed(new LockNotAcquiredError({ key, reason: "held", reentrant: this.#reentrant }));
+  }
+
+  protected override onFailed(error: unknown): void {
+    const { signal } = this.#wanted;
+    this.#admission.ended();
+    this.#admission.telemetry.failed("acquire", this.#wanted, { error, signal, start: this.#start });
+    this.#reject(error);
   }
 }

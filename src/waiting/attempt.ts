@@ -1,6 +1,7 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock, LockMode, Logger } from "../contract/locker.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { Link, type Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import {
   type LockRequest,
@@ -59,15 +60,6 @@ export type Hold<G, H> = (grant: G, wanted: Wanted) => H;
 /** A number: it waits in the server for that many milliseconds at most. */
 export type How = "tryLock" | "pollLock" | number;
 
-/** Who is told what came of an attempt. */
-export interface Outcome<G> {
-  /** In the very step in which it is sure that somebody wants it. */
-  granted(grant: G): void;
-  /** Somebody else holds it. */
-  held(): void;
-  failed(error: unknown): void;
-}
-
 //   asking ──▶ told: granted, held, failed
 //      └── its caller's signal, close(), the end of its wait ──▶ left: a lock that is granted all the same goes back
 type State = "asking" | "told" | "left";
@@ -76,7 +68,7 @@ type State = "asking" | "told" | "left";
  * One question to a store, from its call to its answer. It is what the store asks for, who is told of the answer, and what close() ends:
  * it is itself the link in the ring of those that close() ends.
  */
-export class Attempt<G extends Granted> extends Link implements LockRequest, TryListener<G> {
+export abstract class Attempt<G extends Granted> extends Link implements LockRequest, TryListener<G> {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
@@ -86,14 +78,13 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
   sent: boolean;
   cancel: (() => void) | undefined;
   readonly #around: AttemptSurroundings;
-  readonly #outcome: Outcome<G>;
   #state: State;
   /** Those that it listens to, apart from the one of close(). */
   #links: Link[] | undefined;
   /** Whether close() waits for the answer of an attempt that was left. */
   #isAwaited: boolean;
 
-  constructor(wanted: Wanted, around: AttemptSurroundings, outcome: Outcome<G>) {
+  constructor(wanted: Wanted, around: AttemptSurroundings) {
     super();
     this.key = wanted.key;
     this.id = wanted.id;
@@ -104,14 +95,19 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
     this.sent = false;
     this.cancel = undefined;
     this.#around = around;
-    this.#outcome = outcome;
     this.#state = "asking";
     this.#links = undefined;
     this.#isAwaited = false;
   }
 
+  // What came of it, once: the lock was granted, in the very step in which it is sure that somebody wants it; somebody else holds it;
+  // or it failed, or was left.
+  protected abstract onGranted(grant: G): void;
+  protected abstract onHeld(): void;
+  protected abstract onFailed(error: unknown): void;
+
   /** Asks the store, unless one of the signals has aborted. */
-  ask(store: LockStore<G>, how: How, signals: ReadonlyArray<StopSignal | undefined> | undefined): void {
+  ask(store: LockStore<G>, how: How, signals?: ReadonlyArray<StopSignal | undefined>): void {
     this.#around.closing.add(this);
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
     if (this.#state !== "asking") return;
@@ -147,6 +143,7 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
     if (this.#state !== "asking") return;
     this.#state = "left";
     this.#stopListening();
+    debug("abandoned", () => ({ key: this.key, sent: this.sent }));
     this.abandoned = true;
     this.cancel?.();
     // As long as it waits for a connection, perhaps for long, it has nothing to undo.
@@ -154,7 +151,7 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
       this.#isAwaited = true;
       this.#around.began();
     }
-    this.#outcome.failed(reason);
+    this.onFailed(reason);
   }
 
   granted(grant: G): void {
@@ -163,11 +160,12 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
       return;
     }
     this.#tell();
+    if (isDebugged) debug("granted", () => ({ key: this.key }));
     this.#around.hasConnected = true;
     try {
-      this.#outcome.granted(grant);
+      this.onGranted(grant);
     } catch (error) {
-      void undo(grant, this.#around).then(() => this.#outcome.failed(error));
+      void undo(grant, this.#around).then(() => this.onFailed(error));
     }
   }
 
@@ -178,22 +176,19 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
     }
     this.#tell();
     const { key } = this;
+    debug("refused", () => ({ key, ...refusal }));
     if (refusal.refused === "pool-saturated") {
-      this.#outcome.failed(
-        new LockNotAcquiredError({ key, reason: refusal.refused, waited: refusal.waited }),
-      );
+      this.onFailed(new LockNotAcquiredError({ key, reason: refusal.refused, waited: refusal.waited }));
       return;
     }
     if (refusal.refused !== "abandoned") this.#around.hasConnected = true;
     if (refusal.refused === "recovering") {
-      this.#outcome.failed(
-        new LockNotAcquiredError({ key, reason: refusal.refused, graceLeft: refusal.graceLeft }),
-      );
+      this.onFailed(new LockNotAcquiredError({ key, reason: refusal.refused, graceLeft: refusal.graceLeft }));
       return;
     }
     const otherKey = this.#around.registry.namesake(this);
-    if (otherKey === undefined) this.#outcome.held();
-    else this.#outcome.failed(new LockNotAcquiredError({ key, reason: "id-collision", otherKey }));
+    if (otherKey === undefined) this.onHeld();
+    else this.onFailed(new LockNotAcquiredError({ key, reason: "id-collision", otherKey }));
   }
 
   failed(error: unknown): void {
@@ -202,7 +197,7 @@ export class Attempt<G extends Granted> extends Link implements LockRequest, Try
       return;
     }
     this.#tell();
-    this.#outcome.failed(error);
+    this.onFailed(error);
   }
 
   #tell(): void {

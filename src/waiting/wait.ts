@@ -1,6 +1,7 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import { isPassing } from "../postgres/passing-fault.ts";
 import { Alarm } from "../runtime/clock.ts";
+import { debug } from "../runtime/debug-log.ts";
 import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
@@ -156,13 +157,46 @@ export class Wait<G extends Granted, H> {
 
   /** Asks once, and returns `undefined` if somebody else holds the lock. */
   #ask(how: How): Promise<H | undefined> {
+    debug("wait", () => ({ key: this.#wanted.key, how: typeof how === "number" ? "in the server" : how }));
     return new Promise((resolve, reject) => {
-      const attempt = new Attempt<G>(this.#wanted, this.#around, {
-        granted: (grant) => resolve(this.#hold(grant, this.#wanted)),
-        held: () => resolve(undefined),
-        failed: reject,
-      });
-      attempt.ask(this.#store, how, this.#signals);
+      const settle = { resolve, reject };
+      new TryOfWait(this.#wanted, this.#around, { hold: this.#hold, settle }).ask(
+        this.#store,
+        how,
+        this.#signals,
+      );
     });
+  }
+}
+
+class TryOfWait<G extends Granted, H> extends Attempt<G> {
+  readonly #wanted: Wanted;
+  readonly #hold: Hold<G, H>;
+  readonly #settle: { resolve(lock: H | undefined): void; reject(error: unknown): void };
+
+  constructor(
+    wanted: Wanted,
+    around: AttemptSurroundings,
+    parts: {
+      hold: Hold<G, H>;
+      settle: { resolve(lock: H | undefined): void; reject(error: unknown): void };
+    },
+  ) {
+    super(wanted, around);
+    this.#wanted = wanted;
+    this.#hold = parts.hold;
+    this.#settle = parts.settle;
+  }
+
+  protected override onGranted(grant: G): void {
+    this.#settle.resolve(this.#hold(grant, this.#wanted));
+  }
+
+  protected override onHeld(): void {
+    this.#settle.resolve(undefined);
+  }
+
+  protected override onFailed(error: unknown): void {
+    this.#settle.reject(error);
   }
 }

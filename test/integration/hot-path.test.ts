@@ -1,0 +1,37 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { build } from "rolldown";
+import { expect, test } from "vitest";
+import { Child } from "../support/child.ts";
+import { databaseUrl } from "../support/database.ts";
+
+// What a lock that nobody else wants costs in the process. The numbers don't depend on the machine: whoever adds a function, a file or
+// an object to the way of every lock finds it here, and says why. docs/bench.md has the aims.
+
+test("an acquire and a release enter few functions, in few files, and leave little garbage", async () => {
+  const root = fileURLToPath(new URL("../..", import.meta.url));
+  const library = await mkdtemp(join(root, "node_modules", ".hot-path-"));
+  try {
+    await build({
+      input: join(root, "src/index.ts"),
+      platform: "node",
+      external: [/^[^./]/],
+      transform: { target: "es2022" },
+      output: { dir: library, preserveModules: true, preserveModulesRoot: join(root, "src") },
+      logLevel: "silent",
+    });
+    const env = { LIBRARY: pathToFileURL(join(library, "index.js")).href, DATABASE_URL: databaseUrl() };
+    await using child = Child.start("hot-path.mjs", { env });
+    const { acquire, release, bytes } = await child.message((message) => "bytes" in message, {
+      deadline: 60_000,
+    });
+    expect(acquire).toMatchObject({ files: expect.toSatisfy((files: number) => files <= 28) });
+    expect(acquire).toMatchObject({ functions: expect.toSatisfy((count: number) => count <= 145) });
+    expect(release).toMatchObject({ files: expect.toSatisfy((files: number) => files <= 22) });
+    expect(release).toMatchObject({ functions: expect.toSatisfy((count: number) => count <= 100) });
+    expect(bytes).toBeLessThan(3_800);
+  } finally {
+    await rm(library, { recursive: true, force: true });
+  }
+}, 60_000);

@@ -1,0 +1,61 @@
+// Counts what an acquire and a release cost in the process. LIBRARY: the library, a file for each module.
+import { Session } from "node:inspector/promises";
+import pg from "pg";
+
+const { PostgresLocker } = await import(process.env.LIBRARY);
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
+const locker = new PostgresLocker({ pool });
+const inspector = new Session();
+inspector.connect();
+
+async function cycles(count, callers) {
+  let next = 0;
+  const call = async () => {
+    while (next < count) await (await locker.acquire(`key ${next++}`)).release();
+  };
+  await Promise.all(Array.from({ length: callers }, call));
+}
+
+/** How often functions were entered since the last call, and in how many files. */
+async function entered() {
+  const { result } = await inspector.post("Profiler.takePreciseCoverage");
+  const files = new Set();
+  let functions = 0;
+  for (const { url, functions: each } of result) {
+    if (!url.startsWith(new URL(".", process.env.LIBRARY).href)) continue;
+    for (const { functionName, ranges } of each) {
+      // What V8 makes of a class's fields is no function of the source.
+      if (functionName === "<instance_members_initializer>" || ranges[0].count === 0) continue;
+      functions += ranges[0].count;
+      files.add(url);
+    }
+  }
+  return { functions, files: files.size };
+}
+
+await cycles(100, 1);
+const kept = await locker.acquire("kept");
+await inspector.post("Profiler.enable");
+await inspector.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
+await entered();
+const lock = await locker.acquire("counted");
+const acquire = await entered();
+await lock.release();
+const release = await entered();
+await inspector.post("Profiler.stopPreciseCoverage");
+await inspector.post("Profiler.disable");
+
+await cycles(20_000, 64);
+await inspector.post("HeapProfiler.startSampling", {
+  samplingInterval: 4096,
+  includeObjectsCollectedByMajorGC: true,
+  includeObjectsCollectedByMinorGC: true,
+});
+await cycles(30_000, 64);
+const { profile } = await inspector.post("HeapProfiler.stopSampling");
+const sizeOf = ({ selfSize, children }) => children.reduce((sum, child) => sum + sizeOf(child), selfSize);
+await kept.release();
+await locker.close();
+await pool.end();
+inspector.disconnect();
+console.log(JSON.stringify({ acquire, release, bytes: Math.round(sizeOf(profile.head) / 30_000) }));

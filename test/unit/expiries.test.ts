@@ -1,0 +1,110 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { elapsedSince, type Instant, now } from "../../src/runtime/clock.ts";
+import { Expiries, type Expiring } from "../../src/runtime/expiries.ts";
+
+// Many that expire, on a clock that the test moves.
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+class Perishable implements Expiring {
+  since: Instant = now();
+  expiredAt: number | undefined;
+  term: number;
+
+  constructor(term: number) {
+    this.term = term;
+  }
+
+  get left(): number {
+    return this.term - elapsedSince(this.since);
+  }
+
+  expire(): void {
+    this.expiredAt = performance.now();
+  }
+}
+
+test("each expires when its own term has passed, whatever the others'", () => {
+  const start = performance.now();
+  const expiries = new Expiries();
+  const all = [300, 100, 200, 100].map((term) => new Perishable(term));
+  for (const each of all) expiries.watch(each);
+  vi.advanceTimersByTime(99);
+  expect(all.map(({ expiredAt }) => expiredAt)).toEqual([undefined, undefined, undefined, undefined]);
+  vi.advanceTimersByTime(300);
+  expect(all.map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([300, 100, 200, 100]);
+});
+
+test("a thousand of one term have one timer, which is gone when nothing is left", () => {
+  const expiries = new Expiries();
+  const watched = Array.from({ length: 1_000 }, () => expiries.watch(new Perishable(1_000)));
+  expect(vi.getTimerCount()).toBe(1);
+  for (const each of watched) expiries.stop(each);
+  vi.advanceTimersByTime(1_000);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("one that is stopped, even twice, does not expire, and the others do", () => {
+  const expiries = new Expiries();
+  const [first, second, third] = [new Perishable(100), new Perishable(100), new Perishable(100)];
+  const [watched] = [first, second, third].map((each) => expiries.watch(each));
+  if (watched !== undefined) for (const _ of [1, 2]) expiries.stop(watched);
+  vi.advanceTimersByTime(100);
+  expect([first.expiredAt !== undefined, second.expiredAt, third.expiredAt]).toEqual([
+    false,
+    performance.now(),
+    performance.now(),
+  ]);
+});
+
+test("one that is proved meanwhile expires a term after that, said or not, and holds up nobody behind it", () => {
+  const start = performance.now();
+  const expiries = new Expiries();
+  const [told, silent, other] = [new Perishable(100), new Perishable(100), new Perishable(100)];
+  const watched = [told, silent, other].map((each) => expiries.watch(each));
+  vi.advanceTimersByTime(50);
+  told.since = now();
+  silent.since = now();
+  if (watched[0] !== undefined) expiries.moved(watched[0]);
+  vi.advanceTimersByTime(200);
+  expect([told, silent, other].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([150, 150, 100]);
+});
+
+test("a shorter term counts from its own moment", () => {
+  const start = performance.now();
+  const expiries = new Expiries();
+  const one = new Perishable(10_000);
+  const watched = expiries.watch(one);
+  vi.advanceTimersByTime(500);
+  Object.assign(one, { term: 100, since: now() });
+  expiries.moved(watched);
+  vi.advanceTimersByTime(100);
+  expect((one.expiredAt ?? 0) - start).toBe(600);
+});
+
+test("an answer that was long in coming expires before those that were asked for later", () => {
+  const start = performance.now();
+  const expiries = new Expiries();
+  const slow = new Perishable(100);
+  vi.advanceTimersByTime(40);
+  const quick = new Perishable(100);
+  expiries.watch(quick);
+  vi.advanceTimersByTime(10);
+  expiries.watch(slow);
+  vi.advanceTimersByTime(200);
+  expect([slow, quick].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([100, 140]);
+});
+
+test("the wall clock counts where it has moved further: a machine that was suspended", () => {
+  const expiries = new Expiries();
+  const one = new Perishable(1_000);
+  expiries.watch(one);
+  vi.setSystemTime(Date.now() + 900);
+  vi.advanceTimersByTime(100);
+  expect(one.left).toBeLessThanOrEqual(0);
+});
