@@ -10,8 +10,8 @@ export const mutants = [
     name: "deadline-from-answer",
     says: "belief counts from the answer instead of the sending",
     file: "src/postgres/session.ts",
-    what: "done(error, reply, sentAt);",
-    by: "done(error, reply, { ...sentAt, ...now() });",
+    what: "receiver?.replied(reply, this.#sentAt);",
+    by: "receiver?.replied(reply, now());",
     caughtBy: {
       file: "test/integration/server-ttl.test.ts",
       test: "a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
@@ -21,8 +21,8 @@ export const mutants = [
     name: "no-deadline",
     says: "belief never ends by itself",
     file: "src/holding/held-lock.ts",
-    what: "#left(): number {",
-    by: "#left(): number {\n    if (this.#ttl > 0) return Number.POSITIVE_INFINITY;",
+    what: "return this.#window.left;",
+    by: "return this.#window.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a lock that lapses aborts its signal, and is not held",
@@ -110,8 +110,8 @@ export const mutants = [
     name: "no-de-duplication",
     says: "a session that carries many locks is asked again for one that it has, and the server lets it",
     file: "src/sessions/shared-sessions.ts",
-    what: "return entry === undefined ? this.#take(request, isAgain)",
-    by: "return entry === undefined || entry.id === request.id ? this.#take(request, isAgain)",
+    what: "const first = this.#locks.get(request.id);",
+    by: "const first = [this.#locks.get(request.id)].find(() => false);",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
@@ -131,9 +131,9 @@ export const mutants = [
   {
     name: "late-grant-kept",
     says: "what is granted in the server to a waiter that has left stays on its session",
-    file: "src/waiting/admission.ts",
-    what: "const undone = asking.then((late) => this.#undo(late)).catch(() => {});",
-    by: "const undone = asking.then(() => {}).catch(() => {});",
+    file: "src/waiting/attempt.ts",
+    what: "void undo(grant, this.#around).then(() => this.#answered());",
+    by: "this.#answered();",
     caughtBy: {
       file: "test/integration/waiting.test.ts",
       test: "a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
@@ -142,8 +142,8 @@ export const mutants = [
   {
     name: "no-cancel-of-a-wait",
     says: "a waiter that leaves goes on waiting in the server, until the bound",
-    file: "src/waiting/admission.ts",
-    what: "      request.cancel?.();\n",
+    file: "src/waiting/attempt.ts",
+    what: "    this.cancel?.();\n",
     by: "",
     caughtBy: {
       file: "test/integration/waiting-aborts.test.ts",
@@ -153,9 +153,9 @@ export const mutants = [
   {
     name: "fault-ends-a-wait",
     says: "a fault of the database ends a wait",
-    file: "src/waiting/admission.ts",
-    what: "if (ended || !isPassing(error, this.#hasConnected)) throw error;",
-    by: "if (ended || isPassing(error, this.#hasConnected)) throw error;",
+    file: "src/waiting/wait.ts",
+    what: "if (ended || !isPassing(error, this.#around.hasConnected)) throw error;",
+    by: "if (ended || isPassing(error, this.#around.hasConnected)) throw error;",
     caughtBy: {
       file: "test/integration/connections-taken.test.ts",
       test: "a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in",
@@ -165,8 +165,8 @@ export const mutants = [
     name: "no-reentrancy-check",
     says: "whoever waits for what it holds itself waits for ever",
     file: "src/waiting/admission.ts",
-    what: "if (wait > 0 && !reentrant) return",
-    by: "if (wait > 0) return",
+    what: "if (wanted.wait === 0 || reentrant) return",
+    by: "if (wanted.wait === 0) return",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a wait inside withLock for the same key is not waited",
@@ -176,8 +176,8 @@ export const mutants = [
     name: "no-id-collision-check",
     says: "two keys of one id are taken for one key",
     file: "src/holding/lock-registry.ts",
-    what: "if (lock.key !== key) return lock.key;",
-    by: "if (lock.key !== key && lock.id !== id) return lock.key;",
+    what: "find((lock) => lock.key !== key)?.key",
+    by: "find((lock) => lock.key !== key && lock.id !== id)?.key",
     caughtBy: {
       file: "test/integration/id-collision.test.ts",
       test: "a key whose id another key of the locker has is refused by name",
@@ -220,8 +220,8 @@ export const mutants = [
     name: "shared-unlock-answer-ignored",
     says: "on a session that carries many locks, a release succeeds whether the lock was held or not",
     file: "src/sessions/shared-sessions.ts",
-    what: 'if (isDone(done) && done.answer !== "0") return;',
-    by: "if (isDone(done)) return;",
+    what: 'if (answer === "1") {',
+    by: "if (answer !== undefined) {",
     caughtBy: {
       file: "test/integration/shared-sessions.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",
@@ -242,8 +242,8 @@ export const mutants = [
     name: "released-twice",
     says: "a lock is given back by its holder, and again by its refresh that has no answer: then it is another's",
     file: "src/sessions/shared-lock.ts",
-    what: "this.#releasing ??= this",
-    by: "this.#releasing = this",
+    what: "} else if (others === undefined) {",
+    by: '} else if (others === undefined || this.state !== "held") {',
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
       test: "a lock that is released while a refresh of it has no answer and is one of several shared ones leaves it to the others",
@@ -253,8 +253,8 @@ export const mutants = [
     name: "session-not-proved-on-recovery",
     says: "a refresh beside what failed in the same statement succeeds without a proof",
     file: "src/sessions/statement-batches.ts",
-    what: "isProof(task.operation) ? !refused(task) : own.has(task.id)",
-    by: "!isProof(task.operation) && own.has(task.id)",
+    what: "isProof(operation) ? !isTaking(operation) : own.has(id)",
+    by: "!isProof(operation) && own.has(id)",
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
       test: "a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL",

@@ -217,7 +217,7 @@ export class SharedSessions implements SharedLocks {
   }
 
   freed(lock: SharedLock, answer: OperationAnswer): void {
-    if (answer === "1" || answer === "t") {
+    if (answer === "1") {
       this.#forget(lock);
       lock.released();
       return;
