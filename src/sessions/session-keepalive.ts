@@ -3,6 +3,15 @@ import { debug } from "../runtime/debug-log.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import { enforcedRule } from "./server-ttl.ts";
 
+//   resting ──there is something to keep──▶ watching ──a third of that has passed──▶ speaking ──an answer, or none──▶ watching
+//      ▲                                       └── it has passed ──▶ the session ends        │
+//      └───────── nothing to keep any more ────┴──────────────────────────────────────────────┘
+type State =
+  | { readonly is: "resting" }
+  | { readonly is: "watching" | "speaking"; readonly alarm: Alarm<SessionKeepalive> };
+
+const resting: State = { is: "resting" };
+
 /**
  * How long the server keeps a session of which it hears nothing: the smallest TTL of the locks on it, where the server
  * enforces TTLs; else for ever. Speaks often enough to keep it, and to prove the locks that refresh themselves; and says when
@@ -20,8 +29,7 @@ export class SessionKeepalive {
   #proofWithin = Number.POSITIVE_INFINITY;
   /** Of either, after which a session that has been silent speaks: no more than a third, and not the same for all. */
   readonly #restShare = 0.28 + Math.random() * 0.05;
-  #alarm: Alarm<undefined> | undefined;
-  #speaking = false;
+  #state: State = resting;
 
   /** `overdue`: nothing has been proved for the smallest TTL of those that are to be. */
   constructor(parts: { speak(): Promise<unknown>; lapse(): void; overdue(): void }) {
@@ -62,7 +70,7 @@ export class SessionKeepalive {
     const before = this.#window.ttl;
     this.#window.answered(this.#asked ?? this.#window.ask(lease), sentAt);
     this.#asked = undefined;
-    if (lease === before && this.#alarm !== undefined) return;
+    if (lease === before && this.#state.is !== "resting") return;
     this.#watch();
   }
 
@@ -75,23 +83,27 @@ export class SessionKeepalive {
   /** There is nothing to keep any more, for now. The server's time goes on all the same. */
   rest(): void {
     this.#proofWithin = Number.POSITIVE_INFINITY;
-    this.#alarm?.stop();
-    this.#alarm = undefined;
+    this.#rest();
+  }
+
+  #rest(): void {
+    if (this.#state.is !== "resting") this.#state.alarm.stop();
+    this.#state = resting;
   }
 
   /** Sets the alarm for the end of the lease, or for when to speak; either may have moved earlier. */
   #watch(): void {
     if (!Number.isFinite(Math.min(this.left, this.#proofWithin))) {
-      this.#alarm?.stop();
-      this.#alarm = undefined;
-    } else if (this.#alarm !== undefined) {
-      this.#alarm.reset();
+      this.#rest();
+    } else if (this.#state.is !== "resting") {
+      this.#state.alarm.reset();
     } else {
-      this.#alarm = new Alarm(
-        undefined,
-        () => Math.min(this.left, this.#untilOverdue(), this.#untilSpeaking()),
-        () => this.#ring(),
+      const alarm = new Alarm<SessionKeepalive>(
+        this,
+        (keepalive) => Math.min(keepalive.left, keepalive.#untilOverdue(), keepalive.#untilSpeaking()),
+        (keepalive) => keepalive.#ring(),
       );
+      this.#state = { is: "watching", alarm };
     }
   }
 
@@ -111,17 +123,21 @@ export class SessionKeepalive {
   }
 
   #untilSpeaking(): number {
-    if (this.#speaking) return Number.POSITIVE_INFINITY;
+    if (this.#state.is === "speaking") return Number.POSITIVE_INFINITY;
     return Math.min(this.#window.ttl, this.#proofWithin) * this.#restShare - elapsedSince(this.provenAt);
   }
 
   #keep(): void {
+    const state = this.#state;
+    if (state.is === "resting") return;
     debug("keepalive", () => ({ lease: this.#window.ttl, proofWithin: this.#proofWithin }));
-    this.#speaking = true;
+    this.#state = { is: "speaking", alarm: state.alarm };
     this.#watch();
     const next = (): void => {
-      this.#speaking = false;
-      if (this.#alarm !== undefined) this.#watch();
+      // It may rest by now, or rest and watch again.
+      if (this.#state.is === "resting") return;
+      this.#state = { is: "watching", alarm: this.#state.alarm };
+      this.#watch();
     };
     this.#speak().then(next, next);
   }
