@@ -100,7 +100,7 @@ export interface Grant {
   free?(listener: ReleaseListener): void;
 }
 
-/** Who is told once, and never before the call returns that asks, what came of a release. */
+/** Who is told once what came of a release: at once if nothing has to be asked for it. */
 export interface ReleaseListener {
   freed(): void;
   notFreed(error: unknown): void;

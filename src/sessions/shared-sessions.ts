@@ -208,7 +208,7 @@ export class SharedSessions implements SharedLocks {
       if (other === lock || other.session !== lock.session) continue;
       // The server has it once for all of them.
       this.#forget(lock);
-      queueMicrotask(() => lock.released());
+      lock.released();
       return;
     }
     if (lock.state !== "gone") lock.state = "freeing";

@@ -108,10 +108,12 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
 
   /** Asks the store, unless one of the signals has aborted. */
   ask(store: LockStore<G>, how: How, signals?: ReadonlyArray<StopSignal | undefined>): void {
-    this.#around.closing.add(this);
+    const { closing, breaker } = this.#around;
+    closing.add(this);
+    // Whoever acquires several may come to the next one after the end.
+    if (closing.aborted) this.#leave(closing.reason);
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
     if (this.#state !== "asking") return;
-    const { breaker } = this.#around;
     if (breaker === undefined) {
       askStore(store, this, how, this);
       return;
