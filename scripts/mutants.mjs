@@ -124,7 +124,6 @@ async function run(tests) {
   if (text === undefined) return () => `no report:\n${output.slice(-2_000)}`;
   const { testResults } = JSON.parse(text);
   return ({ file, test }) => {
-    // The file more than once, where the suite runs it in several projects.
     const ofFile = testResults.filter(({ name }) => name.endsWith(`/${file}`));
     const results = ofFile.flatMap(({ assertionResults }) => assertionResults);
     const statuses = results.filter(({ fullName }) => fullName === test).map(({ status }) => status);

@@ -13,8 +13,8 @@ export const mutants = [
     what: "receiver?.replied(reply, this.#sentAt);",
     by: "receiver?.replied(reply, now());",
     caughtBy: {
-      file: "test/integration/server-ttl.test.ts",
-      test: "a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
+      file: "test/integration/server-ttl-network.test.ts",
+      test: "with shared sessions a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
     },
   },
   {
@@ -69,7 +69,7 @@ export const mutants = [
     by: "1, 8))::pg_catalog.bit(32)::pg_catalog.int8 operator(pg_catalog.*) 0)",
     caughtBy: {
       file: "test/integration/fencing.test.ts",
-      test: "a promoted standby's token is larger than any of the old primary, which goes on; and its table refuses those",
+      test: "with shared sessions a promoted standby's token is larger than any of the old primary, which goes on; and its table refuses those",
     },
   },
   {
@@ -125,7 +125,7 @@ export const mutants = [
     by: "{awaitedByWriters})) then 't' else",
     caughtBy: {
       file: "test/integration/fairness.test.ts",
-      test: "readers whose holding overlaps let in a writer that waits elsewhere",
+      test: "with shared sessions readers whose holding overlaps let in a writer that waits elsewhere",
     },
   },
   {
@@ -136,7 +136,7 @@ export const mutants = [
     by: "this.#answered();",
     caughtBy: {
       file: "test/integration/waiting.test.ts",
-      test: "a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
+      test: "with shared sessions a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
     },
   },
   {
@@ -147,7 +147,7 @@ export const mutants = [
     by: "",
     caughtBy: {
       file: "test/integration/waiting-aborts.test.ts",
-      test: "a wait in the server that is aborted rejects with the caller's reason at once, and ends in the server",
+      test: "a wait of acquire that is aborted rejects with the caller's reason at once, and ends in the server",
     },
   },
   {
@@ -158,7 +158,7 @@ export const mutants = [
     by: "if (ended || isPassing(error, this.#around.hasConnected)) throw error;",
     caughtBy: {
       file: "test/integration/connections-taken.test.ts",
-      test: "a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in",
+      test: "with shared sessions a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in",
     },
   },
   {
@@ -180,7 +180,7 @@ export const mutants = [
     by: "find((lock) => lock.key !== key && lock.id !== id)?.key",
     caughtBy: {
       file: "test/integration/id-collision.test.ts",
-      test: "a key whose id another key of the locker has is refused by name",
+      test: "with shared sessions a key whose id another key of the locker has is refused by name",
     },
   },
   {
@@ -223,7 +223,7 @@ export const mutants = [
     what: 'if (answer === "1") {',
     by: "if (answer !== undefined) {",
     caughtBy: {
-      file: "test/integration/shared-sessions.test.ts",
+      file: "test/integration/shared-sessions-loss.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",
     },
   },
@@ -234,7 +234,7 @@ export const mutants = [
     what: "const announced = trustPooler ? undefined",
     by: "const announced = trustPooler !== undefined ? undefined",
     caughtBy: {
-      file: "test/integration/shared-sessions.test.ts",
+      file: "test/integration/shared-sessions-no-session.test.ts",
       test: "without a session to be had all who want one are told of the pooler in the way, and nothing is set or locked",
     },
   },

@@ -1,7 +1,7 @@
 import type pg from "pg";
 import { beforeAll, describe, expect, inject, test } from "vitest";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
-import { connect, onServer, uniqueId, uniqueKey, urlWith } from "../support/database.ts";
+import { connect, createRole, onServer, uniqueId } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 // The facts that a fencing token leans on, beyond those in postgres-behavior.test.ts and failover-behavior.test.ts. The token is
@@ -279,17 +279,4 @@ function isFlushed(session: pg.Client, lsn: unknown): Promise<unknown> {
 
 function controlTimeline(session: pg.Client): Promise<unknown> {
   return value(session, "select timeline_id as value from pg_control_checkpoint()");
-}
-
-/** A role that may log in and no more, dropped at the end of the test. */
-async function createRole(): Promise<AsyncDisposable & { readonly name: string; readonly url: string }> {
-  const user = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${user} login password 'secret'`);
-  return {
-    name: user,
-    url: urlWith({ user, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer(`drop role ${user}`);
-    },
-  };
 }
