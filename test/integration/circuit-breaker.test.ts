@@ -40,7 +40,7 @@ class RecordingBreaker implements CircuitBreaker {
 }
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
-  test("a caller's own abort is no failure, neither before nor while a connection is waited for", async () => {
+  test("a caller's own abort is no failure, before or during the wait for a connection", async () => {
     const circuitBreaker = new RecordingBreaker();
     await using locker = new PostgresLocker({ sessions, pool: createPool({ max: 1 }), circuitBreaker });
     await using lock = await locker.acquire(uniqueKey());
@@ -70,7 +70,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     proxy.cut();
   });
 
-  test("an open breaker refuses acquire, and refresh without ending the lock; release passes", async () => {
+  test("an open breaker refuses acquire and refresh, keeps the lock, lets release pass", async () => {
     const circuitBreaker = new RecordingBreaker();
     await using locker = new PostgresLocker({ sessions, pool: createPool(), circuitBreaker });
     const lock = await locker.acquire(uniqueKey());
@@ -85,7 +85,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(await holdersOf(lock.id)).toEqual([]);
   });
 
-  test("a breaker that loses patience before the server answers leaves nothing behind, and ends nothing", async () => {
+  test("a breaker that gives up before the server answers leaves and ends nothing", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     let gaveUp: () => void = () => {};

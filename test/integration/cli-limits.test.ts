@@ -48,7 +48,7 @@ test
   },
 );
 
-test("a closed standard output or error changes nothing of what is done, and of the status", () => {
+test("a closed stdout or stderr changes neither what is done nor the exit status", () => {
   expect(shell('exec "$@" >&-', ["ls"])).toMatchObject({ status: 0, stderr: "" });
   expect(shell('exec "$@" >&-', ["who", "no such key"])).toMatchObject({ status: 1, stderr: "" });
   expect(shell('exec "$@" 2>&-', ["ls"])).toMatchObject({

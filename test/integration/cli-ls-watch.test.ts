@@ -107,7 +107,7 @@ describe("pg-locker ls --watch", () => {
     expect(plain.output).toMatch(/^pg-locker: Looking/);
   });
 
-  test("shows as many lines as the terminal has room for, and is drawn anew when that changes", async () => {
+  test("shows as many lines as the terminal has, and redraws when its size changes", async () => {
     const client = await connect({ application_name: "x" });
     await client.query("select pg_advisory_lock(id) from generate_series(1, 60) as id");
     // No look would come in time.
@@ -162,7 +162,7 @@ describe("pg-locker ls --watch", () => {
 const bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].find((file) => existsSync(file));
 
 test.skipIf(bash === undefined)(
-  "Ctrl-Z gives the shell its screen back, and fg takes it again (skipped where there is no bash)",
+  "Ctrl-Z gives the screen back to the shell, fg takes it (skipped without bash)",
   async () => {
     const { env } = onDatabase({ PS1: "ready> ", HISTFILE: undefined });
     await using terminal = Terminal.start(bash ?? "", ["--norc", "--noprofile", "-i"], { env });

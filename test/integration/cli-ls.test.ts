@@ -52,7 +52,7 @@ describe("pg-locker ls", () => {
     expect((await cli(["ls", "--json"], onDatabase())).stdout).toBe("[]\n");
   });
 
-  test("shows a holder, and who waits for it, in the server and in a process of this library", async () => {
+  test("shows a holder and its waiters, in the server and in this library's processes", async () => {
     await using holder = createLocker("dedicated", 7);
     await using waiter = createLocker("shared", 7);
     const key = uniqueKey();
@@ -78,7 +78,7 @@ describe("pg-locker ls", () => {
     await using _had = await waits;
   });
 
-  test("shows of a session of many locks, and of another application, the name in the place of the key", async () => {
+  test("shows the session's name instead of the key, for many locks or another app", async () => {
     await using locker = createLocker("shared", 7);
     await using lock = await locker.acquire(uniqueKey(), { mode: "shared" });
     const byHand = await connect({ application_name: "cron\u001b[31m" });
@@ -108,7 +108,7 @@ describe("pg-locker ls", () => {
     expect(new Set(rows.map((row) => row.search(/[a-d][^ ]*$/))).size).toBe(1);
   });
 
-  test("shows with --namespace what is of that, and who holds what somebody of it waits for", async () => {
+  test("--namespace shows its own locks, and who holds what its waiters want", async () => {
     await using locker = createLocker("dedicated", 7);
     await using other = createLocker("dedicated", 8);
     const key = uniqueKey();
@@ -211,7 +211,7 @@ describe("pg-locker ls", () => {
 
 describe("pg-locker who", () => {
   test.each(["dedicated", "shared"] as const)(
-    "shows the holder of a key, and who waits, under the key, and exits with 0: %s sessions",
+    "shows a key's holder and waiters below the key, and exits with 0: %s sessions",
     async (sessions) => {
       await using holder = createLocker(sessions, 7);
       await using waiter = createLocker(sessions, 7);

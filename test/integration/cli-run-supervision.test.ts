@@ -40,7 +40,7 @@ async function startDeaf(): Promise<SupervisedCommand> {
 }
 
 describe("a command that is supervised", () => {
-  test("is killed, whatever its grace, where the wall clock says that the lock may be another's: the machine was suspended", async () => {
+  test("is killed without a grace if the machine slept past the lock's TTL", async () => {
     const command = await startDeaf();
     const { monotonic, wall } = now();
     command.believeUntil({ monotonic: monotonic + anHour, wall });
@@ -87,6 +87,6 @@ test.each([
   [1_000, 100],
   [30_000, 2_060],
   [86_400_000, 174_800],
-])("the margin of a TTL of %s ms is %s ms: a tenth, or more than its clocks can differ", (ttl, margin) => {
+])("the margin of a TTL of %s ms is %s ms: a tenth, or how far clocks may differ", (ttl, margin) => {
   expect(marginOf(ttl)).toBe(margin);
 });

@@ -58,7 +58,7 @@ describe.skipIf(!canMakeNamespaces)("as the first process of a container, pg-loc
 });
 
 describe("systemd", () => {
-  test("hears from the command itself: its variables are passed on, and those for one process are for the command", async () => {
+  test("passes its variables to the command, those for one process too", async () => {
     const script = 'echo "$NOTIFY_SOCKET $WATCHDOG_USEC"; test "$WATCHDOG_PID" = $$ && echo own';
     const line = `WATCHDOG_PID=$$ exec "$NODE" "$MAIN" run "$KEY" -- sh -c '${script}'`;
     const { stdout } = spawnSync("sh", ["-c", line], {

@@ -68,7 +68,7 @@ describe("the command's own", () => {
     expect([status, stdout]).toEqual([3, "2\n"]);
   });
 
-  test("environment has the key, the id and the namespace of the lock, and a fencing token that grows", async () => {
+  test("environment has the lock's key, id, namespace and a growing fencing token", async () => {
     const key = uniqueKey();
     const shown = async (args: readonly string[]) => {
       const { stdout } = await run(args, ["env"], key);
@@ -88,7 +88,7 @@ describe("the command's own", () => {
     expect(tokens[1]).toBeGreaterThan(tokens[0] ?? 0n);
   });
 
-  test("environment has no fencing token where the lock is shared, not even that of a run around it", async () => {
+  test("environment has no token of a shared lock, nor that of an outer run", async () => {
     const args = ["run", uniqueKey(), "--shared", "--", "env"];
     const { stdout } = await cli(args, onDatabase({ PG_LOCKER_FENCING_TOKEN: "7" }));
     expect(stdout).toContain("PG_LOCKER_KEY=");
@@ -182,7 +182,7 @@ describe("a lock that is held elsewhere", () => {
     }
   });
 
-  test("is waited for as long as it is said, and 124: -w in seconds as flock has it, --wait as a duration", async () => {
+  test("is waited for as long as -w (seconds) or --wait (a duration) says, then 124", async () => {
     await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);

@@ -7,7 +7,7 @@ import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
-  test("a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in", async () => {
+  test("with all connections taken, whoever has one goes on, and nobody else gets in", async () => {
     const settings = { max_connections: 8 };
     await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
     const admin = await connect({ connectionString: server.url });

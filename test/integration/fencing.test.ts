@@ -48,7 +48,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expectGrowing(grants.map(({ token }) => token));
     });
 
-    test("grow from one locker to another, also where a holder was killed by an administrator", async () => {
+    test("grow from locker to locker, even if an administrator killed the holder", async () => {
       await using one = new PostgresLocker({ sessions, pool: createPool() });
       await using other = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" });
       const key = uniqueKey();
@@ -144,7 +144,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
   });
 
-  describe("on a server whose databases have synchronous_commit off, and whose WAL writer is slow,", () => {
+  describe("on a server with synchronous_commit off and a slow WAL writer,", () => {
     let server: PostgresServer;
 
     beforeAll(async () => {
@@ -175,7 +175,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       }
     });
 
-    test("a refused caller draws no transaction id, nor does one that wants no token; each token takes one", async () => {
+    test("only a granted token takes a transaction id, and each takes one", async () => {
       await using locker = new PostgresLocker({
         sessions,
         pool: createPool({ connectionString: server.url }),
@@ -211,7 +211,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
   });
 
-  test("a promoted standby's token is larger than any of the old primary, which goes on; and its table refuses those", async () => {
+  test("a promoted standby's token is larger than any of the old primary", async () => {
     await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
     await using standby = await primary.standby();
     await using old = new PostgresLocker({

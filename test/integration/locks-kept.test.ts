@@ -49,38 +49,35 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   test.each([
     ["had", 3],
     ["refused", 2],
-  ])(
-    "whether the proof was %s or not, its connections are gone when the acquire answers",
-    async (_, limit) => {
-      await using role = await createRole({ connectionLimit: limit });
-      let open = 0;
-      class Counted extends pg.Client {
-        constructor(config?: pg.ClientConfig) {
-          super(config);
-          this.once("connect", () => {
-            open += 1;
-            this.once("end", () => {
-              open -= 1;
-            });
+  ])("if the proof was %s, its connections are gone when the acquire returns", async (_, limit) => {
+    await using role = await createRole({ connectionLimit: limit });
+    let open = 0;
+    class Counted extends pg.Client {
+      constructor(config?: pg.ClientConfig) {
+        super(config);
+        this.once("connect", () => {
+          open += 1;
+          this.once("end", () => {
+            open -= 1;
           });
-        }
+        });
       }
-      const connectionString = role.url;
-      const pool = createPool({ connectionString, max: 1, Client: Counted });
-      const locker = new PostgresLocker({ sessions, pool });
-      const lock = await locker.acquire(uniqueKey());
-      expect(open).toBe(1);
-      // So that there is room for as many as before.
-      const others = Array.from({ length: limit - 1 }, () => connect({ connectionString }));
-      for (const other of await Promise.all(others)) await other.end();
-      await lock.release();
-      await locker.close();
-      await pool.end();
-      await until(() => open === 0);
-    },
-  );
+    }
+    const connectionString = role.url;
+    const pool = createPool({ connectionString, max: 1, Client: Counted });
+    const locker = new PostgresLocker({ sessions, pool });
+    const lock = await locker.acquire(uniqueKey());
+    expect(open).toBe(1);
+    // So that there is room for as many as before.
+    const others = Array.from({ length: limit - 1 }, () => connect({ connectionString }));
+    for (const other of await Promise.all(others)) await other.end();
+    await lock.release();
+    await locker.close();
+    await pool.end();
+    await until(() => open === 0);
+  });
 
-  test("what is granted meanwhile is given back while the proof has no answer, and taken anew after it", async () => {
+  test("a lock granted before the proof is given back, and acquired again after it", async () => {
     const pool = createPool();
     await pool.query("select 1");
     await using proxy = await TcpProxy.start(databaseUrl());
@@ -129,7 +126,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     },
   );
 
-  test("a failover between the connections of the proof is not taken for a server that keeps none", async () => {
+  test("a failover in the middle of the proof is not taken for a server without locks", async () => {
     await using promoted = await PostgresServer.start({ major: inject("postgresMajor") });
     let made = 0;
     class FailedOver extends pg.Client {

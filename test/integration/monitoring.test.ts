@@ -92,7 +92,7 @@ const namesIn = (text: string): string[] => [
   ...new Set([...text.matchAll(/\bpostgres_distributed_lock_\w+/g)].map(([name]) => name)),
 ];
 
-test("the page, the dashboard and the alerts name what Prometheus is served, and all of it", async () => {
+test("the page, the dashboard and the alerts name exactly what Prometheus is served", async () => {
   const lines = await exposition();
   const families = lines.flatMap((line) => line.match(/^# TYPE (postgres_distributed_lock_\S+)/)?.[1] ?? []);
   const series = new Set(
@@ -112,7 +112,7 @@ test("the page, the dashboard and the alerts name what Prometheus is served, and
   expect(operations.sort()).toEqual(["acquire", "close", "ping", "refresh", "release"]);
 });
 
-test("the dashboard is one that Grafana reads: every panel has its place, its source and its queries", async () => {
+test("Grafana reads the dashboard: each panel has a place, a source and queries", async () => {
   const dashboard = JSON.parse(await readFile(join(docs, "monitoring/dashboard.json"), "utf8")) as {
     panels: { id: number; title: string; gridPos: object; targets: { expr: string; refId: string }[] }[];
   };

@@ -13,7 +13,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     "a host that vanishes (skipped where no namespace can be made)",
     () => {
       test.each(["true", "false"])(
-        "loses its lock in the server, and knew it before the next one had it (autoRefresh: %s)",
+        "loses its lock, and knew before the next holder had it (autoRefresh: %s)",
         async (autoRefresh) => {
           await using host = await NetworkNamespace.create(databaseUrl());
           const key = uniqueKey();

@@ -84,7 +84,7 @@ describe("the packed package", () => {
     expect(bytes).toBeLessThan(3_000_000);
   });
 
-  test("loads nothing but the driver, the API of OpenTelemetry and three files of its own", async () => {
+  test("loads nothing but the driver, OpenTelemetry's API and three of its files", async () => {
     const script = `
       require("pg-locker");
       const files = Object.keys(require.cache).map((file) => file.split(/[\\\\/]node_modules[\\\\/]/).at(-1).split(/[\\\\/]/));

@@ -75,7 +75,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect(pool.totalCount).toBe(0);
       });
 
-      test("a server session that served a refusal serves the next one, with the role's settings", async () => {
+      test("a server session that served a refusal has the role's settings afterwards", async () => {
         await using role = await createRole({ settings: { idle_session_timeout: "1h" } });
         await using bouncer = await PgBouncer.start({ url: role.url, mode, poolSize: 1 });
         const pool = createPool({ connectionString: bouncer.url });
@@ -152,7 +152,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect(await advisoryLocks()).toEqual([]);
       });
 
-      test("the end of a holder's connection frees its lock, though the server's session lives on", async () => {
+      test("the end of a holder's connection frees its lock, though the session lives on", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
         await using proxy = await TcpProxy.start(bouncer.url);
         const pool = createPool({ connectionString: proxy.url });
@@ -170,7 +170,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
       });
 
-      test("a session that the locker destroys leaves no lock and no setting to the next client", async () => {
+      test("a destroyed session leaves no lock and no setting to the next client", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
         await using proxy = await TcpProxy.start(bouncer.url);
         const pool = createPool({ connectionString: proxy.url });
@@ -202,7 +202,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect(pool.totalCount).toBe(0);
       });
 
-      test("the end of a holder's backend aborts its signal, and leaves the key to the next one", async () => {
+      test("the end of a holder's backend aborts its signal, and frees the key", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         const pool = createPool({ connectionString: bouncer.url });
         await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
@@ -232,7 +232,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect(pool.totalCount).toBe(0);
       });
 
-      test("a TTL that the server enforces is one through the pooler, too: the holder knows before the next one has the lock", async () => {
+      test("the server enforces a TTL: the holder knows before the next one has the lock", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         await using proxy = await TcpProxy.start(bouncer.url);
         const options = { pooler: "session", ttlEnforcement: "server" } as const;
@@ -254,7 +254,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await (await locker.acquire(lock.key)).release();
       });
 
-      test("a pooler without a free session keeps a caller waiting until the deadline, and nothing comes of it", async () => {
+      test("without a free session a caller waits until the deadline, and gets nothing", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
         const pool = createPool({ connectionString: bouncer.url });
         await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });

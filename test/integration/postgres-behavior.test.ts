@@ -77,7 +77,7 @@ describe("a session advisory lock", () => {
     expect(await holdersOf(id)).toEqual([session.processID]);
   });
 
-  test("is kept while the settings of the statement that took it are reverted, when it fails", async () => {
+  test("is kept when the failed statement that took it has its settings reverted", async () => {
     const id = uniqueId();
     const session = await connect();
     await session.query("set statement_timeout = 50");
@@ -165,7 +165,7 @@ describe("a session advisory lock", () => {
 });
 
 describe("a select list", () => {
-  test("is evaluated from left to right, so that it can save a setting, change it and lock", async () => {
+  test("is evaluated from left to right: it can save a setting, change it and lock", async () => {
     const id = uniqueId();
     const session = await connect({ application_name: "before" });
     const { rows } = await session.query(

@@ -58,7 +58,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     },
   );
 
-  test("a connection on which a client before it has left the statements prepared carries locks", async () => {
+  test("a connection with the statements prepared by an earlier client carries locks", async () => {
     const first = createPool({ max: 2 });
     const names = async (): Promise<string[]> => {
       const { rows } = await first.query("select name from pg_prepared_statements");

@@ -184,7 +184,7 @@ describe("a pool of few connections", () => {
     expect(pool.waitingCount).toBe(0);
   });
 
-  test("with a longer bound of its own, which ends after the caller gave up, harms nobody", async () => {
+  test("with a longer bound, which ends after the caller gave up, harms nobody", async () => {
     const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 150 });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
     await using _held = await locker.acquire(uniqueKey());
@@ -207,14 +207,14 @@ describe("a pool of few connections", () => {
   });
 });
 
-test("connWaitTimeout is 5 s where it is 0 or absent, and without a bound where it is negative", () => {
+test("connWaitTimeout is 5 s by default and for 0, and unbounded if negative", () => {
   expect([0, "0s", undefined].map(connWaitMilliseconds)).toEqual([5_000, 5_000, 5_000]);
   expect([-1, "-1s"].map(connWaitMilliseconds)).toEqual([Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY]);
   expect(connWaitMilliseconds("50ms")).toBe(50);
 });
 
 describe("a DatabaseError with the driver's own cause is for", () => {
-  test("a failed try-lock, after which the session is destroyed, for it may hold the lock", async () => {
+  test("a failed try-lock, which destroys the session because it may hold the lock", async () => {
     await using role = await createRole();
     const admin = createPool({ max: 1 });
     await admin.query("revoke execute on function pg_try_advisory_lock(bigint) from public");

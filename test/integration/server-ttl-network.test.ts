@@ -53,7 +53,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       },
     );
 
-    test("swallows everything, where nobody refreshes: it stops believing before the next has the lock", async () => {
+    test("swallows everything without a refresh: it stops before the next has the lock", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using proxy = await TcpProxy.start(databaseUrl());
@@ -121,7 +121,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await lock.release();
     });
 
-    test("closes the half that leads to it: it stops believing, ends the session, and the next has the lock", async () => {
+    test("closes the half that leads to it: it stops first, and ends the session", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using proxy = await TcpProxy.start(databaseUrl());
@@ -152,7 +152,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await lock.release();
     });
 
-    test("hides that an administrator ended the session: it believes for no longer than a TTL", async () => {
+    test("hides that its session was ended: it relies on the lock for at most a TTL", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       const ttl = 1_000;

@@ -56,7 +56,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test.each([false, true])(
-      "is stopped, and goes on when the next has the lock (autoRefresh: %s): it holds nothing, and is told so",
+      "is stopped until the next has the lock (autoRefresh: %s): it is told so",
       async (autoRefresh) => {
         await using locker = enforced();
         const key = uniqueKey();
@@ -78,7 +78,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       },
     );
 
-    test("is stopped in the middle of a synchronous loop: the first question after it is answered with no", async () => {
+    test("is stopped in a synchronous loop: the first question after it gets a no", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using holder = await hold(key, { ttl: 700, autoRefresh: true });
@@ -93,7 +93,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test.each([false, true])(
-      "blocks its event loop (autoRefresh: %s): asked right after, before any timer, it doesn't hold",
+      "blocks its event loop (autoRefresh: %s): it doesn't hold right after",
       async (autoRefresh) => {
         await using locker = enforced();
         const key = uniqueKey();
@@ -148,7 +148,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(signal.reason).toBeInstanceOf(LockExpiredError);
     });
 
-    test("forward under a refresh is not brought back by its answer: what is over stays over", async () => {
+    test("forward during a refresh is not undone by its answer", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       await using locker = enforced(createPool({ connectionString: proxy.url }));
       const lock = await locker.acquire(uniqueKey(), { ttl: "1h" });

@@ -267,7 +267,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       ["an open", "begin", undefined, /the pool's client was in a transaction/],
       ["a failed", "begin; select 1 / 0", "25P02", /current transaction is aborted/],
     ] as const)(
-      "a client that the pool hands out in %s transaction is destroyed, and nothing is held",
+      "a pool's client in %s transaction is destroyed, and nothing is held",
       async (_in, sql, sqlState, says) => {
         const { pool, handedOut } = observedPool({ max: 2 });
         await using locker = new PostgresLocker({ sessions, pool, ttlEnforcement });

@@ -34,7 +34,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
   });
 
-  test("a server that crashes ends every lock, and those after the restart are as good as ever", async () => {
+  test("a server that crashes ends every lock, and new ones work after the restart", async () => {
     await using server = await PostgresServer.start({ major: inject("postgresMajor") });
     const pool = createPool({ connectionString: server.url });
     await using locker = new PostgresLocker({ sessions, pool });
@@ -151,7 +151,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(pool.totalCount).toBe(0);
     });
 
-    test("by pg_advisory_unlock_all is lost, as the release says, and its session isn't returned", async () => {
+    test("by pg_advisory_unlock_all is lost on release, and its session is destroyed", async () => {
       const { pool, handedOut } = observedPool();
       await using locker = new PostgresLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
@@ -165,7 +165,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   describe("a role's own settings", () => {
-    test("statement_timeout ends no statement of a holder's session, and is back when it is returned", async () => {
+    test("statement_timeout ends no statement of a holder, and is back on return", async () => {
       await using role = await createRole({ settings: { statement_timeout: "100ms" } });
       const { pool, handedOut } = observedPool({ connectionString: role.url });
       await using locker = new PostgresLocker({ sessions, pool });
@@ -230,7 +230,7 @@ describe("a holder whose backend is terminated", () => {
 });
 
 describe("a role's own settings", () => {
-  test("idle_session_timeout doesn't end a holder, and is back when the session is returned", async () => {
+  test("idle_session_timeout doesn't end a holder, and is back on return", async () => {
     await using role = await createRole({ settings: { idle_session_timeout: "300ms" } });
     const pool = createPool({ connectionString: role.url });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });

@@ -66,7 +66,7 @@ describe("an acquire that is aborted", () => {
   });
 
   test.each(["toServer", "toClient"] as const)(
-    "while what goes %s is on the way gives back what it is granted, and harms no other lock",
+    "with what goes %s on its way frees what it is granted, and no other lock",
     async (direction) => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const { pool, statements } = observedPool({ connectionString: proxy.url });
@@ -112,7 +112,7 @@ describe("an acquire that is aborted", () => {
     expect(await advisoryLocks()).toEqual([]);
   });
 
-  test("does so 2,000 times with 50 callers, and leaves no lock, session, listener or timer", async () => {
+  test("2,000 times by 50 callers leaves no lock, session, listener or timer", async () => {
     const timersBefore = timers();
     const pool = createPool({ max: 4 });
     const locker = sharing(pool, { maxLocksPerSession: 4 });

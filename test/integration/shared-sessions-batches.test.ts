@@ -27,7 +27,7 @@ describe("what is asked while a statement is under way", () => {
     expect(sortedIds(await advisoryLocks())).toEqual(sortedIds([kept as Lock, ...next]));
   });
 
-  test("goes out in two halves where it is much: the server has the second before anybody has an answer of the first", async () => {
+  test("goes out in two halves if it is much, the second before the first is answered", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
@@ -67,7 +67,7 @@ describe("what is asked while a statement is under way", () => {
     expect(names()).toEqual(["shared_p", "shared_batch"]);
   });
 
-  test("is done in the order in which it came: a key that is given back, and then asked for, is granted", async () => {
+  test("is done in order: a key that is released and asked for again is granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
@@ -138,7 +138,7 @@ test("more locks than fit into one statement are asked for in several", async ()
 });
 
 test.each(["client", "server"] as const)(
-  "200 locks that refresh themselves cost a few statements a round, with ttlEnforcement: %j",
+  "200 self-refreshing locks cost a few statements a round, ttlEnforcement: %j",
   async (ttlEnforcement) => {
     const { pool, statements } = observedPool();
     await using locker = sharing(pool, { ttlEnforcement });

@@ -75,7 +75,7 @@ describe("close", () => {
     expect(pool.totalCount).toBe(pool.idleCount);
   });
 
-  test("gives up on a server that answers no more, and ends the session with all its locks", async () => {
+  test("gives up on a silent server, and ends the session with all its locks", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     const locker = sharing(pool);
@@ -91,7 +91,7 @@ describe("close", () => {
     await closeWhileOpening({});
   });
 
-  test("while the session is being opened does not hang where a connection is waited for without a bound", async () => {
+  test("doesn't hang while a session is being opened with an unbounded connWaitTimeout", async () => {
     await closeWhileOpening({ connWaitTimeout: -1 });
   });
 

@@ -90,7 +90,7 @@ describe("the end of a session", () => {
     expect(sortedIds(await advisoryLocks())).toEqual(sortedIds(next));
   });
 
-  test("while much is under way fails what was sent, and asks the rest again on a new session", async () => {
+  test("fails what was sent, and asks for what was queued on a new session", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
@@ -165,7 +165,7 @@ describe("locks that are freed behind their holders' backs", () => {
   });
 });
 
-test("statements that an administrator cancels at any moment leave in the server what the handles say", async () => {
+test("statements cancelled at any moment leave what the handles say", async () => {
   const pool = createPool({ max: 2 });
   await using locker = sharing(pool);
   await locker.acquire(uniqueKey());

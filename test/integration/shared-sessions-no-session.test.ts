@@ -9,7 +9,7 @@ import { until } from "../support/until.ts";
 // A session that cannot be had: all that waited for it are told why, once each.
 
 describe("without a session to be had", () => {
-  test("all who want one are told that the pool is saturated, and it is there when the pool has one", async () => {
+  test("everybody is told that the pool is saturated, until it has a session", async () => {
     const pool = createPool({ max: 2 });
     await using locker = sharing(pool, { connWaitTimeout: 200 });
     const [client, other] = [await pool.connect(), await pool.connect()];
@@ -68,7 +68,7 @@ describe("without a session to be had", () => {
     await lock.refresh();
   });
 
-  test("that answers in time, one that stops answering later is destroyed with all that it carries", async () => {
+  test("a session that stops answering is destroyed with all that it carries", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = sharing(pool);

@@ -9,7 +9,7 @@ import { until } from "../support/until.ts";
 // A TTL that the server enforces is the session's: the smallest of the locks that it carries.
 
 describe("a TTL that the server enforces", () => {
-  test("is, for all on one session, the smallest: nobody believes when another has any of them", async () => {
+  test("is the session's smallest: nobody relies on any lock when another has one", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = enforced(createPool({ connectionString: proxy.url }));
     await using other = enforced();

@@ -30,7 +30,7 @@ describe("the sessions of a locker", () => {
     await until(() => pool.idleCount === 1);
   });
 
-  test("are as many as maxLocksPerSession makes of them, each filled before another is opened", async () => {
+  test("are as many as maxLocksPerSession makes them, each filled before the next", async () => {
     const pool = createPool();
     await using locker = sharing(pool, { maxLocksPerSession: 10 });
     const locks = await acquireMany(locker, 25);
@@ -158,7 +158,7 @@ describe("a key that a session has", () => {
     await (await other.acquire(key, { mode: wanted })).release();
   });
 
-  test("is had once by the server for all its shared holders, and free after the last of them", async () => {
+  test("is locked once for all its shared holders, and free after the last of them", async () => {
     await using locker = sharing();
     await using other = sharing();
     const key = uniqueKey();
@@ -175,7 +175,7 @@ describe("a key that a session has", () => {
     expect(lock.held).toBe(true);
   });
 
-  test("is kept for its other shared holders by one that is released while its refresh has no answer", async () => {
+  test("stays with its other shared holders if one is released during its refresh", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
@@ -194,7 +194,7 @@ describe("a key that a session has", () => {
     await staying.release();
   });
 
-  test("and is given up twice, by a refresh without an answer and by its holder, harms no other on the session", async () => {
+  test("harms no other if given up twice, by an unanswered refresh and by release()", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
@@ -265,7 +265,7 @@ test("two keys with one id are told apart by name", async () => {
 });
 
 describe("fencing tokens", () => {
-  test("grow from each holder to the next, over two lockers that take a hundred keys at a time", async () => {
+  test("grow from each holder to the next, over two lockers with a hundred keys each", async () => {
     await using one = sharing();
     await using two = sharing();
     const keys = Array.from({ length: 100 }, () => uniqueKey());
@@ -305,7 +305,7 @@ describe("fencing tokens", () => {
     }
   });
 
-  test("grow from a shared holder to the next exclusive one, also where it only joined another", async () => {
+  test("grow from a shared holder, even one that joined another, to an exclusive one", async () => {
     await using locker = sharing();
     const key = uniqueKey();
     const shared: AcquireOptions = { mode: "shared", fencing: true };

@@ -48,7 +48,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     return { locker, metrics, values, spans: () => spanExporter.getFinishedSpans() };
   }
 
-  test("every instrument counts what it says, with a description, and a unit unless its name has it", async () => {
+  test("every instrument counts what it says, with a description and a unit", async () => {
     const { locker, metrics, values } = observed();
     await using _ = locker;
     const lock = await locker.acquire(uniqueKey());
@@ -92,7 +92,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(await values()).toMatchObject({ held: 0, lost: 1 });
   });
 
-  test("a span an operation says key, id and TTL; an expected outcome is an attribute, no error", async () => {
+  test("each span has key, id and TTL; an expected outcome is an attribute, no error", async () => {
     const { locker, spans } = observed();
     await using _ = locker;
     const lock = await locker.acquire(uniqueKey());

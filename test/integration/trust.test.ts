@@ -138,7 +138,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 });
 
 describe("a session that announces another backend than the one which serves it", () => {
-  test("is accepted where the caller says that the pooler keeps a session for each client", async () => {
+  test("is accepted if the caller says that the pooler keeps a session a client", async () => {
     await using pooler = await startPooler(databaseUrl());
     const pool = createPool({ connectionString: pooler.url });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });

@@ -1,6 +1,8 @@
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
 import { textsOf, unqualifiedIn } from "../support/sql-texts.ts";
+import { titlesOf } from "../support/test-titles.ts";
 
 interface Rule {
   readonly says: string;
@@ -116,6 +118,37 @@ describe("a breach of the house rules is seen", () => {
       '/**\n * console.log("select 1");\n */\n// export default enum A {}\n',
     );
     expect(rules.flatMap(({ finds }) => finds(file))).toEqual([]);
+  });
+});
+
+describe("the house rules of tests", () => {
+  const files = readdirSync(new URL("..", import.meta.url), { recursive: true, encoding: "utf8" })
+    .map((path) => path.replaceAll("\\", "/"))
+    .filter((path) => path.endsWith(".ts") && !path.includes("node_modules/"))
+    .map((path) => ({ path, text: readFileSync(new URL(`../${path}`, import.meta.url), "utf8") }));
+  const breaches = (inText: (text: string) => string[]): string[] =>
+    files.flatMap(({ path, text }) => inText(text).map((what) => `test/${path}: ${what}`));
+
+  const tooLong = (text: string): string[] => {
+    const lines = text.trimEnd().split("\n").length;
+    return lines > 500 ? [`${lines} lines`] : [];
+  };
+  const longTitles = (text: string): string[] =>
+    titlesOf(text)
+      .filter(({ title }) => title.length > 80)
+      .map(({ title, line }) => `line ${line}: ${title.length} characters: ${title}`);
+
+  test("at most 500 lines a file", () => {
+    expect(breaches(tooLong)).toEqual([]);
+    expect(tooLong("a;\n".repeat(501))).toHaveLength(1);
+  });
+
+  test("at most 80 characters a title", () => {
+    expect(breaches(longTitles)).toEqual([]);
+    const title = "a".repeat(81);
+    const breach = `describe.each(a)("b", () => { test.skipIf(b).each(c)("${title}", d); test(\`${title}\`, e); });`;
+    expect(longTitles(breach)).toHaveLength(2);
+    expect(longTitles(`describe("${title}", () => {});`)).toHaveLength(1);
   });
 });
 
