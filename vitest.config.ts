@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
@@ -10,7 +11,8 @@ export default defineConfig({
     globalSetup: ["test/support/global-server.ts"],
     // Processes, not threads: a crash, a signal and a blocked event loop are those of one test file.
     pool: "forks",
-    maxWorkers: 2,
+    // More than there are cores: most of what a test file does is to wait, for a server, a process or the end of a TTL.
+    maxWorkers: Math.min(8, 2 * availableParallelism()),
     testTimeout: 20_000,
     hookTimeout: 30_000,
   },

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, inject, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, inject, test, vi } from "vitest";
 import {
   DatabaseError,
   InvalidTtlError,
@@ -292,6 +292,12 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   describe("on a server that fails", () => {
+    let server: PostgresServer;
+    beforeAll(async () => {
+      server = await PostgresServer.start({ major: inject("postgresMajor") });
+    });
+    afterAll(() => server[Symbol.asyncDispose]());
+
     test.each([
       ["is restarted", (server: PostgresServer) => server.restart()],
       ["is restarted as after a crash", (server: PostgresServer) => server.restart({ mode: "immediate" })],
@@ -299,7 +305,6 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     ] as const)(
       "%s, every holder's signal aborts, and new locks are as good as ever",
       async (_what, fail) => {
-        await using server = await PostgresServer.start({ major: inject("postgresMajor") });
         const pool = createPool({ connectionString: server.url });
         await using locker = enforced(pool);
         const key = uniqueKey();

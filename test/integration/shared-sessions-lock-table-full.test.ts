@@ -1,15 +1,30 @@
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
 import { type Lock, LockTableFullError, PostgresLocker } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { acquireMany, sharing, sortedIds } from "../support/shared-locker.ts";
+import { until } from "../support/until.ts";
 
 // A server whose lock table is full refuses what it has no room for, by name, and keeps what is held.
 
+let server: PostgresServer;
+
+beforeAll(async () => {
+  const settings = { max_locks_per_transaction: 10, max_connections: 10 };
+  server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+});
+
+beforeEach(async () => {
+  // A session ends a moment after its client.
+  const admin = await connect({ connectionString: server.url });
+  await until(async () => (await locksOn(admin)).length === 0);
+});
+
+afterAll(() => server[Symbol.asyncDispose]());
+
 describe("a server without room for another lock", () => {
   test("refuses those that it has no room for, by name, and keeps what is held", async () => {
-    await using server = await smallServer();
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
     await using locker = sharing(pool, { maxLocksPerSession: 10_000 });
@@ -33,7 +48,6 @@ describe("a server without room for another lock", () => {
   });
 
   test("refuses all the same where what is asked comes to a few", async () => {
-    await using server = await smallServer();
     const admin = await connect({ connectionString: server.url });
     await using locker = sharing(createPool({ connectionString: server.url, max: 2 }));
     const locks = await acquireMany(locker, 20);
@@ -53,7 +67,6 @@ describe("a server without room for another lock", () => {
   });
 
   test("takes back every lock while there is none", async () => {
-    await using server = await smallServer();
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
     await using locker = sharing(pool);
@@ -68,7 +81,6 @@ describe("a server without room for another lock", () => {
   });
 
   test("refuses a locker that has no session yet", async () => {
-    await using server = await smallServer();
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
     await using locker = sharing(pool);
@@ -81,7 +93,6 @@ describe("a server without room for another lock", () => {
   });
 
   test("keeps what each of two lockers holds while both ask for more than there is", async () => {
-    await using server = await smallServer();
     const admin = await connect({ connectionString: server.url });
     const options = { maxLocksPerSession: 10_000 };
     await using one = sharing(createPool({ connectionString: server.url, max: 1 }), options);
@@ -110,7 +121,6 @@ describe("a server without room for another lock", () => {
   });
 
   test('refuses with sessions: "dedicated" as well', async () => {
-    await using server = await smallServer();
     const admin = await connect({ connectionString: server.url });
     await using locker = new PostgresLocker({
       pool: createPool({ connectionString: server.url, max: 2 }),
@@ -135,11 +145,6 @@ describe("a server without room for another lock", () => {
     await kept.release();
   });
 });
-
-function smallServer(): Promise<PostgresServer> {
-  const settings = { max_locks_per_transaction: 10, max_connections: 10 };
-  return PostgresServer.start({ major: inject("postgresMajor"), settings });
-}
 
 /** The locks of all sessions but the one that asks. */
 async function locksOn(client: pg.Client): Promise<{ id: bigint }[]> {
