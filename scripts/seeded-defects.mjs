@@ -88,7 +88,7 @@ export const mutants = [
     says: "a session whose try failed goes back to the pool, with a lock that it may have",
     file: "src/sessions/dedicated-sessions.ts",
     what: `      // An error says nothing about whether the lock was granted: session locks survive a failed statement.
-      session.destroy(error as Error);`,
+      session.destroy(toError(error));`,
     by: "      session.return();",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",

@@ -1,6 +1,6 @@
 import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
-import { type Command, commonOptions, type Given, type Options } from "./command.ts";
+import { type Command, type CommandLine, commonOptions, type Options } from "./command.ts";
 import { usageFailure } from "./failure.ts";
 
 /**
@@ -9,7 +9,7 @@ import { usageFailure } from "./failure.ts";
  * @throws {Failure} for an option that it doesn't have, naming the nearest that it has; for an option without its value, or with
  * one that it doesn't take; for a missing or a superfluous key or action
  */
-export function readArguments(command: Command, args: readonly string[]): Given {
+export function readArguments(command: Command, args: readonly string[]): CommandLine {
   const options: Options = { ...commonOptions, ...command.options };
   const { own, rest } = divide(args, command);
   const values: Record<string, string | boolean> = {};
@@ -55,7 +55,7 @@ export function readArguments(command: Command, args: readonly string[]): Given 
 /** Whether what is to be run was given without the `--` that it comes behind. */
 function lacksDashes(
   { keys, takesRest }: Command,
-  { rest, positionals }: Pick<Given, "rest" | "positionals">,
+  { rest, positionals }: Pick<CommandLine, "rest" | "positionals">,
 ): boolean {
   return takesRest === true && rest === undefined && positionals.length > keys;
 }

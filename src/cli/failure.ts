@@ -1,5 +1,5 @@
+import { codeOf } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
-import { codeOf } from "./system-error.ts";
 
 /** What a person is told in a sentence, with the status that the process exits with. */
 export class Failure extends Error {
@@ -47,7 +47,7 @@ export function statusOf(error: unknown): number {
 }
 
 /** What is said of an error of any kind. */
-export function sentenceOf(error: unknown): string {
+export function messageFor(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
   if (!/\b(EMFILE|ENFILE)\b/.test(text)) return text;
   return "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";

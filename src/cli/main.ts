@@ -4,7 +4,7 @@ import { didYouMean, readArguments } from "./arguments.ts";
 import { askedDatabase } from "./asked-database.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
-import { sentenceOf, statusOf, usageFailure } from "./failure.ts";
+import { messageFor, statusOf, usageFailure } from "./failure.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
 
@@ -113,7 +113,7 @@ function version(): string {
 async function report(error: unknown, { verbose }: { verbose: boolean }): Promise<void> {
   const { colorsFor } = await import("./colors.ts");
   const { red } = colorsFor(process.stderr);
-  const sentence = sentenceOf(error);
+  const sentence = messageFor(error);
   const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;
   const where = database === undefined ? "" : `; asked ${database}`;
   console.error(`${red("pg-locker:")} ${sentence}${where}`);

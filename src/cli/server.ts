@@ -4,7 +4,7 @@ import { Failure } from "./failure.ts";
 import { type OwnServerFolder, ownServerFolder } from "./own-server/folder.ts";
 import { spoken } from "./own-server/idle.ts";
 import { askKeeper, failureOf } from "./own-server/own-server.ts";
-import type { Answer, ServerStatus } from "./own-server/visit.ts";
+import type { KeeperAnswer, ServerStatus } from "./own-server/visit.ts";
 import { print } from "./print.ts";
 
 /** `pg-locker server status|stop`: the PostgreSQL of the user's own, on this machine. */
@@ -61,7 +61,7 @@ function nothingRuns({ path }: OwnServerFolder): string {
   return `No PostgreSQL of your own runs in ${path}`;
 }
 
-function inUse({ users, sessions }: Extract<Answer, { is: "in-use" }>): string {
+function inUse({ users, sessions }: Extract<KeeperAnswer, { is: "in-use" }>): string {
   return `It is in use by ${usersOf(users, sessions)}: --force stops it all the same, and the locks in it are lost`;
 }
 

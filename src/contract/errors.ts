@@ -1,3 +1,4 @@
+import { codeOf, sentenceOf } from "./caught-error.ts";
 import { formatDuration } from "./duration.ts";
 import { brand, isOfClass } from "./error-brand.ts";
 import { conceal, show } from "./shown-value.ts";
@@ -325,26 +326,13 @@ function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
   return facts.cause === undefined ? undefined : { cause: facts.cause };
 }
 
-/**
- * What was thrown, in words: not everything can be made into a string. The driver reports a refused connection to a host of several
- * addresses as an AggregateError without a message.
- */
-export function sentenceOf(cause: unknown): string {
-  if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(sentenceOf).join("; ");
-  try {
-    return cause instanceof Error ? String(cause.message) : String(cause);
-  } catch {
-    return "something that has no text";
-  }
-}
-
 /** The error for a connection string that can't be read carries that string, with its password, as `input`. */
 function withoutSecrets(cause: unknown): unknown {
   return cause instanceof Error && "input" in cause ? new Error(cause.message) : cause;
 }
 
 function sqlStateOf(cause: unknown): string | undefined {
-  const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+  const code = codeOf(cause);
   // Node's own codes (ECONNREFUSED) are longer.
-  return typeof code === "string" && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }

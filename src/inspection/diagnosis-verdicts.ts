@@ -1,7 +1,7 @@
 import { formatDuration } from "../contract/duration.ts";
 import type {
   ConnectionsAnswer,
-  LockTableAnswer,
+  LockTableUse,
   PrivilegesAnswer,
   SettingsAnswer,
   VersionAnswer,
@@ -187,7 +187,7 @@ const origins: Record<string, string> = {
 };
 
 /** The server reserves this much; measured, it takes twice as many before it says that it is full. */
-export function lockTableVerdict({ used, advisory, room }: LockTableAnswer): Verdict {
+export function lockTableVerdict({ used, advisory, room }: LockTableUse): Verdict {
   const found = `${used} of ${room} locks in use (${percent(used / room)}), ${advisory} of them advisory`;
   if (used < room * half) return { verdict: "ok", found };
   return {

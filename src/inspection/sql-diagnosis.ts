@@ -39,9 +39,9 @@ export type SettingsAnswer = Readonly<
  * How full the server's table of locks is. By the function, as in `ownLocks`: the answer must be had where the table is full.
  *
  * It has an entry for each thing that is locked and, in a second table twice as long, one for each session that locks it.
- * Locks by the fast path are in neither, and predicate locks in a table of their own. Answers {@link LockTableAnswer}.
+ * Locks by the fast path are in neither, and predicate locks in a table of their own. Answers {@link LockTableUse}.
  */
-export const askLockTable = statement(`
+export const askLockTableUse = statement(`
 select pg_catalog.json_build_object(
          'used', greatest(
            pg_catalog.count(distinct pg_catalog.json_build_array(locktype, database, relation, page, tuple,
@@ -54,7 +54,7 @@ select pg_catalog.json_build_object(
   from pg_catalog.pg_lock_status()
  where not fastpath and mode operator(pg_catalog.<>) 'SIReadLock'`);
 
-export interface LockTableAnswer {
+export interface LockTableUse {
   readonly used: number;
   readonly advisory: number;
   /** What the server has reserved memory for; it makes do with some that is unused elsewhere as well. */
@@ -121,7 +121,7 @@ export const tryDrawing = statement(`
 select pg_catalog.json_build_array(${durable}, ${fencingToken})::pg_catalog.text`);
 
 /** Ends the statement of a backend of the same role. Parameter: its pid. Answers whether the backend was told. */
-export const cancelStatement = statement(`
+export const cancelBackend = statement(`
 select pg_catalog.to_json(pg_catalog.pg_cancel_backend($1::pg_catalog.int4))::pg_catalog.text`);
 
 /** Whose sessions the role may see, and end. Answers {@link PrivilegesAnswer}. */

@@ -1,3 +1,4 @@
+import { hasCode } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/locker.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
@@ -31,6 +32,6 @@ export function fromPrisma(transaction: PrismaTransaction): TransactionClient {
   return transactionClient(transaction, {
     run: (text, values) => transaction.$queryRawUnsafe(text, ...values),
     // https://www.prisma.io/docs/orm/reference/error-reference#p2028
-    hadEnded: (error) => error instanceof Error && "code" in error && error.code === "P2028",
+    hadEnded: (error) => hasCode(error, "P2028"),
   });
 }

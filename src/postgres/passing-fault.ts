@@ -1,3 +1,4 @@
+import { codeOf } from "../contract/caught-error.ts";
 import {
   CircuitOpenError,
   DatabaseError,
@@ -61,8 +62,8 @@ function isPassingCause(cause: unknown, hasConnected: boolean): boolean {
     return cause.errors.length > 0 && cause.errors.every((each) => isPassingCause(each, hasConnected));
   }
   if (!(cause instanceof Error)) return false;
-  const code = "code" in cause ? cause.code : undefined;
-  if (typeof code === "string" && code !== "") {
+  const code = codeOf(cause);
+  if (code !== undefined && code !== "") {
     return passingStates.test(code) || passingCodes.has(code) || (hasConnected && absentCodes.has(code));
   }
   // Without a code, the driver says that the connection broke or that no answer came. A mistake of its caller's is a TypeError, or

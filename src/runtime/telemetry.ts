@@ -13,6 +13,7 @@ import {
   trace,
   type UpDownCounter,
 } from "@opentelemetry/api";
+import { toError } from "../contract/caught-error.ts";
 import { formatDuration } from "../contract/duration.ts";
 import {
   CircuitOpenError,
@@ -23,7 +24,6 @@ import {
   LockerClosedError,
   LockNotAcquiredError,
   LockNotHeldError,
-  sentenceOf,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { StopSignal } from "./stop-signal.ts";
@@ -192,7 +192,7 @@ export class Telemetry {
       return;
     }
     this.#count(this.#errors, 1);
-    const err = asError(error);
+    const err = toError(error);
     this.log.error({ ...logged(lock), operation, err }, err.message);
   }
 
@@ -244,15 +244,11 @@ function endSpan(span: Span, outcome: string, error?: unknown): void {
   callHook("tracer", () => {
     span.setAttribute("lock.outcome", outcome);
     if (outcome !== "error") return;
-    const exception = asError(error);
+    const exception = toError(error);
     span.recordException(exception);
     span.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
   });
   callHook("tracer", () => span.end());
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(sentenceOf(error));
 }
 
 function guardedLog(logger: Logger): Logger {

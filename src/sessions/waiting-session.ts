@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { toError } from "../contract/caught-error.ts";
 import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
@@ -125,7 +126,7 @@ export class WaitingSession {
         await lock.refresh(request.ttl, statementDeadline);
       return lock;
     } catch (error) {
-      this.end(error as Error);
+      this.end(toError(error));
       throw namedLockError(aboutKey(error, request.key));
     }
   }
@@ -196,7 +197,7 @@ export class WaitingSession {
       this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
       debug("waiting session opened", () => ({ pid: said.pid }));
     } catch (error) {
-      session.destroy(error as Error);
+      session.destroy(toError(error));
       throw error;
     }
     // close() may have come meanwhile, before there was a session to end.
@@ -289,7 +290,7 @@ class WaitedLock implements Grant {
       this.provenAt = await proveSession(opened.session, known, { ttl, deadline });
       return this.provenAt;
     } catch (error) {
-      this.#owner.end(error as Error);
+      this.#owner.end(toError(error));
       throw error;
     }
   }
@@ -310,7 +311,7 @@ class WaitedLock implements Grant {
         throw new DatabaseError({ doing: releasing, cause: new Error("the session no longer held it") });
       }
     } catch (error) {
-      this.#owner.end(error as Error);
+      this.#owner.end(toError(error));
       throw error;
     }
     this.#owner.freed();

@@ -1,8 +1,8 @@
 import { userInfo } from "node:os";
 import type pg from "pg";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { Values } from "../command.ts";
 import { usageFailure } from "../failure.ts";
-import { hasCode } from "../system-error.ts";
 import { readConnectionString } from "./connection-string.ts";
 import { type Clients, clientsOf } from "./database-client.ts";
 import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";

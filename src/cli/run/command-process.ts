@@ -1,9 +1,9 @@
 import { type SpawnOptions, type StdioOptions, spawn } from "node:child_process";
 import { constants } from "node:os";
 import { Worker } from "node:worker_threads";
-import { codeOf } from "../system-error.ts";
+import { codeOf } from "../../contract/caught-error.ts";
 import { spawnRaw } from "./environment.ts";
-import { isAlive, processOf } from "./process-table.ts";
+import { isRunning, processOf } from "./process-table.ts";
 import type { Program } from "./program.ts";
 
 /** How a process ended: `signal` by its number, of which Node.js has no name above 31. */
@@ -27,7 +27,7 @@ interface StartOptions {
   readonly isRaw?: boolean;
 }
 
-interface Work extends Program {
+interface CommandWork extends Program {
   readonly isRaw: boolean;
   readonly options: SpawnOptions;
 }
@@ -95,13 +95,13 @@ export class ProcessStarter {
     return this.#thread === undefined ? startHere(work) : this.#startInThread(this.#thread, work);
   }
 
-  #startInThread(thread: Worker, work: Work) {
+  #startInThread(thread: Worker, work: CommandWork) {
     const cells = this.#cells;
     let pid: number | undefined;
     const ended = new Promise<Exit>((resolve) => {
       const look = (): void => {
         const entry = pid === undefined ? undefined : processOf(pid);
-        if (entry !== undefined && isAlive(entry)) return;
+        if (entry !== undefined && isRunning(entry)) return;
         clearInterval(timer);
         process.removeListener("SIGCHLD", look);
         const signal = (entry?.waitStatus ?? 0) & 0x7f;
@@ -124,7 +124,7 @@ export class ProcessStarter {
   }
 }
 
-function startHere({ file, args, isRaw, options }: Work) {
+function startHere({ file, args, isRaw, options }: CommandWork) {
   let pid: number | undefined;
   const ended = new Promise<Exit>((resolve) => {
     const failed = (error: unknown): void => resolve({ is: "not-run", code: codeOf(error) ?? "" });

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { lockId } from "../../contract/lock-id.ts";
-import type { Given, Values } from "../command.ts";
+import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
 import { usageFailure } from "../failure.ts";
@@ -40,7 +40,7 @@ const longestDefaultGrace = 10_000;
  * @throws {Failure} for what can't be used, and what contradicts itself
  * @throws {EmptyKeyError} @throws {InvalidKeyError}
  */
-export function planOf({ values, positionals: [key = ""], rest }: Given): RunPlan {
+export function planOf({ values, positionals: [key = ""], rest }: CommandLine): RunPlan {
   refuseBoth(values, "nonblock", "wait");
   refuseBoth(values, "nonblock", "timeout");
   refuseBoth(values, "wait", "timeout");

@@ -1,10 +1,10 @@
+import { codeOf } from "../../contract/caught-error.ts";
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
-import { codeOf } from "../system-error.ts";
 import { inheritedDescriptors } from "./descriptors.ts";
-import { Keeper } from "./keeper.ts";
+import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
 import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
@@ -48,7 +48,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
     const lock = await takeLock(locker, plan, { values, interrupted });
-    return await new Keeper(plan, { lock, session, runner, inherited }).keep(signals);
+    return await new LockKeeper(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
     if (plan.conflictStatus !== undefined && isConflict(error)) {

@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CommandTree } from "./command-tree.ts";
 import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
-import { later, left, type Moment, now } from "./deadline.ts";
+import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { type Inherited, stdioWith } from "./descriptors.ts";
 import { isRawEnvironment, spawnRaw } from "./environment.ts";
 
@@ -104,7 +104,7 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   async #killCommand(): Promise<RunnerEnding> {
-    const deadline = later(now(), deathTime);
+    const deadline = later(currentMoment(), deathTime);
     while (this.#tree !== undefined && left(deadline) > 0) {
       this.#tree.kill();
       if (this.#tree.living.length === 0) break;

@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { Lock } from "../../index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
-import { hasCode } from "../system-error.ts";
-import { later, now } from "./deadline.ts";
+import { currentMoment, later } from "./deadline.ts";
 import type { Inherited } from "./descriptors.ts";
 import { isRawEnvironment } from "./environment.ts";
 import type { LockSession } from "./lock-session.ts";
@@ -19,7 +19,7 @@ const releaseTime = 3_000;
 const refreshShare = 1 / 3;
 
 /** Has the runner run the command under a lock, keeps the lock for as long as that takes, and gives it back. */
-export class Keeper {
+export class LockKeeper {
   readonly #plan: RunPlan;
   readonly #lock: Lock;
   readonly #session: LockSession;
@@ -57,7 +57,7 @@ export class Keeper {
     }
   }
 
-  #run(until: ReturnType<typeof now>): void {
+  #run(until: ReturnType<typeof currentMoment>): void {
     const { program, grace, margin, key, namespace } = this.#plan;
     const { id, fencingToken } = this.#lock;
     const environment = {
@@ -84,8 +84,8 @@ export class Keeper {
   }
 
   /** @returns when the server may free the lock @throws {LockNotHeldError} it is lost */
-  async #refresh(): Promise<ReturnType<typeof now>> {
-    const sentAt = now();
+  async #refresh(): Promise<ReturnType<typeof currentMoment>> {
+    const sentAt = currentMoment();
     this.#session.asked();
     await this.#lock.refresh();
     const beat = (): void => {
