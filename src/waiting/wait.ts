@@ -53,6 +53,8 @@ export class Wait<G extends Granted, H> extends Link {
   /** The bound of its first try, as long as that is under way. */
   #tryUntil: number | undefined;
   #lastFault: Error | undefined;
+  /** Of its bound, or of that of its first try. */
+  #alarm: Alarm<Wait<G, H>> | undefined;
 
   constructor(around: WaitSurroundings, asked: { wanted: Wanted; store: LockStore<G>; hold: Hold<G, H> }) {
     super();
@@ -74,13 +76,16 @@ export class Wait<G extends Granted, H> extends Link {
     this.#around.closing.add(this);
     const aborted = [...endedBy, this.#around.closing].find((each) => each.aborted);
     if (aborted !== undefined) this.#over.abort(aborted.reason);
-    const alarm = Number.isFinite(wait) ? new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#end) : undefined;
+    if (Number.isFinite(wait)) this.#alarm = new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#end);
     try {
       if (this.#store.skipsLine) return await this.#goOn({ isFirst: true });
       const place = this.#around.lines.join(id, mode);
       let granted = false;
       try {
+        const tryUntil = this.#tryUntil;
+        if (!place.isFirst) this.#keepBound();
         await abandonOnAbort(place.turn, this.#signals);
+        this.#tryUntil = tryUntil;
         const lock = await this.#goOn(place);
         granted = true;
         return lock;
@@ -88,10 +93,16 @@ export class Wait<G extends Granted, H> extends Link {
         this.#around.lines.leave(place, granted);
       }
     } finally {
-      alarm?.stop();
+      this.#alarm?.stop();
       this.cut();
       for (const link of links) link.cut();
     }
+  }
+
+  /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
+  #keepBound(): void {
+    this.#tryUntil = undefined;
+    if (this.#wanted.wait < firstTry) this.#alarm?.reset();
   }
 
   /** The locker closes. */
@@ -157,6 +168,7 @@ export class Wait<G extends Granted, H> extends Link {
           if (lock !== undefined) return lock;
           this.#tryUntil = undefined;
         } else {
+          if (poller === undefined) this.#keepBound();
           poller ??= polling.join(this.#wanted.id);
           await abandonOnAbort(polling.sleep(poller), this.#signals);
           tries = true;
