@@ -47,9 +47,15 @@ export interface PostgresLockerOptions extends Connection {
    */
   readonly maxWaitingSessions?: number;
   /**
-   * Who ends a lock whose TTL has passed. `"client"` (the default): its holder stops believing, and nothing expires in the
-   * database. `"server"`: the database ends its session, and so frees the lock, whatever has become of the holder. A TTL is
-   * then from 1 ms to 2147483647 ms.
+   * Who ends a lock whose TTL has passed.
+   *
+   * `"client"`: its holder stops relying on it, but the lock stays, and keeps others out until `release()`, `refresh()` or
+   * `close()`, or until the holder's process ends. A logger is warned of each such lock, once.
+   *
+   * `"server"`: the database ends the lock's session, and so frees the lock, whatever has become of the holder. A TTL is then from
+   * 1 ms to 2147483647 ms.
+   *
+   * @default "client"
    */
   readonly ttlEnforcement?: "client" | "server";
   /**
@@ -81,7 +87,7 @@ export interface PostgresLockerOptions extends Connection {
 export interface MemoryLockerOptions
   extends Pick<
     PostgresLockerOptions,
-    "namespace" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
+    "namespace" | "ttlEnforcement" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
   > {}
 
 /** The settings that the Go package has, by the names it has for them. */
@@ -113,6 +119,7 @@ const pool: Check = (got, path) => {
 
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
+  ttlEnforcement: optional(oneOf("client", "server")),
   circuitBreaker: optional(having(["execute"], "an object with a method execute(fn)")),
   logger: optional(having(["debug", "info", "warn", "error"], "an object with debug, info, warn and error")),
   tracerProvider: optional(having(["getTracer"], "an OpenTelemetry TracerProvider")),
@@ -130,7 +137,6 @@ const postgresLockerOptions = exactly("an object", {
   sessions: optional(oneOf("dedicated", "shared")),
   maxLocksPerSession: optional(wholeFrom1),
   maxWaitingSessions: optional(wholeFrom1),
-  ttlEnforcement: optional(oneOf("client", "server")),
   recoveryGrace: optional(
     is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {
       const grace = milliseconds(value);

@@ -16,8 +16,13 @@ export interface AbortSignalLike {
 
 export interface AcquireOptions {
   /**
-   * How long the holder may believe that it holds without a refresh. Default `"30s"`, or the locker's `recoveryGrace` if that is less.
-   * Counted from the moment the granting statement was sent, so that the holder stops believing first.
+   * By default the lock stays in the server when this has passed, and keeps others out until `release()`, `refresh()` or `close()`.
+   * With the locker's option `ttlEnforcement: "server"` PostgreSQL ends it.
+   *
+   * It is how long the holder may rely on the lock without a refresh, counted from the moment when the granting statement was
+   * sent, so that the holder stops first.
+   *
+   * @default "30s", or the locker's `recoveryGrace` if that is less
    */
   readonly ttl?: Duration;
   /**
@@ -180,7 +185,7 @@ export interface Lock extends AsyncDisposable {
    * is right even when the event loop was blocked.
    */
   readonly held: boolean;
-  /** Whether the TTL passed without a refresh. */
+  /** Whether the TTL passed without a refresh. By default the lock keeps others out all the same: see {@link AcquireOptions.ttl}. */
   readonly expired: boolean;
   /**
    * A number that grows from each holder of the key to the next, also when the server crashes or fails over; `undefined`
@@ -196,7 +201,7 @@ export interface Lock extends AsyncDisposable {
   /** @throws {LockNotHeldError} unless {@link held} */
   assertHeld(): void;
   /**
-   * Proves that the session still lives and is the same one, and lets the holder believe for another `ttl` from now.
+   * Proves that the session still lives and is the same one, and lets the holder rely on the lock for another `ttl` from now.
    *
    * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that the caller's
    * signal, a bad `ttl` or the circuit breaker stops leaves the lock as it was.

@@ -233,7 +233,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
 
   /** A holder that comes back after its TTL finds the lock expired, timer or not, and frees it in the server. */
   async #freeIfExpired(): Promise<void> {
-    if (this.#state.is === "held" && this.left <= 0) this.expire();
+    if (this.#state.is === "held" && this.left <= 0) this.#end({ is: "expired" });
     if (this.#state.is === "expired") await this.#freeQuietly();
   }
 
@@ -300,7 +300,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     if (this.#state.is !== "held") return;
     // Where it was to be proved over and over, and was not, its holder has nothing to decide, either.
     const over = this.#grant.lapses || this.#upkeep === itsSessions;
-    this.#end({ is: "expired" });
+    this.#end({ is: "expired" }, { isKept: !over });
     if (over) void this.#freeQuietly();
   }
 
@@ -318,7 +318,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     if (this.#state.is === "held" && this.left <= 0) this.expire();
   }
 
-  #end(state: HoldingState): void {
+  #end(state: HoldingState, expiry?: { readonly isKept: boolean }): void {
     this.#state = state;
     this.#stopUpkeep();
     if (state.is === "released" || state.is === "lost") this.#owner.forget(this);
@@ -326,7 +326,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     const reason = this.#lossReason();
     // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
     if (reason !== undefined) this.#controller?.abort(reason);
-    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason);
+    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, expiry?.isKept);
   }
 
   #lossReason(): Error | undefined {

@@ -208,13 +208,14 @@ export class Telemetry {
     this.#count(this.#held, 1);
   }
 
-  /** Holding has ended: `cause` is `undefined` for a release. */
-  ended(lock: LockFacts, cause: Error | undefined): void {
+  /** Holding has ended: `cause` is `undefined` for a release. `isKept`: the lock still keeps others out. */
+  ended(lock: LockFacts, cause: Error | undefined, isKept = false): void {
     this.#count(this.#held, -1);
     if (cause === undefined) return;
     this.#count(this.#lost, 1);
+    const message = isKept ? `${cause.message}; ${kept}` : cause.message;
     // A session that dies takes a thousand locks: every holder is told before the first line is written.
-    this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, cause.message));
+    this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, message));
   }
 
   /** As {@link callHook} would, without a function for each call. */
@@ -236,6 +237,9 @@ export class Telemetry {
     }
   }
 }
+
+const kept =
+  'it still keeps others out, until release(), refresh() or close(): only ttlEnforcement "server" ends it';
 
 /** `undefined` if the meter could not make one. */
 type Counts = Counter | UpDownCounter | undefined;
