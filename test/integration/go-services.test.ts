@@ -52,7 +52,7 @@ const waiters = (key: string, count: number) =>
     return locks.filter(({ id, granted }) => id === lockId(0, key) && !granted).length >= count;
   });
 
-test("the order is that of arrival in the server, and who tries and tries again comes last", async () => {
+test("the server serves in order of arrival, and whoever only tries comes last", async () => {
   const key = uniqueKey();
   await using one = new PostgresLocker({ pool: createPool() });
   await using two = new PostgresLocker({ pool: createPool() });
@@ -77,7 +77,7 @@ test("the order is that of arrival in the server, and who tries and tries again 
   ]);
 });
 
-test("one holds at a time; whoever waits in the server has its share, whoever tries has what is left", async () => {
+test("one holds at a time; waiters have their share, triers have what is left", async () => {
   const key = uniqueKey();
   const lockers = ["ours, 1", "ours, 2"].map((name) => ({
     name,
@@ -121,7 +121,7 @@ test("one holds at a time; whoever waits in the server has its share, whoever tr
   for (const { locker } of lockers) await locker.close();
 });
 
-test("a lock that a Release with a cancelled context left behind is seen on an idle session, and ended", async () => {
+test("a lock left by a Release with a cancelled context is seen and ended", async () => {
   const key = uniqueKey();
   await using locker = new PostgresLocker({ pool: createPool() });
   await using go = start("acquire", key, "Go", { work: 60_000 });
@@ -136,7 +136,7 @@ test("a lock that a Release with a cancelled context left behind is seen on an i
   await (await locker.acquire(key, { wait: "10s" })).release();
 });
 
-test("a WithLock whose context is cancelled gives the lock up while its function still runs", async () => {
+test("a WithLock that is cancelled frees the lock while its function still runs", async () => {
   const key = uniqueKey();
   await using locker = new PostgresLocker({ pool: createPool() });
   await using go = start("with-lock", key, "Go", { work: 60_000 });

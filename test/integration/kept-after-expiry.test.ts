@@ -52,7 +52,7 @@ describe.each(kinds)("a lock that has expired (%s)", (_, create) => {
   });
 });
 
-test("a lock that its holder gives back as soon as it has expired isn't said to be kept", async () => {
+test("a lock given back as soon as it has expired isn't said to be kept", async () => {
   const lines: string[] = [];
   const logger: Logger = {
     debug() {},

@@ -73,7 +73,7 @@ test("each case of the contract fails a mutant", () => {
   expect(cases.map(({ says }) => says).filter((says) => !proved.has(says))).toEqual([]);
 });
 
-test("a suite's own tests tell which cases failed, also of those that run at once, and which are ruled out", async () => {
+test("the tests of a suite tell which cases failed, and which are ruled out", async () => {
   const bodies = new Map<string, () => Promise<void>>();
   const skipped: string[] = [];
   const runner = {

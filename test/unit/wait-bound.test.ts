@@ -5,7 +5,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("a wait ends when its bound has passed, not at the next try after that, also in line", async () => {
+test("a wait ends when its bound has passed, not at the next try, in line as well", async () => {
   vi.useFakeTimers();
   const locker = new MemoryLocker();
   await locker.acquire("key");
