@@ -26,6 +26,23 @@ const entries = Object.values(JSON.parse(readFileSync("package.json", "utf8")).e
   .map((file) => relative("dist", file).replace(/\.js$/, ""));
 const library = entries.filter((entry) => !isIn("testing", entry));
 
+/**
+ * Takes the line breaks and the indentation out of SQL: they are for whoever reads src/, and no minifier takes them. No text in
+ * our SQL has a line break of its own, and no comment.
+ */
+const shortSql = {
+  name: "short-sql",
+  transform(code, id) {
+    if (!/[\\/]sql(-\w+)?\.js$/.test(id)) return null;
+    let short = code;
+    for (const { start, end } of texts(this.parse(code)).sort((a, b) => b.start - a.start)) {
+      const text = short.slice(start, end).replace(/(\n|\\n)\s*/g, " ");
+      short = short.slice(0, start) + text + short.slice(end);
+    }
+    return short;
+  },
+};
+
 await bundle(library, { dir: "dist/cjs", format: "cjs" });
 await bundle(
   entries.filter((entry) => isIn("testing", entry)),
@@ -54,6 +71,7 @@ async function bundle(names, output) {
     platform: "node",
     external: (id) => /^[^./]/.test(id),
     preserveEntrySignatures: "allow-extension",
+    plugins: [shortSql],
   });
   await made.write({
     entryFileNames: "[name].js",
@@ -72,6 +90,13 @@ async function bundle(names, output) {
     },
     ...output,
   });
+}
+
+/** The places of all strings, and of the parts of all templates. */
+function texts(node) {
+  if (node === null || typeof node !== "object") return [];
+  const isText = node.type === "TemplateElement" || (node.type === "Literal" && typeof node.value === "string");
+  return isText ? [node] : Object.values(node).flatMap(texts);
 }
 
 /** The name of the file that a module goes to; `null`: to that of its entry. */

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { packClone } from "../support/packed.ts";
+import { textsOf } from "../support/sql-texts.ts";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -59,6 +60,15 @@ describe("the packed package", () => {
       }
     }
     expect(broken).toEqual([]);
+  });
+
+  test("has its SQL in one line a statement, since no minifier takes the line breaks of the source out", async () => {
+    for (const file of ["library.js", "inspection.js", "cjs/library.js"]) {
+      const code = await readFile(join(folder, "node_modules", "pg-locker", "dist", file), "utf8");
+      const statements = textsOf(code).filter((text) => text.includes("pg_catalog."));
+      expect(statements.length, file).toBeGreaterThan(10);
+      expect(statements.filter((text) => /\n| {2}/.test(text))).toEqual([]);
+    }
   });
 
   test("says where it comes from", async () => {
