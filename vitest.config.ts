@@ -6,7 +6,7 @@ export default defineConfig({
   oxc: { target: "es2022" },
   test: {
     include: ["test/**/*.test.ts"],
-    // These install what others make: `npm run test:packages`.
+    // These install what others make: `vitest.packages.config.ts`.
     exclude: ["test/packages/**"],
     globalSetup: ["test/support/global-server.ts"],
     // Processes, not threads: a crash, a signal and a blocked event loop are those of one test file.

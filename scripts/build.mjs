@@ -95,7 +95,8 @@ async function bundle(names, output) {
 /** The places of all strings, and of the parts of all templates. */
 function texts(node) {
   if (node === null || typeof node !== "object") return [];
-  const isText = node.type === "TemplateElement" || (node.type === "Literal" && typeof node.value === "string");
+  const isText =
+    node.type === "TemplateElement" || (node.type === "Literal" && typeof node.value === "string");
   return isText ? [node] : Object.values(node).flatMap(texts);
 }
 

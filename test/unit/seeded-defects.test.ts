@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { mutants } from "../../scripts/seeded-defects.mjs";
 import { fullNameOf, titlesOf } from "../support/test-titles.ts";
 
-// `npm run mutants` takes minutes; that each defect still has its place in the source is seen here.
+// `node scripts/mutants.mjs` takes minutes; that each defect still has its place in the source is seen here.
 
 test.each(mutants.map((mutant) => [mutant.name, mutant] as const))(
   "the defect %s has its place in the source, once, and its test is there",
