@@ -71,6 +71,17 @@ describe("the packed package", () => {
     }
   });
 
+  test("brings at most 3 MB, what it depends on included and the driver not", async () => {
+    const own = join(folder, "node_modules", "pg-locker");
+    const { dependencies } = JSON.parse(await readFile(join(own, "package.json"), "utf8")) as {
+      dependencies: Record<string, string>;
+    };
+    const all = [own, ...Object.keys(dependencies).map((name) => join(root, "node_modules", name))];
+    const bytes = (await Promise.all(all.map(bytesOf))).reduce((sum, each) => sum + each, 0);
+    expect(bytes).toBeGreaterThan(500_000);
+    expect(bytes).toBeLessThan(3 * 2 ** 20);
+  });
+
   test("says where it comes from", async () => {
     const manifest = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as object;
     for (const field of ["author", "bugs", "homepage", "keywords", "license", "repository"]) {
@@ -203,6 +214,13 @@ describe("the packed package", () => {
     30_000,
   );
 });
+
+/** Of all files below a folder. */
+async function bytesOf(folder: string): Promise<number> {
+  const files = await readdir(folder, { recursive: true });
+  const stats = await Promise.all(files.map((file) => stat(join(folder, file))));
+  return stats.filter((one) => one.isFile()).reduce((sum, { size }) => sum + size, 0);
+}
 
 /** Packs a clean clone into `folder/node_modules`, its dependencies linked. Returns the paths packed. */
 async function installPacked(folder: string): Promise<string[]> {
