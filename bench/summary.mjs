@@ -6,13 +6,20 @@ import { tableOf } from "./report.mjs";
 const [begin, end] = ["<!-- written by npm run bench -->", "<!-- until here -->"];
 
 export function publish(results) {
-  const readme = new URL("../README.md", import.meta.url);
-  const text = readFileSync(readme, "utf8");
-  const [before, rest = ""] = text.split(begin);
+  for (const [file, text] of Object.entries(pagesOf(results)))
+    writeFileSync(new URL(`../${file}`, import.meta.url), text);
+}
+
+/** The texts of both pages, by their paths. */
+export function pagesOf(results) {
+  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const [before, rest = ""] = readme.split(begin);
   const after = rest.split(end)[1];
   if (after === undefined) throw new Error("README.md has no place for what was measured");
-  writeFileSync(readme, `${before}${begin}\n\n${figuresOf(results)}\n\n${end}${after}`);
-  writeFileSync(new URL("../docs/bench.md", import.meta.url), tablesOf(results));
+  return {
+    "README.md": `${before}${begin}\n\n${figuresOf(results)}\n\n${end}${after}`,
+    "docs/bench.md": tablesOf(results),
+  };
 }
 
 /** What a user would ask, with what the others do in the same run. */

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readArguments } from "../../src/cli/arguments.ts";
@@ -95,6 +95,16 @@ test("the README's first program is withLock, as JavaScript", () => {
 test("the README is a page, not a book", async () => {
   const text = await readFile(join(root, "README.md"), "utf8");
   expect(text.trimEnd().split("\n").length).toBeLessThanOrEqual(180);
+});
+
+test("the figures are those that were measured last", async () => {
+  const { pagesOf } = (await import(pathToFileURL(join(root, "bench/summary.mjs")).href)) as {
+    pagesOf(results: unknown): Record<string, string>;
+  };
+  const results: unknown = JSON.parse(await readFile(join(root, "bench/results.json"), "utf8"));
+  for (const [page, text] of Object.entries(pagesOf(results))) {
+    expect(await readFile(join(root, page), "utf8"), page).toBe(text);
+  }
 });
 
 test.concurrent.each(programs)("$page, line $line, runs as it is printed", async ({ name, language }) => {
