@@ -62,7 +62,7 @@ describe("the packed package", () => {
     expect(broken).toEqual([]);
   });
 
-  test("has its SQL in one line a statement, since no minifier takes the line breaks of the source out", async () => {
+  test("has each statement of its SQL in one line", async () => {
     for (const file of ["library.js", "inspection.js", "cjs/library.js"]) {
       const code = await readFile(join(folder, "node_modules", "pg-locker", "dist", file), "utf8");
       const statements = textsOf(code).filter((text) => text.includes("pg_catalog."));
