@@ -19,6 +19,8 @@ for (const [sessions, ttlEnforcement] of rows) {
     create: async () => ({
       locker: new PostgresLocker({ pool: pools[0], sessions, ttlEnforcement }),
       another: () => new PostgresLocker({ pool: pools[1], sessions, ttlEnforcement }),
+      // A first lock has to be connected for and proved within its TTL, several at a time.
+      durations: { brief: 300 },
     }),
     deviations: ttlEnforcement === "client" ? ["lapsed-lock-stays"] : [],
     concurrent: true,

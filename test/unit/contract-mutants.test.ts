@@ -82,12 +82,13 @@ test("the tests of a suite tell which cases failed, and which are ruled out", as
       skip: (name: string) => void skipped.push(name),
     }),
   };
-  const one = mutants.find(({ does }) => does === "autoRefresh is passed over") as Mutant;
-  const create = async () => one.create();
+  const one = mutants.find(({ does }) => does === "withLock doesn't refresh") as Mutant;
+  // Everything else is to pass, on a busy machine, too.
+  const create = async () => ({ ...one.create(), durations: { brief: 30, spare: 1_000 } });
   testLockerContract("a mutant", { runner, create, deviations: ["instance-local"], concurrent: true });
   const failed: string[] = [];
   for (const [name, body] of bodies) await body().catch(() => failed.push(name));
-  expect(failed).toEqual([one.caughtBy, "withLock keeps its lock past the TTL"]);
+  expect(failed).toEqual([one.caughtBy]);
   expect(skipped).toContain("two lockers contend (deviation: instance-local)");
   expect(bodies.size + skipped.length).toBe(cases.length);
 });

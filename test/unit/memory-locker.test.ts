@@ -8,7 +8,7 @@ for (const ttlEnforcement of ["client", "server"] as const) {
     // No server is asked, and so nothing takes long but what has to.
     create: async () => ({
       locker: new MemoryLocker({ ttlEnforcement }),
-      durations: { brief: 30, spare: 300 },
+      durations: { brief: 30, spare: 500 },
     }),
     deviations: ttlEnforcement === "client" ? ["instance-local", "lapsed-lock-stays"] : ["instance-local"],
     concurrent: true,

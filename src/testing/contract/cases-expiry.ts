@@ -5,7 +5,7 @@ import { assertFree, type Case, heldElsewhere, lapsed, notHeld, pass, until } fr
 export const expiryCases: readonly Case[] = [
   {
     says: "a refresh outlives the first TTL",
-    letsTimePass: true,
+    letsPass: "spare",
     run: async (given) => {
       const { locker, key, spare } = given;
       const lock = await locker.acquire(key, { ttl: spare });
@@ -18,7 +18,7 @@ export const expiryCases: readonly Case[] = [
   },
   {
     says: "autoRefresh keeps a lock past its TTL, until it is released",
-    letsTimePass: true,
+    letsPass: "spare",
     run: async (given) => {
       const { locker, key, spare } = given;
       const lock = await locker.acquire(key, { ttl: spare, autoRefresh: true });
@@ -31,7 +31,7 @@ export const expiryCases: readonly Case[] = [
   },
   {
     says: "the signal stays quiet after a release, also past the TTL",
-    letsTimePass: true,
+    letsPass: "spare",
     run: async (given) => {
       const lock = await given.locker.acquire(given.key, { ttl: given.spare });
       const { signal } = lock;
@@ -43,7 +43,7 @@ export const expiryCases: readonly Case[] = [
   },
   {
     says: "a lock that lapses aborts its signal, and is not held",
-    letsTimePass: true,
+    letsPass: "brief",
     run: async (given) => {
       const lock = await given.locker.acquire(given.key, { ttl: given.brief });
       const { signal } = lock;
@@ -55,7 +55,7 @@ export const expiryCases: readonly Case[] = [
   },
   {
     says: "the release of a lapsed lock says so, and frees the key",
-    letsTimePass: true,
+    letsPass: "brief",
     run: async (given) => {
       const lock = await lapsed(given);
       await assert.rejects(lock.release(), notHeld("expired"));
@@ -64,7 +64,7 @@ export const expiryCases: readonly Case[] = [
   },
   {
     says: "the refresh of a lapsed lock says so",
-    letsTimePass: true,
+    letsPass: "brief",
     run: async (given) => {
       const lock = await lapsed(given);
       await assert.rejects(lock.refresh("1m"), notHeld("expired"));
@@ -74,7 +74,7 @@ export const expiryCases: readonly Case[] = [
   },
   {
     says: "the disposal of a lapsed lock is quiet, and frees the key",
-    letsTimePass: true,
+    letsPass: "brief",
     run: async (given) => {
       await (await lapsed(given))[Symbol.asyncDispose]();
       await assertFree(given.locker, given.key);
@@ -83,7 +83,7 @@ export const expiryCases: readonly Case[] = [
   {
     says: "a lapsed lock goes to the next caller",
     unless: "lapsed-lock-stays",
-    letsTimePass: true,
+    letsPass: "brief",
     run: async (given) => {
       const { locker, key, patience } = given;
       const lock = await lapsed(given);

@@ -38,8 +38,8 @@ export interface Given extends Required<ContractDurations> {
 export interface Case {
   readonly says: string;
   readonly unless?: LockerDeviation;
-  /** Whether it mostly waits for a TTL, or for a bound, to pass. */
-  readonly letsTimePass?: true;
+  /** If it mostly waits for a TTL, or for a bound, to pass: for which. */
+  readonly letsPass?: "brief" | "spare";
   readonly run: (given: Given) => Promise<void>;
 }
 

@@ -27,7 +27,7 @@ export class Broken extends Error {}
 
 const methods = ["acquire", "tryAcquire", "acquireAll", "withLock", "tryWithLock", "ping", "close"] as const;
 
-/** The methods of a locker that keeps its promises; those that are built on `acquire` use what a mutant has put in its place. */
+/** The methods of a locker that keeps its promises. */
 export type Sound = Pick<Locker, (typeof methods)[number]>;
 
 export interface MutantOptions extends Pick<MemoryLockerOptions, "ttlEnforcement"> {
@@ -45,7 +45,9 @@ export function mutant(
     const locker = new MemoryLocker({ ttlEnforcement });
     const { acquire, tryAcquire, acquireAll, withLock, tryWithLock, ping, close } = locker;
     const sound: Sound = { acquire, tryAcquire, acquireAll, withLock, tryWithLock, ping, close };
-    Object.assign(locker, change(sound, locker));
+    const changed = change(sound, locker);
+    if (changed.acquire !== undefined) Object.assign(locker, builtOn(locker));
+    Object.assign(locker, changed);
     for (const name of methods) {
       const method = locker[name] as (...given: unknown[]) => Promise<unknown>;
       const heard = function (this: unknown, ...given: unknown[]): Promise<unknown> {
@@ -65,6 +67,21 @@ export function mutant(
     };
   };
   return { does, caughtBy, create };
+}
+
+/** What a locker builds on its `acquire`, on that of the mutant. */
+function builtOn(locker: MemoryLocker): Pick<Locker, "tryAcquire" | "withLock"> {
+  return {
+    tryAcquire: (key, options) =>
+      locker.acquire(key, options).catch((error) => {
+        if (error.reason === "held" || error.reason === "wait-timeout") return undefined;
+        throw error;
+      }),
+    withLock: async (key, fn, options) => {
+      await using lock = await locker.acquire(key, { autoRefresh: true, ...options });
+      return await fn(lock);
+    },
+  };
 }
 
 /** Changes what `acquire` hands out, and so what all methods do but `acquireAll`. */
