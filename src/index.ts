@@ -1,10 +1,10 @@
 export type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 export type { CircuitBreakerOptions } from "./runtime/circuit-breaker.ts";
 export { createCircuitBreaker } from "./runtime/circuit-breaker.ts";
-export { configFromEnv } from "./locker-options.ts";
-export type { LockerConfig } from "./locker-options.ts";
+export { configFromEnv } from "./go-config.ts";
+export type { LockerConfig } from "./go-config.ts";
 export type { MemoryLockerOptions } from "./locker-options.ts";
-export { parseConfig } from "./locker-options.ts";
+export { parseConfig } from "./go-config.ts";
 export type { PostgresLockerOptions } from "./locker-options.ts";
 export { parseDuration } from "./contract/duration.ts";
 export { diagnose } from "./inspection/diagnosis.ts";

@@ -37,7 +37,7 @@ export class LockNotAcquiredError extends LockerError {
   readonly code = LockNotAcquiredError.code;
   readonly key: string;
   readonly reason: NotAcquiredReason;
-  /** How long was waited, for the lock or for a session, in milliseconds, where that is the reason. */
+  /** How long the call waited for the lock or for a session, in milliseconds, if the reason is that time. */
   readonly waited: number | undefined;
   /** With `"id-collision"`, the key whose lock has the same id. */
   readonly otherKey: string | undefined;
@@ -162,7 +162,7 @@ export class InvalidKeyError extends LockerError {
   }
 }
 
-/** A TTL is a positive, finite duration; and where the server enforces it, one that the server can. */
+/** A TTL is a positive, finite duration, and one that the server can enforce if it is to. */
 export class InvalidTtlError extends LockerError {
   override readonly name = "InvalidTtlError";
   static readonly code = "INVALID_TTL";
@@ -308,7 +308,7 @@ export function aboutKey(error: unknown, key: string): unknown {
   return new DatabaseError({ doing: error.doing, key, cause: error.cause });
 }
 
-/** The error by its own name, where it has one among those of taking a lock. */
+/** The error by its own name, if acquiring a lock has one for it. */
 export function namedLockError(error: unknown): unknown {
   if (!(error instanceof DatabaseError)) return error;
   const { sqlState, cause } = error;

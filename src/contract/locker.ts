@@ -23,48 +23,90 @@ export interface AcquireOptions {
    * sent, so that the holder stops first.
    *
    * @default "30s", or the locker's `recoveryGrace` if that is less
+   * @example
+   * await locker.acquire("invoice:42", { ttl: "5m" });
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0): try once.
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. 0: try once. When it has passed,
+   * the call rejects with `LockNotAcquiredError`, whose `reason` is `"wait-timeout"`.
    *
    * Callers of one locker are served in order of arrival. The first of them waits inside the server, in its own order, on one of at most
    * `maxWaitingSessions` connections beside the pool. What waiting can mend (a restart, a failover, a full pool) doesn't end a wait
    * before its bound; then the `cause` of the error is the last fault.
+   *
+   * @default 0
+   * @example
+   * await locker.acquire("invoice:42", { wait: "10s" });
    */
   readonly wait?: Duration | true;
   /**
-   * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
-   * given back. One signal may serve any number of calls.
+   * Gives up when it aborts; the call then rejects with the signal's own `reason`, and a lock that is granted all the same is given back.
+   * One signal may serve any number of calls.
+   *
+   * @default none
+   * @example
+   * await locker.acquire("invoice:42", { wait: true, signal: AbortSignal.timeout(1_000) });
    */
   readonly signal?: AbortSignalLike;
-  /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */
+  /**
+   * Who else may hold the key: any number of `"shared"` holders exclude an exclusive one, and it excludes them.
+   *
+   * @default "exclusive"
+   * @example
+   * await locker.acquire("price-list", { mode: "shared" });
+   */
   readonly mode?: LockMode;
   /**
-   * Refreshes the lock at a third of its TTL, until it ends. Default `false` for `acquire`, `true` for `withLock`. A lock
-   * that nobody releases is then held for as long as the process lives.
+   * Refreshes the lock at a third of its TTL, until it ends. A lock that nobody releases is then held for as long as the process lives.
+   *
+   * @default false; true for `withLock` and `tryWithLock`
+   * @example
+   * await using lock = await locker.acquire("invoice:42", { autoRefresh: true });
    */
   readonly autoRefresh?: boolean;
   /**
-   * Gives the lock a fencing token: see {@link Lock.fencingToken}. Default `false`: each costs the server a write to disk.
+   * Gives the lock a fencing token, see {@link Lock.fencingToken}. Each one costs the server a write to disk.
+   *
+   * @default false
+   * @example
+   * const { fencingToken } = await locker.acquire("invoice:42", { fencing: true });
    */
   readonly fencing?: boolean;
 }
 
-/** What `tryWithLock` answers. */
+/** What `tryWithLock` returns. */
 export type TryResult<T> = { readonly acquired: false } | { readonly acquired: true; readonly value: T };
 
 export interface RefreshOptions {
-  /** Stops waiting for the answer when it aborts. The refresh itself may still take effect. */
+  /**
+   * Stops waiting for the result when it aborts; the call then rejects with the signal's own `reason`. The refresh itself may still take
+   * effect.
+   *
+   * @default none
+   * @example
+   * await lock.refresh("1m", { signal: AbortSignal.timeout(1_000) });
+   */
   readonly signal?: AbortSignalLike;
 }
 
 export interface CloseOptions {
-  /** How long to wait for the locks that are held, before they are freed. Default 0: not at all. */
+  /**
+   * How long to wait for the locks that are held, before they are freed. 0: not at all.
+   *
+   * @default 0
+   * @example
+   * await locker.close({ drain: "20s" });
+   */
   readonly drain?: Duration;
 }
 
 export interface PingOptions {
+  /**
+   * Gives up when it aborts; the call then rejects with the signal's own `reason`.
+   *
+   * @default none
+   */
   readonly signal?: AbortSignalLike;
 }
 
@@ -92,7 +134,7 @@ export interface Locker extends AsyncDisposable {
    *
    * On failure nothing is held and no session is reserved.
    *
-   * @throws {LockNotAcquiredError} held elsewhere, for all of the wait, or no session could be had; see its `reason`
+   * @throws {LockNotAcquiredError} held elsewhere for all of the wait, or no session was available; see its `reason`
    * @throws {EmptyKeyError} `key` is empty
    * @throws {InvalidKeyError} `key` is not a string, or is ill-formed UTF-16
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
@@ -108,7 +150,7 @@ export interface Locker extends AsyncDisposable {
    */
   acquire(key: string, options?: AcquireOptions): Promise<Lock>;
   /**
-   * As {@link acquire}, but answers `undefined` where the lock is held elsewhere, for all of the wait if there is one. Every
+   * As {@link acquire}, but resolves with `undefined` if the lock is held elsewhere, for all of the wait if there is one. Every
    * other failure throws; so does `"recovering"`, because `undefined` says that somebody else is at work.
    */
   tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
@@ -124,7 +166,7 @@ export interface Locker extends AsyncDisposable {
    */
   acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup>;
   /**
-   * Runs `fn` under the lock of `key`, which is refreshed meanwhile and released however `fn` ends.
+   * Runs `fn` under the lock of `key`, which is refreshed while `fn` runs, and released however it ends.
    *
    * When the lock is lost, the call rejects at once with what `lock.signal` aborts with, even if `fn` ignores that signal
    * and runs on. An error of `fn` wins over one of the release, which it carries as `suppressed`.
@@ -134,7 +176,7 @@ export interface Locker extends AsyncDisposable {
    * @throws what `fn` throws
    */
   withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
-  /** As {@link withLock}, but answers `{ acquired: false }`, without running `fn`, where the lock is held elsewhere. */
+  /** As {@link withLock}, but resolves with `{ acquired: false }`, without running `fn`, if the lock is held elsewhere. */
   tryWithLock<T>(
     key: string,
     fn: (lock: Lock) => T | Promise<T>,
@@ -181,7 +223,7 @@ export interface Lock extends AsyncDisposable {
   /** Milliseconds, as last acquired or refreshed. Does not count down. */
   readonly ttl: number;
   /**
-   * Whether the holder may believe that it holds. Read from the clock and the session at the moment of asking, so it
+   * Whether the holder may rely on the lock. Read from the clock and the session at the moment of asking, so it
    * is right even when the event loop was blocked.
    */
   readonly held: boolean;
@@ -213,7 +255,7 @@ export interface Lock extends AsyncDisposable {
    */
   refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
   /**
-   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever it answers, nothing is held
+   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever the outcome, nothing is held
    * afterwards.
    *
    * @throws {LockNotHeldError} it was no longer held: released, expired, lost or closed
@@ -223,9 +265,9 @@ export interface Lock extends AsyncDisposable {
 
 /** Several locks, taken together. */
 export interface LockGroup extends AsyncDisposable {
-  /** In the order in which the keys were given. */
+  /** The locks, in the order in which the keys were given. */
   readonly locks: readonly Lock[];
-  /** Whether each of them is. */
+  /** Whether all of its locks are held. */
   readonly held: boolean;
   /** Aborts with the first of them whose holding ends without a release, for that one's reason. */
   readonly signal: AbortSignal;
@@ -249,7 +291,7 @@ export interface Logger {
  * What is needed of the client of a transaction. Those of node-postgres fit, and so does an object that runs a statement in the
  * transaction of another library.
  *
- * All calls of the locker are `query(text, values)`, where the values are strings and nulls, for the parameters `$1`, `$2` and so
+ * All calls of the locker are `query(text, values)`, with strings and nulls as values, for the parameters `$1`, `$2` and so
  * on. They read the first row by the name of its column, which is a text.
  */
 export interface TransactionClient {
@@ -260,23 +302,34 @@ export interface TransactionOptions<C extends TransactionClient = TransactionCli
   extends Pick<AcquireOptions, "signal" | "mode"> {
   /**
    * How long PostgreSQL lets the transaction be idle, as `idle_in_transaction_session_timeout`: a duration from 1 ms to 24 days.
-   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before. Default `"30s"` with
-   * `ttlEnforcement: "server"`, otherwise none.
+   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before.
    *
    * While the process lives and the link does, the locker keeps the transaction alive, however long `fn` is at something else.
    * But a statement of `fn` that takes longer than that ends the call, too: nothing tells it from a dead link. On a client of
    * another library than node-postgres nothing is kept alive: there, `fn` sends a statement within each `ttl`.
+   *
+   * @default "30s" with `ttlEnforcement: "server"`, otherwise none
+   * @example
+   * await locker.withTransaction("invoice:42", pay, { ttl: "1m" });
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
-   * try once. The call waits in the server, in its transaction, for seconds at a time: those who wait are served in the order in
-   * which they came. Where transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. 0: try once. The call waits in the server, in its transaction, for seconds at a time: callers that wait are served in the order in
+   * which they came. If transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
+   *
+   * @default 0
+   * @example
+   * await locker.withTransaction("invoice:42", pay, { wait: "10s" });
    */
   readonly wait?: Duration | true;
   /**
-   * One that has a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
-   * Default: a client of the pool, with a transaction of its own.
+   * A client with a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
+   *
+   * @default a client of the pool, with a transaction of its own
+   * @example
+   * await client.query("begin");
+   * await locker.withTransaction("invoice:42", pay, { client });
+   * await client.query("commit");
    */
   readonly client?: C;
 }

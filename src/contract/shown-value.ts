@@ -20,7 +20,7 @@ export function show(value: unknown): string {
   }
 }
 
-/** For a text that may be a password, or hold one. */
+/** What an error says in place of a text that may be a password, or contain one. */
 export function conceal(text: string): string {
   return `a string of ${text.length} characters`;
 }

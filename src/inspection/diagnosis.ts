@@ -64,7 +64,7 @@ export interface DiagnosisOptions {
 
 /** Round trips that are timed. */
 const samples = 5;
-/** Attempts to be given somebody else's session: one misses where others are busy with the pooler. */
+/** Attempts at being given somebody else's session: a single one misses if others keep the pooler busy. */
 const attempts = 3;
 
 /**
@@ -140,7 +140,7 @@ const order: readonly DiagnosisCheck[] = [
   "privileges",
 ];
 
-/** In the order in which they are taken. */
+/** How each check is made, in the order in which they are made. */
 const looks: Record<DiagnosisCheck, Look> = {
   reachable: async (examination) => reachableVerdict(await examination.timeRoundTrips(), samples),
   version: async ({ line }) => versionVerdict(await line.ask<VersionAnswer>(askVersion)),
@@ -213,7 +213,7 @@ class Examination {
 
   async lookForPooler(): Promise<PoolerSigns> {
     const taken = await this.#isTaken().catch(async (error: Error) => {
-      // Where the server has fallen silent, that is what is found, here and below.
+      // If the server has fallen silent, that is what is found, here and below.
       await this.#ping();
       return { unknown: error.message };
     });
@@ -224,7 +224,7 @@ class Examination {
 
   /**
    * Whether the transaction of a second client gets the session of the first, which is idle: what a pooler that shares sessions
-   * does even where it is idle itself, and the first would be none the wiser.
+   * does even if it is idle itself, and the first would be none the wiser.
    */
   async #isTaken(): Promise<boolean> {
     const other = await this.line.another();

@@ -19,11 +19,11 @@ import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
 /** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
 export interface LockInfo {
   readonly id: bigint;
-  /** Where the session tells: a dedicated session of this library, or another row with the same id. */
+  /** Known for a dedicated session of this library, and by another row with the same id; else `undefined`. */
   readonly key: string | undefined;
   /** The beginning of a key that is too long to be told whole. */
   readonly keyStart: string | undefined;
-  /** Where the session is one of this library, or the key is known by another row. */
+  /** Known for a session of this library, and if another row tells the key; else `undefined`. */
   readonly namespace: number | undefined;
   readonly mode: LockMode;
   /** `"waiting"`: its session waits inside the server. A process of this library has the first of its callers wait there. */
@@ -63,10 +63,10 @@ export interface ListLocksOptions {
  * locks of the Go package, of `pg_advisory_lock` by hand, and of prepared transactions are among them. Holders come before those
  * who wait.
  *
- * Uses a connection of its own beside the pool, and answers within 10 s.
+ * Uses a connection of its own beside the pool, and settles within 10 s.
  *
  * @throws {DatabaseError}
- * @throws the signal's `reason`, where that aborts
+ * @throws the signal's `reason` if it aborts
  */
 export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Promise<LockInfo[]> {
   const { id, signal } = options;
@@ -93,7 +93,7 @@ function byIdThenState(one: LockInfo, other: LockInfo): number {
  * Their holders hear of it, by `lock.signal`.
  *
  * @returns the pids of the sessions that were told to end; the others no longer had the lock
- * @throws {DatabaseError} `sqlState` is `"42501"` where the role may not: then none was ended, or not all
+ * @throws {DatabaseError} `sqlState` is `"42501"` if the role may not end a session: then none was ended, or not all
  */
 export async function endHolders(
   pool: Pool,
@@ -150,7 +150,7 @@ async function ask<T>(
   }
 }
 
-/** What a client answers that connects for it, and ends after it. */
+/** Connects a client, resolves with what `work` makes of it, and ends the client. */
 async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
   await within(statementDeadline, client.connect());
   const { rows } = await within(statementDeadline, client.query(asked));
@@ -158,7 +158,7 @@ async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
   return JSON.parse(String(rows[0]?.[0])) as T;
 }
 
-/** Where the server has fallen silent, neither the caller nor the end of the process waits for it. */
+/** If the server has fallen silent, neither the caller nor the end of the process waits for it. */
 function takeLeave(client: OwnClient): void {
   const late = setTimeout(() => destroySocket(client), statementDeadline).unref();
   client.unref?.();

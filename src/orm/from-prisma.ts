@@ -12,7 +12,7 @@ export interface PrismaTransaction {
 
 /**
  * The `client` of `withTransaction` for an interactive transaction of Prisma, whose own end is that of the lock. Prisma ends one
- * after its `timeout`, 5 s by default, and the lock with it: raise that where the lock is waited for.
+ * after its `timeout`, 5 s by default, and the lock with it: raise it if the call waits for the lock.
  *
  * ```ts
  * await prisma.$transaction((tx) =>

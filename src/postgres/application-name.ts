@@ -23,7 +23,7 @@ export function applicationName(namespace: number, key: string): string {
 /** What the name of a session tells. */
 export interface Named {
   readonly namespace: number;
-  /** Of a session that has one lock; its beginning where it was cut. */
+  /** The key of a session with one lock; only its beginning if it was cut. */
   readonly key: string | undefined;
   /** Whether the name is so long that the key may have been cut. */
   readonly mayBeCut: boolean;

@@ -16,7 +16,7 @@ const passingStates = /^(08...|53[013]..|55000|57P0[1-35]|25P0[2-4])$/;
 
 const passingReasons: ReadonlySet<string> = new Set(["pool-saturated", "connection-timeout", "recovering"]);
 
-/** Codes of the system, and of Node.js, for a connection that could not be made or broke. */
+/** Codes of the system, and of Node.js, of a connection that could not be made, or that broke. */
 const passingCodes: ReadonlySet<string> = new Set([
   "ECONNREFUSED",
   "ECONNRESET",
@@ -38,7 +38,7 @@ const passingCodes: ReadonlySet<string> = new Set([
   "ERR_SOCKET_CLOSED",
 ]);
 
-/** Of a host or a socket that is not there, which a failover may bring back. */
+/** Codes for a host or a socket that is not there, which a failover may bring back. */
 const absentCodes: ReadonlySet<string> = new Set(["ENOTFOUND", "ENOENT"]);
 
 /**

@@ -14,7 +14,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["waiting/"],
   ["holding/"],
   ["locker-options"],
-  ["locker-core"],
+  ["go-config", "locker-core"],
   ["postgres-locker", "memory-locker"],
   ["index"],
   ["testing/postgres/", "testing/contract/"],

@@ -26,7 +26,7 @@ export interface BackupSource {
 
 /**
  * Copies the data of a running server to the directory `to`, which doesn't exist yet, ready to be started as its standby. It
- * is a low-level base backup, for the npm packages have no `pg_basebackup`.
+ * is a low-level base backup, because the npm packages have no `pg_basebackup`.
  *
  * https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP
  */

@@ -70,7 +70,7 @@ export function installedBinaries(major: PostgresMajor): string {
   );
 }
 
-/** Makes the binaries run in their place, or answers with what `copy` makes of them where that can't be. */
+/** Makes the binaries run in their place, or returns what `copy` makes of them if they can't. */
 export async function usableBinaries(
   native: string,
   account: PostgresAccount | undefined,
