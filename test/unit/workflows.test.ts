@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { POSTGRES_PACKAGE_VERSIONS } from "../../src/testing/postgres/versions.ts";
 
@@ -34,6 +34,8 @@ describe("the workflows", () => {
     const ofNpm = ["ci", "publish"];
     expect(asked.length).toBeGreaterThan(0);
     expect(asked.filter((name) => !ofNpm.includes(name) && !Object.hasOwn(scripts, name))).toEqual([]);
+    const files = [...text.matchAll(/(?:node|-c) ([\w./-]+\.m?[jt]s)/g)].map(([, file = ""]) => file);
+    expect(files.filter((file) => !existsSync(file))).toEqual([]);
     expect(text).toContain(".ci/run");
   });
 
