@@ -250,7 +250,7 @@ function canMount(): boolean {
   return isRoot && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).status === 0;
 }
 
-/** Installs `pg-locker` and what it needs, but no PostgreSQL. Answers with its program. */
+/** Installs `pg-locker` and what it needs, but no PostgreSQL. Returns its program. */
 async function install(folder: string): Promise<string> {
   const modules = join(folder, "node_modules");
   const own = join(modules, "pg-locker");

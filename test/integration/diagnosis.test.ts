@@ -467,7 +467,7 @@ function findingOf(findings: readonly Finding[], check: DiagnosisCheck): Finding
   return found;
 }
 
-/** A database of a test's own, for what would change this file's. */
+/** A database of a test's own, if the test would change this file's. */
 async function createDatabase() {
   const name = uniqueKey("database").replace(":", "_");
   await onServer(`create database ${name}`);

@@ -20,7 +20,7 @@ import {
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// Sentences of the contract that seeded defects showed to be told by no other test, or only where the locker's default is one kind
+// Sentences of the contract that seeded defects showed to be told by no other test, or only if the locker's default is one kind
 // of session and not the other: see scripts/mutants.mjs.
 
 test.each([
@@ -64,7 +64,7 @@ describe("with a session for each lock", () => {
     await using locker = new PostgresLocker({ pool, sessions });
     const key = uniqueKey();
     const admin = await connect();
-    // In this file's own database, and inlined by the planner: fails where a token is drawn, which is after the grant.
+    // In this file's own database, and inlined by the planner: fails when a token is drawn, which is after the grant.
     await admin.query(`create or replace function pg_catalog.pg_walfile_name(pg_lsn) returns text
                        language sql as $$ select ($1::text || ' is no number')::int::text $$`);
     try {

@@ -70,7 +70,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const key = uniqueKey();
       await using proxy = await TcpProxy.start(databaseUrl());
       await using holder = await ready(key, { ttl: 1_500 }, proxy.url);
-      // The server frees the lock 1,800 ms after the sending; whoever counts from the answer believes until 2,100 ms.
+      // The server frees the lock 1,800 ms after the sending; whoever counts from the answer relies on it until 2,100 ms.
       proxy.delay(300);
       holder.send({ acquire: true });
       await holder.message((message) => "believed" in message);
@@ -164,7 +164,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const { lock } = await takeOver(locker, key);
       await holder.message(isAbort);
       await holder.message(isEnd);
-      // What it believes rests on a statement that it sent before the freeze: true of the clocks, whatever the machine's load.
+      // It relies on a statement that it sent before the freeze, which holds by the clocks, whatever the machine's load.
       expect(lastBelief(holder) - frozenAt).toBeLessThan(BigInt(ttl) * 1_000_000n);
       await lock.release();
     });

@@ -184,7 +184,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await until(() => another.totalCount === 0);
       await lock.refresh();
       await lock.release();
-      // The session itself, or one that its own time-out has ended meanwhile and another that is the role's as well.
+      // The same session; or, if its own time-out has ended it by now, another one of the role.
       const { pid: _, ...after } = await sessionSettings(pool);
       expect(before).toMatchObject(after);
       await until(() => pool.totalCount === 0);

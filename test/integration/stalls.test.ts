@@ -4,7 +4,7 @@ import { Child } from "../support/child.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 
 // A process that stands still for longer than a statement of ours may take finds its timers due before it has read its sockets. What
-// arrived meanwhile counts all the same: the TTLs here are of ten minutes.
+// arrived in that time counts all the same: the TTLs here are of ten minutes.
 
 /** Longer than the deadline of a statement, and than the default bound of the wait for a connection: milliseconds. */
 const stall = 5_300;

@@ -77,7 +77,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
   });
 
-  // Under an open socket, as where a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
+  // Under an open socket, as when a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
   // inlines a function in SQL wherever it is called.
   describe.each([
     {

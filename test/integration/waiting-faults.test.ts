@@ -363,7 +363,7 @@ test("a pool whose connections are all checked out is waited for", async () => {
   const waiting = locker.acquire(held.key, { wait: true });
   waiting.catch(() => {});
   const short = await locker.acquire(uniqueKey(), { wait: "600ms" }).catch((error: unknown) => error);
-  // Where it needed the pool. A free lock may be had without.
+  // If it needed the pool: a free lock may be granted without.
   if (short instanceof Error) expect(short).toMatchObject({ reason: "wait-timeout" });
   else await (short as { release(): Promise<void> }).release();
   taken.release();

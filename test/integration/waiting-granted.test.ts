@@ -22,7 +22,7 @@ afterEach(() => server.nothingLeft());
 /** By the server's clock. */
 const sleep = (seconds: number) => server.rows("select pg_sleep($1)", [seconds]);
 
-/** Waits for a lock that somebody has, in the server, and has it when that one gives it back after so many seconds. */
+/** Waits in the server for a lock that somebody holds, and gets it when that holder releases it after that many seconds. */
 async function waited(
   locker: PostgresLocker,
   options: Parameters<PostgresLocker["acquire"]>[1] = {},

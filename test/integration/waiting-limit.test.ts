@@ -98,7 +98,7 @@ describe("maxWaitingSessions", () => {
     await first.release();
     const lock = await waiting;
     const then = fleet.first.acquire(second.key, { wait: true });
-    // Time in which it would have gone there, a few times over: what it asks meanwhile are tries.
+    // Time in which it would have gone there, a few times over: what it asks in that time are tries.
     const before = await server.statements();
     await until(async () => (await server.statements()) >= before + 3, { deadline: 10_000 });
     expect(await server.pidsOf(second.id, "waiting")).toEqual([]);
@@ -127,7 +127,7 @@ describe("maxWaitingSessions", () => {
   });
 });
 
-/** Holds the locks of so many keys on one session of a plain client. */
+/** Holds the locks of that many keys on one session of a plain client. */
 async function holdMany(keys: readonly string[]) {
   const session = await server.connect();
   const ids = keys.map((key) => lockId(0, key).toString());

@@ -67,8 +67,8 @@ export async function takeOver(locker: PostgresLocker, key: string): Promise<{ l
 }
 
 /**
- * Waits for the holder's end behind a proxy that is frozen. Only once it has stopped believing, all by itself, is the link cut,
- * so that what it then asks for need not wait for an answer. Answers how it knew.
+ * Waits for the holder's end behind a proxy that is frozen. The link is cut only once it has stopped relying on the
+ * lock by itself, so that what it then asks for need not wait. Returns how it knew.
  */
 export async function endUnheard(holder: Child, proxy: TcpProxy): Promise<ChildMessage> {
   const how = await holder.message(isAbort);
@@ -85,7 +85,7 @@ export function lastBelief(holder: Child): bigint {
   return instants.reduce((last, next) => (next > last ? next : last), 0n);
 }
 
-/** The holder believed, and for the last time before the next one had the lock. To be called when it has ended. */
+/** The holder relied on the lock, and for the last time before the next one had it. To be called when it has ended. */
 export function expectOrder(holder: Child, grantedAt: bigint): void {
   expect(lastBelief(holder)).toBeGreaterThan(0n);
   expect(lastBelief(holder)).toBeLessThan(grantedAt);

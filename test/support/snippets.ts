@@ -9,7 +9,7 @@ export interface Snippet {
   /** What stands behind the three backticks, if anything: `ts`, or `ts title="cron.ts"`. */
   readonly language: string;
   readonly title: string | undefined;
-  /** Of the page, where the block begins. */
+  /** The line of the page on which the block begins. */
   readonly line: number;
   readonly code: string;
 }

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { now } from "../../src/runtime/clock.ts";
 import { TrustWindow } from "../../src/runtime/trust-window.ts";
 
-// until = sent + TTL − margin, and where the server enforces it, the smallest of all that it may have applied. On a clock that the
+// until = sent + TTL − margin, and if the server enforces it, the smallest of all that it may have applied. On a clock that the
 // test moves.
 
 beforeEach(() => {

@@ -98,7 +98,7 @@ export function mutantLock(
   }));
 }
 
-/** An object like another one, but for some members. */
+/** An object like another one, except for some members. */
 export function handle<T extends object>(of: T, change: Partial<T>): T {
   return new Proxy(of, {
     get: (target, name) => {
