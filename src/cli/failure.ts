@@ -46,9 +46,12 @@ export function statusOf(error: unknown): number {
   return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;
 }
 
+/** `start.ts` has the same, as it can load nothing. */
+export const tooFewFiles =
+  "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
+
 /** What is said of an error of any kind. */
 export function messageFor(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  if (!/\b(EMFILE|ENFILE)\b/.test(text)) return text;
-  return "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
+  return /\b(EMFILE|ENFILE)\b/.test(text) ? tooFewFiles : text;
 }

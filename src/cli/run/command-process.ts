@@ -74,13 +74,17 @@ parentPort.once("message", ({ file, args, isRaw, options }) => {
  * which alone has real-time signals.
  */
 export class ProcessStarter {
-  readonly #thread: Worker | undefined;
+  #thread: Worker | undefined;
   readonly #cells = new Int32Array(new SharedArrayBuffer(8));
 
   /** Soon: the thread starts while something else is done. */
   constructor() {
     if (processOf(process.pid) === undefined) return;
     this.#thread = new Worker(threadSource, { eval: true, workerData: this.#cells.buffer });
+    // It could not begin: too few files may be open. Then the process is started without it.
+    this.#thread.on("error", () => {
+      this.#thread = undefined;
+    });
   }
 
   /**

@@ -120,6 +120,12 @@ export class LockKeeper {
       const stopped = ending.is === "ended" && ending.stopped !== undefined;
       throw this.#lost(stopped ? "the command was stopped" : "the command had ended by itself");
     }
+    if (ending.is === "runner-silent") {
+      throw new Failure(
+        exitStatus.failed,
+        "The process that was to run the command did not start it: it was killed or stopped, or may open too few files at once (see ulimit -n)",
+      );
+    }
     if (ending.is === "runner-killed") {
       throw new Failure(
         exitStatus.failed,

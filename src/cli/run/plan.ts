@@ -4,7 +4,7 @@ import { lockId } from "../../contract/lock-id.ts";
 import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
-import { usageFailure } from "../failure.ts";
+import { tooFewFiles, usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { namespaceOf } from "../namespace.ts";
 import { rawArguments } from "../raw-arguments.ts";
@@ -151,6 +151,9 @@ export function notRun(file: string, code: string): { status: number; sentence: 
       // The system says the same of a folder of PATH that this user may not look into.
       if (!isThere(file)) return notFound;
       return { status: exitStatus.notExecutable, sentence: `${command} is not executable` };
+    case "EMFILE":
+    case "ENFILE":
+      return { status: exitStatus.failed, sentence: tooFewFiles };
     default:
       return { status: exitStatus.notExecutable, sentence: `${command} could not be run (${code})` };
   }

@@ -29,16 +29,16 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   const tidyings: (() => PromiseLike<void>)[] = [];
   try {
     // It starts while the library is loaded and the lock is taken.
-    const runner = RunnerProcess.start(inherited);
+    const runner = await RunnerProcess.start(inherited);
     tidyings.unshift(() => runner[Symbol.asyncDispose]());
-    const [library, { connect }] = await unlessAborted(
-      Promise.all([import("../../index.ts"), import("../database.ts")]),
+    const [{ PostgresLocker }, { connect }] = await unlessAborted(
+      Promise.all([import("../../postgres-locker.ts"), import("../database.ts")]),
       interrupted,
     );
     const database = await unlessAborted(connect(values, { max: 1, signal: interrupted }), interrupted);
     tidyings.unshift(() => database[Symbol.asyncDispose]());
     const session = new LockSession(database.pool);
-    const locker = new library.PostgresLocker({
+    const locker = new PostgresLocker({
       pool: database.pool,
       namespace: plan.namespace,
       sessions: "dedicated",

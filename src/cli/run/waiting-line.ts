@@ -1,4 +1,5 @@
 import { isatty } from "node:tty";
+import { lockId } from "../../contract/lock-id.ts";
 import type { LockInfo } from "../../index.ts";
 import type { Values } from "../command.ts";
 import type { RunPlan } from "./plan.ts";
@@ -32,8 +33,8 @@ export function tellWhoHolds(plan: RunPlan, values: Values): Disposable {
 
 async function lineFor(plan: RunPlan, values: Values, signal: AbortSignal): Promise<string | undefined> {
   const { key, namespace } = plan;
-  const [{ listLocks, lockId }, { connect }, { ago, plain }] = await Promise.all([
-    import("../../index.ts"),
+  const [{ listLocks }, { connect }, { ago, plain }] = await Promise.all([
+    import("../../inspection/lock-list.ts"),
     import("../database.ts"),
     import("../lock-table.ts"),
   ]);
