@@ -1,7 +1,7 @@
-import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
 import { type Command, type CommandLine, commonOptions, type Options } from "./command.ts";
 import { usageFailure } from "./failure.ts";
+import { spelling } from "./spelling.ts";
 
 /**
  * Reads the command line of a command.
@@ -109,9 +109,7 @@ function unknownOption(given: string, { name, options }: Command): string {
 
 /** What is the nearest to `given`, as a question; `undefined` where less than half of that is in it. */
 export function didYouMean(given: string, known: readonly string[]): string | undefined {
-  // Few need it.
-  const load = createRequire(import.meta.url);
-  const { closest, distance } = load("fastest-levenshtein") as typeof import("fastest-levenshtein");
+  const { closest, distance } = spelling();
   const bare = (text: string): string => text.replace(/^-+/, "");
   const nearest = known.find((each) => bare(each) === closest(bare(given), known.map(bare)));
   if (nearest === undefined || distance(bare(nearest), bare(given)) > bare(given).length / 2)

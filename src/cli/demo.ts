@@ -9,6 +9,9 @@ interface Demo {
   demo(options: { url: string | undefined }): Promise<number>;
 }
 
+/** In the built command line, which is CommonJS, `import()` would be a `require()`, and that of Node.js 20 can't load a module. */
+const importModule = new Function("url", "return import(url)") as (url: string) => Promise<Demo>;
+
 /** `pg-locker demo`: the demo of the README. */
 export const demo: Command = {
   name: "demo",
@@ -29,7 +32,7 @@ Example:
   async run({ values }) {
     const url = urlOf(values);
     if (url === undefined && !isPostgresInstalled()) throw notInstalled();
-    const { demo } = (await import(new URL("../../demo/demo.mjs", import.meta.url).href)) as Demo;
+    const { demo } = await importModule(new URL("../../demo/demo.mjs", import.meta.url).href);
     return await demo({ url });
   },
 };

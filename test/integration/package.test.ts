@@ -42,7 +42,7 @@ describe("the packed package", () => {
 
   test("is built as it is packed, and holds what it promises to and nothing else", () => {
     const allowed =
-      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/cjs\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(json|md|svg|yml))$/;
+      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/(cjs|cli)\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(json|md|svg|yml))$/;
     expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
     expect(packed).toEqual(
       expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/cjs/index.d.ts"]),
