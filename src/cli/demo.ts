@@ -19,9 +19,9 @@ export const demo: Command = {
   summary: "see three processes compete for a key, and two be killed",
   keys: 0,
   options: { ...databaseOptions },
-  help: `Lets three processes compete for one key, kills the one that holds the lock with
-SIGKILL in mid-work, twice, and shows who held it when. Takes some seconds, and
-exits with 1 where two ever held it at once.
+  help: `Lets three processes compete for one key, kills the holder with SIGKILL in the
+middle of its work, twice, and shows who held the lock when. Takes some seconds.
+Exits with 1 if two processes ever held it at the same time.
 
   --url URL   the database; default DATABASE_URL, else a PostgreSQL that is
               started for the demo and removed after it

@@ -23,7 +23,7 @@ test("ten commands that start at once start one server, and each names it", asyn
   const used = `${begin}using the PostgreSQL of this user in ${user.folder}${end}`;
   expect(said).toEqual([started, ...Array(9).fill(used)]);
   expect(user.servers()).toHaveLength(1);
-  expect(user.processes().filter(({ command }) => command.includes("own-server/program"))).toHaveLength(1);
+  expect(user.processes().filter(({ command }) => command.includes("/program.js"))).toHaveLength(1);
 
   const { pid } = await user.status();
   expect(user.servers()).toEqual([pid]);
