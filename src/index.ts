@@ -33,6 +33,7 @@ export { StandbyError } from "./contract/errors.ts";
 export { endHolders } from "./inspection/lock-list.ts";
 export { listLocks } from "./inspection/lock-list.ts";
 export type { ListLocksOptions } from "./inspection/lock-list.ts";
+export type { LockDescription } from "./inspection/lock-description.ts";
 export type { LockInfo } from "./inspection/lock-list.ts";
 export { lockId } from "./contract/lock-id.ts";
 export type { AbortSignalLike } from "./contract/locker.ts";

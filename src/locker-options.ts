@@ -79,6 +79,14 @@ export interface PostgresLockerOptions extends Connection {
    */
   readonly maxLocksPerSession?: number;
   /**
+   * With `sessions: "shared"`: whether whoever may connect to the database is told the keys of the locks, if it asks, as `pg-locker ls`
+   * does. One session of the locker that has been open for a second listens for that (`LISTEN`); PostgreSQL up to 18 wakes it at each
+   * notification of anybody in the database, for some 12 µs.
+   *
+   * @default true
+   */
+  readonly tellKeys?: boolean;
+  /**
    * On how many connections, beside the pool, callers may wait inside the server; those count on which a lock that was waited for is still
    * held. Further callers try about twice a second until there is room. A whole number from 1 up.
    *
@@ -204,6 +212,7 @@ const postgresLockerOptions = exactly("an object", {
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
   maxLocksPerSession: optional(wholeFrom1),
+  tellKeys: optional(is("a boolean", (value) => typeof value === "boolean")),
   maxWaitingSessions: optional(wholeFrom1),
   recoveryGrace: optional(
     is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {
@@ -265,6 +274,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "recoveryGrace",
   "sessions",
   "maxLocksPerSession",
+  "tellKeys",
   "maxWaitingSessions",
   "pool.options.max",
   "database.write.options.max",

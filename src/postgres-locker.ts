@@ -43,7 +43,7 @@ export class PostgresLocker implements Locker {
   constructor(options: PostgresLockerOptions) {
     const checked = checkPostgresLockerOptions(options);
     const { namespace = 0, pooler = "refuse", ttlEnforcement = "client", sessions = "shared" } = checked;
-    const { maxLocksPerSession = 1_000, maxWaitingSessions = 4, connectionString } = checked;
+    const { maxLocksPerSession = 1_000, maxWaitingSessions = 4, tellKeys = true, connectionString } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
     const grace = milliseconds(checked.recoveryGrace);
     const recovery =
@@ -67,6 +67,7 @@ export class PostgresLocker implements Locker {
         pooler,
         sessions,
         maxLocksPerSession,
+        tellKeys,
         maxWaitingSessions,
         ttlEnforcement,
         recovery,

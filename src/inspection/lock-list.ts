@@ -1,7 +1,8 @@
-import { DatabaseError } from "../contract/errors.ts";
+import { milliseconds } from "../contract/duration.ts";
+import { DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import { lockId } from "../contract/lock-id.ts";
-import type { LockMode } from "../contract/locker.ts";
-import { named } from "../postgres/application-name.ts";
+import type { Duration, LockMode } from "../contract/locker.ts";
+import { isSharedName, named } from "../postgres/application-name.ts";
 import {
   clientBeside,
   destroySocket,
@@ -9,17 +10,21 @@ import {
   type Pool,
   type Query,
   query,
-  type Statement,
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
+import { keysTold } from "./key-questions.ts";
+import { descriptionIn, type LockDescription } from "./lock-description.ts";
 import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
 
 /** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
 export interface LockInfo {
   readonly id: bigint;
-  /** Known for a dedicated session of this library, and by another row with the same id; else `undefined`. */
+  /**
+   * Known for a dedicated session of this library, by another row with the same id, or if its holder tells it (see `keysWithin`); else
+   * `undefined`.
+   */
   readonly key: string | undefined;
   /** The beginning of a key that is too long to be told whole. */
   readonly keyStart: string | undefined;
@@ -47,13 +52,23 @@ export interface LockInfo {
   readonly sessionSince: Date | undefined;
   /** When its last statement began or ended: a refresh, say. Of a prepared transaction, when it was prepared. */
   readonly activeAt: Date | undefined;
-  /** PostgreSQL hides the last four from this role; a member of `pg_read_all_stats` sees them. */
+  /** What `pg-locker run --name … --detail …` says of its lock. */
+  readonly description: LockDescription | undefined;
+  /** PostgreSQL hides the last five from this role; a member of `pg_read_all_stats` sees them. */
   readonly isHidden: boolean;
 }
 
 export interface ListLocksOptions {
   /** Those of this lock alone. Default: all. */
   readonly id?: bigint;
+  /**
+   * Asks the lockers that hold locks on shared sessions for the keys, which PostgreSQL doesn't know, and waits so long for their answers
+   * (a number is milliseconds). Keys of lockers that don't answer by then, of those that don't hold them for a second yet, and of those
+   * with `tellKeys: false`, stay unknown.
+   *
+   * @default nobody is asked
+   */
+  readonly keysWithin?: Duration;
   /** Its abort ends the look, and its connection. */
   readonly signal?: AbortSignal;
 }
@@ -66,20 +81,41 @@ export interface ListLocksOptions {
  * Uses a connection of its own beside the pool, and settles within 10 s.
  *
  * @throws {DatabaseError}
+ * @throws {InvalidConfigError} `keysWithin` is no duration
  * @throws the signal's `reason` if it aborts
  */
 export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Promise<LockInfo[]> {
   const { id, signal } = options;
+  const patience = milliseconds(options.keysWithin ?? 0);
+  if (patience === undefined || patience < 0) {
+    const wants = 'a duration, such as 500 or "500ms"';
+    throw new InvalidConfigError({ field: "keysWithin", got: options.keysWithin, wants });
+  }
   const ids = id === undefined ? null : [id.toString()];
-  const seen = await ask<SeenLock[]>(pool, { doing: "Looking at locks", signal }, seenLocks, [ids]);
+  const { seen, told } = await ask(pool, { doing: "Looking at locks", signal }, async (client) => {
+    const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
+    const pids = patience === 0 ? new Set<number>() : pidsOfShared(seen);
+    return {
+      seen,
+      told: pids.size === 0 ? undefined : await keysTold(client, { pids, milliseconds: patience }),
+    };
+  });
   const locks = seen.map(infoOf);
-  const known = new Map(locks.filter(({ key }) => key !== undefined).map((lock) => [lock.id, lock]));
+  const known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>(told ?? []);
+  for (const lock of locks) if (lock.key !== undefined) known.set(lock.id, lock);
   return locks
     .map((lock) => {
       const { key, namespace } = known.get(lock.id) ?? lock;
       return { ...lock, key, namespace };
     })
     .sort(byIdThenState);
+}
+
+/** The sessions that carry many locks, of whose keys they tell nothing by themselves. */
+function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
+  return new Set(
+    seen.flatMap(({ pid, name, granted }) => (granted && isSharedName(name ?? "") ? (pid ?? []) : [])),
+  );
 }
 
 function byIdThenState(one: LockInfo, other: LockInfo): number {
@@ -99,7 +135,8 @@ export async function endHolders(
   pool: Pool,
   lock: { id: bigint; pids: readonly number[] },
 ): Promise<number[]> {
-  return await ask(pool, { doing: "Ending a session" }, endSessions, [lock.id.toString(), lock.pids]);
+  const asked = query(endSessions, [lock.id.toString(), lock.pids]);
+  return await ask(pool, { doing: "Ending a session" }, (client) => answerOf<number[]>(client, asked));
 }
 
 function infoOf(seen: SeenLock): LockInfo {
@@ -124,6 +161,7 @@ function infoOf(seen: SeenLock): LockInfo {
     sessionState: seen.state ?? undefined,
     sessionSince: dateOf(seen.sessionSince),
     activeAt: dateOf(seen.activeAt),
+    description: descriptionIn(seen.description),
     isHidden: seen.hidden,
   };
 }
@@ -135,14 +173,17 @@ function dateOf(text: string | null): Date | undefined {
 async function ask<T>(
   pool: Pool,
   { doing, signal }: { doing: string; signal?: AbortSignal | undefined },
-  statement: Statement,
-  values: unknown[],
+  look: (client: OwnClient) => Promise<T>,
 ): Promise<T> {
   let client: OwnClient | undefined;
   try {
     signal?.throwIfAborted();
-    client = clientBeside(pool);
-    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [stopSignalOf(signal)]);
+    const own = clientBeside(pool);
+    client = own;
+    const answered = within(statementDeadline, own.connect())
+      .then(() => look(own))
+      .finally(() => takeLeave(own));
+    return await abandonOnAbort(answered, [stopSignalOf(signal)]);
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     signal?.throwIfAborted();
@@ -150,11 +191,8 @@ async function ask<T>(
   }
 }
 
-/** Connects a client, resolves with what `work` makes of it, and ends the client. */
 async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
-  await within(statementDeadline, client.connect());
   const { rows } = await within(statementDeadline, client.query(asked));
-  takeLeave(client);
   return JSON.parse(String(rows[0]?.[0])) as T;
 }
 

@@ -1,4 +1,5 @@
 import { statement } from "../postgres/driver.ts";
+import { descriptionStart } from "./lock-description.ts";
 
 // The statements that look at the locks of everybody, and end the session of a holder.
 
@@ -25,6 +26,7 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
                       else coalesce(pg_catalog.host(session.client_addr), 'local') end,
          'state', session.state,
          'sessionSince', pg_catalog.to_json(session.backend_start),
+         'description', case when pg_catalog.starts_with(session.query, '${descriptionStart}') then session.query end,
          'activeAt', pg_catalog.to_json(coalesce(session.state_change, prepared.prepared)),
          'prepared', case when lock.pid is null then coalesce(prepared.gid, '') end)
          order by lock.id, lock.granted desc, session.backend_start, lock.pid), '[]')::pg_catalog.text
@@ -62,6 +64,8 @@ export interface SeenLock {
   readonly state: string | null;
   readonly sessionSince: string | null;
   readonly activeAt: string | null;
+  /** The comment that describes its lock, if that is the last that the session has said. */
+  readonly description: string | null;
   /** The gid of a prepared transaction; empty if it has just ended. Null: it is a session's. */
   readonly prepared: string | null;
 }

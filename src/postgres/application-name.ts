@@ -54,6 +54,12 @@ export function fencingName(namespace: number): string {
   return `pg-locker ${namespace} (draws tokens)`;
 }
 
+/** Whether a session carries many locks, by its name. */
+export function isSharedName(name: string): boolean {
+  const namespace = named(name)?.namespace;
+  return namespace !== undefined && name === sharedName(namespace);
+}
+
 /** What it shows of a session that carries many locks. */
 export function sharedName(namespace: number): string {
   return `pg-locker ${namespace} (shared)`;

@@ -5,6 +5,7 @@ import { boundedWait, type Session, statementDeadline } from "../postgres/sessio
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
+import type { KeyAnswers } from "./key-answers.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
@@ -23,6 +24,9 @@ export interface SharedSessionOptions {
   /** `application_name`. */
   readonly name: string;
   readonly recovery: RecoveryGrace | undefined;
+  readonly keyAnswers: KeyAnswers | undefined;
+  /** Of the locks that the session carries, or is about to. */
+  readonly keysOf: (session: SharedSession) => Iterable<string>;
   /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
   /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
@@ -232,6 +236,7 @@ export class SharedSession {
   /** Never rejects. */
   async #giveBack({ session, said }: Opened): Promise<void> {
     try {
+      await this.#options.keyAnswers?.leave(session);
       if (this.#own !== undefined) {
         await this.#own.end();
         return;
@@ -276,6 +281,8 @@ export class SharedSession {
     session.onGone((cause) => this.#gone(on, cause));
     debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
     this.#batches.begin({ session, pid: said.pid });
+    const keys = (): Iterable<string> => this.#options.keysOf(this);
+    this.#options.keyAnswers?.join({ session, pid: said.pid, keys });
     // Whoever it was opened for may have left.
     if (closes) void this.close();
     else this.#restIfEmpty();

@@ -24,8 +24,8 @@ const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const head = /^STATE +MODE +PID +USER +HOST +SESSION +ACTIVE +NAMESPACE +ID +KEY$/;
 const user = new URL(databaseUrl()).username;
 
-function createLocker(sessions: "dedicated" | "shared", namespace = 0): PostgresLocker {
-  return new PostgresLocker({ pool: createPool(), sessions, namespace });
+function createLocker(sessions: "dedicated" | "shared", namespace = 0, more = {}): PostgresLocker {
+  return new PostgresLocker({ pool: createPool(), sessions, namespace, ...more });
 }
 
 const { hostname, port, pathname } = new URL(databaseUrl());
@@ -78,16 +78,31 @@ describe("pg-locker ls", () => {
     await using _had = await waits;
   });
 
-  test("shows the session's name instead of the key, for many locks or another app", async () => {
+  test("shows the key of a lock on a shared session, and the name of another app", async () => {
     await using locker = createLocker("shared", 7);
-    await using lock = await locker.acquire(uniqueKey(), { mode: "shared" });
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key, { mode: "shared" });
     const byHand = await connect({ application_name: "cron\u001b[31m" });
     await byHand.query("select pg_advisory_lock(-42)");
-    const rows = await rowsOf(["ls"]);
+    const rows = await until(
+      async () => {
+        const seen = await rowsOf(["ls"]);
+        return seen.some((row) => row.endsWith(key)) && seen;
+      },
+      { deadline: 15_000 },
+    );
     const [shared] = rows.filter((row) => row.includes(` ${lock.id} `));
-    expect(shared).toMatch(/^held +shared +\d+ .* 7 +-?\d+ +\[pg-locker 7 \(shared\)\]$/);
+    expect(shared).toMatch(new RegExp(`^held +shared +\\d+ .* 7 +-?\\d+ +${key}$`));
     const [other] = rows.filter((row) => row.includes(" -42 "));
     expect(other).toMatch(/^held +exclusive +\d+ .* - +-42 +\[cron.*31m\]$/);
+  });
+
+  test("shows the name of the session if the holder of a lock on a shared session doesn't tell the key", async () => {
+    await using locker = createLocker("shared", 7, { tellKeys: false });
+    await using _lock = await locker.acquire(uniqueKey());
+    expect((await rowsOf(["ls"]))[0]).toMatch(
+      /^held +exclusive +\d+ .* 7 +-?\d+ +\[pg-locker 7 \(shared\)\]$/,
+    );
   });
 
   test("is a table whatever a key has in it", async () => {
@@ -157,6 +172,7 @@ describe("pg-locker ls", () => {
       sessionState: "idle",
       sessionSince: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as string,
       activeAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as string,
+      description: null,
       isHidden: false,
     });
     const other = locks.find(({ id }) => id === "9223372036854775807");
@@ -177,7 +193,7 @@ describe("pg-locker ls", () => {
       expect(stdout).toMatch(
         new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
       );
-      expect(stdout).toContain('PostgreSQL hides from this role what is shown as "?"');
+      expect(stdout).toContain('"?" is what PostgreSQL hides from this role');
       expect(stdout).toContain("GRANT pg_read_all_stats");
       expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain(
         "GRANT pg_read_all",

@@ -44,6 +44,7 @@ export class LockKeeper {
       const until = await unlessAborted(this.#refresh(), interrupted);
       interrupted.throwIfAborted();
       this.#run(until);
+      this.#describe();
       signals.passTo((signal) => this.#runner.signal(signal));
       this.#lock.signal.addEventListener("abort", this.#onLoss);
       if (this.#lock.signal.aborted) this.#onLoss();
@@ -90,13 +91,22 @@ export class LockKeeper {
     await this.#lock.refresh();
     const beat = (): void => {
       this.#refresh().then(
-        (until) => this.#runner.believeUntil(until),
+        (until) => {
+          this.#runner.believeUntil(until);
+          this.#describe();
+        },
         // It was given back meanwhile; or it is lost, which its signal tells.
         () => {},
       );
     };
     this.#timer = setTimeout(beat, this.#plan.ttl * refreshShare);
     return later(sentAt, this.#plan.ttl);
+  }
+
+  /** After each refresh, which is a statement of its own. */
+  #describe(): void {
+    const { description } = this.#plan;
+    if (description !== undefined) void this.#session.describe(description);
   }
 
   readonly #onLoss = (): void => {

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { lockId } from "../../contract/lock-id.ts";
+import { descriptionComment } from "../../inspection/lock-description.ts";
 import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
@@ -23,6 +24,8 @@ export interface RunPlan {
   readonly grace: number;
   readonly recoveryGrace: number | undefined;
   readonly margin: number;
+  /** The comment that says it to those who look at the lock. */
+  readonly description: string | undefined;
   /** The command's own name, for sentences. */
   readonly file: string;
   readonly program: Program;
@@ -59,6 +62,7 @@ export function planOf({ values, positionals: [key = ""], rest }: CommandLine): 
     grace: graceOf(values, ttl),
     recoveryGrace: recoveryGraceOf(values),
     margin: marginOf(ttl),
+    description: descriptionOf(values),
     ...commandOf(values, rest),
     conflictStatus: conflictStatusOf(values),
   };
@@ -112,6 +116,18 @@ function graceOf(values: Values, ttl: number): number {
   if (grace <= ttl / 2) return grace;
   throw usageFailure(
     `Expected --grace to be at most half of --ttl, which is ${ttl / 1_000}s, got "${given}"`,
+  );
+}
+
+function descriptionOf({ name, detail }: Values): string | undefined {
+  if (name === undefined && detail === undefined) return undefined;
+  const comment = descriptionComment({
+    ...(name !== undefined && { name: String(name) }),
+    ...(detail !== undefined && { detail: String(detail) }),
+  });
+  if (comment !== undefined) return comment;
+  throw usageFailure(
+    "Expected --name and --detail to be shorter: together some 950 characters, of which one that is not ASCII counts as six",
   );
 }
 
