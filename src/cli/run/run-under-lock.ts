@@ -1,8 +1,7 @@
-import { codeOf } from "../../contract/caught-error.ts";
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
 import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { Failure, messageFor, refusalOf } from "../failure.ts";
 import { inheritedDescriptors } from "./descriptors.ts";
 import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
@@ -51,10 +50,11 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     return await new LockKeeper(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
-    if (plan.conflictStatus !== undefined && isConflict(error)) {
+    const refusal = refusalOf(error);
+    if (plan.conflictStatus !== undefined && refusal !== undefined && refusal !== "unknown") {
       // It is as well, then: there is nothing to tell.
       if (plan.conflictStatus === exitStatus.ok) return exitStatus.ok;
-      throw new Failure(plan.conflictStatus, error.message, { cause: error });
+      throw new Failure(plan.conflictStatus, messageFor(error), { cause: error });
     }
     throw error;
   } finally {
@@ -85,14 +85,4 @@ async function takeLock(
 function acquire(locker: PostgresLocker, plan: RunPlan, signal: AbortSignal): Promise<Lock> {
   const { key, mode, ttl, wait, how } = plan;
   return locker.acquire(key, { mode, ttl, wait, signal, fencing: how.fencing && mode === "exclusive" });
-}
-
-/** Whether somebody else has the lock. */
-function isConflict(error: unknown): error is Error {
-  const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
-  if (codeOf(error) !== "LOCK_NOT_ACQUIRED") return false;
-  // A wait that rode out a fault to its end says nothing of who has the lock.
-  return (
-    reason === "held" || (reason === "wait-timeout" && error instanceof Error && error.cause === undefined)
-  );
 }

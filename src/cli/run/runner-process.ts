@@ -22,17 +22,21 @@ const deathTime = 2_000;
 /** What became of a command; or that its runner was killed, and the command with it; or that it never started the command. */
 export type RunnerEnding = Ending | { readonly is: "runner-killed" } | { readonly is: "runner-silent" };
 
+//   idle ──run()──▶ starting ──it says so──▶ running ──it says how that ended──▶ over
+//                      └──it says why it could not───────────────────────────────▲
+type State =
+  | { readonly is: "idle" | "over" }
+  | { readonly is: "starting"; readonly mark: string; readonly late: NodeJS.Timeout }
+  | { readonly is: "running"; readonly tree: CommandTree };
+
 /** The runner, as the keeper sees it: see `runner.ts`. */
 export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;
   readonly #exited: Promise<unknown>;
   #signalled: () => void = () => {};
-  #mark = "";
-  /** While the command runs. */
-  #tree: CommandTree | undefined;
+  #state: State = { is: "idle" };
   #overdue: NodeJS.Timeout | undefined;
-  #unstarted: NodeJS.Timeout | undefined;
 
   private constructor(child: ChildProcess) {
     this.#child = child;
@@ -41,10 +45,9 @@ export class RunnerProcess implements AsyncDisposable {
     const closed = once(child, "close").catch(() => {});
     const said = new Promise<Ending>((resolve) => {
       child.on("message", (message: FromRunner) => {
-        if (message.is === "signalled") return this.#signalled();
-        clearTimeout(this.#unstarted);
-        this.#tree = message.is === "started" ? new CommandTree(message.leader, this.#mark) : undefined;
-        if (message.is !== "started") resolve(message);
+        if (message.is === "signalled") this.#signalled();
+        else if (message.is === "started") this.#started(message.leader);
+        else resolve(this.#over(message));
       });
     });
     const gone = this.#exited
@@ -69,9 +72,9 @@ export class RunnerProcess implements AsyncDisposable {
 
   /** Has it run the command, and keep the socket open until that has ended. */
   run(work: Work, socket: SendHandle): void {
-    this.#mark = work.mark;
     // It may be stopped; or it may have got no copy of the socket, if it may open no more files, and then the message doesn't arrive.
-    this.#unstarted = setTimeout(() => this.#child.kill("SIGKILL"), startTime);
+    const late = setTimeout(() => this.#child.kill("SIGKILL"), startTime);
+    this.#state = { is: "starting", mark: work.mark, late };
     this.#tell({ is: "run", work }, socket);
   }
 
@@ -100,9 +103,21 @@ export class RunnerProcess implements AsyncDisposable {
   /** Ends it; what it runs is not its to end any more. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#overdue);
-    clearTimeout(this.#unstarted);
+    if (this.#state.is === "starting") clearTimeout(this.#state.late);
     this.#child.kill("SIGKILL");
     await this.#exited;
+  }
+
+  #started(leader: number): void {
+    if (this.#state.is !== "starting") return;
+    clearTimeout(this.#state.late);
+    this.#state = { is: "running", tree: new CommandTree(leader, this.#state.mark) };
+  }
+
+  #over(ending: Ending): Ending {
+    if (this.#state.is === "starting") clearTimeout(this.#state.late);
+    this.#state = { is: "over" };
+    return ending;
   }
 
   #tell(message: ToRunner, socket?: SendHandle): void {
@@ -111,15 +126,16 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   async #killCommand(): Promise<RunnerEnding> {
-    const hasStarted = this.#tree !== undefined;
+    if (this.#state.is !== "running") return { is: "runner-silent" };
+    const { tree } = this.#state;
     const deadline = later(currentMoment(), deathTime);
-    while (this.#tree !== undefined && left(deadline) > 0) {
-      this.#tree.kill();
-      if (this.#tree.living.length === 0) break;
+    while (left(deadline) > 0) {
+      tree.kill();
+      if (tree.living.length === 0) break;
       await delay(20);
     }
-    this.#tree?.tellOfSurvivors();
-    return { is: hasStarted ? "runner-killed" : "runner-silent" };
+    tree.tellOfSurvivors();
+    return { is: "runner-killed" };
   }
 }
 
