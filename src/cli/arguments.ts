@@ -42,7 +42,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
   }
   if (stray !== undefined && positionals.length > command.keys)
     throw usageFailure(
-      `Unexpected "${stray.value}" behind ${stray.option}, whose value is given as ${stray.option}=VALUE`,
+      `Unexpected "${stray.value}" after ${stray.option}: give its value as ${stray.option}=VALUE`,
     );
   if (values["help"] === true) return { values, positionals, rest };
   const { key, ...others } = values;
@@ -63,7 +63,7 @@ function lacksDashes(
 function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
   const command = own.slice(own.lastIndexOf(first)).join(" ");
   const shownKey = key.startsWith("-") ? `--key ${key}` : key;
-  return `Unexpected "${first}": what is run comes behind --, as in pg-locker run ${shownKey} -- ${command}`;
+  return `Unexpected "${first}": put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
 }
 
 function tokensOf(args: string[], options: Options) {

@@ -30,7 +30,7 @@ export const ls: Command = {
   help: `Lists the advisory locks of a database, whoever took them, and below each lock
 who waits for it. A key that the session doesn't show is asked of its holder. If
 the holder doesn't tell within half a second, the application's name is shown
-in brackets; "pg-locker who KEY" finds the lock of a key all the same.
+in brackets; "pg-locker who KEY" finds the lock of a key anyway.
 
 SESSION is how long the session has existed, ACTIVE how long ago it last spoke.
 PostgreSQL does not know since when a lock is held.

@@ -141,7 +141,7 @@ describe("pg-locker ls --watch", () => {
 
   test.each([
     [["--watch"], "--watch redraws a terminal: it goes neither with --json nor into a pipe"],
-    [["--watch", "5"], 'Unexpected "5" behind --watch, whose value is given as --watch=VALUE'],
+    [["--watch", "5"], 'Unexpected "5" after --watch: give its value as --watch=VALUE'],
   ])("is for a terminal: %s", async (args, sentence) => {
     const { status, stderr } = await cli(["ls", ...args], onDatabase());
     expect([status, stderr]).toEqual([64, `pg-locker: ${sentence}\n`]);

@@ -335,14 +335,14 @@ describe("a password", () => {
 });
 
 test.each([
-  ["no -- and no command", ["k"], "Expected -- and a command behind it"],
+  ["no -- and no command", ["k"], "Expected -- and a command after it"],
   [
     "a command without --",
     ["k", "echo"],
-    'Unexpected "echo": what is run comes behind --, as in pg-locker run k -- echo',
+    'Unexpected "echo": put -- before the command, as in pg-locker run k -- echo',
   ],
-  ["no command behind --", ["k", "--"], "Expected a command behind --, got nothing"],
-  ["two --", ["k", "--", "--", "echo"], "Expected a command behind --, got a second --"],
+  ["no command behind --", ["k", "--"], "Expected a command after --, got nothing"],
+  ["two --", ["k", "--", "--", "echo"], "Expected a command after --, got a second --"],
   ["no key", ["--", "echo"], "Expected a key: pg-locker run KEY"],
   ["an empty key", ["", "--", "echo"], "Expected `key` to have at least one character"],
   [

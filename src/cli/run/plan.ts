@@ -133,10 +133,10 @@ function descriptionOf({ name, detail }: Values): string | undefined {
 
 function commandOf(values: Values, rest: readonly string[] | undefined): { file: string; program: Program } {
   const usage = "pg-locker run KEY [options] -- COMMAND";
-  if (rest === undefined) throw usageFailure(`Expected -- and a command behind it: ${usage}`);
+  if (rest === undefined) throw usageFailure(`Expected -- and a command after it: ${usage}`);
   const [file = ""] = rest;
-  if (file === "--") throw usageFailure(`Expected a command behind --, got a second --: ${usage}`);
-  if (file === "") throw usageFailure(`Expected a command behind --, got nothing: ${usage}`);
+  if (file === "--") throw usageFailure(`Expected a command after --, got a second --: ${usage}`);
+  if (file === "") throw usageFailure(`Expected a command after --, got nothing: ${usage}`);
   const words = rest.length === 0 ? [] : rawArguments().slice(-rest.length);
   if (values["shell"] !== true) return { file, program: programOf(words) };
   const line = Buffer.concat(words.flatMap((word, index) => (index === 0 ? [word] : [blank, word])));

@@ -45,11 +45,11 @@ async function lineFor(plan: RunPlan, values: Values, signal: AbortSignal): Prom
     if (holder === undefined) return undefined;
     const where = holder.host === undefined || holder.host === "local" ? "" : ` on ${plain(holder.host)}`;
     const who = `${plain(holder.user ?? nameOf(holder))}${where} (pid ${holder.pid})`;
-    const said = holder.description === undefined ? "" : ` (${descriptionLine(holder.description)})`;
+    const said = holder.description === undefined ? "" : `; it says: ${descriptionLine(holder.description)}`;
     const more = others.length === 0 ? "" : ` and ${others.length} more`;
     const since = ago(holder.sessionSince, new Date());
     const age = since === undefined ? "" : `, for ${since} at most`;
-    return `pg-locker: waiting for ${JSON.stringify(key)}, held by ${who}${said}${more}${age}`;
+    return `pg-locker: waiting for ${JSON.stringify(key)}, held by ${who}${more}${age}${said}`;
   } finally {
     // Not waited for: the wait may be over by then.
     database[Symbol.asyncDispose]().then(undefined, () => {});
