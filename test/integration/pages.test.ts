@@ -107,11 +107,15 @@ test("the figures are those that were measured last", async () => {
   }
 });
 
-test.concurrent.each(programs)("$page, line $line, runs as it is printed", async ({ name, language }) => {
-  const file = language === "js" ? `${name}.mjs` : join("out", `${name}.js`);
-  const env = { ...process.env, DATABASE_URL: databaseUrl() };
-  await run(process.execPath, [join(directory, file)], { env, timeout: 15_000 });
-});
+test.concurrent.each(programs)(
+  "$page, line $line, runs as it is printed",
+  async ({ name, language }) => {
+    const file = language === "js" ? `${name}.mjs` : join("out", `${name}.js`);
+    const env = { ...process.env, DATABASE_URL: databaseUrl() };
+    await run(process.execPath, [join(directory, file)], { env, timeout: 40_000 });
+  },
+  45_000,
+);
 
 describe("code that needs what others make", () => {
   const code = snippets.filter((one) => isCode(one) && elsewhere(one.page) !== undefined);
