@@ -106,6 +106,8 @@ export interface PingOptions {
    * Gives up when it aborts; the call then rejects with the signal's own `reason`.
    *
    * @default none
+   * @example
+   * await locker.ping({ signal: AbortSignal.timeout(1_000) });
    */
   readonly signal?: AbortSignalLike;
 }

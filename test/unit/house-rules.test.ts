@@ -121,6 +121,52 @@ describe("a breach of the house rules is seen", () => {
   });
 });
 
+describe("a public option", () => {
+  const holders = /^(locker-options|contract\/locker)$/;
+
+  test("has its default and an example in its doc comment", () => {
+    const missing = sourceFiles()
+      .filter(({ room }) => holders.test(room))
+      .flatMap((file) => undocumentedOptions(file).map((name) => `src/${file.room}.ts: ${name}`));
+    expect(missing).toEqual([]);
+  });
+
+  test("a breach is seen", () => {
+    const text = `export interface AOptions {
+  /** Does a. */
+  readonly a?: string;
+  /**
+   * Does b.
+   *
+   * @default 1
+   * @example
+   * b(1);
+   */
+  readonly b?: string;
+  /** @default 2 */
+  readonly c: string;
+  readonly d?: string;
+}
+
+export interface B {
+  readonly e?: string;
+}
+`;
+    expect(undocumentedOptions(sourceFile("locker-options.ts", text))).toEqual(["a", "c", "d"]);
+  });
+});
+
+/** Fields of exported interfaces named …Options whose doc comment lacks a default or an example. */
+function undocumentedOptions({ text }: SourceFile): string[] {
+  const interfaces = [...text.matchAll(/^export interface \w+Options\b[^{]*\{\n(.*?)^\}/gms)];
+  return interfaces.flatMap(([, body = ""]) => {
+    const fields = [...body.matchAll(/(^ {2}\/\*\*(?:(?!\*\/).)*\*\/\n)?^ {2}readonly (\w+)\??:/gms)];
+    return fields
+      .filter(([, comment = ""]) => !comment.includes("@default") || !comment.includes("@example"))
+      .map(([, , name = ""]) => name);
+  });
+}
+
 describe("one thing has one name", () => {
   /** These are waiting for their own redesign. */
   const twiceToday = new Set(["Operation"]);
