@@ -13,7 +13,8 @@ export default defineConfig({
     pool: "forks",
     // More than there are cores: most of what a test file does is to wait, for a server, a process or the end of a TTL.
     maxWorkers: Math.min(8, 2 * availableParallelism()),
-    testTimeout: 20_000,
-    hookTimeout: 30_000,
+    // For a test that hangs, not for one that is slow on a busy machine: a server takes a second to start, or ten.
+    testTimeout: 40_000,
+    hookTimeout: 60_000,
   },
 });

@@ -19,7 +19,7 @@ import { until } from "../support/until.ts";
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("two processes that want the same keys in opposite orders never deadlock", async () => {
     const client = await connect();
-    await client.query("create table inside (key text primary key)");
+    await client.query("drop table if exists inside; create table inside (key text primary key)");
     const keys = [uniqueKey(), uniqueKey(), uniqueKey()];
     const env = { DATABASE_URL: databaseUrl(), SESSIONS: sessions };
     const start = (order: string[]) => Child.start("acquire-all.mjs", { args: ["500", ...order], env });
