@@ -84,6 +84,8 @@ export interface PostgresLockerOptions extends Connection {
    * notification of anybody in the database, for some 12 µs.
    *
    * @default true
+   * @example
+   * const locker = new PostgresLocker({ pool, tellKeys: false });
    */
   readonly tellKeys?: boolean;
   /**

@@ -29,7 +29,7 @@ function shell(
 // From the lowest on: the process that runs the command can't be started; its thread can't; it gets no copy of the lock's connection,
 // which takes 15 s to be noticed; there is no file left for the command. In a session of its own, as a process that can't be started has
 // the number 0, which would be everybody of this one's group.
-test("with few open files allowed, all is well, or there is a sentence, and not a stack", async () => {
+test("with few open files allowed, it works or says so in a sentence, not a stack", async () => {
   const commands = [["ls"], ["id", "k"], ["doctor"], ["run", "", "--", "echo", "ran"]];
   const all = [19, 22, 23, 24, 48].flatMap((limit) => commands.map((args) => ({ limit, args })));
   const wrong = await Promise.all(

@@ -97,7 +97,7 @@ describe("pg-locker ls", () => {
     expect(other).toMatch(/^held +exclusive +\d+ .* - +-42 +\[cron.*31m\]$/);
   });
 
-  test("shows the name of the session if the holder of a lock on a shared session doesn't tell the key", async () => {
+  test("shows the session's name if the holder on a shared session doesn't tell the key", async () => {
     await using locker = createLocker("shared", 7, { tellKeys: false });
     await using _lock = await locker.acquire(uniqueKey());
     expect((await rowsOf(["ls"]))[0]).toMatch(

@@ -8,7 +8,7 @@ import { until } from "../support/until.ts";
 
 // `run --name` and `--detail`.
 
-test("who, ls and whoever waits are shown the name and the detail of a run, refreshed and stopped, too", async () => {
+test("who, ls and waiters show the name and detail of a run, while it is refreshed", async () => {
   const key = uniqueKey();
   const said = ["--name", "Nightly /* é */", "--detail=ticket 4711\u001b[31m", "--ttl=1s"];
   await using child = CliChild.start(["run", key, ...said, "--", "sleep", "60"], onDatabase());
@@ -46,7 +46,7 @@ test("a name that is too long to be shown is refused, and nothing is run", async
   expect(stderr).toContain("Expected --name and --detail to be shorter");
 });
 
-test("what a server has cut off is shown as far as it goes, and what others have in their statements is not", () => {
+test("what a server has cut off is shown as far as it goes, others' texts are not", () => {
   const comment = descriptionComment({ name: "n", detail: "d".repeat(300) }) ?? "";
   expect(descriptionIn(comment.slice(0, 99))).toEqual({
     name: "n",

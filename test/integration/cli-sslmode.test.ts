@@ -103,7 +103,7 @@ describe.skipIf(withoutOpenssl)("sslmode (skipped without openssl)", () => {
   });
 
   test.skipIf(spawnSync("psql", ["--version"]).error !== undefined)(
-    "whether a connection is made is as with psql, for each mode and each file of roots (skipped without psql)",
+    "connects when psql does, for each mode and file of roots (skipped without psql)",
     async () => {
       const strange = join(home, "strange.pem");
       const args = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"];

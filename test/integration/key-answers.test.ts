@@ -34,7 +34,7 @@ async function untilTold(
   );
 }
 
-test("listLocks shows the keys of many locks on a shared session, with its namespace, in notifications of 8000 bytes", async () => {
+test("listLocks shows many keys of a shared session, in notifications of 8000 bytes", async () => {
   await using locker = sharing(createPool(), { namespace: 7 });
   const keys = Array.from({ length: 600 }, (_, at) => uniqueKey(`ключ "${at}" \\ 🔒 ${"x".repeat(at % 40)}`));
   await Promise.all(keys.map((key) => locker.acquire(key)));
@@ -58,7 +58,7 @@ test.each([-1, Number.NaN, "soon"])("keysWithin: %s is refused", async (keysWith
   });
 });
 
-test("a locker listens with one statement, whatever it locks, and its session goes back without", async () => {
+test("a locker listens with one statement, and its session goes back without", async () => {
   const pool = createPool({ max: 2 });
   const texts: string[] = [];
   pool.on("connect", (client) => {
