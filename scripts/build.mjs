@@ -54,7 +54,8 @@ await bundle(library, { dir: "dist/bundled", format: "esm" });
 
 await bundleCommandLine("dist/bundled-cli");
 
-for (const file of modules) rmSync(join("dist", file));
+const kept = importedBy(compiled.filter((file) => file.endsWith(".js") && isIn("testing", file)));
+for (const file of modules) if (!kept.has(file)) rmSync(join("dist", file));
 for (const [from, to] of [
   ["dist/bundled", "dist"],
   ["dist/bundled-cli", "dist/cli"],
@@ -134,6 +135,18 @@ function chunkOf(id, isEntry) {
   const file = relative("dist", id);
   if (isEntry.has(id) || isIn("testing", file)) return null;
   return shaken.find((folder) => isIn(folder, file)) ?? "library";
+}
+
+/** All files that these import, and those that they import. */
+function importedBy(files) {
+  const reached = new Set(files);
+  for (const file of reached) {
+    const text = readFileSync(join("dist", file), "utf8");
+    for (const [, specifier] of text.matchAll(/(?:from|import) ?\(?"(\.[^"]+)"/g)) {
+      reached.add(join(dirname(file), specifier));
+    }
+  }
+  return reached;
 }
 
 /** The declarations that these name, and those that they name. */
