@@ -1,3 +1,4 @@
+import { codeOf } from "../contract/caught-error.ts";
 import { DatabaseError } from "../contract/errors.ts";
 import { Deadline, type Instant, now } from "../runtime/clock.ts";
 import { callHook } from "../runtime/user-hook.ts";
@@ -265,6 +266,6 @@ const unprepared = new WeakSet<Client>();
 
 /** The server could not even start: 26000, no such prepared statement; 42P05, there is one already. Nothing was done. */
 function isAboutPreparation(error: unknown): boolean {
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  const code = codeOf(error);
   return code === "26000" || code === "42P05";
 }

@@ -37,7 +37,7 @@ export interface TelemetryOptions {
   readonly meterProvider?: MeterProvider | undefined;
 }
 
-export type Operation = "acquire" | "refresh" | "release" | "ping" | "close";
+export type OperationName = "acquire" | "refresh" | "release" | "ping" | "close";
 
 /** What a span says of the lock; the names are the Go package's, which one dashboard reads for both. */
 export interface LockFacts {
@@ -60,7 +60,7 @@ export class Telemetry {
   readonly #tracer: Tracer;
   #isTraced = false;
   readonly #lines = new LateLines();
-  readonly #succeeded: Partial<Record<Operation, Counts>>;
+  readonly #succeeded: Partial<Record<OperationName, Counts>>;
   readonly #contended: Counts;
   readonly #errors: Counts;
   readonly #lost: Counts;
@@ -107,7 +107,7 @@ export class Telemetry {
 
   /** Runs `work` in a span, times it, and counts how it ended. Rejects as `work` does. */
   observe<T>(
-    operation: Operation,
+    operation: OperationName,
     lock: LockFacts | undefined,
     signal: StopSignal | undefined,
     work: () => Promise<T>,
@@ -118,7 +118,7 @@ export class Telemetry {
 
   /** As {@link observe}, without a span. */
   async measure<T>(
-    operation: Operation,
+    operation: OperationName,
     lock: LockFacts | undefined,
     signal: StopSignal | undefined,
     work: () => Promise<T>,
@@ -136,7 +136,7 @@ export class Telemetry {
 
   /** Runs `work`, which says itself how it ended, in a span. Rejects as `work` does. */
   inSpan<T>(
-    operation: Operation,
+    operation: OperationName,
     lock: LockFacts | undefined,
     signal: StopSignal | undefined,
     work: () => Promise<T>,
@@ -173,14 +173,14 @@ export class Telemetry {
   }
 
   /** @param start by `performance.now()` */
-  succeeded(operation: Operation, start: number): void {
+  succeeded(operation: OperationName, start: number): void {
     this.#count(this.#succeeded[operation], 1);
     this.#timed(operation, start);
   }
 
   /** An operation has failed, or was refused. `start`: by `performance.now()`. */
   failed(
-    operation: Operation,
+    operation: OperationName,
     lock: LockFacts | undefined,
     { error, signal, start }: { error: unknown; signal: StopSignal | undefined; start: number },
   ): void {
@@ -228,7 +228,7 @@ export class Telemetry {
     }
   }
 
-  #timed(operation: Operation, start: number): void {
+  #timed(operation: OperationName, start: number): void {
     try {
       const returned: unknown = this.#latency?.record(performance.now() - start, latencyOf[operation]);
       if (returned !== undefined) callHook("meter", () => returned);
@@ -308,7 +308,7 @@ function outcomeOf(error: unknown, signal: StopSignal | undefined): string | und
 
 const misuse = [EmptyKeyError, InvalidKeyError, InvalidTtlError, InvalidConfigError];
 
-const latencyOf: Record<Operation, Attributes> = {
+const latencyOf: Record<OperationName, Attributes> = {
   acquire: { operation: "acquire" },
   refresh: { operation: "refresh" },
   release: { operation: "release" },

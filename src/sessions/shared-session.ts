@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
@@ -245,7 +246,7 @@ export class SharedSession {
       await session.run("Returning a session", closeShared, [...(said.before ?? [])], statementDeadline);
       session.return();
     } catch (error) {
-      session.destroy(error as Error);
+      session.destroy(toError(error));
     }
   }
 
@@ -270,8 +271,8 @@ export class SharedSession {
       }
       said = await this.#prepare(session);
     } catch (error) {
-      if (session !== undefined && !("refused" in session)) session.destroy(error as Error);
-      this.#end({ is: "gone", on: undefined }, error as Error);
+      if (session !== undefined && !("refused" in session)) session.destroy(toError(error));
+      this.#end({ is: "gone", on: undefined }, toError(error));
       this.#batches.fail(error);
       return;
     }

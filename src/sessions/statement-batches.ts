@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import type { Value } from "../postgres/exchange.ts";
 import type { NoSession } from "../postgres/reservation.ts";
@@ -197,7 +198,7 @@ export class StatementBatches {
       },
       failed: (error) => {
         if (on.session.goneBecause === undefined) {
-          void this.#recover(on, batch, error as Error).then(() => this.#flush(on, 0));
+          void this.#recover(on, batch, toError(error)).then(() => this.#flush(on, 0));
           return;
         }
         for (const task of batch) task.failed(named(error, task));
@@ -269,7 +270,7 @@ export class StatementBatches {
         else task.done(isProof(task.operation) ? "t" : "1", sentAt);
       }
     } catch (second) {
-      session.destroy(second as Error);
+      session.destroy(toError(second));
       for (const task of batch) task.failed(named(error, task));
     }
   }

@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import { isPassing } from "../postgres/passing-fault.ts";
 import { Alarm } from "../runtime/clock.ts";
@@ -131,7 +132,7 @@ export class Wait<G extends Granted, H> extends Link {
         const ended = this.#over.aborted && this.#over.reason === error;
         if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
         const isFirst = this.#lastFault === undefined;
-        this.#lastFault = error as Error;
+        this.#lastFault = toError(error);
         this.#around.telemetry.ridingOut(this.#wanted, this.#lastFault, { isFirst });
       }
       await pauseFor(pause.next(this.#lastFault), this.#signals);
