@@ -54,6 +54,7 @@ await bundle(library, { dir: "dist/bundled", format: "esm" });
 
 await bundleCommandLine("dist/bundled-cli");
 
+// What the part for tests loads of the library by itself.
 const kept = importedBy(compiled.filter((file) => file.endsWith(".js") && isIn("testing", file)));
 for (const file of modules) if (!kept.has(file)) rmSync(join("dist", file));
 for (const [from, to] of [
@@ -137,18 +138,6 @@ function chunkOf(id, isEntry) {
   return shaken.find((folder) => isIn(folder, file)) ?? "library";
 }
 
-/** All files that these import, and those that they import. */
-function importedBy(files) {
-  const reached = new Set(files);
-  for (const file of reached) {
-    const text = readFileSync(join("dist", file), "utf8");
-    for (const [, specifier] of text.matchAll(/(?:from|import) ?\(?"(\.[^"]+)"/g)) {
-      reached.add(join(dirname(file), specifier));
-    }
-  }
-  return reached;
-}
-
 /** The declarations that these name, and those that they name. */
 function reachable(files) {
   const reached = new Set(files);
@@ -159,6 +148,21 @@ function reachable(files) {
     }
   }
   return reached;
+}
+
+/** The modules of the library that these import, except its index.js; and what those import. */
+function importedBy(files) {
+  const entry = new Set(entries.map((name) => `${name}.js`));
+  const imported = new Set();
+  for (const file of files) {
+    const text = readFileSync(join("dist", file), "utf8");
+    for (const [, specifier] of text.matchAll(/from "(\.[^"]+)"/g)) {
+      const target = join(dirname(file), specifier);
+      if (!isIn("testing", target) && !entry.has(target)) imported.add(target);
+    }
+  }
+  for (const file of imported) for (const next of importedBy([file])) imported.add(next);
+  return imported;
 }
 
 function isIn(folder, file) {
