@@ -1,13 +1,32 @@
 import { availableParallelism } from "node:os";
-import { defineConfig } from "vitest/config";
+import { fileURLToPath } from "node:url";
+import { defineConfig, type Plugin } from "vitest/config";
+
+/** Whose tests hold over postgres.js as over node-postgres, except for those of the pool that is given. */
+const overPostgresJs = [
+  "close",
+  "session-loss",
+  "transaction",
+  "transaction-ttl",
+  "transaction-wait",
+  "waiting-aborts",
+  "waiting-faults",
+];
+
+/** Puts a locker over postgres.js in the place of the library's. */
+const inPlaceOfLibrary: Plugin = {
+  name: "over-postgres-js",
+  enforce: "pre",
+  resolveId(source, importer) {
+    if (!source.endsWith("/src/index.ts") || importer?.endsWith("/over-postgres-js.ts")) return undefined;
+    return fileURLToPath(new URL("test/support/over-postgres-js.ts", import.meta.url));
+  },
+};
 
 export default defineConfig({
   // Node 20 parses no `await using`.
   oxc: { target: "es2022" },
   test: {
-    include: ["test/**/*.test.ts"],
-    // These install what others make: `vitest.packages.config.ts`.
-    exclude: ["test/packages/**"],
     globalSetup: ["test/support/global-server.ts"],
     // Processes, not threads: a crash, a signal and a blocked event loop are those of one test file.
     pool: "forks",
@@ -16,5 +35,25 @@ export default defineConfig({
     // For a test that hangs, not for one that is slow on a busy machine: a server takes a second to start, or ten.
     testTimeout: 40_000,
     hookTimeout: 60_000,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "node-postgres",
+          include: ["test/**/*.test.ts"],
+          // These install what others make: `vitest.packages.config.ts`.
+          exclude: ["test/packages/**"],
+        },
+      },
+      {
+        extends: true,
+        plugins: [inPlaceOfLibrary],
+        test: {
+          name: "postgres-js",
+          include: overPostgresJs.map((name) => `test/integration/${name}.test.ts`),
+          env: { DRIVER: "postgres.js" },
+        },
+      },
+    ],
   },
 });

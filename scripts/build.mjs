@@ -51,6 +51,7 @@ await bundle(
   { dir: "dist/cjs", format: "cjs", codeSplitting: false },
 );
 await bundle(library, { dir: "dist/bundled", format: "esm" });
+requireWhereItIsCaught();
 
 await bundleCommandLine("dist/bundled-cli");
 
@@ -129,6 +130,18 @@ async function bundleCommandLine(dir) {
     comments: { annotation: false, jsdoc: false, legal: true },
   });
   writeFileSync(join(dir, "package.json"), `${JSON.stringify({ type: "commonjs" })}\n`);
+}
+
+/**
+ * In CommonJS, has a driver be required in the very block that catches that it isn't installed: otherwise a bundler fails for want of a
+ * driver that the application doesn't use.
+ */
+function requireWhereItIsCaught() {
+  for (const name of readdirSync("dist/cjs").filter((file) => file.endsWith(".js"))) {
+    const file = join("dist/cjs", name);
+    const late = /Promise\.resolve\(\)\.then\(\(\) => (__toESM\(require\("[^"]+"\)(?:, 1)?\))\)/g;
+    writeFileSync(file, readFileSync(file, "utf8").replace(late, "$1"));
+  }
 }
 
 /** The name of the file that a module goes to; `null`: to that of its entry. */

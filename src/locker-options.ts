@@ -5,10 +5,11 @@ import { int32Range, isInt32 } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
 import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
 import type { Pool } from "./postgres/driver.ts";
+import { isPostgresJs, type PostgresJs } from "./postgres/postgres-js.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
 
-/** How a locker reaches its database: exactly one of the three. */
+/** How a locker reaches its database: exactly one of the four. */
 interface Connection {
   /**
    * A node-postgres `Pool`, which stays the caller's: `close()` doesn't end it. Locks take connections from it while they are held.
@@ -31,6 +32,16 @@ interface Connection {
    * const locker = new PostgresLocker({ connectionString: process.env.DATABASE_URL });
    */
   readonly connectionString?: string;
+  /**
+   * The `sql` of postgres.js, which stays the caller's. The locker makes connections of its own as `sql` does, by the same options, and
+   * ends them on `close()`: while locks are held or asked for, at most `sql.options.max`, and those of callers who wait. Nothing is run
+   * on `sql` itself, so `sql.end()` ends no lock. What differs from a node-postgres `Pool` is in docs/drivers.md.
+   *
+   * @example
+   * const sql = postgres(process.env.DATABASE_URL);
+   * const locker = new PostgresLocker({ sql });
+   */
+  readonly sql?: PostgresJs;
 }
 
 export interface PostgresLockerOptions extends Connection {
@@ -195,6 +206,12 @@ const pool: Check = (got, path) => {
   return typeof max === "number" ? undefined : { path: `${path}.options.max`, got: max, wants: "a number" };
 };
 
+const sql: Check = (got, path) => {
+  if (!isPostgresJs(got)) return { path, got, wants: "the `sql` that postgres.js's `postgres(…)` returns" };
+  const { max } = got.options;
+  return wholeFrom1(max, `${path}.options.max`);
+};
+
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
   ttlEnforcement: optional(oneOf("client", "server")),
@@ -211,6 +228,7 @@ const postgresLockerOptions = exactly("an object", {
     exactly("an object { write, read } of node-postgres Pools", { write: pool, read: optional(pool) }),
   ),
   connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
+  sql: optional(sql),
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
   maxLocksPerSession: optional(wholeFrom1),
@@ -230,18 +248,20 @@ const memoryLockerOptions = exactly("an object", shared);
 /** @throws {InvalidConfigError} */
 export function checkPostgresLockerOptions(options: unknown): PostgresLockerOptions {
   const taken = checked<PostgresLockerOptions>(postgresLockerOptions, options);
-  const given = (["pool", "database", "connectionString"] as const).filter(
+  const given = (["pool", "database", "connectionString", "sql"] as const).filter(
     (field) => taken[field] !== undefined,
   );
   if (given.length === 0) {
     // What was meant, if the variable that should hold it is not set.
-    const [meant = "pool"] = (["connectionString", "database"] as const).filter((field) => field in taken);
+    const [meant = "pool"] = (["connectionString", "database", "sql"] as const).filter(
+      (field) => field in taken,
+    );
     throw new InvalidConfigError({
       field: meant,
       got: undefined,
       wants:
         meant === "pool"
-          ? "a node-postgres Pool (or give `database` or `connectionString`)"
+          ? "a node-postgres Pool (or give `database`, `connectionString` or `sql`)"
           : "given, and not undefined",
     });
   }
@@ -279,6 +299,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "tellKeys",
   "maxWaitingSessions",
   "pool.options.max",
+  "sql.options.max",
   "database.write.options.max",
   "database.read.options.max",
 ]);

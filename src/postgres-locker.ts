@@ -21,8 +21,9 @@ import {
   type PostgresLockerOptions,
 } from "./locker-options.ts";
 import type { Pool } from "./postgres/driver.ts";
+import { ownPool } from "./postgres/own-pool.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
-import { ownPool, PostgresStore } from "./sessions/postgres-store.ts";
+import { PostgresStore } from "./sessions/postgres-store.ts";
 import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 
@@ -43,15 +44,14 @@ export class PostgresLocker implements Locker {
   constructor(options: PostgresLockerOptions) {
     const checked = checkPostgresLockerOptions(options);
     const { namespace = 0, pooler = "refuse", ttlEnforcement = "client", sessions = "shared" } = checked;
-    const { maxLocksPerSession = 1_000, maxWaitingSessions = 4, tellKeys = true, connectionString } = checked;
+    const { maxLocksPerSession = 1_000, maxWaitingSessions = 4, tellKeys = true } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
     const grace = milliseconds(checked.recoveryGrace);
     const recovery =
       grace === undefined ? undefined : new RecoveryGrace({ grace, trustPooler: pooler === "session" });
     const assertTtl = ttlEnforcement === "server" ? assertEnforceableTtl : assertPositiveTtl;
-    const pool = (checked.pool ??
-      checked.database?.write ??
-      ownPool(connectionString as string, connWaitTimeout)) as Pool;
+    const own = ownPool(checked, connWaitTimeout);
+    const pool = (checked.pool ?? checked.database?.write ?? own) as Pool;
     this.#core = new LockerCore({
       namespace,
       telemetry: new Telemetry(checked),
@@ -60,7 +60,7 @@ export class PostgresLocker implements Locker {
       defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),
       store: new PostgresStore({
         pool,
-        ownsPool: connectionString !== undefined,
+        ownsPool: own !== undefined,
         readPool: checked.database?.read,
         namespace,
         connWaitTimeout,

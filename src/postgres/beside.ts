@@ -24,6 +24,7 @@ export async function connectBeside(
 ): Promise<OwnSession> {
   let client: OwnClient | undefined;
   try {
+    if (pool.loadDriver !== undefined) await pool.loadDriver();
     client = clientBeside(pool);
     connecting(client);
     await within(milliseconds, client.connect());

@@ -1,6 +1,6 @@
 import type { EventEmitter } from "node:events";
 import { isIP } from "node:net";
-import type { Client } from "./driver.ts";
+import { type Client, isSelfReliant } from "./driver.ts";
 
 /** Milliseconds for all of a cancellation. */
 const deadline = 5_000;
@@ -14,10 +14,11 @@ const deadline = 5_000;
  * the statement's answer can send the next statement, and the cancellation does not hit that one. The statement may have ended
  * before; a session that is idle is not harmed. After 5 s without an end the connection is reset.
  *
- * Never rejects. Does nothing if the driver is not node-postgres's JavaScript one, or if the client has a stream of the
- * application's own, which can't be made again.
+ * Never rejects. Does nothing if the driver is neither node-postgres's JavaScript one nor postgres.js, or if the client has a stream of
+ * the application's own, which can't be made again.
  */
 export function cancelStatement(client: Client): Promise<void> {
+  if (isSelfReliant(client)) return client.cancelStatement();
   const target = targetOf(client as CancellableClient);
   if (target === undefined) return Promise.resolve();
   return new Promise((resolve) => {
@@ -54,11 +55,12 @@ export function cancelStatement(client: Client): Promise<void> {
 
 /** Whether {@link cancelStatement} can do something for a client. */
 export function isCancellable(client: object): boolean {
-  return targetOf(client as CancellableClient) !== undefined;
+  return isSelfReliant(client) || targetOf(client as CancellableClient) !== undefined;
 }
 
 /** Whether a statement of this text is what the client has sent last: a cancellation hits whatever the server is at. */
 export function isUnderWay(client: object, text: string): boolean {
+  if (isSelfReliant(client)) return client.isUnderWay(text);
   const known = client as Record<"_activeQuery" | "activeQuery", { text?: unknown } | null | undefined>;
   // The other name is that of older versions; in newer ones, it warns.
   const active = "_activeQuery" in client ? known._activeQuery : known.activeQuery;

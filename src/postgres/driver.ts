@@ -11,6 +11,8 @@ export interface Pool {
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "connect" | "remove", listener: (client?: Client) => void): unknown;
   end(): Promise<void>;
+  /** Of a pool of the locker's own: to be called before {@link clientBeside}. */
+  loadDriver?(): Promise<void>;
   readonly totalCount: number;
   readonly idleCount: number;
   /** How many queue for a connection; absent if the pool doesn't tell. */
@@ -30,6 +32,18 @@ export interface Client {
   getTransactionStatus?(): string | null;
   removeListener(event: "error", listener: (error: Error) => void): unknown;
   removeListener(event: "end", listener: () => void): unknown;
+}
+
+/** What a client of another driver than node-postgres does by itself. */
+export interface SelfReliantClient extends Client {
+  destroySocket(): void;
+  cancelStatement(): Promise<void>;
+  isUnderWay(text: string): boolean;
+}
+
+export function isSelfReliant(client: object): client is SelfReliantClient {
+  const { destroySocket, cancelStatement, isUnderWay } = client as Partial<SelfReliantClient>;
+  return [destroySocket, cancelStatement, isUnderWay].every((method) => typeof method === "function");
 }
 
 export interface Result {
@@ -96,6 +110,10 @@ export function announcedBackend(client: Client): number | undefined {
  * hands out no replacement until then.
  */
 export function destroySocket(client: Client): void {
+  if (isSelfReliant(client)) {
+    client.destroySocket();
+    return;
+  }
   const { connection } = client as { connection?: { stream?: { destroy?(): void } } };
   connection?.stream?.destroy?.();
 }
@@ -107,7 +125,7 @@ export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
 
 /** Whether {@link clientBeside} can make one: a pool that somebody has wrapped may hide how. */
 export function canConnectBeside(pool: Pool): boolean {
-  return typeof (pool as { Client?: unknown }).Client === "function";
+  return pool.loadDriver !== undefined || typeof (pool as { Client?: unknown }).Client === "function";
 }
 
 /**

@@ -52,6 +52,7 @@ export class LocksKept {
     // A failover between the two connections puts them on different servers, which fails the check; so a failure is checked again.
     const look = async (): Promise<boolean> => (await areKept(connect)) || areKept(connect);
     try {
+      if (this.#pool.loadDriver !== undefined) await this.#pool.loadDriver();
       const kept = await within(milliseconds, look());
       if (!kept) throw new LocksNotKeptError();
       this.#areProven = true;

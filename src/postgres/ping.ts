@@ -18,6 +18,7 @@ export interface PingTarget {
 export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
   let client: OwnClient | undefined;
   try {
+    if (target.pool.loadDriver !== undefined) await target.pool.loadDriver();
     client = clientBeside(target.pool);
     await within(deadline, ask(client, target));
   } catch (cause) {

@@ -1,6 +1,7 @@
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
 import { belt, durable, fencingToken, holderFit, mayUseBlocks, prepared } from "./sql.ts";
+import { textLiteral } from "./sql-literal.ts";
 
 // The statements of a session on which a caller waits for a lock inside the server.
 
@@ -167,12 +168,6 @@ function suffix(mode: LockMode): string {
 /** Quoted, because the smallest id isn't a literal of its type without the sign. */
 function idLiteral(id: bigint): string {
   return `'${BigInt.asIntN(64, id)}'::pg_catalog.int8`;
-}
-
-/** With `E`, a text means the same whatever `standard_conforming_strings` says; without a dollar, it ends no block. */
-function textLiteral(text: string): string {
-  const escaped: Record<string, string> = { "'": "''", "\\": "\\\\", $: "\\x24" };
-  return `E'${text.replace(/[\\'$]/g, (character) => escaped[character] ?? character)}'`;
 }
 
 /**

@@ -1,8 +1,7 @@
-import pg from "pg";
 import type { Pool } from "../postgres/driver.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { type PingTarget, pingPool } from "../postgres/ping.ts";
-import { endPool, watchConnections, watchPool } from "../postgres/reservation.ts";
+import { endPool, watchPool } from "../postgres/reservation.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import { DedicatedSessions } from "./dedicated-sessions.ts";
@@ -41,20 +40,6 @@ export interface PostgresStoreOptions {
   readonly recovery: RecoveryGrace | undefined;
   /** Whoever waits may find a place in the server. */
   onPlaceFree(): void;
-}
-
-/** A pool of the locker's own. */
-export function ownPool(connectionString: string, connWaitTimeout: number): Pool {
-  const pool = new pg.Pool({
-    connectionString,
-    keepAlive: true,
-    // A locker that holds nothing doesn't keep the process alive; one that holds or waits does.
-    allowExitOnIdle: true,
-    // A connection that is never answered would keep the process alive after close().
-    connectionTimeoutMillis: boundedWait(connWaitTimeout),
-  }) as Pool;
-  watchConnections(pool);
-  return pool;
 }
 
 /** Locks as session advisory locks of a PostgreSQL. */

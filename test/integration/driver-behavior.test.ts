@@ -130,6 +130,35 @@ describe("a node-postgres pool", () => {
   });
 });
 
+describe("a reserved connection of postgres.js whose session has been terminated", () => {
+  const reserved = async (kind: string): Promise<Child> => {
+    const child = Child.start("reserved-postgres-js.mjs", {
+      args: [kind],
+      env: { DATABASE_URL: databaseUrl() },
+    });
+    const { pid } = await child.message((message) => "pid" in message);
+    await onServer("select pg_terminate_backend($1)", [pid]);
+    const gone = async () =>
+      (await onServer("select from pg_stat_activity where pid = $1", [pid])).length === 0;
+    await until(gone);
+    child.send({});
+    return child;
+  };
+
+  test("tells nobody, and takes the process down at the next statement", async () => {
+    await using child = await reserved("own");
+    expect(await child.exited).toEqual({ code: 1, signal: null });
+    expect(child.stderr).toMatch(/Cannot read properties of null \(reading 'write'\)/);
+  });
+
+  test("goes on with another session, once somebody else's statement has had the pool connect anew", async () => {
+    await using child = await reserved("others");
+    const { pid } = await child.message((message) => "pid" in message);
+    const { again } = await child.message((message) => "again" in message);
+    expect(again).not.toBe(pid);
+  });
+});
+
 describe("Node.js", () => {
   // https://nodejs.org/docs/latest-v20.x/api/timers.html#settimeoutcallback-delay-args
   test("fires a timer of more than 2^31-1 ms at once, with a warning", async () => {

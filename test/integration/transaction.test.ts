@@ -17,6 +17,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { isOverPostgresJs } from "../support/driver.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -80,7 +81,7 @@ describe("withTransaction", () => {
       await client.query(write, ["without it"]);
     });
     await expect(running).rejects.toThrow("the function had ended the transaction itself, and so the lock");
-    expect(pool.idleCount).toBe(1);
+    if (!isOverPostgresJs) expect(pool.idleCount).toBe(1);
     await locker.withTransaction(key, () => {});
   });
 
@@ -173,11 +174,11 @@ describe("withTransaction", () => {
     };
     await Promise.all(Array.from({ length: 20 }, caller));
     await until(() => pool.idleCount === pool.totalCount);
-    const open = await onServer(
-      "select from pg_stat_activity where datname = $1 and state like 'idle in transaction%'",
-      [new URL(databaseUrl()).pathname.slice(1)],
-    );
-    expect(open).toEqual([]);
+    const open = () =>
+      onServer("select from pg_stat_activity where datname = $1 and state like 'idle in transaction%'", [
+        new URL(databaseUrl()).pathname.slice(1),
+      ]);
+    await until(async () => (await open()).length === 0);
   });
 
   test("if its session ends midway, nothing is committed, and the process lives", async () => {

@@ -1,6 +1,7 @@
 // What fits an option, and what does not. Checked by `tsc`, never run: an error that goes missing is an error.
 import { ConsecutiveBreaker, circuitBreaker, handleAll } from "cockatiel";
 import pg from "pg";
+import postgres from "postgres";
 import { type Lock, type Locker, type Logger, PostgresLocker } from "../../src/index.ts";
 import { type LockerDeviation, testLockerContract } from "../../src/testing/index.ts";
 
@@ -15,6 +16,10 @@ export function compiles(): readonly PostgresLocker[] {
   return [
     new PostgresLocker({ pool, logger, circuitBreaker: breaker }),
     new PostgresLocker({ database: { write: pool, read: pool }, logger: pinoLike }),
+    new PostgresLocker({ sql: postgres() }),
+    new PostgresLocker({
+      sql: postgres("", { types: { bigint: postgres.BigInt }, transform: postgres.camel }),
+    }),
   ];
 }
 
@@ -27,6 +32,10 @@ export async function doesNotCompile(): Promise<void> {
   lock.key = "other";
   // @ts-expect-error a client is not a pool
   new PostgresLocker({ pool: new pg.Client() });
+  // @ts-expect-error nor is the function that makes a `sql`
+  new PostgresLocker({ sql: postgres });
+  // @ts-expect-error nor a transaction of it
+  await postgres().begin((sql) => new PostgresLocker({ sql }).close());
   // @ts-expect-error a deviation that there is not
   const deviation: LockerDeviation = "no-ping";
   // @ts-expect-error a contract needs a runner

@@ -1,0 +1,340 @@
+import { EventEmitter } from "node:events";
+import type { Socket } from "node:net";
+import { within } from "../runtime/clock.ts";
+import { type OwnClient, type Query, query, type Result } from "./driver.ts";
+import {
+  type Engine,
+  type EngineQuery,
+  type EngineResult,
+  type EngineRows,
+  loadPostgresJs,
+  type PostgresJsOptions,
+} from "./postgres-js.ts";
+import { ServerMessages } from "./server-messages.ts";
+import { type Address, addressesOf, connectedAddress, openSocket } from "./server-socket.ts";
+import { ping } from "./sql.ts";
+import { withLiterals } from "./sql-literal.ts";
+
+/** Milliseconds for all of a cancellation. */
+const cancelDeadline = 5_000;
+/** Seconds that postgres.js has to end a connection politely. */
+const endWithin = 5;
+
+export interface PostgresJsClientOptions {
+  readonly postgresJs: PostgresJsOptions;
+}
+
+//   new ──connect()──▶ open ──end(), destroySocket(), the server, the network──▶ closed
+type State =
+  | { readonly is: "new" }
+  | { readonly is: "open"; readonly engine: Engine; readonly socket: Socket; readonly address: Address }
+  | { readonly is: "closed"; readonly cause: Error };
+
+interface Asked {
+  readonly text: string;
+  fail: (error: Error) => void;
+}
+
+/** What `query` returns to a function that has the client of a transaction. */
+export interface NamedRows {
+  readonly rows: unknown[];
+  readonly rowCount: number | null;
+  readonly command: string;
+}
+
+/**
+ * One connection of postgres.js, with the face of a client of node-postgres.
+ *
+ * It is an instance of postgres.js of its own, for one connection, on a socket that this client has made: so it is known at once when the
+ * connection has gone, nothing is ever connected anew, and the socket can be cut. What postgres.js itself does in the background, and
+ * whose failure would end the process, is left out: it reads no list of types, looks for no state of the server, and asks for no
+ * password.
+ */
+export class PostgresJsClient extends EventEmitter implements OwnClient {
+  readonly #options: PostgresJsOptions;
+  #messages = new ServerMessages();
+  #state: State = { is: "new" };
+  /** Of the connection that is being made, or is there. */
+  #socket: Socket | undefined;
+  #isEnding = false;
+  /** What the server is at, and what comes after that. */
+  readonly #underWay: Asked[] = [];
+
+  constructor({ postgresJs }: PostgresJsClientOptions) {
+    super();
+    this.#options = postgresJs;
+  }
+
+  /** The backend that the server announced. */
+  get processID(): number | undefined {
+    return this.#messages.announced?.pid;
+  }
+
+  get isOpen(): boolean {
+    return this.#state.is === "open";
+  }
+
+  getTransactionStatus(): string | null {
+    return this.#messages.transactionStatus;
+  }
+
+  /**
+   * Of several hosts, takes the first that is a primary, because locks live there; if none is, the last that could be reached.
+   *
+   * @throws {Error} no connection, within the options' `connect_timeout`; the driver's or the system's own
+   */
+  async connect(): Promise<void> {
+    const seconds = this.#options.connect_timeout ?? 0;
+    const connecting = this.#connect();
+    try {
+      await (seconds > 0 ? within(seconds * 1_000, connecting) : connecting);
+    } catch (error) {
+      this.destroySocket();
+      throw error;
+    }
+  }
+
+  async #connect(): Promise<void> {
+    const addresses = addressesOf(this.#options);
+    const last = addresses.at(-1);
+    for (const address of addresses) {
+      try {
+        await this.#connectTo(address);
+        if (address === last || (await this.#isPrimary())) return;
+      } catch (error) {
+        if (address === last || this.#state.is === "closed") throw error;
+      }
+      await this.#leave();
+    }
+  }
+
+  async #isPrimary(): Promise<boolean> {
+    const { rows } = await this.query(query(ping, []));
+    const [isStandby] = JSON.parse(String(rows[0]?.[0])) as [boolean];
+    return !isStandby;
+  }
+
+  /** For the next host. */
+  async #leave(): Promise<void> {
+    if (this.#state.is !== "open") return;
+    const { engine, socket } = this.#state;
+    this.#state = { is: "new" };
+    await engine.end({ timeout: endWithin }).catch(() => {});
+    socket.destroy();
+  }
+
+  async #connectTo(address: Address): Promise<void> {
+    const make = await loadPostgresJs();
+    const { pass } = this.#options;
+    const password = typeof pass === "function" ? await pass() : pass;
+    const socket = await openSocket(this.#options, address, (opened) => {
+      this.#socket = opened;
+      // One that fails without a listener ends the process.
+      opened.on("error", () => {});
+      if (this.#state.is === "closed") opened.destroy();
+    });
+    const messages = new ServerMessages();
+    this.#messages = messages;
+    let failure: Error | undefined;
+    const reason = (): Error => messages.fatal ?? failure ?? new Error("Connection terminated unexpectedly");
+    socket.on("data", (bytes: Buffer) => {
+      messages.read(bytes);
+      // postgres.js keeps the reason to itself, and tells them that the connection was closed, when it is.
+      if (messages.fatal !== undefined) for (const { fail } of this.#underWay) fail(messages.fatal);
+    });
+    socket.on("error", (error) => {
+      failure = error;
+    });
+    // The server says no more: what it is at has no answer.
+    socket.on("end", () => socket.destroy());
+    socket.on("close", () => {
+      // postgres.js takes every listener away now.
+      queueMicrotask(() => socket.on("error", () => {}));
+      if (this.#state.is === "open" && this.#state.socket === socket) this.#closed(reason());
+    });
+    const engine = make(this.#engineOptions({ socket, address, password, reason }));
+    try {
+      // Nothing is asked, but postgres.js connects for it.
+      await engine.unsafe("", []);
+    } catch (error) {
+      socket.destroy();
+      throw isOfServer(error) ? error : reason();
+    }
+    if (this.#state.is === "closed") throw this.#state.cause;
+    this.#state = { is: "open", engine, socket, address: connectedAddress(socket, address) };
+  }
+
+  /** As the options have it, but for one connection, on this socket alone, and without what runs by itself. */
+  #engineOptions(made: { socket: Socket; address: Address; password: string; reason: () => Error }): object {
+    const { transform, shared } = this.#options;
+    const { socket, address, password, reason } = made;
+    let isTaken = false;
+    return {
+      ...this.#options,
+      max: 1,
+      ...("path" in address.at ? {} : { host: [address.at.host], port: [address.at.port], path: false }),
+      pass: password,
+      // The socket has it already.
+      ssl: false,
+      socket: () => {
+        // It would connect anew, by itself.
+        if (isTaken) throw reason();
+        isTaken = true;
+        return socket;
+      },
+      fetch_types: false,
+      target_session_attrs: null,
+      idle_timeout: null,
+      max_lifetime: null,
+      connect_timeout: null,
+      no_subscribe: true,
+      debug: false,
+      onnotice: () => {},
+      onparameter: undefined,
+      onclose: undefined,
+      onnotify: (channel: string, payload: string) => this.emit("notification", { channel, payload }),
+      parameters: {},
+      shared: { ...shared, retries: 0 },
+      transform: { ...transform, row: { ...transform.row, from: withoutRaw(transform.row?.from) } },
+    };
+  }
+
+  /** A statement of the locker's: every value as the server wrote it. */
+  query(asked: Query): Promise<Result>;
+  query(script: Omit<Query, "values">): Promise<Result | readonly Result[]>;
+  /** A statement of whoever has the client of a transaction: rows by name, read as postgres.js does. */
+  query(text: string, values?: readonly unknown[]): Promise<NamedRows>;
+  async query(
+    asked: Query | Omit<Query, "values"> | string,
+    given: readonly unknown[] = [],
+  ): Promise<Result | readonly Result[] | NamedRows> {
+    const engine = this.#engine();
+    if (typeof asked === "string") {
+      const result = await this.#send(asked, () => engine.unsafe(asked, given.map(asParameter)));
+      return lastOf(result, namedRows);
+    }
+    // One message: with parameters, postgres.js would ask for their types first, and write the values as the application has it.
+    const text = "values" in asked ? withLiterals(asked.text, asked.values) : asked.text;
+    const result = await this.#send(asked.text, () => engine.unsafe(text, []).raw());
+    return lastOf(result, rawRows);
+  }
+
+  async #send(text: string, ask: () => EngineQuery | ReturnType<EngineQuery["raw"]>): Promise<EngineResult> {
+    const asked: Asked = { text, fail: () => {} };
+    const failed = new Promise<never>((_, reject) => {
+      asked.fail = reject;
+    });
+    this.#underWay.push(asked);
+    try {
+      return await Promise.race([ask(), failed]);
+    } catch (error) {
+      throw this.#state.is === "closed" && !isOfServer(error) ? this.#state.cause : error;
+    } finally {
+      this.#underWay.splice(this.#underWay.indexOf(asked), 1);
+    }
+  }
+
+  #engine(): Engine {
+    if (this.#state.is === "open") return this.#state.engine;
+    throw this.#state.is === "closed" ? this.#state.cause : new Error("the client is not connected");
+  }
+
+  /** Whether a statement of this text is what the server is at. */
+  isUnderWay(text: string): boolean {
+    return this.#underWay[0]?.text === text;
+  }
+
+  /** As {@link cancelStatement} of `cancel.ts`. Never rejects. */
+  async cancelStatement(): Promise<void> {
+    const { announced } = this.#messages;
+    if (this.#state.is !== "open" || announced === undefined) return;
+    let socket: Socket | undefined;
+    const cancel = async (address: Address): Promise<void> => {
+      const connected = await openSocket(this.#options, address, (opened) => {
+        socket = opened;
+        opened.on("error", () => {});
+      });
+      const closed = new Promise<void>((resolve) => connected.once("close", resolve));
+      connected.resume();
+      connected.write(cancelRequest(announced.pid, announced.secret));
+      await closed;
+    };
+    try {
+      await within(cancelDeadline, cancel(this.#state.address));
+    } catch {
+      // A reset takes back what the system has not sent yet: it would hit some later statement.
+      socket?.resetAndDestroy?.();
+    } finally {
+      socket?.destroy();
+    }
+  }
+
+  /** Ends it politely. Resolves when it is closed. */
+  async end(): Promise<void> {
+    this.#isEnding = true;
+    if (this.#state.is === "open") await this.#state.engine.end({ timeout: endWithin });
+    this.destroySocket();
+  }
+
+  /** Closes the socket at once; what is under way fails. */
+  destroySocket(): void {
+    this.#socket?.destroy();
+    this.#closed(new Error("the connection was closed"));
+  }
+
+  ref(): void {
+    this.#socket?.ref?.();
+  }
+
+  unref(): void {
+    this.#socket?.unref?.();
+  }
+
+  #closed(cause: Error): void {
+    if (this.#state.is === "closed") return;
+    const wasOpen = this.#state.is === "open";
+    this.#state = { is: "closed", cause };
+    if (!wasOpen) return;
+    if (!this.#isEnding && this.listenerCount("error") > 0) this.emit("error", cause);
+    this.emit("end");
+  }
+}
+
+/** The application's own transformation of rows is not for ours, which are arrays. */
+function withoutRaw(from: ((row: unknown) => unknown) | undefined): typeof from {
+  return from && ((row) => (Array.isArray(row) ? row : from(row)));
+}
+
+function lastOf<T>(result: EngineResult, read: (rows: EngineRows) => T): T {
+  const last = "command" in result ? result : result.at(-1);
+  if (last === undefined) throw new Error("the server answered nothing");
+  return read(last);
+}
+
+function rawRows(rows: EngineRows): Result {
+  const texts = (row: unknown): Array<string | null> =>
+    (row as ReadonlyArray<Buffer | null>).map((value) => value?.toString() ?? null);
+  return { rows: Array.from(rows, texts), command: rows.command ?? "" };
+}
+
+function namedRows(rows: EngineRows): NamedRows {
+  return { rows: Array.from(rows), rowCount: rows.count, command: rows.command ?? "" };
+}
+
+/** As node-postgres has it, an `undefined` is a null. */
+function asParameter(value: unknown): unknown {
+  return value === undefined ? null : value;
+}
+
+/** https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-CANCELREQUEST */
+function cancelRequest(pid: number, secret: Buffer): Buffer {
+  const head = Buffer.alloc(12);
+  head.writeUInt32BE(head.length + secret.length, 0);
+  head.writeUInt32BE(80877102, 4);
+  head.writeUInt32BE(pid, 8);
+  return Buffer.concat([head, secret]);
+}
+
+function isOfServer(error: unknown): boolean {
+  return error instanceof Error && "severity" in error;
+}

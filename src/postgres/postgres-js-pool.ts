@@ -1,0 +1,153 @@
+import { EventEmitter } from "node:events";
+import type { Client, Pool, Release } from "./driver.ts";
+import { optionsOf, type PostgresJs } from "./postgres-js.ts";
+import { PostgresJsClient, type PostgresJsClientOptions } from "./postgres-js-client.ts";
+
+type Connected = Parameters<Pool["connect"]>[0];
+
+/** Milliseconds that a connection is kept for the next who wants one. */
+const idleTimeout = 10_000;
+
+/**
+ * A pool of the locker's own over postgres.js: connections as its `sql` makes them, and at most as many as that may have. Those that lie
+ * idle keep no process alive.
+ */
+export class PostgresJsPool extends EventEmitter implements Pool {
+  /** Of which {@link clientBeside} makes one. */
+  readonly Client = PostgresJsClient;
+  readonly options: PostgresJsClientOptions & { readonly max: number };
+  readonly #clients = new Set<PostgresJsClient>();
+  readonly #dialing = new Set<PostgresJsClient>();
+  readonly #idle = new Map<PostgresJsClient, Idle>();
+  readonly #queue: Connected[] = [];
+  #isEnded = false;
+  #onEmpty: () => void = () => {};
+
+  constructor(sql: PostgresJs) {
+    super();
+    this.options = { max: sql.options.max, postgresJs: optionsOf(sql) };
+  }
+
+  get totalCount(): number {
+    return this.#clients.size;
+  }
+
+  get idleCount(): number {
+    return this.#idle.size;
+  }
+
+  get waitingCount(): number {
+    return this.#queue.length;
+  }
+
+  connect(callback: Connected): void {
+    if (this.#isEnded) {
+      callback(new Error("the pool has ended"), undefined);
+      return;
+    }
+    const [client] = [...this.#idle.keys()].slice(-1);
+    if (client !== undefined) {
+      this.#take(client);
+      this.#hand(client, callback);
+    } else if (this.#clients.size < this.options.max) {
+      this.#dial(callback);
+    } else {
+      this.#queue.push(callback);
+    }
+  }
+
+  /** Resolves when the last connection is back. Those that are being made are given up. */
+  async end(): Promise<void> {
+    this.#isEnded = true;
+    for (const callback of this.#queue.splice(0)) callback(new Error("the pool has ended"), undefined);
+    for (const client of this.#dialing) client.destroySocket();
+    const empty = new Promise<void>((resolve) => {
+      this.#onEmpty = resolve;
+    });
+    const idle = [...this.#idle.keys()];
+    for (const client of idle) this.#take(client);
+    await Promise.all(idle.map((client) => client.end().catch(() => {})));
+    for (const client of idle) this.#remove(client);
+    if (this.#clients.size > 0) await empty;
+  }
+
+  #dial(callback: Connected): void {
+    const client = new PostgresJsClient(this.options);
+    this.#clients.add(client);
+    this.#dialing.add(client);
+    client.connect().then(
+      () => {
+        this.#dialing.delete(client);
+        this.emit("connect", client);
+        this.#hand(client, callback);
+      },
+      (error: Error) => {
+        this.#dialing.delete(client);
+        this.#remove(client);
+        callback(error, undefined);
+      },
+    );
+  }
+
+  #hand(client: PostgresJsClient, callback: Connected): void {
+    let isReleased = false;
+    const release: Release = (destroy) => {
+      if (isReleased) return;
+      isReleased = true;
+      this.#release(client, destroy);
+    };
+    callback(undefined, client as Client, release);
+  }
+
+  #release(client: PostgresJsClient, destroy: Error | boolean | undefined): void {
+    const isUsable = client.isOpen && client.getTransactionStatus() === "I";
+    if (destroy || this.#isEnded || !isUsable) {
+      client.destroySocket();
+      this.#remove(client);
+      return;
+    }
+    const next = this.#queue.shift();
+    if (next !== undefined) this.#hand(client, next);
+    else this.#rest(client);
+  }
+
+  #rest(client: PostgresJsClient): void {
+    const onEnd = (): void => {
+      this.#take(client);
+      this.#remove(client);
+    };
+    const timer = setTimeout(() => {
+      this.#take(client);
+      client.end().then(
+        () => this.#remove(client),
+        () => this.#remove(client),
+      );
+    }, idleTimeout).unref();
+    this.#idle.set(client, { timer, onEnd });
+    client.on("end", onEnd);
+    client.unref();
+  }
+
+  #take(client: PostgresJsClient): void {
+    const idle = this.#idle.get(client);
+    if (idle === undefined) return;
+    this.#idle.delete(client);
+    clearTimeout(idle.timer);
+    client.removeListener("end", idle.onEnd);
+    client.ref();
+  }
+
+  /** Its place is the next one's. */
+  #remove(client: PostgresJsClient): void {
+    if (!this.#clients.delete(client)) return;
+    this.emit("remove", client);
+    const next = this.#isEnded ? undefined : this.#queue.shift();
+    if (next !== undefined) this.#dial(next);
+    if (this.#clients.size === 0) this.#onEmpty();
+  }
+}
+
+interface Idle {
+  readonly timer: NodeJS.Timeout;
+  onEnd(): void;
+}
