@@ -2,7 +2,7 @@ import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
 import { milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import { int32Range, isInt32 } from "./contract/lock-id.ts";
-import type { Duration, Logger } from "./contract/locker.ts";
+import type { Duration, Logger, TransactionClient } from "./contract/locker.ts";
 import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { isPostgresJs, type PostgresJs } from "./postgres/postgres-js.ts";
@@ -36,10 +36,6 @@ interface Connection {
    * The `sql` of postgres.js, which stays the caller's. The locker makes connections of its own as `sql` does, by the same options, and
    * ends them on `close()`: while locks are held or asked for, at most `sql.options.max`, and those of callers who wait. Nothing is run
    * on `sql` itself, so `sql.end()` ends no lock. What differs from a node-postgres `Pool` is in docs/drivers.md.
-   *
-   * @example
-   * const sql = postgres(process.env.DATABASE_URL);
-   * const locker = new PostgresLocker({ sql });
    */
   readonly sql?: PostgresJs;
 }
@@ -180,7 +176,25 @@ export interface MemoryLockerOptions
   extends Pick<
     PostgresLockerOptions,
     "namespace" | "ttlEnforcement" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
-  > {}
+  > {
+  /**
+   * Makes the client of a transaction, which `withTransaction` hands to its function: a fake that notes what it is told, or one of a
+   * database for tests, such as PGlite. The locker tells it `begin` before the function, and `commit` or `rollback` after it, and nothing
+   * else. A client that is given to `withTransaction` is the caller's: it is told nothing.
+   *
+   * Called once for each `withTransaction` without a `client`, under the lock. If it throws, so does `withTransaction`.
+   *
+   * @default a client whose `query` rejects with `InvalidConfigError`, and which is told nothing
+   * @example
+   * const told: string[] = [];
+   * const query = async (text: string) => {
+   *   told.push(text);
+   *   return { rows: [] };
+   * };
+   * const locker = new MemoryLocker({ transaction: () => ({ query }) });
+   */
+  readonly transaction?: () => TransactionClient | Promise<TransactionClient>;
+}
 
 const wholeFrom1 = is(
   "a whole number from 1 up",
@@ -243,7 +257,12 @@ const postgresLockerOptions = exactly("an object", {
   pooler: optional(oneOf("refuse", "session")),
 });
 
-const memoryLockerOptions = exactly("an object", shared);
+const memoryLockerOptions = exactly("an object", {
+  ...shared,
+  transaction: optional(
+    is("a function that makes the client of a transaction", (value) => typeof value === "function"),
+  ),
+});
 
 /** @throws {InvalidConfigError} */
 export function checkPostgresLockerOptions(options: unknown): PostgresLockerOptions {

@@ -1,21 +1,26 @@
 import { inspect } from "node:util";
-import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { InvalidConfigError } from "./contract/errors.ts";
 import type {
   AcquireOptions,
   CloseOptions,
   Lock,
-  Locker,
   LockerStats,
   LockGroup,
   PingOptions,
+  TransactionClient,
+  TransactionLocker,
+  TransactionOptions,
   TryResult,
 } from "./contract/locker.ts";
 import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
+import { begin, commit, rollback } from "./postgres/sql-transaction.ts";
 import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./sessions/grant.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
+import { carry } from "./waiting/reentrancy.ts";
 
 /**
  * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing.
@@ -23,8 +28,9 @@ import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
  * A lock whose TTL has passed keeps others out until its holder releases it, as with `PostgresLocker`; with `ttlEnforcement:
  * "server"`, too, it goes to the next caller.
  */
-export class MemoryLocker implements Locker {
+export class MemoryLocker implements TransactionLocker {
   readonly #core: LockerCore;
+  readonly #transaction: (() => TransactionClient | Promise<TransactionClient>) | undefined;
   readonly #shown: object;
 
   /** @throws {InvalidConfigError} names the field, what it got and what it wants */
@@ -41,12 +47,14 @@ export class MemoryLocker implements Locker {
       defaultTtl,
       store: new MemoryStore({ isEnforced }),
     });
+    this.#transaction = checked.transaction;
     // So that `const { acquire } = locker` works.
     this.acquire = this.acquire.bind(this);
     this.tryAcquire = this.tryAcquire.bind(this);
     this.acquireAll = this.acquireAll.bind(this);
     this.withLock = this.withLock.bind(this);
     this.tryWithLock = this.tryWithLock.bind(this);
+    this.withTransaction = this.withTransaction.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -76,6 +84,40 @@ export class MemoryLocker implements Locker {
     return this.#core.tryWithLock(key, fn, options);
   }
 
+  /**
+   * Runs `fn` under the lock of `key`, with the client that the option `transaction` makes, which is told `begin`, and `commit` or
+   * `rollback`; or with that of `options.client`, which is told nothing.
+   *
+   * The lock lasts until `fn` has ended, also with a client of the caller's, whose transaction `PostgresLocker` would wait for. There is
+   * no server to end a transaction that is idle: a `ttl` is checked, and otherwise means nothing.
+   *
+   * @throws what `acquire` throws; then `fn` has not run
+   * @throws {LockLostError} the locker was closed meanwhile; nothing is committed
+   * @throws what `fn`, the option `transaction` or the client throws
+   */
+  async withTransaction<T, C extends TransactionClient = TransactionClient>(
+    key: string,
+    fn: (client: C) => T | Promise<T>,
+    options: TransactionOptions<C> = {},
+  ): Promise<T> {
+    assertFunction(fn);
+    const { client, ...rest } = assertTransactionOptions(options);
+    return await this.withLock(
+      key,
+      async (lock) => {
+        if (client !== undefined) return await fn(client as C);
+        if (this.#transaction === undefined) return await fn(withoutTransaction as C);
+        const made = (await this.#transaction()) as C;
+        return await inTransaction(made, async () => {
+          const value = await fn(made);
+          lock.assertHeld();
+          return value;
+        });
+      },
+      rest,
+    );
+  }
+
   ping(options?: PingOptions): Promise<void> {
     return this.#core.ping(options);
   }
@@ -97,6 +139,27 @@ export class MemoryLocker implements Locker {
   [inspect.custom](_depth: unknown, options: object): string {
     return `MemoryLocker ${inspect({ ...this.#shown, ...this.stats() }, options)}`;
   }
+}
+
+/** What a function is given if the test has not said what: one that needs no client does without. */
+const withoutTransaction: TransactionClient = {
+  query: async () => {
+    const wants = "given to MemoryLocker, if a transaction is to have a client";
+    throw new InvalidConfigError({ field: "transaction", got: undefined, wants });
+  },
+};
+
+async function inTransaction<T>(client: TransactionClient, work: () => Promise<T>): Promise<T> {
+  await client.query(begin.text);
+  let value: T;
+  try {
+    value = await work();
+  } catch (error) {
+    await client.query(rollback.text).catch((suppressed: unknown) => carry(error, suppressed));
+    throw error;
+  }
+  await client.query(commit.text);
+  return value;
 }
 
 /** Locks of one process. */

@@ -5,11 +5,11 @@ import type {
   AcquireOptions,
   CloseOptions,
   Lock,
-  Locker,
   LockerStats,
   LockGroup,
   PingOptions,
   TransactionClient,
+  TransactionLocker,
   TransactionOptions,
   TryResult,
 } from "./contract/locker.ts";
@@ -35,7 +35,7 @@ import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
  * const locker = new PostgresLocker({ pool, namespace: 7 });
  * await using lock = await locker.acquire("invoice:42", { ttl: "30s" });
  */
-export class PostgresLocker implements Locker {
+export class PostgresLocker implements TransactionLocker {
   readonly #core: LockerCore;
   readonly #transactions: LocksInTransactions;
   readonly #shown: { readonly namespace: number; readonly sessions: string; readonly ttlEnforcement: string };

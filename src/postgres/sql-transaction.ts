@@ -40,6 +40,7 @@ const listed = (id: string): string => `pg_catalog.pg_locks as listed
  */
 export const begin = statement("begin isolation level read committed");
 export const rollback = statement("rollback");
+export const commit = statement("commit");
 
 /** Has the server hear of the session; outside of a statement, its time-out of an idle transaction begins anew. */
 export const keepAlive = statement("");

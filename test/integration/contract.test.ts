@@ -16,6 +16,7 @@ const pools = [createPool({ max: 40 }), createPool()] as const;
 for (const [sessions, ttlEnforcement] of rows) {
   testLockerContract(`PostgresLocker, ${sessions} sessions, TTL enforced by the ${ttlEnforcement}`, {
     runner: { describe, test },
+    transactions: true,
     create: async () => ({
       locker: new PostgresLocker({ pool: pools[0], sessions, ttlEnforcement }),
       another: () => new PostgresLocker({ pool: pools[1], sessions, ttlEnforcement }),

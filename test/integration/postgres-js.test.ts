@@ -34,11 +34,13 @@ for (const [sessions, ttlEnforcement] of [
 ] as const) {
   testLockerContract(`over postgres.js, ${sessions} sessions, TTL enforced by the ${ttlEnforcement}`, {
     runner: { describe, test },
+    transactions: true,
     create: async () => ({
       locker: new PostgresLocker({ sql: sqlOf(), sessions, ttlEnforcement }),
       another: () => new PostgresLocker({ sql: sqlOf(), sessions, ttlEnforcement }),
     }),
     deviations: ttlEnforcement === "client" ? ["lapsed-lock-stays"] : [],
+    concurrent: true,
   });
 }
 

@@ -1,7 +1,14 @@
 // What must not compile. Checked by `tsc`, never run: an error that goes missing is an error.
 
 import type { PoolClient } from "pg";
-import type { Lock, Locker, MemoryLocker, PostgresLocker } from "../../src/index.ts";
+import type {
+  Lock,
+  Locker,
+  MemoryLocker,
+  PostgresLocker,
+  TransactionClient,
+  TransactionLocker,
+} from "../../src/index.ts";
 import { lockId } from "../../src/index.ts";
 
 declare const locker: Locker;
@@ -29,6 +36,33 @@ export async function transactionsCompile(postgres: PostgresLocker, client: Pool
   // @ts-expect-error a lock of a transaction has no token
   await postgres.withTransaction("key", () => {}, { fencing: true });
   return rows;
+}
+
+/** As production code is typed, for either of the two. */
+export class Invoices {
+  readonly #locker: TransactionLocker;
+
+  constructor(locker: TransactionLocker) {
+    this.#locker = locker;
+  }
+
+  pay(id: number, client?: PoolClient): Promise<boolean> {
+    const paying = async (tx: TransactionClient) =>
+      (await tx.query("update invoice set paid = true where id = $1", [id])).rows.length > 0;
+    return this.#locker.withTransaction("invoice", paying, { wait: "5s", ...(client && { client }) });
+  }
+
+  count(client: PoolClient): Promise<number | null> {
+    return this.#locker.withTransaction("invoice", async (tx) => (await tx.query("select")).rowCount, {
+      client,
+    });
+  }
+}
+
+export function injectedCompiles(postgres: PostgresLocker, memory: MemoryLocker): readonly Invoices[] {
+  // @ts-expect-error a locker that need not have transactions
+  const without: TransactionLocker = locker;
+  return [new Invoices(postgres), new Invoices(memory), new Invoices(without)];
 }
 
 export async function doesNotCompile(): Promise<void> {

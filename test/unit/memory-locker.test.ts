@@ -1,5 +1,11 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { InvalidConfigError, InvalidTtlError, MemoryLocker } from "../../src/index.ts";
+import {
+  InvalidConfigError,
+  InvalidTtlError,
+  MemoryLocker,
+  type TransactionClient,
+  type TransactionLocker,
+} from "../../src/index.ts";
 import { testLockerContract } from "../../src/testing/contract/contract-suite.ts";
 
 for (const ttlEnforcement of ["client", "server"] as const) {
@@ -12,6 +18,7 @@ for (const ttlEnforcement of ["client", "server"] as const) {
     }),
     deviations: ttlEnforcement === "client" ? ["instance-local", "lapsed-lock-stays"] : ["instance-local"],
     concurrent: true,
+    transactions: true,
   });
 }
 
@@ -42,4 +49,85 @@ test("a TTL that a server couldn't enforce is refused if one is to", async () =>
 
 test("an enforcement that there is not is refused", () => {
   expect(() => new MemoryLocker({ ttlEnforcement: "none" as "server" })).toThrow(InvalidConfigError);
+});
+
+describe("the client of a transaction of MemoryLocker", () => {
+  const fake = (failsAt?: string): TransactionClient & { told: string[] } => {
+    const told: string[] = [];
+    const query = async (text: string, values: unknown[] = []) => {
+      told.push([text.split(" ")[0], ...values].join(" "));
+      if (text === failsAt) throw new Error(`no ${text} today`);
+      return { rows: [{ paid: true }] };
+    };
+    return { query, told };
+  };
+
+  /** As an application has it, which knows nothing of where its locks are. */
+  const pay = (locker: TransactionLocker, client?: TransactionClient): Promise<unknown> =>
+    locker.withTransaction(
+      "invoice:42",
+      async (tx) => {
+        const { rows } = await tx.query("update invoice set paid = true where id = $1 returning paid", [42]);
+        return rows[0]?.["paid"];
+      },
+      client && { client },
+    );
+
+  test("is what the test makes, which is told to begin and to commit", async () => {
+    const client = fake();
+    await using locker = new MemoryLocker({ transaction: async () => client });
+    expect(await pay(locker)).toBe(true);
+    expect(client.told).toEqual(["begin", "update 42", "commit"]);
+  });
+
+  test("is told to roll back what failed, of which the caller hears", async () => {
+    const client = fake();
+    await using locker = new MemoryLocker({ transaction: () => client });
+    const failing = locker.withTransaction("key", async (tx) => {
+      await tx.query("insert");
+      throw new Error("the function's own");
+    });
+    await expect(failing).rejects.toThrow("the function's own");
+    expect(client.told).toEqual(["begin", "insert", "rollback"]);
+    await (await locker.acquire("key")).release();
+  });
+
+  test("that can't roll back says so with what failed, and one that can't commit says so alone", async () => {
+    await using rolling = new MemoryLocker({ transaction: () => fake("rollback") });
+    const failing = rolling.withTransaction("key", () => {
+      throw new Error("the function's own");
+    });
+    await expect(failing).rejects.toMatchObject({
+      message: "the function's own",
+      suppressed: { message: "no rollback today" },
+    });
+    await using committing = new MemoryLocker({ transaction: () => fake("commit") });
+    await expect(committing.withTransaction("key", () => {})).rejects.toThrow("no commit today");
+    await (await committing.acquire("key")).release();
+  });
+
+  test("is the caller's, if that gives one, and is told nothing by the locker", async () => {
+    const client = fake();
+    await using locker = new MemoryLocker({ transaction: () => expect.unreachable() });
+    expect(await pay(locker, client)).toBe(true);
+    expect(client.told).toEqual(["update 42"]);
+  });
+
+  test("is rolled back if the locker was closed meanwhile", async () => {
+    const client = fake();
+    const locker = new MemoryLocker({ transaction: () => client });
+    const running = locker.withTransaction("key", async () => {
+      await locker.close();
+    });
+    await expect(running).rejects.toMatchObject({ code: "LOCK_LOST" });
+    await expect.poll(() => client.told).toEqual(["begin", "rollback"]);
+  });
+
+  test("is named by the error of a query that there is none for", async () => {
+    await using locker = new MemoryLocker();
+    await expect(pay(locker)).rejects.toMatchObject({ code: "INVALID_CONFIG", field: "transaction" });
+    expect(() => new MemoryLocker({ transaction: {} as never })).toThrow(
+      "Expected `transaction` to be a function that makes the client of a transaction",
+    );
+  });
 });

@@ -1,4 +1,5 @@
 import { cases } from "./cases.ts";
+import { transactionCases } from "./cases-transaction.ts";
 import type { LockerDeviation, LockerFixture } from "./fixture.ts";
 import { runCase } from "./run-case.ts";
 
@@ -28,6 +29,12 @@ export interface LockerContractOptions {
    * @default false
    */
   readonly concurrent?: boolean;
+  /**
+   * Whether the lockers are `TransactionLocker`s, which have tests about `withTransaction` as well.
+   *
+   * @default false
+   */
+  readonly transactions?: boolean;
 }
 
 /**
@@ -41,7 +48,7 @@ export interface LockerContractOptions {
  * });
  */
 export function testLockerContract(name: string, options: LockerContractOptions): void {
-  const { runner, create, deviations = [], concurrent = false } = options;
+  const { runner, create, deviations = [], concurrent = false, transactions = false } = options;
   const isRuledOut = ({ unless }: { unless?: LockerDeviation }) =>
     unless !== undefined && deviations.includes(unless);
   // The longest first, so that nobody waits for one of them alone.
@@ -50,7 +57,7 @@ export function testLockerContract(name: string, options: LockerContractOptions)
   );
   let outcomes: Promise<ReadonlyArray<PromiseSettledResult<void> | undefined>> | undefined;
   runner.describe(`${name} keeps the contract of a Locker`, () => {
-    for (const one of cases) {
+    for (const one of transactions ? [...cases, ...transactionCases] : cases) {
       const { says, unless } = one;
       const place = patient.indexOf(one);
       if (isRuledOut(one)) runner.test.skip(`${says} (deviation: ${unless})`, () => runCase(create, one));
