@@ -52,5 +52,5 @@ export { MemoryLocker } from "./memory-locker.ts";
 export { PostgresLocker } from "./postgres-locker.ts";
 export type { TryResult } from "./contract/locker.ts";
 export type { TransactionClient } from "./contract/locker.ts";
-export type { TransactionLocker } from "./contract/locker.ts";
+export type { TransactionLocker } from "./contract/transaction-locker.ts";
 export type { TransactionOptions } from "./contract/locker.ts";

@@ -9,10 +9,10 @@ import type {
   LockGroup,
   PingOptions,
   TransactionClient,
-  TransactionLocker,
   TransactionOptions,
   TryResult,
 } from "./contract/locker.ts";
+import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
 import { begin, commit, rollback } from "./postgres/sql-transaction.ts";

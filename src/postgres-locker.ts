@@ -9,10 +9,10 @@ import type {
   LockGroup,
   PingOptions,
   TransactionClient,
-  TransactionLocker,
   TransactionOptions,
   TryResult,
 } from "./contract/locker.ts";
+import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import {

@@ -1,4 +1,4 @@
-import { type Client, query, type Result, type Statement, script } from "./driver.ts";
+import { type Client, query, type Result, type Statement, script, unnamed } from "./driver.ts";
 
 /** What a statement answered: the first value of its row, if it has one, and its command tag, such as `COMMIT`. */
 export interface Reply {
@@ -19,7 +19,8 @@ export interface Sender {
  *
  * If the driver is the JavaScript one, it is a message exchange of our own (`client.query` takes any object with a `submit`,
  * as those of pg-cursor): the driver's own spends half of its time on copies and on a description of the columns, which
- * nobody reads here. Otherwise it is a plain query, for its promise: that is what everything that wraps a client can do.
+ * nobody reads here. Otherwise it is a plain query, for its promise, and not a prepared one: that is what everything that wraps a client
+ * can do.
  */
 export function exchange(
   client: Client,
@@ -34,7 +35,10 @@ export function exchange(
       );
       return;
     }
-    (typeof what === "string" ? client.query(script(what)) : client.query(query(what, [...values])))
+    (typeof what === "string"
+      ? client.query(script(what))
+      : client.query(query(preparable(client, what), [...values]))
+    )
       .then((results) => replyOf([results].flat()))
       .then(
         (reply) => sender.replied(reply),
@@ -43,6 +47,11 @@ export function exchange(
   } catch (error) {
     sender.failed(error);
   }
+}
+
+/** What is wrapped around a client may write something of its own into each text, and then one name would stand for several. */
+function preparable(client: Client, statement: Statement): Statement {
+  return isDriversOwn(client.query) ? statement : unnamed(statement);
 }
 
 /** What the last one of several statements in a message said. */

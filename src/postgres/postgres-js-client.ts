@@ -11,7 +11,7 @@ import {
   type PostgresJsOptions,
 } from "./postgres-js.ts";
 import { ServerMessages } from "./server-messages.ts";
-import { type Address, addressesOf, connectedAddress, openSocket } from "./server-socket.ts";
+import { addressesOf, connectedAddress, openSocket, type ServerAddress } from "./server-socket.ts";
 import { ping } from "./sql.ts";
 import { withLiterals } from "./sql-literal.ts";
 
@@ -27,10 +27,10 @@ export interface PostgresJsClientOptions {
 //   new ──connect()──▶ open ──end(), destroySocket(), the server, the network──▶ closed
 type State =
   | { readonly is: "new" }
-  | { readonly is: "open"; readonly engine: Engine; readonly socket: Socket; readonly address: Address }
+  | { readonly is: "open"; readonly engine: Engine; readonly socket: Socket; readonly address: ServerAddress }
   | { readonly is: "closed"; readonly cause: Error };
 
-interface Asked {
+interface StatementUnderWay {
   readonly text: string;
   fail: (error: Error) => void;
 }
@@ -58,7 +58,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   #socket: Socket | undefined;
   #isEnding = false;
   /** What the server is at, and what comes after that. */
-  readonly #underWay: Asked[] = [];
+  readonly #underWay: StatementUnderWay[] = [];
 
   constructor({ postgresJs }: PostgresJsClientOptions) {
     super();
@@ -123,7 +123,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     socket.destroy();
   }
 
-  async #connectTo(address: Address): Promise<void> {
+  async #connectTo(address: ServerAddress): Promise<void> {
     const make = await loadPostgresJs();
     const { pass } = this.#options;
     const password = typeof pass === "function" ? await pass() : pass;
@@ -165,7 +165,12 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   }
 
   /** As the options have it, but for one connection, on this socket alone, and without what runs by itself. */
-  #engineOptions(made: { socket: Socket; address: Address; password: string; reason: () => Error }): object {
+  #engineOptions(made: {
+    socket: Socket;
+    address: ServerAddress;
+    password: string;
+    reason: () => Error;
+  }): object {
     const { transform, shared } = this.#options;
     const { socket, address, password, reason } = made;
     let isTaken = false;
@@ -220,7 +225,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   }
 
   async #send(text: string, ask: () => EngineQuery | ReturnType<EngineQuery["raw"]>): Promise<EngineResult> {
-    const asked: Asked = { text, fail: () => {} };
+    const asked: StatementUnderWay = { text, fail: () => {} };
     const failed = new Promise<never>((_, reject) => {
       asked.fail = reject;
     });
@@ -249,7 +254,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     const { announced } = this.#messages;
     if (this.#state.is !== "open" || announced === undefined) return;
     let socket: Socket | undefined;
-    const cancel = async (address: Address): Promise<void> => {
+    const cancel = async (address: ServerAddress): Promise<void> => {
       const connected = await openSocket(this.#options, address, (opened) => {
         socket = opened;
         opened.on("error", () => {});

@@ -3,13 +3,13 @@ import { connect as connectTls } from "node:tls";
 import type { PostgresJsOptions } from "./postgres-js.ts";
 
 /** Where a server listens: the name is also that of its certificate. */
-export interface Address {
+export interface ServerAddress {
   readonly name: string;
   readonly at: { readonly host: string; readonly port: number } | { readonly path: string };
 }
 
 /** The addresses that the options name, in their order. */
-export function addressesOf({ host, port, path }: PostgresJsOptions): [Address, ...Address[]] {
+export function addressesOf({ host, port, path }: PostgresJsOptions): [ServerAddress, ...ServerAddress[]] {
   const named = host.map((name, at) => ({
     name,
     at: typeof path === "string" ? { path } : { host: name, port: port[at] ?? port[0] ?? 5432 },
@@ -27,7 +27,7 @@ export function addressesOf({ host, port, path }: PostgresJsOptions): [Address, 
  */
 export async function openSocket(
   options: PostgresJsOptions,
-  address: Address,
+  address: ServerAddress,
   opened: (socket: Socket) => void,
 ): Promise<Socket> {
   const plain = await openPlain(options, address, opened);
@@ -50,7 +50,7 @@ export async function openSocket(
 
 async function openPlain(
   options: PostgresJsOptions,
-  { at }: Address,
+  { at }: ServerAddress,
   opened: (socket: Socket) => void,
 ): Promise<Socket> {
   if (typeof options.socket === "function") {
@@ -111,7 +111,7 @@ function happened(socket: NetSocket, event: string): Promise<void> {
 }
 
 /** The address that a socket is connected to: a name may have become another server's meanwhile. */
-export function connectedAddress(socket: Socket, address: Address): Address {
+export function connectedAddress(socket: Socket, address: ServerAddress): ServerAddress {
   const { remoteAddress, remotePort } = socket;
   if ("path" in address.at || remoteAddress === undefined || remotePort === undefined) return address;
   return { name: address.name, at: { host: remoteAddress, port: remotePort } };

@@ -151,7 +151,7 @@ describe("a reserved connection of postgres.js whose session has been terminated
     expect(child.stderr).toMatch(/Cannot read properties of null \(reading 'write'\)/);
   });
 
-  test("goes on with another session, once somebody else's statement has had the pool connect anew", async () => {
+  test("goes on with another session, if somebody has had the pool connect anew", async () => {
     await using child = await reserved("others");
     const { pid } = await child.message((message) => "pid" in message);
     const { again } = await child.message((message) => "again" in message);

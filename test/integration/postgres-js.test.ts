@@ -46,7 +46,7 @@ for (const [sessions, ttlEnforcement] of [
 
 describe("a process that holds a lock over postgres.js", () => {
   test.each(["dedicated", "shared"])(
-    "lives on when its backends are terminated, idle and in the middle of a statement (%s)",
+    "lives on when its backends are terminated, idle and busy ones (%s)",
     async (SESSIONS) => {
       const [key, other] = [uniqueKey(), uniqueKey()];
       const env = { DATABASE_URL: databaseUrl(), SESSIONS };
@@ -82,7 +82,7 @@ describe("a process that holds a lock over postgres.js", () => {
 });
 
 describe("the application's `sql`", () => {
-  test("is not used, so that its end ends no lock, and its connections are the application's own", async () => {
+  test("is not used: its end ends no lock, and its connections are the application's", async () => {
     const sql = sqlOf({ max: 1 });
     await using locker = new PostgresLocker({ sql });
     const lock = await locker.acquire(uniqueKey());
@@ -117,7 +117,7 @@ describe("the application's `sql`", () => {
     expect(rows).toEqual([{ aNumber: 1, aText: "A", transformed: true }]);
   });
 
-  test("has a password that is asked for, each time anew; one that can't be had fails the acquire alone", async () => {
+  test("is asked for its password each time, and one that can't be had fails the acquire", async () => {
     const passwords: Array<() => string> = [
       () => {
         throw new Error("the vault is closed");
@@ -162,7 +162,7 @@ describe("the application's `sql`", () => {
     await lock.release();
   });
 
-  test("with a socket of the application's own is connected by that, for a cancellation, too", async () => {
+  test("with a socket of its own is connected by that, for a cancellation, too", async () => {
     const { hostname, port } = new URL(databaseUrl());
     const sockets: Socket[] = [];
     const socket = async () => {
@@ -187,7 +187,7 @@ describe("the application's `sql`", () => {
 });
 
 describe("a connection", () => {
-  test("that is not to be had within connWaitTimeout: the pool is saturated, or the server is silent", async () => {
+  test("that is not to be had in time: the pool is saturated, or the server silent", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const sql = sqlOf({ max: 1 }, proxy.url);
     await using locker = new PostgresLocker({ sql, sessions: "dedicated", connWaitTimeout: "2s" });
@@ -302,7 +302,7 @@ describe("what is not the `sql` of postgres.js", () => {
     await sql.end();
   });
 
-  test("beside another way to the database is refused, and so is a number of connections that is none", () => {
+  test("beside another way to the database is refused, and so is a wrong `max`", () => {
     const sql = sqlOf();
     expect(() => new PostgresLocker({ sql, connectionString: "x" })).toThrow(
       "Expected `sql` to be absent where `connectionString` is given",

@@ -162,6 +162,38 @@ const kinds: ReadonlyArray<readonly [string, (config: Config) => unknown]> = [
       ),
   ],
   [
+    "clients whose query gives each text a comment of its own",
+    (config) => {
+      let at = 0;
+      const commented = (statement: unknown): unknown => {
+        at += 1;
+        if (typeof statement === "string") return `${statement} /* ${at} */`;
+        const { text } = statement as { text: string };
+        return { ...(statement as object), text: `${text} /* ${at} */` };
+      };
+      return create(
+        querying(
+          (query) =>
+            (statement, ...rest) =>
+              query(commented(statement), ...rest),
+        ),
+        config,
+      );
+    },
+  ],
+  [
+    "clients each behind a proxy of its own",
+    (config) => {
+      const pool = create(pg.Pool, config);
+      const connect = pool.connect.bind(pool) as () => Promise<pg.PoolClient>;
+      const bound = (target: object, name: string | symbol): unknown => {
+        const value = Reflect.get(target, name) as unknown;
+        return typeof value === "function" ? value.bind(target) : value;
+      };
+      return Object.assign(pool, { connect: async () => new Proxy(await connect(), { get: bound }) });
+    },
+  ],
+  [
     "clients on a stream that can't be corked",
     (config) =>
       create(

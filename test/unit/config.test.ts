@@ -214,8 +214,8 @@ describe("the options of a locker", () => {
       [
         "Expected \`options\` to be an object, got \`undefined\`",
         "Expected \`options\` to be an object, got \`null\`",
-        "Expected \`pool\` to be a node-postgres Pool (or give \`database\` or \`connectionString\`), got \`undefined\`",
-        "Expected \`pool\` to be a node-postgres Pool (or give \`database\` or \`connectionString\`), got \`undefined\`",
+        "Expected \`pool\` to be a node-postgres Pool (or give \`database\`, \`connectionString\` or \`sql\`), got \`undefined\`",
+        "Expected \`pool\` to be a node-postgres Pool (or give \`database\`, \`connectionString\` or \`sql\`), got \`undefined\`",
         "Expected \`pool\` to be a node-postgres Pool, got an object",
         "Expected \`database\` to be absent where \`pool\` is given, got \`"given"\` (string)",
         "Expected \`connectionString\` to be absent where \`pool\` is given, got \`"given"\` (string)",

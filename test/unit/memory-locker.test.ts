@@ -92,7 +92,7 @@ describe("the client of a transaction of MemoryLocker", () => {
     await (await locker.acquire("key")).release();
   });
 
-  test("that can't roll back says so with what failed, and one that can't commit says so alone", async () => {
+  test("that can't roll back says so with what failed; that can't commit, alone", async () => {
     await using rolling = new MemoryLocker({ transaction: () => fake("rollback") });
     const failing = rolling.withTransaction("key", () => {
       throw new Error("the function's own");

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { TransactionLocker } from "../../contract/locker.ts";
+import type { TransactionLocker } from "../../contract/transaction-locker.ts";
 import { assertFree, assertRejectsWith, type Case, closed, type Given, heldElsewhere } from "./fixture.ts";
 
 type GivenTransactions = Given & { readonly locker: TransactionLocker };
