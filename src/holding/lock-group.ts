@@ -30,12 +30,14 @@ export async function acquireInOrder(
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
   const take = (one: Wanted, wait: number): Promise<HeldLock> =>
     acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
-  const keep = (lock: HeldLock): void => {
-    taken.push(lock);
-    const { signal } = lock;
-    // It may have been lost between its grant and this step.
-    if (signal.aborted) throw signal.reason;
-    signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
+  const keep = (...locks: readonly HeldLock[]): void => {
+    // First all of them: one that was lost must not keep those after it from being given back.
+    taken.push(...locks);
+    for (const { signal } of locks) {
+      // It may have been lost between its grant and this step.
+      if (signal.aborted) throw signal.reason;
+      signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
+    }
   };
   try {
     while (taken.length < inOrder.length) {
@@ -44,15 +46,14 @@ export async function acquireInOrder(
       const outcomes = await Promise.allSettled(rest.map((one) => take(one, 0)));
       const refused = outcomes.findIndex(({ status }) => status === "rejected");
       const locks = outcomes.map((outcome) => (outcome.status === "fulfilled" ? outcome.value : undefined));
-      const beyond = refused === -1 ? [] : locks.slice(refused).filter((lock) => lock !== undefined);
-      await giveBack(beyond).catch(() => {});
-      for (const lock of refused === -1 ? locks : locks.slice(0, refused)) if (lock !== undefined) keep(lock);
       const next = rest[refused];
+      const kept = next === undefined ? locks.length : next.wait > 0 ? refused : 0;
+      await giveBack(locks.slice(kept).filter((lock) => lock !== undefined)).catch(() => {});
+      keep(...locks.slice(0, kept).filter((lock) => lock !== undefined));
       if (next === undefined) break;
       if (next.wait > 0) {
         keep(await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error))));
       } else {
-        await giveBack(taken.splice(0));
         const moment = Math.min(Math.max(3 * (performance.now() - asked), 20), 1_000);
         const until = performance.now() + moment;
         for (const one of inOrder) keep(await persist(() => take(one, 0), until, [one.signal, lost]));

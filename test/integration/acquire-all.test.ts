@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { LockLostError, PostgresLocker } from "../../src/index.ts";
+import { LockLostError, lockId, PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -62,4 +62,59 @@ test("more keys than the pool has connections are refused, and nothing stays hel
   await expect(locker.acquireAll(keys)).rejects.toMatchObject({ reason: "pool-saturated" });
   expect(pool.idleCount).toBe(2);
   expect(await advisoryLocks()).toEqual([]);
+});
+
+/** Two keys, that of the smaller lock id first: in this order they are taken. */
+function keysInOrder(): [string, string] {
+  const keys: [string, string] = [uniqueKey(), uniqueKey()];
+  return lockId(0, keys[0]) < lockId(0, keys[1]) ? keys : [keys[1], keys[0]];
+}
+
+test("a lock lost before the next one is granted takes that one with it", async () => {
+  const pool = await createOpenPool({ max: 2 });
+  await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "10s" });
+  // The server has been seen to keep locks.
+  await (await locker.acquire(uniqueKey())).release();
+  const keys = keysInOrder();
+  const taken = await pool.connect();
+  const group = locker.acquireAll(keys);
+  group.catch(() => {});
+  const first = lockId(0, keys[0]);
+  await until(async () => (await holdersOf(first)).length === 1);
+  for (const pid of await holdersOf(first)) await onServer("select pg_terminate_backend($1)", [pid]);
+  await until(async () => pool.totalCount < 2 || (await holdersOf(first)).length === 0);
+  // Its place in the pool may be taken at once; then this one is too many, and both are granted.
+  taken.release();
+  await expect(group).rejects.toBeInstanceOf(LockLostError);
+  await until(async () => (await advisoryLocks()).length === 0);
+  await until(() => pool.idleCount === pool.totalCount);
+});
+
+test("a lock that expires while another is refused doesn't hide the refusal", async () => {
+  const pool = await createOpenPool({ max: 4 });
+  const refusals: string[] = [];
+  const nothing = (): void => {};
+  const logger = {
+    info: nothing,
+    warn: nothing,
+    error: nothing,
+    debug(facts: object, message: string): void {
+      if (message !== "acquire: held") return;
+      // The first one is granted by now, and expires before anybody can look at it.
+      if (refusals.length === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
+      refusals.push((facts as { key: string }).key);
+    },
+  };
+  await using locker = new PostgresLocker({ sessions: "dedicated", pool, logger });
+  await using other = new PostgresLocker({ pool: createPool() });
+  const [first, last] = keysInOrder();
+  await using _held = await other.acquire(last);
+  await (await locker.acquire(uniqueKey())).release();
+  await expect(locker.acquireAll([first, last], { ttl: 200 })).rejects.toMatchObject({
+    name: "LockNotAcquiredError",
+    key: last,
+    reason: "held",
+  });
+  expect(refusals.every((key) => key === last)).toBe(true);
+  await until(async () => (await holdersOf(lockId(0, first))).length === 0);
 });
