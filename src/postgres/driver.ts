@@ -118,6 +118,21 @@ export function destroySocket(client: Client): void {
   connection?.stream?.destroy?.();
 }
 
+/**
+ * Calls `listener` when the server, or whatever is in between, has closed its half of the connection. Node.js closes our half in that very
+ * step, and with it the session ends in the server; the driver tells of neither before the socket is closed, which in a busy process may
+ * be a turn of the event loop later, and that may take long.
+ *
+ * @returns what ends the listening
+ */
+export function listenForHalfClose(client: Client, listener: () => void): () => void {
+  const { stream } =
+    (client as { connection?: { stream?: Partial<NodeJS.ReadableStream> } }).connection ?? {};
+  if (typeof stream?.on !== "function" || typeof stream.removeListener !== "function") return () => {};
+  stream.on("end", listener);
+  return () => void stream.removeListener?.("end", listener);
+}
+
 /** Whether the pool would hand out a connection without a queue, as far as it tells. */
 export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
   return idleCount > 0 || !(totalCount >= options.max);

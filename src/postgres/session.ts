@@ -7,6 +7,7 @@ import {
   announcedBackend,
   type Client,
   destroySocket,
+  listenForHalfClose,
   type Release,
   type Statement,
   unnamed,
@@ -47,6 +48,7 @@ export class Session {
   /** The driver's own, for statements of a caller whose transaction this is. */
   readonly client: Client;
   readonly #release: Release;
+  readonly #endListening: () => void;
   #state: State = { is: "reserved" };
   /** The statement that is under way; those in the queue start when it and those before them have ended. */
   #underWay: Turn | undefined;
@@ -60,6 +62,7 @@ export class Session {
     this.announcedPid = announcedBackend(client);
     client.on("error", this.#onError);
     client.on("end", this.#onEnd);
+    this.#endListening = listenForHalfClose(client, this.#onEnd);
   }
 
   /** Why the session has gone; `undefined` while it has not, as far as is known. */
@@ -151,6 +154,7 @@ export class Session {
     this.#state = { is: "returned" };
     this.client.removeListener("error", this.#onError);
     this.client.removeListener("end", this.#onEnd);
+    this.#endListening();
     callHook("pool's listener", () => this.#release());
   }
 

@@ -1,5 +1,12 @@
 import { describe, expect, inject, test } from "vitest";
-import { DatabaseError, LockLostError, LockNotHeldError, lockId, PostgresLocker } from "../../src/index.ts";
+import {
+  DatabaseError,
+  type Lock,
+  LockLostError,
+  LockNotHeldError,
+  lockId,
+  PostgresLocker,
+} from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import {
@@ -250,4 +257,21 @@ describe("a role's own settings", () => {
       await until(() => pool.totalCount === 0);
     },
   );
+});
+
+test("when this side closes after the other, no lock is held any more", async () => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  const pool = createPool({ connectionString: proxy.url });
+  const held: boolean[] = [];
+  let lock: Lock | undefined;
+  pool.on("connect", (client) => {
+    const { stream } = (client as unknown as { connection: { stream: NodeJS.ReadableStream } }).connection;
+    // Before anything can be sent, by which the server would free the lock.
+    stream.on("end", () => process.nextTick(() => held.push(lock?.held ?? false)));
+  });
+  await using locker = new PostgresLocker({ pool });
+  lock = await locker.acquire(uniqueKey());
+  proxy.halfClose("toClient");
+  await until(() => held.length > 0);
+  expect(held).not.toContain(true);
 });
