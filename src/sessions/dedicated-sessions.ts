@@ -78,18 +78,18 @@ export class DedicatedSessions {
       this.#enforced ? sessionTimeout(ttl) : "0",
     ];
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
+    const doing = "Taking the lock";
     request.sent = true;
     try {
+      // There the TTL does not run: if the link died with the answer, the lock would stay for as long as the server keeps the session.
+      session.assertOutsideTransaction(doing);
       const refusal = await recovery?.refuses(session);
       if (refusal !== undefined) {
         session.return();
         return refusal;
       }
-      const doing = "Taking the lock";
       const within = Math.min(statementDeadline, ttl);
       const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
-      // There the TTL does not run, and a rollback takes the settings back.
-      session.assertOutsideTransaction(doing);
       if (said.granted === true && said.before !== null) {
         this.#count(session);
         debug("session reserved", () => ({ pid: said.pid, key }));

@@ -102,6 +102,19 @@ describe("with a session for each lock", () => {
     expect(pool.totalCount).toBe(0);
     await until(async () => (await advisoryLocks()).length === 0);
   });
+
+  test("such a client is asked for no lock, which the server might keep for ever", async () => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const pool = createPool({ connectionString: proxy.url, max: 1 });
+    await using locker = new PostgresLocker({ pool, sessions, ttlEnforcement: "server" });
+    await (await locker.acquire(uniqueKey())).release();
+    await until(() => pool.idleCount === 1);
+    await pool.query("begin");
+    // The answer never comes.
+    proxy.freeze({ direction: "toClient" });
+    await expect(locker.acquire(uniqueKey(), { ttl: "2s" })).rejects.toThrow("was in a transaction");
+    expect(await advisoryLocks()).toEqual([]);
+  });
 });
 
 test.each(["dedicated", "shared"] as const)(
