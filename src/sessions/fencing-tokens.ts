@@ -88,10 +88,10 @@ export class FencingTokens {
       const opened = this.#opened ?? (await this.#open());
       opened.client.ref?.();
       try {
-        const { said } = await opened.session.run<DrawAnswer>(doing, drawToken, [], statementDeadline);
+        const { said } = await opened.session.run<DrawAnswer>(drawing, drawToken, [], statementDeadline);
         if (said.token !== null && servers.size === 1 && servers.has(said.server)) return BigInt(said.token);
         throw new DatabaseError({
-          doing,
+          doing: drawing,
           cause: new Error("the server is not the one that granted the lock"),
         });
       } catch (error) {
@@ -104,13 +104,13 @@ export class FencingTokens {
 
   async #open(): Promise<OwnSession> {
     const { pool, namespace, connectWithin } = this.#options;
-    const opened = await connectBeside(pool, { doing, milliseconds: connectWithin });
+    const opened = await connectBeside(pool, { doing: drawing, milliseconds: connectWithin });
     if (this.#isClosed) {
       await opened.end();
-      throw new DatabaseError({ doing, cause: new Error("the locker was closed") });
+      throw new DatabaseError({ doing: drawing, cause: new Error("the locker was closed") });
     }
     this.#opened = opened;
-    await opened.session.run(doing, openDrawing, [fencingName(namespace)], statementDeadline);
+    await opened.session.run(drawing, openDrawing, [fencingName(namespace)], statementDeadline);
     return opened;
   }
 
@@ -121,4 +121,5 @@ export class FencingTokens {
   }
 }
 
-const doing = "Drawing a fencing token";
+/** As an error has it. */
+export const drawing = "Drawing a fencing token";

@@ -1,10 +1,10 @@
-import { aboutKey, DatabaseError, LockNotAcquiredError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, LockerError, LockNotAcquiredError } from "../contract/errors.ts";
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
-import { elapsedSince, type Instant } from "../runtime/clock.ts";
-import { FencingTokens } from "./fencing-tokens.ts";
+import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
+import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, Refusal, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
 import { believableOf, ttlClassOf } from "./server-ttl.ts";
@@ -135,8 +135,9 @@ export class SharedSessions implements SharedLocks {
       return;
     }
     if (lock.state !== "gone") this.#settle(lock, "held");
-    if (request.fencing)
-      void this.#fence(lock, request).then(
+    const left = believableOf(lock, request.ttl) - elapsedSince(sentAt);
+    if (request.fencing && left > 0)
+      void this.#fence(lock, request, left).then(
         () => this.#grant(lock, { request, listener, sentAt }),
         listener.failed.bind(listener),
       );
@@ -162,13 +163,17 @@ export class SharedSessions implements SharedLocks {
     lock.release().then(late, late);
   }
 
-  /** Draws the token of a lock that is to have one. If there is none to be had, the lock goes back. */
-  async #fence(lock: SharedLock, { key }: LockRequest): Promise<void> {
+  /**
+   * Draws the token of a lock that is to have one. If there is none to be had within `left` milliseconds, which are what is left of its
+   * TTL, the lock goes back: nobody could rely on it any more, while others on its session keep it in the server.
+   */
+  async #fence(lock: SharedLock, { key }: LockRequest, left: number): Promise<void> {
     try {
-      lock.fencingToken = await this.#tokens.draw(lock.session.server);
+      lock.fencingToken = await within(left, this.#tokens.draw(lock.session.server));
     } catch (error) {
       await lock.release().catch(() => {});
-      throw aboutKey(error, key);
+      const told = error instanceof LockerError ? error : new DatabaseError({ doing: drawing, cause: error });
+      throw aboutKey(told, key);
     }
   }
 

@@ -119,3 +119,21 @@ test("a caller's signal ends a fenced acquire at once, and what it had goes back
   await standbys("");
   await server.nothingLeft();
 }, 60_000);
+
+test("a lock whose TTL passes before its token is there goes back at once", async () => {
+  await using locker = new PostgresLocker({
+    pool: createPool({ connectionString: server.url }),
+    ttlEnforcement: "server",
+  });
+  // On the same session, which it keeps alive.
+  await using lock = await locker.acquire(uniqueKey(), { ttl: "1s", autoRefresh: true });
+  await standbys("nobody");
+  const { error } = await refusal(locker.acquire(uniqueKey(), { ttl: "1s", fencing: true }));
+  // Not the 5 s of a statement.
+  const cause = { message: expect.stringMatching(/^no answer within \d{1,3} ms$/) };
+  expect(error).toMatchObject({ name: "DatabaseError", doing: "Drawing a fencing token", cause });
+  // The commit of the token hangs still.
+  expect([await hanging(), await granted()]).toEqual([1, 1]);
+  expect(lock.held).toBe(true);
+  await standbys("");
+}, 60_000);
