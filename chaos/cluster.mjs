@@ -1,24 +1,26 @@
 // The processes of a run: the server, the links, the workers; and what is done to them.
 import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync } from "node:fs";
+import { appendFileSync, chmodSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { PostgresServer } from "../dist/testing/index.js";
 import { roleOf } from "./observer.mjs";
-import { pooledOf } from "./plan.mjs";
+import { coveredByGrace, pooledOf } from "./plan.mjs";
 import { Pooler } from "./pooler.mjs";
 
 /** Milliseconds after which a session that was terminated has surely gone. */
 const dying = 100;
-/** Milliseconds that a fault waits for its worker to hold something. */
-const patience = 1_000;
+/** Milliseconds that a fault waits for something to do it to: a worker that holds something, or that is connected. */
+const patience = 3_000;
 
 /** Every other worker has a session for each lock. */
 const sessionsOf = (worker) => (worker % 2 === 0 ? "dedicated" : "shared");
+/** Callers at once. */
+const lanesOf = { shared: 700, dedicated: 24 };
 
-const timelineOf =
+const timelineNow =
   "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4 as timeline";
 
 const program = (name) => fileURLToPath(new URL(name, import.meta.url));
@@ -32,11 +34,12 @@ export class Cluster {
   injected = [];
   /** What ended sessions that their holders had not given up: see `endedByOthers`. */
   endings = [];
-  /** The files that the workers wrote, with the worker of each. */
-  journals = [];
+  /** Those of them that explain an overlap. */
+  excuses = [];
   wrong = [];
   #now;
   #facts;
+  #history;
   #links;
   /** The promise of one. */
   #standby;
@@ -51,15 +54,21 @@ export class Cluster {
   #life = 0;
   #isEnding = false;
 
-  /** @param facts what every worker is told @param now the clock */
-  constructor({ facts, now }) {
+  /** @param facts what every worker is told @param history is told of each worker @param now the clock */
+  constructor({ facts, history, now }) {
     this.#facts = facts;
+    this.#history = history;
     this.#now = now;
+  }
+
+  /** Callers of the workers, by their sort. */
+  get lanes() {
+    return Object.values(lanesOf);
   }
 
   async startServers() {
     // A standby is soon back at a primary that was restarted.
-    const settings = { max_connections: 150, wal_retrieve_retry_interval: "100ms" };
+    const settings = { max_connections: 500, wal_retrieve_retry_interval: "100ms" };
     this.server = await PostgresServer.start({ settings });
     this.resource = await PostgresServer.start();
     this.#standBy();
@@ -92,9 +101,14 @@ export class Cluster {
 
   /** Does to a worker, or to the server, what the plan says. */
   async inject(fault, observer) {
-    const at = this.#now();
+    const injected = { ...fault, at: this.#now(), until: Number.POSITIVE_INFINITY };
+    this.injected.push(injected);
     const hit = await this.#do(fault, observer);
-    if (hit !== false) this.injected.push({ ...fault, at: hit ?? at, until: this.#now() });
+    injected.until = this.#now();
+    if (hit === false) this.injected.splice(this.injected.indexOf(injected), 1);
+    else injected.at = hit ?? injected.at;
+    const { directory, keep } = this.#facts;
+    if (keep) appendFileSync(join(directory, "faults.jsonl"), `${JSON.stringify(injected)}\n`);
   }
 
   /** Tells the workers to work no more, but to stay connected. Resolves when they have stopped, or are late. */
@@ -151,6 +165,8 @@ export class Cluster {
   async #do({ kind, worker, lasts, amount }, observer) {
     if (!this.allows(kind)) return false;
     const child = this.#children.get(worker);
+    // It has ended by itself, which is wrong, and told.
+    if (worker !== undefined && child === undefined) return false;
     switch (kind) {
       case "kill":
         await this.#kill(child);
@@ -172,11 +188,13 @@ export class Cluster {
         return;
       case "stop-short":
       case "stop-long":
+      case "stall-stop":
         child.kill("SIGSTOP");
         await delay(lasts);
         child.kill("SIGCONT");
         return;
       case "block":
+      case "stall-block":
         child.send({ block: lasts });
         await delay(lasts);
         return;
@@ -213,6 +231,8 @@ export class Cluster {
         return this.#ending(kind, undefined, () => this.server.restart({ mode: "immediate" }));
       case "backend-kill":
         return this.#killBackend(kind, observer);
+      case "promotion":
+        return this.#promote(kind, observer);
       case "failover":
         return this.#failOver(kind, lasts, observer);
       default:
@@ -233,11 +253,17 @@ export class Cluster {
     await this.#call(worker, "heal");
   }
 
-  async #ending(kind, worker, work, { keys, timeline } = {}) {
-    const ending = { kind, worker, keys, timeline, at: this.#now(), until: Number.POSITIVE_INFINITY };
-    this.endings.push(ending);
+  async #ending(kind, worker, work, { timeline } = {}) {
+    const ending = { kind, worker, timeline, at: this.#now(), until: Number.POSITIVE_INFINITY };
+    this.#ended(ending);
     await work();
     ending.until = this.#now() + dying;
+  }
+
+  #ended(ending) {
+    this.endings.push(ending);
+    if (!(this.#facts.recoveryGrace !== undefined && coveredByGrace.has(ending.kind)))
+      this.excuses.push(ending);
   }
 
   async #terminate(kind, worker, observer, first = () => {}) {
@@ -250,9 +276,8 @@ export class Cluster {
         const at = this.#now();
         const call = "select pg_terminate_backend(pid) from unnest($1::int4[]) as pid";
         const terminate = () => observer.ask(call, [held.map(({ pid }) => pid)]);
-        // A session that many locks share may have got another one meanwhile.
-        const ended = sessionsOf(worker) === "shared" ? undefined : held.map(({ key }) => key);
-        await this.#ending(kind, worker, terminate, { keys: ended });
+        // Which locks those sessions have by then, nobody knows: they may have got others meanwhile.
+        await this.#ending(kind, worker, terminate);
         return at;
       }
       await delay(10);
@@ -262,17 +287,33 @@ export class Cluster {
 
   /** The server takes it for a crash, ends every session and starts again. */
   async #killBackend(kind, observer) {
-    const [backend] = await observer.ask(
-      "select pid from pg_stat_activity where usename like 'chaos_worker_%' order by random() limit 1",
-    );
-    if (backend === undefined) return false;
     const started = "select pg_postmaster_start_time()::text, (select count(*) from pg_stat_activity)";
+    let hit = false;
     await this.#ending(kind, undefined, async () => {
-      process.kill(backend.pid, "SIGKILL");
+      for (const late = this.#now() + patience; !hit && this.#now() < late; ) hit = await killOne(observer);
+      if (!hit) return;
       // Asked until it is answered by the server that has started again.
       await delay(50);
       await observer.ask(started);
     });
+    return hit ? undefined : false;
+  }
+
+  /** The old primary has gone before there is another. */
+  async #promote(kind, observer) {
+    const promoted = await this.#standby;
+    const old = this.server;
+    await this.#ending(kind, undefined, async () => {
+      await old[Symbol.asyncDispose]();
+      await promoted.promote();
+      this.server = promoted;
+      observer.follow(promoted.url);
+      this.#pooler?.follow(promoted.port);
+      const workers = this.#ways.map((_, index) => index + 1);
+      const straight = workers.filter((worker) => worker !== this.#pooled);
+      await Promise.all(straight.map((worker) => this.#call(worker, "redirect", promoted.port)));
+    });
+    this.#standBy();
     return undefined;
   }
 
@@ -283,9 +324,9 @@ export class Cluster {
   async #failOver(kind, lasts, observer) {
     const promoted = await this.#standby;
     const old = this.server;
-    const [{ timeline }] = await observer.ask(timelineOf);
+    const [{ timeline }] = await observer.ask(timelineNow);
     const beside = { kind, timeline, beside: true, at: this.#now(), until: Number.POSITIVE_INFINITY };
-    this.endings.push(beside);
+    this.#ended(beside);
     await promoted.promote();
     this.server = promoted;
     // First: what is granted there has to be seen.
@@ -341,7 +382,7 @@ export class Cluster {
   async #startWorker(worker) {
     this.#life += 1;
     const { directory, keep: _, ...facts } = this.#facts;
-    const journal = join(directory, `journal-${worker}-${this.#life}.jsonl`);
+    const journal = join(directory, `journal-${worker}-${this.#life}`);
     const way = this.#ways[worker - 1];
     const through = urlOf(this.server.url, roleOf(worker), way.link);
     const direct = urlOf(this.resource.url, "chaos_writer", way.direct);
@@ -349,17 +390,28 @@ export class Cluster {
       ...facts,
       sessions: sessionsOf(worker),
       pooler: worker === this.#pooled ? "session" : "refuse",
+      lanes: lanesOf[sessionsOf(worker)],
       seed: facts.seed + 104_729 * this.#life,
       journal,
+      writer: `${worker}-${this.#life}`,
+      // Of every other life, whatever its worker.
+      hooksThrow: Math.floor(this.#life / 2) % 2 === 1,
       link: through,
       direct,
     };
-    const command = [...way.prefix, process.execPath, program("worker.mjs"), JSON.stringify(told)];
+    const command = [
+      ...way.prefix,
+      process.execPath,
+      "--no-warnings",
+      program("worker.mjs"),
+      JSON.stringify(told),
+    ];
     const child = spawn(command[0], command.slice(1), { stdio: ["inherit", "inherit", "inherit", "ipc"] });
-    this.journals.push({ worker, journal });
+    const ended = this.#history.life({ worker, journal, writer: told.writer });
     this.#children.set(worker, child);
     this.#links.send({ began: child.pid });
     child.on("exit", (code, signal) => {
+      ended();
       if (this.#links.connected) this.#links.send({ ended: child.pid });
       if (this.#children.get(worker) === child) this.#children.delete(worker);
       if (!this.#expected.has(child) && !this.#isEnding) {
@@ -399,4 +451,20 @@ function urlOf(url, user, { host, port } = {}) {
   if (host !== undefined) changed.hostname = host;
   if (port !== undefined) changed.port = String(port);
   return changed.href;
+}
+
+/** SIGKILL of any backend of a worker's. Answers whether there was one. */
+async function killOne(observer) {
+  const [backend] = await observer.ask(
+    "select pid from pg_stat_activity where usename like 'chaos_worker_%' order by random() limit 1",
+  );
+  try {
+    if (backend !== undefined) process.kill(backend.pid, "SIGKILL");
+  } catch (error) {
+    // It has ended meanwhile.
+    if (error.code !== "ESRCH") throw error;
+    return false;
+  }
+  if (backend === undefined) await delay(10);
+  return backend !== undefined;
 }

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 
-const pause = 18;
+const pause = 60;
 
 // The plan has to read the locks once. Where their session ends in that moment, its role is null.
 const locks = `
@@ -11,8 +11,9 @@ select l.pid, ((l.classid::int8 << 32) | l.objid::int8)::text as id, l.mode, a.u
  where l.locktype = 'advisory' and l.granted and l.objsubid = 1`;
 
 export class Observer {
-  /** For the judge: every lock of a key, by worker. */
-  samples = [];
+  /** How many samples were taken. */
+  samples = 0;
+  #onSample;
   #url;
   #keys;
   #now;
@@ -23,8 +24,9 @@ export class Observer {
   #running;
   #stopped = false;
 
-  /** @param keys the key of each lock id */
-  constructor({ url, keys, now }) {
+  /** @param keys the key of each lock id @param onSample is given each, with every lock of a key, by key */
+  constructor({ url, keys, now, onSample }) {
+    this.#onSample = onSample;
     this.#url = url;
     this.#keys = keys;
     this.#now = now;
@@ -85,13 +87,15 @@ export class Observer {
       const seen = await this.look().catch(() => undefined);
       // Only what was seen in one go: where the server was down in between, the look began later than that.
       if (seen !== undefined && client !== undefined && client === this.#client) {
-        const rows = seen.keys.map(({ key, pid, mode, role }) => ({
-          key,
-          pid,
-          mode,
-          worker: workerOf(role),
-        }));
-        this.samples.push({ from, to: this.#now(), rows });
+        const rows = new Map();
+        for (const { key, pid, mode, role } of seen.keys) {
+          const row = { pid, mode: mode === "ShareLock" ? "shared" : "exclusive", worker: workerOf(role) };
+          const before = rows.get(key);
+          if (before === undefined) rows.set(key, [row]);
+          else before.push(row);
+        }
+        this.samples += 1;
+        this.#onSample({ from, to: this.#now(), rows });
       }
       await delay(pause);
     }

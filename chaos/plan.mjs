@@ -3,9 +3,11 @@
 /** What the holders' own processes and links can do wrong. No session ends by it before its holder stops believing. */
 export const ownFaults = {
   kill: { does: "SIGKILL of a worker; another takes its place", lasts: [100, 600] },
-  "stop-short": { does: "SIGSTOP for less than a TTL, then SIGCONT", lasts: [50, 350] },
-  "stop-long": { does: "SIGSTOP for more than a TTL, then SIGCONT", lasts: [1_000, 1_800] },
+  "stop-short": { does: "SIGSTOP for less than any TTL, then SIGCONT", lasts: [50, 450] },
+  "stop-long": { does: "SIGSTOP for more than a short TTL, then SIGCONT", lasts: [1_600, 2_400] },
   block: { does: "a blocked event loop that goes on asking `held`", lasts: [100, 1_500] },
+  "stall-stop": { does: "SIGSTOP for more than a statement's deadline of 5 s", lasts: [5_200, 7_000] },
+  "stall-block": { does: "an event loop blocked for more than 5 s", lasts: [5_200, 7_000] },
   "hole-both": { does: "a black hole, both ways", lasts: [200, 1_500] },
   "hole-up": { does: "a black hole towards the server", lasts: [200, 1_500] },
   "hole-down": { does: "a black hole towards the worker", lasts: [200, 1_500] },
@@ -35,10 +37,17 @@ export const serverFaults = {
   restart: { does: "restart of the server, fast", lasts: [0, 0] },
   crash: { does: "crash of the server, immediate, and a new start", lasts: [0, 0] },
   "backend-kill": { does: "kill -9 of a backend, for which the server restarts all", lasts: [0, 0] },
+  promotion: { does: "the primary stopped, and its standby promoted", lasts: [0, 0] },
   failover: { does: "a standby promoted, and the old primary stopped later", lasts: [400, 1_500] },
 };
 
 export const faultKinds = { ...ownFaults, ...sessionFaults, ...poolerFaults, ...serverFaults };
+
+/**
+ * After which, with a grace, nobody holds a lock beside a holder of before: the server's locks began anew, and no old primary went on.
+ * The others end one session while its server goes on.
+ */
+export const coveredByGrace = new Set(["restart", "crash", "backend-kill", "promotion"]);
 
 /** The worker that goes through a pooler, where there is one. */
 export const pooledOf = (workers) => workers;
@@ -65,17 +74,23 @@ export function between(random, [least, most]) {
 /**
  * The faults of a run in the order in which they begin, each with the milliseconds from the start of the run. In the first
  * half only those of `ownFaults`; in the second half the others, too.
+ *
+ * @param grace milliseconds that have to pass after each fault of the server
  */
-export function planOf({ seed, minutes, workers }) {
+export function planOf({ seed, minutes, workers, grace = 0 }) {
   const length = minutes * 60_000;
   const half = length / 2;
   const faults = [];
+  const isShort = minutes < 3;
   for (let worker = 1; worker <= workers; worker += 1) {
     const random = randomOf(seed + 7_919 * worker);
-    const gaps = [150, 600];
-    const own = Object.keys(ownFaults);
-    const first = () => own;
-    const second = () => [...Object.keys(sessionFaults), ...shuffled(random, own).slice(0, 6)];
+    const gaps = isShort ? [150, 600] : [800, 4_000];
+    const own = Object.keys(ownFaults).filter((kind) => !stalls.includes(kind));
+    const first = (deal) => [...stallsOf(worker, deal), ...shuffled(random, own)];
+    const second = (deal) => [
+      ...stallsOf(worker, deal + 1),
+      ...shuffled(random, [...Object.keys(sessionFaults), ...shuffled(random, own).slice(0, 6)]),
+    ];
     fill({ random, faults, from: 300, to: half, kinds: first, gaps, worker, end: length - calm });
     fill({ random, faults, from: half, to: length, kinds: second, gaps, worker, end: length - calm });
   }
@@ -87,18 +102,27 @@ export function planOf({ seed, minutes, workers }) {
   };
   fill({ ...pooler, faults, from: half, to: length, end: length - calm });
   const random = randomOf(seed);
-  const kinds = () => Object.keys(serverFaults);
+  const kinds = () => shuffled(random, Object.keys(serverFaults));
   // A start takes a second or so, and a run of half a minute is to see each of them.
-  const gaps = [1_500, Math.min(3_000 + Math.min(half / 20, 4_000), (half - calm) / 5)];
-  fill({ random, faults, from: half, to: length, kinds, gaps, worker: undefined, end: length - calm });
+  const gaps = isShort ? [1_000, Math.min(4_000, (half - calm) / 7)] : [4_000, 14_000];
+  const apart = gaps.map((gap) => gap + grace);
+  fill({ random, faults, from: half, to: length, kinds, gaps: apart, worker: undefined, end: length - calm });
   return { length, half, faults: faults.sort((a, b) => a.at - b.at) };
+}
+
+const stalls = ["stall-stop", "stall-block"];
+
+/** They take as long as all others together, so only every fourth deal of a worker has one; the first two workers begin with them. */
+function stallsOf(worker, deal) {
+  if (deal % 4 !== (worker <= 2 ? 0 : 2)) return [];
+  return [stalls[(worker + Math.floor(deal / 4)) % 2]];
 }
 
 /** Deals the kinds like cards: each once before any comes again. */
 function fill({ random, faults, from, to, kinds, gaps, worker, end }) {
   let at = from;
-  for (;;) {
-    for (const kind of shuffled(random, kinds())) {
+  for (let deal = 0; ; deal += 1) {
+    for (const kind of kinds(deal)) {
       const { lasts, amount } = faultKinds[kind];
       const fault = { at: at + between(random, gaps), kind, worker, lasts: between(random, lasts) };
       if (amount !== undefined) fault.amount = between(random, amount);

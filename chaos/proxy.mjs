@@ -10,8 +10,8 @@ import { Host } from "./host.mjs";
 
 const [serverPort, resourcePort, count] = process.argv.slice(2, 5).map(Number);
 const folder = process.argv[5];
-/** Milliseconds that the server's end of a link is left open when the worker's end has been reset. */
-const orphaned = 3_000;
+/** Milliseconds that the server's end of a link is left open when the worker's end has been reset: longer than any TTL. */
+const orphaned = 30_000;
 /** The workers, and the pooler. */
 const processes = new Set();
 
@@ -120,7 +120,8 @@ process.on("message", ({ id, worker, call, values = [], began, ended }) => {
   if (ended !== undefined) processes.delete(ended);
   if (call === undefined) return;
   links[worker - 1][call](...values);
-  process.send({ id });
+  // The run may have gone meanwhile.
+  process.send({ id }, () => {});
 });
 
 // The run has gone, however it ended: a worker that is stopped can't see that by itself.

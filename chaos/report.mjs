@@ -11,48 +11,69 @@ export function planLines({ faults }) {
   });
 }
 
+export function progressLine({ seconds, did, wrong, behind }) {
+  const acquires = did.get("acquire") ?? 0;
+  return `${(seconds / 60).toFixed(0).padStart(5)} min  ${acquires} acquires, ${wrong} wrong; judged up to ${(behind / 1_000).toFixed(1)} s ago`;
+}
+
 export function reportLines(run) {
-  const { seconds, acquires, did, failed, claims, puts, injected, overlaps, half, server, rows } = run;
-  const { stale, writes, leaks, unavailable, samples, wrong, because, kinds } = run;
+  const { seconds, load, acquires, did, injected, court, half, leaks, samples, wrong, because, kinds } = run;
+  const { rows, writes, unavailable } = court;
   const of = (what) => did.get(what) ?? 0;
   const tell = (name, text) => `  ${name.padEnd(14)}${text}`;
   const again = (text) => tell("", text);
-  const ended = (why) => claims.filter((claim) => claim.why === why).length;
-  const outcome = (how, what) => puts.filter((put) => put.how === how && put.outcome === what).length;
-  const [first, second] = split(overlaps, half);
-  const [early, late] = split(
-    claims.map(({ start }) => ({ at: start })),
-    half,
-  );
+  const ended = (why) => court.claims.reduce((sum, counts) => sum + (counts.get(why) ?? 0), 0);
+  const claims = court.claims.map((counts) => [...counts.values()].reduce((sum, times) => sum + times, 0));
   const [before, after] = split(injected, half);
-  const worst = unavailable.reduce((a, b) => (b.milliseconds > (a?.milliseconds ?? 0) ? b : a), undefined);
+  const failed = [...did].filter(([what]) => what.startsWith("failed: "));
+  const { worst, median } = unavailable;
   return [
     tell("acquires", `${acquires} in ${seconds.toFixed(0)} s, ${(acquires / seconds).toFixed(1)} a second`),
-    again(`${early.length} claims while no session was ended by others, ${late.length} afterwards`),
+    again(`on a machine with a load of ${load.toFixed(1)} on average`),
     again(`of ${of("try")} tries and ${of("wait")} waits; ${of("contended")} tries contended`),
-    tell("refreshes", `${of("refresh")} by hand`),
-    tell("releases", `${of("release")}`),
-    tell(
-      "claims",
-      `${claims.length}: ${ended("released")} released, ${ended("expired")} expired, ${ended("lost")} lost, ${ended("cut short")} killed`,
+    again(
+      `${of("acquireAll")} acquireAll, ${of("withLock")} withLock, ${of("withTransaction")} withTransaction`,
     ),
+    tell("refreshes", `${of("refresh")} by hand`),
+    tell("claims", `${claims[0]} while no session was ended by others, ${claims[1]} afterwards`),
+    again(
+      `${ended("released")} released, ${ended("committed")} committed, ${ended("expired")} expired, ${ended("lost")} lost, ${ended("cut short")} killed`,
+    ),
+    again(`of those ${court.readers} readers'; ${court.keptOverStall} held over a stall of more than 5 s`),
     tell("errors", ""),
-    ...sorted(failed).map(([what, times]) => again(`${String(times).padStart(6)}  ${what}`)),
+    ...failed
+      .sort(([, a], [, b]) => b - a)
+      .map(([what, times]) => again(`${String(times).padStart(7)}  ${what.slice("failed: ".length)}`)),
     "",
     tell("faults", `${before.length} of the holders' own, then ${after.length} with those of others`),
     ...Object.entries(faultKinds).map(([kind, { does }]) => {
       const times = injected.filter((fault) => fault.kind === kind).length;
       const lacking = kinds.includes(kind) ? "" : ", which this machine doesn't allow";
-      return again(`${String(times).padStart(6)}  ${kind.padEnd(18)} ${does}${lacking}`);
+      return again(`${String(times).padStart(7)}  ${kind.padEnd(18)} ${does}${lacking}`);
     }),
+    again(`${String(of("left open")).padStart(7)}  transactions left open on clients of the pool`),
     "",
-    tell("overlaps", `${first.length} while no session was ended by others, ${second.length} afterwards`),
-    ...overlapLines(second).map(again),
-    tell("server", `${samples.length} samples; ${server.checks} times a claim was looked for in one`),
-    again(`${server.wrong.length} missing; ${server.excused} after others had ended the session`),
-    again(`longest time a lock was there unclaimed: ${rows.longest.toFixed(0)} ms`),
-    tell("writes", `${writes.length} accepted, of them ${stale.length} stale`),
-    again(`${outcome("late", "refused") + outcome("decided", "refused")} late ones refused`),
+    tell(
+      "overlaps",
+      `${court.overlaps[0]} while no session was ended by others, ${court.overlaps[1]} afterwards`,
+    ),
+    ...[...court.explained].map(([name, { times, longest }]) =>
+      again(`${String(times).padStart(7)}  ${name}: at most ${longest.toFixed(1)} ms`),
+    ),
+    tell("server", `${samples} samples; ${court.checks} times a claim was looked for in one`),
+    again(`${court.missing} missing; ${court.excused} after others had ended the session`),
+    again(
+      `longest time a lock was there unclaimed: ${rows.longest.milliseconds.toFixed(0)} ms; at most ${(100 * rows.longest.ofAllowed).toFixed(0)} % of what its key allows`,
+    ),
+    tell("writes", `${writes.accepted} accepted, of them ${writes.wrong.length} stale`),
+    again(`${of("write refused") + of("write late, refused")} late ones refused`),
+    tell(
+      "transactions",
+      `${of("transaction committed, and there")} committed, ${of("transaction committed")} of them gone with an old primary`,
+    ),
+    again(
+      `${of("transaction not committed")} not committed; of ${of("transaction unknown") + of("transaction unknown, and there")} without an answer, ${of("transaction unknown, and there")} were`,
+    ),
     tell(
       "leaked",
       `${leaks.locks.length + leaks.locksAfter.length} locks, ${leaks.sessions.length} sessions`,
@@ -61,7 +82,7 @@ export function reportLines(run) {
       "unavailable",
       worst === undefined
         ? "never"
-        : `at most ${worst.milliseconds.toFixed(0)} ms from a fault on a holder to the next claim (${worst.fault.kind}); median ${median(unavailable).toFixed(0)} ms`,
+        : `at most ${worst.milliseconds.toFixed(0)} ms from a fault on a holder to the next claim (${worst.fault.kind}); median ${median} ms`,
     ),
     "",
     ...list("WRONG", wrong),
@@ -74,19 +95,7 @@ export function reportLines(run) {
   ];
 }
 
-function overlapLines(overlaps) {
-  const kinds = new Map();
-  for (const overlap of overlaps) {
-    const name = `${overlap.kind ?? "unexplained"}, the holder ${overlap.warned ? "found out" : "believed to the end of its TTL"}`;
-    kinds.set(name, [...(kinds.get(name) ?? []), overlap.milliseconds]);
-  }
-  return [...kinds].map(
-    ([name, times]) =>
-      `${String(times.length).padStart(6)}  ${name}: at most ${Math.max(...times).toFixed(1)} ms`,
-  );
-}
-
-function list(name, sentences) {
+export function list(name, sentences) {
   const more = sentences.length - longestList;
   return [
     ...sentences.slice(0, longestList).map((sentence) => `  ${name}  ${sentence}`),
@@ -95,9 +104,3 @@ function list(name, sentences) {
 }
 
 const split = (things, half) => [things.filter(({ at }) => at < half), things.filter(({ at }) => at >= half)];
-const sorted = (counts) => [...counts].sort(([, a], [, b]) => b - a);
-
-function median(cost) {
-  const ordered = cost.map(({ milliseconds }) => milliseconds).sort((a, b) => a - b);
-  return ordered[Math.floor(ordered.length / 2)] ?? 0;
-}

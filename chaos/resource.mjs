@@ -16,4 +16,10 @@ export const write = `
 with accepted as (update resource set fence = $2::int8 where key = $1 and fence <= $2::int8 returning key, fence)
 insert into writes (key, token) select key, fence from accepted`;
 
-export const writesInOrder = "select key, token::text as token from writes order by seq";
+/**
+ * Takes what was written since the last time, in order. Those of one key that aren't there yet take effect later: whoever writes holds
+ * the row of the resource until then.
+ */
+export const takeWrites = `
+with taken as (delete from writes returning seq, key, token)
+select key, token::text as token from taken order by seq`;

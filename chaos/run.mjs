@@ -1,51 +1,59 @@
-// The proof that locks hold, judged by an independent observer: run.mjs [--minutes N] [--seed S] [--plan] [--keep]
-// Several processes compete for a few keys on a real PostgreSQL, while faults are injected after a plan that follows from the
+// The proof that locks hold, judged by an independent observer: run.mjs [--minutes N] [--seed S] [--grace] [--plan] [--keep]
+// Several processes compete for keys on a real PostgreSQL, while faults are injected after a plan that follows from the
 // seed. Exits with 1 if anything was wrong, or if too little happened to prove anything. See docs/chaos.md.
 import { randomInt } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import pg from "pg";
 import { lockId } from "../dist/index.js";
 import { Cluster } from "./cluster.mjs";
+import { Court } from "./court.mjs";
 // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
-import * as judge from "./judge.mjs";
+import { History } from "./history.mjs";
+// biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
+import { voidBecause } from "./judge.mjs";
+import { grace, keysOf } from "./keys.mjs";
 import { Observer, roleOf } from "./observer.mjs";
 import { faultKinds, planOf } from "./plan.mjs";
-import { planLines, reportLines } from "./report.mjs";
-import { createResource, fillResource, writesInOrder } from "./resource.mjs";
+import { list, planLines, progressLine, reportLines } from "./report.mjs";
+import { createResource, fillResource, takeWrites } from "./resource.mjs";
+import { committedOf, createWritten, grantWritten, writtenTwice } from "./transactions.mjs";
 
 const workers = 4;
-const lanes = 3;
-const keys = ["invoice", "report", "stock", "ledger"];
 const namespace = 7;
-/** Milliseconds. */
-const ttls = [400, 900];
-/** Milliseconds beyond twice the longest TTL that a lock may be in the server without a claim. */
-const slack = 500;
 /** Milliseconds that a fault may be late, as on a busy machine; else it is left out, where one of its kind has been. */
 const late = 1_000;
 /** Acquires a second. A quieter run proves nothing. */
-const floor = 2;
+const floor = 5;
+/** Milliseconds between two looks at what the workers wrote. */
+const pause = 250;
+/** Milliseconds between two lines that say how it goes, in a long run. */
+const progress = 60_000;
+/** What callers do. A run in which nobody came to one of these proves nothing of it. */
+const ways = ["try", "wait", "refresh", "acquireAll", "withLock", "withTransaction", "left open"];
 
 const { values: given } = parseArgs({
   options: {
     minutes: { type: "string", default: "1" },
     seed: { type: "string", default: String(randomInt(2 ** 31)) },
+    grace: { type: "boolean", default: false },
     plan: { type: "boolean", default: false },
     keep: { type: "boolean", default: false },
   },
 });
 const minutes = Number(given.minutes);
 const seed = Number(given.seed);
-if (!(minutes >= 0.4 && minutes <= 24 * 60))
-  throw new Error("Expected --minutes to be from 0.4, for each fault to come, to 1440");
+const least = given.grace ? 1.5 : 0.5;
+if (!(minutes >= least && minutes <= 24 * 60))
+  throw new Error(`Expected --minutes to be from ${least}, for each fault to come, to 1440`);
 if (!(Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32)) {
   throw new Error("Expected --seed to be a whole number from 0 to 4294967295");
 }
-const plan = planOf({ seed, minutes, workers });
+const plan = planOf({ seed, minutes, workers, grace: given.grace ? grace : 0 });
+const keys = keysOf({ isGraceful: given.grace });
 
 const now = () => Number(process.hrtime.bigint()) / 1e6;
 const print = (...lines) => void process.stdout.write(`${lines.join("\n")}\n`);
@@ -82,49 +90,109 @@ else {
 
 async function main() {
   directory = mkdtempSync(join(tmpdir(), "pg-locker-chaos-"));
-  const facts = { seed, directory, keep: given.keep, namespace, keys, ttls, lanes };
-  cluster = new Cluster({ facts, now });
+  const court = new Court({ keys, half: () => started + plan.half });
+  const history = new History({
+    keys,
+    keep: given.keep,
+    now,
+    judge: court,
+    committed: async (ids) => {
+      const [found] = await observer.ask(committedOf, [ids]);
+      if (found.left_open) court.leftOpen();
+      return new Set(found.ids);
+    },
+  });
+  const recoveryGrace = given.grace ? grace : undefined;
+  const facts = { seed, directory, keep: given.keep, namespace, recoveryGrace };
+  cluster = new Cluster({ facts, history, now });
+  court.hears(cluster);
   await cluster.startServers();
   const { version, resource } = await prepare();
+  const again = `npm run chaos -- --minutes ${minutes} --seed ${seed}${given.grace ? " --grace" : ""}`;
   print(
     `PostgreSQL ${version}, Node.js ${process.versions.node}, ${cpus().length} cores`,
-    `${workers} workers of ${lanes} callers, ${keys.length} keys, TTL ${ttls.join(" to ")} ms, ${minutes} min, seed ${seed}`,
-    `${plan.faults.length} faults planned; again with: npm run chaos -- --minutes ${minutes} --seed ${seed}`,
+    `${workers} workers of ${cluster.lanes.join(" and ")} callers, ${keys.length} keys, ${minutes} min, seed ${seed}${given.grace ? `, a grace of ${grace} ms` : ""}`,
+    `${plan.faults.length} faults planned; again with: ${again}`,
     "",
   );
-  const ids = keys.map((key) => [lockId(namespace, key), key]);
+  const ids = keys.map(({ name }) => [lockId(namespace, name), name]);
   const observer = new Observer({
     url: cluster.server.url,
     now,
-    keys: new Map(ids.map(([id, key]) => [id.toString(), key])),
+    keys: new Map(ids.map(([id, name]) => [id.toString(), name])),
+    onSample: (sample) => history.sample(sample),
   });
   await cluster.startWorkers(workers);
   observer.start();
   const started = now();
+  const looking = look({ history, court, resource, started });
   await follow(observer, started);
   const ended = now();
   const leaks = await drain(observer, resource);
-  const { rows: writes } = await resource.query(writesInOrder);
+  await looking.stop();
+  await history.finish();
+  const twice = await observer.ask(writtenTwice);
   await observer.stop();
   await resource.end();
   if (given.keep) {
     const { injected, endings } = cluster;
-    writeFileSync(
-      join(directory, "seen.json"),
-      JSON.stringify({ started, injected, endings, samples: observer.samples }),
-    );
+    writeFileSync(join(directory, "seen.json"), JSON.stringify({ started, injected, endings }));
     print(`kept: ${directory}`, "");
   }
-  const seen = { ...read(), writes, observer, leaks, started, ended };
-  return verdict(seen);
+  const seconds = (ended - started) / 1_000;
+  return verdict({ court, history, observer, twice, leaks, seconds, load: looking.load });
+}
+
+/** Judges what has come, over and over, until it is stopped. */
+function look({ history, court, resource, started }) {
+  let isStopping = false;
+  let told = started + progress;
+  const loads = [];
+  const known = new Set();
+  const takeAll = async () => {
+    const { rows } = await resource.query(takeWrites);
+    for (const row of rows) court.write(row);
+  };
+  const running = (async () => {
+    while (!isStopping) {
+      const behind = history.advance();
+      await takeAll();
+      if (loads.length < (now() - started) / 10_000) loads.push(loadavg()[0]);
+      if (now() > told && minutes > 2) {
+        const wrong = [...history.wrong, ...cluster.wrong, ...court.wrong];
+        print(
+          progressLine({ seconds: (now() - started) / 1_000, did: history.did, wrong: wrong.length, behind }),
+        );
+        const fresh = wrong.filter((sentence) => !known.has(sentence));
+        for (const sentence of fresh) known.add(sentence);
+        if (fresh.length > 0) print(...list("WRONG", fresh));
+        told += progress;
+      }
+      await delay(pause);
+    }
+    await takeAll();
+  })();
+  running.catch(() => {});
+  return {
+    /** Of the machine, on average. */
+    get load() {
+      return loads.reduce((sum, load) => sum + load, 0) / loads.length;
+    },
+    stop: () => {
+      isStopping = true;
+      return running;
+    },
+  };
 }
 
 /** Answers the version of the servers, and a client of the one that has the resource. */
 async function prepare() {
   const client = new pg.Client({ connectionString: cluster.server.url });
   await client.connect();
-  for (let worker = 1; worker <= workers; worker += 1)
-    await client.query(`create role ${roleOf(worker)} login`);
+  const roles = Array.from({ length: workers }, (_, index) => roleOf(index + 1));
+  for (const role of roles) await client.query(`create role ${role} login`);
+  await client.query(createWritten);
+  await client.query(grantWritten(roles));
   const { rows } = await client.query("show server_version");
   await client.end();
   const resource = new pg.Client({ connectionString: cluster.resource.url });
@@ -132,7 +200,7 @@ async function prepare() {
   resource.on("error", () => {});
   await resource.connect();
   await resource.query(createResource);
-  await resource.query(fillResource, [keys]);
+  await resource.query(fillResource, [keys.map(({ name }) => name)]);
   await resource.query("create role chaos_writer login");
   await resource.query("grant all on resource, writes, writes_seq_seq to chaos_writer");
   return { version: rows[0].server_version, resource };
@@ -158,14 +226,14 @@ async function follow(observer, started) {
 
 /** Stops the workers and lets them close; answers what they left behind. */
 async function drain(observer, resource) {
-  await cluster.stopWorkers(15_000);
+  await cluster.stopWorkers(60_000);
   await delay(100);
   const locks = Object.values(await observer.look()).flat();
   await cluster.endVanished();
-  await cluster.closeWorkers(15_000);
+  await cluster.closeWorkers(60_000);
   const sessions = "select usename, application_name from pg_stat_activity where usename like 'chaos_%'";
   let left = [];
-  for (let attempt = 0; attempt < 20; attempt += 1) {
+  for (let attempt = 0; attempt < 100; attempt += 1) {
     left = [...(await observer.ask(sessions)), ...(await resource.query(sessions)).rows];
     if (left.length === 0) break;
     await delay(100);
@@ -173,99 +241,36 @@ async function drain(observer, resource) {
   return { locks, sessions: left, locksAfter: Object.values(await observer.look()).flat() };
 }
 
-/** What the workers wrote down. */
-function read() {
-  const claims = [];
-  const puts = [];
-  const did = new Map();
-  const failed = new Map();
-  const wrong = [];
-  const count = (counts, what) => counts.set(what, (counts.get(what) ?? 0) + 1);
-  for (const { worker, journal } of cluster.journals) {
-    let text;
-    try {
-      text = readFileSync(journal, "utf8");
-    } catch {
-      // Killed before it had begun.
-      continue;
-    }
-    const lines = text
-      .split("\n")
-      .filter((line) => line.endsWith("]"))
-      .map((line) => JSON.parse(line));
-    const own = judge.claimsOf(worker, lines);
-    for (const claim of own) claims.push(claim);
-    const tokens = new Map();
-    for (const [what, ...rest] of lines) {
-      if (what === "did") count(did, rest[0]);
-      if (what === "failed") count(failed, `${rest[0]}: ${rest[1]}`);
-      if (what === "wrong") wrong.push(`worker ${worker}: ${rest[0]}`);
-      if (what === "got") {
-        count(did, "acquire");
-        tokens.set(rest[0], BigInt(rest[3]));
-      }
-      if (what === "put") {
-        const [id, outcome, how, from, to] = rest;
-        puts.push({ worker, token: tokens.get(id), outcome, how, from, to });
-      }
-    }
-  }
-  return { claims, puts, did, failed, wrong };
-}
-
-function verdict({ claims, puts, did, failed, wrong: complaints, writes, observer, leaks, started, ended }) {
-  const { endings, injected } = cluster;
-  const { samples } = observer;
-  const overlaps = judge.judgeOverlaps(claims, endings);
-  const server = judge.judgeClaims(claims, samples, endings);
-  // A lock that was waited for is proved once more if its grant came late, which begins its TTL anew: a worker that falls silent right
-  // then leaves it unclaimed for two.
-  const rows = judge.judgeRows(claims, samples, 2 * ttls[1] + slack);
-  const stale = judge.staleWrites(writes);
+function verdict({ court, history, observer, twice, leaks, seconds, load }) {
+  const { did } = history;
+  const { injected } = cluster;
   const lock = ({ id, key, mode, role }) => `${mode} on ${id} (${key ?? "of no key"}) by ${role}`;
   const wrong = [
-    ...complaints,
+    ...history.wrong,
     ...cluster.wrong,
-    ...overlaps.wrong,
-    ...server.wrong,
-    ...rows.wrong,
-    ...judge.judgeTokens(claims, endings),
-    ...stale.map((sentence) => `stale write: ${sentence}`),
-    ...judge.refusedInBelief(claims, puts, endings),
+    ...court.wrong,
+    ...twice.map(({ key, n, times }) => `${keys[key].name}: ${times} transactions have written number ${n}`),
     ...leaks.locks.map((row) => `leaked lock: ${lock(row)}, after the workers had stopped`),
     ...leaks.locksAfter.map((row) => `leaked lock: ${lock(row)}, after the workers had ended`),
     ...leaks.sessions.map((row) => `leaked session: ${row.usename}, ${row.application_name}`),
   ];
-  const half = started + plan.half;
-  const seconds = (ended - started) / 1_000;
   const acquires = did.get("acquire") ?? 0;
   const kinds = Object.keys(faultKinds).filter((kind) => cluster.allows(kind));
-  const because = judge.voidBecause({
-    acquires,
-    seconds,
-    floor,
-    faults: injected,
-    kinds,
-    samples: samples.length,
-  });
+  const faults = new Set(injected.map(({ kind }) => kind));
+  const { samples } = observer;
+  const because = voidBecause({ acquires, seconds, floor, faults, kinds, samples, did, ways });
+  const half = court.half();
   print(
     ...reportLines({
       seconds,
+      load,
       acquires,
       did,
-      failed,
-      claims,
-      puts,
       injected,
       kinds,
-      overlaps: overlaps.overlaps,
+      court,
       half,
-      server,
-      rows,
-      stale,
-      writes,
       leaks,
-      unavailable: judge.unavailability(claims, injected),
       samples,
       wrong,
       because,

@@ -20,14 +20,15 @@ test("a seed gives the same faults at the same times; another seed gives others"
   const own = ["kill", "stop-short", "stop-long", "block", "hole-both", "hole-up", "hole-down", "latency"];
   const links = ["half-close", "reset", "vanish", "clock-forward", "clock-back"];
   const others = ["terminate", "terminate-in-hole", "reset-both", "half-close-server", "pooler-kill"];
-  const server = ["restart", "crash", "backend-kill", "failover"];
-  for (const kind of [...own, ...links, ...others, ...server]) {
+  const stalls = ["stall-stop", "stall-block"];
+  const server = ["restart", "crash", "backend-kill", "promotion", "failover"];
+  for (const kind of [...own, ...stalls, ...links, ...others, ...server]) {
     expect(one.output).toMatch(new RegExp(` ${kind}(,| for|$)`, "m"));
   }
 });
 
 test("under every fault no two hold at once, nothing leaks, no late write passes", async () => {
-  const { code, output } = await run("--minutes", "1");
+  const { code, output } = await run("--minutes", "0.5");
   expect(code, output).toBe(0);
   expect(output).toMatch(/^ {2}overlaps +0 while no session was ended by others, \d+ afterwards$/m);
   expect(output).toMatch(/^ {2}leaked +0 locks, 0 sessions$/m);

@@ -1,34 +1,73 @@
 import { expect, test } from "vitest";
 import {
   type Claim,
-  claimsOf,
   type Ending,
-  judgeClaims,
-  judgeOverlaps,
-  judgeRows,
-  judgeTokens,
+  type Fault,
+  hasLostItsRow,
+  judgeClaim,
+  lostByStall,
+  type Overlap,
+  Overlaps,
+  Rows,
   refusedInBelief,
   type Sample,
-  staleWrites,
-  unavailability,
+  StaleWrites,
+  Tokens,
+  Unavailability,
   voidBecause,
   // biome-ignore lint/correctness/useImportExtensions: it is the JavaScript that is imported, beside its declarations
 } from "../../chaos/judge.mjs";
 
+const byStart = (a: Claim, b: Claim): number => a.start - b.start;
+
+function judgeOverlaps(claims: readonly Claim[], endings: readonly Ending[]) {
+  const overlaps: Overlap[] = [];
+  const judge = new Overlaps(endings, (overlap) => overlaps.push(overlap));
+  for (const each of [...claims].sort(byStart)) judge.claim(each);
+  return { overlaps, wrong: judge.wrong };
+}
+
+function judgeTokens(claims: readonly Claim[], endings: readonly Ending[]): string[] {
+  const judge = new Tokens(endings);
+  for (const each of [...claims].sort(byStart)) judge.claim(each);
+  return judge.wrong;
+}
+
+function judgeRows(claims: readonly Claim[], seen: readonly Sample[], allowed: number) {
+  const judge = new Rows(() => allowed);
+  for (const each of claims) judge.claim(each);
+  for (const each of seen) judge.sample(each);
+  return { longest: judge.longest.milliseconds, wrong: judge.wrong };
+}
+
+function staleWrites(writes: ReadonlyArray<{ key: string; token: string }>): string[] {
+  const judge = new StaleWrites();
+  for (const each of writes) judge.write(each);
+  return judge.wrong;
+}
+
+function unavailability(claims: readonly Claim[], faults: readonly Fault[]) {
+  const costs: Array<{ fault: Fault; key: string; milliseconds: number }> = [];
+  const judge = new Unavailability(faults, (cost) => costs.push(cost));
+  for (const each of [...claims].sort(byStart)) judge.claim(each);
+  return costs;
+}
+
 /** A belief with a TTL of 500 ms that ended by itself. */
 function claim(worker: number, start: number, end: number, more: Partial<Claim> = {}): Claim {
   const token = BigInt(start);
-  return { worker, key: "k", ttl: 500, token, asked: start - 5, start, end, why: "expired", ...more };
+  const facts = { worker, key: "k", mode: "exclusive", ttl: 500, token, timeline: 0, refused: [] } as const;
+  return { ...facts, asked: start - 5, start, end, why: "expired", ...more };
 }
 
 /** The session of worker 1 was ended by others. */
 function ending(at: number, more: Partial<Ending> = {}): Ending {
-  return { kind: "terminate", worker: 1, keys: ["k"], at, until: at + 10, ...more };
+  return { kind: "terminate", worker: 1, at, until: at + 10, ...more };
 }
 
 /** The primary of a timeline was left for that of the next one, and went on for 300 ms. */
 function failover(at: number): Ending[] {
-  const facts = { kind: "failover", worker: undefined, keys: undefined, timeline: 1 };
+  const facts = { kind: "failover", worker: undefined, timeline: 1 };
   return [
     ending(at, { ...facts, beside: true, until: at + 300 }),
     ending(at + 280, { ...facts, until: at + 400 }),
@@ -37,37 +76,17 @@ function failover(at: number): Ending[] {
 
 /** A belief in what the server of a timeline granted. */
 function granted(timeline: number, ...[worker, start, end, more]: Parameters<typeof claim>): Claim {
-  return claim(worker, start, end, { token: (BigInt(timeline) << 48n) + BigInt(start), ...more });
+  return claim(worker, start, end, { token: (BigInt(timeline) << 48n) + BigInt(start), timeline, ...more });
 }
 
 /** One a tick of 20 ms, each with the lock of the workers that have it then. */
 function samples(until: number, has: (time: number) => number[]): Sample[] {
   return Array.from({ length: until / 20 }, (_, index) => {
     const from = index * 20;
-    const rows = has(from).map((worker) => ({ key: "k", pid: 100 + worker, worker }));
-    return { from, to: from + 2, rows };
+    const rows = has(from).map((worker) => ({ pid: 100 + worker, worker, mode: "exclusive" as const }));
+    return { from, to: from + 2, rows: new Map([["k", rows]]) };
   });
 }
-
-test("a claim lasts from the first to the last time that the lock was held", () => {
-  const claims = claimsOf(3, [
-    ["got", 1, "k", 500, "12", 90],
-    ["held", 1, 100],
-    ["got", 2, "j", 400, "13", 95],
-    ["held", 1, 101],
-    ["held", 1, 150],
-    ["end", 1, "released"],
-    ["got", 3, "k", 400, "14", 96],
-  ]);
-  const facts = { worker: 3, key: "k", ttl: 500, token: 12n, asked: 90 };
-  // The other two were never seen to be held.
-  expect(claims).toEqual([{ ...facts, start: 100, end: 150, why: "released" }]);
-  const killed = claimsOf(3, [
-    ["got", 1, "k", 500, "12", 90],
-    ["held", 1, 100],
-  ]);
-  expect(killed).toEqual([{ ...facts, start: 100, end: 100, why: "cut short" }]);
-});
 
 test("claims one after the other, or of two keys, are right", () => {
   const claims = [claim(1, 0, 100), claim(2, 100, 200), claim(3, 50, 150, { key: "j" })];
@@ -93,13 +112,12 @@ test("an overlap after others ended the session is counted, with what was told",
   expect(told.overlaps).toMatchObject([{ kind: "terminate", warned: true, milliseconds: 10 }]);
   const untold = judgeOverlaps([claim(1, 0, 100), claim(2, 90, 200)], [ending(80)]);
   expect(untold.overlaps).toMatchObject([{ kind: "terminate", warned: false }]);
-  const restart = ending(80, { kind: "restart", worker: undefined, keys: undefined });
+  const restart = ending(80, { kind: "restart", worker: undefined });
   expect(judgeOverlaps([claim(1, 0, 100), claim(2, 90, 200)], [restart]).wrong).toEqual([]);
 });
 
 test.each([
   ["of another worker", ending(80, { worker: 3 })],
-  ["of another key", ending(80, { keys: ["j"] })],
   ["before the lock was asked for", ending(-100)],
   ["after the overlap had begun", ending(91)],
 ])("an ending %s explains nothing", (_, other) => {
@@ -150,12 +168,11 @@ test("a failover excuses no overlap on one server, except at the old primary's e
 test("a failover excuses only the old primary's samples, writes and tokens", () => {
   const gone = samples(300, (time) => (time < 100 ? [1] : []));
   const [old, other] = [granted(1, 1, 30, 200, { why: "released" }), granted(2, 1, 120, 200)];
-  expect(judgeClaims([old], gone, failover(95))).toEqual({ checks: 8, excused: 5, wrong: [] });
-  expect(judgeClaims([other], gone, failover(95)).wrong).toHaveLength(4);
-  const refused = ({ worker, token }: Claim) =>
-    ({ worker, token, outcome: "refused", from: 130, to: 140 }) as const;
-  expect(refusedInBelief([old], [refused(old)], failover(95))).toEqual([]);
-  expect(refusedInBelief([other], [refused(other)], failover(95))).toHaveLength(1);
+  expect(judgeClaim(old, gone, failover(95))).toEqual({ checks: 8, excused: 5, wrong: [] });
+  expect(judgeClaim(other, gone, failover(95)).wrong).toHaveLength(4);
+  const refused = (each: Claim) => ({ ...each, refused: [{ from: 130, to: 140 }] });
+  expect(refusedInBelief(refused(old), failover(95))).toEqual([]);
+  expect(refusedInBelief(refused(other), failover(95))).toHaveLength(1);
   const beside = granted(1, 2, 150, 160, { why: "released" });
   expect(judgeTokens([other, beside], failover(95))).toEqual([]);
   expect(judgeTokens([other, beside], [])).toHaveLength(1);
@@ -180,36 +197,82 @@ test("a write accepted past a larger token is stale; that of another key is not"
     { key: "k", token: "10" },
   ];
   expect(staleWrites(writes)).toEqual([]);
-  expect(staleWrites([...writes, { key: "k", token: "9" }])).toEqual(["k: 9 was accepted after 10"]);
+  expect(staleWrites([...writes, { key: "k", token: "9" }])).toEqual([
+    "k: a stale write: 9 was accepted after 10",
+  ]);
 });
 
 test("a write refused in the midst of belief is wrong; a late one is not", () => {
-  const put = { worker: 1, token: 0n, outcome: "refused", from: 10, to: 20 } as const;
-  expect(refusedInBelief([claim(1, 0, 100)], [put], [])).toHaveLength(1);
-  expect(refusedInBelief([claim(1, 0, 100)], [put], [ending(5)])).toEqual([]);
-  expect(refusedInBelief([claim(1, 0, 15)], [put], [])).toEqual([]);
-  expect(refusedInBelief([claim(1, 0, 100)], [{ ...put, outcome: "accepted" }], [])).toEqual([]);
+  const refused = (end: number) => claim(1, 0, end, { refused: [{ from: 10, to: 20 }] });
+  expect(refusedInBelief(refused(100), [])).toHaveLength(1);
+  expect(refusedInBelief(refused(100), [ending(5)])).toEqual([]);
+  expect(refusedInBelief(refused(15), [])).toEqual([]);
 });
 
 test("a claim unknown to the server is wrong, unless others ended its session", () => {
-  const claims = [claim(1, 30, 200)];
-  const always = judgeClaims(
-    claims,
-    samples(300, () => [1]),
-    [],
-  );
-  expect(always).toEqual({ checks: 8, excused: 0, wrong: [] });
+  const believed = claim(1, 30, 200);
+  const always = samples(300, () => [1]);
+  expect(judgeClaim(believed, always, [])).toEqual({ checks: 8, excused: 0, wrong: [] });
   const gone = samples(300, (time) => (time < 100 ? [1] : []));
-  expect(judgeClaims(claims, gone, []).wrong).toHaveLength(5);
-  expect(judgeClaims(claims, gone, [ending(95)])).toEqual({ checks: 8, excused: 5, wrong: [] });
+  expect(judgeClaim(believed, gone, []).wrong).toHaveLength(5);
+  expect(judgeClaim(believed, gone, [ending(95)])).toEqual({ checks: 8, excused: 5, wrong: [] });
   const another = samples(300, () => [2]);
-  expect(judgeClaims(claims, another, []).wrong).toHaveLength(8);
+  expect(judgeClaim(believed, another, []).wrong).toHaveLength(8);
   // The role of a session that is just ending can't be seen.
   const ends = another.map((sample) => ({
     ...sample,
-    rows: sample.rows.map((row) => ({ ...row, worker: undefined })),
+    rows: new Map([["k", [{ pid: 102, mode: "exclusive" as const, worker: undefined }]]]),
   }));
-  expect(judgeClaims(claims, ends, []).wrong).toEqual([]);
+  expect(judgeClaim(believed, ends, []).wrong).toEqual([]);
+  // A reader's lock is none for a writer, nor the other way round.
+  expect(judgeClaim({ ...believed, mode: "shared" }, always, []).wrong).toHaveLength(8);
+});
+
+test("readers may overlap, but not a writer, whose token alone has to be smaller", () => {
+  const reader = (worker: number, start: number, end: number, token: bigint) =>
+    claim(worker, start, end, { mode: "shared", token });
+  const readers = [reader(1, 0, 100, 8n), reader(2, 50, 150, 7n)];
+  expect(judgeOverlaps(readers, []).wrong).toEqual([]);
+  expect(judgeOverlaps([...readers, claim(3, 140, 160)], []).wrong).toHaveLength(1);
+  expect(judgeOverlaps([...readers, claim(3, 150, 160)], []).wrong).toEqual([]);
+  expect(judgeTokens(readers, [])).toEqual([]);
+  expect(judgeTokens([...readers, claim(3, 160, 170, { token: 8n })], [])).toHaveLength(1);
+  expect(judgeTokens([claim(3, -20, -10, { token: 7n }), ...readers], [])).toHaveLength(1);
+});
+
+test("an overlap of a committed transaction is excused by another primary alone", () => {
+  const committed = granted(1, 1, 0, 100, { why: "committed", token: undefined });
+  const other = granted(1, 2, 90, 200);
+  expect(judgeOverlaps([committed, other], [ending(80)]).wrong).toHaveLength(1);
+  expect(judgeOverlaps([committed, granted(2, 2, 90, 200)], failover(80)).wrong).toEqual([]);
+});
+
+test("only a failover excuses that what was committed is not there", () => {
+  const committed = claim(1, 1_000, 1_050);
+  expect(hasLostItsRow(committed, 1_060, [])).toBe(false);
+  expect(hasLostItsRow(committed, 1_060, [ending(1_100)])).toBe(false);
+  expect(hasLostItsRow(committed, 1_060, failover(1_100))).toBe(true);
+  expect(hasLostItsRow(committed, 1_060, failover(4_000))).toBe(false);
+  expect(hasLostItsRow(committed, 1_060, failover(500))).toBe(false);
+});
+
+test("a stall costs no lock of a much longer TTL, unless something else was done", () => {
+  const stall = { kind: "stall-stop", worker: 1, at: 1_000, until: 7_000 };
+  const lost = claim(1, 900, 1_000, { ttl: 20_000, asked: 800, why: "lost" });
+  expect(lostByStall(lost, [stall]).wrong).toHaveLength(1);
+  expect(lostByStall({ ...lost, why: "expired" }, [stall]).wrong).toHaveLength(1);
+  expect(lostByStall({ ...lost, ttl: 10_000 }, [stall]).wrong).toEqual([]);
+  expect(lostByStall({ ...lost, worker: 2 }, [stall]).wrong).toEqual([]);
+  expect(lostByStall({ ...lost, why: "released" }, [stall])).toEqual({ isKept: false, wrong: [] });
+  expect(lostByStall({ ...lost, end: 7_100, why: "released" }, [stall])).toEqual({ isKept: true, wrong: [] });
+  const other = (worker: number | undefined, at: number, until: number) => [
+    stall,
+    { kind: "reset", worker, at, until },
+  ];
+  expect(lostByStall(lost, other(1, 700, 850)).wrong).toEqual([]);
+  expect(lostByStall(lost, other(undefined, 3_000, 4_000)).wrong).toEqual([]);
+  expect(lostByStall(lost, other(2, 3_000, 4_000)).wrong).toHaveLength(1);
+  expect(lostByStall(lost, other(1, 600, 790)).wrong).toHaveLength(1);
 });
 
 test("a lock in the server that nobody claims for longer than allowed is wrong", () => {
@@ -219,7 +282,7 @@ test("a lock in the server that nobody claims for longer than allowed is wrong",
     samples(800, (time) => (time >= 60 && time < 700 ? [1] : [])),
     300,
   );
-  expect(ended).toEqual({ longest: 282, wrong: [] });
+  expect(ended).toEqual({ longest: 260, wrong: [] });
   const stays = judgeRows(
     claims,
     samples(2_000, (time) => (time >= 60 ? [1] : [])),
@@ -253,18 +316,29 @@ test("a session that takes the lock again and again leaves nothing unclaimed", (
 
 test("a key is unavailable from the fault that freed it until the next claim", () => {
   const claims = [claim(1, 0, 100), claim(2, 700, 800, { why: "released" }), claim(3, 900, 950)];
-  const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at });
+  const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at, until: at + 1 });
   expect(unavailability(claims, [fault(1, 99)])).toMatchObject([{ key: "k", milliseconds: 601 }]);
   expect(unavailability(claims, [fault(undefined, 50)])).toMatchObject([{ milliseconds: 650 }]);
   // It held nothing then, it gave the lock back itself, nobody came after it.
   expect(unavailability(claims, [fault(1, 300), fault(2, 750), fault(3, 920)])).toEqual([]);
 });
 
-test("a quiet run is void, and so is one without a kind of fault", () => {
-  const facts = { acquires: 500, seconds: 60, floor: 5, samples: 3_000, kinds: ["kill", "block"] };
-  const faults = [{ kind: "kill" }, { kind: "block" }];
-  expect(voidBecause({ ...facts, faults })).toEqual([]);
-  expect(voidBecause({ ...facts, faults, acquires: 100 })).toHaveLength(1);
-  expect(voidBecause({ ...facts, faults, samples: 20 })).toHaveLength(1);
-  expect(voidBecause({ ...facts, faults: faults.slice(1) })).toEqual(["no fault of the kind kill"]);
+test("a quiet run is void, and one without a kind of fault or a way to take a lock", () => {
+  const did = new Map([["wait", 3]]);
+  const faults = new Set(["kill", "block"]);
+  const facts = {
+    acquires: 500,
+    seconds: 60,
+    floor: 5,
+    samples: 3_000,
+    kinds: ["kill", "block"],
+    faults,
+    did,
+  };
+  const ways = ["wait"];
+  expect(voidBecause({ ...facts, ways })).toEqual([]);
+  expect(voidBecause({ ...facts, ways, acquires: 100 })).toHaveLength(1);
+  expect(voidBecause({ ...facts, ways, samples: 20 })).toHaveLength(1);
+  expect(voidBecause({ ...facts, ways, faults: new Set(["block"]) })).toEqual(["no fault of the kind kill"]);
+  expect(voidBecause({ ...facts, ways: ["wait", "try"] })).toEqual(["nobody came to try"]);
 });

@@ -1,0 +1,240 @@
+// Puts in order what the workers wrote down and what the observer saw, while the run goes on, and hands it to whoever judges: each claim
+// when it has ended, in the order in which they began, and each sample when all claims that it may show are known. What was handed
+// over is forgotten.
+//
+//     journals ──▶ claims that have ended ──▶ up to the *horizon*, in order ──▶ judges
+//     samples  ──────────────────────────────▶ up to the horizon
+//
+// The horizon is the earliest time at which a claim may have begun that isn't known to its end: the start of one that is held, or of a
+// transaction of which it isn't known whether it was committed; the last time that a worker has written down; now.
+import { rmSync } from "node:fs";
+// biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
+import { JournalReader } from "./journal.mjs";
+
+/** Milliseconds after which nothing of a transaction is under way any more, whose caller had no answer or was killed. */
+const settling = 3_000;
+
+export class History {
+  /** What the workers counted, by name. */
+  did = new Map();
+  wrong = [];
+  #keys;
+  #keep;
+  #now;
+  #judge;
+  #committed;
+  #lives = [];
+  #ended = [];
+  #samples = [];
+  #unknown = [];
+  #asking;
+
+  /**
+   * @param keys with the name of each @param keep leaves the journals @param now the clock
+   * @param judge has `claim(claim, samples)`, `span(span)` and `sample(sample)`
+   * @param committed answers which of some transactions were committed
+   */
+  constructor({ keys, keep, now, judge, committed }) {
+    this.#keys = keys;
+    this.#keep = keep;
+    this.#now = now;
+    this.#judge = judge;
+    this.#committed = committed;
+  }
+
+  /** A worker is about to begin. Answers what tells of its end. */
+  life({ worker, journal, writer }) {
+    const life = {
+      worker,
+      journal,
+      writer,
+      reader: new JournalReader(journal),
+      seen: this.#now(),
+      claims: new Map(),
+      spans: new Map(),
+      transactions: new Map(),
+      hasEnded: false,
+    };
+    this.#lives.push(life);
+    return () => {
+      life.hasEnded = true;
+    };
+  }
+
+  sample(sample) {
+    this.#samples.push(sample);
+  }
+
+  /** Judges what can be. */
+  advance() {
+    const now = this.#now();
+    for (const life of this.#lives) this.#read(life);
+    this.#lives = this.#lives.filter((life) => !life.isRead);
+    this.#lookUp();
+    const horizon = Math.min(
+      now,
+      ...this.#lives.map(({ seen }) => seen),
+      ...this.#lives.flatMap(({ claims, spans, transactions }) =>
+        [claims, spans, transactions].flatMap((each) => [...each.values()].map(({ start }) => start)),
+      ),
+      ...this.#unknown.map(({ claim }) => claim.start),
+    );
+    const isDue = ({ start }) => start < horizon;
+    const due = this.#ended.filter(isDue).sort((a, b) => a.start - b.start);
+    this.#ended = this.#ended.filter((each) => !isDue(each));
+    for (const each of due) {
+      if (each.isSpan) this.#judge.span(each);
+      else this.#judge.claim(each, this.#samples);
+    }
+    const from = this.#samples.findIndex(({ to }) => to >= horizon);
+    for (const sample of this.#samples.splice(0, from === -1 ? this.#samples.length : from))
+      this.#judge.sample(sample);
+    return now - horizon;
+  }
+
+  /** When all workers have ended: judges the rest. */
+  async finish() {
+    for (;;) {
+      this.advance();
+      if (this.#lives.length === 0 && this.#unknown.length === 0 && this.#ended.length === 0) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  #read(life) {
+    const isLast = life.hasEnded;
+    for (const record of life.reader.read()) this.#take(life, record);
+    if (!isLast) return;
+    life.isRead = true;
+    life.reader.close();
+    if (!this.#keep) rmSync(life.journal, { force: true });
+    for (const claim of life.claims.values()) this.#ended.push({ ...claim, why: "cut short" });
+    for (const span of life.spans.values()) this.#ended.push({ ...span, end: life.seen });
+    for (const transaction of life.transactions.values())
+      this.#unknown.push({ ...transaction, since: this.#now() });
+  }
+
+  #take(life, { what, how, key: place, of, at, since, token, ttl, more, text }) {
+    const { worker, claims, spans, transactions } = life;
+    const key = this.#keys[place]?.name;
+    switch (what) {
+      case "tick":
+        life.seen = at;
+        for (const claim of claims.values()) if (!claim.isOver) claim.end = Math.max(claim.end, at);
+        for (const { claim, hasLeft } of transactions.values()) if (!hasLeft) claim.end = at;
+        return;
+      case "claim": {
+        const timeline = Number(token >> 48n);
+        const times = { asked: since, start: at, end: at };
+        claims.set(of, {
+          worker,
+          key,
+          mode: how,
+          ttl,
+          token,
+          timeline,
+          ...times,
+          why: undefined,
+          refused: [],
+        });
+        return;
+      }
+      case "held":
+      case "over": {
+        const claim = claims.get(of);
+        if (claim === undefined) return;
+        claim.end = Math.max(claim.end, at);
+        claim.isOver ||= what === "over";
+        return;
+      }
+      case "end": {
+        const claim = claims.get(of);
+        if (claim === undefined) return;
+        claims.delete(of);
+        claim.why = how;
+        this.#ended.push(claim);
+        return;
+      }
+      case "put":
+        count(this.did, `write ${how}`);
+        if (how === "refused") claims.get(of)?.refused.push({ from: since, to: at });
+        return;
+      case "pending":
+        spans.set(of, { worker, key, start: at, isSpan: true });
+        return;
+      case "settled":
+        this.#ended.push({ ...spans.get(of), end: at });
+        spans.delete(of);
+        return;
+      case "entered": {
+        const times = { asked: since, start: at, end: at };
+        const claim = {
+          worker,
+          key,
+          mode: "exclusive",
+          ttl,
+          token: undefined,
+          timeline: more,
+          ...times,
+          refused: [],
+        };
+        transactions.set(of, {
+          id: `${life.writer}-${of}`,
+          claim,
+          start: at,
+          hasLeft: false,
+          how: "unknown",
+        });
+        return;
+      }
+      case "left": {
+        const transaction = transactions.get(of);
+        transaction.hasLeft = true;
+        transaction.claim.end = at;
+        return;
+      }
+      case "outcome": {
+        const transaction = transactions.get(of);
+        if (transaction === undefined) return;
+        transactions.delete(of);
+        this.#unknown.push({ ...transaction, how, since: at });
+        return;
+      }
+      case "count":
+        count(this.did, text, more);
+        return;
+      default:
+        this.wrong.push(`worker ${worker}: ${text}`);
+    }
+  }
+
+  /** Asks the database what became of the transactions that are over. */
+  #lookUp() {
+    if (this.#asking !== undefined) return;
+    const now = this.#now();
+    const due = this.#unknown.filter(({ how, since }) => how !== "unknown" || now - since > settling);
+    if (due.length === 0) return;
+    this.#asking = this.#committed(due.map(({ id }) => id))
+      .then((committed) => {
+        for (const transaction of due) this.#judgeTransaction(transaction, committed.has(transaction.id));
+        const asked = new Set(due);
+        this.#unknown = this.#unknown.filter((each) => !asked.has(each));
+      })
+      // It is asked again.
+      .catch(() => {})
+      .finally(() => {
+        this.#asking = undefined;
+      });
+  }
+
+  /** What is in the database was committed under the lock, from when the function was called until it had come to its end. */
+  #judgeTransaction({ claim, how, since }, isThere) {
+    count(this.did, `transaction ${how}${isThere ? ", and there" : ""}`);
+    this.#judge.transaction({ claim, how, isThere, settled: since });
+    if (isThere || how === "committed") this.#ended.push({ ...claim, why: "committed" });
+  }
+}
+
+function count(counts, what, more = 1) {
+  counts.set(what, (counts.get(what) ?? 0) + more);
+}
