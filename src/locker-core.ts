@@ -7,7 +7,8 @@ import {
   signalOf,
 } from "./contract/acquire-options.ts";
 import { LockNotAcquiredError } from "./contract/errors.ts";
-import { lockId } from "./contract/lock-id.ts";
+import { fnv, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
+import { keyText, type LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
   CloseOptions,
@@ -48,6 +49,8 @@ export interface LockerStore extends LockStore<Grant> {
 export interface LockerCoreParts {
   /** An int32. */
   readonly namespace: number;
+  /** `undefined`: that of the Go package. */
+  readonly lockId: LockIdFunction | undefined;
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
   /** @returns milliseconds @throws {InvalidTtlError} */
@@ -103,7 +106,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   }
 
   // Not async, as it is called most: the promise of the attempt goes out as it is.
-  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
       return this.take(this.#lockWanted(key, options), this.#parts.store, this.#holdForCaller);
     } catch (error) {
@@ -111,7 +114,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     }
   }
 
-  async tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+  async tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
     try {
       return await this.acquire(key, options);
     } catch (error) {
@@ -120,17 +123,17 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     }
   }
 
-  async acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+  async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
     return acquireInOrder(wanted, (one) => this.take(one, this.#parts.store, this.#hold));
   }
 
-  async withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+  async withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     return runUnder(this.owner, await this.acquire(key, assertScope(fn, options)), fn);
   }
 
   async tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
@@ -185,10 +188,10 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   }
 
   /** What a caller asks for, checked. */
-  wanted(key: string, options: AcquireOptions): Wanted {
+  wanted(key: LockKey, options: AcquireOptions): Wanted {
     this.#admission.assertOpen();
-    const { namespace, assertTtl } = this.#parts;
-    const id = lockId(namespace, key);
+    const { assertTtl } = this.#parts;
+    const text = keyText(key);
     const {
       ttl = this.#parts.defaultTtl,
       mode = "exclusive",
@@ -198,8 +201,8 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
       signal,
     } = options;
     return {
-      key,
-      id,
+      key: text,
+      id: this.#idOf(key, text),
       mode,
       fencing,
       autoRefresh,
@@ -249,7 +252,12 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     });
   }
 
-  #lockWanted(key: string, options: AcquireOptions | undefined): Wanted {
+  #idOf(key: LockKey, text: string): bigint {
+    const { namespace, lockId } = this.#parts;
+    return lockId === undefined ? fnv(namespace, key) : ownLockId(lockId, namespace, key, text);
+  }
+
+  #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
     return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
 }

@@ -1,7 +1,7 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
 import { formatDuration, milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
-import { int32Range, isInt32 } from "./contract/lock-id.ts";
+import { int32Range, isInt32, type LockIdFunction } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
 import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
 import type { Pool } from "./postgres/driver.ts";
@@ -68,6 +68,13 @@ export interface PostgresLockerOptions extends Connection {
    * await locker.withLock("nightly", work, { ttl: "10s", wait: true });
    */
   readonly recoveryGrace?: Duration;
+  /**
+   * Makes the id of a lock: a bigint from -2^63 to 2^63-1, the same for the same arguments, in every process. {@link sha256LockId} is
+   * one that nobody can aim at. Lockers that differ in it don't exclude each other, and the Go package has the default.
+   *
+   * @default `lockId`, which is that of the Go package
+   */
+  readonly lockId?: LockIdFunction;
   /** Anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. Default: none. */
   readonly circuitBreaker?: CircuitBreaker;
   /** Default: nothing is logged. */
@@ -81,7 +88,7 @@ export interface PostgresLockerOptions extends Connection {
 export interface MemoryLockerOptions
   extends Pick<
     PostgresLockerOptions,
-    "namespace" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
+    "namespace" | "lockId" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
   > {}
 
 /** The settings that the Go package has, by the names it has for them. */
@@ -113,6 +120,7 @@ const pool: Check = (got, path) => {
 
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
+  lockId: optional(is("a function", (value) => typeof value === "function")),
   circuitBreaker: optional(having(["execute"], "an object with a method execute(fn)")),
   logger: optional(having(["debug", "info", "warn", "error"], "an object with debug, info, warn and error")),
   tracerProvider: optional(having(["getTracer"], "an OpenTelemetry TracerProvider")),

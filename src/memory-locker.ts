@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import type { LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
   CloseOptions,
@@ -31,6 +32,7 @@ export class MemoryLocker implements Locker {
     this.#shown = { namespace };
     this.#core = new LockerCore({
       namespace,
+      lockId: checked.lockId,
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: assertPositiveTtl,
@@ -48,24 +50,24 @@ export class MemoryLocker implements Locker {
     this.close = this.close.bind(this);
   }
 
-  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     return this.#core.acquire(key, options);
   }
 
-  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
     return this.#core.tryAcquire(key, options);
   }
 
-  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+  acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     return this.#core.acquireAll(keys, options);
   }
 
-  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+  withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     return this.#core.withLock(key, fn, options);
   }
 
   tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {

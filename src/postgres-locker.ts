@@ -1,6 +1,7 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import { milliseconds } from "./contract/duration.ts";
+import type { LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
   CloseOptions,
@@ -54,6 +55,7 @@ export class PostgresLocker implements Locker {
       ownPool(connectionString as string, connWaitTimeout)) as Pool;
     this.#core = new LockerCore({
       namespace,
+      lockId: checked.lockId,
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
@@ -92,24 +94,24 @@ export class PostgresLocker implements Locker {
     this.close = this.close.bind(this);
   }
 
-  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     return this.#core.acquire(key, options);
   }
 
-  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
     return this.#core.tryAcquire(key, options);
   }
 
-  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+  acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     return this.#core.acquireAll(keys, options);
   }
 
-  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+  withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     return this.#core.withLock(key, fn, options);
   }
 
   tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
@@ -135,7 +137,7 @@ export class PostgresLocker implements Locker {
    * @throws what `fn` throws
    */
   withTransaction<T, C extends TransactionClient = TransactionClient>(
-    key: string,
+    key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C> = {},
   ): Promise<T> {

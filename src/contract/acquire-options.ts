@@ -1,5 +1,6 @@
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
+import { keyText, type LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
@@ -126,14 +127,14 @@ export function assertWait(got: unknown): number {
   return wait;
 }
 
-/** @throws {InvalidConfigError} the keys themselves are checked where each is used */
-export function assertKeys(got: unknown): readonly string[] {
+/** @throws {InvalidConfigError} @throws {EmptyKeyError} @throws {InvalidKeyError} */
+export function assertKeys(got: unknown): readonly LockKey[] {
   if (!Array.isArray(got)) throw new InvalidConfigError({ field: "keys", got, wants: "an array of keys" });
   if (got.length === 0) {
     throw new InvalidConfigError({ field: "keys", got, wants: "an array of at least one key" });
   }
-  const seen = new Set<unknown>();
-  const twice = got.find((key) => seen.size === seen.add(key).size);
+  const seen = new Set<string>();
+  const twice = got.find((key) => seen.size === seen.add(keyText(key)).size);
   if (twice !== undefined) {
     throw new InvalidConfigError({
       field: "keys",

@@ -1,3 +1,5 @@
+import type { LockKey } from "./lock-key.ts";
+
 /**
  * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
  * always has a unit: `"5"` is refused.
@@ -89,7 +91,7 @@ export interface Locker extends AsyncDisposable {
    *
    * @throws {LockNotAcquiredError} held elsewhere, for all of the wait, or no session could be had; see its `reason`
    * @throws {EmptyKeyError} `key` is empty
-   * @throws {InvalidKeyError} `key` is not a string, or is ill-formed UTF-16
+   * @throws {InvalidKeyError} `key` is neither a string nor a `Uint8Array`, or is ill-formed UTF-16
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
    * @throws {InvalidConfigError} an option is unknown or of the wrong type
    * @throws {CircuitOpenError} the circuit breaker refused
@@ -101,12 +103,12 @@ export interface Locker extends AsyncDisposable {
    * @throws {DatabaseError} PostgreSQL or the driver failed
    * @throws the `reason` of `options.signal`, when that aborts
    */
-  acquire(key: string, options?: AcquireOptions): Promise<Lock>;
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock>;
   /**
    * As {@link acquire}, but answers `undefined` where the lock is held elsewhere, for all of the wait if there is one. Every
    * other failure throws; so does `"recovering"`, because `undefined` says that somebody else is at work.
    */
-  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined>;
   /**
    * Takes the locks of several keys, all or none, within one `wait`. They are taken in the order of their ids, so that two
    * callers that want some of the same keys never keep each other waiting for ever.
@@ -117,7 +119,7 @@ export interface Locker extends AsyncDisposable {
    * @throws {InvalidConfigError} `keys` is no array, or an empty one, or a key occurs twice
    * @throws {LockLostError} @throws {LockExpiredError} one was lost while another was awaited
    */
-  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup>;
+  acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup>;
   /**
    * Runs `fn` under the lock of `key`, which is refreshed meanwhile and released however `fn` ends.
    *
@@ -128,10 +130,10 @@ export interface Locker extends AsyncDisposable {
    * @throws {LockLostError} @throws {LockExpiredError} the lock ended before `fn` did
    * @throws what `fn` throws
    */
-  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
+  withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
   /** As {@link withLock}, but answers `{ acquired: false }`, without running `fn`, where the lock is held elsewhere. */
   tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
@@ -169,6 +171,7 @@ export interface Locker extends AsyncDisposable {
  * quietly.
  */
 export interface Lock extends AsyncDisposable {
+  /** Of a key of bytes that aren't UTF-8, each such byte is a lone surrogate, from U+DC80 to U+DCFF, as in Python. */
   readonly key: string;
   /** What PostgreSQL sees; see `lockId`. */
   readonly id: bigint;

@@ -1,5 +1,6 @@
 import { assertFunction, assertTransactionOptions } from "../contract/acquire-options.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { LockKey } from "../contract/lock-key.ts";
 import type { AcquireOptions, TransactionClient, TransactionOptions } from "../contract/locker.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
@@ -17,7 +18,7 @@ import type { RegisteredLock } from "./lock-registry.ts";
 /** What is needed of the locker. */
 export interface LockerOfTransactions {
   /** @throws what is wrong with them */
-  wanted(key: string, options: AcquireOptions): Wanted;
+  wanted(key: LockKey, options: AcquireOptions): Wanted;
   take<G extends { release(): Promise<unknown> }, H>(
     wanted: Wanted,
     store: LockStore<G>,
@@ -61,7 +62,7 @@ export class LocksInTransactions {
 
   /** As `PostgresLocker.withTransaction` says. */
   async run<T, C extends TransactionClient>(
-    key: string,
+    key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C>,
   ): Promise<T> {

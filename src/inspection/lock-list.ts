@@ -1,5 +1,6 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { lockId } from "../contract/lock-id.ts";
+import { fnv } from "../contract/lock-id.ts";
+import { keyBytes } from "../contract/lock-key.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { named } from "../postgres/application-name.ts";
 import {
@@ -106,7 +107,7 @@ function infoOf(seen: SeenLock): LockInfo {
   const name = seen.name ?? undefined;
   const told = named(name ?? "");
   const id = BigInt(seen.id);
-  const isWhole = told?.key !== undefined && lockId(told.namespace, told.key) === id;
+  const isWhole = told?.key !== undefined && fnv(told.namespace, keyBytes(told.key)) === id;
   return {
     id,
     key: isWhole ? told.key : undefined,

@@ -23,9 +23,9 @@ import {
   LockerClosedError,
   LockNotAcquiredError,
   LockNotHeldError,
-  sentenceOf,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import { sentenceOf } from "../contract/shown-value.ts";
 import type { StopSignal } from "./stop-signal.ts";
 import { callHook, hookThrew } from "./user-hook.ts";
 

@@ -1,4 +1,4 @@
-import { sentenceOf } from "../contract/errors.ts";
+import { sentenceOf } from "../contract/shown-value.ts";
 import { isThenable } from "./thenable.ts";
 
 const warned = new Set<string>();
