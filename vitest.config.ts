@@ -12,6 +12,7 @@ const bothWays = [
   "fairness",
   "fencing",
   "id-collision",
+  "inspect",
   "locks-kept",
   "network-namespace",
   "pooler",

@@ -55,3 +55,8 @@ export { PostgresLocker } from "./postgres-locker.ts";
 export type { TryResult } from "./contract/locker.ts";
 export type { TransactionClient } from "./contract/locker.ts";
 export type { TransactionOptions } from "./contract/locker.ts";
+export type { InspectOptions } from "./contract/lock-inspection.ts";
+export type { LockHolder } from "./contract/lock-inspection.ts";
+export type { LockInspection } from "./contract/lock-inspection.ts";
+export type { LockSession } from "./contract/lock-inspection.ts";
+export type { LockWaiter } from "./contract/lock-inspection.ts";

@@ -4,12 +4,15 @@ import {
   assertScope,
   assertWait,
   drainOf,
+  inspectSignalOf,
   signalOf,
 } from "./contract/acquire-options.ts";
 import { LockNotAcquiredError } from "./contract/errors.ts";
-import { fnv, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
-import { keyText, type LockKey } from "./contract/lock-key.ts";
+import { fnv, keyText, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
+import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
+import type { LockKey } from "./contract/lock-key.ts";
 import type {
+  AbortSignalLike,
   AcquireOptions,
   CloseOptions,
   Lock,
@@ -19,10 +22,12 @@ import type {
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
-import { HeldLock, type LockOwner } from "./holding/held-lock.ts";
+import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
+import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
+import type { LockState, OwnLock, SoughtLock } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
 import { Expiries } from "./runtime/expiries.ts";
@@ -58,6 +63,8 @@ export interface LockerCoreParts {
   /** In milliseconds. */
   readonly defaultTtl: number;
   readonly store: LockerStore;
+  /** Who has a lock, and who waits for it, wherever that is. */
+  look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
 }
 
 /**
@@ -171,6 +178,27 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     return this.#closed;
   }
 
+  async inspect(key: LockKey, options: InspectOptions = {}): Promise<LockInspection> {
+    this.#admission.assertOpen();
+    const text = keyText(key);
+    const id = this.#idOf(key, text);
+    const signal = inspectSignalOf(options);
+    stopSignalOf(signal)?.throwIfAborted();
+    const seen = await this.#parts.look({ id, own: () => this.#registry.with(id).map(ownLock) }, signal);
+    return {
+      key: text,
+      id,
+      held: seen.holders.length > 0,
+      heldHere: seen.holders.some(({ own }) => own),
+      ...seen,
+      waitingHere: this.#admission.lines.lengthOf(id),
+    };
+  }
+
+  async isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
+    return (await this.inspect(key, options)).held;
+  }
+
   stats(): LockerStats {
     const { inFlight, waiting } = this.#admission.counts;
     return {
@@ -260,6 +288,10 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
     return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
+}
+
+function ownLock({ pid, grantedAt, fencingToken }: RegisteredLock): OwnLock {
+  return { pid, since: grantedAt === undefined ? undefined : new Date(grantedAt), fencingToken };
 }
 
 const noOptions: AcquireOptions = {};

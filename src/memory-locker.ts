@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import type { InspectOptions, LockHolder, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
@@ -30,6 +31,7 @@ export class MemoryLocker implements Locker {
     const checked = checkMemoryLockerOptions(options);
     const { namespace = 0 } = checked;
     this.#shown = { namespace };
+    const store = new MemoryStore();
     this.#core = new LockerCore({
       namespace,
       lockId: checked.lockId,
@@ -37,7 +39,8 @@ export class MemoryLocker implements Locker {
       breaker: checked.circuitBreaker,
       assertTtl: assertPositiveTtl,
       defaultTtl,
-      store: new MemoryStore(),
+      store,
+      look: async ({ id }) => ({ holders: store.holdersOf(id), waiters: [] }),
     });
     // So that `const { acquire } = locker` works.
     this.acquire = this.acquire.bind(this);
@@ -45,6 +48,8 @@ export class MemoryLocker implements Locker {
     this.acquireAll = this.acquireAll.bind(this);
     this.withLock = this.withLock.bind(this);
     this.tryWithLock = this.tryWithLock.bind(this);
+    this.inspect = this.inspect.bind(this);
+    this.isHeld = this.isHeld.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -72,6 +77,14 @@ export class MemoryLocker implements Locker {
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
     return this.#core.tryWithLock(key, fn, options);
+  }
+
+  inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {
+    return this.#core.inspect(key, options);
+  }
+
+  isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
+    return this.#core.isHeld(key, options);
   }
 
   ping(options?: PingOptions): Promise<void> {
@@ -124,13 +137,33 @@ class MemoryStore implements LockerStore {
     return lock;
   }
 
+  holdersOf(id: bigint): LockHolder[] {
+    return [...(this.#holders.get(id) ?? [])].filter((lock) => !lock.lapsed).map(holderOf);
+  }
+
   async ping(): Promise<void> {}
 
   async close(): Promise<void> {}
 }
 
+function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {
+  return {
+    mode,
+    own: true,
+    since,
+    fencingToken,
+    pid: undefined,
+    host: undefined,
+    applicationName: undefined,
+    user: undefined,
+    sessionSince: undefined,
+    preparedTransaction: undefined,
+  };
+}
+
 class MemoryLock implements Grant {
   readonly mode;
+  readonly since = new Date();
   readonly fencingToken: bigint | undefined;
   /** Whoever asks next finds that it has. */
   readonly lapses = false;

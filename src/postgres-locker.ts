@@ -1,6 +1,7 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import { milliseconds } from "./contract/duration.ts";
+import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
@@ -15,6 +16,7 @@ import type {
   TryResult,
 } from "./contract/locker.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
+import { lookAtLock } from "./inspection/lock-state.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import {
   checkPostgresLockerOptions,
@@ -74,6 +76,7 @@ export class PostgresLocker implements Locker {
         recovery,
         onPlaceFree: () => this.#core.offerPlace(),
       }),
+      look: (lock, signal) => lookAtLock(pool, lock, signal),
     });
     this.#transactions = new LocksInTransactions(this.#core, {
       pool,
@@ -89,6 +92,8 @@ export class PostgresLocker implements Locker {
     this.withLock = this.withLock.bind(this);
     this.tryWithLock = this.tryWithLock.bind(this);
     this.withTransaction = this.withTransaction.bind(this);
+    this.inspect = this.inspect.bind(this);
+    this.isHeld = this.isHeld.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -142,6 +147,14 @@ export class PostgresLocker implements Locker {
     options: TransactionOptions<C> = {},
   ): Promise<T> {
     return this.#transactions.run(key, fn, options);
+  }
+
+  inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {
+    return this.#core.inspect(key, options);
+  }
+
+  isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
+    return this.#core.isHeld(key, options);
   }
 
   ping(options?: PingOptions): Promise<void> {

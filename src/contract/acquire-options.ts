@@ -1,6 +1,7 @@
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
-import { keyText, type LockKey } from "./lock-key.ts";
+import { keyText } from "./lock-id.ts";
+import type { LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
@@ -62,6 +63,11 @@ export function signalOf(options: { readonly signal?: AbortSignalLike }): AbortS
   assertObject(options);
   assertSignal(options.signal);
   return options.signal;
+}
+
+/** The signal of `inspect`, whose only option it is. @throws {InvalidConfigError} */
+export function inspectSignalOf(options: unknown): AbortSignalLike | undefined {
+  return assertAcquireOptions(options, ["signal"]).signal;
 }
 
 /** @returns milliseconds to wait for what is held @throws {InvalidConfigError} */

@@ -1,5 +1,5 @@
-import { InvalidConfigError, LockerError } from "./errors.ts";
-import { keyText, type LockKey, plainKey } from "./lock-key.ts";
+import { EmptyKeyError, InvalidConfigError, InvalidKeyError, LockerError } from "./errors.ts";
+import { type LockKey, plainKey, textOfBytes } from "./lock-key.ts";
 import { sentenceOf } from "./shown-value.ts";
 
 const utf8 = new TextEncoder();
@@ -22,6 +22,21 @@ export function lockId(namespace: number, key: LockKey): bigint {
   assertNamespace(namespace);
   const text = keyText(key);
   return fnv(namespace, typeof key === "string" ? text : key);
+}
+
+/**
+ * A key as it is shown, in `lock.key` and in errors. Bytes that aren't UTF-8 are lone surrogates, which no key of a string has, so
+ * that no two keys are shown alike.
+ *
+ * @throws {EmptyKeyError} @throws {InvalidKeyError}
+ */
+export function keyText(key: unknown): string {
+  if (typeof key === "string") {
+    if (!key.isWellFormed()) throw new InvalidKeyError(key);
+    if (key === "") throw new EmptyKeyError();
+    return key;
+  }
+  return textOfBytes(key);
 }
 
 /** The id of a key by FNV, without a check. */

@@ -11,23 +11,6 @@ export type LockKey = string | Uint8Array;
 /** A byte that is no part of a character is shown as the lone surrogate of this number and its own: as in Python (PEP 383). */
 const escapeBase = 0xdc00;
 
-/**
- * A key as it is shown, in `lock.key` and in errors. Bytes that aren't UTF-8 are lone surrogates, which no key of a string has, so
- * that no two keys are shown alike.
- *
- * @throws {EmptyKeyError} @throws {InvalidKeyError}
- */
-export function keyText(key: unknown): string {
-  if (typeof key === "string") {
-    if (!key.isWellFormed()) throw new InvalidKeyError(key);
-    if (key === "") throw new EmptyKeyError();
-    return key;
-  }
-  if (!isUint8Array(key)) throw new InvalidKeyError(key);
-  if (key.length === 0) throw new EmptyKeyError();
-  return isUtf8(key) ? decoded(key) : escaped(key);
-}
-
 /** The bytes of a key, from the text by which it is shown. */
 export function keyBytes(text: string): Uint8Array {
   if (text.isWellFormed()) return Buffer.from(text, "utf8");
@@ -40,19 +23,22 @@ export function keyBytes(text: string): Uint8Array {
   );
 }
 
-/** A key with a prefix of ASCII. @throws {EmptyKeyError} @throws {InvalidKeyError} */
-export function prefixedKey(prefix: string, key: LockKey): LockKey {
-  const text = keyText(key);
-  return text.isWellFormed()
-    ? prefix + text
-    : Buffer.concat([Buffer.from(prefix, "utf8"), key as Uint8Array]);
-}
-
 /** Bytes by their text, which says the same, if there is one: so one key is one value, in whichever form it came. */
 export function plainKey(key: LockKey, text: string): LockKey {
   if (typeof key === "string" || text.isWellFormed()) return text;
   // The caller may go on to change its own.
   return Uint8Array.from(key);
+}
+
+/**
+ * The text of a key of bytes: see {@link LockKey}.
+ *
+ * @throws {EmptyKeyError} @throws {InvalidKeyError} they aren't bytes, either
+ */
+export function textOfBytes(key: unknown): string {
+  if (!isUint8Array(key)) throw new InvalidKeyError(key);
+  if (key.length === 0) throw new EmptyKeyError();
+  return isUtf8(key) ? decoded(key) : escaped(key);
 }
 
 function decoded(bytes: Uint8Array): string {

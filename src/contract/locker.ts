@@ -1,3 +1,4 @@
+import type { InspectOptions, LockInspection } from "./lock-inspection.ts";
 import type { LockKey } from "./lock-key.ts";
 
 /**
@@ -138,6 +139,20 @@ export interface Locker extends AsyncDisposable {
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
   /**
+   * Who has the lock of a key, and who waits for it. Takes nothing, and waits for nobody. What it says may be over by the time it is
+   * read: to do something only if nobody else does, use {@link tryAcquire}.
+   *
+   * A `PostgresLocker` asks the server, on a connection of its own beside the pool, within 10 s. It tells of every holder, of whichever
+   * process, library or language.
+   *
+   * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} @throws {LockerClosedError}
+   * @throws {DatabaseError} @throws {StandbyError} the server is a standby, which doesn't know the locks of its primary
+   * @throws the `reason` of `options.signal`, when that aborts
+   */
+  inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection>;
+  /** Whether anybody has the lock of a key, this locker included. As {@link inspect}, whose `held` it is. */
+  isHeld(key: LockKey, options?: InspectOptions): Promise<boolean>;
+  /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.
    *
@@ -186,6 +201,14 @@ export interface Lock extends AsyncDisposable {
   /** Whether the TTL passed without a refresh. */
   readonly expired: boolean;
   /**
+   * When the holder must stop relying on the lock, unless it is refreshed, by this machine's wall clock (`Date.now()`). For people and
+   * logs: {@link held} and {@link remaining} are right even if that clock is set or the machine was suspended. Stays as it is when the
+   * lock has ended.
+   */
+  readonly expiresAt: Date;
+  /** Milliseconds for which the holder may still rely on the lock without a refresh; 0 once it isn't {@link held}. */
+  readonly remaining: number;
+  /**
    * A number that grows from each holder of the key to the next, also when the server crashes or fails over; `undefined`
    * without the option `fencing`. Write it with whatever the lock protects, and let that refuse a smaller one: a holder
    * that was paused, and comes back after the next one has written, is then told so.
@@ -225,6 +248,10 @@ export interface LockGroup extends AsyncDisposable {
   readonly locks: readonly Lock[];
   /** Whether each of them is. */
   readonly held: boolean;
+  /** That of the first to expire: see {@link Lock.expiresAt}. */
+  readonly expiresAt: Date;
+  /** That of the first to expire: see {@link Lock.remaining}. */
+  readonly remaining: number;
   /** Aborts with the first of them whose holding ends without a release, for that one's reason. */
   readonly signal: AbortSignal;
   /** @throws {LockNotHeldError} of the first that is not held */

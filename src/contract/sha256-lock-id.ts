@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { assertNamespace } from "./lock-id.ts";
-import { keyText, type LockKey } from "./lock-key.ts";
+import { assertNamespace, keyText } from "./lock-id.ts";
+import type { LockKey } from "./lock-key.ts";
 
 /**
  * A lock id that nobody can aim at: the first eight bytes, big-endian and read as signed, of the SHA-256 of the namespace as four

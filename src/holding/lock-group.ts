@@ -121,6 +121,14 @@ class HeldLockGroup implements LockGroup {
     return this.locks.every((lock) => lock.held);
   }
 
+  get expiresAt(): Date {
+    return new Date(Math.min(...this.locks.map((lock) => lock.expiresAt.getTime())));
+  }
+
+  get remaining(): number {
+    return Math.min(...this.locks.map((lock) => lock.remaining));
+  }
+
   assertHeld(): void {
     for (const lock of this.locks) lock.assertHeld();
   }

@@ -2,7 +2,7 @@ import { assertFunction, assertTransactionOptions } from "../contract/acquire-op
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockKey } from "../contract/lock-key.ts";
 import type { AcquireOptions, TransactionClient, TransactionOptions } from "../contract/locker.ts";
-import type { Pool } from "../postgres/driver.ts";
+import { announcedBackend, type Pool } from "../postgres/driver.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import { tryLockOn, untilSettled, waitLockOn } from "../sessions/callers-transaction.ts";
@@ -114,6 +114,7 @@ export class LocksInTransactions {
         key,
         id,
         mode,
+        pid: announcedBackend(lock.client),
         get expired() {
           return !lock.isOpen;
         },

@@ -53,6 +53,14 @@ class TrackedLock implements Lock {
     return this.#lock.expired;
   }
 
+  get expiresAt(): Date {
+    return this.#lock.expiresAt;
+  }
+
+  get remaining(): number {
+    return this.#lock.remaining;
+  }
+
   get signal(): AbortSignal {
     return this.#lock.signal;
   }

@@ -1,7 +1,7 @@
-import { DatabaseError } from "../contract/errors.ts";
+import { DatabaseError, StandbyError } from "../contract/errors.ts";
 import { fnv } from "../contract/lock-id.ts";
 import { keyBytes } from "../contract/lock-key.ts";
-import type { LockMode } from "../contract/locker.ts";
+import type { AbortSignalLike, LockMode } from "../contract/locker.ts";
 import { named } from "../postgres/application-name.ts";
 import {
   clientBeside,
@@ -15,7 +15,7 @@ import {
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
-import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
+import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
 
 /** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
 export interface LockInfo {
@@ -83,6 +83,22 @@ export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Pro
     .sort(byIdThenState);
 }
 
+/**
+ * The locks with one id, as {@link listLocks} has them, on a primary.
+ *
+ * @throws {DatabaseError} @throws {StandbyError} @throws the reason of the signal
+ */
+export async function locksOf(
+  pool: Pool,
+  id: bigint,
+  signal: AbortSignalLike | undefined,
+): Promise<LockInfo[]> {
+  const doing = "Looking at a lock";
+  const { standby, locks } = await ask<SeenTable>(pool, { doing, signal }, seenTable, [[id.toString()]]);
+  if (standby) throw new StandbyError();
+  return locks.map(infoOf);
+}
+
 function byIdThenState(one: LockInfo, other: LockInfo): number {
   if (one.id !== other.id) return one.id < other.id ? -1 : 1;
   if (one.state === other.state) return 0;
@@ -135,18 +151,19 @@ function dateOf(text: string | null): Date | undefined {
 
 async function ask<T>(
   pool: Pool,
-  { doing, signal }: { doing: string; signal?: AbortSignal | undefined },
+  { doing, signal }: { doing: string; signal?: AbortSignalLike | undefined },
   statement: Statement,
   values: unknown[],
 ): Promise<T> {
+  const stop = stopSignalOf(signal);
   let client: OwnClient | undefined;
   try {
-    signal?.throwIfAborted();
+    stop?.throwIfAborted();
     client = clientBeside(pool);
-    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [stopSignalOf(signal)]);
+    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [stop]);
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
-    signal?.throwIfAborted();
+    stop?.throwIfAborted();
     throw new DatabaseError({ doing, cause });
   }
 }

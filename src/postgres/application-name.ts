@@ -1,4 +1,5 @@
-import { keyBytes, keyText } from "../contract/lock-key.ts";
+import { keyText } from "../contract/lock-id.ts";
+import { keyBytes } from "../contract/lock-key.ts";
 
 // NAMEDATALEN - 1: the server cuts a longer name, at a byte.
 const longest = 63;

@@ -86,7 +86,7 @@ export function query(statement: Statement, values: unknown[]): Query {
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */
-export function announcedBackend(client: Client): number | undefined {
+export function announcedBackend(client: object): number | undefined {
   const pid = "processID" in client ? client.processID : undefined;
   return typeof pid === "number" ? pid : undefined;
 }

@@ -180,6 +180,10 @@ class DedicatedLock implements Grant {
     return this.#provenAt;
   }
 
+  get pid(): number {
+    return this.#opened.said.pid;
+  }
+
   get goneBecause(): Error | undefined {
     return this.#session.goneBecause;
   }

@@ -135,6 +135,11 @@ export class SharedSession {
     return this.#keepalive.provenAt;
   }
 
+  /** The backend; `undefined` while it isn't known yet. */
+  get pid(): number | undefined {
+    return this.#on?.said.pid;
+  }
+
   get goneBecause(): Error | undefined {
     const gone = this.#on?.session.goneBecause;
     if (gone !== undefined || this.#keepalive.left > 0) return gone;

@@ -274,6 +274,10 @@ class WaitedLock implements Grant {
     this.lapses = waited.lapses;
   }
 
+  get pid(): number {
+    return this.#waited.opened.pid;
+  }
+
   get goneBecause(): Error | undefined {
     return this.#waited.opened.session.goneBecause;
   }

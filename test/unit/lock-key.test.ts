@@ -2,7 +2,8 @@ import { randomBytes, randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { runInNewContext } from "node:vm";
 import { describe, expect, test } from "vitest";
-import { keyBytes, keyText } from "../../src/contract/lock-key.ts";
+import { keyText } from "../../src/contract/lock-id.ts";
+import { keyBytes } from "../../src/contract/lock-key.ts";
 import { EmptyKeyError, InvalidConfigError, InvalidKeyError, lockId, sha256LockId } from "../../src/index.ts";
 import { applicationName, named } from "../../src/postgres/application-name.ts";
 
