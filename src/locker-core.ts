@@ -7,7 +7,7 @@ import {
   inspectSignalOf,
   signalOf,
 } from "./contract/acquire-options.ts";
-import { LockNotAcquiredError } from "./contract/errors.ts";
+import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
 import { fnv, keyText, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -21,12 +21,14 @@ import type {
   LockGroup,
   PingOptions,
   TryResult,
+  UnderLock,
 } from "./contract/locker.ts";
 import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
+import { wrappedFunction } from "./holding/wrapped-function.ts";
 import type { LockState, OwnLock, SoughtLock } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
@@ -36,6 +38,7 @@ import type { Telemetry } from "./runtime/telemetry.ts";
 import type { Grant, LockStore } from "./sessions/grant.ts";
 import { Admission } from "./waiting/admission.ts";
 import type { Granted, Hold, Wanted } from "./waiting/attempt.ts";
+import { undefinedIfContended } from "./waiting/contention.ts";
 import { runUnder } from "./waiting/reentrancy.ts";
 
 /** Milliseconds. */
@@ -62,6 +65,7 @@ export interface LockerCoreParts {
   assertTtl(got: unknown): number;
   /** In milliseconds. */
   readonly defaultTtl: number;
+  readonly defaults: LockDefaults | undefined;
   readonly store: LockerStore;
   /** Who has a lock, and who waits for it, wherever that is. */
   look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
@@ -72,9 +76,10 @@ export interface LockerCoreParts {
  *
  *     acquire ── admission: may it try now? ── store: granted ── handle, registry ──▶ held ── release ──▶ forgotten
  */
-export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
+export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyncDispose> {
   readonly telemetry: Telemetry;
   readonly #parts: LockerCoreParts;
+  readonly #defaults: CheckedDefaults;
   readonly #registry = new LockRegistry();
   readonly #admission: Admission;
   readonly #owner: LockOwner;
@@ -88,6 +93,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     const { telemetry, breaker, assertTtl } = parts;
     this.telemetry = telemetry;
     this.#parts = parts;
+    this.#defaults = checkDefaults(parts.defaults, { ttl: parts.defaultTtl, assertTtl });
     this.#admission = new Admission({ telemetry, breaker, registry: this.#registry });
     this.#owner = {
       telemetry,
@@ -121,13 +127,8 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     }
   }
 
-  async tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
-    try {
-      return await this.acquire(key, options);
-    } catch (error) {
-      if (error instanceof LockNotAcquiredError && contention.has(error.reason)) return undefined;
-      throw error;
-    }
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
+    return this.acquire(key, options).catch(undefinedIfContended);
   }
 
   async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
@@ -136,7 +137,30 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   }
 
   async withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
-    return runUnder(this.owner, await this.acquire(key, assertScope(fn, options)), fn);
+    const lock = await this.acquire(key, assertScope(fn, options, this.#defaults));
+    return runUnder({ owner: this.owner, locks: [lock] }, lock, fn);
+  }
+
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
+    return this.acquireAll(keys, options).catch(undefinedIfContended);
+  }
+
+  async withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T> {
+    const group = await this.acquireAll(keys, assertScope(fn, options, this.#defaults));
+    return runUnder({ owner: this.owner, locks: group.locks }, group, fn);
+  }
+
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F> {
+    const checked = assertScope(fn, options, this.#defaults);
+    return wrappedFunction<F>((...args) => this.withLock(...args), { key, fn, options: checked });
   }
 
   async tryWithLock<T>(
@@ -144,10 +168,10 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
-    const lock = await this.tryAcquire(key, assertScope(fn, options));
+    const lock = await this.tryAcquire(key, assertScope(fn, options, this.#defaults));
     return lock === undefined
       ? { acquired: false }
-      : { acquired: true, value: await runUnder(this.owner, lock, fn) };
+      : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
@@ -220,12 +244,13 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     this.#admission.assertOpen();
     const { assertTtl } = this.#parts;
     const text = keyText(key);
+    const defaults = this.#defaults;
     const {
-      ttl = this.#parts.defaultTtl,
+      ttl,
+      wait,
       mode = "exclusive",
       fencing = false,
-      autoRefresh = false,
-      wait,
+      autoRefresh = defaults.autoRefresh ?? false,
       signal,
     } = options;
     return {
@@ -234,8 +259,8 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
       mode,
       fencing,
       autoRefresh,
-      ttl: assertTtl(ttl),
-      wait: assertWait(wait),
+      ttl: ttl === undefined ? defaults.ttl : assertTtl(ttl),
+      wait: wait === undefined ? defaults.wait : assertWait(wait),
       signal: stopSignalOf(signal),
     };
   }
@@ -295,4 +320,3 @@ function ownLock({ pid, grantedAt, fencingToken }: RegisteredLock): OwnLock {
 }
 
 const noOptions: AcquireOptions = {};
-const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);

@@ -1,6 +1,7 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
 import { formatDuration, milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
+import type { LockDefaults } from "./contract/lock-defaults.ts";
 import { int32Range, isInt32, type LockIdFunction } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
 import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
@@ -68,6 +69,8 @@ export interface PostgresLockerOptions extends Connection {
    * await locker.withLock("nightly", work, { ttl: "10s", wait: true });
    */
   readonly recoveryGrace?: Duration;
+  /** What is taken for an option that a call leaves out: `{ ttl, wait, autoRefresh }`. See {@link LockDefaults}. */
+  readonly defaults?: LockDefaults;
   /**
    * Makes the id of a lock: a bigint from -2^63 to 2^63-1, the same for the same arguments, in every process. {@link sha256LockId} is
    * one that nobody can aim at. Lockers that differ in it don't exclude each other, and the Go package has the default.
@@ -88,7 +91,7 @@ export interface PostgresLockerOptions extends Connection {
 export interface MemoryLockerOptions
   extends Pick<
     PostgresLockerOptions,
-    "namespace" | "lockId" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
+    "namespace" | "defaults" | "lockId" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
   > {}
 
 /** The settings that the Go package has, by the names it has for them. */
@@ -120,6 +123,14 @@ const pool: Check = (got, path) => {
 
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
+  defaults: optional(
+    exactly("an object { ttl, wait, autoRefresh }", {
+      // The times are checked where it is known who enforces them.
+      ttl: () => undefined,
+      wait: () => undefined,
+      autoRefresh: optional(is("true or false", (value) => typeof value === "boolean")),
+    }),
+  ),
   lockId: optional(is("a function", (value) => typeof value === "function")),
   circuitBreaker: optional(having(["execute"], "an object with a method execute(fn)")),
   logger: optional(having(["debug", "info", "warn", "error"], "an object with debug, info, warn and error")),
@@ -314,6 +325,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "sessions",
   "maxLocksPerSession",
   "maxWaitingSessions",
+  "defaults.autoRefresh",
   "pool.options.max",
   "database.write.options.max",
   "database.read.options.max",

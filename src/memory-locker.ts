@@ -9,11 +9,15 @@ import type {
   Locker,
   LockerStats,
   LockGroup,
+  NamespacedLocker,
   PingOptions,
   TryResult,
+  UnderLock,
 } from "./contract/locker.ts";
 import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
+import { PrefixedLocker } from "./namespaced-locker.ts";
+import { bindMethods } from "./runtime/bound-methods.ts";
 import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./sessions/grant.ts";
@@ -38,21 +42,28 @@ export class MemoryLocker implements Locker {
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: assertPositiveTtl,
+      defaults: checked.defaults,
       defaultTtl,
       store,
       look: async ({ id }) => ({ holders: store.holdersOf(id), waiters: [] }),
     });
     // So that `const { acquire } = locker` works.
-    this.acquire = this.acquire.bind(this);
-    this.tryAcquire = this.tryAcquire.bind(this);
-    this.acquireAll = this.acquireAll.bind(this);
-    this.withLock = this.withLock.bind(this);
-    this.tryWithLock = this.tryWithLock.bind(this);
-    this.inspect = this.inspect.bind(this);
-    this.isHeld = this.isHeld.bind(this);
-    this.ping = this.ping.bind(this);
-    this.stats = this.stats.bind(this);
-    this.close = this.close.bind(this);
+    bindMethods(this, [
+      "acquire",
+      "tryAcquire",
+      "acquireAll",
+      "withLock",
+      "tryWithLock",
+      "inspect",
+      "isHeld",
+      "ping",
+      "stats",
+      "tryAcquireAll",
+      "withLocks",
+      "wrapWithLock",
+      "namespace",
+      "close",
+    ]);
   }
 
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
@@ -77,6 +88,30 @@ export class MemoryLocker implements Locker {
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
     return this.#core.tryWithLock(key, fn, options);
+  }
+
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
+    return this.#core.tryAcquireAll(keys, options);
+  }
+
+  withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T> {
+    return this.#core.withLocks(keys, fn, options);
+  }
+
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F> {
+    return this.#core.wrapWithLock(key, fn, options);
+  }
+
+  namespace(name: string): NamespacedLocker {
+    return new PrefixedLocker(this, name);
   }
 
   inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {

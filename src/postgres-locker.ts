@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -11,9 +12,8 @@ import type {
   LockerStats,
   LockGroup,
   PingOptions,
-  TransactionClient,
-  TransactionOptions,
   TryResult,
+  UnderLock,
 } from "./contract/locker.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { lookAtLock } from "./inspection/lock-state.ts";
@@ -23,7 +23,9 @@ import {
   connWaitMilliseconds,
   type PostgresLockerOptions,
 } from "./locker-options.ts";
+import { type NamespacedPostgresLocker, PrefixedPostgresLocker } from "./namespaced-locker.ts";
 import type { Pool } from "./postgres/driver.ts";
+import { bindMethods } from "./runtime/bound-methods.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { ownPool, PostgresStore } from "./sessions/postgres-store.ts";
 import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
@@ -61,6 +63,7 @@ export class PostgresLocker implements Locker {
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
+      defaults: checked.defaults,
       defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),
       store: new PostgresStore({
         pool,
@@ -86,17 +89,23 @@ export class PostgresLocker implements Locker {
     });
     this.#shown = { namespace, sessions, ttlEnforcement };
     // So that `const { acquire } = locker` works.
-    this.acquire = this.acquire.bind(this);
-    this.tryAcquire = this.tryAcquire.bind(this);
-    this.acquireAll = this.acquireAll.bind(this);
-    this.withLock = this.withLock.bind(this);
-    this.tryWithLock = this.tryWithLock.bind(this);
-    this.withTransaction = this.withTransaction.bind(this);
-    this.inspect = this.inspect.bind(this);
-    this.isHeld = this.isHeld.bind(this);
-    this.ping = this.ping.bind(this);
-    this.stats = this.stats.bind(this);
-    this.close = this.close.bind(this);
+    bindMethods(this, [
+      "acquire",
+      "tryAcquire",
+      "acquireAll",
+      "withLock",
+      "tryWithLock",
+      "withTransaction",
+      "inspect",
+      "isHeld",
+      "ping",
+      "stats",
+      "tryAcquireAll",
+      "withLocks",
+      "wrapWithLock",
+      "namespace",
+      "close",
+    ]);
   }
 
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
@@ -147,6 +156,30 @@ export class PostgresLocker implements Locker {
     options: TransactionOptions<C> = {},
   ): Promise<T> {
     return this.#transactions.run(key, fn, options);
+  }
+
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
+    return this.#core.tryAcquireAll(keys, options);
+  }
+
+  withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T> {
+    return this.#core.withLocks(keys, fn, options);
+  }
+
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F> {
+    return this.#core.wrapWithLock(key, fn, options);
+  }
+
+  namespace(name: string): NamespacedPostgresLocker {
+    return new PrefixedPostgresLocker(this, name);
   }
 
   inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {

@@ -1,8 +1,9 @@
+import type { TransactionOptions } from "./clients.ts";
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
 import { keyText } from "./lock-id.ts";
 import type { LockKey } from "./lock-key.ts";
-import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
+import type { AbortSignalLike, AcquireOptions, LockMode } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
 const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
@@ -47,10 +48,14 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
  *
  * @throws {InvalidConfigError} names the option
  */
-export function assertScope(fn: unknown, options: unknown): AcquireOptions {
+export function assertScope(
+  fn: unknown,
+  options: unknown,
+  { autoRefresh = true }: { autoRefresh?: boolean | undefined } = {},
+): AcquireOptions {
   assertFunction(fn);
   const checked = options === undefined ? {} : assertAcquireOptions(options);
-  return { ...checked, autoRefresh: checked.autoRefresh ?? true };
+  return { ...checked, autoRefresh: checked.autoRefresh ?? autoRefresh };
 }
 
 /** @throws {InvalidConfigError} */

@@ -121,6 +121,8 @@ export interface Locker extends AsyncDisposable {
    * @throws {LockLostError} @throws {LockExpiredError} one was lost while another was awaited
    */
   acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup>;
+  /** As {@link acquireAll}, but returns `undefined` if somebody else holds one of them, for all of the wait if there is one. */
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined>;
   /**
    * Runs `fn` under the lock of `key`, which is refreshed meanwhile and released however `fn` ends.
    *
@@ -138,6 +140,41 @@ export interface Locker extends AsyncDisposable {
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
+  /**
+   * Runs `fn` under the locks of several keys, all or none, as {@link withLock} does under one. With the first of them that is lost, the
+   * call rejects.
+   *
+   * @throws what {@link acquireAll} and {@link withLock} throw
+   */
+  withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T>;
+  /**
+   * A function that takes what `fn` takes, and runs it under a lock, as {@link withLock} does, whenever it is called. `this` is passed
+   * on; what `fn` returns is returned as a promise. For the lock's own `signal`, use {@link withLock}.
+   *
+   * @param key the key, or a function that makes it of the arguments
+   * @throws {InvalidConfigError} at once: `fn` is no function, or an option can't be used. A key is checked when it is used
+   * @example
+   * const settle = locker.wrapWithLock((account: string) => `account:${account}`, settleAccount, { wait: "10s" });
+   * await settle("7");
+   */
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F>;
+  /**
+   * The same locker, whose keys get the prefix `name` and `:`. `locker.namespace("billing").acquire("42")` takes the lock of
+   * `"billing:42"`, which is also its `lock.key`; the namespace number stays what it is. May be used again on what it returns.
+   *
+   * It shares all sessions, and has no `close()`: what it takes is freed by that of the locker.
+   *
+   * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} `name` is no string that could be a key
+   */
+  namespace(name: string): NamespacedLocker;
   /**
    * Who has the lock of a key, and who waits for it. Takes nothing, and waits for nobody. What it says may be over by the time it is
    * read: to do something only if nobody else does, use {@link tryAcquire}.
@@ -262,46 +299,19 @@ export interface LockGroup extends AsyncDisposable {
   release(): Promise<void>;
 }
 
+/** A function that takes what `F` takes, and promises what `F` returns: see `locker.wrapWithLock`. */
+export type UnderLock<F extends (this: never, ...args: never[]) => unknown> = (
+  this: ThisParameterType<F>,
+  ...args: Parameters<F>
+) => Promise<Awaited<ReturnType<F>>>;
+
+/** What `locker.namespace` returns. */
+export interface NamespacedLocker extends Omit<Locker, "close" | typeof Symbol.asyncDispose> {}
+
 /** pino and `console` both fit. */
 export interface Logger {
   debug(facts: object, message: string): void;
   info(facts: object, message: string): void;
   warn(facts: object, message: string): void;
   error(facts: object, message: string): void;
-}
-
-/**
- * What is needed of the client of a transaction. Those of node-postgres fit, and so does an object that runs a statement in the
- * transaction of another library.
- *
- * All calls of the locker are `query(text, values)`, where the values are strings and nulls, for the parameters `$1`, `$2` and so
- * on. They read the first row by the name of its column, which is a text.
- */
-export interface TransactionClient {
-  query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
-}
-
-export interface TransactionOptions<C extends TransactionClient = TransactionClient>
-  extends Pick<AcquireOptions, "signal" | "mode"> {
-  /**
-   * How long PostgreSQL lets the transaction be idle, as `idle_in_transaction_session_timeout`: a duration from 1 ms to 24 days.
-   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before. Default `"30s"` with
-   * `ttlEnforcement: "server"`, otherwise none.
-   *
-   * While the process lives and the link does, the locker keeps the transaction alive, however long `fn` is at something else.
-   * But a statement of `fn` that takes longer than that ends the call, too: nothing tells it from a dead link. On a client of
-   * another library than node-postgres nothing is kept alive: there, `fn` sends a statement within each `ttl`.
-   */
-  readonly ttl?: Duration;
-  /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0):
-   * try once. The call waits in the server, in its transaction, for seconds at a time: those who wait are served in the order in
-   * which they came. Where transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
-   */
-  readonly wait?: Duration | true;
-  /**
-   * One that has a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
-   * Default: a client of the pool, with a transaction of its own.
-   */
-  readonly client?: C;
 }

@@ -1,7 +1,8 @@
 import { assertFunction, assertTransactionOptions } from "../contract/acquire-options.ts";
+import type { TransactionClient, TransactionOptions } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockKey } from "../contract/lock-key.ts";
-import type { AcquireOptions, TransactionClient, TransactionOptions } from "../contract/locker.ts";
+import type { AcquireOptions } from "../contract/locker.ts";
 import { announcedBackend, type Pool } from "../postgres/driver.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
@@ -87,7 +88,7 @@ export class LocksInTransactions {
     try {
       await lock.keep();
       const around = { owner: locker.owner, id: wanted.id, client, isHeld: () => isHeld };
-      const running = runAround(around, () => fn(lock.client as C));
+      const running = runAround([around], () => fn(lock.client as C));
       value = await abandonOnAbort(running, [lock.lost]);
     } catch (error) {
       await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));

@@ -1,5 +1,5 @@
+import type { TransactionClient } from "../contract/clients.ts";
 import { DatabaseError, InvalidConfigError, namedLockError } from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
 import { cancelStatement, isCancellable, isUnderWay } from "../postgres/cancel.ts";
 import type { Client, Statement } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";

@@ -6,7 +6,7 @@ import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { Attempt, type Granted, type Hold, type Holdings, type Wanted } from "./attempt.ts";
 import { Polling } from "./polling.ts";
-import { isAround } from "./reentrancy.ts";
+import { lockAround } from "./reentrancy.ts";
 import { Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
@@ -82,7 +82,7 @@ export class Admission implements WaitSurroundings {
    */
   take<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
     // A wait for what the caller itself holds would have no end.
-    const reentrant = isAround(this, wanted.id);
+    const reentrant = lockAround(this, wanted.id) !== undefined;
     if (wanted.wait === 0 || reentrant) return this.#takeNow(wanted, store, hold, reentrant);
     return this.telemetry.measure("acquire", wanted, wanted.signal, () => this.#wait(wanted, store, hold));
   }

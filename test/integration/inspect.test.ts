@@ -4,6 +4,7 @@ import {
   DatabaseError,
   EmptyKeyError,
   InvalidConfigError,
+  type Locker,
   LockerClosedError,
   PostgresLocker,
 } from "../../src/index.ts";
@@ -55,8 +56,12 @@ describe.each(eachLocker)("%s: inspect", (_, create) => {
     expect((await locker.inspect(key)).waitingHere).toBe(0);
   });
 
-  test("knows a key of bytes", async () => {
+  test("knows a key of bytes, and one of a namespace", async () => {
     await using locker = create();
+    const billing: Pick<Locker, "acquire" | "inspect"> = locker.namespace("billing");
+    const key = uniqueKey();
+    await using _lock = await billing.acquire(key);
+    expect(await billing.inspect(key)).toMatchObject({ key: `billing:${key}`, held: true });
     await using _bytes = await locker.acquire(Buffer.of(0xff, 0x61));
     expect(await locker.isHeld(Buffer.of(0xff, 0x61))).toBe(true);
     expect(await locker.isHeld(Buffer.of(0xfe, 0x61))).toBe(false);
@@ -135,7 +140,7 @@ test("a lock that was waited for, and one of a transaction, are one's own", asyn
 
 test("a lock that has expired is held for as long as the server keeps it", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
-  const lock = await locker.acquire(uniqueKey(), { ttl: "20ms" });
+  const lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
   await until(() => lock.expired);
   expect(await locker.inspect(lock.key)).toMatchObject({ held: true, heldHere: true });
   await lock.release().catch(() => {});
@@ -196,7 +201,7 @@ describe.each(eachLocker)("%s: how long a lock may be relied on", (_, create) =>
 
   test("is nothing once it has expired", async () => {
     await using locker = create();
-    await using lock = await locker.acquire(uniqueKey(), { ttl: "20ms" });
+    await using lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
     const { expiresAt } = lock;
     await until(() => lock.expired);
     expect(lock.remaining).toBe(0);

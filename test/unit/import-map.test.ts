@@ -12,7 +12,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["sessions/", "inspection/"],
   ["waiting/"],
   ["holding/"],
-  ["locker-options"],
+  ["locker-options", "namespaced-locker"],
   ["locker-core"],
   ["postgres-locker", "memory-locker"],
   ["index"],
