@@ -27,6 +27,7 @@ import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
+import { type NestedLock, takePart } from "./holding/nested-lock.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
 import { wrappedFunction } from "./holding/wrapped-function.ts";
 import type { LockState, OwnLock, SoughtLock } from "./inspection/lock-state.ts";
@@ -121,7 +122,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   // Not async, as it is called most: the promise of the attempt goes out as it is.
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
-      return this.take(this.#lockWanted(key, options), this.#parts.store, this.#holdForCaller);
+      return this.#takeOrPart(this.#lockWanted(key, options), this.#holdForCaller);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -133,7 +134,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
 
   async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
-    return acquireInOrder(wanted, (one) => this.take(one, this.#parts.store, this.#hold));
+    return acquireInOrder(wanted, (one) => this.#takeOrPart(one, this.#hold));
   }
 
   async withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
@@ -251,6 +252,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       mode = "exclusive",
       fencing = false,
       autoRefresh = defaults.autoRefresh ?? false,
+      reentrant = false,
       signal,
     } = options;
     return {
@@ -259,10 +261,17 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       mode,
       fencing,
       autoRefresh,
+      reentrant,
       ttl: ttl === undefined ? defaults.ttl : assertTtl(ttl),
       wait: wait === undefined ? defaults.wait : assertWait(wait),
       signal: stopSignalOf(signal),
     };
+  }
+
+  /** As {@link take}, unless it is to take part in a lock that the function around it holds. */
+  #takeOrPart<H>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
+    const part = wanted.reentrant ? takePart(this.owner, wanted) : undefined;
+    return part ?? this.take(wanted, this.#parts.store, hold);
   }
 
   /** Tries or waits, as is wanted, in the order that all callers of this locker share. */

@@ -6,7 +6,7 @@ import type { LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, AcquireOptions, LockMode } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
+const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing", "reentrant"];
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**
@@ -21,12 +21,13 @@ export function assertAcquireOptions(options: unknown, known = acquireOptions): 
     const got = (options as Record<string, unknown>)[field];
     throw new InvalidConfigError({ field, got, wants: `absent: the options are ${known.join(", ")}` });
   }
-  const { mode, signal, autoRefresh, fencing } = options as AcquireOptions;
+  const { mode, signal, autoRefresh, fencing, reentrant } = options as AcquireOptions;
   if (mode !== undefined && !modes.includes(mode)) {
     throw new InvalidConfigError({ field: "mode", got: mode, wants: '"exclusive" or "shared"' });
   }
   assertBoolean("autoRefresh", autoRefresh);
   assertBoolean("fencing", fencing);
+  assertBoolean("reentrant", reentrant);
   assertSignal(signal);
   return options;
 }

@@ -47,6 +47,19 @@ export interface AcquireOptions {
    * Gives the lock a fencing token: see {@link Lock.fencingToken}. Default `false`: each costs the server a write to disk.
    */
   readonly fencing?: boolean;
+  /**
+   * `true`: inside the function of a `withLock` for the same key, takes part in the lock that is held there, instead of being refused.
+   *
+   * Inside is every call that the function makes, and every call that those make. Those of one function exclude each other, and `wait`
+   * is for that; the function itself goes on beside them, unless it awaits them. The lock is given back by the outer call, whose `ttl`
+   * and `autoRefresh` count; a lock that is shared there is not had alone here.
+   *
+   * Not for what a limiter runs (p-queue, bottleneck): it starts one caller's work from inside another's function, and the two would
+   * share a lock. See docs/not-supported.md.
+   *
+   * @default false
+   */
+  readonly reentrant?: boolean;
 }
 
 /** What `tryWithLock` answers. */
@@ -86,7 +99,8 @@ export interface Locker extends AsyncDisposable {
   /**
    * Takes the lock of `key`. Waits for a holder only with the option `wait`.
    *
-   * Inside the function of `withLock` a wait for the same key could never end: such a call tries once.
+   * Inside the function of `withLock`, a wait without a bound for the same key could never end: such a call tries once. With the option
+   * `reentrant` it takes part in the lock.
    *
    * On failure nothing is held and no session is reserved.
    *

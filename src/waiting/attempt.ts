@@ -19,6 +19,8 @@ export interface Wanted {
   readonly ttl: number;
   readonly fencing: boolean;
   readonly autoRefresh: boolean;
+  /** Takes part in the lock of the function around it, if there is one. */
+  readonly reentrant: boolean;
   /** 0: try once. */
   readonly wait: number;
   /** The caller's own. */

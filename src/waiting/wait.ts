@@ -15,6 +15,7 @@ import {
 } from "./attempt.ts";
 import { PauseAfterFault } from "./pause-after-fault.ts";
 import type { Poller, Polling } from "./polling.ts";
+import type { Around } from "./reentrancy.ts";
 import type { Place, WaitingLines } from "./waiting-lines.ts";
 
 /**
@@ -33,6 +34,15 @@ export interface WaitSurroundings extends AttemptSurroundings {
   readonly polling: Polling;
 }
 
+/** What is waited for. */
+export interface AskedWait<G extends Granted, H> {
+  readonly wanted: Wanted;
+  readonly store: LockStore<G>;
+  readonly hold: Hold<G, H>;
+  /** The lock around the call: see `lockAround`. */
+  readonly around: Around | undefined;
+}
+
 /**
  * One caller's wait for a lock, from its call to the grant, whatever becomes of the database meanwhile.
  *
@@ -45,6 +55,7 @@ export class Wait<G extends Granted, H> {
   readonly #wanted: Wanted;
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
+  readonly #own: Around | undefined;
   readonly #over = new Stop();
   /** Any of them ends it: the caller's, the locker's, and its bound. */
   readonly #signals: ReadonlyArray<StopSignal | undefined>;
@@ -54,8 +65,9 @@ export class Wait<G extends Granted, H> {
   #tryUntil: number | undefined;
   #lastFault: Error | undefined;
 
-  constructor(around: WaitSurroundings, asked: { wanted: Wanted; store: LockStore<G>; hold: Hold<G, H> }) {
+  constructor(around: WaitSurroundings, asked: AskedWait<G, H>) {
     const { wanted, store, hold } = asked;
+    this.#own = asked.around;
     this.#around = around;
     this.#wanted = wanted;
     this.#store = store;
@@ -95,7 +107,10 @@ export class Wait<G extends Granted, H> {
   #end(): void {
     const { key, wait } = this.#wanted;
     const cause = this.#lastFault ?? (this.#around.hasConnected ? undefined : new Error("no answer"));
-    this.#over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
+    const reentrant = this.#own?.isHeld() ?? false;
+    this.#over.abort(
+      new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }),
+    );
   }
 
   /** Goes on until the lock is granted, in spite of any fault that waiting can mend. */
