@@ -9,6 +9,7 @@ const bothWays = [
   "circuit-breaker",
   "close",
   "connections-taken",
+  "events",
   "fairness",
   "fencing",
   "id-collision",

@@ -64,3 +64,8 @@ export type { LockDefaults } from "./contract/lock-defaults.ts";
 export type { NamespacedLocker } from "./contract/locker.ts";
 export type { NamespacedPostgresLocker } from "./namespaced-locker.ts";
 export type { UnderLock } from "./contract/locker.ts";
+export type { LockEvent } from "./contract/lock-events.ts";
+export type { LockEventListener } from "./contract/lock-events.ts";
+export type { LockEventName } from "./contract/lock-events.ts";
+export type { LockEvents } from "./contract/lock-events.ts";
+export type { SessionEvent } from "./contract/lock-events.ts";

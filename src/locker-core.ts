@@ -8,6 +8,7 @@ import {
   signalOf,
 } from "./contract/acquire-options.ts";
 import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
+import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import { fnv, keyText, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -34,6 +35,7 @@ import type { LockState, OwnLock, SoughtLock } from "./inspection/lock-state.ts"
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
 import { Expiries } from "./runtime/expiries.ts";
+import { channels, type LockEventSource } from "./runtime/lock-event-source.ts";
 import { abandonOnAbort, stopSignalOf } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
 import type { Grant, LockStore } from "./sessions/grant.ts";
@@ -224,6 +226,10 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     return (await this.inspect(key, options)).held;
   }
 
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
+    return this.telemetry.events.on(event, listener);
+  }
+
   stats(): LockerStats {
     const { inFlight, waiting } = this.#admission.counts;
     return {
@@ -269,9 +275,12 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   /** As {@link take}, unless it is to take part in a lock that the function around it holds. */
-  #takeOrPart<H>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
+  #takeOrPart<H extends Lock>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
     const part = wanted.reentrant ? takePart(this.owner, wanted) : undefined;
-    return part ?? this.take(wanted, this.#parts.store, hold);
+    if (part !== undefined) return part;
+    const { events } = this.telemetry;
+    const isHeard = events.listeners.size > 0 || channels.acquired.hasSubscribers;
+    return this.take(wanted, this.#parts.store, isHeard ? telling(events, hold) : hold);
   }
 
   /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
@@ -322,6 +331,16 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
     return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
+}
+
+/** The same, and has it told. */
+function telling<H extends Lock>(events: LockEventSource, hold: Hold<Grant, H>): Hold<Grant, H> {
+  const start = performance.now();
+  return (grant, wanted) => {
+    const lock = hold(grant, wanted);
+    events.acquired(lock, start);
+    return lock;
+  };
 }
 
 function ownLock({ pid, grantedAt, fencingToken }: RegisteredLock): OwnLock {

@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockHolder, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type {
@@ -56,6 +57,7 @@ export class MemoryLocker implements Locker {
       "tryWithLock",
       "inspect",
       "isHeld",
+      "on",
       "ping",
       "stats",
       "tryAcquireAll",
@@ -120,6 +122,10 @@ export class MemoryLocker implements Locker {
 
   isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
     return this.#core.isHeld(key, options);
+  }
+
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
+    return this.#core.on(event, listener);
   }
 
   ping(options?: PingOptions): Promise<void> {

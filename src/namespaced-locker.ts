@@ -54,6 +54,15 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
 
   readonly isHeld: Locker["isHeld"] = async (key, options) => this.parent.isHeld(this.prefixed(key), options);
 
+  /** Of locks, those whose keys have the prefix; of sessions, all. */
+  readonly on: Locker["on"] = (event, listener) => {
+    // What is no function is refused by name, further on.
+    if (typeof listener !== "function") return this.parent.on(event, listener);
+    return this.parent.on(event, (told) => {
+      if (!("key" in told) || told.key.startsWith(this.#prefix)) listener(told);
+    });
+  };
+
   readonly ping: Locker["ping"] = (options) => this.parent.ping(options);
 
   namespace(name: string): NamespacedLocker {

@@ -2,6 +2,7 @@ import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
+import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type {
@@ -57,10 +58,11 @@ export class PostgresLocker implements Locker {
     const pool = (checked.pool ??
       checked.database?.write ??
       ownPool(connectionString as string, connWaitTimeout)) as Pool;
+    const telemetry = new Telemetry(checked);
     this.#core = new LockerCore({
       namespace,
       lockId: checked.lockId,
-      telemetry: new Telemetry(checked),
+      telemetry,
       breaker: checked.circuitBreaker,
       assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
       defaults: checked.defaults,
@@ -77,6 +79,7 @@ export class PostgresLocker implements Locker {
         maxWaitingSessions,
         ttlEnforcement,
         recovery,
+        events: telemetry.events,
         onPlaceFree: () => this.#core.offerPlace(),
       }),
       look: (lock, signal) => lookAtLock(pool, lock, signal),
@@ -98,6 +101,7 @@ export class PostgresLocker implements Locker {
       "withTransaction",
       "inspect",
       "isHeld",
+      "on",
       "ping",
       "stats",
       "tryAcquireAll",
@@ -188,6 +192,10 @@ export class PostgresLocker implements Locker {
 
   isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
     return this.#core.isHeld(key, options);
+  }
+
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
+    return this.#core.on(event, listener);
   }
 
   ping(options?: PingOptions): Promise<void> {

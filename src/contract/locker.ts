@@ -1,3 +1,4 @@
+import type { LockEventListener, LockEventName } from "./lock-events.ts";
 import type { InspectOptions, LockInspection } from "./lock-inspection.ts";
 import type { LockKey } from "./lock-key.ts";
 
@@ -203,6 +204,17 @@ export interface Locker extends AsyncDisposable {
   inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection>;
   /** Whether anybody has the lock of a key, this locker included. As {@link inspect}, whose `held` it is. */
   isHeld(key: LockKey, options?: InspectOptions): Promise<boolean>;
+  /**
+   * Has `listener` called with what happens to the locks and the sessions of this locker, until the function that is returned is called.
+   * The same is published for all lockers of the process on the `node:diagnostics_channel`s `pg-locker:acquired` and so on.
+   *
+   * Locks of `withTransaction` are not among them. What a listener throws changes nothing: Node.js prints a warning, once.
+   *
+   * @throws {InvalidConfigError} there is no such event, or `listener` is no function
+   * @example
+   * const stop = locker.on("lost", ({ key, reason }) => console.error(key, reason));
+   */
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void;
   /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.

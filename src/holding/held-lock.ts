@@ -331,7 +331,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     const reason = this.#lossReason();
     // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
     if (reason !== undefined) this.#controller?.abort(reason);
-    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason);
+    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason);
   }
 
   #lossReason(): Error | undefined {

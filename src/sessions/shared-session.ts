@@ -5,6 +5,7 @@ import { boundedWait, type Session, statementDeadline } from "../postgres/sessio
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
+import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
@@ -23,6 +24,7 @@ export interface SharedSessionOptions {
   /** `application_name`. */
   readonly name: string;
   readonly recovery: RecoveryGrace | undefined;
+  readonly events: LockEventSource;
   /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
   /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
@@ -228,6 +230,7 @@ export class SharedSession {
   }
 
   #return(on: Opened): void {
+    this.#options.events.sessionClosed("shared", on.said.pid, undefined);
     debug("session returned", () => ({ pid: on.said.pid }));
     // In this very step, so that it takes no lock any more.
     const returned = Promise.resolve().then(() => this.#giveBack(on));
@@ -279,6 +282,7 @@ export class SharedSession {
     const closes = this.#state.is === "opening" && this.#state.closeWhenOpen;
     this.#state = { is: "open", on };
     session.onGone((cause) => this.#gone(on, cause));
+    this.#options.events.sessionOpened("shared", said.pid);
     debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
     this.#batches.begin({ session, pid: said.pid });
     // Whoever it was opened for may have left.
@@ -320,6 +324,7 @@ export class SharedSession {
   }
 
   #gone(on: Opened, cause: Error): void {
+    this.#options.events.sessionClosed("shared", on.said.pid, cause);
     debug("session lost", () => ({ pid: on.said.pid, locks: this.load, cause: cause.message }));
     this.#end({ is: "gone", on }, cause);
     this.#batches.gone(cause);

@@ -19,6 +19,7 @@ export interface SharedSessionsOptions {
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
   readonly recovery: SharedSessionOptions["recovery"];
+  readonly events: SharedSessionOptions["events"];
 }
 
 /**
@@ -267,7 +268,7 @@ export class SharedSessions implements SharedLocks {
 
   #withRoom(ttl: number): SharedSession {
     const ttlClass = this.#classOf(ttl);
-    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery } = this.#options;
+    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery, events } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
       // The server may have ended it, and the news not be here yet.
@@ -282,6 +283,7 @@ export class SharedSessions implements SharedLocks {
       ttlClass,
       name: sharedName(namespace),
       recovery,
+      events,
       onEnd: (ended, cause) => this.#ended(ended, cause),
       onOverdue: (silent) => {
         for (const lock of this.#carriedBy(silent)) lock.overdue();

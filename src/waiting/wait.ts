@@ -64,6 +64,7 @@ export class Wait<G extends Granted, H> {
   /** The bound of its first try, as long as that is under way. */
   #tryUntil: number | undefined;
   #lastFault: Error | undefined;
+  #isTold = false;
 
   constructor(around: WaitSurroundings, asked: AskedWait<G, H>) {
     const { wanted, store, hold } = asked;
@@ -89,6 +90,7 @@ export class Wait<G extends Granted, H> {
     try {
       if (this.#store.skipsLine) return await this.#goOn({ isFirst: true });
       const place = this.#around.lines.join(id, mode);
+      if (!place.isFirst) this.#tell();
       let granted = false;
       try {
         await abandonOnAbort(place.turn, this.#signals);
@@ -101,6 +103,12 @@ export class Wait<G extends Granted, H> {
     } finally {
       alarm.stop();
     }
+  }
+
+  /** That it waits, once. */
+  #tell(): void {
+    if (!this.#isTold) this.#around.telemetry.events.waiting(this.#wanted);
+    this.#isTold = true;
   }
 
   /** Its bound has passed. */
@@ -147,7 +155,10 @@ export class Wait<G extends Granted, H> {
           if (lock !== undefined) return lock;
         }
         tries = false;
-        if (store.skipsLine !== true) this.#tryUntil = undefined;
+        if (store.skipsLine !== true) {
+          this.#tryUntil = undefined;
+          this.#tell();
+        }
         const left = this.#until - performance.now();
         if (left <= 0 && this.#tryUntil === undefined) this.#end();
         for (const signal of this.#signals) signal?.throwIfAborted();

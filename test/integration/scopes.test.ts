@@ -260,7 +260,9 @@ describe.each(eachLocker)("%s: a namespace", (_, create) => {
     const name = uniqueKey();
     const space = locker.namespace(name);
     const { acquire, tryAcquire, acquireAll, tryAcquireAll, withLock, tryWithLock, withLocks, ping } = space;
-    const { wrapWithLock, inspect, isHeld } = space;
+    const { wrapWithLock, inspect, isHeld, on } = space;
+    const acquired: string[] = [];
+    const stop = on("acquired", ({ key }) => acquired.push(key));
     await (await acquire("a")).release();
     await (await tryAcquire("b"))?.release();
     await (await acquireAll(["c", Buffer.of(0xff)])).release();
@@ -282,6 +284,10 @@ describe.each(eachLocker)("%s: a namespace", (_, create) => {
     expect((await inspect("k")).key).toBe(`${name}:k`);
     await ping();
     await (await locker.acquire("of the parent")).release();
+    stop();
+    expect(new Set(acquired)).toEqual(
+      new Set(["a", "b", "c", "\udcff", "d", "e", "f", "g", "h", "i1", "j"].map((key) => `${name}:${key}`)),
+    );
   });
 
   test("has a name, and keys that aren't empty", async () => {
