@@ -7,6 +7,7 @@ import {
   inspectSignalOf,
   signalOf,
 } from "./contract/acquire-options.ts";
+import type { SessionClient } from "./contract/clients.ts";
 import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import { fnv, keyText, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
@@ -22,20 +23,22 @@ import type {
   LockGroup,
   PingOptions,
   TryResult,
-  UnderLock,
 } from "./contract/locker.ts";
+import type { UnderLock } from "./contract/under-lock.ts";
 import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
 import { type NestedLock, takePart } from "./holding/nested-lock.ts";
+import { ownLock } from "./holding/own-lock.ts";
+import { telling } from "./holding/told-hold.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
 import { wrappedFunction } from "./holding/wrapped-function.ts";
-import type { LockState, OwnLock, SoughtLock } from "./inspection/lock-state.ts";
+import type { LockState, SoughtLock } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
 import { Expiries } from "./runtime/expiries.ts";
-import { channels, type LockEventSource } from "./runtime/lock-event-source.ts";
+import { channels } from "./runtime/lock-event-source.ts";
 import { abandonOnAbort, stopSignalOf } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
 import type { Grant, LockStore } from "./sessions/grant.ts";
@@ -70,6 +73,8 @@ export interface LockerCoreParts {
   readonly defaultTtl: number;
   readonly defaults: LockDefaults | undefined;
   readonly store: LockerStore;
+  /** Where a lock is to be had on a session of the caller's. @throws {InvalidConfigError} */
+  storeOn(client: SessionClient): LockStore<Grant>;
   /** Who has a lock, and who waits for it, wherever that is. */
   look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
 }
@@ -259,6 +264,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       fencing = false,
       autoRefresh = defaults.autoRefresh ?? false,
       reentrant = false,
+      client,
       signal,
     } = options;
     return {
@@ -268,6 +274,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       fencing,
       autoRefresh,
       reentrant,
+      client,
       ttl: ttl === undefined ? defaults.ttl : assertTtl(ttl),
       wait: wait === undefined ? defaults.wait : assertWait(wait),
       signal: stopSignalOf(signal),
@@ -280,7 +287,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     if (part !== undefined) return part;
     const { events } = this.telemetry;
     const isHeard = events.listeners.size > 0 || channels.acquired.hasSubscribers;
-    return this.take(wanted, this.#parts.store, isHeard ? telling(events, hold) : hold);
+    const told = isHeard ? telling(events, hold) : hold;
+    if (wanted.client === undefined) return this.take(wanted, this.#parts.store, told);
+    return this.take(wanted, this.#parts.storeOn(wanted.client), told);
   }
 
   /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
@@ -331,20 +340,6 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
     return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
-}
-
-/** The same, and has it told. */
-function telling<H extends Lock>(events: LockEventSource, hold: Hold<Grant, H>): Hold<Grant, H> {
-  const start = performance.now();
-  return (grant, wanted) => {
-    const lock = hold(grant, wanted);
-    events.acquired(lock, start);
-    return lock;
-  };
-}
-
-function ownLock({ pid, grantedAt, fencingToken }: RegisteredLock): OwnLock {
-  return { pid, since: grantedAt === undefined ? undefined : new Date(grantedAt), fencingToken };
 }
 
 const noOptions: AcquireOptions = {};

@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import { InvalidConfigError } from "./contract/errors.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockHolder, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -10,11 +11,11 @@ import type {
   Locker,
   LockerStats,
   LockGroup,
-  NamespacedLocker,
   PingOptions,
   TryResult,
-  UnderLock,
 } from "./contract/locker.ts";
+import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
+import type { UnderLock } from "./contract/under-lock.ts";
 import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
 import { PrefixedLocker } from "./namespaced-locker.ts";
@@ -46,6 +47,7 @@ export class MemoryLocker implements Locker {
       defaults: checked.defaults,
       defaultTtl,
       store,
+      storeOn: noClient,
       look: async ({ id }) => ({ holders: store.holdersOf(id), waiters: [] }),
     });
     // So that `const { acquire } = locker` works.
@@ -185,6 +187,11 @@ class MemoryStore implements LockerStore {
   async ping(): Promise<void> {}
 
   async close(): Promise<void> {}
+}
+
+function noClient(got: unknown): never {
+  const wants = "absent: a lock in memory has no session";
+  throw new InvalidConfigError({ field: "client", got, wants });
 }
 
 function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {

@@ -2,7 +2,8 @@ import type { TransactionClient, TransactionOptions } from "./contract/clients.t
 import { InvalidConfigError } from "./contract/errors.ts";
 import { keyText } from "./contract/lock-id.ts";
 import type { LockKey } from "./contract/lock-key.ts";
-import type { Locker, NamespacedLocker } from "./contract/locker.ts";
+import type { Locker } from "./contract/locker.ts";
+import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
 
 /** A locker whose keys get a prefix. Everything else is its parent's. */
 export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.asyncDispose>>

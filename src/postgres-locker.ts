@@ -14,8 +14,8 @@ import type {
   LockGroup,
   PingOptions,
   TryResult,
-  UnderLock,
 } from "./contract/locker.ts";
+import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { lookAtLock } from "./inspection/lock-state.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
@@ -26,8 +26,11 @@ import {
 } from "./locker-options.ts";
 import { type NamespacedPostgresLocker, PrefixedPostgresLocker } from "./namespaced-locker.ts";
 import type { Pool } from "./postgres/driver.ts";
+import { boundedWait } from "./postgres/session.ts";
 import { bindMethods } from "./runtime/bound-methods.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
+import { ClientLocks } from "./sessions/client-locks.ts";
+import { FencingTokens } from "./sessions/fencing-tokens.ts";
 import { ownPool, PostgresStore } from "./sessions/postgres-store.ts";
 import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
@@ -43,6 +46,7 @@ import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 export class PostgresLocker implements Locker {
   readonly #core: LockerCore;
   readonly #transactions: LocksInTransactions;
+  readonly #onClients: ClientLocks;
   readonly #shown: { readonly namespace: number; readonly sessions: string; readonly ttlEnforcement: string };
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
@@ -82,8 +86,13 @@ export class PostgresLocker implements Locker {
         events: telemetry.events,
         onPlaceFree: () => this.#core.offerPlace(),
       }),
+      storeOn: (client) => this.#onClients.storeOn(client),
       look: (lock, signal) => lookAtLock(pool, lock, signal),
     });
+    const trustPooler = pooler === "session";
+    const tokens = new FencingTokens({ pool, namespace, connectWithin: boundedWait(connWaitTimeout) });
+    const enforced = ttlEnforcement === "server";
+    this.#onClients = new ClientLocks({ trustPooler, enforced, recovery, tokens });
     this.#transactions = new LocksInTransactions(this.#core, {
       pool,
       connWaitTimeout,
@@ -208,7 +217,9 @@ export class PostgresLocker implements Locker {
   }
 
   close(options?: CloseOptions): Promise<void> {
-    return this.#core.close(options, () => this.#transactions.close());
+    return this.#core.close(options, async () => {
+      await Promise.all([this.#transactions.close(), this.#onClients.close()]);
+    });
   }
 
   [Symbol.asyncDispose](): Promise<void> {

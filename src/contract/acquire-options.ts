@@ -6,7 +6,7 @@ import type { LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, AcquireOptions, LockMode } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing", "reentrant"];
+const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing", "reentrant", "client"];
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**
@@ -29,6 +29,7 @@ export function assertAcquireOptions(options: unknown, known = acquireOptions): 
   assertBoolean("fencing", fencing);
   assertBoolean("reentrant", reentrant);
   assertSignal(signal);
+  if (known === acquireOptions) assertSessionClient((options as AcquireOptions).client);
   return options;
 }
 
@@ -104,6 +105,16 @@ function assertBoolean(field: string, got: unknown): void {
   if (got !== undefined && typeof got !== "boolean") {
     throw new InvalidConfigError({ field, got, wants: "true or false" });
   }
+}
+
+/** By its shape. A pool has that, too, and would take the lock on whichever session is free. */
+function assertSessionClient(client: unknown): void {
+  if (client === undefined) return;
+  const { query, on, removeListener, totalCount } = (client ?? {}) as Record<string, unknown>;
+  const isOne = [query, on, removeListener].every((method) => typeof method === "function");
+  if (isOne && typeof totalCount !== "number") return;
+  const wants = "a client of node-postgres, and not a pool";
+  throw new InvalidConfigError({ field: "client", got: client, wants });
 }
 
 /** By its shape: there are others than the platform's own. */

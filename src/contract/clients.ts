@@ -11,6 +11,14 @@ export interface TransactionClient {
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
 }
 
+/** What is needed of a client that a lock is taken on: a `Client` of node-postgres, or one of its `Pool`, fits. */
+export interface SessionClient extends TransactionClient {
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "end" | "drain", listener: () => void): unknown;
+  removeListener(event: "error", listener: (error: Error) => void): unknown;
+  removeListener(event: "end" | "drain", listener: () => void): unknown;
+}
+
 export interface TransactionOptions<C extends TransactionClient = TransactionClient>
   extends Pick<AcquireOptions, "signal" | "mode"> {
   /**

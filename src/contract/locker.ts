@@ -1,6 +1,9 @@
+import type { SessionClient } from "./clients.ts";
 import type { LockEventListener, LockEventName } from "./lock-events.ts";
 import type { InspectOptions, LockInspection } from "./lock-inspection.ts";
 import type { LockKey } from "./lock-key.ts";
+import type { NamespacedLocker } from "./namespaced-locker.ts";
+import type { UnderLock } from "./under-lock.ts";
 
 /**
  * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
@@ -61,6 +64,18 @@ export interface AcquireOptions {
    * @default false
    */
   readonly reentrant?: boolean;
+  /**
+   * The session to take the lock on: a connected client of node-postgres that stays the caller's, for what must run on the very session
+   * that has the lock. Not a `Pool`. The end of its connection is the end of the lock, and `lock.signal` aborts.
+   *
+   * The lock has nothing to do with a transaction of the client: a rollback keeps it. Statements of the locker's stand in line with the
+   * caller's own, so `ttl` has to be longer than the longest of those. One key can be held once on a client.
+   *
+   * Release the lock before the client goes back to its pool. Only with a `PostgresLocker`, and not with `ttlEnforcement: "server"`.
+   *
+   * @default a connection of the locker's choice
+   */
+  readonly client?: SessionClient;
 }
 
 /** What `tryWithLock` answers. */
@@ -324,15 +339,6 @@ export interface LockGroup extends AsyncDisposable {
   /** Gives all of them back at once; rejects with the first failure, when all are given back. */
   release(): Promise<void>;
 }
-
-/** A function that takes what `F` takes, and promises what `F` returns: see `locker.wrapWithLock`. */
-export type UnderLock<F extends (this: never, ...args: never[]) => unknown> = (
-  this: ThisParameterType<F>,
-  ...args: Parameters<F>
-) => Promise<Awaited<ReturnType<F>>>;
-
-/** What `locker.namespace` returns. */
-export interface NamespacedLocker extends Omit<Locker, "close" | typeof Symbol.asyncDispose> {}
 
 /** pino and `console` both fit. */
 export interface Logger {

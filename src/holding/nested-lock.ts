@@ -37,6 +37,10 @@ async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
     const wants = "absent, or given to the `withLock` around this call";
     throw new InvalidConfigError({ field: "fencing", got: true, wants });
   }
+  if (wanted.client !== undefined) {
+    const wants = "absent: this call takes part in the lock of the `withLock` around it, wherever that is";
+    throw new InvalidConfigError({ field: "client", got: wanted.client, wants });
+  }
   const leave = await scope.gate.enter({ ...wanted, signals: [wanted.signal, wanted.alsoEndedBy] });
   if (!outer.held) {
     leave();

@@ -1,5 +1,6 @@
 import type { LockKey } from "../contract/lock-key.ts";
-import type { AcquireOptions, Locker, UnderLock } from "../contract/locker.ts";
+import type { AcquireOptions, Locker } from "../contract/locker.ts";
+import type { UnderLock } from "../contract/under-lock.ts";
 
 /** A function that runs another one under a lock whenever it is called: see `locker.wrapWithLock`. */
 export function wrappedFunction<F extends (this: never, ...args: never[]) => unknown>(

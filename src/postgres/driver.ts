@@ -91,6 +91,12 @@ export function announcedBackend(client: object): number | undefined {
   return typeof pid === "number" ? pid : undefined;
 }
 
+/** Whether a client's connection is neither ended nor about to be, as far as the driver tells. */
+export function isOpen(client: object): boolean {
+  const { _ending, _ended, _queryable } = client as Record<"_ending" | "_ended" | "_queryable", unknown>;
+  return _ending !== true && _ended !== true && _queryable !== false;
+}
+
 /**
  * Closes the socket at once. Ending a client politely waits for its peer, for ever where the link is dead, and the pool
  * hands out no replacement until then.

@@ -85,7 +85,7 @@ export class Conversation {
 }
 
 /** The answer of a row: a text, unless the library has read it as JSON by itself. */
-function answerOf(result: unknown): object | undefined {
+export function answerOf(result: unknown): object | undefined {
   const { rows } = (result ?? {}) as { rows?: unknown };
   const [row] = Array.isArray(rows) ? rows : [];
   const { answer } = (row ?? {}) as { answer?: unknown };

@@ -1,3 +1,4 @@
+import type { SessionClient } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock, LockMode, Logger } from "../contract/locker.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
@@ -21,6 +22,8 @@ export interface Wanted {
   readonly autoRefresh: boolean;
   /** Takes part in the lock of the function around it, if there is one. */
   readonly reentrant: boolean;
+  /** The session that is to have it; `undefined`: one of the locker's. */
+  readonly client: SessionClient | undefined;
   /** 0: try once. */
   readonly wait: number;
   /** The caller's own. */

@@ -34,7 +34,10 @@ const around = new AsyncLocalStorage<readonly Around[]>();
  * ended. So nobody takes part in a lock without having asked to.
  */
 export function lockAround(owner: object, id: bigint): Around | undefined {
-  return (around.getStore() ?? []).findLast((one) => one.owner === owner && one.id === id && one.isHeld());
+  const locks = around.getStore();
+  // As it is, mostly: there is nothing to make a function for.
+  if (locks === undefined) return undefined;
+  return locks.findLast((one) => one.owner === owner && one.id === id && one.isHeld());
 }
 
 /** Whether this is called by a function that runs under a lock in the transaction of this client, or by what that started. */

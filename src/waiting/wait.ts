@@ -130,6 +130,8 @@ export class Wait<G extends Granted, H> {
       } catch (error) {
         const ended = this.#signals.some((signal) => signal?.aborted && signal.reason === error);
         if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
+        // What is wrong with a client of the caller's is the caller's to mend.
+        if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
         const isFirst = this.#lastFault === undefined;
         this.#lastFault = error as Error;
         this.#around.telemetry.ridingOut(this.#wanted, this.#lastFault, { isFirst });

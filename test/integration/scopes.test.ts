@@ -1,3 +1,4 @@
+import pg from "pg";
 import { describe, expect, test } from "vitest";
 import {
   EmptyKeyError,
@@ -9,6 +10,7 @@ import {
   LockLostError,
   LockNotAcquiredError,
   lockId,
+  MemoryLocker,
   PostgresLocker,
 } from "../../src/index.ts";
 import { advisoryLocks, createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
@@ -326,4 +328,9 @@ test("a namespace shares the sessions of its locker, and has transactions", asyn
   await space.namespace("eu").withTransaction(key, async () => {
     expect(await locker.isHeld(`billing:eu:${key}`)).toBe(true);
   });
+});
+
+test("of the client of a lock in memory there is nothing", async () => {
+  await using locker = new MemoryLocker();
+  await expect(locker.acquire("k", { client: new pg.Client() })).rejects.toThrow(/`client` to be absent/);
 });
