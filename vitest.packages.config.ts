@@ -1,6 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-// `npm run test:packages`: installs the packed package beside the compilers, runners, bundlers and runtimes of others. Minutes, and
+// `npx vitest run -c vitest.packages.config.ts`: installs the packed package beside the compilers, runners, bundlers and runtimes of others. Minutes, and
 // a registry: no part of `npm test`.
 export default defineConfig({
   oxc: { target: "es2022" },

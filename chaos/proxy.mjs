@@ -4,35 +4,33 @@
 import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
+// biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
+import { TcpProxy } from "../test/support/network-proxy.mjs";
 import { Host } from "./host.mjs";
 
 const [serverPort, resourcePort, count] = process.argv.slice(2, 5).map(Number);
 const folder = process.argv[5];
 /** Milliseconds that the server's end of a link is left open when the worker's end has been reset. */
 const orphaned = 3_000;
-const directions = ["toServer", "toClient"];
 /** The workers, and the pooler. */
 const processes = new Set();
 
 /** The way of one worker to the server, and all its connections. */
 class Link {
-  #connections = new Set();
-  #frozen = new Set();
-  #latency = 0;
-  #orphans = new Set();
-  #ofVanished = new Set();
-  #port = serverPort;
+  #proxy;
   #host;
+  #ofVanished = [];
 
   /** @param host where its worker is, if not here */
   async start(host) {
     this.#host = host;
-    return listen((client) => this.#connect(client), host?.address);
+    this.#proxy = await TcpProxy.start(urlOf(serverPort), host && { address: host.address });
+    return this.#proxy.port;
   }
 
   /** Its worker's host is cut off, and nobody is told. */
   vanish() {
-    for (const connection of this.#connections) this.#ofVanished.add(connection);
+    this.#ofVanished.push(this.#proxy.snapshot());
     this.#host.vanish();
   }
 
@@ -41,11 +39,7 @@ class Link {
    * last heard of it; one without a lock waits for the server's keepalive, which would take minutes.
    */
   endVanished() {
-    for (const connection of this.#ofVanished) {
-      this.#forget(connection);
-      connection.server.destroy();
-    }
-    this.#ofVanished.clear();
+    for (const those of this.#ofVanished.splice(0)) those.endTowardsServer();
   }
 
   /** There is another host in the place of the one that vanished. What was on the link stays as it is, for all who are left. */
@@ -55,124 +49,45 @@ class Link {
 
   /** From now on, connections go to another server. Those that there are stay where they are. */
   redirect(port) {
-    this.#port = port;
+    this.#proxy.retarget(urlOf(port));
   }
 
   /** Forwards nothing more in these directions. Connections stay open, and new ones are accepted. */
   freeze(frozen) {
-    for (const direction of frozen) this.#frozen.add(direction);
-    this.#pumpAll();
+    for (const direction of frozen) this.#proxy.freeze({ direction });
   }
 
   latency(milliseconds) {
-    this.#latency = milliseconds;
+    this.#proxy.delay(milliseconds);
   }
 
   /** Forwards what was held back, and everything from here on, at once. */
   heal() {
-    this.#frozen.clear();
-    this.#latency = 0;
-    this.#pumpAll();
+    this.#proxy.delay(0);
+    this.#proxy.thaw();
   }
 
   /** Ends the flow in one direction with a FIN, after what is in it. */
   halfClose(direction) {
-    for (const connection of this.#connections) this.#push(connection, direction, "end");
+    this.#proxy.halfClose(direction);
   }
 
   /** Resets the worker's end. The server's end stays open as if nothing had happened. */
   resetClient() {
-    for (const connection of this.#connections) {
-      this.#forget(connection);
-      connection.client.resetAndDestroy();
-      connection.server.removeAllListeners("data");
-      connection.server.resume();
-      const end = () => {
-        this.#orphans.delete(end);
-        clearTimeout(timer);
-        connection.server.destroy();
-      };
-      const timer = setTimeout(end, orphaned);
-      this.#orphans.add(end);
-      connection.server.on("close", end);
-    }
+    this.#proxy.resetClients({ orphanedFor: orphaned });
   }
 
   resetBoth() {
-    for (const connection of this.#connections) this.#reset(connection);
+    this.#proxy.cut();
   }
 
   endOrphans() {
-    for (const end of [...this.#orphans]) end();
+    this.#proxy.endOrphans();
   }
+}
 
-  #connect(client) {
-    const server = connect({ host: "127.0.0.1", port: this.#port, allowHalfOpen: true });
-    const connection = {
-      client,
-      server,
-      toServer: { source: client, target: server, queue: [], timer: undefined },
-      toClient: { source: server, target: client, queue: [], timer: undefined },
-    };
-    this.#connections.add(connection);
-    for (const direction of directions) {
-      const { source } = connection[direction];
-      source.setNoDelay(true);
-      source.on("data", (data) => this.#push(connection, direction, data));
-      source.on("end", () => this.#push(connection, direction, "end"));
-      source.on("error", () => this.#push(connection, direction, "reset"));
-      source.on("close", () => {
-        if (client.destroyed && server.destroyed) this.#forget(connection);
-      });
-      if (this.#frozen.has(direction)) source.pause();
-    }
-  }
-
-  #push(connection, direction, data) {
-    if (!this.#connections.has(connection)) return;
-    connection[direction].queue.push({ data, due: performance.now() + this.#latency });
-    this.#pump(connection, direction);
-  }
-
-  #pumpAll() {
-    for (const connection of this.#connections)
-      for (const direction of directions) this.#pump(connection, direction);
-  }
-
-  #pump(connection, direction) {
-    const flow = connection[direction];
-    clearTimeout(flow.timer);
-    if (this.#frozen.has(direction)) {
-      flow.source.pause();
-      return;
-    }
-    for (let item = flow.queue[0]; item; item = flow.queue[0]) {
-      const early = item.due - performance.now();
-      if (early > 0) {
-        flow.timer = setTimeout(() => this.#pump(connection, direction), early);
-        break;
-      }
-      flow.queue.shift();
-      if (item.data === "reset") this.#reset(connection);
-      else if (item.data === "end") flow.target.end();
-      else if (flow.target.writable) flow.target.write(item.data);
-    }
-    flow.source.resume();
-  }
-
-  #forget(connection) {
-    this.#connections.delete(connection);
-    for (const direction of directions) {
-      clearTimeout(connection[direction].timer);
-      connection[direction].queue.length = 0;
-    }
-  }
-
-  #reset(connection) {
-    this.#forget(connection);
-    connection.client.resetAndDestroy();
-    connection.server.resetAndDestroy();
-  }
+function urlOf(port) {
+  return `postgres://127.0.0.1:${port}`;
 }
 
 async function listen(onConnection, address = "127.0.0.1") {

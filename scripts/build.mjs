@@ -1,9 +1,10 @@
 // Builds dist/ from src/. The library is a few files, because each that Node.js loads makes an import half a millisecond longer:
-// those of `shaken` are apart, so that a bundler leaves out what isn't used. dist/cjs/ has the same as CommonJS. The command
-// line, and as an ES module the part for tests, stay a file for each of src/.
+// those of `shaken` are apart, so that a bundler leaves out what isn't used. dist/cjs/ has the same as CommonJS. The part for tests,
+// as an ES module, stays a file for each of src/. dist/cli/ is CommonJS, a few files for each command, and has its own copy of what it
+// takes of the library and of OpenTelemetry: all for a quick start.
 import { spawnSync } from "node:child_process";
 import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join, relative, resolve, sep } from "node:path";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
@@ -30,23 +31,47 @@ const entries = Object.values(JSON.parse(readFileSync("package.json", "utf8")).e
   .map((file) => relative("dist", file).replace(/\.js$/, ""));
 const library = entries.filter((entry) => !isIn("testing", entry));
 
+/**
+ * Takes the line breaks and the indentation out of SQL: they are for whoever reads src/, and no minifier takes them. No text in
+ * our SQL has a line break of its own, and no comment.
+ */
+const shortSql = {
+  name: "short-sql",
+  transform(code, id) {
+    if (!/[\\/]sql(-\w+)?\.js$/.test(id)) return null;
+    let short = code;
+    for (const { start, end } of texts(this.parse(code)).sort((a, b) => b.start - a.start)) {
+      const text = short.slice(start, end).replace(/(\n|\\n)\s*/g, " ");
+      short = short.slice(0, start) + text + short.slice(end);
+    }
+    return short;
+  },
+};
+
 await bundle(library, { dir: "dist/cjs", format: "cjs" });
+// One file by itself: it shares so little with the library that a file of their own for that would be dearer.
 await bundle(
   entries.filter((entry) => isIn("testing", entry)),
-  { dir: "dist/cjs", format: "cjs" },
+  { dir: "dist/cjs", format: "cjs", codeSplitting: false },
 );
 await bundle(library, { dir: "dist/bundled", format: "esm" });
 
-// What a command loads of the library by itself, so as not to load all of it.
-const kept = importedBy(compiled.filter((file) => file.endsWith(".js") && isIn("cli", file)));
-for (const file of modules) if (!kept.has(file)) rmSync(join("dist", file));
-cpSync("dist/bundled", "dist", { recursive: true });
-rmSync("dist/bundled", { recursive: true });
+await bundleCommandLine("dist/bundled-cli");
+
+for (const file of modules) rmSync(join("dist", file));
+for (const [from, to] of [
+  ["dist/bundled", "dist"],
+  ["dist/bundled-cli", "dist/cli"],
+]) {
+  if (to === "dist/cli") rmSync(to, { recursive: true });
+  cpSync(from, to, { recursive: true });
+  rmSync(from, { recursive: true });
+}
 
 const declarations = reachable(entries.map((entry) => `${entry}.d.ts`));
 for (const file of compiled.filter((file) => file.endsWith(".d.ts"))) {
   if (declarations.has(file)) cpSync(join("dist", file), join("dist/cjs", file));
-  else rmSync(join("dist", file));
+  else rmSync(join("dist", file), { force: true });
 }
 writeFileSync("dist/cjs/package.json", `${JSON.stringify({ type: "commonjs", sideEffects: false })}\n`);
 
@@ -58,6 +83,7 @@ async function bundle(names, output) {
     platform: "node",
     external: (id) => /^[^./]/.test(id),
     preserveEntrySignatures: "allow-extension",
+    plugins: [shortSql],
   });
   await made.write({
     entryFileNames: "[name].js",
@@ -78,6 +104,35 @@ async function bundle(names, output) {
   });
 }
 
+/** The places of all strings, and of the parts of all templates. */
+function texts(node) {
+  if (node === null || typeof node !== "object") return [];
+  const isText =
+    node.type === "TemplateElement" || (node.type === "Literal" && typeof node.value === "string");
+  return isText ? [node] : Object.values(node).flatMap(texts);
+}
+
+/** The programs of the command line, and what they load when it is asked for. Each finds the others, and package.json, by its own place. */
+async function bundleCommandLine(dir) {
+  const programs = ["start", "main", "run/runner", "own-server/program"];
+  const made = await rolldown({
+    input: Object.fromEntries(programs.map((file) => [basename(file), join("dist/cli", `${file}.js`)])),
+    platform: "node",
+    // Of an installed package, a bundle would miss the fixes, and the application may have another version of the driver.
+    external: (id) => /^[^./]/.test(id) && id !== "@opentelemetry/api",
+    plugins: [shortSql],
+  });
+  await made.write({
+    dir,
+    format: "cjs",
+    entryFileNames: "[name].js",
+    chunkFileNames: "[name].js",
+    dynamicImportInCjs: false,
+    comments: { annotation: false, jsdoc: false, legal: true },
+  });
+  writeFileSync(join(dir, "package.json"), `${JSON.stringify({ type: "commonjs" })}\n`);
+}
+
 /** The name of the file that a module goes to; `null`: to that of its entry. */
 function chunkOf(id, isEntry) {
   const file = relative("dist", id);
@@ -96,21 +151,6 @@ function reachable(files) {
     }
   }
   return reached;
-}
-
-/** The modules of the library that these import, except its index.js; and what those import. */
-function importedBy(files) {
-  const entry = new Set(entries.map((name) => `${name}.js`));
-  const imported = new Set();
-  for (const file of files) {
-    const text = readFileSync(join("dist", file), "utf8");
-    for (const [, specifier] of text.matchAll(/from "(\.[^"]+)"/g)) {
-      const target = join(dirname(file), specifier);
-      if (!isIn("cli", target) && !entry.has(target)) imported.add(target);
-    }
-  }
-  for (const file of imported) for (const next of importedBy([file])) imported.add(next);
-  return imported;
 }
 
 function isIn(folder, file) {

@@ -1,5 +1,5 @@
 // Shows that the tests can fail: seeds one defect after the other into a copy of the project, and runs the test that is to catch
-// it, which has passed on the unchanged copy first. `npm run mutants`, or `npm run mutants -- <name> …` for some of them. A
+// it, which has passed on the unchanged copy first. `node scripts/mutants.mjs`, or with names for some of them. A
 // mutant whose place in the source is not found exactly once no longer applies, and is to be rewritten.
 import { spawn } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
@@ -124,7 +124,6 @@ async function run(tests) {
   if (text === undefined) return () => `no report:\n${output.slice(-2_000)}`;
   const { testResults } = JSON.parse(text);
   return ({ file, test }) => {
-    // The file more than once, where the suite runs it in several projects.
     const ofFile = testResults.filter(({ name }) => name.endsWith(`/${file}`));
     const results = ofFile.flatMap(({ assertionResults }) => assertionResults);
     const statuses = results.filter(({ fullName }) => fullName === test).map(({ status }) => status);

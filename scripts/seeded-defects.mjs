@@ -13,8 +13,8 @@ export const mutants = [
     what: "receiver?.replied(reply, this.#sentAt);",
     by: "receiver?.replied(reply, now());",
     caughtBy: {
-      file: "test/integration/server-ttl.test.ts",
-      test: "a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
+      file: "test/integration/server-ttl-network.test.ts",
+      test: "with shared sessions a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
     },
   },
   {
@@ -36,7 +36,7 @@ export const mutants = [
     by: "else true end`",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "with dedicated sessions a token is larger after a crash, where the server's commits wait for no disk",
+      test: "with dedicated sessions a token is larger after a crash, if commits wait for no disk",
     },
   },
   {
@@ -47,7 +47,7 @@ export const mutants = [
     by: "{durable.slice(0, 0)}true then ",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "with shared sessions a token is larger after a crash, where the server's commits wait for no disk",
+      test: "with shared sessions a token is larger after a crash, if commits wait for no disk",
     },
   },
   {
@@ -58,7 +58,7 @@ export const mutants = [
     by: "pg_catalog.pg_current_wal_lsn()), 1, 8)",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "with dedicated sessions a token is larger after a crash, where the server's commits wait for no disk",
+      test: "with dedicated sessions a token is larger after a crash, if commits wait for no disk",
     },
   },
   {
@@ -69,7 +69,7 @@ export const mutants = [
     by: "1, 8))::pg_catalog.bit(32)::pg_catalog.int8 operator(pg_catalog.*) 0)",
     caughtBy: {
       file: "test/integration/fencing.test.ts",
-      test: "a promoted standby's token is larger than any of the old primary, which goes on; and its table refuses those",
+      test: "with shared sessions a promoted standby's token is larger than any of the old primary",
     },
   },
   {
@@ -80,7 +80,7 @@ export const mutants = [
     by: "if (wasHeld === undefined) throw",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "with a session for each lock a release of what the session no longer holds says so, and the session isn't returned",
+      test: "with a session for each lock a release of a lock that is gone says so, and destroys the session",
     },
   },
   {
@@ -88,7 +88,7 @@ export const mutants = [
     says: "a session whose try failed goes back to the pool, with a lock that it may have",
     file: "src/sessions/dedicated-sessions.ts",
     what: `      // An error says nothing about whether the lock was granted: session locks survive a failed statement.
-      session.destroy(error as Error);`,
+      session.destroy(toError(error));`,
     by: "      session.return();",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
@@ -103,7 +103,7 @@ export const mutants = [
     by: "const announced = pooler !== undefined ? undefined",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "with a session for each lock one that is served by another backend than was announced is refused, with nothing locked",
+      test: "with a session for each lock a session served by another backend than announced is refused, nothing locked",
     },
   },
   {
@@ -125,7 +125,7 @@ export const mutants = [
     by: "{awaitedByWriters})) then 't' else",
     caughtBy: {
       file: "test/integration/fairness.test.ts",
-      test: "readers whose holding overlaps let in a writer that waits elsewhere",
+      test: "with shared sessions readers whose holding overlaps let in a writer that waits elsewhere",
     },
   },
   {
@@ -136,7 +136,7 @@ export const mutants = [
     by: "this.#answered();",
     caughtBy: {
       file: "test/integration/waiting.test.ts",
-      test: "a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
+      test: "with shared sessions a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
     },
   },
   {
@@ -147,7 +147,7 @@ export const mutants = [
     by: "",
     caughtBy: {
       file: "test/integration/waiting-aborts.test.ts",
-      test: "a wait in the server that is aborted rejects with the caller's reason at once, and ends in the server",
+      test: "a wait of acquire that is aborted rejects with the caller's reason at once, and ends in the server",
     },
   },
   {
@@ -158,7 +158,7 @@ export const mutants = [
     by: "if (ended || isPassing(error, this.#around.hasConnected)) throw error;",
     caughtBy: {
       file: "test/integration/connections-taken.test.ts",
-      test: "a server whose max_connections are all taken: who has a connection goes on, and nobody else gets in",
+      test: "with shared sessions with all connections taken, whoever has one goes on, and nobody else gets in",
     },
   },
   {
@@ -180,7 +180,7 @@ export const mutants = [
     by: "find((lock) => lock.key !== key && lock.id !== id)?.key",
     caughtBy: {
       file: "test/integration/id-collision.test.ts",
-      test: "a key whose id another key of the locker has is refused by name",
+      test: "with shared sessions a key whose id another key of the locker has is refused by name",
     },
   },
   {
@@ -191,7 +191,7 @@ export const mutants = [
     by: "if (said.granted === null) session.assertOutsideTransaction(doing);",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "with a session for each lock a client that the pool hands out in a transaction is refused, and nothing is held",
+      test: "with a session for each lock a pool's client in a transaction is refused, and nothing is held",
     },
   },
   {
@@ -202,7 +202,7 @@ export const mutants = [
     by: 'if (state.is !== "held") throw this.#notHeld();',
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "a refresh whose answer comes when the lock was released meanwhile says so, and revives nothing",
+      test: "a refresh answered after the lock was released says so, and revives nothing",
     },
   },
   {
@@ -213,7 +213,7 @@ export const mutants = [
     by: "this.#state = state;",
     caughtBy: {
       file: "test/integration/mutants-targets.test.ts",
-      test: "a refresh whose answer comes when the lock was closed meanwhile says so, and revives nothing",
+      test: "a refresh answered after the lock was closed says so, and revives nothing",
     },
   },
   {
@@ -223,7 +223,7 @@ export const mutants = [
     what: 'if (answer === "1") {',
     by: "if (answer !== undefined) {",
     caughtBy: {
-      file: "test/integration/shared-sessions.test.ts",
+      file: "test/integration/shared-sessions-loss.test.ts",
       test: "locks that are freed behind their holders' backs by pg_advisory_unlock_all are all lost, as the first release says",
     },
   },
@@ -234,7 +234,7 @@ export const mutants = [
     what: "const announced = trustPooler ? undefined",
     by: "const announced = trustPooler !== undefined ? undefined",
     caughtBy: {
-      file: "test/integration/shared-sessions.test.ts",
+      file: "test/integration/shared-sessions-no-session.test.ts",
       test: "without a session to be had all who want one are told of the pooler in the way, and nothing is set or locked",
     },
   },
@@ -257,7 +257,7 @@ export const mutants = [
     by: "!isProof(operation) && own.has(id)",
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
-      test: "a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL",
+      test: "a refresh in a batch that fails is still a proof, and not after DISCARD ALL",
     },
   },
   {
@@ -268,7 +268,7 @@ export const mutants = [
     by: "then 'held' when true then 'held'",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a transaction of the locker's own, with node-postgres another that has the lock meanwhile is alone with it: nothing of the first is committed",
+      test: "a transaction of the locker's own, with node-postgres commits nothing after another has got the lock meanwhile",
     },
   },
   {
@@ -279,7 +279,7 @@ export const mutants = [
     by: "case when found.standby then null",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a client of the caller's two calls at once: one is inside, and the other is told that the transaction has the lock",
+      test: "a client of the caller's of two calls at once one is inside, and the other is told so",
     },
   },
   {
@@ -290,7 +290,7 @@ export const mutants = [
     by: "",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a transaction of the locker's own, with node-postgres a pool's client that somebody left in a transaction (begin; insert into written values ('left over')) is refused, and destroyed",
+      test: "a transaction of the locker's own, with node-postgres a pool's client left in a transaction (begin; insert into written values ('left over')) is refused, and destroyed",
     },
   },
   {
@@ -312,7 +312,7 @@ export const mutants = [
     by: "() => Promise.resolve(cancelStatement).then(() => {})",
     caughtBy: {
       file: "test/integration/transaction-wait.test.ts",
-      test: "a wait in a transaction of its own an abort, a bound that passes and a close() end it at once, and leave nothing of it",
+      test: "a wait in a transaction of its own an abort, a bound that passes and a close() end it at once, without a trace",
     },
   },
   {
@@ -345,7 +345,7 @@ export const mutants = [
     by: "is null or true then true",
     caughtBy: {
       file: "test/integration/transaction-ttl.test.ts",
-      test: "a transaction of the locker's own has the default with ttlEnforcement: server, and otherwise only what is asked for",
+      test: "a transaction of the locker's own has the default with ttlEnforcement: server, else only what is asked for",
     },
   },
   {
@@ -356,7 +356,7 @@ export const mutants = [
     by: "isWitnessed(text(2))} or not pg_catalog.pg_try_advisory_xact_lock(1885826155, $2::text::int4) end as is_old",
     caughtBy: {
       file: "test/integration/recovery-grace.test.ts",
-      test: "with shared sessions, on a young server somebody's try for the witness is none: two who ask at once know nothing of each other",
+      test: "with shared sessions, on a young server a try for the witness is none: two who ask at once learn nothing",
     },
   },
   {
@@ -367,7 +367,7 @@ export const mutants = [
     by: "greatest(evidence.started, evidence.promoted))\n",
     caughtBy: {
       file: "test/integration/recovery-grace.test.ts",
-      test: "with shared sessions, on a young server who holds a lock is a witness for those who know nothing yet, and only as long as it has a session",
+      test: "with shared sessions, on a young server a holder is a witness for newcomers as long as it has a session",
     },
   },
   {
@@ -378,7 +378,7 @@ export const mutants = [
     by: "greatest(evidence.started, evidence.reset))\n",
     caughtBy: {
       file: "test/integration/recovery-grace.test.ts",
-      test: "a server that was promoted, and not restarted since looks as old as its last checkpoint to who knows nothing yet, and is as old as it is to who knows it",
+      test: "a server that was promoted, and not restarted since looks as old as its last checkpoint, or as it is to who knew it before",
     },
   },
   {
@@ -389,7 +389,7 @@ export const mutants = [
     by: 'const known = this.#known?.table === "" ? this.#known : undefined;\n    const values',
     caughtBy: {
       file: "test/integration/recovery-grace.test.ts",
-      test: "contradictory evidence is another server that claims to be old: it is as young as can be for who was on the one before",
+      test: "contradictory evidence is another server that claims to be old: it counts as young",
     },
   },
   {

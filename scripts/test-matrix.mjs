@@ -1,5 +1,5 @@
-// Runs the test suite on PostgreSQL 14 to 18, or on the majors given as arguments: `npm run test:matrix -- 14 18`. Arguments
-// after a second `--` go to vitest. Binaries that are missing are installed into node_modules/.cache.
+// Runs the test suite on PostgreSQL 14 to 18, or on the majors given as arguments: `node scripts/test-matrix.mjs 14 18`. Arguments
+// after `--` go to vitest. Binaries that are missing are installed into node_modules/.cache.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,5 +1,5 @@
-// Runs the test suite on Node.js 20, 22 and 24, or on the majors given as arguments: `npm run test:nodes -- 22`. Arguments
-// after a second `--` go to vitest. Each Node.js is an npm package, installed into node_modules/.cache.
+// Runs the test suite on Node.js 20, 22 and 24, or on the majors given as arguments: `node scripts/test-nodes.mjs 22`. Arguments
+// after `--` go to vitest. Each Node.js is an npm package, installed into node_modules/.cache.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";

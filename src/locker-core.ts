@@ -8,6 +8,7 @@ import {
   signalOf,
 } from "./contract/acquire-options.ts";
 import type { SessionClient } from "./contract/clients.ts";
+import type { Lock, LockGroup } from "./contract/lock.ts";
 import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import { fnv, keyText, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
@@ -17,10 +18,8 @@ import type {
   AbortSignalLike,
   AcquireOptions,
   CloseOptions,
-  Lock,
   Locker,
   LockerStats,
-  LockGroup,
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";

@@ -1,5 +1,5 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
-import { formatDuration, milliseconds } from "./contract/duration.ts";
+import { milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import type { LockDefaults } from "./contract/lock-defaults.ts";
 import { int32Range, isInt32, type LockIdFunction } from "./contract/lock-id.ts";
@@ -11,46 +11,106 @@ import { longestTimer } from "./runtime/clock.ts";
 
 /** How a locker reaches its database: exactly one of the three. */
 interface Connection {
-  /** A node-postgres `Pool`, which stays the caller's. Locks take connections from it while they are held. */
+  /**
+   * A node-postgres `Pool`, which stays the caller's: `close()` doesn't end it. Locks take connections from it while they are held.
+   *
+   * @example
+   * const locker = new PostgresLocker({ pool: new pg.Pool() });
+   */
   readonly pool?: Pool;
-  /** Where reads go elsewhere: locks live on `write`; `ping()` proves `read` as well. Both stay the caller's. */
+  /**
+   * Two pools, if reads go elsewhere: locks live on `write`, and `ping()` proves `read` as well. Both stay the caller's.
+   *
+   * @example
+   * const locker = new PostgresLocker({ database: { write: primary, read: replica } });
+   */
   readonly database?: { readonly write: Pool; readonly read?: Pool };
-  /** The locker then makes a pool of its own, and ends it on `close()`. */
+  /**
+   * A connection string. The locker makes a pool of its own for it, and ends that on `close()`.
+   *
+   * @example
+   * const locker = new PostgresLocker({ connectionString: process.env.DATABASE_URL });
+   */
   readonly connectionString?: string;
 }
 
 export interface PostgresLockerOptions extends Connection {
-  /** Keeps services apart that share a database: part of the lock id. An int32; default 0. */
+  /**
+   * Keeps services apart that share a database: part of the lock id. An int32.
+   *
+   * @default 0
+   * @example
+   * const locker = new PostgresLocker({ pool, namespace: 7 });
+   */
   readonly namespace?: number;
-  /** Bounds the wait for a connection of the pool. Default (and 0): 5 s. Negative: no bound. */
+  /**
+   * How long a call waits for a connection of the pool. 0 is the default; negative: no bound. When it has passed, the call rejects with
+   * `LockNotAcquiredError`, whose `reason` is `"pool-saturated"` or `"connection-timeout"`.
+   *
+   * @default "5s"
+   * @example
+   * const locker = new PostgresLocker({ pool, connWaitTimeout: "500ms" });
+   */
   readonly connWaitTimeout?: Duration;
   /**
-   * What to do where a connection pooler stands before the server. Default `"refuse"`. `"session"` says that it is one
-   * that keeps a session for each client.
+   * What to do if a connection pooler stands before the server. `"refuse"`: reject with `PoolerDetectedError`. `"session"` says that it is
+   * one that keeps a session for each client, such as PgBouncer in session mode.
+   *
+   * @default "refuse"
+   * @example
+   * const locker = new PostgresLocker({ pool, pooler: "session" });
    */
   readonly pooler?: "refuse" | "session";
   /**
-   * `"shared"` (the default): all locks are carried by as few connections of the pool as can be, and what is asked at the same
-   * time goes out together. `"dedicated"`: each lock has one to itself, as with the Go package.
+   * `"shared"`: as few connections of the pool as possible carry all locks, and what is asked at the same time goes out together.
+   * `"dedicated"`: each lock has a connection to itself, as with the Go package.
+   *
+   * @default "shared"
+   * @example
+   * const locker = new PostgresLocker({ pool, sessions: "dedicated" });
    */
   readonly sessions?: "dedicated" | "shared";
   /**
-   * With `sessions: "shared"`: so many locks a connection carries before another is taken. Default 1000: the server walks all
-   * of a session's locks at the end of each of its statements.
+   * With `sessions: "shared"`: how many locks a connection carries before another one is opened. A whole number from 1 up. The server
+   * walks all of a session's locks at the end of each of its statements.
+   *
+   * @default 1000
+   * @example
+   * const locker = new PostgresLocker({ pool, maxLocksPerSession: 100 });
    */
   readonly maxLocksPerSession?: number;
   /**
-   * How many connections, beside the pool, callers may wait on inside the server; those on which a lock that was waited for is still
-   * held count. Whoever waits beyond that tries about twice a second until there is room. Default 4.
+   * With `sessions: "shared"`: whether whoever may connect to the database is told the keys of the locks, if it asks, as `pg-locker ls`
+   * does. One session of the locker that has been open for a second listens for that (`LISTEN`); PostgreSQL up to 18 wakes it at each
+   * notification of anybody in the database, for some 12 µs.
+   *
+   * @default true
+   */
+  readonly tellKeys?: boolean;
+  /**
+   * On how many connections, beside the pool, callers may wait inside the server; those count on which a lock that was waited for is still
+   * held. Further callers try about twice a second until there is room. A whole number from 1 up.
    *
    * One is enough to wait for one lock; each more makes the hand-over of one more lock immediate, and may take one more of the
    * server's `max_connections` for each process.
+   *
+   * @default 4
+   * @example
+   * const locker = new PostgresLocker({ pool, maxWaitingSessions: 1 });
    */
   readonly maxWaitingSessions?: number;
   /**
-   * Who ends a lock whose TTL has passed. `"client"` (the default): its holder stops believing, and nothing expires in the
-   * database. `"server"`: the database ends its session, and so frees the lock, whatever has become of the holder. A TTL is
-   * then from 1 ms to 2147483647 ms.
+   * Who ends a lock whose TTL has passed.
+   *
+   * `"client"`: its holder stops relying on it, but the lock stays, and keeps others out until `release()`, `refresh()` or
+   * `close()`, or until the holder's process ends. A logger is warned of each such lock, once.
+   *
+   * `"server"`: the database ends the lock's session, and so frees the lock, whatever has become of the holder. A TTL is then from
+   * 1 ms to 2147483647 ms.
+   *
+   * @default "client"
+   * @example
+   * const locker = new PostgresLocker({ pool, ttlEnforcement: "server" });
    */
   readonly ttlEnforcement?: "client" | "server";
   /**
@@ -76,26 +136,57 @@ export interface PostgresLockerOptions extends Connection {
    * one that nobody can aim at. Lockers that differ in it don't exclude each other, and the Go package has the default.
    *
    * @default `lockId`, which is that of the Go package
+   * @example
+   * const locker = new PostgresLocker({ pool, lockId: sha256LockId });
    */
   readonly lockId?: LockIdFunction;
-  /** Anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. Default: none. */
+  /**
+   * What calls of the database go through: anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. An open one makes
+   * `acquire` and `refresh` reject with `CircuitOpenError`; a lock that is held stays held, and a release passes.
+   *
+   * @default none
+   * @example
+   * const locker = new PostgresLocker({ pool, circuitBreaker: createCircuitBreaker() });
+   */
   readonly circuitBreaker?: CircuitBreaker;
-  /** Default: nothing is logged. */
+  /**
+   * Anything with `debug`, `info`, `warn` and `error`, each of which takes facts and a message: pino's loggers, or `console`.
+   *
+   * @default nothing is logged
+   * @example
+   * const locker = new PostgresLocker({ pool, logger: pino() });
+   */
   readonly logger?: Logger;
-  /** Default: the global one of `@opentelemetry/api`. */
+  /**
+   * Where the spans of `acquire`, `refresh`, `release`, `ping` and `close` go.
+   *
+   * @default the global one of `@opentelemetry/api`
+   * @example
+   * const locker = new PostgresLocker({ pool, tracerProvider });
+   */
   readonly tracerProvider?: TracerProvider;
-  /** Default: the global one of `@opentelemetry/api`. */
+  /**
+   * Where the counts and latencies go.
+   *
+   * @default the global one of `@opentelemetry/api`
+   * @example
+   * const locker = new PostgresLocker({ pool, meterProvider });
+   */
   readonly meterProvider?: MeterProvider;
 }
 
 export interface MemoryLockerOptions
   extends Pick<
     PostgresLockerOptions,
-    "namespace" | "defaults" | "lockId" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
+    | "namespace"
+    | "ttlEnforcement"
+    | "defaults"
+    | "lockId"
+    | "circuitBreaker"
+    | "logger"
+    | "tracerProvider"
+    | "meterProvider"
   > {}
-
-/** The settings that the Go package has, by the names it has for them. */
-export interface LockerConfig extends Pick<PostgresLockerOptions, "namespace" | "connWaitTimeout"> {}
 
 const wholeFrom1 = is(
   "a whole number from 1 up",
@@ -123,6 +214,7 @@ const pool: Check = (got, path) => {
 
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
+  ttlEnforcement: optional(oneOf("client", "server")),
   defaults: optional(
     exactly("an object { ttl, wait, autoRefresh }", {
       // The times are checked where it is known who enforces them.
@@ -148,8 +240,8 @@ const postgresLockerOptions = exactly("an object", {
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
   maxLocksPerSession: optional(wholeFrom1),
+  tellKeys: optional(is("a boolean", (value) => typeof value === "boolean")),
   maxWaitingSessions: optional(wholeFrom1),
-  ttlEnforcement: optional(oneOf("client", "server")),
   recoveryGrace: optional(
     is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {
       const grace = milliseconds(value);
@@ -161,102 +253,6 @@ const postgresLockerOptions = exactly("an object", {
 
 const memoryLockerOptions = exactly("an object", shared);
 
-/** Go's `null` leaves the default, as if the field were not there. */
-const orNull =
-  (check: Check): Check =>
-  (value, path) =>
-    value === null ? undefined : check(value, path);
-
-const lockerConfig = exactly("an object", {
-  namespace: orNull(optional(is(int32Range, isInt32))),
-  connWaitTimeout: orNull(
-    optional(
-      is(
-        'nanoseconds, as Go writes a duration (1000000 is 1 ms, the least), or a string such as "5s" or "1m30s"',
-        (value) => goDuration(value) !== undefined,
-      ),
-    ),
-  ),
-});
-
-/**
- * Reads the Go package's JSON configuration, as text or already parsed. `connWaitTimeout` is what Go's own encoding writes, a
- * number of nanoseconds, so that one document means the same to both: `{"namespace": 7, "connWaitTimeout": 5000000000}` is
- * 5 s. `null` leaves the default.
- *
- * Some documents are taken by one of the two only, and mean nothing else to the other:
- *
- * - A string, `"5s"`, is taken here and refused by Go.
- * - A number from 1 to 999999, less than 1 ms, is refused here: it was most likely meant as milliseconds.
- * - Unknown fields, `"Namespace"` for `"namespace"` and a document of `null` are refused here; Go passes over the
- *   first and the last, and takes the second.
- *
- * @returns options to spread into those of a `PostgresLocker`; a duration as a string
- * @throws {InvalidConfigError} an unknown field, or a value that its field can't take
- */
-export function parseConfig(json: unknown): LockerConfig {
-  const parsed = typeof json === "string" ? parseOnce(json, ["namespace", "connWaitTimeout"]) : json;
-  const { namespace, connWaitTimeout } = checked<{ namespace?: number | null; connWaitTimeout?: unknown }>(
-    lockerConfig,
-    parsed,
-  );
-  const wait = goDuration(connWaitTimeout);
-  return {
-    ...(typeof namespace === "number" && { namespace }),
-    ...(wait !== undefined && { connWaitTimeout: asGiven(connWaitTimeout, wait) }),
-  };
-}
-
-/** Of a field that is there twice, Go and JavaScript may take different ones. */
-function parseOnce(json: string, fields: readonly string[]): unknown {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(json);
-  } catch {
-    throw new InvalidConfigError({ field: "config", got: json, wants: "JSON", secret: true });
-  }
-  for (const field of fields) {
-    const times = json.split(new RegExp(`"${field}"\\s*:`)).length - 1;
-    if (times > 1) throw new InvalidConfigError({ field, got: times, wants: "given once" });
-  }
-  return parsed;
-}
-
-/** A duration in a form that says its unit, if it came as a number. */
-function asGiven(value: unknown, milliseconds: number): Duration {
-  if (milliseconds === 0) return 0;
-  return typeof value === "string" ? value : formatDuration(milliseconds);
-}
-
-/**
- * Reads the Go package's environment variables, `NAMESPACE` and `CONN_WAIT_TIMEOUT`, each after `prefix`. A variable that
- * is absent or empty leaves the default.
- *
- * @returns options to spread into those of a `PostgresLocker`
- * @throws {InvalidConfigError} names the variable
- */
-export function configFromEnv(env: Readonly<Record<string, string | undefined>>, prefix = ""): LockerConfig {
-  const config: { namespace?: number; connWaitTimeout?: Duration } = {};
-  const namespaceText = env[`${prefix}NAMESPACE`] ?? "";
-  if (namespaceText !== "") {
-    const number = /^[+-]?\d+$/.test(namespaceText) ? Number(namespaceText) : Number.NaN;
-    if (!isInt32(number)) {
-      throw new InvalidConfigError({ field: `${prefix}NAMESPACE`, got: namespaceText, wants: int32Range });
-    }
-    config.namespace = number;
-  }
-  const waitText = env[`${prefix}CONN_WAIT_TIMEOUT`] ?? "";
-  if (waitText !== "") {
-    const wait = goDuration(waitText);
-    if (wait === undefined) {
-      const wants = 'a duration such as "5s" or "1m30s"';
-      throw new InvalidConfigError({ field: `${prefix}CONN_WAIT_TIMEOUT`, got: waitText, wants });
-    }
-    config.connWaitTimeout = asGiven(waitText, wait);
-  }
-  return config;
-}
-
 /** @throws {InvalidConfigError} */
 export function checkPostgresLockerOptions(options: unknown): PostgresLockerOptions {
   const taken = checked<PostgresLockerOptions>(postgresLockerOptions, options);
@@ -264,7 +260,7 @@ export function checkPostgresLockerOptions(options: unknown): PostgresLockerOpti
     (field) => taken[field] !== undefined,
   );
   if (given.length === 0) {
-    // What was meant, where a variable that was to hold it is not set.
+    // What was meant, if the variable that should hold it is not set.
     const [meant = "pool"] = (["connectionString", "database"] as const).filter((field) => field in taken);
     throw new InvalidConfigError({
       field: meant,
@@ -291,31 +287,13 @@ export function checkMemoryLockerOptions(options: unknown): MemoryLockerOptions 
   return checked<MemoryLockerOptions>(memoryLockerOptions, options);
 }
 
-/** Milliseconds to wait for a connection; `Infinity` where there is no bound. */
+/** Milliseconds to wait for a connection; `Infinity` if there is no bound. */
 export function connWaitMilliseconds(configured: Duration | undefined): number {
   const wait = milliseconds(configured ?? 0) ?? 0;
   return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : Math.min(wait, longestTimer);
 }
 
-const nanosecond = 1e-6;
-/** Milliseconds: what Go's int64 of nanoseconds does not hold. */
-const tooLongForGo = 2 ** 63 * nanosecond;
-
-/**
- * A duration as the Go package reads it, a number of nanoseconds or a text: milliseconds, or `undefined` for what is none.
- * Less than a nanosecond is nothing to Go.
- */
-function goDuration(value: unknown): number | undefined {
-  const isNumber = typeof value === "number";
-  if (isNumber && (!Number.isInteger(value) || (value > 0 && value < 1e6))) return undefined;
-  const duration = milliseconds(
-    isNumber ? value * nanosecond : typeof value === "string" ? value : undefined,
-  );
-  if (duration === undefined || Math.abs(duration) >= tooLongForGo) return undefined;
-  return Math.abs(duration) < nanosecond ? 0 : duration;
-}
-
-/** Whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
+/** Fields whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
 const plainFields: ReadonlySet<string> = new Set([
   "namespace",
   "connWaitTimeout",
@@ -324,6 +302,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "recoveryGrace",
   "sessions",
   "maxLocksPerSession",
+  "tellKeys",
   "maxWaitingSessions",
   "defaults.autoRefresh",
   "pool.options.max",
@@ -336,7 +315,7 @@ const plainFields: ReadonlySet<string> = new Set([
  *
  * @throws {InvalidConfigError} of the first thing that is wrong with them
  */
-function checked<T>(check: Check, options: unknown): T {
+export function checked<T>(check: Check, options: unknown): T {
   const fault = check(options, "");
   if (fault === undefined) return { ...(options as T) };
   const { path, got, wants } = fault;

@@ -1,16 +1,15 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
+import type { Lock, LockGroup } from "./contract/lock.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockHolder, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
   CloseOptions,
-  Lock,
   Locker,
   LockerStats,
-  LockGroup,
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
@@ -23,10 +22,13 @@ import { bindMethods } from "./runtime/bound-methods.ts";
 import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./sessions/grant.ts";
+import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 
 /**
- * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing. A lock
- * whose TTL passes goes to the next caller.
+ * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing.
+ *
+ * A lock whose TTL has passed keeps others out until its holder releases it, as with `PostgresLocker`; with `ttlEnforcement:
+ * "server"`, too, it goes to the next caller.
  */
 export class MemoryLocker implements Locker {
   readonly #core: LockerCore;
@@ -35,15 +37,16 @@ export class MemoryLocker implements Locker {
   /** @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: MemoryLockerOptions = {}) {
     const checked = checkMemoryLockerOptions(options);
-    const { namespace = 0 } = checked;
+    const { namespace = 0, ttlEnforcement = "client" } = checked;
+    const isEnforced = ttlEnforcement === "server";
     this.#shown = { namespace };
-    const store = new MemoryStore();
+    const store = new MemoryStore({ isEnforced });
     this.#core = new LockerCore({
       namespace,
       lockId: checked.lockId,
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
-      assertTtl: assertPositiveTtl,
+      assertTtl: isEnforced ? assertEnforceableTtl : assertPositiveTtl,
       defaults: checked.defaults,
       defaultTtl,
       store,
@@ -156,8 +159,13 @@ export class MemoryLocker implements Locker {
 /** Locks of one process. */
 class MemoryStore implements LockerStore {
   readonly sessionCount = 0;
+  readonly #isEnforced: boolean;
   #lastToken = 0n;
   readonly #holders = new Map<bigint, Set<MemoryLock>>();
+
+  constructor({ isEnforced }: { isEnforced: boolean }) {
+    this.#isEnforced = isEnforced;
+  }
 
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
     tell(listener, this.#tryLock(request));
@@ -171,9 +179,13 @@ class MemoryStore implements LockerStore {
     );
     if (excluded) return { refused: "held" };
     if (request.fencing) this.#lastToken += 1n;
-    const lock = new MemoryLock(request, request.fencing ? this.#lastToken : undefined, () => {
-      if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
-      if (holders.size === 0) this.#holders.delete(request.id);
+    const lock = new MemoryLock(request, {
+      lapses: this.#isEnforced,
+      fencingToken: request.fencing ? this.#lastToken : undefined,
+      free: () => {
+        if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
+        if (holders.size === 0) this.#holders.delete(request.id);
+      },
     });
     holders.add(lock);
     this.#holders.set(request.id, holders);
@@ -213,22 +225,26 @@ class MemoryLock implements Grant {
   readonly mode;
   readonly since = new Date();
   readonly fencingToken: bigint | undefined;
-  /** Whoever asks next finds that it has. */
-  readonly lapses = false;
+  readonly lapses: boolean;
   readonly goneBecause = undefined;
   readonly #free: () => void;
   #ttl: number;
   provenAt: Instant = now();
 
-  constructor(request: LockRequest, fencingToken: bigint | undefined, free: () => void) {
-    this.fencingToken = fencingToken;
+  constructor(
+    request: LockRequest,
+    rest: { lapses: boolean; fencingToken: bigint | undefined; free: () => void },
+  ) {
+    this.lapses = rest.lapses;
+    this.fencingToken = rest.fencingToken;
     this.mode = request.mode;
     this.#ttl = request.ttl;
-    this.#free = free;
+    this.#free = rest.free;
   }
 
+  /** Whoever asks next finds that it has, also if the holder's timer is late. */
   get lapsed(): boolean {
-    return elapsedSince(this.provenAt) >= this.#ttl;
+    return this.lapses && elapsedSince(this.provenAt) >= this.#ttl;
   }
 
   /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */

@@ -2,16 +2,15 @@ import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
+import type { Lock, LockGroup } from "./contract/lock.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type {
   AcquireOptions,
   CloseOptions,
-  Lock,
   Locker,
   LockerStats,
-  LockGroup,
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
@@ -53,7 +52,7 @@ export class PostgresLocker implements Locker {
   constructor(options: PostgresLockerOptions) {
     const checked = checkPostgresLockerOptions(options);
     const { namespace = 0, pooler = "refuse", ttlEnforcement = "client", sessions = "shared" } = checked;
-    const { maxLocksPerSession = 1_000, maxWaitingSessions = 4, connectionString } = checked;
+    const { maxLocksPerSession = 1_000, maxWaitingSessions = 4, tellKeys = true, connectionString } = checked;
     const connWaitTimeout = connWaitMilliseconds(checked.connWaitTimeout);
     const grace = milliseconds(checked.recoveryGrace);
     const recovery =
@@ -80,6 +79,7 @@ export class PostgresLocker implements Locker {
         pooler,
         sessions,
         maxLocksPerSession,
+        tellKeys,
         maxWaitingSessions,
         ttlEnforcement,
         recovery,

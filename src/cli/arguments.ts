@@ -1,7 +1,7 @@
-import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
-import { type Command, commonOptions, type Given, type Options } from "./command.ts";
+import { type Command, type CommandLine, commonOptions, type Options } from "./command.ts";
 import { usageFailure } from "./failure.ts";
+import { spelling } from "./spelling.ts";
 
 /**
  * Reads the command line of a command.
@@ -9,7 +9,7 @@ import { usageFailure } from "./failure.ts";
  * @throws {Failure} for an option that it doesn't have, naming the nearest that it has; for an option without its value, or with
  * one that it doesn't take; for a missing or a superfluous key or action
  */
-export function readArguments(command: Command, args: readonly string[]): Given {
+export function readArguments(command: Command, args: readonly string[]): CommandLine {
   const options: Options = { ...commonOptions, ...command.options };
   const { own, rest } = divide(args, command);
   const values: Record<string, string | boolean> = {};
@@ -42,7 +42,7 @@ export function readArguments(command: Command, args: readonly string[]): Given 
   }
   if (stray !== undefined && positionals.length > command.keys)
     throw usageFailure(
-      `Unexpected "${stray.value}" behind ${stray.option}, whose value is given as ${stray.option}=VALUE`,
+      `Unexpected "${stray.value}" after ${stray.option}: give its value as ${stray.option}=VALUE`,
     );
   if (values["help"] === true) return { values, positionals, rest };
   const { key, ...others } = values;
@@ -55,7 +55,7 @@ export function readArguments(command: Command, args: readonly string[]): Given 
 /** Whether what is to be run was given without the `--` that it comes behind. */
 function lacksDashes(
   { keys, takesRest }: Command,
-  { rest, positionals }: Pick<Given, "rest" | "positionals">,
+  { rest, positionals }: Pick<CommandLine, "rest" | "positionals">,
 ): boolean {
   return takesRest === true && rest === undefined && positionals.length > keys;
 }
@@ -63,7 +63,7 @@ function lacksDashes(
 function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
   const command = own.slice(own.lastIndexOf(first)).join(" ");
   const shownKey = key.startsWith("-") ? `--key ${key}` : key;
-  return `Unexpected "${first}": what is run comes behind --, as in pg-locker run ${shownKey} -- ${command}`;
+  return `Unexpected "${first}": put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
 }
 
 function tokensOf(args: string[], options: Options) {
@@ -109,9 +109,7 @@ function unknownOption(given: string, { name, options }: Command): string {
 
 /** What is the nearest to `given`, as a question; `undefined` where less than half of that is in it. */
 export function didYouMean(given: string, known: readonly string[]): string | undefined {
-  // Few need it.
-  const load = createRequire(import.meta.url);
-  const { closest, distance } = load("fastest-levenshtein") as typeof import("fastest-levenshtein");
+  const { closest, distance } = spelling();
   const bare = (text: string): string => text.replace(/^-+/, "");
   const nearest = known.find((each) => bare(each) === closest(bare(given), known.map(bare)));
   if (nearest === undefined || distance(bare(nearest), bare(given)) > bare(given).length / 2)

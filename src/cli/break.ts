@@ -23,16 +23,16 @@ export const breakLock: Command = {
   summary: "end the session that holds the lock of a key",
   keys: 1,
   options: { ...databaseOptions, ...keyOptions, yes: { value: "none" } },
-  help: `Shows who holds the lock of KEY, asks, and ends the holder's session: the lock
-is free at once, and so is every other lock of that session. A holder that uses
-pg-locker is told, by its lock.signal, and "pg-locker run" stops its command;
-any other may go on as if it held the lock.
+  help: `Shows who holds the lock of KEY, asks, and ends the holder's session. That
+frees the lock at once, and every other lock of the session. A holder that uses
+pg-locker is told by its lock.signal, and "pg-locker run" stops its command. Any
+other holder may go on as if it had the lock.
 
-It takes the holder's own role, or pg_signal_backend. Exits with 0 also where
-nobody holds the lock, and with 1 where the answer is no.
+You need the holder's own role, or pg_signal_backend. Exits with 0 even if
+nobody holds the lock, and with 1 if you answer no.
 
   --namespace N   the namespace of the key; default 0
-  --yes           do not ask; without a terminal, nobody can be asked
+  --yes           don't ask; needed without a terminal
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
   --local         your own PostgreSQL on this machine, whatever is named
 
@@ -63,10 +63,10 @@ Example:
     if (remaining !== "") {
       throw new Failure(
         exitStatus.failed,
-        `Session ${remaining} has the lock still, ${dying / 1_000} s after it was told to end: it does not answer`,
+        `Session ${remaining} still has the lock, ${dying / 1_000} s after it was told to end: it does not react`,
       );
     }
-    await print(ended.length === 0 ? "It was given back meanwhile" : `Ended: ${ended.join(", ")}`);
+    await print(ended.length === 0 ? "It was released in the meantime" : `Ended: ${ended.join(", ")}`);
     for (const pid of pidsOf(left)) await print(`Session ${pid} has it now`);
     if (preparedIn(left).length > 0) throw isPrepared(left);
     return exitStatus.ok;
@@ -99,7 +99,7 @@ function isPrepared(locks: readonly LockInfo[]): Failure {
 
 /** Asks on standard error, which is the terminal also where standard output is not. @throws {Failure} nobody is there to be asked */
 async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
-  if (!process.stdin.isTTY) throw usageFailure(`${what} Say --yes, where nobody can be asked`);
+  if (!process.stdin.isTTY) throw usageFailure(`${what} Nobody can be asked here: say --yes`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const outcome = await new Promise<"yes" | "no" | "interrupted" | "none">((resolve) => {
     terminal.question(`${what} [y/N] `, (answer) => resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"));
@@ -121,7 +121,7 @@ async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo
     const users = [...new Set(holders.map(({ user }) => plain(user ?? "?")))].join(", ");
     throw new Failure(
       exitStatus.failed,
-      `This role may not end a session of ${users}: that role may, and a member of pg_signal_backend; that of a superuser, only a superuser`,
+      `This role may not end a session of ${users}: use that role, or a member of pg_signal_backend; only a superuser may end that of a superuser`,
       { cause: error },
     );
   }

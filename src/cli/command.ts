@@ -12,7 +12,7 @@ export type Options = Readonly<Record<string, Option>>;
 export type Values = Readonly<Record<string, string | boolean | undefined>>;
 
 /** The command line of one command, read. */
-export interface Given {
+export interface CommandLine {
   readonly values: Values;
   /** What is neither an option nor behind `--`. */
   readonly positionals: readonly string[];
@@ -42,7 +42,7 @@ export interface Command {
    *
    * @throws {Failure} with a sentence for a person; and whatever the library throws
    */
-  run(given: Given): Promise<number>;
+  run(given: CommandLine): Promise<number>;
 }
 
 /** What every command takes. */

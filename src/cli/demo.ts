@@ -9,6 +9,9 @@ interface Demo {
   demo(options: { url: string | undefined }): Promise<number>;
 }
 
+/** In the built command line, which is CommonJS, `import()` would be a `require()`, and that of Node.js 20 can't load a module. */
+const importModule = new Function("url", "return import(url)") as (url: string) => Promise<Demo>;
+
 /** `pg-locker demo`: the demo of the README. */
 export const demo: Command = {
   name: "demo",
@@ -16,9 +19,9 @@ export const demo: Command = {
   summary: "see three processes compete for a key, and two be killed",
   keys: 0,
   options: { ...databaseOptions },
-  help: `Lets three processes compete for one key, kills the one that holds the lock with
-SIGKILL in mid-work, twice, and shows who held it when. Takes some seconds, and
-exits with 1 where two ever held it at once.
+  help: `Lets three processes compete for one key, kills the holder with SIGKILL in the
+middle of its work, twice, and shows who held the lock when. Takes some seconds.
+Exits with 1 if two processes ever held it at the same time.
 
   --url URL   the database; default DATABASE_URL, else a PostgreSQL that is
               started for the demo and removed after it
@@ -29,7 +32,7 @@ Example:
   async run({ values }) {
     const url = urlOf(values);
     if (url === undefined && !isPostgresInstalled()) throw notInstalled();
-    const { demo } = (await import(new URL("../../demo/demo.mjs", import.meta.url).href)) as Demo;
+    const { demo } = await importModule(new URL("../../demo/demo.mjs", import.meta.url).href);
     return await demo({ url });
   },
 };

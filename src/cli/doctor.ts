@@ -15,14 +15,14 @@ export const doctor: Command = {
   summary: "is this database fit for locks?",
   keys: 0,
   options: { ...databaseOptions, ...lockOptions, json: { value: "none" } },
-  help: `Looks at a database from every side that matters to locks: version, primary or
-standby, pooler, time-outs, room for locks and connections, clock, privileges. A
-line for each, "ok", "warn" or "FAIL", with what to do below it where something
-is not as it should be. Nothing is changed or left behind. Exits with 1 where a
-line says FAIL: then "pg-locker run" with the same options would fail, too.
+  help: `Checks whether a database is fit for locks: version, primary or standby, pooler,
+time-outs, room for locks and connections, clock, privileges. Prints a line for
+each check, "ok", "warn" or "FAIL", and below it what to do if it is not "ok".
+Nothing is changed or left behind. Exits with 1 if a line says FAIL: "pg-locker
+run" with the same options would fail, too.
 
   --no-fencing, --pooler=session   as they are given to "pg-locker run"
-  --json      as a JSON array: check, verdict (ok, warn or fail), found, advice
+  --json      print JSON: check, verdict (ok, warn or fail), found, advice
   --url URL   the database; default DATABASE_URL, or PGHOST and the like
   --local     your own PostgreSQL on this machine, whatever is named
 

@@ -1,5 +1,5 @@
+import { codeOf } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
-import { codeOf } from "./system-error.ts";
 
 /** What a person is told in a sentence, with the status that the process exits with. */
 export class Failure extends Error {
@@ -27,28 +27,39 @@ const unavailableCodes = new Set([
   "STANDBY",
 ]);
 
-/** Why a lock was not acquired, though nobody else is known to have it. */
-const unavailableReasons: ReadonlySet<unknown> = new Set(["connection-timeout", "recovering"]);
+/** The status of each refusal. */
+const refusals = {
+  held: exitStatus.notAcquired,
+  "still held": exitStatus.waitTimedOut,
+  unknown: exitStatus.unavailable,
+} as const;
+
+/** Why there is no lock: somebody else has it, or still has it after a wait; or nobody is known to have it. */
+export function refusalOf(error: unknown): keyof typeof refusals | undefined {
+  if (!(error instanceof Error) || codeOf(error) !== "LOCK_NOT_ACQUIRED") return undefined;
+  const reason = "reason" in error ? error.reason : undefined;
+  // A wait that rode out a fault to its end says nothing of who has the lock.
+  if (reason === "wait-timeout") return error.cause === undefined ? "still held" : "unknown";
+  return reason === "connection-timeout" || reason === "recovering" ? "unknown" : "held";
+}
 
 /** The status that an error of any kind means. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
   // By their codes: to load the library's errors takes longer than many a command.
   const code = codeOf(error) ?? "";
-  if (code === "LOCK_NOT_ACQUIRED") {
-    const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
-    // A wait that ended in spite of a fault that it was riding out says nothing of who has the lock.
-    const isFault = error instanceof Error && error.cause !== undefined;
-    if (reason === "wait-timeout") return isFault ? exitStatus.unavailable : exitStatus.waitTimedOut;
-    return unavailableReasons.has(reason) ? exitStatus.unavailable : exitStatus.notAcquired;
-  }
+  const refusal = refusalOf(error);
+  if (refusal !== undefined) return refusals[refusal];
   if (usageCodes.has(code)) return exitStatus.usage;
   return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;
 }
 
+/** `start.ts` has the same, as it can load nothing. */
+export const tooFewFiles =
+  "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
+
 /** What is said of an error of any kind. */
-export function sentenceOf(error: unknown): string {
+export function messageFor(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  if (!/\b(EMFILE|ENFILE)\b/.test(text)) return text;
-  return "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
+  return /\b(EMFILE|ENFILE)\b/.test(text) ? tooFewFiles : text;
 }

@@ -11,12 +11,12 @@ export const id: Command = {
   summary: "show the lock id of a key, and how pg_locks shows it",
   keys: 1,
   options: { ...keyOptions, json: { value: "none" } },
-  help: `Shows the number that PostgreSQL knows the lock of KEY by, as in
-pg_try_advisory_lock(id), and what the view pg_locks shows of it: the two halves
+  help: `Shows the number by which PostgreSQL knows the lock of KEY, as in
+pg_try_advisory_lock(id), and how the view pg_locks shows it: in two halves,
 classid and objid. No database is asked.
 
   --namespace N   the namespace of the key; default 0
-  --json          as a JSON object; the three numbers are strings
+  --json          print a JSON object; the three numbers are strings
 
 Example:
   pg-locker id nightly --namespace 7`,

@@ -1,5 +1,5 @@
 import type { createColors } from "picocolors";
-import type { LockInfo } from "../index.ts";
+import type { LockDescription, LockInfo } from "../index.ts";
 import { screenWidth, wrapped } from "./screen-width.ts";
 
 type Colors = ReturnType<typeof createColors>;
@@ -34,7 +34,10 @@ function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors
   const line = needed > screenWidth() ? halves : all;
   return [
     colors.bold(line(columns)),
-    ...rows.map(({ lock, cells }) => (lock.state === "held" ? line(cells) : colors.yellow(line(cells)))),
+    ...rows.flatMap(({ lock, cells }) => [
+      lock.state === "held" ? line(cells) : colors.yellow(line(cells)),
+      ...(lock.description === undefined ? [] : [`    ${wrapped(descriptionLine(lock.description), 4)}`]),
+    ]),
   ].join("\n");
 }
 
@@ -49,8 +52,8 @@ export function lockListing(
   if (!locks.some(({ isHidden }) => isHidden)) return table;
   return `${table}
 
-PostgreSQL hides from this role what is shown as "?" of the sessions of others.
-To show it: GRANT pg_read_all_stats TO this role`;
+"?" is what PostgreSQL hides from this role about the sessions of others.
+To see it: GRANT pg_read_all_stats TO this role`;
 }
 
 /** The names of the prepared transactions among those who have the locks. */
@@ -80,6 +83,11 @@ export function plain(text: string): string {
     const code = (character.codePointAt(0) ?? 0).toString(16);
     return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
   });
+}
+
+/** What a run says of its lock, in a line. */
+export function descriptionLine({ name, detail }: LockDescription): string {
+  return [name, detail].flatMap((text) => (text === undefined ? [] : plain(text))).join(": ");
 }
 
 function cellsOf(lock: LockInfo, now: Date): string[] {

@@ -1,4 +1,4 @@
-import { type LockInfo, listLocks } from "../index.ts";
+import type { LockInfo } from "../index.ts";
 import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions, type Values } from "./command.ts";
@@ -6,6 +6,7 @@ import { connect } from "./database.ts";
 import { secondsOf } from "./duration.ts";
 import { exitStatus } from "./exit-status.ts";
 import { usageFailure } from "./failure.ts";
+import { KnownKeys } from "./known-keys.ts";
 import { asJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
@@ -27,16 +28,16 @@ export const ls: Command = {
     watch: { value: "optional" },
   },
   help: `Lists the advisory locks of a database, whoever took them, and below each lock
-who waits for it. The key is shown where the session that has it tells; else, in
-brackets, the name of the application: a session of many locks tells none of
-their keys ("pg-locker who KEY" finds the lock of a key all the same).
+who waits for it. A key that the session doesn't show is asked of its holder. If
+the holder doesn't tell within half a second, the application's name is shown
+in brackets; "pg-locker who KEY" finds the lock of a key anyway.
 
-SESSION is the age of the session, and ACTIVE how long ago it last spoke, as in
-a refresh. Since when a lock is held, PostgreSQL does not know.
+SESSION is how long the session has existed, ACTIVE how long ago it last spoke.
+PostgreSQL does not know since when a lock is held.
 
-  --namespace N       only those known to be of this namespace
-  --json              as a JSON array, which has what the table has and more
-  --watch[=DURATION]  again and again, until Ctrl-C: every 2s, or as said
+  --namespace N       only locks that are known to be of this namespace
+  --json              print a JSON array, which says more than the table
+  --watch[=DURATION]  redraw until Ctrl-C: every 2s, or as often as you say
   --url URL           the database; default DATABASE_URL, or PGHOST and the like
   --local             your own PostgreSQL on this machine, whatever is named
 
@@ -47,8 +48,9 @@ Example:
     const every = periodOf(values);
     const namespace = values["namespace"] === undefined ? undefined : namespaceOf(values);
     await using database = await connect(values);
+    const known = new KnownKeys(database.pool);
     const look = async (options?: { signal: AbortSignal }): Promise<LockInfo[]> =>
-      inNamespace(await listLocks(database.pool, options), namespace);
+      inNamespace(await known.look(options), namespace);
     if (every === undefined) {
       const locks = await look();
       await print(isJson ? asJson(locks) : `${databaseLine()}\n${screen(locks)}`);

@@ -4,7 +4,8 @@ import { didYouMean, readArguments } from "./arguments.ts";
 import { askedDatabase } from "./asked-database.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
-import { sentenceOf, statusOf, usageFailure } from "./failure.ts";
+import { messageFor, statusOf, usageFailure } from "./failure.ts";
+import { provideNavigator } from "./navigator.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
 
@@ -34,8 +35,11 @@ const meant: Readonly<Record<string, string>> = {
 /** Milliseconds that what a command has left open may keep the process from its end: a name that is being resolved, say. */
 const farewell = 1_000;
 
-process.exitCode = await main(process.argv.slice(2));
-setTimeout(() => process.exit(), farewell).unref();
+provideNavigator();
+void main(process.argv.slice(2)).then((status) => {
+  process.exitCode = status;
+  setTimeout(() => process.exit(), farewell).unref();
+});
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;
@@ -111,11 +115,20 @@ function version(): string {
 
 /** Says what went wrong, in a line; the stack is for who asks for it. */
 async function report(error: unknown, { verbose }: { verbose: boolean }): Promise<void> {
-  const { colorsFor } = await import("./colors.ts");
-  const { red } = colorsFor(process.stderr);
-  const sentence = sentenceOf(error);
+  const red = await redFor(process.stderr);
+  const sentence = messageFor(error);
   const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;
   const where = database === undefined ? "" : `; asked ${database}`;
   console.error(`${red("pg-locker:")} ${sentence}${where}`);
   if (verbose) console.error(error);
+}
+
+/** The colour of a fault. It may be that no file can be opened any more. */
+async function redFor(stream: NodeJS.WriteStream): Promise<(text: string) => string> {
+  try {
+    const { colorsFor } = await import("./colors.ts");
+    return colorsFor(stream).red;
+  } catch {
+    return (text) => text;
+  }
 }

@@ -1,6 +1,6 @@
+import { codeOf } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
-import { codeOf } from "./system-error.ts";
 
 /**
  * Writes lines to standard output. A reader that has gone, such as `head`, has had enough: the command goes on, as what it does

@@ -1,7 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
+import { hasCode } from "../contract/caught-error.ts";
 import { usageFailure } from "./failure.ts";
-import { hasCode } from "./system-error.ts";
 
 /** What Node.js puts in the place of bytes that are not UTF-8. */
 const replacement = "\ufffd";

@@ -1,6 +1,7 @@
 import { constants } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
+import { onCtrlZ } from "./ctrl-z.ts";
 import { exitStatus } from "./exit-status.ts";
 
 /** What goes on a screen that is drawn again and again. */
@@ -14,8 +15,6 @@ export interface Redrawn {
 }
 
 const ending = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
-/** Milliseconds until a process that was not stopped after all knows. */
-const afterStop = 50;
 /** What a terminal has that does not tell. */
 const usual = { rows: 24, columns: 80 };
 
@@ -79,30 +78,18 @@ function listen(to: {
   resize: () => void;
 }): Disposable {
   const { stdout } = process;
-  let stopped: NodeJS.Timeout | undefined;
-  // Ctrl-Z: the shell gets its screen back meanwhile.
-  const stop = (): void => {
-    to.stop();
-    process.removeListener("SIGTSTP", stop);
-    process.kill(process.pid, "SIGTSTP");
-    // Here it goes on when it is continued; or at once, where there is no shell that could.
-    stopped = setTimeout(() => {
-      process.on("SIGTSTP", stop);
-      to.goOn();
-    }, afterStop);
-  };
+  // The shell gets its screen back meanwhile.
+  const ctrlZ = onCtrlZ(to);
   const hangUp = (): void => to.end("SIGHUP");
   for (const signal of ending) process.on(signal, to.end);
-  process.on("SIGTSTP", stop);
   stdout.on("resize", to.resize);
   // The terminal has gone.
   stdout.on("error", hangUp);
   return {
     // The last listener stays: what is written at the end fails as well.
     [Symbol.dispose]: () => {
-      clearTimeout(stopped);
+      ctrlZ[Symbol.dispose]();
       for (const signal of ending) process.removeListener(signal, to.end);
-      process.removeListener("SIGTSTP", stop);
       stdout.removeListener("resize", to.resize);
     },
   };

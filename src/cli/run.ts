@@ -24,26 +24,28 @@ export const run: Command = {
     ttl: { value: "required" },
     grace: { value: "required" },
     "recovery-grace": { value: "required" },
+    name: { value: "required" },
+    detail: { value: "required" },
     shell: { value: "none" },
   },
-  help: `Takes the lock of KEY, runs COMMAND, gives the lock back, and exits with the
-status of COMMAND. Where somebody else has the lock, COMMAND is not run: status
-75, or 124 after a wait. Unlike flock, it does not wait unless told to.
+  help: `Takes the lock of KEY, runs COMMAND, releases the lock, and exits with the
+status of COMMAND. If somebody else has the lock, COMMAND is not run: status 75,
+or 124 after a wait. Unlike flock, it does not wait unless told to.
 
   --wait[=DURATION]  wait for the lock: as long as it takes, or 10s, 1m30s, ...
-  -w, --timeout N    wait so long: N seconds, or a duration; -n, --nonblock: not
-  -s, --shared       hold it beside other shared ones; -x, --exclusive: alone
-  -E, --conflict-exit-code N   exit with N, not 75 or 124; with 0, silently
-  --ttl DURATION     how long the server keeps the lock of a holder that it does
-                     not hear from; COMMAND is dead before. Default 30s
-  --grace DURATION   where COMMAND is stopped, from SIGTERM to SIGKILL; default
-                     a third of the TTL, at most 10s
-  --recovery-grace DURATION   grant nothing for that long after a restart, crash
-                     or failover of the server; the same for all who use KEY
-  --namespace N      of the key, default 0; --no-fencing: draw no token
-  --pooler=session   trust a pooler in session mode
+  -w, --timeout N    wait at most N seconds or a duration; -n, --nonblock: don't
+  -s, --shared       share it with other shared holders; -x, --exclusive: don't
+  -E, --conflict-exit-code N   exit with N, not 75 or 124; if N is 0, silently
+  --ttl DURATION     how long the server keeps the lock if it hears nothing from
+                     pg-locker; COMMAND is stopped before that. Default 30s
+  --grace DURATION   time between SIGTERM and SIGKILL if COMMAND is stopped;
+                     default a third of the TTL, at most 10s
+  --recovery-grace DURATION   grant nothing this long after a restart, crash or
+                     failover of the server; must be the same for all users
+  --namespace N      namespace of KEY, default 0; --no-fencing: draw no token
+  --name TEXT, --detail TEXT   what "pg-locker who" and "ls" show with the lock
+  --pooler=session   accept a pooler in session mode; --shell: COMMAND is a line
   --url URL          the database (default DATABASE_URL, ...); --local: your own
-  --shell            COMMAND is a line for /bin/sh
 
 Example:
   pg-locker run nightly --wait=10m -- ./report.sh`,

@@ -4,7 +4,7 @@ import { Failure } from "./failure.ts";
 import { type OwnServerFolder, ownServerFolder } from "./own-server/folder.ts";
 import { spoken } from "./own-server/idle.ts";
 import { askKeeper, failureOf } from "./own-server/own-server.ts";
-import type { Answer, ServerStatus } from "./own-server/visit.ts";
+import type { KeeperAnswer, ServerStatus } from "./own-server/visit.ts";
 import { print } from "./print.ts";
 
 /** `pg-locker server status|stop`: the PostgreSQL of the user's own, on this machine. */
@@ -15,18 +15,18 @@ export const server: Command = {
   keys: 0,
   actions: ["status", "stop"],
   options: { json: { value: "none" }, force: { value: "none" } },
-  help: `Where no database is named, pg-locker uses a PostgreSQL of your own on this
-machine. It is started when it is needed, is shared by all that you run, and
-stops when nobody has used it for ten minutes, or for as many seconds as
-PG_LOCKER_SERVER_IDLE_SECONDS says when it starts. Its data are kept, in
-$XDG_STATE_HOME/pg-locker, else ~/.local/state/pg-locker (root: /var/lib).
+  help: `If no database is named, pg-locker uses a PostgreSQL of your own on this
+machine. It starts when it is needed, is shared by everything that you run, and
+stops when nobody has used it for ten minutes, or for the seconds that
+PG_LOCKER_SERVER_IDLE_SECONDS says when it starts. Its data stay in
+$XDG_STATE_HOME/pg-locker, by default ~/.local/state (for root, /var/lib).
 
-  status    show whether it runs, where, and who uses it; exits with 1 where it
+  status    show whether it runs, where, and who uses it; exits with 1 if it
             doesn't run
-  stop      stop it now; one that is in use is not stopped: exits with 1
+  stop      stop it now, unless it is in use: then this exits with 1
 
-  --json    of status: as JSON
-  --force   of stop: also where it is in use; the locks in it are lost
+  --json    with status: print JSON
+  --force   with stop: stop it even if it is in use; its locks are lost
 
 Example:
   pg-locker server status`,
@@ -61,8 +61,8 @@ function nothingRuns({ path }: OwnServerFolder): string {
   return `No PostgreSQL of your own runs in ${path}`;
 }
 
-function inUse({ users, sessions }: Extract<Answer, { is: "in-use" }>): string {
-  return `It is in use by ${usersOf(users, sessions)}: --force stops it all the same, and the locks in it are lost`;
+function inUse({ users, sessions }: Extract<KeeperAnswer, { is: "in-use" }>): string {
+  return `It is in use by ${usersOf(users, sessions)}: --force stops it anyway, and its locks are lost`;
 }
 
 function lines(status: ServerStatus): string {

@@ -15,11 +15,11 @@ export const who: Command = {
   summary: "show who holds the lock of a key, and who waits",
   keys: 1,
   options: { ...databaseOptions, ...keyOptions, json: { value: "none" } },
-  help: `Shows who holds the lock of KEY, and who waits for it. Exits with 0 where
-somebody holds it, with 1 where nobody does.
+  help: `Shows who holds the lock of KEY, and who waits for it. Exits with 0 if somebody
+holds it, and with 1 if nobody does.
 
   --namespace N   the namespace of the key; default 0
-  --json          as a JSON array, empty where there is nobody
+  --json          print a JSON array, which is empty if there is nobody
   --url URL       the database; default DATABASE_URL, or PGHOST and the like
   --local         your own PostgreSQL on this machine, whatever is named
 

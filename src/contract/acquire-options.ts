@@ -45,7 +45,7 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
 }
 
 /**
- * Those of a lock around a function, which refreshes itself unless told otherwise. The function is looked at as well: where it
+ * Those of a lock around a function, which refreshes itself unless told otherwise. The function is checked as well: where it
  * is not one, nothing is to be reserved for it.
  *
  * @throws {InvalidConfigError} names the option
@@ -117,7 +117,7 @@ function assertSessionClient(client: unknown): void {
   throw new InvalidConfigError({ field: "client", got: client, wants });
 }
 
-/** By its shape: there are others than the platform's own. */
+/** A signal is known by its shape, because polyfills have classes of their own. */
 function assertSignal(signal: unknown): void {
   if (signal === undefined) return;
   const { aborted, addEventListener, removeEventListener } = (signal ?? {}) as Partial<AbortSignalLike>;

@@ -43,7 +43,7 @@ export function milliseconds(duration: unknown): number | undefined {
   return typeof duration === "string" ? parseDuration(duration) : undefined;
 }
 
-/** As Go prints one: `1m30s`, `250ms`, `1.5s`. */
+/** A duration as Go prints it: `1m30s`, `250ms`, `1.5s`. */
 export function formatDuration(milliseconds: number): string {
   if (milliseconds < 0) return `-${formatDuration(-milliseconds)}`;
   const whole = round(milliseconds, 1e6);

@@ -1,10 +1,11 @@
+import { codeOf, sentenceOf } from "./caught-error.ts";
 import { brand, isOfClass } from "./error-brand.ts";
 import {
   type NotAcquiredFacts,
   type NotAcquiredReason,
   notAcquiredSentence,
 } from "./not-acquired-sentence.ts";
-import { conceal, quote, sentenceOf, show } from "./shown-value.ts";
+import { conceal, quote, show } from "./shown-value.ts";
 
 /**
  * Base of every error that this library makes. Match on `code`, or with `instanceof`, which knows the errors of another copy of
@@ -32,7 +33,7 @@ export class LockNotAcquiredError extends LockerError {
   readonly code = LockNotAcquiredError.code;
   readonly key: string;
   readonly reason: NotAcquiredReason;
-  /** How long was waited, for the lock or for a session, in milliseconds, where that is the reason. */
+  /** How long the call waited for the lock or for a session, in milliseconds, if the reason is that time. */
   readonly waited: number | undefined;
   /** With `"id-collision"`, the key whose lock has the same id. */
   readonly otherKey: string | undefined;
@@ -124,7 +125,7 @@ export class InvalidKeyError extends LockerError {
   }
 }
 
-/** A TTL is a positive, finite duration; and where the server enforces it, one that the server can. */
+/** A TTL is a positive, finite duration, and one that the server can enforce if it is to. */
 export class InvalidTtlError extends LockerError {
   override readonly name = "InvalidTtlError";
   static readonly code = "INVALID_TTL";
@@ -270,7 +271,7 @@ export function aboutKey(error: unknown, key: string): unknown {
   return new DatabaseError({ doing: error.doing, key, cause: error.cause });
 }
 
-/** The error by its own name, where it has one among those of taking a lock. */
+/** The error by its own name, if acquiring a lock has one for it. */
 export function namedLockError(error: unknown): unknown {
   if (!(error instanceof DatabaseError)) return error;
   const { sqlState, cause } = error;
@@ -290,7 +291,7 @@ function withoutSecrets(cause: unknown): unknown {
 }
 
 function sqlStateOf(cause: unknown): string | undefined {
-  const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+  const code = codeOf(cause);
   // Node's own codes (ECONNREFUSED) are longer.
-  return typeof code === "string" && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }

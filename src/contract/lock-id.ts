@@ -1,6 +1,6 @@
+import { sentenceOf } from "./caught-error.ts";
 import { EmptyKeyError, InvalidConfigError, InvalidKeyError, LockerError } from "./errors.ts";
 import { type LockKey, plainKey, textOfBytes } from "./lock-key.ts";
-import { sentenceOf } from "./shown-value.ts";
 
 const utf8 = new TextEncoder();
 /** What is hashed: a namespace, and then room for a key. This one is for the keys that are usual. */

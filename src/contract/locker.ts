@@ -1,4 +1,5 @@
 import type { SessionClient } from "./clients.ts";
+import type { Lock, LockGroup } from "./lock.ts";
 import type { LockEventListener, LockEventName } from "./lock-events.ts";
 import type { InspectOptions, LockInspection } from "./lock-inspection.ts";
 import type { LockKey } from "./lock-key.ts";
@@ -23,32 +24,61 @@ export interface AbortSignalLike {
 
 export interface AcquireOptions {
   /**
-   * How long the holder may believe that it holds without a refresh. Default `"30s"`, or the locker's `recoveryGrace` if that is less.
-   * Counted from the moment the granting statement was sent, so that the holder stops believing first.
+   * By default the lock stays in the server when this has passed, and keeps others out until `release()`, `refresh()` or `close()`.
+   * With the locker's option `ttlEnforcement: "server"` PostgreSQL ends it.
+   *
+   * It is how long the holder may rely on the lock without a refresh, counted from the moment when the granting statement was
+   * sent, so that the holder stops first.
+   *
+   * @default "30s", or the locker's `recoveryGrace` if that is less
+   * @example
+   * await locker.acquire("invoice:42", { ttl: "5m" });
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. Default (and 0): try once.
+   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. 0: try once. When it has passed,
+   * the call rejects with `LockNotAcquiredError`, whose `reason` is `"wait-timeout"`.
    *
    * Callers of one locker are served in order of arrival. The first of them waits inside the server, in its own order, on one of at most
    * `maxWaitingSessions` connections beside the pool. What waiting can mend (a restart, a failover, a full pool) doesn't end a wait
    * before its bound; then the `cause` of the error is the last fault.
+   *
+   * @default 0
+   * @example
+   * await locker.acquire("invoice:42", { wait: "10s" });
    */
   readonly wait?: Duration | true;
   /**
-   * Gives up when it aborts; the call then rejects with the signal's own `reason`. Whatever was granted meanwhile is
-   * given back. One signal may serve any number of calls.
+   * Gives up when it aborts; the call then rejects with the signal's own `reason`, and a lock that is granted all the same is given back.
+   * One signal may serve any number of calls.
+   *
+   * @default none
+   * @example
+   * await locker.acquire("invoice:42", { wait: true, signal: AbortSignal.timeout(1_000) });
    */
   readonly signal?: AbortSignalLike;
-  /** Default `"exclusive"`. Any number of `"shared"` holders of a key exclude the exclusive one, and it them. */
+  /**
+   * Who else may hold the key: any number of `"shared"` holders exclude an exclusive one, and it excludes them.
+   *
+   * @default "exclusive"
+   * @example
+   * await locker.acquire("price-list", { mode: "shared" });
+   */
   readonly mode?: LockMode;
   /**
-   * Refreshes the lock at a third of its TTL, until it ends. Default `false` for `acquire`, `true` for `withLock`. A lock
-   * that nobody releases is then held for as long as the process lives.
+   * Refreshes the lock at a third of its TTL, until it ends. A lock that nobody releases is then held for as long as the process lives.
+   *
+   * @default false; true for `withLock` and `tryWithLock`
+   * @example
+   * await using lock = await locker.acquire("invoice:42", { autoRefresh: true });
    */
   readonly autoRefresh?: boolean;
   /**
-   * Gives the lock a fencing token: see {@link Lock.fencingToken}. Default `false`: each costs the server a write to disk.
+   * Gives the lock a fencing token, see {@link Lock.fencingToken}. Each one costs the server a write to disk.
+   *
+   * @default false
+   * @example
+   * const { fencingToken } = await locker.acquire("invoice:42", { fencing: true });
    */
   readonly fencing?: boolean;
   /**
@@ -78,20 +108,26 @@ export interface AcquireOptions {
   readonly client?: SessionClient;
 }
 
-/** What `tryWithLock` answers. */
+/** What `tryWithLock` returns. */
 export type TryResult<T> = { readonly acquired: false } | { readonly acquired: true; readonly value: T };
 
-export interface RefreshOptions {
-  /** Stops waiting for the answer when it aborts. The refresh itself may still take effect. */
-  readonly signal?: AbortSignalLike;
-}
-
 export interface CloseOptions {
-  /** How long to wait for the locks that are held, before they are freed. Default 0: not at all. */
+  /**
+   * How long to wait for the locks that are held, before they are freed. 0: not at all.
+   *
+   * @default 0
+   * @example
+   * await locker.close({ drain: "20s" });
+   */
   readonly drain?: Duration;
 }
 
 export interface PingOptions {
+  /**
+   * Gives up when it aborts; the call then rejects with the signal's own `reason`.
+   *
+   * @default none
+   */
   readonly signal?: AbortSignalLike;
 }
 
@@ -120,7 +156,7 @@ export interface Locker extends AsyncDisposable {
    *
    * On failure nothing is held and no session is reserved.
    *
-   * @throws {LockNotAcquiredError} held elsewhere, for all of the wait, or no session could be had; see its `reason`
+   * @throws {LockNotAcquiredError} held elsewhere for all of the wait, or no session was available; see its `reason`
    * @throws {EmptyKeyError} `key` is empty
    * @throws {InvalidKeyError} `key` is neither a string nor a `Uint8Array`, or is ill-formed UTF-16
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
@@ -136,7 +172,7 @@ export interface Locker extends AsyncDisposable {
    */
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock>;
   /**
-   * As {@link acquire}, but answers `undefined` where the lock is held elsewhere, for all of the wait if there is one. Every
+   * As {@link acquire}, but resolves with `undefined` if the lock is held elsewhere, for all of the wait if there is one. Every
    * other failure throws; so does `"recovering"`, because `undefined` says that somebody else is at work.
    */
   tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined>;
@@ -154,7 +190,7 @@ export interface Locker extends AsyncDisposable {
   /** As {@link acquireAll}, but returns `undefined` if somebody else holds one of them, for all of the wait if there is one. */
   tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined>;
   /**
-   * Runs `fn` under the lock of `key`, which is refreshed meanwhile and released however `fn` ends.
+   * Runs `fn` under the lock of `key`, which is refreshed while `fn` runs, and released however it ends.
    *
    * When the lock is lost, the call rejects at once with what `lock.signal` aborts with, even if `fn` ignores that signal
    * and runs on. An error of `fn` wins over one of the release, which it carries as `suppressed`.
@@ -164,7 +200,7 @@ export interface Locker extends AsyncDisposable {
    * @throws what `fn` throws
    */
   withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
-  /** As {@link withLock}, but answers `{ acquired: false }`, without running `fn`, where the lock is held elsewhere. */
+  /** As {@link withLock}, but resolves with `{ acquired: false }`, without running `fn`, if the lock is held elsewhere. */
   tryWithLock<T>(
     key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
@@ -255,89 +291,6 @@ export interface Locker extends AsyncDisposable {
    * @throws {InvalidConfigError} `drain` is not a duration; then nothing is closed
    */
   close(options?: CloseOptions): Promise<void>;
-}
-
-/**
- * The handle a holder has. Methods may overlap; releasing twice is an error that changes nothing.
- *
- * With `await using`, the lock is released at the end of the block; a lock that has ended by then is passed over
- * quietly.
- */
-export interface Lock extends AsyncDisposable {
-  /** Of a key of bytes that aren't UTF-8, each such byte is a lone surrogate, from U+DC80 to U+DCFF, as in Python. */
-  readonly key: string;
-  /** What PostgreSQL sees; see `lockId`. */
-  readonly id: bigint;
-  readonly mode: LockMode;
-  /** Milliseconds, as last acquired or refreshed. Does not count down. */
-  readonly ttl: number;
-  /**
-   * Whether the holder may believe that it holds. Read from the clock and the session at the moment of asking, so it
-   * is right even when the event loop was blocked.
-   */
-  readonly held: boolean;
-  /** Whether the TTL passed without a refresh. */
-  readonly expired: boolean;
-  /**
-   * When the holder must stop relying on the lock, unless it is refreshed, by this machine's wall clock (`Date.now()`). For people and
-   * logs: {@link held} and {@link remaining} are right even if that clock is set or the machine was suspended. Stays as it is when the
-   * lock has ended.
-   */
-  readonly expiresAt: Date;
-  /** Milliseconds for which the holder may still rely on the lock without a refresh; 0 once it isn't {@link held}. */
-  readonly remaining: number;
-  /**
-   * A number that grows from each holder of the key to the next, also when the server crashes or fails over; `undefined`
-   * without the option `fencing`. Write it with whatever the lock protects, and let that refuse a smaller one: a holder
-   * that was paused, and comes back after the next one has written, is then told so.
-   */
-  readonly fencingToken: bigint | undefined;
-  /**
-   * Aborts when holding ends without a release: its reason is a `LockLostError` or a `LockExpiredError`. Never on a
-   * release. Pass it to whatever is done under the lock.
-   */
-  readonly signal: AbortSignal;
-  /** @throws {LockNotHeldError} unless {@link held} */
-  assertHeld(): void;
-  /**
-   * Proves that the session still lives and is the same one, and lets the holder believe for another `ttl` from now.
-   *
-   * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that the caller's
-   * signal, a bad `ttl` or the circuit breaker stops leaves the lock as it was.
-   *
-   * @param ttl default: as before
-   * @throws {LockNotHeldError} released, expired, lost or closed; an expired lock is freed in the server
-   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
-   * @throws {CircuitOpenError} the circuit breaker refused
-   */
-  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
-  /**
-   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever it answers, nothing is held
-   * afterwards.
-   *
-   * @throws {LockNotHeldError} it was no longer held: released, expired, lost or closed
-   */
-  release(): Promise<void>;
-}
-
-/** Several locks, taken together. */
-export interface LockGroup extends AsyncDisposable {
-  /** In the order in which the keys were given. */
-  readonly locks: readonly Lock[];
-  /** Whether each of them is. */
-  readonly held: boolean;
-  /** That of the first to expire: see {@link Lock.expiresAt}. */
-  readonly expiresAt: Date;
-  /** That of the first to expire: see {@link Lock.remaining}. */
-  readonly remaining: number;
-  /** Aborts with the first of them whose holding ends without a release, for that one's reason. */
-  readonly signal: AbortSignal;
-  /** @throws {LockNotHeldError} of the first that is not held */
-  assertHeld(): void;
-  /** Refreshes each of them; rejects with the first failure, when all have answered. See {@link Lock.refresh}. */
-  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
-  /** Gives all of them back at once; rejects with the first failure, when all are given back. */
-  release(): Promise<void>;
 }
 
 /** pino and `console` both fit. */

@@ -1,5 +1,6 @@
+import { sentenceOf } from "./caught-error.ts";
 import { formatDuration } from "./duration.ts";
-import { quote, sentenceOf } from "./shown-value.ts";
+import { quote } from "./shown-value.ts";
 
 export type NotAcquiredReason =
   | "held"

@@ -20,7 +20,7 @@ export function show(value: unknown): string {
   }
 }
 
-/** For a text that may be a password, or hold one. */
+/** What an error says in place of a text that may be a password, or contain one. */
 export function conceal(text: string): string {
   return `a string of ${text.length} characters`;
 }
@@ -28,17 +28,4 @@ export function conceal(text: string): string {
 /** A key in a sentence, cut if it is long. */
 export function quote(key: string): string {
   return JSON.stringify(key.length > 100 ? `${key.slice(0, 99)}…` : key);
-}
-
-/**
- * What was thrown, in words: not everything can be made into a string. The driver reports a refused connection to a host of several
- * addresses as an AggregateError without a message.
- */
-export function sentenceOf(cause: unknown): string {
-  if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(sentenceOf).join("; ");
-  try {
-    return cause instanceof Error ? String(cause.message) : String(cause);
-  } catch {
-    return "something that has no text";
-  }
 }

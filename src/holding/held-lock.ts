@@ -1,7 +1,8 @@
 import { inspect } from "node:util";
 import { signalOf } from "../contract/acquire-options.ts";
 import { CircuitOpenError, LockNotHeldError } from "../contract/errors.ts";
-import type { Duration, Lock, LockMode, RefreshOptions } from "../contract/locker.ts";
+import type { Lock, RefreshOptions } from "../contract/lock.ts";
+import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
 import type { Expiring, Expiry } from "../runtime/expiries.ts";
@@ -238,7 +239,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
 
   /** A holder that comes back after its TTL finds the lock expired, timer or not, and frees it in the server. */
   async #freeIfExpired(): Promise<void> {
-    if (this.#state.is === "held" && this.left <= 0) this.expire();
+    if (this.#state.is === "held" && this.left <= 0) this.#end({ is: "expired" });
     if (this.#state.is === "expired") await this.#freeQuietly();
   }
 
@@ -305,7 +306,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     if (this.#state.is !== "held") return;
     // Where it was to be proved over and over, and was not, its holder has nothing to decide, either.
     const over = this.#grant.lapses || this.#upkeep === itsSessions;
-    this.#end({ is: "expired" });
+    this.#end({ is: "expired" }, { isKept: !over });
     if (over) void this.#freeQuietly();
   }
 
@@ -323,7 +324,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     if (this.#state.is === "held" && this.left <= 0) this.expire();
   }
 
-  #end(state: HoldingState): void {
+  #end(state: HoldingState, expiry?: { readonly isKept: boolean }): void {
     this.#state = state;
     this.#stopUpkeep();
     if (state.is === "released" || state.is === "lost") this.#owner.forget(this);
@@ -331,7 +332,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     const reason = this.#lossReason();
     // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
     if (reason !== undefined) this.#controller?.abort(reason);
-    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason);
+    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);
   }
 
   #lossReason(): Error | undefined {

@@ -1,5 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
-import type { Duration, Lock, LockGroup, RefreshOptions } from "../contract/locker.ts";
+import type { Lock, LockGroup, RefreshOptions } from "../contract/lock.ts";
+import type { Duration } from "../contract/locker.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 

@@ -1,4 +1,4 @@
-import type { Lock } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
 
 /** What the registry knows of a lock. */
 export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {

@@ -5,7 +5,8 @@ import {
   LockNotAcquiredError,
   LockNotHeldError,
 } from "../contract/errors.ts";
-import type { Duration, Lock, LockMode, RefreshOptions } from "../contract/locker.ts";
+import type { Lock, RefreshOptions } from "../contract/lock.ts";
+import type { Duration, LockMode } from "../contract/locker.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 import { lockAround, type Scope } from "../waiting/reentrancy.ts";
 

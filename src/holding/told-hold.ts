@@ -1,4 +1,4 @@
-import type { Lock } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { Grant } from "../sessions/grant.ts";
 import type { Hold } from "../waiting/attempt.ts";

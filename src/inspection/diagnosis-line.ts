@@ -14,7 +14,7 @@ import { within } from "../runtime/clock.ts";
 const doing = "Asking";
 
 /** A connection of the diagnosis's own. */
-export class Line {
+export class DiagnosisLine {
   readonly session: Session;
   readonly deadline: number;
   readonly #pool: Pool;
@@ -29,20 +29,20 @@ export class Line {
   }
 
   /** @throws {DatabaseError} */
-  static async open(pool: Pool, deadline: number): Promise<Line> {
+  static async open(pool: Pool, deadline: number): Promise<DiagnosisLine> {
     let client: OwnClient | undefined;
     try {
       client = clientBeside(pool);
       await within(deadline, client.connect());
-      return new Line(pool, client, deadline);
+      return new DiagnosisLine(pool, client, deadline);
     } catch (cause) {
       if (client !== undefined) destroySocket(client);
       throw new DatabaseError({ doing: "Connecting", cause });
     }
   }
 
-  another(): Promise<Line> {
-    return Line.open(this.#pool, this.deadline);
+  another(): Promise<DiagnosisLine> {
+    return DiagnosisLine.open(this.#pool, this.deadline);
   }
 
   /** @throws {DatabaseError} */

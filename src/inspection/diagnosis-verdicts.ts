@@ -1,7 +1,7 @@
 import { formatDuration } from "../contract/duration.ts";
 import type {
   ConnectionsAnswer,
-  LockTableAnswer,
+  LockTableUse,
   PrivilegesAnswer,
   SettingsAnswer,
   VersionAnswer,
@@ -41,9 +41,9 @@ const slowRoundTrip = 100;
 const clocksApart = 1_000;
 /** Milliseconds: a try-lock takes less than one, but on a busy server. */
 const shortStatement = 1_000;
-/** Of the room in the lock table. */
+/** The share of the lock table that may be used without a warning. */
 const half = 0.5;
-/** Of the room in the lock table, and of the connections that a limit allows. */
+/** The share of the lock table, and of the connections that a limit allows, from which on it is said to be nearly full. */
 const nearlyAll = 0.9;
 
 export function reachableVerdict(roundTrip: number, samples: number): Verdict {
@@ -53,7 +53,7 @@ export function reachableVerdict(roundTrip: number, samples: number): Verdict {
   return { verdict: "warn", found, advice };
 }
 
-/** Why there is no session. `sqlState`: the server's, where it was the server that refused. */
+/** Why there is no session. `sqlState`: the server's, if it was the server that refused. */
 export function unreachableVerdict(found: string, sqlState: string | undefined): Verdict {
   const advice =
     refusals[sqlState ?? ""] ??
@@ -92,9 +92,9 @@ export function primaryVerdict(standby: boolean): Verdict {
 
 /** What was seen of whoever stands between this process and the server. */
 export interface PoolerSigns {
-  /** The backend that was announced at the start; `undefined` where the driver doesn't tell. */
+  /** The backend that was announced at the start; `undefined` if the driver doesn't tell. */
   readonly announced: number | undefined;
-  /** Those that served one connection, one statement after another. */
+  /** The backends that served one connection, one statement after another. */
   readonly pids: ReadonlySet<number>;
   /** Whether the transaction of a second connection took the backend of the first; or why that is not known. */
   readonly taken: boolean | { readonly unknown: string };
@@ -188,7 +188,7 @@ const origins: Record<string, string> = {
 };
 
 /** The server reserves this much; measured, it takes twice as many before it says that it is full. */
-export function lockTableVerdict({ used, advisory, room }: LockTableAnswer): Verdict {
+export function lockTableVerdict({ used, advisory, room }: LockTableUse): Verdict {
   const found = `${used} of ${room} locks in use (${percent(used / room)}), ${advisory} of them advisory`;
   if (used < room * half) return { verdict: "ok", found };
   return {

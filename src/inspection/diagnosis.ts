@@ -1,3 +1,4 @@
+import { sentenceOf } from "../contract/caught-error.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, InvalidConfigError, LocksNotKeptError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
@@ -7,7 +8,7 @@ import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
 import { dateLockTable } from "../postgres/sql-recovery.ts";
 import { now } from "../runtime/clock.ts";
-import { Line } from "./diagnosis-line.ts";
+import { DiagnosisLine } from "./diagnosis-line.ts";
 import {
   clockVerdict,
   connectionsVerdict,
@@ -36,13 +37,13 @@ import {
   askClock,
   askConnections,
   askFencing,
-  askLockTable,
+  askLockTableUse,
   askPrivileges,
   askSettings,
   askVersion,
   type ConnectionsAnswer,
-  cancelStatement,
-  type LockTableAnswer,
+  cancelBackend,
+  type LockTableUse,
   type PrivilegesAnswer,
   type SettingsAnswer,
   tryDrawing,
@@ -65,7 +66,7 @@ export interface DiagnosisOptions {
 
 /** Round trips that are timed. */
 const samples = 5;
-/** Attempts to be given somebody else's session: one misses where others are busy with the pooler. */
+/** Attempts at being given somebody else's session: a single one misses if others keep the pooler busy. */
 const attempts = 3;
 
 /**
@@ -86,9 +87,9 @@ export async function diagnose(pool: Pool, options: DiagnosisOptions = {}): Prom
     const wants = 'a positive duration such as 5000 or "5s"';
     throw new InvalidConfigError({ field: "deadline", got: options.deadline, wants });
   }
-  let line: Line;
+  let line: DiagnosisLine;
   try {
-    line = await Line.open(pool, deadline);
+    line = await DiagnosisLine.open(pool, deadline);
   } catch (error) {
     return [{ check: "reachable", ...unreachable(error) }];
   }
@@ -107,7 +108,7 @@ async function examine(examination: Examination): Promise<Finding[]> {
     try {
       findings.push({ check, ...(await look(examination)) });
     } catch (error) {
-      const { message } = error as Error;
+      const message = sentenceOf(error);
       if (line.session.goneBecause !== undefined) {
         findings.push({
           check,
@@ -142,13 +143,13 @@ const order: readonly DiagnosisCheck[] = [
   "privileges",
 ];
 
-/** In the order in which they are taken. */
+/** How each check is made, in the order in which they are made. */
 const looks: Record<DiagnosisCheck, Look> = {
   reachable: async (examination) => reachableVerdict(await examination.timeRoundTrips(), samples),
   version: async ({ line }) => versionVerdict(await line.ask<VersionAnswer>(askVersion)),
   primary: ({ standby }) => primaryVerdict(standby),
   connections: async ({ line }) => connectionsVerdict(await line.ask<ConnectionsAnswer>(askConnections)),
-  "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableAnswer>(askLockTable)),
+  "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableUse>(askLockTableUse)),
   recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
   timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
   "lock-ids": async ({ line }) => lockIdsVerdict(await line.ask<SeenLock[]>(seenLocks, [null])),
@@ -173,7 +174,7 @@ const looks: Record<DiagnosisCheck, Look> = {
       return serverTtlVerdict({ set, shared, isWanted });
     } catch (error) {
       if (line.session.goneBecause !== undefined) throw error;
-      return serverTtlVerdict({ refused: (error as Error).message, shared, isWanted });
+      return serverTtlVerdict({ refused: sentenceOf(error), shared, isWanted });
     }
   },
   locks: (examination) => examination.proveLocks(),
@@ -181,7 +182,7 @@ const looks: Record<DiagnosisCheck, Look> = {
 
 /** What is known so far of one database. */
 class Examination {
-  readonly line: Line;
+  readonly line: DiagnosisLine;
   readonly options: DiagnosisOptions;
   readonly #pool: Pool;
   readonly #pids = new Set<number>();
@@ -189,7 +190,7 @@ class Examination {
   /** A statement and the next may be served by different sessions. */
   shared = false;
 
-  constructor(pool: Pool, line: Line, options: DiagnosisOptions) {
+  constructor(pool: Pool, line: DiagnosisLine, options: DiagnosisOptions) {
     this.#pool = pool;
     this.line = line;
     this.options = options;
@@ -216,7 +217,7 @@ class Examination {
 
   async lookForPooler(): Promise<PoolerSigns> {
     const taken = await this.#isTaken().catch(async (error: Error) => {
-      // Where the server has fallen silent, that is what is found, here and below.
+      // If the server has fallen silent, that is what is found, here and below.
       await this.#ping();
       return { unknown: error.message };
     });
@@ -227,7 +228,7 @@ class Examination {
 
   /**
    * Whether the transaction of a second client gets the session of the first, which is idle: what a pooler that shares sessions
-   * does even where it is idle itself, and the first would be none the wiser.
+   * does even if it is idle itself, and the first would be none the wiser.
    */
   async #isTaken(): Promise<boolean> {
     const other = await this.line.another();
@@ -261,8 +262,8 @@ class Examination {
       await drawer.ask<unknown>(tryDrawing);
       return undefined;
     } catch (error) {
-      if (pid !== undefined) await this.line.ask<boolean>(cancelStatement, [String(pid)]);
-      return (error as Error).message;
+      if (pid !== undefined) await this.line.ask<boolean>(cancelBackend, [String(pid)]);
+      return sentenceOf(error);
     } finally {
       await drawer.close();
     }
@@ -290,7 +291,7 @@ class Examination {
 }
 
 /** By how many milliseconds the server's clock is ahead of this machine's, from the quickest of some answers. */
-async function compareClocks(line: Line): Promise<{ ahead: number; uncertain: number }> {
+async function compareClocks(line: DiagnosisLine): Promise<{ ahead: number; uncertain: number }> {
   let best = { ahead: 0, uncertain: Number.POSITIVE_INFINITY };
   for (let sample = 0; sample < samples; sample++) {
     const sent = now();

@@ -1,8 +1,9 @@
-import { DatabaseError, StandbyError } from "../contract/errors.ts";
+import { milliseconds } from "../contract/duration.ts";
+import { DatabaseError, InvalidConfigError, StandbyError } from "../contract/errors.ts";
 import { fnv } from "../contract/lock-id.ts";
 import { keyBytes } from "../contract/lock-key.ts";
-import type { AbortSignalLike, LockMode } from "../contract/locker.ts";
-import { named } from "../postgres/application-name.ts";
+import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
+import { isSharedName, named } from "../postgres/application-name.ts";
 import {
   clientBeside,
   destroySocket,
@@ -10,21 +11,25 @@ import {
   type Pool,
   type Query,
   query,
-  type Statement,
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
+import { keysTold } from "./key-questions.ts";
+import { descriptionIn, type LockDescription } from "./lock-description.ts";
 import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
 
 /** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
 export interface LockInfo {
   readonly id: bigint;
-  /** Where the session tells: a dedicated session of this library, or another row with the same id. */
+  /**
+   * Known for a dedicated session of this library, by another row with the same id, or if its holder tells it (see `keysWithin`); else
+   * `undefined`.
+   */
   readonly key: string | undefined;
   /** The beginning of a key that is too long to be told whole. */
   readonly keyStart: string | undefined;
-  /** Where the session is one of this library, or the key is known by another row. */
+  /** Known for a session of this library, and if another row tells the key; else `undefined`. */
   readonly namespace: number | undefined;
   readonly mode: LockMode;
   /** `"waiting"`: its session waits inside the server. A process of this library has the first of its callers wait there. */
@@ -48,13 +53,23 @@ export interface LockInfo {
   readonly sessionSince: Date | undefined;
   /** When its last statement began or ended: a refresh, say. Of a prepared transaction, when it was prepared. */
   readonly activeAt: Date | undefined;
-  /** PostgreSQL hides the last four from this role; a member of `pg_read_all_stats` sees them. */
+  /** What `pg-locker run --name … --detail …` says of its lock. */
+  readonly description: LockDescription | undefined;
+  /** PostgreSQL hides the last five from this role; a member of `pg_read_all_stats` sees them. */
   readonly isHidden: boolean;
 }
 
 export interface ListLocksOptions {
   /** Those of this lock alone. Default: all. */
   readonly id?: bigint;
+  /**
+   * Asks the lockers that hold locks on shared sessions for the keys, which PostgreSQL doesn't know, and waits so long for their answers
+   * (a number is milliseconds). Keys of lockers that don't answer by then, of those that don't hold them for a second yet, and of those
+   * with `tellKeys: false`, stay unknown.
+   *
+   * @default nobody is asked
+   */
+  readonly keysWithin?: Duration;
   /** Its abort ends the look, and its connection. */
   readonly signal?: AbortSignal;
 }
@@ -64,23 +79,44 @@ export interface ListLocksOptions {
  * locks of the Go package, of `pg_advisory_lock` by hand, and of prepared transactions are among them. Holders come before those
  * who wait.
  *
- * Uses a connection of its own beside the pool, and answers within 10 s.
+ * Uses a connection of its own beside the pool, and settles within 10 s.
  *
  * @throws {DatabaseError}
- * @throws the signal's `reason`, where that aborts
+ * @throws {InvalidConfigError} `keysWithin` is no duration
+ * @throws the signal's `reason` if it aborts
  */
 export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Promise<LockInfo[]> {
   const { id, signal } = options;
+  const patience = milliseconds(options.keysWithin ?? 0);
+  if (patience === undefined || patience < 0) {
+    const wants = 'a duration, such as 500 or "500ms"';
+    throw new InvalidConfigError({ field: "keysWithin", got: options.keysWithin, wants });
+  }
   const ids = id === undefined ? null : [id.toString()];
-  const seen = await ask<SeenLock[]>(pool, { doing: "Looking at locks", signal }, seenLocks, [ids]);
+  const { seen, told } = await ask(pool, { doing: "Looking at locks", signal }, async (client) => {
+    const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
+    const pids = patience === 0 ? new Set<number>() : pidsOfShared(seen);
+    return {
+      seen,
+      told: pids.size === 0 ? undefined : await keysTold(client, { pids, milliseconds: patience }),
+    };
+  });
   const locks = seen.map(infoOf);
-  const known = new Map(locks.filter(({ key }) => key !== undefined).map((lock) => [lock.id, lock]));
+  const known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>(told ?? []);
+  for (const lock of locks) if (lock.key !== undefined) known.set(lock.id, lock);
   return locks
     .map((lock) => {
       const { key, namespace } = known.get(lock.id) ?? lock;
       return { ...lock, key, namespace };
     })
     .sort(byIdThenState);
+}
+
+/** The sessions that carry many locks, of whose keys they tell nothing by themselves. */
+function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
+  return new Set(
+    seen.flatMap(({ pid, name, granted }) => (granted && isSharedName(name ?? "") ? (pid ?? []) : [])),
+  );
 }
 
 /**
@@ -94,7 +130,10 @@ export async function locksOf(
   signal: AbortSignalLike | undefined,
 ): Promise<LockInfo[]> {
   const doing = "Looking at a lock";
-  const { standby, locks } = await ask<SeenTable>(pool, { doing, signal }, seenTable, [[id.toString()]]);
+  const asked = query(seenTable, [[id.toString()]]);
+  const { standby, locks } = await ask(pool, { doing, signal }, (client) =>
+    answerOf<SeenTable>(client, asked),
+  );
   if (standby) throw new StandbyError();
   return locks.map(infoOf);
 }
@@ -110,13 +149,14 @@ function byIdThenState(one: LockInfo, other: LockInfo): number {
  * Their holders hear of it, by `lock.signal`.
  *
  * @returns the pids of the sessions that were told to end; the others no longer had the lock
- * @throws {DatabaseError} `sqlState` is `"42501"` where the role may not: then none was ended, or not all
+ * @throws {DatabaseError} `sqlState` is `"42501"` if the role may not end a session: then none was ended, or not all
  */
 export async function endHolders(
   pool: Pool,
   lock: { id: bigint; pids: readonly number[] },
 ): Promise<number[]> {
-  return await ask(pool, { doing: "Ending a session" }, endSessions, [lock.id.toString(), lock.pids]);
+  const asked = query(endSessions, [lock.id.toString(), lock.pids]);
+  return await ask(pool, { doing: "Ending a session" }, (client) => answerOf<number[]>(client, asked));
 }
 
 function infoOf(seen: SeenLock): LockInfo {
@@ -141,6 +181,7 @@ function infoOf(seen: SeenLock): LockInfo {
     sessionState: seen.state ?? undefined,
     sessionSince: dateOf(seen.sessionSince),
     activeAt: dateOf(seen.activeAt),
+    description: descriptionIn(seen.description),
     isHidden: seen.hidden,
   };
 }
@@ -152,15 +193,18 @@ function dateOf(text: string | null): Date | undefined {
 async function ask<T>(
   pool: Pool,
   { doing, signal }: { doing: string; signal?: AbortSignalLike | undefined },
-  statement: Statement,
-  values: unknown[],
+  look: (client: OwnClient) => Promise<T>,
 ): Promise<T> {
   const stop = stopSignalOf(signal);
   let client: OwnClient | undefined;
   try {
     stop?.throwIfAborted();
-    client = clientBeside(pool);
-    return await abandonOnAbort(answerOf<T>(client, query(statement, values)), [stop]);
+    const own = clientBeside(pool);
+    client = own;
+    const answered = within(statementDeadline, own.connect())
+      .then(() => look(own))
+      .finally(() => takeLeave(own));
+    return await abandonOnAbort(answered, [stop]);
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     stop?.throwIfAborted();
@@ -168,15 +212,12 @@ async function ask<T>(
   }
 }
 
-/** What a client answers that connects for it, and ends after it. */
 async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
-  await within(statementDeadline, client.connect());
   const { rows } = await within(statementDeadline, client.query(asked));
-  takeLeave(client);
   return JSON.parse(String(rows[0]?.[0])) as T;
 }
 
-/** Where the server has fallen silent, neither the caller nor the end of the process waits for it. */
+/** If the server has fallen silent, neither the caller nor the end of the process waits for it. */
 function takeLeave(client: OwnClient): void {
   const late = setTimeout(() => destroySocket(client), statementDeadline).unref();
   client.unref?.();

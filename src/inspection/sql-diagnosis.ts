@@ -1,17 +1,17 @@
 import { statement } from "../postgres/driver.ts";
 import { durable, fencingToken } from "../postgres/sql.ts";
 
-// What a database is asked about its fitness for locks. Each answers one value of JSON, reads what every role may read, and
+// What a database is asked about its fitness for locks. Each returns one value of JSON, reads what every role may read, and
 // leaves nothing behind.
 
-/** Answers {@link VersionAnswer}. */
+/** Returns {@link VersionAnswer}. */
 export const askVersion = statement(`
 select pg_catalog.json_build_object(
          'number', pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
          'name', pg_catalog.current_setting('server_version'))::pg_catalog.text`);
 
 export interface VersionAnswer {
-  /** Such as 180004. */
+  /** The version as a number, such as 180004. */
   readonly number: number;
   readonly name: string;
 }
@@ -23,7 +23,7 @@ export const askClock = statement(
 
 /**
  * Settings as this session has them from its server, database and role, by name; those that the server doesn't know are left
- * out. Parameter: their names. Answers {@link SettingsAnswer}.
+ * out. Parameter: their names. Returns {@link SettingsAnswer}.
  */
 export const askSettings = statement(`
 select coalesce(pg_catalog.json_object_agg(name, pg_catalog.json_build_object(
@@ -36,12 +36,12 @@ export type SettingsAnswer = Readonly<
 >;
 
 /**
- * How full the server's table of locks is. By the function, as in `ownLocks`: the answer must be had where the table is full.
+ * How full the server's table of locks is. By the function, as in `ownLocks`: the answer is needed most when the table is full.
  *
  * It has an entry for each thing that is locked and, in a second table twice as long, one for each session that locks it.
- * Locks by the fast path are in neither, and predicate locks in a table of their own. Answers {@link LockTableAnswer}.
+ * Locks by the fast path are in neither, and predicate locks in a table of their own. Returns {@link LockTableUse}.
  */
-export const askLockTable = statement(`
+export const askLockTableUse = statement(`
 select pg_catalog.json_build_object(
          'used', greatest(
            pg_catalog.count(distinct pg_catalog.json_build_array(locktype, database, relation, page, tuple,
@@ -54,7 +54,7 @@ select pg_catalog.json_build_object(
   from pg_catalog.pg_lock_status()
  where not fastpath and mode operator(pg_catalog.<>) 'SIReadLock'`);
 
-export interface LockTableAnswer {
+export interface LockTableUse {
   readonly used: number;
   readonly advisory: number;
   /** What the server has reserved memory for; it makes do with some that is unused elsewhere as well. */
@@ -62,9 +62,9 @@ export interface LockTableAnswer {
 }
 
 /**
- * How many connections there are, but for this one, of how many; -1: without a limit. What a role without privileges sees of
- * others' sessions has no `backend_type`, but the database, which the server's own processes lack. A limit of a role or a
- * database binds no superuser. Answers {@link ConnectionsAnswer}.
+ * How many connections there are, apart from this one, and how many there may be; -1: no limit. What a role without privileges sees of
+ * others' sessions has no `backend_type`, but the database, which the server's own processes do not have. A limit of a role or a
+ * database binds no superuser. Returns {@link ConnectionsAnswer}.
  */
 export const askConnections = statement(`
 select pg_catalog.json_build_object(
@@ -95,7 +95,7 @@ export interface ConnectionsAnswer {
   readonly database: Counted;
 }
 
-/** Sets, for this very statement, what a TTL that the server enforces is made of. Answers what came of it, in a list. */
+/** Sets, for this very statement, what a TTL that the server enforces is made of. Returns what came of it, in a list. */
 export const tryEnforcing = statement(`
 select pg_catalog.json_build_array(
          pg_catalog.set_config('idle_session_timeout', '60000', true),
@@ -116,15 +116,15 @@ select coalesce(pg_catalog.json_agg(missing.name), '[]')::pg_catalog.text
         having not coalesce(pg_catalog.bool_and(pg_catalog.has_function_privilege(known.oid, 'execute'))
                  filter (where not 'bytea'::pg_catalog.regtype::pg_catalog.oid operator(pg_catalog.=) any (known.proargtypes)), false)) as missing`);
 
-/** Draws a fencing token, as the statement that takes a lock does; answers when it is durable. */
+/** Draws a fencing token, as the statement that takes a lock does; returns when it is durable. */
 export const tryDrawing = statement(`
 select pg_catalog.json_build_array(${durable}, ${fencingToken})::pg_catalog.text`);
 
-/** Ends the statement of a backend of the same role. Parameter: its pid. Answers whether the backend was told. */
-export const cancelStatement = statement(`
+/** Ends the statement of a backend of the same role. Parameter: its pid. Returns whether the backend was told. */
+export const cancelBackend = statement(`
 select pg_catalog.to_json(pg_catalog.pg_cancel_backend($1::pg_catalog.int4))::pg_catalog.text`);
 
-/** Whose sessions the role may see, and end. Answers {@link PrivilegesAnswer}. */
+/** Whose sessions the role may see, and end. Returns {@link PrivilegesAnswer}. */
 export const askPrivileges = statement(`
 select pg_catalog.json_build_object(
          'role', session_user,

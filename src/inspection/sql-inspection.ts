@@ -1,14 +1,15 @@
 import { statement } from "../postgres/driver.ts";
+import { descriptionStart } from "./lock-description.ts";
 
 // The statements that look at the locks of everybody, and end the session of a holder.
 
 /**
  * Every advisory lock of the (bigint) space in this database, granted or waited for, with its session as far as PostgreSQL
- * shows it. Parameter: lock ids; null: all. Answers {@link SeenLock}s.
+ * shows it. Parameter: lock ids; null: all. Returns {@link SeenLock}s.
  *
  * Of the sessions of others, a role that is no member of `pg_read_all_stats` sees the name and not much more
  * (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW): their query is then
- * `<insufficient privilege>`, even where there is none. The session that asks is left out. A prepared transaction has no session:
+ * `<insufficient privilege>`, even if there is none. The session that asks is left out. A prepared transaction has no session:
  * its locks have the virtual id of its transaction in common with the lock on its own id, which leads to its name.
  */
 export const seenLocks = statement(`
@@ -25,6 +26,7 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
                       else coalesce(pg_catalog.host(session.client_addr), 'local') end,
          'state', session.state,
          'sessionSince', pg_catalog.to_json(session.backend_start),
+         'description', case when pg_catalog.starts_with(session.query, '${descriptionStart}') then session.query end,
          'activeAt', pg_catalog.to_json(coalesce(session.state_change, prepared.prepared)),
          'prepared', case when lock.pid is null then coalesce(prepared.gid, '') end)
          order by lock.id, lock.granted desc, session.backend_start, lock.pid), '[]')::pg_catalog.text
@@ -58,13 +60,13 @@ export interface SeenTable {
 
 export interface SeenLock {
   readonly id: string;
-  /** Null: of a prepared transaction. */
+  /** Null if a prepared transaction has the lock. */
   readonly pid: number | null;
   readonly mode: "exclusive" | "shared";
   readonly granted: boolean;
-  /** As PostgreSQL writes a time for JSON. Only of those that wait inside the server. */
+  /** A time as PostgreSQL writes it for JSON; null unless it waits inside the server. */
   readonly waitStart: string | null;
-  /** `application_name`. Null, as all else of it, where the session has ended meanwhile. */
+  /** `application_name`. Null, like the rest of its columns, if the session has ended by then. */
   readonly name: string | null;
   readonly user: string | null;
   /** Whether the server keeps back what follows. */
@@ -73,12 +75,14 @@ export interface SeenLock {
   readonly state: string | null;
   readonly sessionSince: string | null;
   readonly activeAt: string | null;
+  /** The comment that describes its lock, if that is the last that the session has said. */
+  readonly description: string | null;
   /** The gid of a prepared transaction; empty if it has just ended. Null: it is a session's. */
   readonly prepared: string | null;
 }
 
 /**
- * Ends sessions that have a lock in this very statement, and no others. Parameters: lock id, backend pids. Answers the pids of
+ * Ends sessions that have a lock in this very statement, and no others. Parameters: lock id, backend pids. Returns the pids of
  * those that it had ended, as far as the server says.
  */
 export const endSessions = statement(`

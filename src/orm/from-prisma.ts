@@ -1,3 +1,4 @@
+import { hasCode } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
@@ -11,7 +12,7 @@ export interface PrismaTransaction {
 
 /**
  * The `client` of `withTransaction` for an interactive transaction of Prisma, whose own end is that of the lock. Prisma ends one
- * after its `timeout`, 5 s by default, and the lock with it: raise that where the lock is waited for.
+ * after its `timeout`, 5 s by default, and the lock with it: raise it if the call waits for the lock.
  *
  * ```ts
  * await prisma.$transaction((tx) =>
@@ -31,6 +32,6 @@ export function fromPrisma(transaction: PrismaTransaction): TransactionClient {
   return transactionClient(transaction, {
     run: (text, values) => transaction.$queryRawUnsafe(text, ...values),
     // https://www.prisma.io/docs/orm/reference/error-reference#p2028
-    hadEnded: (error) => error instanceof Error && "code" in error && error.code === "P2028",
+    hadEnded: (error) => hasCode(error, "P2028"),
   });
 }

@@ -39,7 +39,7 @@ export function transactionClient(transaction: object, how: TransactionOf): Tran
   return client;
 }
 
-/** For what is no transaction. `wants` says where the right object comes from. */
+/** The error for what is no transaction. `wants` says where the right object comes from. */
 export function notTransaction(got: unknown, wants: string): InvalidConfigError {
   return new InvalidConfigError({ field: "transaction", got, wants });
 }

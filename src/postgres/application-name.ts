@@ -26,7 +26,7 @@ export function applicationName(namespace: number, key: string): string {
 /** What the name of a session tells. */
 export interface Named {
   readonly namespace: number;
-  /** Of a session that has one lock; its beginning where it was cut. */
+  /** The key of a session with one lock; only its beginning if it was cut. */
   readonly key: string | undefined;
   /** Whether the name is so long that the key may have been cut. */
   readonly mayBeCut: boolean;
@@ -70,6 +70,12 @@ export function waitingName(namespace: number): string {
 /** What it shows of a session that draws fencing tokens. */
 export function fencingName(namespace: number): string {
   return `pg-locker ${namespace} (draws tokens)`;
+}
+
+/** Whether a session carries many locks, by its name. */
+export function isSharedName(name: string): boolean {
+  const namespace = named(name)?.namespace;
+  return namespace !== undefined && name === sharedName(namespace);
 }
 
 /** What it shows of a session that carries many locks. */

@@ -92,7 +92,7 @@ interface Connection extends EventEmitter {
 /** A path, or a port and a host. */
 type Address = [string] | [number, string];
 
-interface Target {
+interface CancelTarget {
   readonly Connection: new (options: object) => Connection;
   readonly pid: number;
   readonly secret: unknown;
@@ -101,7 +101,7 @@ interface Target {
   readonly sslNegotiation: unknown;
 }
 
-function targetOf(client: CancellableClient): Target | undefined {
+function targetOf(client: CancellableClient): CancelTarget | undefined {
   const { connection, processID, secretKey, host, port, ssl, sslNegotiation } = client;
   if (typeof connection?.cancel !== "function" || typeof connection.requestSsl !== "function")
     return undefined;
@@ -111,7 +111,7 @@ function targetOf(client: CancellableClient): Target | undefined {
   // Not made by the driver itself; and the secret is not to go out in the clear.
   if (encrypted !== Boolean(ssl)) return undefined;
   const made = { pid: processID, secret: secretKey, sslNegotiation };
-  const Connection = connection.constructor as Target["Connection"];
+  const Connection = connection.constructor as CancelTarget["Connection"];
   if (host.startsWith("/")) {
     return { ...made, Connection, ssl: false, address: [`${host}/.s.PGSQL.${port}`] };
   }

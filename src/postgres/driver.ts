@@ -5,7 +5,7 @@ import { InvalidConfigError } from "../contract/errors.ts";
  * wrapper that has what is here.
  */
 export interface Pool {
-  // The callback form calls back in the very step in which the pool gives up its own error listener of the client. A
+  // The callback form calls back in the same step in which the pool gives up its own error listener of the client. A
   // promise would resolve a moment later, and an error in between would end the process.
   connect(callback: (error: Error | undefined, client: Client | undefined, release?: Release) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
@@ -70,7 +70,7 @@ export function statement(text: string, name?: string): Statement {
   return { text, rowMode: "array", types: asWritten, ...(name !== undefined && { name }) };
 }
 
-/** The same, to be parsed anew. */
+/** The same statement without a name, so that the server parses it again. */
 export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
@@ -85,7 +85,7 @@ export function query(statement: Statement, values: unknown[]): Query {
   return { ...statement, values };
 }
 
-/** The backend that the server announced when the connection was made (BackendKeyData), where the driver tells it. */
+/** The backend that the server announced when the connection was made (BackendKeyData), if the driver tells it. */
 export function announcedBackend(client: object): number | undefined {
   const pid = "processID" in client ? client.processID : undefined;
   return typeof pid === "number" ? pid : undefined;
@@ -98,7 +98,7 @@ export function isOpen(client: object): boolean {
 }
 
 /**
- * Closes the socket at once. Ending a client politely waits for its peer, for ever where the link is dead, and the pool
+ * Closes the socket at once. Ending a client politely waits for its peer, forever if the link is dead, and the pool
  * hands out no replacement until then.
  */
 export function destroySocket(client: Client): void {
@@ -106,7 +106,7 @@ export function destroySocket(client: Client): void {
   connection?.stream?.destroy?.();
 }
 
-/** Whether a connection is to be had without a queue, as far as the pool tells. */
+/** Whether the pool would hand out a connection without a queue, as far as it tells. */
 export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
   return idleCount > 0 || !(totalCount >= options.max);
 }

@@ -45,14 +45,14 @@ export function exchange(
   }
 }
 
-/** Of several statements in one message, what the last one said. */
+/** What the last one of several statements in a message said. */
 function replyOf(results: readonly Result[]): Reply {
   const last = results.at(-1);
   if (last === undefined) throw new Error("the server answered nothing");
   return { value: last.rows[0]?.[0], tag: last.command ?? "" };
 }
 
-/** In the text format: an array is of what needs no quotes. */
+/** A parameter in the text format. The items of an array are such that they need no quotes. */
 export type Value = string | null | readonly string[];
 
 /** What is needed of the driver's connection. */
@@ -84,7 +84,7 @@ function takesExchanges(client: Client | ExchangeClient): client is ExchangeClie
   );
 }
 
-/** By the text of the function: only the driver's own knows what `submit` is. An application may have several copies of it. */
+/** Known by its text, because an application may have several copies of the driver; only the driver's own method calls `submit`. */
 function isDriversOwn(method: (...args: never[]) => unknown): boolean {
   let known = driversOwn.get(method);
   if (known === undefined) {

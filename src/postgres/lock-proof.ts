@@ -27,7 +27,7 @@ export class LocksKept {
   }
 
   /**
-   * If there is no answer within that many milliseconds, the proof is put off: whoever has been granted a lock meanwhile has a
+   * If there is no answer within that many milliseconds, the proof is put off: whoever has been granted a lock in the meantime has a
    * session.
    *
    * @throws {LocksNotKeptError}
@@ -49,7 +49,7 @@ export class LocksKept {
       await client.connect();
       return client;
     };
-    // Two connections to two servers, for there was a failover between them, exclude each other no more. A second look tells.
+    // A failover between the two connections puts them on different servers, which fails the check; so a failure is checked again.
     const look = async (): Promise<boolean> => (await areKept(connect)) || areKept(connect);
     try {
       const kept = await within(milliseconds, look());
@@ -59,7 +59,7 @@ export class LocksKept {
       if (error instanceof LocksNotKeptError) throw error;
       this.#notBefore = performance.now() + pause;
     } finally {
-      // Where connections are few, the next caller may need theirs.
+      // If connections are few, the next caller may need theirs.
       const left = Math.max(over - performance.now(), 1);
       await Promise.all(
         clients.map((client) => within(left, client.end()).catch(() => destroySocket(client))),

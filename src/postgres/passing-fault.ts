@@ -1,3 +1,4 @@
+import { codeOf } from "../contract/caught-error.ts";
 import {
   CircuitOpenError,
   DatabaseError,
@@ -15,7 +16,7 @@ const passingStates = /^(08...|53[013]..|55000|57P0[1-35]|25P0[2-4])$/;
 
 const passingReasons: ReadonlySet<string> = new Set(["pool-saturated", "connection-timeout", "recovering"]);
 
-/** Codes of the system, and of Node.js, for a connection that could not be made or broke. */
+/** Codes of the system, and of Node.js, of a connection that could not be made, or that broke. */
 const passingCodes: ReadonlySet<string> = new Set([
   "ECONNREFUSED",
   "ECONNRESET",
@@ -37,7 +38,7 @@ const passingCodes: ReadonlySet<string> = new Set([
   "ERR_SOCKET_CLOSED",
 ]);
 
-/** Of a host or a socket that is not there, which a failover may bring back. */
+/** Codes for a host or a socket that is not there, which a failover may bring back. */
 const absentCodes: ReadonlySet<string> = new Set(["ENOTFOUND", "ENOENT"]);
 
 /**
@@ -61,8 +62,8 @@ function isPassingCause(cause: unknown, hasConnected: boolean): boolean {
     return cause.errors.length > 0 && cause.errors.every((each) => isPassingCause(each, hasConnected));
   }
   if (!(cause instanceof Error)) return false;
-  const code = "code" in cause ? cause.code : undefined;
-  if (typeof code === "string" && code !== "") {
+  const code = codeOf(cause);
+  if (code !== undefined && code !== "") {
     return passingStates.test(code) || passingCodes.has(code) || (hasConnected && absentCodes.has(code));
   }
   // Without a code, the driver says that the connection broke or that no answer came. A mistake of its caller's is a TypeError, or

@@ -13,7 +13,7 @@ export interface PingTarget {
  * Proves within `deadline` milliseconds that the server of a pool answers, over a connection of its own: a saturated pool
  * says nothing about the server, and a connection that lies idle in it says nothing about the next.
  *
- * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} where locks live
+ * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} of the pool where locks live
  */
 export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
   let client: OwnClient | undefined;

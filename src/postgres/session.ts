@@ -15,7 +15,7 @@ import { exchange, type Reply, type Sender, type Value } from "./exchange.ts";
 /** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
 export const statementDeadline = 5_000;
 
-/** The same for a wait that may have no bound: what is sent to a silent server must come to an end all the same. */
+/** A wait for a session as a deadline: {@link statementDeadline} if it has no bound, because a silent server must not hang a call. */
 export function boundedWait(wait: number): number {
   return Number.isFinite(wait) ? wait : statementDeadline;
 }
@@ -41,7 +41,7 @@ type State =
  * (https://github.com/brianc/node-postgres/issues/2439).
  */
 export class Session {
-  /** The backend announced at the start, where the driver tells it. */
+  /** The backend announced at the start, if the driver tells it. */
   readonly announcedPid: number | undefined;
   /** The driver's own, for statements of a caller whose transaction this is. */
   readonly client: Client;
@@ -52,7 +52,7 @@ export class Session {
   readonly #queue: Turn[] = [];
   readonly #lossListeners = new Set<(cause: Error) => void>();
 
-  /** To be called in the very step in which the pool hands out the client. */
+  /** To be called in the same step in which the pool hands out the client. */
   constructor(client: Client, release: Release) {
     this.client = client;
     this.#release = release;
@@ -85,7 +85,7 @@ export class Session {
   }
 
   /**
-   * Sends one statement that answers one value of JSON, after those before it. Without an answer within `deadline`
+   * Sends one statement that returns one value of JSON, after those before it. Without an answer within `deadline`
    * milliseconds the session is destroyed, because a late answer would be taken for the next statement's; and the statement is
    * cancelled in the server, which doesn't notice a closed socket as long as it waits for something else.
    *
@@ -102,7 +102,7 @@ export class Session {
     return this.#promise({ doing, what: text, values: [], deadline }, jsonOf<T>);
   }
 
-  /** Sends one that answers nothing but its command tag, such as `COMMIT`. @throws {DatabaseError} as {@link run} does */
+  /** Sends a statement that returns nothing but its command tag, such as `COMMIT`. @throws {DatabaseError} as {@link run} does */
   command(doing: string, statement: Statement, deadline: number): Promise<string> {
     return this.#promise({ doing, what: statement, values: [], deadline }, ({ tag }) => tag);
   }
@@ -174,7 +174,7 @@ export function clientInTransaction(doing: string): DatabaseError {
 
 /** What is sent; several statements in one message are a text. */
 export interface Asked {
-  /** As an error has it: `Taking the lock`. */
+  /** What is being done, as an error says it: `Taking the lock`. */
   readonly doing: string;
   readonly what: Statement | string;
   readonly values: readonly Value[];
@@ -258,7 +258,7 @@ function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {
 }
 
 /**
- * Clients whose prepared statements are not what the driver believes: somebody ran DISCARD ALL or DEALLOCATE ALL, or a
+ * Clients whose prepared statements are not what the driver takes them for: somebody ran DISCARD ALL or DEALLOCATE ALL, or a
  * pooler hands out one server session after another.
  */
 const unprepared = new WeakSet<Client>();

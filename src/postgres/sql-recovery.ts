@@ -106,10 +106,10 @@ select pg_catalog.json_build_object(
                    offset 0) as judged) end)::pg_catalog.text as answer
   from (select pg_catalog.pg_backend_pid() as pid, pg_catalog.pg_is_in_recovery() as standby offset 0) as asked`;
 
-/** For a session. */
+/** Asks a session how old the lock table is, and takes the witness if that is old enough. Returns {@link LockTableAnswer}. */
 export const askLockTable: Statement = prepared("lock_table", askLockTableWith(takeWitness));
 
-/** For a transaction; not prepared, as nothing in a transaction is. */
+/** {@link askLockTable} for a transaction; not prepared, as nothing in a transaction is. */
 export const askLockTableInTransaction: Statement = statement(askLockTableWith(takeWitnessInTransaction));
 
 export interface LockTableAnswer {
@@ -131,7 +131,7 @@ export const dropWitness: Statement = prepared(
   `select pg_catalog.to_json(${leaveWitness(text(1))})::pg_catalog.text`,
 );
 
-/** For a person: what the age of the lock table is counted from, and the age. Returns {@link LockTableDated}. */
+/** Dates the lock table for a person: what its age is counted from, and the age. Returns {@link LockTableDated}. */
 export const dateLockTable: Statement = statement(`
 select pg_catalog.json_build_object(
          'age', ${age},

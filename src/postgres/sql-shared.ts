@@ -10,7 +10,7 @@ export type Operation = "x" | "s" | "u" | "v" | "p" | "j";
 export const taking: Record<LockMode, Operation> = { exclusive: "x", shared: "s" };
 export const freeing: Record<LockMode, Operation> = { exclusive: "u", shared: "v" };
 export const proving: Operation = "p";
-/** For one more holder of a shared lock that the session has. It is refused if a writer waits, as the server would refuse another session. */
+/** Adds one more holder to a shared lock that the session has. It is refused if a writer waits, as the server would refuse another session. */
 export const joining: Operation = "j";
 
 /**
@@ -122,11 +122,11 @@ export function sharedStatement(asked: ReadonlyArray<{ readonly operation: Opera
 }
 
 /**
- * Makes a session fit to carry locks, whatever its role has set. Where its backend is not the one that was announced,
- * nothing is set, for it is somebody else's session as well; nor on a standby.
+ * Makes a session fit to carry locks, whatever its role has set. If its backend is not the one that was announced,
+ * nothing is set, because it is somebody else's session as well; nor on a standby.
  *
  * Parameters: announced backend pid (null: not checked), `application_name`, the seconds of TCP keepalive, the milliseconds
- * of `tcp_user_timeout` (null for both: left as they are). Answers {@link OpenSharedAnswer}.
+ * of `tcp_user_timeout` (null for both: left as they are). Returns {@link OpenSharedAnswer}.
  */
 export const openShared = prepared(
   "open_shared",
@@ -152,7 +152,7 @@ select pg_catalog.json_build_object(
 export interface OpenSharedAnswer {
   readonly pid: number;
   readonly standby: boolean;
-  /** As `DrawAnswer` has it. */
+  /** When the server was started, as `DrawAnswer` has it. */
   readonly server: string;
   readonly before: readonly string[] | null;
 }
@@ -167,7 +167,7 @@ select pg_catalog.json_build_array(
 
 /**
  * The ids of the locks that the session has, as strings: for after a statement that failed half-way. By the function, and
- * without a look at `pg_database`: where the lock table is full, a lock on that shared table is not to be had, either.
+ * without a look at `pg_database`: if the lock table is full, there is no lock on that shared table either.
  */
 export const ownLocks = prepared(
   "own_locks",

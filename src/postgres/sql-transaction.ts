@@ -10,7 +10,7 @@ import { mayUseBlocks } from "./sql.ts";
 // parameter is a text to the driver, as some drivers send a value in the type that the server infers. Every function, operator
 // and type is PostgreSQL's own, whatever the `search_path`.
 
-/** Of ours, so that no text of a statement can hold anything else. */
+/** What a try leaves in a transaction. A type of its own, so that no statement's text can contain anything else. */
 export type Mark = string & { readonly isMark: unique symbol };
 
 /** A mark that no other try has. */
@@ -35,7 +35,7 @@ export const listed = (id: string): string => `pg_catalog.pg_locks as listed
                            (${id} operator(pg_catalog.&) 4294967295)::pg_catalog.oid`;
 
 /**
- * In `read committed`, whatever the role's default: where a transaction has one snapshot for all its statements, the one
+ * In `read committed`, whatever the role's default: if a transaction has one snapshot for all its statements, the one
  * that the try itself takes may be older than what the last holder committed.
  */
 export const begin = statement("begin isolation level read committed");
@@ -45,7 +45,7 @@ export const rollback = statement("rollback");
 export const keepAlive = statement("");
 
 /**
- * In front of {@link begin}, where the driver does not tell whether the session is in a transaction already: there the mark
+ * In front of {@link begin}, if the driver does not tell whether the session is in a transaction already: then the mark
  * stays. Outside of one it goes with this very statement. Parameter: mark.
  */
 export const probeTransaction = statement(`select pg_catalog.to_json(${setMarks(text(1))})::pg_catalog.text`);
@@ -59,9 +59,9 @@ export const rollbackToSavepoint = "rollback to savepoint pg_locker";
  * Takes the lock until the end of the transaction, or is refused; the server is not asked to wait.
  *
  * Parameters: lock id; mark; `idle_in_transaction_session_timeout`, in milliseconds (null: left as it is); `lock_timeout` for a
- * {@link waitForLock} that follows a refusal (null: none follows). Answers {@link TryAnswer}.
+ * {@link waitForLock} that follows a refusal (null: none follows). Returns {@link TryAnswer}.
  *
- * - Nothing is done on a standby, nor where the session has the lock already, in whatever way: the server would grant it once
+ * - Nothing is done on a standby, nor if the session has the lock already, in whatever way: the server would grant it once
  *   more. `granted` is null then.
  * - CASE fixes the order of evaluation: the time-out is set before the lock is asked for.
  */
@@ -112,7 +112,7 @@ export interface TryAnswer {
   readonly marks: string | null;
   /** What was set: for {@link lookAfterWait} and {@link lookAtEnd}. */
   readonly before: readonly [lockTimeout: string, statementTimeout: string, idleTimeout: string];
-  /** Of a refusal: whether the role may run a block of code, as {@link waitForLock} is. */
+  /** After a refusal: whether the role may run a block of code, which {@link waitForLock} is. */
   readonly blocks: boolean | null;
 }
 
@@ -122,7 +122,7 @@ export const tryTransactionLock: Record<LockMode, Statement> = {
 };
 
 /**
- * Waits for the lock in the server, for as long as `lock_timeout` has it. Answers nothing: the mark tells.
+ * Waits for the lock in the server, for as long as `lock_timeout` has it. Returns nothing: the mark tells.
  *
  * The block is a subtransaction. A wait that ends by its time-out or by a cancellation fails in there, and is caught: so the
  * transaction goes on, and the server's log has no line of it. A lock that was granted in that moment, and the mark, go with
@@ -140,7 +140,7 @@ exception when lock_not_available or query_canceled then null;
 end $pg_locker$`;
 }
 
-/** The same without a block of code: a wait that ends otherwise fails, and takes the transaction along, or the savepoint. */
+/** {@link waitForLock} without a block of code: a wait that ends otherwise fails, with the transaction or the savepoint. */
 export function waitForLockPlainly(wanted: { id: bigint; mode: LockMode; mark: Mark }): string {
   return `
 select pg_catalog.to_json(${setMarks(`pg_catalog.concat(${marks}, '${wanted.mark}')`)})::pg_catalog.text as answer
@@ -201,7 +201,7 @@ export const idleTooLong = "25P03";
 export const deadlockDetected = "40P01";
 
 /**
- * Cancels the statement of another session, if it waits for the lock at this moment. Parameters: its pid, lock id. Answers
+ * Cancels the statement of another session, if it waits for the lock at this moment. Parameters: its pid, lock id. Returns
  * whether it did.
  */
 export const cancelWaiter = statement(`

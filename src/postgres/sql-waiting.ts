@@ -43,7 +43,7 @@ ${verdict(wait)}`;
 }
 
 /**
- * Whether the session has the lock, for after a {@link waitScript} that failed: its settings were rolled back, but a lock that was
+ * Whether the session has the lock after a {@link waitScript} that failed: its settings were rolled back, but a lock that was
  * granted was not.
  */
 export function verdictScript(wait: WaitInServer): string {

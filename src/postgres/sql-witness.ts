@@ -13,7 +13,7 @@ const witness = (grace: number | string): string => `${witnessClass}, ${grace}::
 export const takeWitness = (grace: number | string): string =>
   `pg_catalog.pg_try_advisory_lock_shared(${witness(grace)})`;
 
-/** The same, until the end of the transaction. */
+/** Takes the witness until the end of the transaction. */
 export const takeWitnessInTransaction = (grace: number | string): string =>
   `pg_catalog.pg_try_advisory_xact_lock_shared(${witness(grace)})`;
 

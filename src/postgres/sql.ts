@@ -15,13 +15,13 @@ export interface LockKind {
   readonly enforced: boolean;
   /** The holder gets a fencing token. */
   readonly fenced: boolean;
-  /** Its session is a witness of a recovery grace of so many milliseconds, as long as it has the lock. */
+  /** Its session is a witness of a recovery grace of that many milliseconds, as long as it has the lock. */
   readonly witness: number | undefined;
 }
 
 /** What only a holder's session needs, in the order of {@link SessionSettings}, after `idle_session_timeout`. */
 const holderSettings = ["statement_timeout", "default_transaction_isolation", "application_name"];
-/** A belt for a link that is dead, where the TTL itself can't reach: a session that is busy sending. */
+/** A second guard for a dead link, if the TTL itself can't reach: a session that is busy sending. */
 const linkSettings = [
   "tcp_keepalives_idle",
   "tcp_keepalives_interval",
@@ -32,7 +32,7 @@ const linkSettings = [
 const settingsBeside = ({ enforced }: { enforced: boolean }): string[] =>
   enforced ? [...holderSettings, ...linkSettings] : holderSettings;
 
-/** The settings of a session as they are, but for `idle_session_timeout`, of those that its kind of lock changes. */
+/** The settings that its kind of lock changes as the session has them, except `idle_session_timeout`. */
 export const asTheyAre = (kind: { enforced: boolean }): string =>
   settingsBeside(kind)
     .map((name) => `pg_catalog.current_setting('${name}')`)
@@ -106,10 +106,10 @@ select pg_catalog.json_build_array(
  * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
  *
  * Parameters: lock id, announced backend pid (null: not checked), `application_name` of a holder, `idle_session_timeout`
- * of a holder; where the TTL is enforced also the seconds of TCP keepalive and the milliseconds of `tcp_user_timeout`.
- * Answers {@link TryLockAnswer}.
+ * of a holder; if the TTL is enforced also the seconds of TCP keepalive and the milliseconds of `tcp_user_timeout`.
+ * Returns {@link TryLockAnswer}.
  *
- * - Nothing is done on a standby (its locks exclude nobody on the primary) nor where the backend is not the one that was
+ * - Nothing is done on a standby (its locks exclude nobody on the primary) nor if the backend is not the one that was
  *   announced (a pooler stands between, and what is set would stay on somebody else's session): `granted` is null.
  * - CASE fixes the order of evaluation
  *   (https://www.postgresql.org/docs/current/sql-expressions.html#SYNTAX-EXPRESS-EVAL): the time-out of the session is
@@ -153,9 +153,9 @@ export interface TryLockAnswer {
   readonly standby: boolean;
   /** Null: not tried. */
   readonly granted: boolean | null;
-  /** A 64-bit number, which JSON's own can't carry. */
+  /** A 64-bit number as a text, because a number of JSON is too short for it. */
   readonly token: string | null;
-  /** Of a holder's session: what {@link unlock} puts back. */
+  /** What {@link unlock} puts back at the end. Null if the lock was not granted. */
   readonly before: SessionSettings | null;
 }
 
@@ -203,7 +203,7 @@ function ofKind(make: (kind: LockKind) => Statement): (kind: LockKind) => Statem
  *
  * Every statement renews the time-out of an idle session; this one also changes it, unless the session is another's.
  *
- * Parameters: backend pid, `idle_session_timeout`. Answers {@link ProveAnswer}.
+ * Parameters: backend pid, `idle_session_timeout`. Returns {@link ProveAnswer}.
  */
 export const prove = prepared(
   "prove",

@@ -7,7 +7,7 @@ import { SamplingBreaker } from "./sampling-breaker.ts";
  * Stands between the locker and a database in trouble. It calls `fn`, or rejects without calling it. Every policy of cockatiel fits,
  * also several wrapped together; one that calls `fn` again gets the outcome of the first call, and one that calls
  * it after its own answer gets a refusal. What the policy returns is not looked at: if `fn` was called, its own outcome counts, so a
- * time-out of the policy changes only what that learns, and a policy that never answers holds nobody up.
+ * time-out of the policy changes only what that learns, and a policy that never settles holds nobody up.
  */
 export interface CircuitBreaker {
   execute<T>(fn: () => Promise<T>): Promise<T>;
@@ -63,7 +63,7 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
 
 /**
  * Runs `operation` through the breaker, if there is one. Once it was called, its outcome is its own, whatever the breaker makes
- * of it: a policy that answers before it has ended (a time-out) knows nothing of the lock that it may still get.
+ * of it: a policy that settles before it has ended (a time-out) knows nothing of the lock that it may still get.
  *
  * @throws {CircuitOpenError} the breaker refused, and `operation` was not called
  * @throws what `operation` throws
@@ -84,7 +84,7 @@ function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promi
       outcome ??= Promise.reject(new CircuitOpenError({ cause }));
       outcome.then(resolve, reject);
     };
-    /** A policy that keeps its answer to itself has the time to learn of the outcome, and no more. */
+    /** A policy that keeps its result to itself gets the time to learn of the outcome, and no more. */
     const settleSoon = (): void => void setImmediate(settle);
     const call = (): Promise<T> => {
       // A policy that calls again, such as a retry, gets the same: one operation has one outcome.

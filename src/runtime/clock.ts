@@ -10,7 +10,7 @@ export function now(): Instant {
 
 /**
  * Milliseconds since `start`, on whichever clock has moved further. The monotonic clock stands still while a machine is
- * suspended, the wall clock can be set back: a holder that trusts the larger of the two never believes too long.
+ * suspended, the wall clock can be set back: a holder that goes by the larger of the two never relies on its lock for too long.
  */
 export function elapsedSince(start: Instant): number {
   return Math.max(performance.now() - start.monotonic, Date.now() - start.wall);
@@ -74,10 +74,10 @@ const longestStep = 500;
 
 /**
  * Calls `owner.late()` after that many milliseconds, unless it is cleared before. Time in which the process stood still (a blocked event loop,
- * SIGSTOP) hardly counts: a connection takes several messages to make, of which none could be answered meanwhile.
+ * SIGSTOP) hardly counts: a connection takes several messages to make, none of which could be answered in that time.
  *
  * Such a process finds its timers due before it has read its sockets. So when the time has passed, one poll phase of the event loop
- * goes by first: whatever arrived meanwhile is read, and clears the deadline
+ * goes by first: whatever has arrived by then is read, and clears the deadline
  * (https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick).
  */
 export class Deadline {

@@ -1,5 +1,6 @@
 import { type Channel, channel } from "node:diagnostics_channel";
 import { InvalidConfigError } from "../contract/errors.ts";
+import type { Lock } from "../contract/lock.ts";
 import type {
   LockEvent,
   LockEventListener,
@@ -7,7 +8,6 @@ import type {
   LockEvents,
   SessionEvent,
 } from "../contract/lock-events.ts";
-import type { Lock } from "../contract/locker.ts";
 import { callHook } from "./user-hook.ts";
 
 /** Of all lockers of the process. */

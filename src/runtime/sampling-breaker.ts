@@ -1,6 +1,6 @@
 import { elapsedSince, type Instant, now } from "./clock.ts";
 
-/** In which the window is counted: samples leave it a tenth at a time. */
+/** How many parts the window is counted in: samples leave it one part at a time. */
 const bucketsOfWindow = 10;
 /** Milliseconds that the first probe waits for; each later one waits longer by `growth`, at most `longestDelay`. */
 const firstDelay = 500;

@@ -13,6 +13,7 @@ import {
   trace,
   type UpDownCounter,
 } from "@opentelemetry/api";
+import { toError } from "../contract/caught-error.ts";
 import { formatDuration } from "../contract/duration.ts";
 import {
   CircuitOpenError,
@@ -25,7 +26,6 @@ import {
   LockNotHeldError,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
-import { sentenceOf } from "../contract/shown-value.ts";
 import { channels, LockEventSource } from "./lock-event-source.ts";
 import type { StopSignal } from "./stop-signal.ts";
 import { callHook, hookThrew } from "./user-hook.ts";
@@ -197,7 +197,7 @@ export class Telemetry {
       return;
     }
     this.#count(this.#errors, 1);
-    const err = asError(error);
+    const err = toError(error);
     this.log.error({ ...logged(lock), operation, err }, err.message);
   }
 
@@ -213,15 +213,19 @@ export class Telemetry {
     this.#count(this.#held, 1);
   }
 
-  /** Holding has ended: `cause` is `undefined` for a release, and for the end of its locker; `reason`, for a release alone. */
-  ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined): void {
+  /**
+   * Holding has ended: `cause` is `undefined` for a release, and for the end of its locker; `reason`, for a release alone. `isKept`: the lock
+   * still keeps others out.
+   */
+  ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined, isKept = false): void {
     this.#count(this.#held, -1);
     const isHeard = channels.released.hasSubscribers || channels.lost.hasSubscribers;
     if (isHeard || this.events.listeners.size > 0) this.events.ended(lock, reason);
     if (cause === undefined) return;
     this.#count(this.#lost, 1);
+    const message = isKept ? `${cause.message}; ${kept}` : cause.message;
     // A session that dies takes a thousand locks: every holder is told before the first line is written.
-    this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, cause.message));
+    this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, message));
   }
 
   /** As {@link callHook} would, without a function for each call. */
@@ -244,6 +248,9 @@ export class Telemetry {
   }
 }
 
+const kept =
+  'it still keeps others out, until release(), refresh() or close(): only ttlEnforcement "server" ends it';
+
 /** `undefined` if the meter could not make one. */
 type Counts = Counter | UpDownCounter | undefined;
 
@@ -251,15 +258,11 @@ function endSpan(span: Span, outcome: string, error?: unknown): void {
   callHook("tracer", () => {
     span.setAttribute("lock.outcome", outcome);
     if (outcome !== "error") return;
-    const exception = asError(error);
+    const exception = toError(error);
     span.recordException(exception);
     span.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
   });
   callHook("tracer", () => span.end());
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(sentenceOf(error));
 }
 
 function guardedLog(logger: Logger): Logger {

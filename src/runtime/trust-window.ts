@@ -34,7 +34,7 @@ export class TrustWindow {
   #provenAt: Instant;
   #turn: number;
   #answered: number;
-  /** None, mostly. */
+  /** The TTLs that statements under way ask for; mostly there is none. */
   #asked: AskedTtl[] | undefined;
 
   constructor(ttl: number, provenAt: Instant, rule: TrustRule) {
@@ -46,22 +46,22 @@ export class TrustWindow {
     this.#asked = undefined;
   }
 
-  /** As last proved. */
+  /** The TTL that was last proved. */
   get ttl(): number {
     return this.#ttl;
   }
 
-  /** When the statement was sent that last proved it. */
+  /** When the statement was sent that last proved the lock. */
   get provenAt(): Instant {
     return this.#provenAt;
   }
 
-  /** As {@link provenAt}. */
+  /** {@link provenAt}, under the name that an asked TTL has for it. */
   get sentAt(): Instant {
     return this.#provenAt;
   }
 
-  /** Milliseconds until there is no relying on it any more. */
+  /** Milliseconds for which the holder may still rely on the lock. */
   get left(): number {
     let left = this.#leftOf(this.#ttl, this.#provenAt);
     if (this.#asked !== undefined && this.#rule.enforced) {
@@ -112,13 +112,13 @@ export class TrustWindow {
     this.#provenAt = sentAt;
   }
 
-  /** It is sure to have changed nothing. */
+  /** The statement that asked for it is sure to have changed nothing. */
   forget(asked: AskedTtl): void {
     const others = this.#asked?.filter((each) => each !== asked);
     this.#asked = others?.length === 0 ? undefined : others;
   }
 
-  /** Something else has proved it, with the same TTL. */
+  /** Another statement has proved the lock, with the same TTL. */
   extend(provenAt: Instant): void {
     if (provenAt === this.#provenAt) return;
     if (elapsedSince(provenAt) < elapsedSince(this.#provenAt)) this.#provenAt = provenAt;

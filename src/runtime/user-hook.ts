@@ -1,4 +1,4 @@
-import { sentenceOf } from "../contract/shown-value.ts";
+import { sentenceOf } from "../contract/caught-error.ts";
 import { isThenable } from "./thenable.ts";
 
 const warned = new Set<string>();

@@ -31,10 +31,10 @@ import {
   type TransactionLock,
   type TransactionTtl,
   type TransactionWait,
-  taking,
+  takingTheLock,
   ttlWithin,
   untilAnswered,
-  waiting,
+  waitingForTheLock,
 } from "./transaction-lock.ts";
 
 // A transaction that is the caller's. All that is asked of its client is `query(text, values)`, with a row's value by its
@@ -139,11 +139,11 @@ async function take(
   if (request.abandoned) return { refused: "abandoned" };
   const { key } = request;
   const { ttl, recovery, wait } = asked;
-  const conversation = new Conversation(client, { doing: taking, key });
+  const conversation = new Conversation(client, { doing: takingTheLock, key });
   request.sent = true;
   await conversation.begin();
   const smallest = ttl === undefined ? undefined : ttlWithin(client, ttl);
-  let granted: Granted | Refusal;
+  let granted: CallersGrant | Refusal;
   try {
     const ask: AskTransaction = (statement, values) => conversation.ask(statement, values);
     granted =
@@ -160,7 +160,7 @@ async function take(
   return new CallersTransaction(client, { ...granted, key, ttl, conversation });
 }
 
-interface Granted {
+interface CallersGrant {
   readonly mark: Mark;
   readonly provenAt: Instant;
   /** What `idle_in_transaction_session_timeout` was. */
@@ -170,7 +170,7 @@ interface Granted {
 async function tryAndWait(
   conversation: Conversation,
   asked: { request: LockRequest; ttl: number | undefined; wait: CallersWait | undefined },
-): Promise<Granted | Refusal> {
+): Promise<CallersGrant | Refusal> {
   const { request, ttl, wait } = asked;
   const { id, mode } = request;
   const mark = newMark();
@@ -190,7 +190,7 @@ async function tryAndWait(
   const wanted = (tried.blocks ? waitForLock : waitForLockPlainly)({ id, mode, mark });
   try {
     await untilAnswered(
-      conversation.tell(wanted, { doing: waiting, deadline: wait.bound + statementDeadline }),
+      conversation.tell(wanted, { doing: waitingForTheLock, deadline: wait.bound + statementDeadline }),
       wait.signal,
       () => conversation.cancel(wanted, () => wait.cancel?.(tried.pid, id)),
     );
@@ -205,14 +205,14 @@ async function tryAndWait(
 }
 
 function abandonedOr(
-  granted: Granted,
+  granted: CallersGrant,
   request: LockRequest,
   wait: CallersWait | undefined,
-): Granted | Refusal {
+): CallersGrant | Refusal {
   return request.abandoned || wait?.signal.aborted ? { refused: "abandoned" } : granted;
 }
 
-interface CallersFacts extends Granted {
+interface CallersFacts extends CallersGrant {
   readonly key: string;
   readonly ttl: number | undefined;
   readonly conversation: Conversation;

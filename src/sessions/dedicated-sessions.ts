@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
 import { applicationName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
@@ -113,7 +114,7 @@ export class DedicatedSessions {
       throw new DatabaseError({ doing, cause: new Error("it was neither granted nor refused") });
     } catch (error) {
       // An error says nothing about whether the lock was granted: session locks survive a failed statement.
-      session.destroy(error as Error);
+      session.destroy(toError(error));
       throw namedLockError(aboutKey(error, key));
     }
   }
@@ -230,7 +231,7 @@ class DedicatedLock implements Grant {
 
   /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
   #destroyed(error: unknown): unknown {
-    this.#session.destroy(error as Error);
+    this.#session.destroy(toError(error));
     return aboutKey(error, this.#opened.key);
   }
 }

@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { DatabaseError } from "../contract/errors.ts";
 import { fencingName } from "../postgres/application-name.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
@@ -94,7 +95,7 @@ export class FencingTokens {
           cause: new Error("the server is not the one that granted the lock"),
         });
       } catch (error) {
-        opened.session.destroy(error as Error);
+        opened.session.destroy(toError(error));
         this.#opened = undefined;
         if (isNew || tries > 1) throw error;
       }

@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { reserveSession } from "../postgres/reservation.ts";
@@ -57,7 +58,7 @@ export class LooksForFree {
         resolve(free.has(at + 1));
       });
     } catch (error) {
-      session?.destroy(error as Error);
+      session?.destroy(toError(error));
       for (const { reject } of looks) reject(error);
     }
   }

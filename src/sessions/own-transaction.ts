@@ -1,3 +1,4 @@
+import { codeOf, toError } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/clients.ts";
 import { DatabaseError, LockExpiredError, LockerClosedError, LockLostError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
@@ -17,7 +18,7 @@ import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
 import { aboutLock, countTtl, type TransactionLock } from "./transaction-lock.ts";
 
 /** A try that was granted. */
-export interface Granted {
+export interface TransactionGrant {
   readonly mark: Mark;
   /** When a statement was sent that showed the lock to be held. */
   readonly provenAt: Instant;
@@ -31,7 +32,7 @@ export class OwnTransaction implements TransactionLock {
   readonly client: TransactionClient;
   readonly lost = new Stop();
   readonly #session: Session;
-  readonly #facts: Granted & { key: string; ended: () => void };
+  readonly #facts: TransactionGrant & { key: string; ended: () => void };
   readonly #heartbeat: TransactionHeartbeat | undefined;
   readonly #giveBackClient: () => void;
   readonly #uncount: (() => void) | undefined;
@@ -40,7 +41,7 @@ export class OwnTransaction implements TransactionLock {
 
   constructor(
     session: Session,
-    facts: Granted & { key: string; ttl: number | undefined; ended: () => void },
+    facts: TransactionGrant & { key: string; ttl: number | undefined; ended: () => void },
   ) {
     this.client = session.client as unknown as TransactionClient;
     this.#session = session;
@@ -126,7 +127,7 @@ export class OwnTransaction implements TransactionLock {
     try {
       await how(session);
     } catch (error) {
-      if (session.goneBecause === undefined && !isRolledBack(error, session)) session.destroy(error as Error);
+      if (session.goneBecause === undefined && !isRolledBack(error, session)) session.destroy(toError(error));
       throw this.#namedEnd(error);
     } finally {
       // Does nothing for one that has gone.
@@ -160,10 +161,6 @@ function insteadOfCommit(sqlState: string | undefined): Error | undefined {
 /** Whether the session is out of the transaction, and of every other, as far as the driver tells. */
 function isRolledBack(error: unknown, session: Session): boolean {
   return error instanceof DatabaseError && session.client.getTransactionStatus?.() === "I";
-}
-
-function codeOf(cause: Error): unknown {
-  return "code" in cause ? cause.code : undefined;
 }
 
 /**

@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { type DatabaseError, StandbyError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { type Pool, type Statement, statement } from "../postgres/driver.ts";
@@ -20,7 +21,7 @@ import {
 import type { Instant } from "../runtime/clock.ts";
 import { abandonOnAbort, pauseFor, type StopSignal } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
-import { type Granted, OwnTransaction } from "./own-transaction.ts";
+import { OwnTransaction, type TransactionGrant } from "./own-transaction.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { sessionTimeout } from "./server-ttl.ts";
@@ -30,9 +31,9 @@ import {
   type TransactionLock,
   type TransactionTtl,
   type TransactionWait,
-  taking,
+  takingTheLock,
   untilAnswered,
-  waiting,
+  waitingForTheLock,
 } from "./transaction-lock.ts";
 
 /** Milliseconds for a session of which a wait is to be cancelled. */
@@ -98,7 +99,7 @@ export class OwnTransactions {
         statementDeadline,
       );
     } catch (error) {
-      session.destroy(error as Error);
+      session.destroy(toError(error));
     }
     session.return();
   }
@@ -119,12 +120,12 @@ export class OwnTransactions {
     const session = await this.#reserve(request, wait?.signal);
     if ("refused" in session) return session;
     request.sent = true;
-    let granted: Granted | Held | Recovering;
+    let granted: TransactionGrant | Held | Recovering;
     try {
       granted = await inNewTransaction(session, { request, ttl, wait, recovery: this.#from.recovery });
-      if ("refused" in granted) await session.command(taking, rollback, statementDeadline);
+      if ("refused" in granted) await session.command(takingTheLock, rollback, statementDeadline);
     } catch (error) {
-      session.destroy(error as Error);
+      session.destroy(toError(error));
       throw aboutLock(error, request.key);
     }
     if ("refused" in granted) {
@@ -170,11 +171,11 @@ async function inNewTransaction(
     wait: TransactionWait | undefined;
     recovery: RecoveryGrace | undefined;
   },
-): Promise<Granted | Held | Recovering> {
+): Promise<TransactionGrant | Held | Recovering> {
   const { request, ttl, wait, recovery } = asked;
   const { id, mode } = request;
   const mark = newMark();
-  const doing = taking;
+  const doing = takingTheLock;
   const ask = async <T>(what: Statement, values: Array<string | null>): Promise<T & { sentAt: Instant }> => {
     const { said, sentAt } = await session.run<T>(doing, what, values, statementDeadline);
     return { ...said, sentAt };
@@ -198,7 +199,7 @@ async function inNewTransaction(
   if (wait === undefined || wait.signal.aborted) return { refused: "held" };
   const waitFor = tried.blocks ? waitForLock : waitForLockPlainly;
   const waited = session.command(
-    waiting,
+    waitingForTheLock,
     statement(waitFor({ id, mode, mark })),
     wait.bound + statementDeadline,
   );

@@ -36,6 +36,7 @@ export interface PostgresStoreOptions {
   readonly pooler: "refuse" | "session";
   readonly sessions: "dedicated" | "shared";
   readonly maxLocksPerSession: number;
+  readonly tellKeys: boolean;
   readonly maxWaitingSessions: number;
   readonly ttlEnforcement: "client" | "server";
   readonly recovery: RecoveryGrace | undefined;
@@ -68,7 +69,7 @@ export class PostgresStore implements LockStore<Grant> {
   readonly #deadline: number;
 
   constructor(options: PostgresStoreOptions) {
-    const { pool, readPool, sessions, maxLocksPerSession, maxWaitingSessions } = options;
+    const { pool, readPool, sessions, maxLocksPerSession, maxWaitingSessions, tellKeys } = options;
     const trustPooler = options.pooler === "session";
     watchPool(pool);
     this.#ownPool = options.ownsPool ? pool : undefined;
@@ -78,7 +79,7 @@ export class PostgresStore implements LockStore<Grant> {
     ];
     this.#sessions =
       sessions === "shared"
-        ? new SharedSessions({ ...options, maxLocksPerSession })
+        ? new SharedSessions({ ...options, maxLocksPerSession, tellKeys })
         : new DedicatedSessions(options);
     this.#locksKept = new LocksKept(pool);
     this.#waiting = new WaitingSessions({ ...options, maxWaitingSessions }, () => options.onPlaceFree());

@@ -6,6 +6,7 @@ import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-
 import type { Instant } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
+import type { KeyAnswers } from "./key-answers.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
@@ -25,6 +26,9 @@ export interface SharedSessionOptions {
   readonly name: string;
   readonly recovery: RecoveryGrace | undefined;
   readonly events: LockEventSource;
+  readonly keyAnswers: KeyAnswers | undefined;
+  /** Of the locks that the session carries, or is about to. */
+  readonly keysOf: (session: SharedSession) => Iterable<string>;
   /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
   /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
@@ -240,6 +244,7 @@ export class SharedSession {
   /** Never rejects. */
   async #giveBack({ session, said }: Opened): Promise<void> {
     try {
+      await this.#options.keyAnswers?.leave(session);
       if (this.#own !== undefined) {
         await this.#own.end();
         return;
@@ -285,6 +290,8 @@ export class SharedSession {
     this.#options.events.sessionOpened("shared", said.pid);
     debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
     this.#batches.begin({ session, pid: said.pid });
+    const keys = (): Iterable<string> => this.#options.keysOf(this);
+    this.#options.keyAnswers?.join({ session, pid: said.pid, keys });
     // Whoever it was opened for may have left.
     if (closes) void this.close();
     else this.#restIfEmpty();

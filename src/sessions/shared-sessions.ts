@@ -6,6 +6,7 @@ import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant } from "../runtime/clock.ts";
 import { FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, Refusal, TryListener } from "./grant.ts";
+import { KeyAnswers } from "./key-answers.ts";
 import { believableOf, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
@@ -18,6 +19,8 @@ export interface SharedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
+  /** Whether whoever asks is told the keys of the locks. */
+  readonly tellKeys: boolean;
   readonly recovery: SharedSessionOptions["recovery"];
   readonly events: SharedSessionOptions["events"];
 }
@@ -38,12 +41,14 @@ export class SharedSessions implements SharedLocks {
   /** Those that take no more locks, and are not back in the pool yet. */
   readonly #leaving = new Set<SharedSession>();
   readonly #enforced: boolean;
+  readonly #keyAnswers: KeyAnswers | undefined;
 
   constructor(options: SharedSessionsOptions) {
     this.#options = options;
     this.#enforced = options.ttlEnforcement === "server";
     const { pool, namespace, connWaitTimeout } = options;
     const connectWithin = boundedWait(connWaitTimeout);
+    if (options.tellKeys) this.#keyAnswers = new KeyAnswers({ pool, namespace });
     this.#tokens = new FencingTokens({ pool, namespace, connectWithin });
   }
 
@@ -284,6 +289,8 @@ export class SharedSessions implements SharedLocks {
       name: sharedName(namespace),
       recovery,
       events,
+      keyAnswers: this.#keyAnswers,
+      keysOf: (carrier) => this.#carriedBy(carrier).map(({ key }) => key),
       onEnd: (ended, cause) => this.#ended(ended, cause),
       onOverdue: (silent) => {
         for (const lock of this.#carriedBy(silent)) lock.overdue();

@@ -56,14 +56,14 @@ export interface TransactionWait extends TransactionTtl {
   readonly signal: StopSignal;
 }
 
-export const taking = "Taking the lock";
-export const waiting = "Waiting for the lock";
+export const takingTheLock = "Taking the lock";
+export const waitingForTheLock = "Waiting for the lock";
 
 /** What failed, and for which lock. A deadlock by its name: the server says so in its own language. */
 export function aboutLock(error: unknown, key: string): unknown {
   if (!(error instanceof DatabaseError)) return error;
   const { sqlState, cause } = error;
-  const isDeadlock = error.doing === waiting && sqlState === deadlockDetected;
+  const isDeadlock = error.doing === waitingForTheLock && sqlState === deadlockDetected;
   const doing = isDeadlock ? "A deadlock with another transaction: waiting for the lock" : error.doing;
   return namedLockError(new DatabaseError({ doing, key, cause }));
 }

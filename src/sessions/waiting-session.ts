@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { toError } from "../contract/caught-error.ts";
 import { aboutKey, DatabaseError, namedLockError } from "../contract/errors.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
@@ -127,7 +128,7 @@ export class WaitingSession {
         await lock.refresh(request.ttl, statementDeadline);
       return lock;
     } catch (error) {
-      this.end(error as Error);
+      this.end(toError(error));
       throw namedLockError(aboutKey(error, request.key));
     }
   }
@@ -205,7 +206,7 @@ export class WaitingSession {
       if (this.#state.is !== "ended") this.#parts.events.sessionOpened("waiting", said.pid);
       debug("waiting session opened", () => ({ pid: said.pid }));
     } catch (error) {
-      session.destroy(error as Error);
+      session.destroy(toError(error));
       throw error;
     }
     // close() may have come meanwhile, before there was a session to end.
@@ -302,7 +303,7 @@ class WaitedLock implements Grant {
       this.provenAt = await proveSession(opened.session, known, { ttl, deadline });
       return this.provenAt;
     } catch (error) {
-      this.#owner.end(error as Error);
+      this.#owner.end(toError(error));
       throw error;
     }
   }
@@ -323,7 +324,7 @@ class WaitedLock implements Grant {
         throw new DatabaseError({ doing: releasing, cause: new Error("the session no longer held it") });
       }
     } catch (error) {
-      this.#owner.end(error as Error);
+      this.#owner.end(toError(error));
       throw error;
     }
     this.#owner.freed();

@@ -13,5 +13,6 @@ export type { PostgresMajor } from "./postgres/versions.ts";
 export type { ContractRunner } from "./contract/contract-suite.ts";
 export type { LockerContractOptions } from "./contract/contract-suite.ts";
 export type { LockerDeviation } from "./contract/fixture.ts";
-export type { LockerFixture } from "./contract/contract-suite.ts";
+export type { ContractDurations } from "./contract/fixture.ts";
+export type { LockerFixture } from "./contract/fixture.ts";
 export { testLockerContract } from "./contract/contract-suite.ts";

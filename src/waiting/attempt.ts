@@ -1,6 +1,7 @@
 import type { SessionClient } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
-import type { Lock, LockMode, Logger } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
+import type { LockMode, Logger } from "../contract/locker.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { Link, type Stop, type StopSignal } from "../runtime/stop-signal.ts";

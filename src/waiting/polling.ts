@@ -32,7 +32,8 @@ export class Polling {
   readonly #byAge = new Queue<Poller>();
   /** In the order in which they are to be woken. */
   readonly #asleep = new Queue<Poller>();
-  readonly #byId = new Map<bigint, Set<Poller>>();
+  /** A set if several want the same lock. */
+  readonly #byId = new Map<bigint, Poller | Set<Poller>>();
   #timer: NodeJS.Timeout | undefined;
 
   get isEmpty(): boolean {
@@ -43,8 +44,9 @@ export class Polling {
     const poller = new Poller(id);
     poller.aged = this.#byAge.push(poller);
     const same = this.#byId.get(id);
-    if (same === undefined) this.#byId.set(id, new Set([poller]));
-    else same.add(poller);
+    if (same === undefined) this.#byId.set(id, poller);
+    else if (same instanceof Set) same.add(poller);
+    else this.#byId.set(id, new Set([same, poller]));
     return poller;
   }
 
@@ -71,8 +73,8 @@ export class Polling {
     if (poller.aged !== undefined) this.#byAge.remove(poller.aged);
     if (poller.asleep !== undefined) this.#asleep.remove(poller.asleep);
     const same = this.#byId.get(poller.id);
-    same?.delete(poller);
-    if (same?.size === 0) this.#byId.delete(poller.id);
+    if (same instanceof Set) same.delete(poller);
+    if (same === poller || (same instanceof Set && same.size === 0)) this.#byId.delete(poller.id);
     if (!this.isEmpty) return;
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -80,7 +82,9 @@ export class Polling {
 
   /** The lock may be free. */
   wake(id: bigint): void {
-    for (const poller of this.#byId.get(id) ?? []) this.#wakeOne(poller);
+    const same = this.#byId.get(id);
+    if (same instanceof Set) for (const poller of same) this.#wakeOne(poller);
+    else if (same !== undefined) this.#wakeOne(same);
   }
 
   /** A place may be free. */

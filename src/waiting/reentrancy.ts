@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { LockNotHeldError } from "../contract/errors.ts";
-import type { Lock } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
 import { SiblingGate } from "./sibling-gate.ts";
 
 /** A lock that is held around the code that runs. */

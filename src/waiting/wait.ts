@@ -2,7 +2,7 @@ import { LockNotAcquiredError } from "../contract/errors.ts";
 import { isPassing } from "../postgres/passing-fault.ts";
 import { Alarm } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
-import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, Link, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import {
@@ -50,30 +50,32 @@ export interface AskedWait<G extends Granted, H> {
  *                          ▲  └── no place ──▶ polling ──a place, a tick, a release here──▶ trying
  *                          └──── a fault, a pause ────┘
  */
-export class Wait<G extends Granted, H> {
+export class Wait<G extends Granted, H> extends Link {
   readonly #around: WaitSurroundings;
   readonly #wanted: Wanted;
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #own: Around | undefined;
+  /** Whatever ends it: its caller's signal, the end of the locker, its bound. */
   readonly #over = new Stop();
-  /** Any of them ends it: the caller's, the locker's, and its bound. */
-  readonly #signals: ReadonlyArray<StopSignal | undefined>;
+  readonly #signals: readonly StopSignal[] = [this.#over];
   /** Its bound, by `performance.now()`. */
   readonly #until: number;
   /** The bound of its first try, as long as that is under way. */
   #tryUntil: number | undefined;
   #lastFault: Error | undefined;
   #isTold = false;
+  /** Of its bound, or of that of its first try. */
+  #alarm: Alarm<Wait<G, H>> | undefined;
 
   constructor(around: WaitSurroundings, asked: AskedWait<G, H>) {
+    super();
     const { wanted, store, hold } = asked;
     this.#own = asked.around;
     this.#around = around;
     this.#wanted = wanted;
     this.#store = store;
     this.#hold = hold;
-    this.#signals = [wanted.signal, wanted.alsoEndedBy, around.closing, this.#over];
     const start = performance.now();
     this.#until = start + wanted.wait;
     this.#tryUntil = start + Math.max(wanted.wait, firstTry);
@@ -81,19 +83,23 @@ export class Wait<G extends Granted, H> {
 
   /** @throws {LockNotAcquiredError} {LockerClosedError} the reason of the caller's signal, or what no waiting mends */
   async untilGranted(): Promise<H> {
-    const { id, mode } = this.#wanted;
-    const alarm = new Alarm<Wait<G, H>>(
-      this,
-      (wait) => (wait.#tryUntil ?? wait.#until) - performance.now(),
-      (wait) => wait.#end(),
-    );
+    const { id, mode, wait, signal, alsoEndedBy } = this.#wanted;
+    const endedBy = [signal, alsoEndedBy].filter((each) => each !== undefined);
+    const links = endedBy.map((each) => each.listen(() => this.#over.abort(each.reason)));
+    this.#around.closing.add(this);
+    const aborted = [...endedBy, this.#around.closing].find((each) => each.aborted);
+    if (aborted !== undefined) this.#over.abort(aborted.reason);
+    if (Number.isFinite(wait)) this.#alarm = new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#end);
     try {
       if (this.#store.skipsLine) return await this.#goOn({ isFirst: true });
       const place = this.#around.lines.join(id, mode);
       if (!place.isFirst) this.#tell();
       let granted = false;
       try {
+        const tryUntil = this.#tryUntil;
+        if (!place.isFirst) this.#keepBound();
         await abandonOnAbort(place.turn, this.#signals);
+        this.#tryUntil = tryUntil;
         const lock = await this.#goOn(place);
         granted = true;
         return lock;
@@ -101,7 +107,9 @@ export class Wait<G extends Granted, H> {
         this.#around.lines.leave(place, granted);
       }
     } finally {
-      alarm.stop();
+      this.#alarm?.stop();
+      this.cut();
+      for (const link of links) link.cut();
     }
   }
 
@@ -111,14 +119,27 @@ export class Wait<G extends Granted, H> {
     this.#isTold = true;
   }
 
+  /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
+  #keepBound(): void {
+    this.#tryUntil = undefined;
+    if (this.#wanted.wait < firstTry) this.#alarm?.reset();
+  }
+
+  /** The locker closes. */
+  override onAbort(): void {
+    this.#over.abort(this.#around.closing.reason);
+  }
+
+  static #left<G extends Granted, H>(this: void, wait: Wait<G, H>): number {
+    return (wait.#tryUntil ?? wait.#until) - performance.now();
+  }
+
   /** Its bound has passed. */
-  #end(): void {
-    const { key, wait } = this.#wanted;
-    const cause = this.#lastFault ?? (this.#around.hasConnected ? undefined : new Error("no answer"));
-    const reentrant = this.#own?.isHeld() ?? false;
-    this.#over.abort(
-      new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }),
-    );
+  static #end<G extends Granted, H>(this: void, of: Wait<G, H>): void {
+    const { key, wait } = of.#wanted;
+    const cause = of.#lastFault ?? (of.#around.hasConnected ? undefined : new Error("no answer"));
+    const reentrant = of.#own?.isHeld() ?? false;
+    of.#over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }));
   }
 
   /** Goes on until the lock is granted, in spite of any fault that waiting can mend. */
@@ -128,7 +149,7 @@ export class Wait<G extends Granted, H> {
       try {
         return await this.#waitInServer(place);
       } catch (error) {
-        const ended = this.#signals.some((signal) => signal?.aborted && signal.reason === error);
+        const ended = this.#over.aborted && this.#over.reason === error;
         if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
         // What is wrong with a client of the caller's is the caller's to mend.
         if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
@@ -162,8 +183,8 @@ export class Wait<G extends Granted, H> {
           this.#tell();
         }
         const left = this.#until - performance.now();
-        if (left <= 0 && this.#tryUntil === undefined) this.#end();
-        for (const signal of this.#signals) signal?.throwIfAborted();
+        if (left <= 0 && this.#tryUntil === undefined) Wait.#end(this);
+        this.#over.throwIfAborted();
         const isNext = poller === undefined ? polling.isEmpty : polling.isOldest(poller);
         if (place.isFirst && (isNext || store.bringsPlace) && store.hasPlaceToWait?.()) {
           if (poller !== undefined) polling.leave(poller);
@@ -173,6 +194,7 @@ export class Wait<G extends Granted, H> {
           if (lock !== undefined) return lock;
           this.#tryUntil = undefined;
         } else {
+          if (poller === undefined) this.#keepBound();
           poller ??= polling.join(this.#wanted.id);
           await abandonOnAbort(polling.sleep(poller), this.#signals);
           tries = true;

@@ -9,6 +9,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -16,27 +17,111 @@ import { until } from "../support/until.ts";
 
 const reason = new Error("the caller's own reason");
 
-describe("an acquire that is aborted", () => {
-  test("before it starts reserves nothing", async () => {
-    const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
-    const signal = AbortSignal.abort(reason);
-    await expect(locker.acquire(uniqueKey(), { signal })).rejects.toBe(reason);
-    await expect(locker.tryAcquire(uniqueKey(), { signal })).rejects.toBe(reason);
-    expect(pool.totalCount).toBe(0);
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  describe("an acquire that is aborted", () => {
+    test("before it starts reserves nothing", async () => {
+      const pool = createPool();
+      await using locker = new PostgresLocker({ sessions, pool });
+      const signal = AbortSignal.abort(reason);
+      await expect(locker.acquire(uniqueKey(), { signal })).rejects.toBe(reason);
+      await expect(locker.tryAcquire(uniqueKey(), { signal })).rejects.toBe(reason);
+      expect(pool.totalCount).toBe(0);
+    });
+
+    test("in the step in which it starts holds nothing", async () => {
+      const pool = createPool();
+      await using locker = new PostgresLocker({ sessions, pool });
+      const aborting = new AbortController();
+      const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
+      aborting.abort(reason);
+      await expect(acquired).rejects.toBe(reason);
+      await until(() => pool.totalCount === 1 && pool.idleCount === 1);
+      expect(await advisoryLocks()).toEqual([]);
+    });
+
+    test("after it was granted keeps its lock", async () => {
+      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      const aborting = new AbortController();
+      await using lock = await locker.acquire(uniqueKey(), { signal: aborting.signal });
+      expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
+      aborting.abort(reason);
+      await lock.refresh();
+      expect([lock.held, lock.signal.aborted]).toEqual([true, false]);
+    });
   });
 
-  test("in the step in which it starts holds nothing", async () => {
-    const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
-    const aborting = new AbortController();
-    const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
-    aborting.abort(reason);
-    await expect(acquired).rejects.toBe(reason);
-    await until(() => pool.totalCount === 1 && pool.idleCount === 1);
+  test("a storm of 2,000 acquires, aborted at random moments, leaves nothing", async () => {
+    const pool = createPool({ max: 8 });
+    const locker = new PostgresLocker({ sessions, pool });
+    const keys = Array.from({ length: 5 }, () => uniqueKey());
+    const random = mulberry32(20_240_517);
+    const signals: AbortSignal[] = [];
+    const counts = { granted: 0, aborted: 0, refused: 0 };
+    const one = async (i: number): Promise<void> => {
+      const aborting = new AbortController();
+      signals.push(aborting.signal);
+      const [moment, delay] = [random(), random() * 12];
+      // From the same step to some milliseconds later: before, during and after the way to the server and back.
+      if (moment < 0.2) queueMicrotask(() => aborting.abort(reason));
+      else if (moment < 0.4) setImmediate(() => aborting.abort(reason));
+      else if (moment < 0.85) setTimeout(() => aborting.abort(reason), delay);
+      let lock: Lock;
+      try {
+        lock = await locker.acquire(keys[i % keys.length] ?? "", { signal: aborting.signal });
+      } catch (error) {
+        if (error === reason) counts.aborted += 1;
+        else if (error instanceof LockNotAcquiredError && error.reason === "held") counts.refused += 1;
+        else throw error;
+        return;
+      }
+      counts.granted += 1;
+      // Too late, for those that were not aborted on the way.
+      aborting.abort(reason);
+      expect(lock.held).toBe(true);
+      await lock.release();
+    };
+    for (let start = 0; start < 2_000; start += 40) {
+      await Promise.all(Array.from({ length: 40 }, (_, i) => one(start + i)));
+    }
+    await until(() => pool.totalCount === pool.idleCount && pool.waitingCount === 0);
     expect(await advisoryLocks()).toEqual([]);
+    expect(signals.flatMap((signal) => getEventListeners(signal, "abort"))).toEqual([]);
+    // Both outcomes were there, whatever the load of the machine, or the storm proved little.
+    expect([counts.granted > 20, counts.aborted > 500]).toEqual([true, true]);
+    expect(counts.granted + counts.aborted + counts.refused).toBe(2_000);
+    await locker.close();
   });
 
+  describe("a refresh that is aborted", () => {
+    test("before it starts leaves the lock as it was", async () => {
+      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using lock = await locker.acquire(uniqueKey());
+      await expect(lock.refresh("1h", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+      expect([lock.held, lock.ttl]).toEqual([true, 30_000]);
+    });
+
+    test("while it is under way leaves the lock held", async () => {
+      await using proxy = await TcpProxy.start(databaseUrl());
+      await using locker = new PostgresLocker({
+        sessions,
+        pool: createPool({ connectionString: proxy.url }),
+      });
+      await using lock = await locker.acquire(uniqueKey());
+      proxy.freeze({ direction: "toClient" });
+      const aborting = new AbortController();
+      const refreshed = lock.refresh("1m", { signal: aborting.signal });
+      aborting.abort(reason);
+      await expect(refreshed).rejects.toBe(reason);
+      expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
+      proxy.thaw();
+      await lock.refresh();
+      expect([lock.held, lock.signal.aborted]).toEqual([true, false]);
+      expect(await holdersOf(lock.id)).toHaveLength(1);
+    });
+  });
+});
+
+describe("an acquire that is aborted", () => {
   test("while it waits for a connection sends nothing when that comes", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });
@@ -118,83 +203,6 @@ describe("an acquire that is aborted", () => {
     await expect(acquired).rejects.toBe(reason);
     await until(() => pool.totalCount === 0);
     await until(async () => (await advisoryLocks()).length === 0);
-  });
-
-  test("after it was granted keeps its lock", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    const aborting = new AbortController();
-    await using lock = await locker.acquire(uniqueKey(), { signal: aborting.signal });
-    expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
-    aborting.abort(reason);
-    await lock.refresh();
-    expect([lock.held, lock.signal.aborted]).toEqual([true, false]);
-  });
-});
-
-test("a storm of 2,000 acquires, aborted at random moments, leaves nothing", async () => {
-  const pool = createPool({ max: 8 });
-  const locker = new PostgresLocker({ pool });
-  const keys = Array.from({ length: 5 }, () => uniqueKey());
-  const random = mulberry32(20_240_517);
-  const signals: AbortSignal[] = [];
-  const counts = { granted: 0, aborted: 0, refused: 0 };
-  const one = async (i: number): Promise<void> => {
-    const aborting = new AbortController();
-    signals.push(aborting.signal);
-    const [moment, delay] = [random(), random() * 12];
-    // From the same step to some milliseconds later: before, during and after the way to the server and back.
-    if (moment < 0.2) queueMicrotask(() => aborting.abort(reason));
-    else if (moment < 0.4) setImmediate(() => aborting.abort(reason));
-    else if (moment < 0.85) setTimeout(() => aborting.abort(reason), delay);
-    let lock: Lock;
-    try {
-      lock = await locker.acquire(keys[i % keys.length] ?? "", { signal: aborting.signal });
-    } catch (error) {
-      if (error === reason) counts.aborted += 1;
-      else if (error instanceof LockNotAcquiredError && error.reason === "held") counts.refused += 1;
-      else throw error;
-      return;
-    }
-    counts.granted += 1;
-    // Too late, for those that were not aborted on the way.
-    aborting.abort(reason);
-    expect(lock.held).toBe(true);
-    await lock.release();
-  };
-  for (let start = 0; start < 2_000; start += 40) {
-    await Promise.all(Array.from({ length: 40 }, (_, i) => one(start + i)));
-  }
-  await until(() => pool.totalCount === pool.idleCount && pool.waitingCount === 0);
-  expect(await advisoryLocks()).toEqual([]);
-  expect(signals.flatMap((signal) => getEventListeners(signal, "abort"))).toEqual([]);
-  // Both outcomes were there, whatever the load of the machine, or the storm proved little.
-  expect([counts.granted > 20, counts.aborted > 500]).toEqual([true, true]);
-  expect(counts.granted + counts.aborted + counts.refused).toBe(2_000);
-  await locker.close();
-});
-
-describe("a refresh that is aborted", () => {
-  test("before it starts leaves the lock as it was", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using lock = await locker.acquire(uniqueKey());
-    await expect(lock.refresh("1h", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
-    expect([lock.held, lock.ttl]).toEqual([true, 30_000]);
-  });
-
-  test("while it is under way leaves the lock held", async () => {
-    await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
-    await using lock = await locker.acquire(uniqueKey());
-    proxy.freeze({ direction: "toClient" });
-    const aborting = new AbortController();
-    const refreshed = lock.refresh("1m", { signal: aborting.signal });
-    aborting.abort(reason);
-    await expect(refreshed).rejects.toBe(reason);
-    expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
-    proxy.thaw();
-    await lock.refresh();
-    expect([lock.held, lock.signal.aborted]).toEqual([true, false]);
-    expect(await holdersOf(lock.id)).toHaveLength(1);
   });
 });
 

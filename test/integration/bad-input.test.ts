@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   type AcquireOptions,
   DatabaseError,
@@ -23,6 +23,7 @@ import {
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 const pool = createPool({ max: 2 });
@@ -387,31 +388,39 @@ test("there are at least forty of them", () => {
   expect(rows.length).toBeGreaterThanOrEqual(40);
 });
 
-test("a key of a megabyte works", async () => {
-  const key = uniqueKey() + "x".repeat(1024 * 1024);
-  await using lock = await locker.acquire(key);
-  expect(await holdersOf(lockId(0, key))).toHaveLength(1);
-  expect(lock.key).toBe(key);
-});
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  test("a key of a megabyte works", async () => {
+    const key = uniqueKey() + "x".repeat(1024 * 1024);
+    await using own = new PostgresLocker({ sessions, pool });
+    await using lock = await own.acquire(key);
+    expect(await holdersOf(lockId(0, key))).toHaveLength(1);
+    expect(lock.key).toBe(key);
+  });
 
-test("the lowest namespace works", async () => {
-  const key = uniqueKey();
-  await using lowest = new PostgresLocker({ pool, namespace: -(2 ** 31) });
-  await using _lock = await lowest.acquire(key);
-  expect(await holdersOf(lockId(-(2 ** 31), key))).toHaveLength(1);
-});
+  test("the lowest namespace works", async () => {
+    const key = uniqueKey();
+    await using lowest = new PostgresLocker({ sessions, pool, namespace: -(2 ** 31) });
+    await using _lock = await lowest.acquire(key);
+    expect(await holdersOf(lockId(-(2 ** 31), key))).toHaveLength(1);
+  });
 
-test("a TTL of 30 days works: no timer overflows", async () => {
-  await using lock = await locker.acquire(uniqueKey(), { ttl: "720h" });
-  await lock.refresh();
-  expect(lock.held).toBe(true);
-  expect(lock.signal.aborted).toBe(false);
-});
+  test("a TTL of 30 days works: no timer overflows", async () => {
+    await using own = new PostgresLocker({ sessions, pool });
+    await using lock = await own.acquire(uniqueKey(), { ttl: "720h" });
+    await lock.refresh();
+    expect(lock.held).toBe(true);
+    expect(lock.signal.aborted).toBe(false);
+  });
 
-test("a connWaitTimeout of 30 days works: no timer overflows", async () => {
-  await using patient = new PostgresLocker({ pool: createPool({ max: 1 }), connWaitTimeout: "720h" });
-  await using lock = await patient.acquire(uniqueKey());
-  expect(lock.held).toBe(true);
+  test("a connWaitTimeout of 30 days works: no timer overflows", async () => {
+    await using patient = new PostgresLocker({
+      sessions,
+      pool: createPool({ max: 1 }),
+      connWaitTimeout: "720h",
+    });
+    await using lock = await patient.acquire(uniqueKey());
+    expect(lock.held).toBe(true);
+  });
 });
 
 test("the pool's own time-out, when it comes after the locker's, crashes nothing", async () => {

@@ -167,7 +167,7 @@ test("to a host that is dead: comes to an end within seconds, and leaves no conn
   expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
 });
 
-test("of what is no client of node-postgres, or has not been connected: nothing is done", async () => {
+test("a client that is not node-postgres's, or not connected, is left alone", async () => {
   const never = new pg.Client({ connectionString: databaseUrl() });
   for (const client of [{}, { connection: {} }, { query: () => {} }, never]) {
     await cancelStatement(client as unknown as Client);

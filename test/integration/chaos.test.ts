@@ -12,7 +12,7 @@ function run(...args: string[]): Promise<{ code: unknown; output: string }> {
   });
 }
 
-test("a seed gives the faults, and their times: of every kind, the same ones again, and others for another seed", async () => {
+test("a seed gives the same faults at the same times; another seed gives others", async () => {
   const plan = (seed: number) => run("--plan", "--minutes", "1", "--seed", String(seed));
   const [one, again, another] = await Promise.all([plan(42), plan(42), plan(43)]);
   expect(again).toEqual(one);
@@ -26,7 +26,7 @@ test("a seed gives the faults, and their times: of every kind, the same ones aga
   }
 });
 
-test("under every kind of fault nobody holds beside another, nothing leaks, and no late write gets through", async () => {
+test("under every fault no two hold at once, nothing leaks, no late write passes", async () => {
   const { code, output } = await run("--minutes", "1");
   expect(code, output).toBe(0);
   expect(output).toMatch(/^ {2}overlaps +0 while no session was ended by others, \d+ afterwards$/m);

@@ -114,7 +114,7 @@ describe("pg-locker break --yes", () => {
       const { status, stderr } = await cli(["break", key, "--yes", "--url", server.url], onDatabase());
       expect(status).toBe(70);
       expect(stderr).toBe(
-        `pg-locker: Session ${pid} has the lock still, 5 s after it was told to end: it does not answer\n`,
+        `pg-locker: Session ${pid} still has the lock, 5 s after it was told to end: it does not react\n`,
       );
     } finally {
       process.kill(pid, "SIGCONT");
@@ -131,7 +131,7 @@ describe("without a terminal, and without --yes,", () => {
     const [pid] = await holdersOf(lock.id);
     expect(status).toBe(64);
     expect(stdout).toContain(key);
-    expect(stderr).toBe(`pg-locker: End session ${pid}? Say --yes, where nobody can be asked\n`);
+    expect(stderr).toBe(`pg-locker: End session ${pid}? Nobody can be asked here: say --yes\n`);
     expect(lock.held).toBe(true);
   });
 });
@@ -199,7 +199,7 @@ describe("in a terminal, break asks", () => {
     const [pid] = await holdersOf(now.id);
     terminal.type("y\r");
     expect((await terminal.ended).status).toBe(0);
-    expect(terminal.output).toContain("It was given back meanwhile");
+    expect(terminal.output).toContain("It was released in the meantime");
     expect(terminal.output).toContain(`Session ${pid} has it now`);
     expect(await holdersOf(now.id)).toEqual([pid]);
     expect([other.held, now.held]).toEqual([true, true]);

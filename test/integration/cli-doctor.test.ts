@@ -30,7 +30,7 @@ test("a fit database has a line for each check, a verdict, and the exit status 0
   expect(stdout).not.toContain(colour);
 });
 
-test("what is not as it could be is a warning with its advice below, and the exit status is 0", async () => {
+test("doctor prints a warning with its advice below, and exits with 0", async () => {
   const name = uniqueKey("role").replace(":", "_");
   await onServer(`create role ${name} login password 'secret'`);
   await onServer(`alter role ${name} set idle_in_transaction_session_timeout = '1min'`);
@@ -60,7 +60,7 @@ test("a pooler that shares sessions is a line that fails, and the exit status is
   expect(await advisoryLocks()).toEqual([]);
 });
 
-test("a server that refuses is a line that fails, without the password, and the exit status is 1", async () => {
+test("doctor shows a server that refuses as a failed line without the password, exit 1", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await proxy.refuse();
   const url = new URL(proxy.url);
@@ -82,7 +82,7 @@ test("a frozen server is a line that fails, and the process ends", async () => {
   expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: no answer within 5000 ms/m);
 });
 
-test("a server that freezes while it is looked at is a line that fails, and the process ends", async () => {
+test("doctor shows a server that freezes meanwhile as a failed line, and ends", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   proxy.delay(100);
   await using child = CliChild.start(["doctor", "--url", proxy.url]);

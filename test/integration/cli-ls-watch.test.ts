@@ -107,7 +107,7 @@ describe("pg-locker ls --watch", () => {
     expect(plain.output).toMatch(/^pg-locker: Looking/);
   });
 
-  test("shows as many lines as the terminal has room for, and is drawn anew when that changes", async () => {
+  test("shows as many lines as the terminal has, and redraws when its size changes", async () => {
     const client = await connect({ application_name: "x" });
     await client.query("select pg_advisory_lock(id) from generate_series(1, 60) as id");
     // No look would come in time.
@@ -141,7 +141,7 @@ describe("pg-locker ls --watch", () => {
 
   test.each([
     [["--watch"], "--watch redraws a terminal: it goes neither with --json nor into a pipe"],
-    [["--watch", "5"], 'Unexpected "5" behind --watch, whose value is given as --watch=VALUE'],
+    [["--watch", "5"], 'Unexpected "5" after --watch: give its value as --watch=VALUE'],
   ])("is for a terminal: %s", async (args, sentence) => {
     const { status, stderr } = await cli(["ls", ...args], onDatabase());
     expect([status, stderr]).toEqual([64, `pg-locker: ${sentence}\n`]);
@@ -162,7 +162,7 @@ describe("pg-locker ls --watch", () => {
 const bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].find((file) => existsSync(file));
 
 test.skipIf(bash === undefined)(
-  "Ctrl-Z gives the shell its screen back, and fg takes it again (skipped where there is no bash)",
+  "Ctrl-Z gives the screen back to the shell, fg takes it (skipped without bash)",
   async () => {
     const { env } = onDatabase({ PS1: "ready> ", HISTFILE: undefined });
     await using terminal = Terminal.start(bash ?? "", ["--norc", "--noprofile", "-i"], { env });

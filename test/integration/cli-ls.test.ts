@@ -24,8 +24,8 @@ const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const head = /^STATE +MODE +PID +USER +HOST +SESSION +ACTIVE +NAMESPACE +ID +KEY$/;
 const user = new URL(databaseUrl()).username;
 
-function createLocker(sessions: "dedicated" | "shared", namespace = 0): PostgresLocker {
-  return new PostgresLocker({ pool: createPool(), sessions, namespace });
+function createLocker(sessions: "dedicated" | "shared", namespace = 0, more = {}): PostgresLocker {
+  return new PostgresLocker({ pool: createPool(), sessions, namespace, ...more });
 }
 
 const { hostname, port, pathname } = new URL(databaseUrl());
@@ -52,7 +52,7 @@ describe("pg-locker ls", () => {
     expect((await cli(["ls", "--json"], onDatabase())).stdout).toBe("[]\n");
   });
 
-  test("shows a holder, and who waits for it, in the server and in a process of this library", async () => {
+  test("shows a holder and its waiters, in the server and in this library's processes", async () => {
     await using holder = createLocker("dedicated", 7);
     await using waiter = createLocker("shared", 7);
     const key = uniqueKey();
@@ -78,16 +78,31 @@ describe("pg-locker ls", () => {
     await using _had = await waits;
   });
 
-  test("shows of a session of many locks, and of another application, the name in the place of the key", async () => {
+  test("shows the key of a lock on a shared session, and the name of another app", async () => {
     await using locker = createLocker("shared", 7);
-    await using lock = await locker.acquire(uniqueKey(), { mode: "shared" });
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key, { mode: "shared" });
     const byHand = await connect({ application_name: "cron\u001b[31m" });
     await byHand.query("select pg_advisory_lock(-42)");
-    const rows = await rowsOf(["ls"]);
+    const rows = await until(
+      async () => {
+        const seen = await rowsOf(["ls"]);
+        return seen.some((row) => row.endsWith(key)) && seen;
+      },
+      { deadline: 15_000 },
+    );
     const [shared] = rows.filter((row) => row.includes(` ${lock.id} `));
-    expect(shared).toMatch(/^held +shared +\d+ .* 7 +-?\d+ +\[pg-locker 7 \(shared\)\]$/);
+    expect(shared).toMatch(new RegExp(`^held +shared +\\d+ .* 7 +-?\\d+ +${key}$`));
     const [other] = rows.filter((row) => row.includes(" -42 "));
     expect(other).toMatch(/^held +exclusive +\d+ .* - +-42 +\[cron.*31m\]$/);
+  });
+
+  test("shows the name of the session if the holder of a lock on a shared session doesn't tell the key", async () => {
+    await using locker = createLocker("shared", 7, { tellKeys: false });
+    await using _lock = await locker.acquire(uniqueKey());
+    expect((await rowsOf(["ls"]))[0]).toMatch(
+      /^held +exclusive +\d+ .* 7 +-?\d+ +\[pg-locker 7 \(shared\)\]$/,
+    );
   });
 
   test("is a table whatever a key has in it", async () => {
@@ -108,7 +123,7 @@ describe("pg-locker ls", () => {
     expect(new Set(rows.map((row) => row.search(/[a-d][^ ]*$/))).size).toBe(1);
   });
 
-  test("shows with --namespace what is of that, and who holds what somebody of it waits for", async () => {
+  test("--namespace shows its own locks, and who holds what its waiters want", async () => {
     await using locker = createLocker("dedicated", 7);
     await using other = createLocker("dedicated", 8);
     const key = uniqueKey();
@@ -157,6 +172,7 @@ describe("pg-locker ls", () => {
       sessionState: "idle",
       sessionSince: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as string,
       activeAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as string,
+      description: null,
       isHidden: false,
     });
     const other = locks.find(({ id }) => id === "9223372036854775807");
@@ -177,7 +193,7 @@ describe("pg-locker ls", () => {
       expect(stdout).toMatch(
         new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
       );
-      expect(stdout).toContain('PostgreSQL hides from this role what is shown as "?"');
+      expect(stdout).toContain('"?" is what PostgreSQL hides from this role');
       expect(stdout).toContain("GRANT pg_read_all_stats");
       expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain(
         "GRANT pg_read_all",
@@ -211,7 +227,7 @@ describe("pg-locker ls", () => {
 
 describe("pg-locker who", () => {
   test.each(["dedicated", "shared"] as const)(
-    "shows the holder of a key, and who waits, under the key, and exits with 0: %s sessions",
+    "shows a key's holder and waiters below the key, and exits with 0: %s sessions",
     async (sessions) => {
       await using holder = createLocker(sessions, 7);
       await using waiter = createLocker(sessions, 7);

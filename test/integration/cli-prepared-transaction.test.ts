@@ -7,7 +7,7 @@ import { cli } from "../support/cli.ts";
 // Each starts several processes, and some a server.
 vi.setConfig({ testTimeout: 60_000 });
 
-test("a lock that a prepared transaction holds is shown with its gid, also after a restart, and break says what frees it", async () => {
+test("a prepared transaction's lock shows its gid, and break says what frees it", async () => {
   const settings = { max_prepared_transactions: 5 };
   await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
   const pool = new pg.Pool({ connectionString: server.url, max: 1 });

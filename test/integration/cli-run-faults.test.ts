@@ -89,7 +89,7 @@ test("SIGKILL of pg-locker while it waits leaves nothing behind", async () => {
   await locked.cli.ended;
 });
 
-test("SIGKILL of the process that runs the command ends the command; the lock is given back, and 70", async () => {
+test("SIGKILL of the process that runs the command ends it, frees the lock, exits 70", async () => {
   await using locked = await runLocked(deaf, { args: ["--ttl", "10m"] });
   process.kill(locked.runner, "SIGKILL");
   const { status, stderr } = await locked.cli.ended;
@@ -114,7 +114,7 @@ test("SIGKILL of both frees the lock at once, and the command runs on", async ()
   expect((await locked.cli.ended).signal).toBe("SIGKILL");
 });
 
-test("SIGSTOP of pg-locker: the command is stopped before the server frees the lock, and 79", async () => {
+test("SIGSTOP of pg-locker stops the command before the server frees the lock: 79", async () => {
   await using locked = await runLocked(stubborn, { args: ["--ttl", "8s", "--grace", "2s"] });
   locked.cli.signal("SIGSTOP");
   await diesBeforeItsLock(locked);
@@ -141,7 +141,7 @@ test("a cut network: the command is dead before the server frees the lock, and 7
   expect(stderr).toMatch(/could not be refreshed in time|no answer within \d+ ms; the command was stopped/);
 });
 
-test("answers that stop coming: the lock is kept until the command has ended, though pg-locker has given up", async () => {
+test("if answers stop coming, the lock is kept until the command has ended", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await using locked = await runLocked(stubborn, {
     args: ["--ttl", "24s", "--grace", "3s"],
@@ -242,7 +242,7 @@ test.each([[[]], [["--wait=1s"]]])(
     expect(stderr).toContain("ECONNREFUSED");
   },
 );
-test("a server that has only been started is 69 with a recovery grace, whatever -E says; and a wait outlasts it", async () => {
+test("a server just started exits 69 with a recovery grace, and a wait outlasts it", async () => {
   await using server = await PostgresServer.start({ major: inject("postgresMajor") });
   const database = onDatabase({ DATABASE_URL: server.url });
   const refused = await cli(["run", "k", "--recovery-grace", "1h", "-E", "0", "--", "echo", "run"], database);

@@ -5,7 +5,7 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Work } from "../../src/cli/run/control-channel.ts";
-import { later, left, marginOf, now } from "../../src/cli/run/deadline.ts";
+import { currentMoment, later, left, marginOf } from "../../src/cli/run/deadline.ts";
 import { SupervisedCommand } from "../../src/cli/run/supervised-command.ts";
 import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
@@ -23,7 +23,7 @@ function work(script: string, environment = {}): Work {
     isRaw: false,
     environment,
     mark: randomUUID(),
-    until: later(now(), anHour),
+    until: later(currentMoment(), anHour),
     grace,
     margin: 100,
   };
@@ -40,9 +40,9 @@ async function startDeaf(): Promise<SupervisedCommand> {
 }
 
 describe("a command that is supervised", () => {
-  test("is killed, whatever its grace, where the wall clock says that the lock may be another's: the machine was suspended", async () => {
+  test("is killed without a grace if the machine slept past the lock's TTL", async () => {
     const command = await startDeaf();
-    const { monotonic, wall } = now();
+    const { monotonic, wall } = currentMoment();
     command.believeUntil({ monotonic: monotonic + anHour, wall });
     expect(await command.ended).toEqual({
       is: "ended",
@@ -55,7 +55,7 @@ describe("a command that is supervised", () => {
 
   test("is killed where the monotonic clock says so: the wall clock was set back", async () => {
     const command = await startDeaf();
-    const { monotonic, wall } = now();
+    const { monotonic, wall } = currentMoment();
     command.believeUntil({ monotonic, wall: wall + anHour });
     expect(await command.ended).toMatchObject({ signal: constants.signals.SIGKILL, stopped: "deadline" });
   });
@@ -69,16 +69,16 @@ describe("a command that is supervised", () => {
 
   test("ends by itself, and then no signal goes to what was its group", async () => {
     const command = new SupervisedCommand(work("exit 7"));
-    command.believeUntil(later(now(), 2 * anHour));
+    command.believeUntil(later(currentMoment(), 2 * anHour));
     expect(await command.ended).toEqual({ is: "ended", status: 7, signal: null });
-    // Its group may be another's by now.
+    // Its group may be another's by currentMoment.
     command.signal("SIGKILL");
     command.stop("told", 0);
   });
 });
 
 test("a moment is as near as the clock says that has moved further", () => {
-  const { monotonic, wall } = now();
+  const { monotonic, wall } = currentMoment();
   expect(left({ monotonic: monotonic + 5_000, wall: wall + 60_000 })).toBeLessThanOrEqual(5_000);
   expect(left({ monotonic: monotonic + 60_000, wall: wall + 5_000 })).toBeLessThanOrEqual(5_000);
 });
@@ -87,6 +87,6 @@ test.each([
   [1_000, 100],
   [30_000, 2_060],
   [86_400_000, 174_800],
-])("the margin of a TTL of %s ms is %s ms: a tenth, or more than its clocks can differ", (ttl, margin) => {
+])("the margin of a TTL of %s ms is %s ms: a tenth, or how far clocks may differ", (ttl, margin) => {
   expect(marginOf(ttl)).toBe(margin);
 });

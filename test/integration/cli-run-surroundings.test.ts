@@ -57,8 +57,53 @@ describe.skipIf(!canMakeNamespaces)("as the first process of a container, pg-loc
   });
 });
 
+// The line of docs/cli.md for a container without an init: the shell waits, and so is told of orphans that have ended.
+const shellAsInit = `p=$!; trap 'kill -TERM $p; wait $p; exit $?' TERM; wait $p`;
+
+describe.skipIf(!canMakeNamespaces)(
+  "behind a shell that is the first process of a container, pg-locker run",
+  () => {
+    const inShell = (key: string, script: string): string[] => [
+      ...namespace,
+      "sh",
+      "-c",
+      `"$@" & ${shellAsInit}`,
+      "sh",
+      ...[process.execPath, main, "run", key, "--", "sh", "-c", script],
+    ];
+
+    test("has the command's status, and what has lost its parent and has ended is gone", async () => {
+      const orphaned = "(sleep 0.1 &); sleep 0.5";
+      const zombies = "ps -eo stat= | grep -c Z";
+      const { status, stdout } = spawnSync(
+        "unshare",
+        inShell(uniqueKey(), `${orphaned}; ${zombies}; exit 5`),
+        {
+          env: { ...process.env, DATABASE_URL: databaseUrl() },
+          encoding: "utf8",
+        },
+      );
+      expect([status, stdout]).toEqual([5, "0\n"]);
+    });
+
+    test("is passed SIGTERM, and has the status of a command that ends by it", async () => {
+      const child = spawn(
+        "unshare",
+        inShell(uniqueKey(), "trap 'exit 7' TERM; echo begun; sleep 60 & wait"),
+        {
+          env: { ...process.env, ...onDatabase().env } as NodeJS.ProcessEnv,
+          stdio: ["ignore", "pipe", "inherit"],
+        },
+      );
+      await once(child.stdout, "data");
+      process.kill(childOf(child.pid), "SIGTERM");
+      expect(await once(child, "exit")).toEqual([7, null]);
+    });
+  },
+);
+
 describe("systemd", () => {
-  test("hears from the command itself: its variables are passed on, and those for one process are for the command", async () => {
+  test("passes its variables to the command, those for one process too", async () => {
     const script = 'echo "$NOTIFY_SOCKET $WATCHDOG_USEC"; test "$WATCHDOG_PID" = $$ && echo own';
     const line = `WATCHDOG_PID=$$ exec "$NODE" "$MAIN" run "$KEY" -- sh -c '${script}'`;
     const { stdout } = spawnSync("sh", ["-c", line], {

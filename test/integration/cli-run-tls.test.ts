@@ -9,7 +9,7 @@ import { until } from "../support/until.ts";
 const patient = { deadline: 15_000 };
 
 test.skipIf(!hasOpenssl)(
-  "by TLS, too, the lock is refreshed, and outlives a SIGKILL of pg-locker until the command has ended (skipped without openssl)",
+  "over TLS, the lock is refreshed and outlives a SIGKILL (skipped without openssl)",
   async () => {
     await using server = await PostgresServer.start({ major: inject("postgresMajor") });
     const admin = new pg.Client({ connectionString: server.url });

@@ -10,7 +10,7 @@ import { until } from "../support/until.ts";
 
 const patient = { deadline: 15_000 };
 
-test("over a Unix socket, too, the lock outlives a SIGKILL of pg-locker until the command has ended", async () => {
+test("over a Unix socket, the lock outlives a SIGKILL until the command has ended", async () => {
   const { hostname, port, username, pathname } = new URL(databaseUrl());
   const directory = await mkdtemp(join(tmpdir(), "pg-locker-"));
   const sockets = new Set<Socket>();

@@ -68,7 +68,7 @@ describe("the command's own", () => {
     expect([status, stdout]).toEqual([3, "2\n"]);
   });
 
-  test("environment has the key, the id and the namespace of the lock, and a fencing token that grows", async () => {
+  test("environment has the lock's key, id, namespace and a growing fencing token", async () => {
     const key = uniqueKey();
     const shown = async (args: readonly string[]) => {
       const { stdout } = await run(args, ["env"], key);
@@ -88,7 +88,7 @@ describe("the command's own", () => {
     expect(tokens[1]).toBeGreaterThan(tokens[0] ?? 0n);
   });
 
-  test("environment has no fencing token where the lock is shared, not even that of a run around it", async () => {
+  test("environment has no token of a shared lock, nor that of an outer run", async () => {
     const args = ["run", uniqueKey(), "--shared", "--", "env"];
     const { stdout } = await cli(args, onDatabase({ PG_LOCKER_FENCING_TOKEN: "7" }));
     expect(stdout).toContain("PG_LOCKER_KEY=");
@@ -182,7 +182,7 @@ describe("a lock that is held elsewhere", () => {
     }
   });
 
-  test("is waited for as long as it is said, and 124: -w in seconds as flock has it, --wait as a duration", async () => {
+  test("is waited for as long as -w (seconds) or --wait (a duration) says, then 124", async () => {
     await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
@@ -335,14 +335,14 @@ describe("a password", () => {
 });
 
 test.each([
-  ["no -- and no command", ["k"], "Expected -- and a command behind it"],
+  ["no -- and no command", ["k"], "Expected -- and a command after it"],
   [
     "a command without --",
     ["k", "echo"],
-    'Unexpected "echo": what is run comes behind --, as in pg-locker run k -- echo',
+    'Unexpected "echo": put -- before the command, as in pg-locker run k -- echo',
   ],
-  ["no command behind --", ["k", "--"], "Expected a command behind --, got nothing"],
-  ["two --", ["k", "--", "--", "echo"], "Expected a command behind --, got a second --"],
+  ["no command behind --", ["k", "--"], "Expected a command after --, got nothing"],
+  ["two --", ["k", "--", "--", "echo"], "Expected a command after --, got a second --"],
   ["no key", ["--", "echo"], "Expected a key: pg-locker run KEY"],
   ["an empty key", ["", "--", "echo"], "Expected `key` to have at least one character"],
   [

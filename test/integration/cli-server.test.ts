@@ -9,7 +9,7 @@ vi.setConfig({ testTimeout: 60_000 });
 
 const patient = { deadline: 15_000, interval: 50 };
 
-test("ten commands that start at the same moment start one server, and each is told which it uses", async () => {
+test("ten commands that start at once start one server, and each names it", async () => {
   await using user = await UserState.create();
   const ended = await Promise.all(Array.from({ length: 10 }, () => user.cli(["ls"])));
   const where = `Database postgres on ${user.folder}/socket (port 5432) (the PostgreSQL of your own)`;
@@ -23,7 +23,7 @@ test("ten commands that start at the same moment start one server, and each is t
   const used = `${begin}using the PostgreSQL of this user in ${user.folder}${end}`;
   expect(said).toEqual([started, ...Array(9).fill(used)]);
   expect(user.servers()).toHaveLength(1);
-  expect(user.processes().filter(({ command }) => command.includes("own-server/program"))).toHaveLength(1);
+  expect(user.processes().filter(({ command }) => command.includes("/program.js"))).toHaveLength(1);
 
   const { pid } = await user.status();
   expect(user.servers()).toEqual([pid]);
@@ -48,7 +48,7 @@ test("run, ls, who, break and doctor work on it, and meet there", async () => {
   expect(await holder.ended).toMatchObject({ status: 79 });
 });
 
-test("a database that is named is used instead: nothing is started, and nothing is made", async () => {
+test("a database that is named is used instead, and no server is started or made", async () => {
   await using user = await UserState.create();
   const named = [{ DATABASE_URL: "postgres://127.0.0.1:1/x" }, { PGHOST: "127.0.0.1", PGPORT: "1" }];
   for (const env of named) {
@@ -82,7 +82,7 @@ test("server status says whether it runs, where, and who uses it", async () => {
   expect((JSON.parse(json) as { idleTimeLeft: number }).idleTimeLeft).toBeLessThanOrEqual(60_000);
 });
 
-test("server stop refuses while it is in use; with --force the lock is lost, and the command is stopped", async () => {
+test("server stop refuses while it is in use; with --force the command is stopped", async () => {
   await using user = await UserState.create();
   await using holder = await user.hold();
   const refused = await user.cli(["server", "stop"]);
@@ -97,7 +97,7 @@ test("server stop refuses while it is in use; with --force the lock is lost, and
   await user.isEmpty();
 });
 
-test("it stops by itself when it is unused, and not while a command runs for longer than that", async () => {
+test("it stops by itself when unused, and not while a command runs for longer", async () => {
   await using user = await UserState.create();
   const short = { PG_LOCKER_SERVER_IDLE_SECONDS: "1" };
   await using holder = await user.hold(short);

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { chmod, chown, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, chown, copyFile, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
@@ -101,6 +101,37 @@ describe.skipIf(withoutOpenssl)("sslmode (skipped without openssl)", () => {
     expect(stderr).toMatch(reason);
     expect(stderr.trimEnd().split("\n")).toHaveLength(1);
   });
+
+  test.skipIf(spawnSync("psql", ["--version"]).error !== undefined)(
+    "whether a connection is made is as with psql, for each mode and each file of roots (skipped without psql)",
+    async () => {
+      const strange = join(home, "strange.pem");
+      const args = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"];
+      expect(spawnSync("openssl", [...args, "-keyout", join(home, "x"), "-out", strange]).status).toBe(0);
+      const modes = ["allow", "prefer", "require", "verify-ca", "verify-full"];
+      const homes = await Promise.all(
+        [undefined, root, strange].map(async (file) => {
+          const folder = await mkdtemp(join(home, "home-"));
+          await mkdir(join(folder, ".postgresql"));
+          if (file !== undefined) await copyFile(file, join(folder, ".postgresql", "root.crt"));
+          return { HOME: folder };
+        }),
+      );
+      const named = [root, strange].map((file) => ({ HOME: home, PGSSLROOTCERT: file }));
+      const all = [...homes, ...named].flatMap((env) => modes.map((PGSSLMODE) => ({ ...env, PGSSLMODE })));
+      const url = `postgres://postgres@localhost:${port}/postgres`;
+      const differing = await Promise.all(
+        all.map(async (env) => {
+          const ours = (await ls(env)).status === 0;
+          const psql = spawnSync("psql", [url, "-c", "select 1"], {
+            env: { PATH: process.env["PATH"], ...env },
+          });
+          return ours === (psql.status === 0) ? [] : [{ ...env, ours, psql: String(psql.stderr) }];
+        }),
+      );
+      expect(differing.flat()).toEqual([]);
+    },
+  );
 
   test("run is as silent, and encrypts", async () => {
     const url = `postgres://postgres@localhost:${port}/postgres?sslmode=require`;

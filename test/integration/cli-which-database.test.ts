@@ -35,7 +35,7 @@ async function ls(env: NonNullable<CliOptions["env"]>, args: readonly string[] =
   return stdout;
 }
 
-describe("a name that is given, and can't be used, is 64 and names what has it; nothing is started", () => {
+describe("a name that can't be used exits with 64, says where it is, starts nothing", () => {
   test.each<[string, CliOptions["env"], string[]]>([
     ["DATABASE_URL", { DATABASE_URL: "" }, []],
     ["DATABASE_URL", { DATABASE_URL: " \n", PGHOST: hostname }, []],
@@ -111,7 +111,7 @@ async function requirePassword(role: string): Promise<void> {
 }
 
 describe("what libpq reads is read:", () => {
-  test("a service, of the file that is named and of the home folder; what is said beside it fills in what it leaves open", async () => {
+  test("a service of the named file or the home folder, for what isn't said beside it", async () => {
     await using files = await folder();
     const lines = `# ours\n[other]\nhost=/nowhere\n[prod]\nhost=${hostname}\nport=${port}\n`;
     const file = await files.write(".pg_service.conf", `${lines}dbname=${dbname}\n\n[last]\nhost=x\n`);
@@ -186,7 +186,7 @@ describe("what libpq reads is read:", () => {
 });
 
 test.skipIf(process.getuid?.() !== 0)(
-  "a user id without an account is told what to set, in a sentence (skipped but for root)",
+  "a user id without an account is told what to set (skipped unless root)",
   async () => {
     const account = { uid: 54_321, gid: 54_321 };
     const bare = { HOME: undefined, USER: undefined, LOGNAME: undefined };

@@ -47,7 +47,7 @@ test.each([
   [
     "a command without --",
     ["run", "k", "ls", "-la"],
-    'Unexpected "ls": what is run comes behind --, as in pg-locker run k -- ls -la',
+    'Unexpected "ls": put -- before the command, as in pg-locker run k -- ls -la',
   ],
   ["a key and --key", ["id", "--key", "-x", "y"], 'Unexpected "y": pg-locker id KEY'],
   [
@@ -66,7 +66,7 @@ test.each([
   [
     "a value that should come behind =",
     ["run", "--wait", "10s", "k", "--", "true"],
-    'Unexpected "10s" behind --wait, whose value is given as --wait=VALUE',
+    'Unexpected "10s" after --wait: give its value as --wait=VALUE',
   ],
   [
     "an unknown option",
@@ -106,7 +106,7 @@ test.each(["1500000us", "1.5s", "1s500ms", "2.s", "+2s", "0.05m", "1500000\u00b5
   async (ttl) => {
     // What comes after it is read: the command is missing.
     const { stderr } = await cli(["run", "k", `--ttl=${ttl}`]);
-    expect(stderr).toContain("Expected -- and a command behind it");
+    expect(stderr).toContain("Expected -- and a command after it");
   },
 );
 

@@ -9,100 +9,177 @@ import {
 } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-describe("close", () => {
-  test.each([0, 1, 5, 10])("in the middle of fifty acquires, %i granted, leaves nothing", async (granted) => {
-    const pool = createPool({ max: 10 });
-    const locker = new PostgresLocker({ pool });
-    const locks: Lock[] = [];
-    let reached: () => void = () => {};
-    const enough = new Promise<void>((resolve) => {
-      reached = resolve;
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  describe("close", () => {
+    test.each([0, 1, 5, 10])(
+      "in the middle of fifty acquires, %i granted, leaves nothing",
+      async (granted) => {
+        const pool = createPool({ max: 10 });
+        const locker = new PostgresLocker({ sessions, pool });
+        const locks: Lock[] = [];
+        let reached: () => void = () => {};
+        const enough = new Promise<void>((resolve) => {
+          reached = resolve;
+        });
+        const acquires = Array.from({ length: 50 }, async () => {
+          const lock = await locker.acquire(uniqueKey());
+          if (locks.push(lock) === granted) reached();
+        });
+        if (granted > 0) await enough;
+        const closed = locker.close();
+        const outcomes = Promise.allSettled(acquires);
+        await closed;
+        // At once, not a moment later.
+        expect(await advisoryLocks()).toEqual([]);
+        expect(locks.length).toBeGreaterThanOrEqual(granted);
+        expect(locks.every((lock) => !lock.held)).toBe(true);
+        const rejected = (await outcomes).filter((outcome) => outcome.status === "rejected");
+        expect(rejected).toHaveLength(50 - locks.length);
+        expect(rejected.every(({ reason }) => reason instanceof LockerClosedError)).toBe(true);
+        // Connections that were still being made come back untouched.
+        await until(() => pool.waitingCount === 0 && pool.idleCount === pool.totalCount);
+        expect(await advisoryLocks()).toEqual([]);
+        expect(pool.ending).toBe(false);
+        await pool.query("select 1");
+      },
+    );
+
+    test("is waited for by fifty acquires without a warning of a leak", async () => {
+      const warnings: Error[] = [];
+      const onWarning = (warning: Error): unknown => warnings.push(warning);
+      process.on("warning", onWarning);
+      try {
+        await using locker = new PostgresLocker({ sessions, pool: createPool() });
+        const release = async (lock: Promise<Lock>): Promise<void> => (await lock).release();
+        await Promise.all(Array.from({ length: 50 }, () => release(locker.acquire(uniqueKey()))));
+      } finally {
+        process.off("warning", onWarning);
+      }
+      expect(warnings).toEqual([]);
     });
-    const acquires = Array.from({ length: 50 }, async () => {
+
+    test("ends every handle, which says so", async () => {
+      const locker = new PostgresLocker({ sessions, pool: createPool() });
       const lock = await locker.acquire(uniqueKey());
-      if (locks.push(lock) === granted) reached();
+      const { signal } = lock;
+      const closed = locker.close();
+      // In the step of the call, not when the server has answered.
+      expect([lock.held, lock.expired, signal.aborted]).toEqual([false, false, true]);
+      expect(signal.reason).toBeInstanceOf(LockLostError);
+      expect(signal.reason.cause).toBeInstanceOf(LockerClosedError);
+      await closed;
+      expect(() => lock.assertHeld()).toThrow(LockNotHeldError);
+      await expect(lock.refresh()).rejects.toMatchObject({ code: "LOCK_NOT_HELD", reason: "closed" });
+      await expect(lock.release()).rejects.toMatchObject({ code: "LOCK_NOT_HELD", reason: "closed" });
+      await lock[Symbol.asyncDispose]();
     });
-    if (granted > 0) await enough;
-    const closed = locker.close();
-    const outcomes = Promise.allSettled(acquires);
-    await closed;
-    // At once, not a moment later.
-    expect(await advisoryLocks()).toEqual([]);
-    expect(locks.length).toBeGreaterThanOrEqual(granted);
-    expect(locks.every((lock) => !lock.held)).toBe(true);
-    const rejected = (await outcomes).filter((outcome) => outcome.status === "rejected");
-    expect(rejected).toHaveLength(50 - locks.length);
-    expect(rejected.every(({ reason }) => reason instanceof LockerClosedError)).toBe(true);
-    // Connections that were still being made come back untouched.
-    await until(() => pool.waitingCount === 0 && pool.idleCount === pool.totalCount);
-    expect(await advisoryLocks()).toEqual([]);
-    expect(pool.ending).toBe(false);
-    await pool.query("select 1");
+
+    test("makes every operation that follows reject, and reserves nothing for it", async () => {
+      const pool = createPool();
+      const locker = new PostgresLocker({ sessions, pool });
+      await locker.close();
+      for (const late of [locker.acquire(uniqueKey()), locker.tryAcquire(uniqueKey()), locker.ping()]) {
+        await expect(late).rejects.toBeInstanceOf(LockerClosedError);
+      }
+      expect(pool.totalCount).toBe(0);
+    });
+
+    test("answers a second call with the first, and await using is quiet about it", async () => {
+      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      const first = locker.close();
+      expect(locker.close()).toBe(first);
+      await first;
+      await locker.close();
+    });
+
+    test("frees the lock of a holder that has expired", async () => {
+      const pool = createPool();
+      const locker = new PostgresLocker({ sessions, pool });
+      const lock = await locker.acquire(uniqueKey(), { ttl: "1s" });
+      await until(() => lock.expired);
+      expect(await advisoryLocks()).toHaveLength(1);
+      await locker.close();
+      expect(await advisoryLocks()).toEqual([]);
+      await expect(lock.release()).rejects.toMatchObject({ reason: "expired" });
+      expect(pool.idleCount).toBe(1);
+    });
+
+    test("leaves a borrowed pool as it is", async () => {
+      const pool = createPool();
+      const locker = new PostgresLocker({ sessions, database: { write: pool } });
+      await locker.acquire(uniqueKey());
+      await locker.close();
+      expect([pool.ending, pool.totalCount, pool.idleCount]).toEqual([false, 1, 1]);
+    });
+
+    test("ends within its deadline on a frozen link, and the lock goes", async () => {
+      await using proxy = await TcpProxy.start(databaseUrl());
+      const pool = createPool({ connectionString: proxy.url });
+      const locker = new PostgresLocker({ sessions, pool });
+      const lock = await locker.acquire(uniqueKey());
+      proxy.freeze({ direction: "toServer" });
+      await locker.close();
+      expect([lock.held, pool.totalCount]).toEqual([false, 0]);
+      expect(await advisoryLocks()).toHaveLength(1);
+      // What the server gets to see of it, once the link is back or given up.
+      proxy.thaw();
+      await until(async () => (await advisoryLocks()).length === 0);
+    });
+
+    test("ends a pool of its own that a silent server keeps waiting", async () => {
+      await using proxy = await TcpProxy.start(databaseUrl());
+      proxy.freeze();
+      const locker = new PostgresLocker({ sessions, connectionString: proxy.url, connWaitTimeout: "60ms" });
+      await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
+      await locker.close();
+    });
   });
 
-  test("is waited for by fifty acquires without a warning of a leak", async () => {
-    const warnings: Error[] = [];
-    const onWarning = (warning: Error): unknown => warnings.push(warning);
-    process.on("warning", onWarning);
-    try {
-      await using locker = new PostgresLocker({ pool: createPool() });
-      const release = async (lock: Promise<Lock>): Promise<void> => (await lock).release();
-      await Promise.all(Array.from({ length: 50 }, () => release(locker.acquire(uniqueKey()))));
-    } finally {
-      process.off("warning", onWarning);
-    }
-    expect(warnings).toEqual([]);
-  });
+  describe("ping", () => {
+    test("needs no free connection of the pool", async () => {
+      const pool = createPool({ max: 2 });
+      await using locker = new PostgresLocker({ sessions, pool });
+      await using _held = await locker.acquire(uniqueKey());
+      await locker.ping();
+      expect([pool.totalCount, pool.waitingCount]).toEqual([1, 0]);
+    });
 
-  test("ends every handle, which says so", async () => {
-    const locker = new PostgresLocker({ pool: createPool() });
-    const lock = await locker.acquire(uniqueKey());
-    const { signal } = lock;
-    const closed = locker.close();
-    // In the step of the call, not when the server has answered.
-    expect([lock.held, lock.expired, signal.aborted]).toEqual([false, false, true]);
-    expect(signal.reason).toBeInstanceOf(LockLostError);
-    expect(signal.reason.cause).toBeInstanceOf(LockerClosedError);
-    await closed;
-    expect(() => lock.assertHeld()).toThrow(LockNotHeldError);
-    await expect(lock.refresh()).rejects.toMatchObject({ code: "LOCK_NOT_HELD", reason: "closed" });
-    await expect(lock.release()).rejects.toMatchObject({ code: "LOCK_NOT_HELD", reason: "closed" });
-    await lock[Symbol.asyncDispose]();
-  });
+    test("rejects with the caller's own reason on an abort, while it is under way", async () => {
+      await using proxy = await TcpProxy.start(databaseUrl());
+      proxy.freeze();
+      await using locker = new PostgresLocker({
+        sessions,
+        pool: createPool({ connectionString: proxy.url }),
+        connWaitTimeout: "1s",
+      });
+      const aborting = new AbortController();
+      const pinged = locker.ping({ signal: aborting.signal });
+      const reason = new Error("enough");
+      aborting.abort(reason);
+      await expect(pinged).rejects.toBe(reason);
+    });
 
-  test("makes every operation that follows reject, and reserves nothing for it", async () => {
-    const pool = createPool();
-    const locker = new PostgresLocker({ pool });
-    await locker.close();
-    for (const late of [locker.acquire(uniqueKey()), locker.tryAcquire(uniqueKey()), locker.ping()]) {
-      await expect(late).rejects.toBeInstanceOf(LockerClosedError);
-    }
-    expect(pool.totalCount).toBe(0);
+    test("proves both pools where reads go elsewhere", async () => {
+      await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+      const alive = createPool();
+      const other = createPool({ connectionString: server.url });
+      await using writes = new PostgresLocker({ sessions, database: { write: alive, read: other } });
+      await using reads = new PostgresLocker({ sessions, database: { write: other, read: alive } });
+      await Promise.all([writes.ping(), reads.ping()]);
+      await server.stop();
+      await expect(writes.ping()).rejects.toBeInstanceOf(DatabaseError);
+      await expect(reads.ping()).rejects.toBeInstanceOf(DatabaseError);
+      // Locks live on `write` alone.
+      await (await writes.acquire(uniqueKey())).release();
+    });
   });
+});
 
-  test("answers a second call with the first, and await using is quiet about it", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    const first = locker.close();
-    expect(locker.close()).toBe(first);
-    await first;
-    await locker.close();
-  });
-
-  test("frees the lock of a holder that has expired", async () => {
-    const pool = createPool();
-    const locker = new PostgresLocker({ pool });
-    const lock = await locker.acquire(uniqueKey(), { ttl: "1s" });
-    await until(() => lock.expired);
-    expect(await advisoryLocks()).toHaveLength(1);
-    await locker.close();
-    expect(await advisoryLocks()).toEqual([]);
-    await expect(lock.release()).rejects.toMatchObject({ reason: "expired" });
-    expect(pool.idleCount).toBe(1);
-  });
-
+describe("close", () => {
   test("ends a pool that the locker made", async () => {
     const name = uniqueKey("own");
     const locker = new PostgresLocker({
@@ -114,47 +191,9 @@ describe("close", () => {
     await locker.close();
     await until(async () => (await sessionsOf(name)) === 0);
   });
-
-  test("leaves a borrowed pool as it is", async () => {
-    const pool = createPool();
-    const locker = new PostgresLocker({ database: { write: pool } });
-    await locker.acquire(uniqueKey());
-    await locker.close();
-    expect([pool.ending, pool.totalCount, pool.idleCount]).toEqual([false, 1, 1]);
-  });
-
-  test("ends within its deadline on a frozen link, and the lock goes", async () => {
-    await using proxy = await TcpProxy.start(databaseUrl());
-    const pool = createPool({ connectionString: proxy.url });
-    const locker = new PostgresLocker({ pool });
-    const lock = await locker.acquire(uniqueKey());
-    proxy.freeze({ direction: "toServer" });
-    await locker.close();
-    expect([lock.held, pool.totalCount]).toEqual([false, 0]);
-    expect(await advisoryLocks()).toHaveLength(1);
-    // What the server gets to see of it, once the link is back or given up.
-    proxy.thaw();
-    await until(async () => (await advisoryLocks()).length === 0);
-  });
-
-  test("ends a pool of its own that a silent server keeps waiting", async () => {
-    await using proxy = await TcpProxy.start(databaseUrl());
-    proxy.freeze();
-    const locker = new PostgresLocker({ connectionString: proxy.url, connWaitTimeout: "60ms" });
-    await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
-    await locker.close();
-  });
 });
 
 describe("ping", () => {
-  test("needs no free connection of the pool", async () => {
-    const pool = createPool({ max: 2 });
-    await using locker = new PostgresLocker({ pool });
-    await using _held = await locker.acquire(uniqueKey());
-    await locker.ping();
-    expect([pool.totalCount, pool.waitingCount]).toEqual([1, 0]);
-  });
-
   test("rejects when the server is dead, and when it does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
@@ -173,34 +212,6 @@ describe("ping", () => {
     });
     await proxy.accept();
     await locker.ping();
-  });
-
-  test("rejects with the caller's own reason on an abort, while it is under way", async () => {
-    await using proxy = await TcpProxy.start(databaseUrl());
-    proxy.freeze();
-    await using locker = new PostgresLocker({
-      pool: createPool({ connectionString: proxy.url }),
-      connWaitTimeout: "1s",
-    });
-    const aborting = new AbortController();
-    const pinged = locker.ping({ signal: aborting.signal });
-    const reason = new Error("enough");
-    aborting.abort(reason);
-    await expect(pinged).rejects.toBe(reason);
-  });
-
-  test("proves both pools where reads go elsewhere", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
-    const alive = createPool();
-    const other = createPool({ connectionString: server.url });
-    await using writes = new PostgresLocker({ database: { write: alive, read: other } });
-    await using reads = new PostgresLocker({ database: { write: other, read: alive } });
-    await Promise.all([writes.ping(), reads.ping()]);
-    await server.stop();
-    await expect(writes.ping()).rejects.toBeInstanceOf(DatabaseError);
-    await expect(reads.ping()).rejects.toBeInstanceOf(DatabaseError);
-    // Locks live on `write` alone.
-    await (await writes.acquire(uniqueKey())).release();
   });
 });
 

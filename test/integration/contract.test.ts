@@ -10,13 +10,19 @@ const rows = [
   ["shared", "server"],
 ] as const;
 
+// The lockers of all cases have the same two: a locker that leaves a lock on a session of its pool is found by the next ones.
+const pools = [createPool({ max: 40 }), createPool()] as const;
+
 for (const [sessions, ttlEnforcement] of rows) {
   testLockerContract(`PostgresLocker, ${sessions} sessions, TTL enforced by the ${ttlEnforcement}`, {
     runner: { describe, test },
     create: async () => ({
-      locker: new PostgresLocker({ pool: createPool(), sessions, ttlEnforcement }),
-      another: () => new PostgresLocker({ pool: createPool(), sessions, ttlEnforcement }),
+      locker: new PostgresLocker({ pool: pools[0], sessions, ttlEnforcement }),
+      another: () => new PostgresLocker({ pool: pools[1], sessions, ttlEnforcement }),
+      // A first lock has to be connected for and proved within its TTL, several at a time.
+      durations: { brief: 300 },
     }),
     deviations: ttlEnforcement === "client" ? ["lapsed-lock-stays"] : [],
+    concurrent: true,
   });
 }

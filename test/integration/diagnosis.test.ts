@@ -203,7 +203,7 @@ test("a standby fails, with the way out", async () => {
 });
 
 describe("behind a pooler", () => {
-  test("that gives each transaction whichever session is free, the line fails, and no lock is tried", async () => {
+  test("in transaction mode, the line fails, and no lock is tried", async () => {
     await using pooler = await ImitatedPooler.start(databaseUrl(), "transaction");
     const findings = await diagnose(createPool({ connectionString: pooler.url }));
     expect(findings.map(({ check }) => check)).toEqual(checks);
@@ -218,7 +218,7 @@ describe("behind a pooler", () => {
     expect(shared).toEqual({ idle_session_timeout: "0" });
   });
 
-  test("that keeps a session for each client, the line fails, unless it is said to be one, and locks are real", async () => {
+  test("in session mode, the line fails unless the locker is told, and locks are real", async () => {
     await using pooler = await ImitatedPooler.start(databaseUrl(), "session");
     const findings = await diagnose(createPool({ connectionString: pooler.url }));
     expect(findingOf(findings, "pooler")).toMatchObject({ verdict: "fail" });
@@ -307,7 +307,7 @@ describe("what a role inherits", () => {
   });
 });
 
-test("a lock table that fills up warns from a half on, and fails when it is nearly full", async () => {
+test("a lock table warns when half full, and fails when nearly full", async () => {
   await using server = await PostgresServer.start({
     major: inject("postgresMajor"),
     settings: { max_locks_per_transaction: 10, max_connections: 20 },
@@ -430,7 +430,7 @@ describe("fencing tokens", () => {
     expect(found).toContain("where the role has off");
   });
 
-  test("that wait for a standby which doesn't answer warn, and fail if they are wanted; what was tried is cancelled", async () => {
+  test("that wait for a silent standby warn, or fail if wanted; the try is cancelled", async () => {
     await using server = await PostgresServer.start({ major: inject("postgresMajor") });
     const pool = createPool({ connectionString: server.url });
     const admin = await connect({ connectionString: server.url });
@@ -468,7 +468,7 @@ function findingOf(findings: readonly Finding[], check: DiagnosisCheck): Finding
   return found;
 }
 
-/** A database of a test's own, for what would change this file's. */
+/** A database of a test's own, if the test would change this file's. */
 async function createDatabase() {
   const name = uniqueKey("database").replace(":", "_");
   await onServer(`create database ${name}`);

@@ -41,7 +41,7 @@ test("it resolves as soon as the last lock has been given back, not at its bound
   expect(performance.now() - start).toBeLessThan(10_000);
 });
 
-test("nothing new is acquired, and whoever waits is told so at once; what is held can be refreshed", async () => {
+test("nothing new is acquired, waiters are told at once, what is held can refresh", async () => {
   const locker = new PostgresLocker({ pool: createPool() });
   const lock = await locker.acquire(uniqueKey());
   const waiting = locker.acquire(lock.key, { wait: true }).catch((error: unknown) => error);

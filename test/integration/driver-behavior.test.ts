@@ -8,7 +8,7 @@ import { until } from "../support/until.ts";
 
 describe("a node-postgres client", () => {
   test.each(["", "pool"])(
-    "without an error listener takes the process down when its session is terminated (%s)",
+    "without an error listener, a terminated session ends the process (%s)",
     async (kind) => {
       await using child = Child.start("no-error-listener.mjs", {
         args: [kind],
@@ -55,7 +55,7 @@ describe("a node-postgres client", () => {
 
 describe("a node-postgres pool", () => {
   test.each(["new", "idle"])(
-    "hands a client that is %s to the callback of connect() in the same turn, so that no event comes between",
+    "hands out a client that is %s in the same turn: no event comes between",
     async (kind) => {
       const pool = createPool({ max: 1 });
       if (kind === "idle") await pool.query("select 1");
@@ -111,7 +111,7 @@ describe("a node-postgres pool", () => {
     await end;
   });
 
-  test("destroys a client that is released with `true`, and with it the session and its locks", async () => {
+  test("release(true) destroys the client, and with it the session and its locks", async () => {
     const id = uniqueId();
     const pool = createPool({ max: 1 });
     const client = await pool.connect();

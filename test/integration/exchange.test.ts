@@ -43,7 +43,7 @@ test("takes null, and an array of what needs no quotes", async () => {
   expect(await ask(client, text, ["", []])).toMatchObject({ value: "f" });
 });
 
-test("an error of the server rejects it alone, and those before and after it are answered in turn", async () => {
+test("a server error rejects its own statement; those before and after are answered", async () => {
   const client = await connect();
   const answers = await Promise.allSettled([
     ask(client, "select 1"),
@@ -61,7 +61,7 @@ test("an error of the server rejects it alone, and those before and after it are
   ]);
 });
 
-test("a named statement is parsed once for each connection, whoever of the two sends it first", async () => {
+test("a named statement is parsed once a connection, whoever sends it first", async () => {
   const client = await connect();
   const prepared = async () => {
     const { rows } = await client.query("select name, statement from pg_prepared_statements order by name");

@@ -52,7 +52,7 @@ describe("a crash", () => {
 });
 
 describe("a promotion", () => {
-  test("keeps the session and its lock, ends the recovery and is the next timeline at once", async () => {
+  test("keeps session and lock, ends the recovery and the timeline at once", async () => {
     const before = await token(primary);
     const session = await connect({ connectionString: standby.url });
     await session.query("select pg_try_advisory_lock(43)");

@@ -16,7 +16,7 @@ async function run(env: Readonly<Record<string, string>>): Promise<{ code: numbe
 const tokensIn = (lines: readonly string[]) =>
   lines.flatMap((line) => /token (\d+)/.exec(line)?.[1] ?? []).map(BigInt);
 
-test("the write of a worker that was paused and comes back too late is refused, again and again", async () => {
+test("the write of a paused worker that comes back too late is always refused", async () => {
   const key = uniqueKey("report");
   const pool = createPool();
   let last = 0n;
@@ -42,7 +42,7 @@ test("the write of a worker that was paused and comes back too late is refused, 
   }
 });
 
-test("it fails, and leaves no worker behind, where the resource already has a larger token", async () => {
+test("it fails, and leaves no worker, if the resource already has a larger token", async () => {
   const key = uniqueKey("report");
   const pool = createPool();
   await pool.query(

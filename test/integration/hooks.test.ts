@@ -133,7 +133,7 @@ describe.each(bothSessions)("%s sessions: every operation does what it does with
   });
 });
 
-test("with a logger that throws, the loss of a session aborts every signal on it, and the locks can be had again", async () => {
+test("if the logger throws, every signal still aborts, and the locks are free again", async () => {
   await using locker = new PostgresLocker({ pool: createPool(), logger: loggerOf(refuse) });
   const keys = Array.from({ length: 20 }, () => uniqueKey());
   const locks = await Promise.all(keys.map((key) => locker.acquire(key)));
@@ -145,7 +145,7 @@ test("with a logger that throws, the loss of a session aborts every signal on it
   await Promise.all(again.map((lock) => lock.release()));
 });
 
-test("a logger that takes 5 ms for a line delays no signal: 500 locks that are lost together are told together", async () => {
+test("a logger that takes 5 ms a line delays no signal of 500 locks lost together", async () => {
   const lines: string[] = [];
   const slow = loggerOf((_, message) => {
     lines.push(message);
@@ -163,7 +163,7 @@ test("a logger that takes 5 ms for a line delays no signal: 500 locks that are l
   await until(() => lines.length >= 500, { deadline: 15_000 });
 });
 
-test("a listener of a lock's signal that throws keeps no other lock from being told, nor its lock from being freed", async () => {
+test("a throwing listener of a signal keeps no lock from being told or freed", async () => {
   await using child = Child.start("throwing-listener.mjs", { env: { DATABASE_URL: databaseUrl() } });
   const { id } = await child.message((message) => "id" in message);
   const [pid] = await holdersOf(BigInt(String(id)));

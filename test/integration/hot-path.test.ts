@@ -9,7 +9,7 @@ import { databaseUrl } from "../support/database.ts";
 // What a lock that nobody else wants costs in the process. The numbers don't depend on the machine: whoever adds a function, a file or
 // an object to the way of every lock finds it here, and says why. docs/bench.md has the aims.
 
-test("an acquire and a release enter few functions, in few files, and leave little garbage", async () => {
+test("acquire and release enter few functions in few files, and leave little garbage", async () => {
   const root = fileURLToPath(new URL("../..", import.meta.url));
   const library = await mkdtemp(join(root, "node_modules", ".hot-path-"));
   try {

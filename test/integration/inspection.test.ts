@@ -162,7 +162,7 @@ describe("a key", () => {
 });
 
 describe("a role without privileges", () => {
-  test("sees who it is and the key, and that the rest is hidden; a member of pg_read_all_stats sees all", async () => {
+  test("sees the key but not the rest; a member of pg_read_all_stats sees all", async () => {
     await using role = await createRole();
     await using locker = createLocker("dedicated", 7);
     const key = uniqueKey();
@@ -230,7 +230,7 @@ describe("a look", () => {
     await until(() => proxy.size === 0);
   });
 
-  test("at what can't be reached, or read, rejects with a DatabaseError, without the password", async () => {
+  test("at what can't be reached or read rejects with a DatabaseError, no password", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await proxy.refuse();
     const refused = new URL(proxy.url);
@@ -284,7 +284,7 @@ describe("endHolders", () => {
     expect(await holdersOf(id)).toEqual([other.processID]);
   });
 
-  test("by a role that may not rejects with 42501, and the holder keeps its lock; pg_signal_backend may", async () => {
+  test("without the right rejects with 42501; pg_signal_backend has the right", async () => {
     await using role = await createRole();
     await using owner = await createRole();
     const holder = await connect({ connectionString: owner.url });

@@ -38,7 +38,7 @@ async function atOnce(...args: string[]): Promise<Told> {
   return (await child.message((message) => "held" in message, { deadline: 110_000 })) as unknown as Told;
 }
 
-test("100,000 locks acquired and released at once: the event loop is blocked by the calls alone", async () => {
+test("100,000 locks at once block the event loop by the calls alone", async () => {
   const { held, acquired, released } = await atOnce("100000");
   expect(held).toBe(100_000);
   for (const { calling, longest } of [acquired, released])
@@ -82,7 +82,7 @@ describe("acquireAll of 500 keys", () => {
     expect(count() - taken).toBeLessThan(20);
   });
 
-  test("of which one is held elsewhere: refused, nothing is kept, and not each is asked for alone", async () => {
+  test("with one held elsewhere is refused, keeps nothing, and asks in batches", async () => {
     const { pool, count } = countingPool();
     await using locker = new PostgresLocker({ pool });
     await using other = new PostgresLocker({ pool: createPool() });

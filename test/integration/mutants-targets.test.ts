@@ -20,38 +20,35 @@ import {
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// Sentences of the contract that seeded defects showed to be told by no other test, or only where the locker's default is one kind
+// Sentences of the contract that seeded defects showed to be told by no other test, or only if the locker's default is one kind
 // of session and not the other: see scripts/mutants.mjs.
 
 test.each([
   ["released", (lock: Lock) => lock.release()],
   ["closed", (_: Lock, locker: PostgresLocker) => locker.close()],
-])(
-  "a refresh whose answer comes when the lock was %s meanwhile says so, and revives nothing",
-  async (reason, end) => {
-    await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
-    const lock = await locker.acquire(uniqueKey(), { ttl: "1m" });
-    const before = await statementOfHolder(lock);
-    proxy.freeze({ direction: "toClient" });
-    const refreshed = lock.refresh("1h").catch((error: unknown) => error);
-    await until(async () => (await statementOfHolder(lock)) !== before);
-    const ended = end(lock, locker);
-    await until(() => !lock.held);
-    proxy.thaw();
-    expect(await refreshed).toBeInstanceOf(LockNotHeldError);
-    expect(await refreshed).toMatchObject({ reason });
-    await ended;
-    expect([lock.held, lock.ttl]).toEqual([false, 60_000]);
-    expect(() => lock.assertHeld()).toThrow(LockNotHeldError);
-    expect(await holdersOf(lock.id)).toEqual([]);
-  },
-);
+])("a refresh answered after the lock was %s says so, and revives nothing", async (reason, end) => {
+  await using proxy = await TcpProxy.start(databaseUrl());
+  await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+  const lock = await locker.acquire(uniqueKey(), { ttl: "1m" });
+  const before = await statementOfHolder(lock);
+  proxy.freeze({ direction: "toClient" });
+  const refreshed = lock.refresh("1h").catch((error: unknown) => error);
+  await until(async () => (await statementOfHolder(lock)) !== before);
+  const ended = end(lock, locker);
+  await until(() => !lock.held);
+  proxy.thaw();
+  expect(await refreshed).toBeInstanceOf(LockNotHeldError);
+  expect(await refreshed).toMatchObject({ reason });
+  await ended;
+  expect([lock.held, lock.ttl]).toEqual([false, 60_000]);
+  expect(() => lock.assertHeld()).toThrow(LockNotHeldError);
+  expect(await holdersOf(lock.id)).toEqual([]);
+});
 
 describe("with a session for each lock", () => {
   const sessions = "dedicated";
 
-  test("a release of what the session no longer holds says so, and the session isn't returned", async () => {
+  test("a release of a lock that is gone says so, and destroys the session", async () => {
     const pool = createPool();
     const clients: pg.PoolClient[] = [];
     pool.on("acquire", (client) => clients.push(client));
@@ -67,7 +64,7 @@ describe("with a session for each lock", () => {
     await using locker = new PostgresLocker({ pool, sessions });
     const key = uniqueKey();
     const admin = await connect();
-    // In this file's own database, and inlined by the planner: fails where a token is drawn, which is after the grant.
+    // In this file's own database, and inlined by the planner: fails when a token is drawn, which is after the grant.
     await admin.query(`create or replace function pg_catalog.pg_walfile_name(pg_lsn) returns text
                        language sql as $$ select ($1::text || ' is no number')::int::text $$`);
     try {
@@ -85,7 +82,7 @@ describe("with a session for each lock", () => {
     await lock.release();
   });
 
-  test("one that is served by another backend than was announced is refused, with nothing locked", async () => {
+  test("a session served by another backend than announced is refused, nothing locked", async () => {
     const pool = createPool();
     pool.on("connect", (client) => {
       const announced = client as unknown as { processID: number };
@@ -97,7 +94,7 @@ describe("with a session for each lock", () => {
     await until(async () => (await advisoryLocks()).length === 0);
   });
 
-  test("a client that the pool hands out in a transaction is refused, and nothing is held", async () => {
+  test("a pool's client in a transaction is refused, and nothing is held", async () => {
     const pool = createPool({ max: 1 });
     await pool.query("begin");
     await using locker = new PostgresLocker({ pool, sessions, ttlEnforcement: "server" });
@@ -108,7 +105,7 @@ describe("with a session for each lock", () => {
 });
 
 test.each(["dedicated", "shared"] as const)(
-  "with %s sessions a token is larger after a crash, where the server's commits wait for no disk",
+  "with %s sessions a token is larger after a crash, if commits wait for no disk",
   async (sessions) => {
     const settings = { wal_writer_delay: "10s", autovacuum: "off", synchronous_commit: "off" };
     await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });

@@ -105,7 +105,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     await (await elsewhere.acquire(key)).release();
   });
 
-  test("writes nothing where somebody else has the lock, and leaves the transaction usable", async () => {
+  test("writes nothing if the lock is held elsewhere, and leaves it usable", async () => {
     const { locker, elsewhere, key } = lockers();
     await using _ = locker;
     await using __ = elsewhere;
@@ -152,7 +152,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     expect(await written()).toEqual(["without it"]);
   });
 
-  test("of two locks that are asked for at once, the refusal of one doesn't undo the other", async () => {
+  test("of two locks asked for at once, a refusal of one keeps the other", async () => {
     const { locker, elsewhere, key } = lockers();
     await using _ = locker;
     await using __ = elsewhere;
@@ -209,7 +209,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     expect(await written()).toEqual(["outer"]);
   });
 
-  test("a lock that was taken in a savepoint that is kept lasts as long as the transaction", async () => {
+  test("a lock taken in a kept savepoint lasts as long as the transaction", async () => {
     const { locker, elsewhere, key } = lockers();
     await using _ = locker;
     await using __ = elsewhere;

@@ -44,7 +44,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     },
   );
 
-  test("a blocked event loop after them: not held any more when another process has the lock", async () => {
+  test("after a blocked event loop the lock isn't held if another process has it", async () => {
     await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     const [first, second] = [lock.refresh("60s"), lock.refresh("300ms")];
@@ -72,7 +72,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await lock.release();
   });
 
-  test("an answer that never comes ends the lock, and is no later than the shortest of them", async () => {
+  test("if the answer never comes, the lock ends by the shortest of them", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = new PostgresLocker({
       pool: createPool({ connectionString: proxy.url }),
@@ -92,7 +92,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await lock.release().catch(() => {});
   });
 
-  test("a holder that shortens during a heartbeat has the shorter TTL afterwards, and goes on refreshing", async () => {
+  test("shortening during a heartbeat leaves the shorter TTL, and refreshing goes on", async () => {
     await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s", autoRefresh: true });
     await Promise.all([lock.refresh(), lock.refresh("400ms"), lock.refresh()]);
@@ -103,7 +103,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await lock.release();
   });
 
-  test("a refresh under way when the lock is released, or refused by its own signal, changes nothing", async () => {
+  test("one under way when the lock is released, or aborted, changes nothing", async () => {
     await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     await expect(lock.refresh("1s", { signal: AbortSignal.abort(new Error("no patience")) })).rejects.toThrow(

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { packClone } from "../support/packed.ts";
+import { textsOf } from "../support/sql-texts.ts";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -41,7 +42,7 @@ describe("the packed package", () => {
 
   test("is built as it is packed, and holds what it promises to and nothing else", () => {
     const allowed =
-      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/cjs\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(json|md|svg|yml))$/;
+      /^(package\.json|[A-Z]+\.md|LICENSE|dist\/.+\.(js|d\.ts)|dist\/(cjs|cli)\/package\.json|(demo|examples)\/[\w-]+\.mjs|(docs|examples)\/.+\.(json|md|svg|yml))$/;
     expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
     expect(packed).toEqual(
       expect.arrayContaining(["package.json", "LICENSE", "dist/index.js", "dist/cjs/index.d.ts"]),
@@ -59,6 +60,26 @@ describe("the packed package", () => {
       }
     }
     expect(broken).toEqual([]);
+  });
+
+  test("has each statement of its SQL in one line", async () => {
+    for (const file of ["library.js", "inspection.js", "cjs/library.js"]) {
+      const code = await readFile(join(folder, "node_modules", "pg-locker", "dist", file), "utf8");
+      const statements = textsOf(code).filter((text) => text.includes("pg_catalog."));
+      expect(statements.length, file).toBeGreaterThan(10);
+      expect(statements.filter((text) => /\n| {2}/.test(text))).toEqual([]);
+    }
+  });
+
+  test("brings at most 3 MB, what it depends on included and the driver not", async () => {
+    const own = join(folder, "node_modules", "pg-locker");
+    const { dependencies } = JSON.parse(await readFile(join(own, "package.json"), "utf8")) as {
+      dependencies: Record<string, string>;
+    };
+    const all = [own, ...Object.keys(dependencies).map((name) => join(root, "node_modules", name))];
+    const bytes = (await Promise.all(all.map(bytesOf))).reduce((sum, each) => sum + each, 0);
+    expect(bytes).toBeGreaterThan(500_000);
+    expect(bytes).toBeLessThan(3 * 2 ** 20);
   });
 
   test("says where it comes from", async () => {
@@ -84,7 +105,7 @@ describe("the packed package", () => {
     expect(bytes).toBeLessThan(3_000_000);
   });
 
-  test("loads nothing but the driver, the API of OpenTelemetry and three files of its own", async () => {
+  test("loads nothing but the driver, OpenTelemetry's API and three of its files", async () => {
     const script = `
       require("pg-locker");
       const files = Object.keys(require.cache).map((file) => file.split(/[\\\\/]node_modules[\\\\/]/).at(-1).split(/[\\\\/]/));
@@ -193,6 +214,13 @@ describe("the packed package", () => {
     30_000,
   );
 });
+
+/** Of all files below a folder. */
+async function bytesOf(folder: string): Promise<number> {
+  const files = await readdir(folder, { recursive: true });
+  const stats = await Promise.all(files.map((file) => stat(join(folder, file))));
+  return stats.filter((one) => one.isFile()).reduce((sum, { size }) => sum + size, 0);
+}
 
 /** Packs a clean clone into `folder/node_modules`, its dependencies linked. Returns the paths packed. */
 async function installPacked(folder: string): Promise<string[]> {

@@ -28,7 +28,7 @@ describe("a pool of one", () => {
     },
   );
 
-  test("also if several locks are held, waited for, fenced or shared, and within one another", async () => {
+  test("can hold several locks, waited for, fenced, shared and nested", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ pool });
     const key = uniqueKey();
@@ -55,7 +55,7 @@ describe("a pool of one", () => {
     await group.release();
   });
 
-  test("a lock can be had while the application has its connection, and transactions take turns", async () => {
+  test("gives a lock while the application has the connection; transactions take turns", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ pool });
     const client = await pool.connect();
@@ -66,7 +66,7 @@ describe("a pool of one", () => {
     await lock.release();
   });
 
-  test("the connections beside it end by themselves when nothing is held, and with close() at the latest", async () => {
+  test("extra connections end when nothing is held, and with close() at the latest", async () => {
     const pool = createPool({ max: 1, ...application });
     const locker = new PostgresLocker({ pool });
     const beside = async (): Promise<number> =>
@@ -86,7 +86,7 @@ describe("a pool of one", () => {
     expect(await advisoryLocks()).toEqual([]);
   });
 
-  test("its session may be ended by the server: the lock is lost, and the next one is granted", async () => {
+  test("after the server ended its session the lock is lost, and the next is granted", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ pool });
     const lock = await locker.acquire(uniqueKey());

@@ -58,7 +58,7 @@ describe("the lock table", () => {
   });
 
   // https://www.postgresql.org/docs/current/runtime-config-locks.html
-  test("has room for max_locks_per_transaction for each connection at least; a full one lets nobody connect", async () => {
+  test("has room for max_locks_per_transaction each; when full nobody can connect", async () => {
     await using server = await PostgresServer.start({
       major: inject("postgresMajor"),
       settings: { max_locks_per_transaction: 10, max_connections: 20 },
@@ -100,7 +100,7 @@ describe("pg_settings", () => {
     await session.end();
   });
 
-  test("has what the server knows: reserved_connections from 16 on, transaction_timeout from 17 on", async () => {
+  test("has reserved_connections from 16 on, transaction_timeout from 17 on", async () => {
     const rows = await onServer("select name from pg_settings where name = any($1) order by name", [
       ["reserved_connections", "transaction_timeout"],
     ]);
@@ -130,7 +130,7 @@ test("a setting that is local to a statement is gone with it, whoever sets it", 
   await session.end();
 });
 
-test("a role without privileges sees others' sessions with their database, and without what they are", async () => {
+test("a plain role sees others' sessions and databases, and not what they are", async () => {
   await using role = await createRole();
   const other = await connect();
   const session = await connect({ connectionString: role.url });
@@ -150,7 +150,7 @@ test("a role without privileges sees others' sessions with their database, and w
 });
 
 describe("a connection is refused", () => {
-  test("with 53300 where the role's or the database's limit is reached, which binds no superuser", async () => {
+  test("with 53300 at the role's or database's limit, which binds no superuser", async () => {
     await using role = await createRole();
     await onServer(`alter role ${role.name} connection limit 1`);
     const first = await connect({ connectionString: role.url });
@@ -163,7 +163,7 @@ describe("a connection is refused", () => {
     await first.end();
   });
 
-  test("with 3D000 to a database that there is not, 42501 without CONNECT, 55000 where nobody may", async () => {
+  test("with 3D000 for no database, 42501 without CONNECT, 55000 if nobody may", async () => {
     const name = uniqueKey("database").replace(":", "_");
     await using role = await createRole();
     const url = urlWith({ database: name, user: role.name, password: "secret" });
@@ -206,7 +206,7 @@ describe("what a fencing token is made of", () => {
     expect((await (await connect({ connectionString: server.url })).query(token)).rowCount).toBe(1);
   });
 
-  test("is pg_logical_emit_message(boolean, text, text), with one more parameter from 17 on; and one for bytea", async () => {
+  test("pg_logical_emit_message for text and bytea, with one more parameter from 17", async () => {
     const rows = await onServer<{ types: string }>(
       `select array_to_string(proargtypes::regtype[], ',') as types from pg_proc
         where proname = 'pg_logical_emit_message' order by 1`,

@@ -1,7 +1,7 @@
 import type pg from "pg";
 import { beforeAll, describe, expect, inject, test } from "vitest";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
-import { connect, onServer, uniqueId, uniqueKey, urlWith } from "../support/database.ts";
+import { connect, createRole, onServer, uniqueId } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 // The facts that a fencing token leans on, beyond those in postgres-behavior.test.ts and failover-behavior.test.ts. The token is
@@ -37,7 +37,7 @@ describe("a token", () => {
     expect(tokens).toEqual([...new Set(tokens)].sort((a, b) => (a < b ? -1 : 1)));
   });
 
-  test("of a holder in a transaction that drew its id before may be smaller than its predecessor's", async () => {
+  test("may be smaller than its predecessor's if the transaction had an id before", async () => {
     const id = uniqueId();
     const [early, late] = [await connect(), await connect()];
     await early.query("begin");
@@ -74,7 +74,7 @@ describe("a token", () => {
     );
   });
 
-  test("is a positive bigint up to timeline 32767 and transaction 2^48-1, and larger on a higher timeline", async () => {
+  test("is positive up to timeline 32767 and id 2^48-1, larger on a higher timeline", async () => {
     const session = await connect();
     const of = (timeline: number, xid: bigint) =>
       big(session, "select ($1::int8 << 48) | $2::int8 as value", timeline, xid);
@@ -128,7 +128,7 @@ describe("set_config of synchronous_commit for the transaction, in the statement
   });
 });
 
-describe("on a server whose WAL writer is slow, for a role whose synchronous_commit is off,", () => {
+describe("with a slow WAL writer, for a role whose synchronous_commit is off,", () => {
   let server: PostgresServer;
   let roleUrl: string;
 
@@ -232,7 +232,7 @@ describe("of a primary and its standby", () => {
     expect(await value(session, sql)).toBe(1);
   });
 
-  test("after a promotion, the new primary's tokens are larger than any of the old one, which stays on its timeline", async () => {
+  test("after a promotion, the new primary's tokens are larger than any of the old", async () => {
     // Sessions from before the promotion: what they know of the timeline must not be stale.
     const [old, promoted] = [
       await connect({ connectionString: primary.url }),
@@ -279,17 +279,4 @@ function isFlushed(session: pg.Client, lsn: unknown): Promise<unknown> {
 
 function controlTimeline(session: pg.Client): Promise<unknown> {
   return value(session, "select timeline_id as value from pg_control_checkpoint()");
-}
-
-/** A role that may log in and no more, dropped at the end of the test. */
-async function createRole(): Promise<AsyncDisposable & { readonly name: string; readonly url: string }> {
-  const user = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${user} login password 'secret'`);
-  return {
-    name: user,
-    url: urlWith({ user, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer(`drop role ${user}`);
-    },
-  };
 }

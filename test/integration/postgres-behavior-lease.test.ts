@@ -113,7 +113,7 @@ describe("a TTL that is text without a unit", () => {
 });
 
 describe("the timer of a TTL", () => {
-  test("runs from the server's answer, so that it ends no earlier than one TTL after the client's sending", async () => {
+  test("runs from the answer: it ends at the earliest one TTL after the sending", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const session = await connect({ connectionString: proxy.url });
     const end = endOf(session);
@@ -167,7 +167,7 @@ describe("the timer of a TTL", () => {
     expect(delivered).toBeGreaterThan(0);
   });
 
-  test("doesn't run while the server is stuck in writing notifications that the client doesn't read", async () => {
+  test("doesn't run while the server writes notifications that nobody reads", async () => {
     const id = uniqueId();
     const channel = uniqueKey().replace(":", "_");
     const [session, sender] = [await connect(), await connect()];

@@ -138,35 +138,32 @@ describe("a deadlock of a bounded wait and a plain one", () => {
   test.each([
     ["the bounded one", true],
     ["the plain one", false],
-  ])(
-    "is 40P01, of %s when it is the later one to look, and the block doesn't swallow it",
-    async (_, bounded) => {
-      const [a, b] = [uniqueId(), uniqueId()];
-      const one = await server.connect({ bound: 60_000 });
-      const other = await server.connect();
-      // Who has looked once, and found nothing, doesn't look again: the other one looks later, and finds it.
-      const [later, earlier] = bounded ? [one, other] : [other, one];
-      await later.query("set deadlock_timeout = '100ms'");
-      await earlier.query("set deadlock_timeout = '1h'");
-      await lock(one, a);
-      await lock(other, b);
-      const waits = {
-        one: () => one.query(waitInBlock(b)),
-        other: () => lock(other, a),
-      };
-      const first = bounded ? waits.other() : waits.one();
-      await server.waiting(bounded ? a : b, earlier);
-      const victim = bounded ? waits.one() : waits.other();
-      await expect(victim).rejects.toMatchObject({ code: "40P01" });
-      // The victim still has what it had; the other one goes on to wait.
-      expect(await server.pidsOf(bounded ? a : b, "granted")).toEqual([later.processID]);
-      await later.query("select pg_advisory_unlock_all()");
-      await first;
-      expect((await server.log.complaints(later.processID)).map(({ text }) => text)).toEqual([
-        "deadlock detected",
-      ]);
-    },
-  );
+  ])("is 40P01, of %s if it looks later, and the block doesn't swallow it", async (_, bounded) => {
+    const [a, b] = [uniqueId(), uniqueId()];
+    const one = await server.connect({ bound: 60_000 });
+    const other = await server.connect();
+    // Who has looked once, and found nothing, doesn't look again: the other one looks later, and finds it.
+    const [later, earlier] = bounded ? [one, other] : [other, one];
+    await later.query("set deadlock_timeout = '100ms'");
+    await earlier.query("set deadlock_timeout = '1h'");
+    await lock(one, a);
+    await lock(other, b);
+    const waits = {
+      one: () => one.query(waitInBlock(b)),
+      other: () => lock(other, a),
+    };
+    const first = bounded ? waits.other() : waits.one();
+    await server.waiting(bounded ? a : b, earlier);
+    const victim = bounded ? waits.one() : waits.other();
+    await expect(victim).rejects.toMatchObject({ code: "40P01" });
+    // The victim still has what it had; the other one goes on to wait.
+    expect(await server.pidsOf(bounded ? a : b, "granted")).toEqual([later.processID]);
+    await later.query("select pg_advisory_unlock_all()");
+    await first;
+    expect((await server.log.complaints(later.processID)).map(({ text }) => text)).toEqual([
+      "deadlock detected",
+    ]);
+  });
 
   test("isn't one when the bound passes before anybody looks", async () => {
     const [a, b] = [uniqueId(), uniqueId()];
@@ -296,7 +293,7 @@ describe("the backend of a client that was killed while it waited in the server"
     return { id, holder, pid: Number(pid) };
   };
 
-  test("stays in the queue, and frees the lock as soon as it is granted: it has nobody to tell", async () => {
+  test("stays in the queue, and frees the lock on its grant, as nobody is there", async () => {
     const { id, holder, pid } = await orphan("");
     expect(await server.pidsOf(id, "waiting")).toEqual([pid]);
     const next = await server.connect({ bound: 60_000 });

@@ -39,7 +39,7 @@ const EVIDENCE = `
          pg_last_wal_replay_lsn()::text as replayed`;
 
 describe("a server that has only been started", () => {
-  test("tells a plain role when, that nothing was replayed, and that its timeline is the first", async () => {
+  test("tells a plain role when, that nothing was replayed, and timeline 1", async () => {
     const { started, reset, timeline, controlTimeline, replayed } = await evidence(primary);
     expect(Date.parse(started)).toBeLessThanOrEqual(Date.now());
     expect(Date.parse(reset)).toBeLessThanOrEqual(Date.now());
@@ -92,7 +92,7 @@ describe("the crash of one backend", () => {
 });
 
 describe("a promotion", () => {
-  test("is no new start and resets nothing; is the next timeline at once; and knows no lock of the old primary", async () => {
+  test("is no start, keeps counters, is the next timeline and has no old locks", async () => {
     // A standby's timeline is not its own, and asking for it would fail.
     expect(await seen(standby)).toBeNull();
     const onPrimary = await plain(primary);
@@ -109,7 +109,7 @@ describe("a promotion", () => {
     expect(await value(promoted, "select pg_try_advisory_lock(1, 2) as value")).toBe(true);
   });
 
-  test("has the new timeline in pg_control_checkpoint only after a checkpoint; until then the age is 0", async () => {
+  test("shows in pg_control_checkpoint after a checkpoint; until then the age is 0", async () => {
     const told: { controlTimeline: number; age: number }[] = [];
     await until(async () => {
       // The age is asked after the timeline, so that it may be ahead of it, but not behind.
@@ -122,7 +122,7 @@ describe("a promotion", () => {
     for (const { controlTimeline, age } of told) if (controlTimeline === 1) expect(age).toBe(0);
   });
 
-  test("makes the server as old as its last checkpoint, and its next start as old as that", async () => {
+  test("makes the server, and its next start, as old as its last checkpoint", async () => {
     const superuser = await connect({ connectionString: standby.url });
     await until(async () => (await dated(standby)).age > 1_500);
     await superuser.query("checkpoint");
@@ -142,7 +142,7 @@ describe("the witness", () => {
     expect(await value(other, `select pg_try_advisory_lock(${id}) as value`)).toBe(true);
   });
 
-  test("is looked for in the list of locks, because two tries for it at once refuse each other", async () => {
+  test("is looked up in the list of locks, because two tries at once refuse each other", async () => {
     const [one, other] = [await plain(primary), await plain(primary)];
     await one.query("begin");
     expect(await value(one, "select pg_try_advisory_xact_lock(1, 2) as value")).toBe(true);

@@ -106,7 +106,7 @@ describe("a setting of no one's, set locally, goes where the transaction's lock 
 describe("two statements in one message", () => {
   const committed = async (session: Session): Promise<number> =>
     (await session.query("select from written")).rowCount ?? 0;
-  test("the second, a commit, is not run if the first has failed; and a CASE evaluates only the arm that it takes", async () => {
+  test("a failed first skips the second; a CASE evaluates only the arm it takes", async () => {
     const session = await connect();
     await session.query("create table written (what int)");
     await session.query("begin; insert into written values (1)");
@@ -154,7 +154,7 @@ describe("a wait in a block of code that catches its end", () => {
     await session.query("commit");
   });
 
-  test("if it is granted, lock and mark are the transaction's, behind the block and a release of a savepoint", async () => {
+  test("once granted, lock and mark survive the block and a savepoint's release", async () => {
     const { id, holder, session } = await held();
     await session.query("begin; savepoint a");
     const waited = session.query(block(id));
@@ -174,7 +174,7 @@ describe("a wait in a block of code that catches its end", () => {
     expect(await holdersOf(id)).toEqual([]);
   });
 
-  test("a cancellation in the moment of the grant: lock and mark are there, or neither is", async () => {
+  test("a cancellation at the grant leaves both lock and mark, or neither", async () => {
     const { id, holder, session } = await held();
     const seen = { granted: 0, not: 0 };
     for (let round = 0; round < 100; round += 1) {
@@ -218,7 +218,7 @@ describe("a wait in a block of code that catches its end", () => {
     await session.query("commit");
   });
 
-  test("a deadlock is found after deadlock_timeout, is not caught, and goes no further than a savepoint", async () => {
+  test("a deadlock shows after deadlock_timeout, uncaught, and ends at a savepoint", async () => {
     const [a, b] = [uniqueId(), uniqueId()];
     const [one, two] = [await connect(), await connect()];
     for (const [session, id] of [

@@ -16,7 +16,7 @@ describe("a transaction's advisory lock", () => {
     expect(await tryLock(await connect(), id)).toBe(true);
   });
 
-  test("is refused, and not waited for, while another session holds the id in shared mode", async () => {
+  test("is refused at once while another session holds the id in shared mode", async () => {
     const id = uniqueId();
     const holder = await connect();
     expect(await tryLockShared(holder, id)).toBe(true);
@@ -83,20 +83,17 @@ describe("a transaction's advisory lock", () => {
   test.each([
     ["its client ends", (session: Session) => session.end()],
     ["it is terminated", (session: Session) => terminate(session)],
-  ])(
-    "is freed, and what was written is gone, when the session is in mid-transaction and %s",
-    async (_how, end) => {
-      await using table = await createTable();
-      const id = uniqueId();
-      const [session, other] = [await connect(), await connect()];
-      await session.query("begin");
-      expect(await tryXactLock(session, id)).toBe(true);
-      await session.query(`insert into ${table.name} values (1)`);
-      await end(session);
-      await until(() => tryLock(other, id));
-      expect(await countOf(other, table.name)).toBe(0);
-    },
-  );
+  ])("is freed, with the writes undone, if the session is in it and %s", async (_how, end) => {
+    await using table = await createTable();
+    const id = uniqueId();
+    const [session, other] = [await connect(), await connect()];
+    await session.query("begin");
+    expect(await tryXactLock(session, id)).toBe(true);
+    await session.query(`insert into ${table.name} values (1)`);
+    await end(session);
+    await until(() => tryLock(other, id));
+    expect(await countOf(other, table.name)).toBe(0);
+  });
 });
 
 describe("a shared advisory lock", () => {
@@ -145,7 +142,7 @@ describe("a session that holds a session advisory lock", () => {
 
 // https://www.postgresql.org/docs/current/transaction-iso.html
 describe("what the previous holder committed", () => {
-  test("is seen under the lock in read committed, even by a transaction with an older statement", async () => {
+  test("is seen in read committed, even by a transaction with an older statement", async () => {
     await using table = await createTable();
     const id = uniqueId();
     const [previous, next] = [await connect(), await connect()];
@@ -157,7 +154,7 @@ describe("what the previous holder committed", () => {
     await next.query("commit");
   });
 
-  test("isn't seen under the lock in repeatable read, when a statement before it took the snapshot", async () => {
+  test("isn't seen in repeatable read if an earlier statement took the snapshot", async () => {
     await using table = await createTable();
     const id = uniqueId();
     const [previous, next] = [await connect(), await connect()];
@@ -169,7 +166,7 @@ describe("what the previous holder committed", () => {
     await next.query("commit");
   });
 
-  test("isn't seen under the lock in repeatable read, when a refused try took the snapshot", async () => {
+  test("isn't seen in repeatable read if a refused try took the snapshot", async () => {
     await using table = await createTable();
     const id = uniqueId();
     const [previous, next] = [await connect(), await connect()];
@@ -184,7 +181,7 @@ describe("what the previous holder committed", () => {
     await next.query("commit");
   });
 
-  test("isn't seen under the lock in repeatable read, when the first statement waited for it", async () => {
+  test("isn't seen in repeatable read if the first statement waited for the lock", async () => {
     await using table = await createTable();
     const id = uniqueId();
     const [previous, next] = [await connect(), await connect()];
@@ -200,7 +197,7 @@ describe("what the previous holder committed", () => {
     await next.query("commit");
   });
 
-  test("is seen under the lock in repeatable read, when the try that is granted is the first statement", async () => {
+  test("is seen in repeatable read if the granted try is the first statement", async () => {
     await using table = await createTable();
     const id = uniqueId();
     const [previous, next] = [await connect(), await connect()];

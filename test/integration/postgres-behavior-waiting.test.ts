@@ -105,7 +105,7 @@ describe("without the block", () => {
 });
 
 describe("the rollback of the block", () => {
-  test("keeps the session's lock that was taken in it, and reverts a setting that was set in it", async () => {
+  test("keeps the session's lock taken in it, and reverts a setting", async () => {
     const id = uniqueId();
     const session = await server.connect();
     await session.query(`do $$ begin
@@ -199,7 +199,7 @@ describe("a try by the session that waited, in the same message,", () => {
     expect(await server.log.entries(waiter.processID)).toEqual([]);
   });
 
-  test("tells whether the session has the lock, whenever the cancel comes: 100 times around the grant", async () => {
+  test("tells whether the session has the lock, whenever the cancel comes", async () => {
     const id = uniqueId();
     const { holder, waiter } = await pair(id);
     const answers: unknown[] = [];
@@ -232,7 +232,7 @@ describe("pg_advisory_unlock_all", () => {
     expect(await server.pidsOf(id, "granted")).toEqual([]);
   });
 
-  test("writes nothing to the log when nothing is held, where pg_advisory_unlock writes a warning", async () => {
+  test("logs nothing if nothing is held, while pg_advisory_unlock logs a warning", async () => {
     const session = await server.connect();
     const notices: unknown[] = [];
     session.on("notice", ({ message }) => notices.push(message));
@@ -286,7 +286,7 @@ describe("a CancelRequest", () => {
     await Promise.all(others.map((other) => other.end()));
   });
 
-  test("that comes late does nothing to a session that is idle, nor to its next statement", async () => {
+  test("that comes late does nothing to an idle session or its next statement", async () => {
     const session = await server.connect();
     for (let i = 0; i < 50; i += 1) {
       await session.query("select 1");
@@ -339,7 +339,7 @@ describe("a wait in a transaction, for the transaction's own lock,", () => {
     expect(await server.log.entries(waiter.processID)).toEqual([]);
   });
 
-  test("that is cancelled in the moment of its grant gives the lock back, and the transaction goes on", async () => {
+  test("that is cancelled at its grant frees the lock, and the transaction goes on", async () => {
     const id = uniqueId();
     const { holder, waiter } = await pair(id);
     await waiter.query(begin);
@@ -357,7 +357,7 @@ describe("a wait in a transaction, for the transaction's own lock,", () => {
 });
 
 // Each database has its own plpgsql, and whoever owns it may take it away.
-test("without a right to plpgsql the block fails with 42501, and the plain statement serves", async () => {
+test("without a right to plpgsql the block is 42501, and a plain statement works", async () => {
   const [database, role] = ["a", "b"].map((prefix) => uniqueKey(prefix).replace(":", "_"));
   await server.rows(`create database ${database}`);
   await server.rows(`create role ${role} login`);

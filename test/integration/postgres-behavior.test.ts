@@ -4,11 +4,11 @@ import { describe, expect, test } from "vitest";
 import {
   advisoryLocks,
   connect,
+  createRole,
   holdersOf,
   onServer,
   type Session,
   uniqueId,
-  uniqueKey,
   urlWith,
 } from "../support/database.ts";
 import { until } from "../support/until.ts";
@@ -77,7 +77,7 @@ describe("a session advisory lock", () => {
     expect(await holdersOf(id)).toEqual([session.processID]);
   });
 
-  test("is kept while the settings of the statement that took it are reverted, when it fails", async () => {
+  test("is kept when the failed statement that took it has its settings reverted", async () => {
     const id = uniqueId();
     const session = await connect();
     await session.query("set statement_timeout = 50");
@@ -165,7 +165,7 @@ describe("a session advisory lock", () => {
 });
 
 describe("a select list", () => {
-  test("is evaluated from left to right, so that it can save a setting, change it and lock", async () => {
+  test("is evaluated from left to right: it can save a setting, change it and lock", async () => {
     const id = uniqueId();
     const session = await connect({ application_name: "before" });
     const { rows } = await session.query(
@@ -221,14 +221,14 @@ describe("idle_session_timeout", () => {
   });
 
   test("of a role frees the lock of a session that didn't ask for it", async () => {
-    await using role = await createRole("idle_session_timeout = '100ms'");
+    await using role = await createRole({ settings: { idle_session_timeout: "100ms" } });
     const id = uniqueId();
     await tryLock(await connect({ connectionString: role.url }), id);
     await until(async () => (await holdersOf(id)).length === 0);
   });
 
   test("of a role is overruled by the session's own", async () => {
-    await using role = await createRole("idle_session_timeout = '300ms'");
+    await using role = await createRole({ settings: { idle_session_timeout: "300ms" } });
     const [inherits, overrules] = [uniqueId(), uniqueId()];
     const session = await connect({ connectionString: role.url });
     await lockFor(session, "0", overrules);
@@ -339,17 +339,4 @@ async function lockFor(session: pg.Client, idleSessionTimeout: string, id: bigin
 async function applicationName(session: Session): Promise<string | undefined> {
   const sql = "select application_name from pg_stat_activity where pid = $1";
   return (await onServer<{ application_name: string }>(sql, [session.processID]))[0]?.application_name;
-}
-
-/** A role that may log in and no more, with settings of its own, dropped at the end of the test. */
-async function createRole(settings?: string): Promise<AsyncDisposable & { readonly url: string }> {
-  const user = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${user} login password 'secret'`);
-  if (settings) await onServer(`alter role ${user} set ${settings}`);
-  return {
-    url: urlWith({ user, password: "secret" }),
-    [Symbol.asyncDispose]: async () => {
-      await onServer(`drop role ${user}`);
-    },
-  };
 }

@@ -57,7 +57,7 @@ describe("a lock", () => {
   });
 });
 
-test("close() on a link that has silently died resolves, and the process ends, within seconds", async () => {
+test("close() on a silently dead link resolves, and the process ends, within seconds", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await using child = start("close-silent", { url: proxy.url });
   await child.message((message) => message["held"] === true);
@@ -71,7 +71,7 @@ test("close() on a link that has silently died resolves, and the process ends, w
   proxy.cut();
 });
 
-test("a handle that the garbage collector takes is named in the log, once; one that is kept or was released is not", async () => {
+test("a handle that is garbage collected is logged once; kept or released ones aren't", async () => {
   await using child = start("lost", { nodeOptions: "--expose-gc" });
   await child.message((message) => "closed" in message);
   expect(await exitOf(child, 5_000)).toEqual(clean);

@@ -17,7 +17,7 @@ import { until } from "../support/until.ts";
 const keys = (count: number): string[] => Array.from({ length: count }, () => uniqueKey());
 
 describe("a session that dies", () => {
-  test("takes what it carried and what was under way; twenty acquires that had only queued are granted on a new one", async () => {
+  test("fails what was sent, and grants twenty queued acquires on a new session", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
     const carried = await locker.acquire(uniqueKey());
@@ -82,7 +82,7 @@ describe("a session that dies", () => {
     await (await locker.acquire(uniqueKey())).release();
   });
 
-  test("one that the server ends while many come and go fails none that had not been sent", async () => {
+  test("if the server ends it under load, fails nothing that had not been sent", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const failed: unknown[] = [];
     for (let round = 0; round < 10; round += 1) {

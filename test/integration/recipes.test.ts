@@ -79,7 +79,7 @@ test("NestJS: the module injects a locker, and closes it with the application", 
 });
 
 describe.each(["fastify", "express"])("%s", (page) => {
-  test("a request for a key that somebody has is told to come again; the server ends on SIGTERM", async () => {
+  test('a key that is held answers "come again"; the server ends on SIGTERM', async () => {
     const port = await freePort();
     await using child = start(`${page}/server.js`, { PORT: String(port) });
     const pay = (id: number) => fetch(`http://localhost:${port}/invoices/${id}/pay`, { method: "POST" });
@@ -95,7 +95,7 @@ describe.each(["fastify", "express"])("%s", (page) => {
   });
 });
 
-test("Next.js: a module that is evaluated anew has the same locker, and the route answers", async () => {
+test("Next.js: a module that is evaluated again has the same locker", async () => {
   const lines = `
     const first = await import(page + "/locker.js?first");
     const second = await import(page + "/locker.js?second");
@@ -148,7 +148,7 @@ test("BullMQ: a job runs under its customer's lock", async () => {
   await stop(child);
 });
 
-test("Kubernetes: a replica that is told to stop hands over, and its probe says whether locks can be taken", async () => {
+test("Kubernetes: a replica hands over when told to stop, and its probe tells health", async () => {
   const ports = [await freePort(), await freePort()];
   await using one = start("kubernetes/server.js", { PORT: String(ports[0]) });
   await printed(one, "working");

@@ -57,7 +57,7 @@ async function locks(): Promise<number> {
 }
 
 describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young server", (sessions) => {
-  test("an acquire is refused as recovering, with the time that is left, and nothing is left of it", async () => {
+  test("an acquire is refused as recovering with the time left, and leaves nothing", async () => {
     await makeYoung();
     const pool = poolOf();
     await using locker = new PostgresLocker({ pool, sessions, recoveryGrace: long });
@@ -89,7 +89,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     expect(performance.now() - start).toBeGreaterThanOrEqual(1_500);
   });
 
-  test("a wait whose bound passes within the grace ends in time, and says what it was for", async () => {
+  test("a wait whose bound passes within the grace ends in time, and says why", async () => {
     await makeYoung();
     await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(locker.acquire(uniqueKey(), { wait: 100 })).rejects.toMatchObject({
@@ -107,7 +107,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     expect(await locks()).toBe(0);
   });
 
-  test("somebody's try for the witness is none: two who ask at once know nothing of each other", async () => {
+  test("a try for the witness is none: two who ask at once learn nothing", async () => {
     await makeYoung();
     await superuser.query("begin");
     await superuser.query("select pg_try_advisory_xact_lock($1, $2)", [1_885_826_155, long]);
@@ -116,7 +116,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     await superuser.query("commit");
   });
 
-  test("who holds a lock is a witness for those who know nothing yet, and only as long as it has a session", async () => {
+  test("a holder is a witness for newcomers as long as it has a session", async () => {
     await waitUntilOlderThan(1_100);
     const grace = { sessions, recoveryGrace: "1s" } as const;
     await using holder = new PostgresLocker({ pool: poolOf(), ...grace });
@@ -218,7 +218,7 @@ describe("withTransaction", () => {
     await client?.query("commit");
   });
 
-  test("runs on an old server, also with a grace below the default TTL, and leaves no witness", async () => {
+  test("runs on an old server, even with a short grace, and leaves no witness", async () => {
     await waitUntilOlderThan(500);
     await using locker = new PostgresLocker({ pool: poolOf(), recoveryGrace: 400 });
     const inside = await locker.withTransaction(uniqueKey(), () => locks());
@@ -226,7 +226,7 @@ describe("withTransaction", () => {
     expect(await locks()).toBe(0);
   });
 
-  test("is asked each time behind a pooler in transaction mode, whose sessions come and go", async () => {
+  test("is checked each time behind a pooler in transaction mode", async () => {
     await waitUntilOlderThan(500);
     await using pooler = await ImitatedPooler.start(server.url, "transaction");
     const pool = poolOf({ connectionString: pooler.url, max: 1 });
@@ -243,7 +243,7 @@ describe("withTransaction", () => {
 });
 
 describe("contradictory evidence", () => {
-  test("is another server that claims to be old: it is as young as can be for who was on the one before", async () => {
+  test("is another server that claims to be old: it counts as young", async () => {
     await using other = await PostgresServer.start({ major: inject("postgresMajor") });
     // Each lock has a connection made anew, to wherever the name of the server leads.
     const pool = poolOf({ maxUses: 1 });
@@ -300,7 +300,7 @@ describe("a TTL", () => {
 });
 
 describe("a server that was promoted, and not restarted since", () => {
-  test("looks as old as its last checkpoint to who knows nothing yet, and is as old as it is to who knows it", async () => {
+  test("looks as old as its last checkpoint, or as it is to who knew it before", async () => {
     await using promoted = await server.standby();
     await promoted.promote();
     const pool = poolOf({ connectionString: promoted.url, maxUses: 1 });

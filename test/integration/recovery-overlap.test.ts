@@ -148,7 +148,7 @@ describe.each(Object.keys(faults))("after %s", (name) => {
   const rounds = Number(asked ?? (name.startsWith("a promotion") ? 1 : 2));
   const roundsWithout = Number(asked ?? 1);
 
-  test("nobody is granted a lock while a holder who is cut off relies on it, with a recovery grace", {
+  test("with a grace, nobody is granted a lock that a cut-off holder relies on", {
     timeout: rounds * 30_000,
   }, async () => {
     expect(await all(name, rounds, { ttl, recoveryGrace: ttl })).toBe(0);

@@ -9,15 +9,159 @@ import {
   advisoryLocks,
   createOpenPool,
   createPool,
+  createRole,
   databaseUrl,
   onServer,
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 // A lock needs a session of the pool: how long is waited for one, what is said when there is none, and how it is left.
+
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  describe("a pool of few connections", () => {
+    test("gets a connection back untouched that comes after its caller gave up", async () => {
+      const pool = createPool({ max: 2 });
+      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout: "50ms" });
+      const [client, other] = [await pool.connect(), await pool.connect()];
+      await client.query("select 1");
+      await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
+      client.release();
+      await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
+      other.release();
+      expect((await activity(client)).query).toBe("select 1");
+      expect(await advisoryLocks()).toEqual([]);
+    });
+  });
+
+  describe("a server that accepts and never answers", () => {
+    test.each([
+      ["by connWaitTimeout", "60ms", 0],
+      ["by the pool's own bound", "30s", 60],
+    ])("is a connection-timeout, %s", async (_, connWaitTimeout, connectionTimeoutMillis) => {
+      await using server = await silentServer();
+      const pool = createPool({ connectionString: server.url, connectionTimeoutMillis, max: 2 });
+      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout });
+      // One more than the pool has room for: a pool full of connections that are being made is not saturated.
+      const acquired = await Promise.allSettled([1, 2, 3].map(() => locker.acquire(uniqueKey())));
+      const timedOut = { reason: "connection-timeout" };
+      expect(acquired.map((each) => each.status === "rejected" && each.reason)).toMatchObject([
+        timedOut,
+        timedOut,
+        timedOut,
+      ]);
+      // The pool dials again for the one that is still in its queue.
+      await until(() => {
+        server.hangUp();
+        return pool.totalCount === 0 && pool.waitingCount === 0;
+      });
+    });
+
+    test("and then does gets its connection back untouched", async () => {
+      await using proxy = await TcpProxy.start(databaseUrl());
+      const pool = createPool({ connectionString: proxy.url });
+      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout: "60ms" });
+      proxy.freeze();
+      await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
+      proxy.thaw();
+      await until(() => pool.totalCount === 1 && pool.idleCount === 1);
+      const client = await pool.connect();
+      expect((await activity(client)).query).toBe("");
+      client.release();
+    });
+  });
+
+  describe("a DatabaseError with the driver's own cause is for", () => {
+    test("a server that refuses connections", async () => {
+      const server = await silentServer();
+      await server[Symbol.asyncDispose]();
+      const pool = createPool({ connectionString: server.url });
+      await using locker = new PostgresLocker({ sessions, pool });
+      const failure = locker.acquire(uniqueKey());
+      await expect(failure).rejects.toBeInstanceOf(DatabaseError);
+      await expect(failure).rejects.toMatchObject({ sqlState: undefined, cause: { code: "ECONNREFUSED" } });
+      expect(pool.totalCount).toBe(0);
+    });
+
+    test("a database that doesn't exist", async () => {
+      const pool = createPool({ connectionString: urlWith({ database: "no_such_database" }) });
+      await using locker = new PostgresLocker({ sessions, pool });
+      const failure = locker.acquire(uniqueKey());
+      await expect(failure).rejects.toBeInstanceOf(DatabaseError);
+      await expect(failure).rejects.toMatchObject({ sqlState: "3D000", cause: { code: "3D000" } });
+    });
+
+    test("a wrong password", async () => {
+      await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+      const admin = createPool({ connectionString: server.url });
+      await admin.query("create role password_required");
+      await admin.query("create role alice login password 'secret' in role password_required");
+      const connectionString = server.url.replace("postgres@", "alice:wrong@");
+      await using locker = new PostgresLocker({ sessions, pool: createPool({ connectionString }) });
+      const failure = locker.acquire(uniqueKey());
+      await expect(failure).rejects.toBeInstanceOf(DatabaseError);
+      await expect(failure).rejects.toMatchObject({ sqlState: "28P01" });
+    });
+
+    test("a pool that has ended", async () => {
+      const pool = createPool();
+      await using locker = new PostgresLocker({ sessions, pool });
+      await pool.end();
+      await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(DatabaseError);
+    });
+  });
+
+  describe("a session's settings", () => {
+    const settings = `select current_setting('idle_session_timeout') as a, current_setting('statement_timeout') as b,
+    current_setting('default_transaction_isolation') as c, current_setting('application_name') as d, pg_backend_pid() as e`;
+    const own = `set idle_session_timeout = '10min'; set statement_timeout = '4s'; set application_name = 'mine';
+    set default_transaction_isolation = 'serializable'`;
+
+    test("are back after a release, and after a refusal", async () => {
+      const pool = createPool({ max: 2 });
+      await pool.query(own);
+      const settingsOfAll = async () => {
+        await until(() => pool.idleCount === pool.totalCount);
+        expect(pool.totalCount).toBe(1);
+        return (await pool.query(settings)).rows;
+      };
+      const before = await settingsOfAll();
+      await using locker = new PostgresLocker({ sessions, pool });
+      await using elsewhere = new PostgresLocker({ sessions, pool: createPool() });
+      await (await locker.acquire(uniqueKey())).release();
+      expect(await settingsOfAll()).toEqual(before);
+      await using held = await elsewhere.acquire(uniqueKey());
+      expect(await locker.tryAcquire(held.key)).toBeUndefined();
+      expect(await settingsOfAll()).toEqual(before);
+    });
+
+    test.each([
+      ["plain", 7, "invoice 42", "pg-locker 7 invoice 42"],
+      ["percent-encoded", -1, "clé 100%", "pg-locker -1 cl%C3%A9 100%25"],
+      ["cut to 63 characters", 0, "x".repeat(80), `pg-locker 0 ${"x".repeat(51)}`],
+      [
+        "cut before a character that doesn't fit whole",
+        0,
+        `${"x".repeat(49)}é`,
+        `pg-locker 0 ${"x".repeat(49)}`,
+      ],
+    ])("say who holds, in pg_stat_activity: %s", async (_, namespace, key, name) => {
+      const pool = createPool({ max: 1, application_name: "mine" });
+      const clients: pg.PoolClient[] = [];
+      pool.on("acquire", (client) => clients.push(client));
+      await using locker = new PostgresLocker({ sessions: "dedicated", pool, namespace });
+      const lock = await locker.acquire(key);
+      const [client] = clients;
+      if (client === undefined) throw new Error("no client");
+      expect((await activity(client)).application_name).toBe(name);
+      await lock.release();
+      expect((await activity(client)).application_name).toBe("mine");
+    });
+  });
+});
 
 describe("a pool of few connections", () => {
   test("is saturated while a lock is held", async () => {
@@ -32,19 +176,6 @@ describe("a pool of few connections", () => {
     expect(pool.waitingCount).toBe(2);
   });
 
-  test("gets a connection back untouched that comes after its caller gave up", async () => {
-    const pool = createPool({ max: 2 });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "50ms" });
-    const [client, other] = [await pool.connect(), await pool.connect()];
-    await client.query("select 1");
-    await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
-    client.release();
-    await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
-    other.release();
-    expect((await activity(client)).query).toBe("select 1");
-    expect(await advisoryLocks()).toEqual([]);
-  });
-
   test("with a shorter bound of its own is saturated all the same", async () => {
     const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 60 });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "30s" });
@@ -53,7 +184,7 @@ describe("a pool of few connections", () => {
     expect(pool.waitingCount).toBe(0);
   });
 
-  test("with a longer bound of its own, which ends after the caller gave up, harms nobody", async () => {
+  test("with a longer bound, which ends after the caller gave up, harms nobody", async () => {
     const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 150 });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
     await using _held = await locker.acquire(uniqueKey());
@@ -76,95 +207,19 @@ describe("a pool of few connections", () => {
   });
 });
 
-test("connWaitTimeout is 5 s where it is 0 or absent, and without a bound where it is negative", () => {
+test("connWaitTimeout is 5 s by default and for 0, and unbounded if negative", () => {
   expect([0, "0s", undefined].map(connWaitMilliseconds)).toEqual([5_000, 5_000, 5_000]);
   expect([-1, "-1s"].map(connWaitMilliseconds)).toEqual([Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY]);
   expect(connWaitMilliseconds("50ms")).toBe(50);
 });
 
-describe("a server that accepts and never answers", () => {
-  test.each([
-    ["by connWaitTimeout", "60ms", 0],
-    ["by the pool's own bound", "30s", 60],
-  ])("is a connection-timeout, %s", async (_, connWaitTimeout, connectionTimeoutMillis) => {
-    await using server = await silentServer();
-    const pool = createPool({ connectionString: server.url, connectionTimeoutMillis, max: 2 });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout });
-    // One more than the pool has room for: a pool full of connections that are being made is not saturated.
-    const acquired = await Promise.allSettled([1, 2, 3].map(() => locker.acquire(uniqueKey())));
-    const timedOut = { reason: "connection-timeout" };
-    expect(acquired.map((each) => each.status === "rejected" && each.reason)).toMatchObject([
-      timedOut,
-      timedOut,
-      timedOut,
-    ]);
-    // The pool dials again for the one that is still in its queue.
-    await until(() => {
-      server.hangUp();
-      return pool.totalCount === 0 && pool.waitingCount === 0;
-    });
-  });
-
-  test("and then does gets its connection back untouched", async () => {
-    await using proxy = await TcpProxy.start(databaseUrl());
-    const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "60ms" });
-    proxy.freeze();
-    await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
-    proxy.thaw();
-    await until(() => pool.totalCount === 1 && pool.idleCount === 1);
-    const client = await pool.connect();
-    expect((await activity(client)).query).toBe("");
-    client.release();
-  });
-});
-
 describe("a DatabaseError with the driver's own cause is for", () => {
-  test("a server that refuses connections", async () => {
-    const server = await silentServer();
-    await server[Symbol.asyncDispose]();
-    const pool = createPool({ connectionString: server.url });
-    await using locker = new PostgresLocker({ pool });
-    const failure = locker.acquire(uniqueKey());
-    await expect(failure).rejects.toBeInstanceOf(DatabaseError);
-    await expect(failure).rejects.toMatchObject({ sqlState: undefined, cause: { code: "ECONNREFUSED" } });
-    expect(pool.totalCount).toBe(0);
-  });
-
-  test("a database that doesn't exist", async () => {
-    const pool = createPool({ connectionString: urlWith({ database: "no_such_database" }) });
-    await using locker = new PostgresLocker({ pool });
-    const failure = locker.acquire(uniqueKey());
-    await expect(failure).rejects.toBeInstanceOf(DatabaseError);
-    await expect(failure).rejects.toMatchObject({ sqlState: "3D000", cause: { code: "3D000" } });
-  });
-
-  test("a wrong password", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
-    const admin = createPool({ connectionString: server.url });
-    await admin.query("create role password_required");
-    await admin.query("create role alice login password 'secret' in role password_required");
-    const connectionString = server.url.replace("postgres@", "alice:wrong@");
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString }) });
-    const failure = locker.acquire(uniqueKey());
-    await expect(failure).rejects.toBeInstanceOf(DatabaseError);
-    await expect(failure).rejects.toMatchObject({ sqlState: "28P01" });
-  });
-
-  test("a pool that has ended", async () => {
-    const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
-    await pool.end();
-    await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(DatabaseError);
-  });
-
-  test("a failed try-lock, after which the session is destroyed, for it may hold the lock", async () => {
-    const user = uniqueKey("role").replace(":", "_");
+  test("a failed try-lock, which destroys the session because it may hold the lock", async () => {
+    await using role = await createRole();
     const admin = createPool({ max: 1 });
-    await onServer(`create role ${user} login password 'secret'`);
     await admin.query("revoke execute on function pg_try_advisory_lock(bigint) from public");
     try {
-      const pool = createPool({ connectionString: urlWith({ user, password: "secret" }) });
+      const pool = createPool({ connectionString: role.url });
       await pool.query("select 1");
       expect(pool.idleCount).toBe(1);
       await using locker = new PostgresLocker({ sessions: "dedicated", pool });
@@ -174,56 +229,7 @@ describe("a DatabaseError with the driver's own cause is for", () => {
       expect(pool.totalCount).toBe(0);
     } finally {
       await admin.query("grant execute on function pg_try_advisory_lock(bigint) to public");
-      await onServer(`drop role ${user}`);
     }
-  });
-});
-
-describe("a session's settings", () => {
-  const settings = `select current_setting('idle_session_timeout') as a, current_setting('statement_timeout') as b,
-    current_setting('default_transaction_isolation') as c, current_setting('application_name') as d, pg_backend_pid() as e`;
-  const own = `set idle_session_timeout = '10min'; set statement_timeout = '4s'; set application_name = 'mine';
-    set default_transaction_isolation = 'serializable'`;
-
-  test("are back after a release, and after a refusal", async () => {
-    const pool = createPool({ max: 2 });
-    await pool.query(own);
-    const settingsOfAll = async () => {
-      await until(() => pool.idleCount === pool.totalCount);
-      expect(pool.totalCount).toBe(1);
-      return (await pool.query(settings)).rows;
-    };
-    const before = await settingsOfAll();
-    await using locker = new PostgresLocker({ pool });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
-    await (await locker.acquire(uniqueKey())).release();
-    expect(await settingsOfAll()).toEqual(before);
-    await using held = await elsewhere.acquire(uniqueKey());
-    expect(await locker.tryAcquire(held.key)).toBeUndefined();
-    expect(await settingsOfAll()).toEqual(before);
-  });
-
-  test.each([
-    ["plain", 7, "invoice 42", "pg-locker 7 invoice 42"],
-    ["percent-encoded", -1, "clé 100%", "pg-locker -1 cl%C3%A9 100%25"],
-    ["cut to 63 characters", 0, "x".repeat(80), `pg-locker 0 ${"x".repeat(51)}`],
-    [
-      "cut before a character that doesn't fit whole",
-      0,
-      `${"x".repeat(49)}é`,
-      `pg-locker 0 ${"x".repeat(49)}`,
-    ],
-  ])("say who holds, in pg_stat_activity: %s", async (_, namespace, key, name) => {
-    const pool = createPool({ max: 1, application_name: "mine" });
-    const clients: pg.PoolClient[] = [];
-    pool.on("acquire", (client) => clients.push(client));
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, namespace });
-    const lock = await locker.acquire(key);
-    const [client] = clients;
-    if (client === undefined) throw new Error("no client");
-    expect((await activity(client)).application_name).toBe(name);
-    await lock.release();
-    expect((await activity(client)).application_name).toBe("mine");
   });
 });
 

@@ -85,7 +85,7 @@ test("an error with a lock in it can be written as JSON", async () => {
   expect(() => JSON.stringify({ lock, error })).not.toThrow();
 });
 
-test("NODE_DEBUG=pg-locker writes a line for each transition, and without it there is none", async () => {
+test("NODE_DEBUG=pg-locker writes a line for each transition, and none without it", async () => {
   const env = { DATABASE_URL: databaseUrl(), KEY: uniqueKey("debug") };
   await using loud = Child.start("acquire-and-release.mjs", { env: { ...env, NODE_DEBUG: "pg-locker" } });
   expect(await loud.exited).toMatchObject({ code: 0 });

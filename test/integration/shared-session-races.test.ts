@@ -69,7 +69,7 @@ describe("a lock that is released while a refresh of it has no answer", () => {
   });
 });
 
-test("a refresh beside what fails in the same statement proves as much as any: not after DISCARD ALL", async () => {
+test("a refresh in a batch that fails is still a proof, and not after DISCARD ALL", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
   const clients: pg.PoolClient[] = [];
@@ -99,7 +99,7 @@ test("a refresh beside what fails in the same statement proves as much as any: n
   }
 });
 
-test("one more shared holder that wants a token gets one, whatever else fails in the same statement", async () => {
+test("one more shared holder gets its token, whatever else fails in the batch", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
   await using locker = new PostgresLocker({ sessions: "shared", pool });
@@ -192,7 +192,7 @@ describe("the lease of a session that the server ends by itself", () => {
   });
 });
 
-test("a session that ended while one of its locks was being released is kept alive no more", async () => {
+test("a session that ended during a release is kept alive no more", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
   await using locker = new PostgresLocker({ sessions: "shared", pool });

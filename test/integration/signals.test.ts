@@ -56,7 +56,7 @@ async function heldKey(locker: PostgresLocker): Promise<string> {
 }
 
 describe("a signal is taken by its shape", () => {
-  test("of a polyfill: it ends a wait, with an error of its own name, and has no listener of ours left", async () => {
+  test("of a polyfill: it ends a wait with its own error, and keeps no listener", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const key = await heldKey(locker);
     const signal = new PolyfilledSignal();

@@ -4,7 +4,7 @@ import { Child } from "../support/child.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 
 // A process that stands still for longer than a statement of ours may take finds its timers due before it has read its sockets. What
-// arrived meanwhile counts all the same: the TTLs here are of ten minutes.
+// arrived in that time counts all the same: the TTLs here are of ten minutes.
 
 /** Longer than the deadline of a statement, and than the default bound of the wait for a connection: milliseconds. */
 const stall = 5_300;
@@ -52,7 +52,7 @@ test.each([
   },
 );
 
-test("a connection whose first message has been answered when the loop stands still is made afterwards", async () => {
+test("a connection half made when the event loop stands still is finished later", async () => {
   for (const pause of [0, 1, 3, 6]) {
     await using locker = new PostgresLocker({ pool: createPool(), connWaitTimeout: "1s" });
     const acquiring = locker.acquire(uniqueKey(), { ttl: "10m" });
@@ -62,7 +62,7 @@ test("a connection whose first message has been answered when the loop stands st
   }
 });
 
-test("a process that is stopped with statements under way, and goes on, has all its locks and none said to be lost", async () => {
+test("a process stopped with statements under way keeps all its locks, none lost", async () => {
   await using child = Child.start("stalls.mjs", { env: { DATABASE_URL: databaseUrl() } });
   await child.message((message) => "busy" in message);
   child.signal("SIGSTOP");

@@ -48,7 +48,7 @@ async function refusal(acquiring: Promise<unknown>): Promise<Refused> {
   return { error, after: performance.now() - start };
 }
 
-test("a fenced acquire loses no other lock, and leaves nothing, in shared, dedicated and waited-for mode", async () => {
+test("a fenced acquire loses no other lock and leaves nothing, in every mode", async () => {
   const lockerWith = (options: Partial<PostgresLockerOptions>): PostgresLocker =>
     new PostgresLocker({ pool: createPool({ connectionString: server.url, max: 40 }), ...options });
   await using shared = lockerWith({ sessions: "shared" });

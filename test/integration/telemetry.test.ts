@@ -10,129 +10,131 @@ import {
   InMemorySpanExporter,
   SimpleSpanProcessor,
 } from "@opentelemetry/sdk-trace-base";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type Logger, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { createPool, terminateHolder, uniqueKey } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 const prefix = "postgres_distributed_lock";
 
-function observed(options: Partial<PostgresLockerOptions> = {}) {
-  const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
-  const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 });
-  const spanExporter = new InMemorySpanExporter();
-  const tracerProvider = new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(spanExporter)] });
-  const meterProvider = new MeterProvider({ readers: [reader] });
-  const locker = new PostgresLocker({
-    pool: createPool(),
-    meterProvider,
-    tracerProvider,
-    ...options,
-  } as PostgresLockerOptions);
-  const metrics = async () =>
-    (await reader.collect()).resourceMetrics.scopeMetrics.flatMap((scope) => scope.metrics);
-  const values = async () =>
-    Object.fromEntries(
-      (await metrics())
-        .filter(({ descriptor }) => !descriptor.name.endsWith("_latency_ms"))
-        .map(({ descriptor, dataPoints }) => [
-          descriptor.name.slice(prefix.length + 1),
-          dataPoints.reduce((sum, point) => sum + (point.value as number), 0),
-        ]),
-    );
-  return { locker, metrics, values, spans: () => spanExporter.getFinishedSpans() };
-}
-
-async function kill(id: bigint): Promise<void> {
-  await onServer("select pg_terminate_backend($1)", [(await holdersOf(id))[0]]);
-}
-
-test("every instrument counts what it says, with a description, and a unit unless its name has it", async () => {
-  const { locker, metrics, values } = observed();
-  await using _ = locker;
-  const lock = await locker.acquire(uniqueKey());
-  expect(await locker.tryAcquire(lock.key)).toBeUndefined();
-  await lock.refresh();
-  expect(await values()).toMatchObject({ held: 1 });
-  await lock.release();
-  const lost = await locker.acquire(uniqueKey());
-  await kill(lost.id);
-  await until(() => lost.signal.aborted);
-  await expect(lost.refresh()).rejects.toThrow();
-  expect(await values()).toEqual({
-    acquires: 2,
-    releases: 1,
-    refreshes: 1,
-    contended: 1,
-    errors: 1,
-    lost: 1,
-    held: 0,
-  });
-  for (const { descriptor } of await metrics()) {
-    expect(descriptor.unit === "", descriptor.name).toBe(descriptor.name.endsWith("_ms"));
-    expect(descriptor.description, descriptor.name).not.toBe("");
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  function observed(options: Partial<PostgresLockerOptions> = {}) {
+    const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
+    const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 });
+    const spanExporter = new InMemorySpanExporter();
+    const tracerProvider = new BasicTracerProvider({
+      spanProcessors: [new SimpleSpanProcessor(spanExporter)],
+    });
+    const meterProvider = new MeterProvider({ readers: [reader] });
+    const locker = new PostgresLocker({
+      sessions,
+      pool: createPool(),
+      meterProvider,
+      tracerProvider,
+      ...options,
+    } as PostgresLockerOptions);
+    const metrics = async () =>
+      (await reader.collect()).resourceMetrics.scopeMetrics.flatMap((scope) => scope.metrics);
+    const values = async () =>
+      Object.fromEntries(
+        (await metrics())
+          .filter(({ descriptor }) => !descriptor.name.endsWith("_latency_ms"))
+          .map(({ descriptor, dataPoints }) => [
+            descriptor.name.slice(prefix.length + 1),
+            dataPoints.reduce((sum, point) => sum + (point.value as number), 0),
+          ]),
+      );
+    return { locker, metrics, values, spans: () => spanExporter.getFinishedSpans() };
   }
-  const latency = (await metrics()).find(({ descriptor }) => descriptor.name === `${prefix}_latency_ms`);
-  const points = (latency?.dataPoints ?? []) as { attributes: object; value: { sum: number } }[];
-  expect(points.map(({ attributes }) => attributes)).toEqual(
-    expect.arrayContaining([{ operation: "acquire" }, { operation: "refresh" }, { operation: "release" }]),
-  );
-  expect(points.some(({ value }) => !Number.isInteger(value.sum))).toBe(true);
-});
 
-test("held returns to 0 after an expiry and after close, which is no loss", async () => {
-  const { locker, values } = observed();
-  const expiring = await locker.acquire(uniqueKey(), { ttl: "100ms" });
-  await until(() => expiring.signal.aborted);
-  expect(await values()).toMatchObject({ held: 0, lost: 1 });
-  await locker.acquire(uniqueKey());
-  expect(await values()).toMatchObject({ held: 1 });
-  await locker.close();
-  expect(await values()).toMatchObject({ held: 0, lost: 1 });
-});
+  test("every instrument counts what it says, with a description and a unit", async () => {
+    const { locker, metrics, values } = observed();
+    await using _ = locker;
+    const lock = await locker.acquire(uniqueKey());
+    expect(await locker.tryAcquire(lock.key)).toBeUndefined();
+    await lock.refresh();
+    expect(await values()).toMatchObject({ held: 1 });
+    await lock.release();
+    const lost = await locker.acquire(uniqueKey());
+    await terminateHolder(lost.id);
+    await until(() => lost.signal.aborted);
+    await expect(lost.refresh()).rejects.toThrow();
+    expect(await values()).toEqual({
+      acquires: 2,
+      releases: 1,
+      refreshes: 1,
+      contended: 1,
+      errors: 1,
+      lost: 1,
+      held: 0,
+    });
+    for (const { descriptor } of await metrics()) {
+      expect(descriptor.unit === "", descriptor.name).toBe(descriptor.name.endsWith("_ms"));
+      expect(descriptor.description, descriptor.name).not.toBe("");
+    }
+    const latency = (await metrics()).find(({ descriptor }) => descriptor.name === `${prefix}_latency_ms`);
+    const points = (latency?.dataPoints ?? []) as { attributes: object; value: { sum: number } }[];
+    expect(points.map(({ attributes }) => attributes)).toEqual(
+      expect.arrayContaining([{ operation: "acquire" }, { operation: "refresh" }, { operation: "release" }]),
+    );
+    expect(points.some(({ value }) => !Number.isInteger(value.sum))).toBe(true);
+  });
 
-test("a span an operation says key, id and TTL; an expected outcome is an attribute, no error", async () => {
-  const { locker, spans } = observed();
-  await using _ = locker;
-  const lock = await locker.acquire(uniqueKey());
-  await locker.tryAcquire(lock.key);
-  await lock.refresh("1m");
-  await lock.release();
-  expect(spans().map(({ name }) => name)).toEqual(
-    ["acquire", "acquire", "refresh", "release"].map((name) => `${prefix}.${name}`),
-  );
-  const facts = { "lock.key": lock.key, "lock.id": lock.id.toString() };
-  expect(spans()[0]?.attributes).toMatchObject({ ...facts, "lock.ttl": "30s", "lock.outcome": "ok" });
-  expect(spans()[1]?.attributes).toMatchObject({ ...facts, "lock.outcome": "held" });
-  expect(spans()[2]?.attributes).toMatchObject({ ...facts, "lock.ttl": "1m0s" });
-  expect(
-    spans().every(({ status, events }) => status.code === SpanStatusCode.UNSET && events.length === 0),
-  ).toBe(true);
-});
+  test("held returns to 0 after an expiry and after close, which is no loss", async () => {
+    const { locker, values } = observed();
+    const expiring = await locker.acquire(uniqueKey(), { ttl: "100ms" });
+    await until(() => expiring.signal.aborted);
+    expect(await values()).toMatchObject({ held: 0, lost: 1 });
+    await locker.acquire(uniqueKey());
+    expect(await values()).toMatchObject({ held: 1 });
+    await locker.close();
+    expect(await values()).toMatchObject({ held: 0, lost: 1 });
+  });
 
-test("a failure of the database is an error of the span, and counts", async () => {
-  const pool = createPool({ connectionString: "postgres://postgres@127.0.0.1:1/postgres" });
-  const { locker, spans, values } = observed({ pool });
-  await using _ = locker;
-  await expect(locker.acquire(uniqueKey())).rejects.toThrow();
-  expect(spans()[0]?.status.code).toBe(SpanStatusCode.ERROR);
-  expect(spans()[0]?.events.map(({ name }) => name)).toEqual(["exception"]);
-  expect(await values()).toMatchObject({ errors: 1 });
-});
+  test("each span has key, id and TTL; an expected outcome is an attribute, no error", async () => {
+    const { locker, spans } = observed();
+    await using _ = locker;
+    const lock = await locker.acquire(uniqueKey());
+    await locker.tryAcquire(lock.key);
+    await lock.refresh("1m");
+    await lock.release();
+    expect(spans().map(({ name }) => name)).toEqual(
+      ["acquire", "acquire", "refresh", "release"].map((name) => `${prefix}.${name}`),
+    );
+    const facts = { "lock.key": lock.key, "lock.id": lock.id.toString() };
+    expect(spans()[0]?.attributes).toMatchObject({ ...facts, "lock.ttl": "30s", "lock.outcome": "ok" });
+    expect(spans()[1]?.attributes).toMatchObject({ ...facts, "lock.outcome": "held" });
+    expect(spans()[2]?.attributes).toMatchObject({ ...facts, "lock.ttl": "1m0s" });
+    expect(
+      spans().every(({ status, events }) => status.code === SpanStatusCode.UNSET && events.length === 0),
+    ).toBe(true);
+  });
 
-test("a loss is logged as a warning; console and a logger shaped like pino both fit", async () => {
-  const lines: { level: string; facts: object; message: string }[] = [];
-  const log = (level: string) => (facts: object, message: string) =>
-    void lines.push({ level, facts, message });
-  const pinoShaped = { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") };
-  const fits: Logger[] = [console, pinoShaped];
-  await using _console = new PostgresLocker({ pool: createPool(), logger: fits[0] as Logger });
-  const { locker } = observed({ logger: pinoShaped });
-  await using _ = locker;
-  const lock = await locker.acquire(uniqueKey());
-  await kill(lock.id);
-  await until(() => lock.signal.aborted);
-  expect(lines.filter(({ level }) => level === "warn")).toMatchObject([
-    { facts: { key: lock.key, id: lock.id.toString() }, message: expect.stringContaining("was lost") },
-  ]);
+  test("a failure of the database is an error of the span, and counts", async () => {
+    const pool = createPool({ connectionString: "postgres://postgres@127.0.0.1:1/postgres" });
+    const { locker, spans, values } = observed({ pool });
+    await using _ = locker;
+    await expect(locker.acquire(uniqueKey())).rejects.toThrow();
+    expect(spans()[0]?.status.code).toBe(SpanStatusCode.ERROR);
+    expect(spans()[0]?.events.map(({ name }) => name)).toEqual(["exception"]);
+    expect(await values()).toMatchObject({ errors: 1 });
+  });
+
+  test("a loss is logged as a warning; console and a logger shaped like pino both fit", async () => {
+    const lines: { level: string; facts: object; message: string }[] = [];
+    const log = (level: string) => (facts: object, message: string) =>
+      void lines.push({ level, facts, message });
+    const pinoShaped = { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") };
+    const fits: Logger[] = [console, pinoShaped];
+    await using _console = new PostgresLocker({ sessions, pool: createPool(), logger: fits[0] as Logger });
+    const { locker } = observed({ logger: pinoShaped });
+    await using _ = locker;
+    const lock = await locker.acquire(uniqueKey());
+    await terminateHolder(lock.id);
+    await until(() => lock.signal.aborted);
+    expect(lines.filter(({ level }) => level === "warn")).toMatchObject([
+      { facts: { key: lock.key, id: lock.id.toString() }, message: expect.stringContaining("was lost") },
+    ]);
+  });
 });

@@ -100,7 +100,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     expect(left).toEqual([]);
   });
 
-  test("another that has the lock meanwhile is alone with it: nothing of the first is committed", async () => {
+  test("commits nothing after another has got the lock meanwhile", async () => {
     await using locker = new PostgresLocker({ pool: createPool({ Client } as pg.PoolConfig) });
     await using elsewhere = new PostgresLocker({ pool: createPool() });
     const key = uniqueKey();
@@ -114,7 +114,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
   });
 
   test.each(["begin", "begin; insert into written values ('left over')", "begin; select 1/0"])(
-    "a pool's client that somebody left in a transaction (%s) is refused, and destroyed",
+    "a pool's client left in a transaction (%s) is refused, and destroyed",
     async (left) => {
       const pool = createPool({ max: 1, Client } as pg.PoolConfig);
       const earlier = await pool.connect();
@@ -150,7 +150,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
 });
 
 describe("a transaction of the locker's own", () => {
-  test("keeps its client: a function that gives it back to the pool is told so, and nothing is committed", async () => {
+  test("commits nothing, and says so, if the function gives its client back", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ pool });
     const running = locker.withTransaction(uniqueKey(), async (client: pg.PoolClient) => {
@@ -202,7 +202,7 @@ describe("a transaction of the locker's own", () => {
 });
 
 describe("a client of the caller's", () => {
-  test("two calls at once: one is inside, and the other is told that the transaction has the lock", async () => {
+  test("of two calls at once one is inside, and the other is told so", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const client = await connect();
     const key = uniqueKey();
@@ -226,7 +226,7 @@ describe("a client of the caller's", () => {
     await client.query("commit");
   });
 
-  test("two calls at once for two keys, both waited for: both have their turn, and the settings are as they were", async () => {
+  test("two waiting calls for two keys both get their turn, and keep the settings", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     await using elsewhere = new PostgresLocker({ pool: createPool() });
     const client = await connect();
@@ -266,7 +266,7 @@ describe("a client of the caller's", () => {
     expect(await written()).toEqual(["one"]);
   });
 
-  test("after the function, the lock goes on until the caller's end; until then it is not taken once more", async () => {
+  test("keeps the lock after the function until its own end, and isn't asked again", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const client = await connect();
     const key = uniqueKey();
@@ -319,7 +319,7 @@ describe("a client of the caller's", () => {
     expect(await written()).toEqual(["one"]);
   });
 
-  test("that is in no transaction is refused at once, also where the lock is held and it is to wait", async () => {
+  test("that is in no transaction is refused at once, even if the call would wait", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     await using lock = await locker.acquire(uniqueKey());
     const pool = createPool({ max: 3 });
@@ -335,7 +335,7 @@ describe("a client of the caller's", () => {
     expect(await holdersOf(lock.id)).toHaveLength(1);
   });
 
-  test("a pool's client that was given back meanwhile: the lock that it had is not believed in", async () => {
+  test("that was given back to its pool isn't relied on for the lock that it had", async () => {
     const pool = createPool({ max: 1 });
     await using locker = new PostgresLocker({ pool: createPool() });
     const client = await pool.connect();
@@ -382,7 +382,7 @@ describe("a client of the caller's", () => {
 });
 
 describe("calls that meet on one client", () => {
-  test("have their functions one after the other, and lose no write to the refusal of another", async () => {
+  test("run their functions one by one, and a refusal undoes no write of another", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     await using elsewhere = new PostgresLocker({ pool: createPool() });
     const client = await connect();

@@ -92,7 +92,7 @@ describe("a transaction of the locker's own", () => {
     expect(await written()).toEqual(["one"]);
   });
 
-  test("whose function runs a statement that takes longer than the TTL: the statement is canceled, too", async () => {
+  test("whose function runs a statement beyond the TTL: the statement is cancelled", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const key = uniqueKey();
     const running = locker.withTransaction(
@@ -108,7 +108,7 @@ describe("a transaction of the locker's own", () => {
     expect(await written()).toEqual([]);
   });
 
-  test("whose event loop stands still for longer than the TTL: nothing is committed, and the error says so", async () => {
+  test("whose event loop stands still beyond the TTL commits nothing, and says so", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const key = uniqueKey();
     for (const after of [() => {}, () => delay(20)]) {
@@ -144,7 +144,7 @@ describe("a transaction of the locker's own", () => {
     await expect(running).rejects.toThrow(/idle-in-transaction/);
   });
 
-  test("has the default with ttlEnforcement: server, and otherwise only what is asked for", async () => {
+  test("has the default with ttlEnforcement: server, else only what is asked for", async () => {
     const options = "-c idle_in_transaction_session_timeout=77s";
     const pool = createPool({ options });
     const ask = (client: pg.PoolClient) => idleTimeout(client);
@@ -225,7 +225,7 @@ describe("a client of the caller's", () => {
     );
   });
 
-  test("of another library is not kept alive: idle for longer, its transaction is ended by the server", async () => {
+  test("of another library is not kept alive: the server ends its idle transaction", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const session = await connect();
     const client = { query: (text: string, values?: unknown[]) => session.query(text, values) };

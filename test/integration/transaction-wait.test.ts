@@ -131,7 +131,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
     await client?.query("commit");
   });
 
-  test("an abort, a bound that passes and a close() end it at once, and leave nothing of it", async () => {
+  test("an abort, a bound that passes and a close() end it at once, without a trace", async () => {
     const pool = createPool();
     await using locker = new PostgresLocker({ pool });
     const closing = new PostgresLocker({ pool });
@@ -224,7 +224,7 @@ test("a transaction's own settings do not end the wait, and are as they were aft
   expect(await waiting).toEqual({ both: "200ms 400ms" });
 });
 
-test("two transactions that wait for each other: one is told of a deadlock, and the other has its lock", async () => {
+test("of two transactions that wait for each other one is told of a deadlock", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
   const keys = [uniqueKey(), uniqueKey()] as const;
   let inside = 0;
@@ -247,7 +247,7 @@ test("two transactions that wait for each other: one is told of a deadlock, and 
   expect(await written()).toHaveLength(1);
 });
 
-test("a deadlock with rows, on the caller's client: the transaction is as it was, and the caller's to end", async () => {
+test("a deadlock with rows leaves the caller's transaction for the caller to end", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
   const [one, two] = [await connect(), await connect()];
   const key = uniqueKey();
@@ -278,7 +278,7 @@ test("a deadlock with rows, on the caller's client: the transaction is as it was
   }
 });
 
-test("no snapshot is older than a bound while it waits, and a transaction of its own has no id", async () => {
+test("a wait keeps no snapshot beyond its bound, and no id in its own transaction", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
   const holder = await connect();
   const key = uniqueKey();
@@ -312,7 +312,7 @@ test("no snapshot is older than a bound while it waits, and a transaction of its
   await holder.query("select pg_advisory_unlock_all()");
 }, 30_000);
 
-test("a storm of aborts, in every moment, leaves the caller's transaction usable and without the lock", async () => {
+test("a storm of aborts leaves the caller's transaction usable, without the lock", async () => {
   await using locker = new PostgresLocker({ pool: createPool() });
   const client = await connect();
   const holder = await connect();
@@ -350,7 +350,7 @@ test("a storm of aborts, in every moment, leaves the caller's transaction usable
   expect(await written()).toEqual(["kept"]);
 });
 
-test("a role that may not run plpgsql waits as well, and its transaction goes on after a wait that passed", async () => {
+test("a role without plpgsql waits too, and its transaction survives the bound", async () => {
   const own = await connect();
   await using role = await createRole();
   await own.query("revoke usage on language plpgsql from public");
@@ -390,22 +390,19 @@ test("a role that may not run plpgsql waits as well, and its transaction goes on
 test.each<readonly [string, (answer: string) => unknown]>([
   ["as the server wrote it", (answer) => answer],
   ["read as JSON", (answer) => JSON.parse(answer)],
-])(
-  "a client of another library, whose answers are %s: takes, waits, and tells of a lock that has gone",
-  async (_, read) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    const session = await connect();
-    const client = adapter(session, read);
-    const key = uniqueKey();
-    await session.query("begin");
-    await locker.withTransaction(key, (tx) => tx.query(write, ["one"]), { client });
-    expect(await holdersOf(lockId(0, key))).toEqual([session.processID]);
-    await session.query("commit; begin");
-    const gone = locker.withTransaction(key, (tx) => tx.query("rollback", []), { client });
-    await expect(gone).rejects.toThrow(/ended the lock/);
-    expect(await written()).toEqual(["one"]);
-  },
-);
+])("another library's client with %s answers acquires, waits and tells of a loss", async (_, read) => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const session = await connect();
+  const client = adapter(session, read);
+  const key = uniqueKey();
+  await session.query("begin");
+  await locker.withTransaction(key, (tx) => tx.query(write, ["one"]), { client });
+  expect(await holdersOf(lockId(0, key))).toEqual([session.processID]);
+  await session.query("commit; begin");
+  const gone = locker.withTransaction(key, (tx) => tx.query("rollback", []), { client });
+  await expect(gone).rejects.toThrow(/ended the lock/);
+  expect(await written()).toEqual(["one"]);
+});
 
 test.each<readonly [string, unknown]>([
   ["no method `query`", {}],

@@ -25,7 +25,7 @@ import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 emptyWrittenTable();
 
 describe("withTransaction", () => {
-  test("holds the lock in the transaction, commits what fn wrote, and answers with what fn answers", async () => {
+  test("holds the lock in the transaction, commits what fn wrote, returns fn's result", async () => {
     const pool = createPool();
     await using locker = new PostgresLocker({ pool });
     const key = uniqueKey();
@@ -154,7 +154,7 @@ describe("withTransaction", () => {
     expect(await advisoryLocks()).toEqual([]);
   });
 
-  test("a storm of 500 that are aborted leaves no transaction, no lock and no connection checked out", async () => {
+  test("a storm of 500 aborts leaves no transaction, lock or checked-out connection", async () => {
     const pool = createPool({ max: 4 });
     await using locker = new PostgresLocker({ pool });
     const key = uniqueKey();
@@ -180,7 +180,7 @@ describe("withTransaction", () => {
     expect(open).toEqual([]);
   });
 
-  test("where its session ends in the middle, nothing is committed, and the process lives", async () => {
+  test("if its session ends midway, nothing is committed, and the process lives", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client) => {
@@ -207,7 +207,7 @@ describe("withTransaction", () => {
     await expect(locker.withTransaction(key, () => {})).rejects.toBeInstanceOf(LockerClosedError);
   });
 
-  test("close waits for a commit that is under way: whoever called it is told what became of it", async () => {
+  test("close() waits for a commit under way, and its caller is told the outcome", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
     const running = locker.withTransaction(uniqueKey(), async (client) => {

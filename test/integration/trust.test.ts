@@ -8,76 +8,137 @@ import {
   advisoryLocks,
   connect,
   createPool,
+  createRole,
   databaseUrl,
   holdersOf,
   onServer,
   uniqueKey,
-  urlWith,
 } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 // Sessions whose locks mean nothing are refused before anything is done to them.
 
-test("a standby is refused, and trusted once it is promoted", async () => {
-  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
-  await using standby = await primary.standby();
-  const pool = createPool({ connectionString: standby.url });
-  const admin = createPool({ connectionString: standby.url });
-  await using locker = new PostgresLocker({ pool });
-  const key = uniqueKey();
-  await expect(locker.acquire(key)).rejects.toBeInstanceOf(StandbyError);
-  await expect(locker.tryAcquire(key, { mode: "shared" })).rejects.toBeInstanceOf(StandbyError);
-  await expect(locker.ping()).rejects.toBeInstanceOf(StandbyError);
-  expect((await admin.query("select from pg_locks where locktype = 'advisory'")).rowCount).toBe(0);
-  expect(pool.totalCount).toBe(pool.idleCount);
-  await standby.promote();
-  await locker.ping();
-  const lock = await locker.acquire(key);
-  await lock.refresh();
-  expect((await admin.query("select from pg_locks where locktype = 'advisory'")).rowCount).toBe(1);
-  await lock.release();
-});
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  test("a standby is refused, and trusted once it is promoted", async () => {
+    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using standby = await primary.standby();
+    const pool = createPool({ connectionString: standby.url });
+    const admin = createPool({ connectionString: standby.url });
+    await using locker = new PostgresLocker({ sessions, pool });
+    const key = uniqueKey();
+    await expect(locker.acquire(key)).rejects.toBeInstanceOf(StandbyError);
+    await expect(locker.tryAcquire(key, { mode: "shared" })).rejects.toBeInstanceOf(StandbyError);
+    await expect(locker.ping()).rejects.toBeInstanceOf(StandbyError);
+    expect((await admin.query("select from pg_locks where locktype = 'advisory'")).rowCount).toBe(0);
+    expect(pool.totalCount).toBe(pool.idleCount);
+    await standby.promote();
+    await locker.ping();
+    const lock = await locker.acquire(key);
+    await lock.refresh();
+    expect((await admin.query("select from pg_locks where locktype = 'advisory'")).rowCount).toBe(1);
+    await lock.release();
+  });
 
-test("a standby may be where reads go", async () => {
-  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
-  await using standby = await primary.standby();
-  const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
-  if (write === undefined || read === undefined) throw new Error("no pools");
-  await using locker = new PostgresLocker({ database: { write, read } });
-  await locker.ping();
-  await using lock = await locker.acquire(uniqueKey());
-  expect(lock.held).toBe(true);
+  test("a standby may be where reads go", async () => {
+    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using standby = await primary.standby();
+    const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
+    if (write === undefined || read === undefined) throw new Error("no pools");
+    await using locker = new PostgresLocker({ sessions, database: { write, read } });
+    await locker.ping();
+    await using lock = await locker.acquire(uniqueKey());
+    expect(lock.held).toBe(true);
+  });
+
+  describe("a session that announces another backend than the one which serves it", () => {
+    test("is refused, with nothing locked", async () => {
+      await using pooler = await startPooler(databaseUrl());
+      const pool = createPool({ connectionString: pooler.url });
+      await using locker = new PostgresLocker({ sessions, pool });
+      const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
+      expect(refused).toBeInstanceOf(PoolerDetectedError);
+      expect((refused as Error).message).toContain('pooler: "session"');
+      // The pooler keeps the session that was refused, and would hand it to others with all that it holds.
+      expect(await servedBy(pooler)).toHaveLength(1);
+      expect(await advisoryLocks()).toEqual([]);
+      expect(pool.totalCount).toBe(0);
+    });
+
+    test("has its settings still", async () => {
+      await using role = await createRole({ settings: { idle_session_timeout: "400ms" } });
+      await using pooler = await startPooler(role.url);
+      const pool = createPool({ connectionString: pooler.url, application_name: "somebody's" });
+      await using locker = new PostgresLocker({ sessions, pool });
+      await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
+      expect((await servedBy(pooler)).map((session) => session["application_name"])).toEqual(["somebody's"]);
+      // The time-out that a holder's session goes without ends this one.
+      await until(async () => (await servedBy(pooler)).length === 0);
+    });
+  });
+
+  // Under an open socket, as when a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
+  // inlines a function in SQL wherever it is called.
+  describe.each([
+    {
+      says: "is on a standby by now",
+      name: "pg_is_in_recovery() returns boolean",
+      pretended: "select true",
+      own: "language internal volatile strict parallel safe as 'pg_is_in_recovery'",
+      expected: StandbyError,
+    },
+    {
+      says: "is served by another backend by now",
+      name: "pg_backend_pid() returns int",
+      pretended: "select 1",
+      own: "language internal stable strict parallel restricted as 'pg_backend_pid'",
+      expected: PoolerDetectedError,
+    },
+  ])("a session that $says", ({ name, pretended, own, expected }) => {
+    const replace = async (how: string) =>
+      void (await (await connect()).query(`create or replace function pg_catalog.${name} ${how}`));
+    const pretend = () => replace(`language sql as '${pretended}'`);
+    const end = () => replace(own);
+
+    test("is found by a refresh, and its lock is lost", async () => {
+      const pool = createPool();
+      await using locker = new PostgresLocker({ sessions, pool });
+      const lock = await locker.acquire(uniqueKey());
+      const { signal } = lock;
+      await pretend();
+      try {
+        const refreshed = lock.refresh();
+        await expect(refreshed).rejects.toMatchObject({ reason: "lost", cause: expect.any(expected) });
+        expect([lock.held, signal.reason instanceof LockLostError]).toEqual([false, true]);
+        expect(pool.totalCount).toBe(0);
+      } finally {
+        await end();
+      }
+    });
+
+    test("is found by an acquire, which is granted nothing", async () => {
+      const pool = createPool();
+      await using locker = new PostgresLocker({ sessions, pool });
+      // What is in the pool, or carries a lock, is a session from before.
+      const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
+      await locks[0]?.release();
+      await pretend();
+      const key = uniqueKey();
+      try {
+        await expect(locker.acquire(key)).rejects.toBeInstanceOf(expected);
+        expect(await holdersOf(lockId(0, key))).toEqual([]);
+      } finally {
+        await end();
+      }
+      await using next = await locker.acquire(key);
+      expect(next.held).toBe(true);
+      await locks[1]?.release().catch(() => {});
+    });
+  });
 });
 
 describe("a session that announces another backend than the one which serves it", () => {
-  test("is refused, with nothing locked", async () => {
-    await using pooler = await startPooler(databaseUrl());
-    const pool = createPool({ connectionString: pooler.url });
-    await using locker = new PostgresLocker({ pool });
-    const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
-    expect(refused).toBeInstanceOf(PoolerDetectedError);
-    expect((refused as Error).message).toContain('pooler: "session"');
-    // The pooler keeps the session that was refused, and would hand it to others with all that it holds.
-    expect(await servedBy(pooler)).toHaveLength(1);
-    expect(await advisoryLocks()).toEqual([]);
-    expect(pool.totalCount).toBe(0);
-  });
-
-  test("has its settings still", async () => {
-    const user = uniqueKey("role").replace(":", "_");
-    await onServer(`create role ${user} login password 'secret'`);
-    await onServer(`alter role ${user} set idle_session_timeout = '400ms'`);
-    await using pooler = await startPooler(urlWith({ user, password: "secret" }));
-    const pool = createPool({ connectionString: pooler.url, application_name: "somebody's" });
-    await using locker = new PostgresLocker({ pool });
-    await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
-    expect((await servedBy(pooler)).map((session) => session["application_name"])).toEqual(["somebody's"]);
-    // The time-out that a holder's session goes without ends this one.
-    await until(async () => (await servedBy(pooler)).length === 0);
-    await onServer(`drop role ${user}`);
-  });
-
-  test("is accepted where the caller says that the pooler keeps a session for each client", async () => {
+  test("is accepted if the caller says that the pooler keeps a session a client", async () => {
     await using pooler = await startPooler(databaseUrl());
     const pool = createPool({ connectionString: pooler.url });
     await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
@@ -87,65 +148,6 @@ describe("a session that announces another backend than the one which serves it"
     await lock.release();
     expect(await advisoryLocks()).toEqual([]);
     expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
-  });
-});
-
-// Under an open socket, as where a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
-// inlines a function in SQL wherever it is called.
-describe.each([
-  {
-    says: "is on a standby by now",
-    name: "pg_is_in_recovery() returns boolean",
-    pretended: "select true",
-    own: "language internal volatile strict parallel safe as 'pg_is_in_recovery'",
-    expected: StandbyError,
-  },
-  {
-    says: "is served by another backend by now",
-    name: "pg_backend_pid() returns int",
-    pretended: "select 1",
-    own: "language internal stable strict parallel restricted as 'pg_backend_pid'",
-    expected: PoolerDetectedError,
-  },
-])("a session that $says", ({ name, pretended, own, expected }) => {
-  const replace = async (how: string) =>
-    void (await (await connect()).query(`create or replace function pg_catalog.${name} ${how}`));
-  const pretend = () => replace(`language sql as '${pretended}'`);
-  const end = () => replace(own);
-
-  test("is found by a refresh, and its lock is lost", async () => {
-    const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
-    const lock = await locker.acquire(uniqueKey());
-    const { signal } = lock;
-    await pretend();
-    try {
-      const refreshed = lock.refresh();
-      await expect(refreshed).rejects.toMatchObject({ reason: "lost", cause: expect.any(expected) });
-      expect([lock.held, signal.reason instanceof LockLostError]).toEqual([false, true]);
-      expect(pool.totalCount).toBe(0);
-    } finally {
-      await end();
-    }
-  });
-
-  test("is found by an acquire, which is granted nothing", async () => {
-    const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
-    // What is in the pool, or carries a lock, is a session from before.
-    const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
-    await locks[0]?.release();
-    await pretend();
-    const key = uniqueKey();
-    try {
-      await expect(locker.acquire(key)).rejects.toBeInstanceOf(expected);
-      expect(await holdersOf(lockId(0, key))).toEqual([]);
-    } finally {
-      await end();
-    }
-    await using next = await locker.acquire(key);
-    expect(next.held).toBe(true);
-    await locks[1]?.release().catch(() => {});
   });
 });
 

@@ -123,7 +123,7 @@ describe("a lock that changes its class", () => {
     expect(lost(long)).toEqual([]);
   });
 
-  test("a reader of a short TTL beside one of ten minutes endangers neither it nor its neighbours", async () => {
+  test("a reader of a short TTL beside one of ten minutes endangers no other lock", async () => {
     await using locker = enforced();
     const long = await longLocks(locker, "shared");
     const reader = await locker.acquire(long[0]?.key ?? "", { mode: "shared", ttl: "200ms" });

@@ -100,7 +100,7 @@ test("a wait whose time passes ends in the server as well, about then", async ()
   await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0, { deadline: 1_000 });
 });
 
-test("waits of a few milliseconds, and of about the server's deadlock_timeout, end in time and without a word", async () => {
+test("waits of a few milliseconds, or about deadlock_timeout, end in time and quietly", async () => {
   await using held = await HeldByHand.on(server);
   await using waiter = locker();
   await (await waiter.acquire("warm")).release();
@@ -125,7 +125,7 @@ test("a close ends every wait at once, those in line too", async () => {
   await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0, { deadline: 1_000 });
 });
 
-test("when the first of a line is aborted, the next one waits in the server, and those after it keep their order", async () => {
+test("if the first in line is aborted, the next waits in the server, in order", async () => {
   await using held = await HeldByHand.on(server);
   await using waiter = locker();
   const order: number[] = [];

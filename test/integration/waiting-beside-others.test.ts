@@ -136,7 +136,7 @@ describe("a reader", () => {
   });
 });
 
-test("a hundred waits keep no snapshot for longer than their bound, and an index build no longer than two", async () => {
+test("a hundred waits keep no snapshot beyond a bound, an index build beyond two", async () => {
   const bound = 5_000;
   await using fleet = await Fleet.start(100, server.url);
   await using held = await HeldByHand.on(server);
@@ -182,7 +182,7 @@ describe("a role with", () => {
   ];
 
   test.each(["shared", "dedicated"] as const)(
-    `settings of its own waits as any other, and nothing of it is in the log (%s sessions; ${settings.map((setting) => setting.split(" ")[0]).join(", ")})`,
+    `settings of its own waits as any other, and logs nothing (%s sessions; ${settings.map((setting) => setting.split(" ")[0]).join(", ")})`,
     async (sessions) => {
       const role = uniqueKey("role").replace(":", "_");
       await server.rows(`create role ${role} login`);
@@ -238,7 +238,7 @@ describe("a role with", () => {
 });
 
 describe("a transaction that waits", () => {
-  test("for a lock whose holder waits for its row is named a deadlock, and the other one goes on", async () => {
+  test("for a lock whose holder waits for its row is told of a deadlock", async () => {
     await server.rows("create table if not exists rows_of (id int primary key, n int)");
     await server.rows("insert into rows_of values (1, 0), (2, 0) on conflict do nothing");
     await using fleet = await Fleet.start(2, server.url, { poolConfig: { max: 3 } });
@@ -280,7 +280,7 @@ describe("a transaction that waits", () => {
   });
 });
 
-test("log_lock_waits writes that a session still waits, once for each wait in the server, and that it has the lock", async () => {
+test("log_lock_waits writes once for each wait in the server, and once at the grant", async () => {
   const role = uniqueKey("role").replace(":", "_");
   await server.rows(`create role ${role} superuser login`);
   await server.rows(`alter role ${role} set log_lock_waits = on`);

@@ -81,7 +81,7 @@ describe("a session on which is waited", () => {
     await lock.release();
   });
 
-  test("may be terminated in the very moment of the grant: nothing is held by a dead one, and the wait goes on", async () => {
+  test("may be terminated at the grant: no dead session holds, and the wait goes on", async () => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url);
     const waiting = fleet.first.acquire(held.key, { wait: true });
@@ -99,7 +99,7 @@ describe("a session on which is waited", () => {
     await lock.release();
   });
 
-  test("may be cancelled by somebody else in the moment of the grant: the lock that it has then is the caller's", async () => {
+  test("may be cancelled at the grant: the lock that it then has is the caller's", async () => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url);
     const waiting = fleet.first.acquire(held.key, { wait: true });
@@ -132,7 +132,7 @@ describe("a session on which is waited", () => {
   });
 });
 
-test("sessions that are ended and cancelled at random keep nobody from having the lock, and leave nothing", async () => {
+test("random ends and cancels of sessions keep nobody from the lock, and leave none", async () => {
   await using fleet = await Fleet.start(4, server.url, { poolConfig: { max: 2, idleTimeoutMillis: 100 } });
   const keys = [uniqueKey(), uniqueKey()];
   const [callers, turns] = [12, 15];
@@ -166,7 +166,7 @@ test("sessions that are ended and cancelled at random keep nobody from having th
 }, 60_000);
 
 describe("a black hole on the link of a waiter", () => {
-  test("doesn't hold up its bound, and leaves nothing once it is mended, though the lock was granted into it", async () => {
+  test("keeps the bound, and leaves nothing once mended, though the lock was granted", async () => {
     await using proxy = await TcpProxy.start(server.url);
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, proxy.url);
@@ -217,7 +217,7 @@ describe("a black hole on the link of a waiter", () => {
     await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0);
   });
 
-  test("in which the first proof that locks are kept hangs doesn't hold up a first acquire", async () => {
+  test("doesn't hold up a first acquire if the proof of locks hangs in it", async () => {
     await using proxy = await TcpProxy.start(server.url);
     const pool = createPool({ connectionString: server.url });
     await pool.query("select 1");
@@ -241,7 +241,7 @@ describe("a database that isn't there", () => {
   };
 
   test.each(["from the start", "after a while"])(
-    "(%s) is waited for until the time has passed, which the last fault is the cause of",
+    "(%s) is waited for until the time has passed, with the last fault as cause",
     async (when) => {
       await using proxy = await TcpProxy.start(server.url);
       await using held = await HeldByHand.on(server);
@@ -268,7 +268,7 @@ describe("a database that isn't there", () => {
     },
   );
 
-  test("and comes back is waited through, from the start and in the middle, by every way to wait", async () => {
+  test("and comes back is waited for, at the start and midway, by every way to wait", async () => {
     await using proxy = await TcpProxy.start(server.url);
     await using held = await HeldByHand.on(server);
     await using locker = lockerOn(proxy.url);
@@ -339,7 +339,7 @@ describe("a server whose connections are all taken", () => {
     await (await waiting).release();
   });
 
-  test("gives the lock to who waits and has a connection, on which it holds another one, but none to wait on", async () => {
+  test("gives the lock to a waiter that has a connection with another lock on it", async () => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url);
     const other = await fleet.first.acquire(uniqueKey(), { autoRefresh: true });
@@ -363,7 +363,7 @@ test("a pool whose connections are all checked out is waited for", async () => {
   const waiting = locker.acquire(held.key, { wait: true });
   waiting.catch(() => {});
   const short = await locker.acquire(uniqueKey(), { wait: "600ms" }).catch((error: unknown) => error);
-  // Where it needed the pool. A free lock may be had without.
+  // If it needed the pool: a free lock may be granted without.
   if (short instanceof Error) expect(short).toMatchObject({ reason: "wait-timeout" });
   else await (short as { release(): Promise<void> }).release();
   taken.release();
@@ -406,7 +406,7 @@ describe("what no waiting mends rejects at once:", () => {
   });
 
   test.each(["transaction", "session"] as const)(
-    "a pooler in %s mode, which is no session of one's own (where pgbouncer is installed)",
+    "a pooler in %s mode, which keeps no session (where pgbouncer is installed)",
     async (mode) => {
       if (!PgBouncer.installed) return;
       await using bouncer = await PgBouncer.start({ url: server.url, mode });

@@ -51,7 +51,7 @@ async function line(
 }
 
 describe("a hundred lockers that wait for one key", () => {
-  test("wait on a session each, ask little while it is held, and have it one after another with few statements", async () => {
+  test("wait on a session each, ask little, and get it in turn with few statements", async () => {
     await using fleet = await Fleet.start(size, server.url, {
       poolConfig: { max: 1, idleTimeoutMillis: 50 },
     });
@@ -104,7 +104,7 @@ describe("a hundred lockers that wait for one key", () => {
     await held.session.end();
   }, 40_000);
 
-  test("are all told when the time of each has passed, and nobody blocks in the server any more", async () => {
+  test("are all told when their time has passed, and nobody blocks in the server", async () => {
     await using fleet = await Fleet.start(30, server.url);
     await using held = await HeldByHand.on(server);
     const waits = await Promise.allSettled(
@@ -145,7 +145,7 @@ describe("a failover", () => {
     };
   });
 
-  test("ends no wait: those who are led to the standby before its promotion go on, and have the lock after it", async () => {
+  test("ends no wait: those led to the standby go on, and get the lock after it", async () => {
     await using proxy = await TcpProxy.start(primary.url);
     await using fleet = await Fleet.start(50, proxy.url);
     await using held = await HeldByHand.on(primary);

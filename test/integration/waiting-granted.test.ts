@@ -22,7 +22,7 @@ afterEach(() => server.nothingLeft());
 /** By the server's clock. */
 const sleep = (seconds: number) => server.rows("select pg_sleep($1)", [seconds]);
 
-/** Waits for a lock that somebody has, in the server, and has it when that one gives it back after so many seconds. */
+/** Waits in the server for a lock that somebody holds, and gets it when that holder releases it after that many seconds. */
 async function waited(
   locker: PostgresLocker,
   options: Parameters<PostgresLocker["acquire"]>[1] = {},
@@ -74,7 +74,7 @@ describe.each(["shared", "dedicated"] as const)("a lock that was waited for (%s 
     await lock.release();
   });
 
-  test("is freed by the server a TTL after its holder was last heard of, if the server enforces that", async () => {
+  test("is freed by the server a TTL after its holder was heard of, if it enforces it", async () => {
     await using fleet = await one({ ttlEnforcement: "server" });
     const lock = await waited(fleet.first, { ttl: "500ms" }, 1);
     expect(lock.held).toBe(true);
@@ -124,7 +124,7 @@ describe.each(["shared", "dedicated"] as const)("a lock that was waited for (%s 
 
 // The event loop stands still, as in a long computation, from before the grant until long after the TTL.
 test.each(["client", "server"] as const)(
-  "a process that is blocked in the moment of the grant relies on nothing that was taken back meanwhile (TTL enforced by the %s)",
+  "a process blocked at the grant relies on nothing taken back (TTL by the %s)",
   async (ttlEnforcement) => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url, { ttlEnforcement });
@@ -154,7 +154,7 @@ test("the session of a wait carries the next one, and no lock of another key", a
   expect(pids.size).toBe(1);
 });
 
-test("readers of one locker share a lock that was waited for, and a writer has it after all of them", async () => {
+test("readers of one locker share a lock they waited for, and a writer comes after", async () => {
   await using held = await HeldByHand.on(server);
   await using fleet = await Fleet.start(1, server.url);
   let [inside, most, written] = [0, 0, 0];
@@ -183,7 +183,7 @@ test("readers of one locker share a lock that was waited for, and a writer has i
   expect([most, written]).toEqual([5, 1]);
 });
 
-test("acquireAll waits in the server for one key after the other, and has all of them or none", async () => {
+test("acquireAll waits in the server key by key, and gets all of them or none", async () => {
   await using one = await HeldByHand.on(server);
   await using two = await HeldByHand.on(server);
   await using fleet = await Fleet.start(1, server.url, { poolConfig: { max: 3 } });

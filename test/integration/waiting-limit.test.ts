@@ -98,7 +98,7 @@ describe("maxWaitingSessions", () => {
     await first.release();
     const lock = await waiting;
     const then = fleet.first.acquire(second.key, { wait: true });
-    // Time in which it would have gone there, a few times over: what it asks meanwhile are tries.
+    // Time in which it would have gone there, a few times over: what it asks in that time are tries.
     const before = await server.statements();
     await until(async () => (await server.statements()) >= before + 3, { deadline: 10_000 });
     expect(await server.pidsOf(second.id, "waiting")).toEqual([]);
@@ -127,7 +127,7 @@ describe("maxWaitingSessions", () => {
   });
 });
 
-/** Holds the locks of so many keys on one session of a plain client. */
+/** Holds the locks of that many keys on one session of a plain client. */
 async function holdMany(keys: readonly string[]) {
   const session = await server.connect();
   const ids = keys.map((key) => lockId(0, key).toString());
@@ -145,7 +145,7 @@ async function longestBlock(work: () => Promise<unknown>): Promise<number> {
 }
 
 describe("one locker that waits", () => {
-  test("for 1,500 keys asks the server little meanwhile, and has each soon after it is free", async () => {
+  test("for 1,500 keys asks the server little, and has each soon after it is free", async () => {
     await using fleet = await Fleet.start(1, server.url, { poolConfig: { max: 5 } });
     const keys = Array.from({ length: 1_500 }, () => uniqueKey());
     const free = await holdMany(keys);
@@ -196,7 +196,7 @@ describe("one locker that waits", () => {
     expect(blocked).toBeLessThan(2_000);
   }, 120_000);
 
-  test("with 100,000 callers for one key serves them one by one, in order, and never blocks its process for long", async () => {
+  test("with 100,000 callers for a key serves them in order, and never blocks long", async () => {
     await using fleet = await Fleet.start(1, server.url, { poolConfig: { max: 5 } });
     await using held = await HeldByHand.on(server);
     const [count, served] = [100_000, 200];

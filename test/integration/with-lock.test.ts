@@ -1,122 +1,124 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type Lock, LockLostError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { createPool, terminateHolder, uniqueKey } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
-const endSessions = async (lock: Lock): Promise<void> => {
-  for (const pid of await holdersOf(lock.id)) await onServer("select pg_terminate_backend($1)", [pid]);
-};
-
-test("fn gets a held lock, its answer comes back, and the lock is released", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const key = uniqueKey();
-  let seen: Lock | undefined;
-  const answer = await locker.withLock(key, (lock) => {
-    seen = lock;
-    expect(lock.held).toBe(true);
-    return 42;
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  test("fn gets a held lock, its answer comes back, and the lock is released", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const key = uniqueKey();
+    let seen: Lock | undefined;
+    const answer = await locker.withLock(key, (lock) => {
+      seen = lock;
+      expect(lock.held).toBe(true);
+      return 42;
+    });
+    expect(answer).toBe(42);
+    expect(seen?.held).toBe(false);
+    expect(seen?.signal.aborted).toBe(false);
+    await locker.withLock(key, () => {});
   });
-  expect(answer).toBe(42);
-  expect(seen?.held).toBe(false);
-  expect(seen?.signal.aborted).toBe(false);
-  await locker.withLock(key, () => {});
-});
 
-test.each([
-  ["rejects", async () => Promise.reject(new Error("mine"))],
-  [
-    "throws before it makes a promise",
-    () => {
-      throw new Error("mine");
-    },
-  ],
-])("an fn that %s has its lock released and its error passed on", async (_, fn) => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const key = uniqueKey();
-  await expect(locker.withLock(key, fn)).rejects.toThrow("mine");
-  await locker.withLock(key, () => {});
-});
-
-test("an fn that throws undefined rejects with undefined", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const outcome = locker.withLock(uniqueKey(), () => Promise.reject(undefined));
-  await expect(outcome.catch((error) => ({ error }))).resolves.toEqual({ error: undefined });
-});
-
-test("a contended withLock does not run fn", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const key = uniqueKey();
-  await using _held = await locker.acquire(key);
-  let ran = false;
-  const fn = (): void => {
-    ran = true;
-  };
-  await expect(locker.withLock(key, fn)).rejects.toThrow(LockNotAcquiredError);
-  expect(await locker.tryWithLock(key, fn)).toEqual({ acquired: false });
-  expect(ran).toBe(false);
-});
-
-test("tryWithLock answers with what fn answers", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  expect(await locker.tryWithLock(uniqueKey(), async () => "done")).toEqual({
-    acquired: true,
-    value: "done",
+  test.each([
+    ["rejects", async () => Promise.reject(new Error("mine"))],
+    [
+      "throws before it makes a promise",
+      () => {
+        throw new Error("mine");
+      },
+    ],
+  ])("an fn that %s has its lock released and its error passed on", async (_, fn) => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const key = uniqueKey();
+    await expect(locker.withLock(key, fn)).rejects.toThrow("mine");
+    await locker.withLock(key, () => {});
   });
-});
 
-test("the loss of the lock rejects at once, though fn never settles", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const running = locker.withLock(uniqueKey(), async (lock) => {
-    await endSessions(lock);
-    await new Promise(() => {});
+  test("an fn that throws undefined rejects with undefined", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const outcome = locker.withLock(uniqueKey(), () => Promise.reject(undefined));
+    await expect(outcome.catch((error) => ({ error }))).resolves.toEqual({ error: undefined });
   });
-  await expect(running).rejects.toThrow(LockLostError);
-});
 
-test("the loss of the lock rejects, though fn ignores it and succeeds", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const running = locker.withLock(uniqueKey(), async (lock) => {
-    await endSessions(lock);
-    await until(() => !lock.held);
-    return "done";
+  test("a contended withLock does not run fn", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const key = uniqueKey();
+    await using _held = await locker.acquire(key);
+    let ran = false;
+    const fn = (): void => {
+      ran = true;
+    };
+    await expect(locker.withLock(key, fn)).rejects.toThrow(LockNotAcquiredError);
+    expect(await locker.tryWithLock(key, fn)).toEqual({ acquired: false });
+    expect(ran).toBe(false);
   });
-  await expect(running).rejects.toThrow(LockLostError);
-});
 
-test("an error of fn wins over one of the release, and carries it", async () => {
-  const pool = createPool();
-  await using locker = new PostgresLocker({ pool });
-  const captured = new Promise<{ query(text: string): Promise<unknown> }>((resolve) =>
-    pool.once("acquire", resolve),
-  );
-  const error = await locker
-    .withLock(uniqueKey(), async () => {
-      await (await captured).query("select pg_advisory_unlock_all()");
-      throw new Error("mine");
-    })
-    .catch((reason: unknown) => reason);
-  expect(error).toMatchObject({ message: "mine", suppressed: { name: "LockNotHeldError", reason: "lost" } });
-});
+  test("tryWithLock answers with what fn answers", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    expect(await locker.tryWithLock(uniqueKey(), async () => "done")).toEqual({
+      acquired: true,
+      value: "done",
+    });
+  });
 
-test("a lock is refreshed while fn runs, far past its TTL", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const held = await locker.withLock(
-    uniqueKey(),
-    async (lock) => {
-      const end = performance.now() + 1_500;
-      await until(() => performance.now() > end || !lock.held);
-      return lock.held;
-    },
-    { ttl: "300ms" },
-  );
-  expect(held).toBe(true);
-});
+  test("the loss of the lock rejects at once, though fn never settles", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const running = locker.withLock(uniqueKey(), async (lock) => {
+      await terminateHolder(lock.id);
+      await new Promise(() => {});
+    });
+    await expect(running).rejects.toThrow(LockLostError);
+  });
 
-test("a lock refreshed by itself stops being so when it is released", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
-  const lock = await locker.acquire(uniqueKey(), { ttl: "100ms", autoRefresh: true });
-  await until(() => lock.held);
-  await lock.release();
-  expect(lock.held).toBe(false);
-  expect(lock.signal.aborted).toBe(false);
+  test("the loss of the lock rejects, though fn ignores it and succeeds", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const running = locker.withLock(uniqueKey(), async (lock) => {
+      await terminateHolder(lock.id);
+      await until(() => !lock.held);
+      return "done";
+    });
+    await expect(running).rejects.toThrow(LockLostError);
+  });
+
+  test("an error of fn wins over one of the release, and carries it", async () => {
+    const pool = createPool();
+    await using locker = new PostgresLocker({ sessions, pool });
+    const captured = new Promise<{ query(text: string): Promise<unknown> }>((resolve) =>
+      pool.once("acquire", resolve),
+    );
+    const error = await locker
+      .withLock(uniqueKey(), async () => {
+        await (await captured).query("select pg_advisory_unlock_all()");
+        throw new Error("mine");
+      })
+      .catch((reason: unknown) => reason);
+    expect(error).toMatchObject({
+      message: "mine",
+      suppressed: { name: "LockNotHeldError", reason: "lost" },
+    });
+  });
+
+  test("a lock is refreshed while fn runs, far past its TTL", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const held = await locker.withLock(
+      uniqueKey(),
+      async (lock) => {
+        const end = performance.now() + 1_500;
+        await until(() => performance.now() > end || !lock.held);
+        return lock.held;
+      },
+      { ttl: "300ms" },
+    );
+    expect(held).toBe(true);
+  });
+
+  test("a lock refreshed by itself stops being so when it is released", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const lock = await locker.acquire(uniqueKey(), { ttl: "100ms", autoRefresh: true });
+    await until(() => lock.held);
+    await lock.release();
+    expect(lock.held).toBe(false);
+    expect(lock.signal.aborted).toBe(false);
+  });
 });

@@ -195,7 +195,7 @@ describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) =
     await locker.ping();
   });
 
-  test("what a client throws at a statement is a DatabaseError, and its connection is not used again", async () => {
+  test("what a client throws is a DatabaseError, and its connection isn't used again", async () => {
     let isBroken = false;
     const Throwing = querying((query) => (...args) => {
       if (isBroken) throw new TypeError("text.trim is not a function");

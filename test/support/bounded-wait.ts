@@ -72,7 +72,7 @@ export class WaitingServer implements AsyncDisposable {
     return this.server.url;
   }
 
-  /** A client of the superuser, or of another role; its waits have a bound where one is given, in milliseconds. */
+  /** A client of the superuser, or of another role; its waits have a bound if one is given, in milliseconds. */
   async connect(config: pg.ClientConfig & { bound?: number } = {}): Promise<Session> {
     const { bound, ...rest } = config;
     const session = await connect({ connectionString: this.url, ...rest });
@@ -85,7 +85,7 @@ export class WaitingServer implements AsyncDisposable {
     return (await (await this.#admin()).query<R>(sql, values)).rows;
   }
 
-  /** The pids that have the lock, or those that wait for it, in their order where the server tells. */
+  /** The pids that have the lock, or those that wait for it, in their order if the server tells it. */
   async pidsOf(id: bigint, what: "granted" | "waiting"): Promise<number[]> {
     const rows = await this.rows<{ pid: number }>(
       `select pid from pg_locks
@@ -97,7 +97,7 @@ export class WaitingServer implements AsyncDisposable {
     return rows.map(({ pid }) => pid);
   }
 
-  /** Resolves with the pids of those who wait for the lock when there are so many, in the order in which they asked. */
+  /** Resolves with the pids of those who wait for the lock once there are that many, in the order in which they asked. */
   async waiters(id: bigint, count: number, deadline = 15_000): Promise<number[]> {
     let pids: number[] = [];
     const enough = async () => {
@@ -110,7 +110,7 @@ export class WaitingServer implements AsyncDisposable {
     return pids;
   }
 
-  /** The sessions of lockers; of waiting alone where `which` says so. */
+  /** The sessions of lockers; of waiting alone if `which` says so. */
   async sessions(which: "all" | "waits" = "all"): Promise<{ pid: number; name: string }[]> {
     return await this.rows(
       "select pid, application_name as name from pg_stat_activity where application_name like $1",
@@ -161,7 +161,7 @@ export class WaitingServer implements AsyncDisposable {
   }
 
   /**
-   * Does something while the backend of a session stands still, which then meets all that happened meanwhile at once: so that
+   * Does something while the backend of a session stands still, which then meets at once all that happened in that time: so that
    * a grant and the end of the wait for it can be one moment.
    */
   async whileStopped(session: Pick<Session, "processID">, work: () => Promise<void>): Promise<void> {

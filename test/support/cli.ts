@@ -17,7 +17,7 @@ export interface CliOptions {
   readonly account?: { readonly uid: number; readonly gid: number } | undefined;
   /** Of a terminal; default 100. */
   readonly columns?: number;
-  /** Its program, where it is installed elsewhere. */
+  /** Its program, if it is installed elsewhere. */
   readonly program?: string;
 }
 
@@ -136,7 +136,7 @@ export class Terminal implements AsyncDisposable {
     this.#pty.write(text);
   }
 
-  /** What is on its screen where that was cleared and drawn: all since then, as lines of text. */
+  /** What is on its screen since it was last cleared, as lines of text. */
   get screen(): string {
     const drawn = this.output.slice(this.output.lastIndexOf("\x1b[2J"));
     return stripVTControlCharacters(drawn).replaceAll("\r", "");

@@ -173,10 +173,23 @@ function withDatabase(connectionString: string, database: string): string {
   return changed.href;
 }
 
-/** A role that may log in to this file's database, and nothing else. */
-export async function createRole(): Promise<AsyncDisposable & { name: string; url: string }> {
+export interface RoleOptions {
+  /** Parameters that each of its sessions begins with. Default: none. */
+  readonly settings?: Readonly<Record<string, string>>;
+  /** How many sessions it may have at a time. Default: any number. */
+  readonly connectionLimit?: number;
+}
+
+/** A role that may log in to this file's database, and nothing else. Its end is that of its sessions. */
+export async function createRole(
+  options: RoleOptions = {},
+): Promise<AsyncDisposable & { readonly name: string; readonly url: string }> {
   const name = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${name} login password 'secret'`);
+  await onServer(
+    `create role ${name} login password 'secret' connection limit ${options.connectionLimit ?? -1}`,
+  );
+  for (const [setting, value] of Object.entries(options.settings ?? {}))
+    await onServer(`alter role ${name} set ${setting} = '${value}'`);
   return {
     name,
     url: urlWith({ user: name, password: "secret" }),
@@ -185,4 +198,11 @@ export async function createRole(): Promise<AsyncDisposable & { name: string; ur
       await onServer(`drop role ${name}`);
     },
   };
+}
+
+/** Ends the one session that has been granted the lock, as an administrator would. */
+export async function terminateHolder(id: bigint): Promise<void> {
+  const pids = await holdersOf(id);
+  if (pids.length !== 1) throw new Error(`the lock ${id} has ${pids.length} holders, not one`);
+  await onServer("select pg_terminate_backend($1)", pids);
 }

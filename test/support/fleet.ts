@@ -17,7 +17,7 @@ export class Fleet implements AsyncDisposable {
     this.lockers = lockers;
   }
 
-  /** Makes so many lockers. What a locker does once, with its first lock, is done. */
+  /** Makes that many lockers, each of which has done what a locker does once, with its first lock. */
   static async start(count: number, url: string, options: FleetOptions = {}): Promise<Fleet> {
     const { poolConfig, ...rest } = options;
     const one = () => {

@@ -57,5 +57,5 @@ export async function runLocked(
   }
 }
 
-/** A shell script that does nothing until it is ended. What it starts meanwhile ends within moments by itself. */
+/** A shell script that does nothing until it is ended. What it starts ends within moments by itself. */
 export const idle = "while :; do sleep 0.1; done";

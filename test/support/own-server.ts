@@ -31,7 +31,7 @@ export class UserState implements AsyncDisposable {
     return new UserState(home, account);
   }
 
-  /** Where `pg-locker` has what is its own. */
+  /** The folder in which `pg-locker` keeps what is its own. */
   get folder(): string {
     return join(this.home, "pg-locker");
   }

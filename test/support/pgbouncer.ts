@@ -15,7 +15,7 @@ export interface PgBouncerOptions {
   mode: "transaction" | "session" | "statement";
   /** How many sessions the pooler keeps for a database. Default 20. */
   poolSize?: number;
-  /** `max_prepared_statements`, where it {@link PgBouncer.prepares}. Default: as the pooler has it. */
+  /** `max_prepared_statements`, if it {@link PgBouncer.prepares}. Default: as the pooler has it. */
   prepared?: number;
 }
 

@@ -27,7 +27,7 @@ export class ServerLog {
     this.#from = (await readFile(this.#file, "utf8")).length;
   }
 
-  /** What was written since {@link mark}, since the start of the server without one; by one process where `pid` names it. */
+  /** What was written since {@link mark}, or since the start of the server; by one process if `pid` names it. */
   async entries(pid?: number): Promise<LogEntry[]> {
     const text = (await readFile(this.#file, "utf8")).slice(this.#from);
     const found: LogEntry[] = [];

@@ -6,10 +6,10 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /** A block of code of a page. */
 export interface Snippet {
-  /** What stands behind the three backticks: `ts`, or `ts title="cron.ts"`. */
+  /** What stands behind the three backticks, if anything: `ts`, or `ts title="cron.ts"`. */
   readonly language: string;
   readonly title: string | undefined;
-  /** Of the page, where the block begins. */
+  /** The line of the page on which the block begins. */
   readonly line: number;
   readonly code: string;
 }
@@ -17,7 +17,7 @@ export interface Snippet {
 /** The blocks of code of a page, by its path from the root of the repository. */
 export async function snippetsOf(page: string): Promise<Snippet[]> {
   const text = await readFile(join(root, page), "utf8");
-  return [...text.matchAll(/^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$/gms)].map((match) => ({
+  return [...text.matchAll(/^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$/gms)].map((match) => ({
     language: match[1] ?? "",
     title: match[2],
     line: text.slice(0, match.index).split("\n").length,

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { posix } from "node:path";
+import { parseAst } from "rolldown/parseAst";
 
 const root = new URL("../../src/", import.meta.url);
 
@@ -12,6 +13,32 @@ export interface SourceFile {
   readonly code: string;
   /** The rooms it imports from, by `import`, `export … from`, `import()` or a type import. */
   readonly imports: readonly string[];
+}
+
+/** A name that a file declares at its top level. */
+export interface Declaration {
+  readonly name: string;
+  readonly isExported: boolean;
+  /** An interface, a type or a class: what is one to the reader of another file. */
+  readonly isType: boolean;
+}
+
+/** What a file declares at its top level. A re-export declares nothing. */
+export function declarationsIn({ text }: SourceFile): Declaration[] {
+  return parseAst(text, { lang: "ts" }).body.flatMap((statement) => {
+    const isExported = statement.type === "ExportNamedDeclaration";
+    const declared = isExported ? statement.declaration : statement;
+    const isType = /^(TSInterface|TSTypeAlias|Class)Declaration$/.test(declared?.type ?? "");
+    return namesIn(declared).map((name) => ({ name, isExported, isType }));
+  });
+}
+
+function namesIn(declared: unknown): string[] {
+  const { id, declarations = [] } = (declared ?? {}) as {
+    readonly id?: { readonly name?: string };
+    readonly declarations?: readonly { readonly id: { readonly name?: string } }[];
+  };
+  return [id, ...declarations.map((each) => each.id)].flatMap((each) => each?.name ?? []);
 }
 
 /** Every `.ts` file below `src/`, in alphabetical order. */

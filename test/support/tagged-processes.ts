@@ -69,7 +69,7 @@ export function lives(pid: number): boolean {
   return state !== undefined && state !== "Z" && state !== "X";
 }
 
-/** The state of a process in one letter, as `ps` and Linux say it; `undefined` where there is none. */
+/** The state of a process in one letter, as `ps` and Linux say it; `undefined` if there is none. */
 function stateOf(pid: number): string | undefined {
   if (existsSync("/proc/self/stat")) {
     try {
@@ -79,7 +79,7 @@ function stateOf(pid: number): string | undefined {
       return undefined;
     }
   }
-  // It fails where there is no such process.
+  // It fails if there is no such process.
   const { stdout } = spawnSync("ps", ["-o", "state=", "-p", String(pid)], { encoding: "utf8" });
   return stdout.trim().charAt(0) || undefined;
 }

@@ -12,7 +12,7 @@ export interface UntilOptions {
 type Falsy = false | 0 | 0n | "" | null | undefined;
 
 /**
- * Polls `probe` until it answers something truthy, and resolves with that.
+ * Polls `probe` until it returns something truthy, and resolves with that.
  *
  * @throws Error at the deadline, and whatever `probe` throws, at once.
  */

@@ -19,7 +19,7 @@ test("has 63 bytes at most, and is cut at a whole character", () => {
   expect(applicationName(0, "🔒".repeat(9))).toBe(`pg-locker 0 ${"%F0%9F%94%92".repeat(4)}`);
 });
 
-test("stops at the first character that does not fit, so that no key looks like another one with a gap", () => {
+test("stops at the first character that doesn't fit, so no key looks like another", () => {
   const key = `${"x".repeat(50)}éy`;
   expect(applicationName(0, key)).toBe(`pg-locker 0 ${"x".repeat(50)}`);
 });

@@ -49,7 +49,7 @@ function samples(until: number, has: (time: number) => number[]): Sample[] {
   });
 }
 
-test("a claim is from the first to the last time that the lock was held, however it ended", () => {
+test("a claim lasts from the first to the last time that the lock was held", () => {
   const claims = claimsOf(3, [
     ["got", 1, "k", 500, "12", 90],
     ["held", 1, 100],
@@ -74,7 +74,7 @@ test("claims one after the other, or of two keys, are right", () => {
   expect(judgeOverlaps(claims, [])).toEqual({ overlaps: [], wrong: [] });
 });
 
-test("an overlap is wrong while no session was ended by others, however short, also inside of a longer one", () => {
+test("an overlap is wrong, however short, unless others had ended a session", () => {
   const short = judgeOverlaps([claim(1, 0, 100), claim(2, 99, 200)], []);
   expect(short.overlaps).toMatchObject([{ milliseconds: 1, kind: undefined }]);
   expect(short.wrong).toHaveLength(1);
@@ -87,7 +87,7 @@ test("an overlap is wrong while no session was ended by others, however short, a
   ]);
 });
 
-test("an overlap after others have ended the session is counted, with whether the holder was told", () => {
+test("an overlap after others ended the session is counted, with what was told", () => {
   const told = judgeOverlaps([claim(1, 0, 100, { why: "lost" }), claim(2, 90, 200)], [ending(80)]);
   expect(told.wrong).toEqual([]);
   expect(told.overlaps).toMatchObject([{ kind: "terminate", warned: true, milliseconds: 10 }]);
@@ -106,7 +106,7 @@ test.each([
   expect(judgeOverlaps([claim(1, 0, 100), claim(2, 90, 200)], [other]).wrong).toHaveLength(1);
 });
 
-test("nothing explains an overlap of claims that were released: they had their sessions to the end", () => {
+test("no overlap of released claims is excused: their sessions lasted to the end", () => {
   const released = { why: "released" } as const;
   const claims = [claim(1, 0, 100, released), claim(2, 90, 200, released)];
   expect(judgeOverlaps(claims, [ending(80)]).wrong).toHaveLength(1);
@@ -118,7 +118,7 @@ test("an overlap longer than a TTL is wrong, whoever ended the session", () => {
   expect(judgeOverlaps(claims(591), [ending(80)]).wrong).toHaveLength(1);
 });
 
-test("an overlap over a failover is counted: the old primary's holders may go on, and give back what they have", () => {
+test("an overlap over a failover is counted: the old primary's holders may go on", () => {
   for (const why of ["expired", "lost", "released"] as const) {
     const claims = [granted(1, 1, 0, 200, { why }), granted(2, 2, 150, 300)];
     expect(judgeOverlaps(claims, []).wrong).toHaveLength(1);
@@ -131,14 +131,14 @@ test("an overlap over a failover is counted: the old primary's holders may go on
   expect(judgeOverlaps(late, failover(100)).wrong).toEqual([]);
 });
 
-test("an overlap over a failover lasts for no longer than a TTL from the end of the old primary", () => {
+test("an overlap over a failover lasts at most a TTL after the old primary's end", () => {
   const claims = (end: number) => [granted(1, 1, 0, end), granted(2, 2, 150, 2_000)];
   // It went on until 400.
   expect(judgeOverlaps(claims(900), failover(100)).wrong).toEqual([]);
   expect(judgeOverlaps(claims(901), failover(100)).wrong).toHaveLength(1);
 });
 
-test("a failover explains no overlap of two claims of one server, but for the end of the old primary", () => {
+test("a failover excuses no overlap on one server, except at the old primary's end", () => {
   const ofOld = [granted(1, 1, 0, 200), granted(1, 2, 150, 300)];
   expect(judgeOverlaps(ofOld, failover(100)).wrong).toHaveLength(1);
   const ofNew = [granted(2, 1, 150, 300), granted(2, 2, 200, 350)];
@@ -147,7 +147,7 @@ test("a failover explains no overlap of two claims of one server, but for the en
   expect(judgeOverlaps(afterItsEnd, failover(100)).wrong).toEqual([]);
 });
 
-test("a failover excuses the old primary's claims alone: from samples, refused writes and smaller tokens", () => {
+test("a failover excuses only the old primary's samples, writes and tokens", () => {
   const gone = samples(300, (time) => (time < 100 ? [1] : []));
   const [old, other] = [granted(1, 1, 30, 200, { why: "released" }), granted(2, 1, 120, 200)];
   expect(judgeClaims([old], gone, failover(95))).toEqual({ checks: 8, excused: 5, wrong: [] });
@@ -191,7 +191,7 @@ test("a write refused in the midst of belief is wrong; a late one is not", () =>
   expect(refusedInBelief([claim(1, 0, 100)], [{ ...put, outcome: "accepted" }], [])).toEqual([]);
 });
 
-test("a claim that the server knows nothing of is wrong, unless others have ended its session", () => {
+test("a claim unknown to the server is wrong, unless others ended its session", () => {
   const claims = [claim(1, 30, 200)];
   const always = judgeClaims(
     claims,
@@ -240,7 +240,7 @@ test("a lock in the server that nobody claims for longer than allowed is wrong",
   expect(before.wrong).toHaveLength(1);
 });
 
-test("one session that takes the lock again and again leaves nothing unclaimed, though no sample is between", () => {
+test("a session that takes the lock again and again leaves nothing unclaimed", () => {
   const claims = Array.from({ length: 40 }, (_, index) => claim(1, index * 50, index * 50 + 45));
   const { longest, wrong } = judgeRows(
     claims,
@@ -251,7 +251,7 @@ test("one session that takes the lock again and again leaves nothing unclaimed, 
   expect(longest).toBeLessThan(20);
 });
 
-test("unavailable is a key from the fault that cost its holder the lock until the next claim", () => {
+test("a key is unavailable from the fault that freed it until the next claim", () => {
   const claims = [claim(1, 0, 100), claim(2, 700, 800, { why: "released" }), claim(3, 900, 950)];
   const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at });
   expect(unavailability(claims, [fault(1, 99)])).toMatchObject([{ key: "k", milliseconds: 601 }]);

@@ -98,7 +98,7 @@ describe("the default breaker, as time passes", () => {
     return breaker;
   };
 
-  test("refuses for half a second, then lets one operation through, and closes if that succeeds", async () => {
+  test("refuses for half a second, then lets one operation through to try", async () => {
     const breaker = await opened();
     vi.advanceTimersByTime(499);
     expect(await isOpen(breaker)).toBe(true);
@@ -209,7 +209,7 @@ describe("through any object with execute(fn)", () => {
     expect(called).toBe(false);
   });
 
-  test("a breaker that throws in the same step, or something that is no error, is a refusal as well", async () => {
+  test("a breaker that throws synchronously, or throws no error, refuses as well", async () => {
     const synchronous = {
       execute(): never {
         throw new RangeError("no");
@@ -221,7 +221,7 @@ describe("through any object with execute(fn)", () => {
 });
 
 describe("policies of cockatiel that have an opinion of their own", () => {
-  test("a time-out changes nothing of the outcome, and is a failure for the breaker around it", async () => {
+  test("a time-out changes no outcome, and is a failure for the breaker around it", async () => {
     const patience = timeout(1, TimeoutStrategy.Aggressive);
     const breaker = wrap(
       circuitBreaker(handleAll, { halfOpenAfter: 60_000, breaker: new ConsecutiveBreaker(1) }),

@@ -271,7 +271,7 @@ test("no message shows a connection string or a password", () => {
   }
 });
 
-test("a pool whose `max` is a string, as from the environment, is refused by the name of that field", () => {
+test("a pool whose `max` is a string is refused by the name of that field", () => {
   const pool = new pg.Pool({ max: "10" as unknown as number });
   expect(message(() => new PostgresLocker({ pool }))).toBe(
     'Expected `pool.options.max` to be a number, got `"10"` (string)',

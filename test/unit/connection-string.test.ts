@@ -63,7 +63,7 @@ describe("a connection string is understood", () => {
   });
 });
 
-describe("one that isn't is refused in a sentence that names what has it, and shows no part of it", () => {
+describe("an invalid one is refused by the name of its source, and isn't shown", () => {
   test.each([
     ["an empty one", " \n", "DATABASE_URL is empty"],
     ["two lines", "postgres://h/d\npostgres://h/e", "more than one line"],

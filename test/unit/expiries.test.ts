@@ -62,7 +62,7 @@ test("one that is stopped, even twice, does not expire, and the others do", () =
   ]);
 });
 
-test("one that is proved meanwhile expires a term after that, said or not, and holds up nobody behind it", () => {
+test("one that is proved meanwhile expires a term after that, and holds up nobody", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const [told, silent, other] = [new Perishable(100), new Perishable(100), new Perishable(100)];

@@ -83,7 +83,7 @@ const hold = (session: Session): HeldLock => new HeldLock(facts, session.grant()
 const holdShared = (session: Session, autoRefresh = true): HeldLock =>
   new HeldLock({ ...facts, autoRefresh }, session.sharedGrant(), owner);
 
-test("a thousand sessions each speak once for about a third of a TTL, and not all at once", async () => {
+test("a thousand sessions speak once a third of a TTL each, and not all at once", async () => {
   const sessions = Array.from({ length: 1_000 }, () => new Session());
   const locks = sessions.map((session) => hold(session));
   // In steps: the other way takes a turn of the real loop for each of the timers.
@@ -100,7 +100,7 @@ test("a thousand sessions each speak once for about a third of a TTL, and not al
   for (const lock of locks) await lock.release();
 });
 
-test("a session goes on speaking for as long as its lock is held, once for about a third of a TTL", async () => {
+test("a session speaks about once a third of a TTL for as long as its lock is held", async () => {
   const session = new Session();
   const lock = hold(session);
   await vi.advanceTimersByTimeAsync(10 * ttl);
@@ -132,7 +132,7 @@ test("a hundred locks on one session have one timer, and ask it as often as one 
   for (const lock of locks) await lock.release();
 });
 
-test("a lock that is not told to refresh itself expires, whoever else is proved on its session", async () => {
+test("a lock without autoRefresh expires, whatever else its session proves", async () => {
   const session = new Session();
   const [quiet, busy] = [holdShared(session, false), holdShared(session)];
   await vi.advanceTimersByTimeAsync(2 * ttl);
@@ -140,7 +140,7 @@ test("a lock that is not told to refresh itself expires, whoever else is proved 
   await busy.release();
 });
 
-test("a lock that stops being refreshed by its session has two thirds of its TTL left, whenever that is", async () => {
+test("a lock that its session stops refreshing has two thirds of its TTL left", async () => {
   for (let tenth = 1; tenth <= 40; tenth += 1) {
     const session = new Session();
     const [lock, other] = [holdShared(session), holdShared(session)];
@@ -155,7 +155,7 @@ test("a lock that stops being refreshed by its session has two thirds of its TTL
 });
 
 test.each([10, 100, 3_000, 3_600_000])(
-  "with a TTL of %i ms, a lock that refreshes itself asks at a third of it, and no longer than it may believe",
+  "with a TTL of %i ms, autoRefresh asks at a third, for no longer than is left",
   async (each) => {
     for (let round = 0; round < 20; round += 1) {
       const session = new Session();

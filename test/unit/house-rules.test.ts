@@ -1,6 +1,8 @@
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
+import { declarationsIn, type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
 import { textsOf, unqualifiedIn } from "../support/sql-texts.ts";
+import { titlesOf } from "../support/test-titles.ts";
 
 interface Rule {
   readonly says: string;
@@ -116,6 +118,76 @@ describe("a breach of the house rules is seen", () => {
       '/**\n * console.log("select 1");\n */\n// export default enum A {}\n',
     );
     expect(rules.flatMap(({ finds }) => finds(file))).toEqual([]);
+  });
+});
+
+describe("one thing has one name", () => {
+  /** These are waiting for their own redesign. */
+  const twiceToday = new Set(["Operation"]);
+
+  test("a name that src/ exports is declared once, a type's name nowhere else", () => {
+    expect(declaredTwice(sourceFiles()).filter(({ name }) => !twiceToday.has(name))).toEqual([]);
+  });
+
+  test.each([
+    ["exported twice", "export const a = 1;", "export function a() {}"],
+    ["a type beside one that is exported", "export interface A {}", "type A = string;"],
+    ["a class beside a type that is exported", "class A {}", "export type A = string;"],
+  ])("a breach is seen: %s", (_, one, other) => {
+    const files = [sourceFile("one.ts", one), sourceFile("other.ts", other)];
+    expect(declaredTwice(files)).toHaveLength(1);
+  });
+
+  test("and what two files keep to themselves, or export again, is none", () => {
+    const files = [
+      sourceFile("one.ts", "type State = 1;\nexport const a = 1;"),
+      sourceFile(
+        "other.ts",
+        'type State = 2;\nexport { a } from "./one.ts";\nconst b = () => { const a = 1; };',
+      ),
+    ];
+    expect(declaredTwice(files)).toEqual([]);
+  });
+});
+
+/** Names that are exported by two files; and those of types that one file exports, and another has for something of its own. */
+function declaredTwice(files: readonly SourceFile[]): { name: string; rooms: string[] }[] {
+  const all = files.flatMap((file) => declarationsIn(file).map((each) => ({ ...each, room: file.room })));
+  return [...new Set(all.filter(({ isExported }) => isExported).map(({ name }) => name))].flatMap((name) => {
+    const those = all.filter((each) => each.name === name && (each.isExported || each.isType));
+    const rooms = [...new Set(those.map(({ room }) => room))];
+    return rooms.length > 1 ? [{ name, rooms }] : [];
+  });
+}
+
+describe("the house rules of tests", () => {
+  const files = readdirSync(new URL("..", import.meta.url), { recursive: true, encoding: "utf8" })
+    .map((path) => path.replaceAll("\\", "/"))
+    .filter((path) => path.endsWith(".ts") && !path.includes("node_modules/"))
+    .map((path) => ({ path, text: readFileSync(new URL(`../${path}`, import.meta.url), "utf8") }));
+  const breaches = (inText: (text: string) => string[]): string[] =>
+    files.flatMap(({ path, text }) => inText(text).map((what) => `test/${path}: ${what}`));
+
+  const tooLong = (text: string): string[] => {
+    const lines = text.trimEnd().split("\n").length;
+    return lines > 500 ? [`${lines} lines`] : [];
+  };
+  const longTitles = (text: string): string[] =>
+    titlesOf(text)
+      .filter(({ title }) => title.length > 80)
+      .map(({ title, line }) => `line ${line}: ${title.length} characters: ${title}`);
+
+  test("at most 500 lines a file", () => {
+    expect(breaches(tooLong)).toEqual([]);
+    expect(tooLong("a;\n".repeat(501))).toHaveLength(1);
+  });
+
+  test("at most 80 characters a title", () => {
+    expect(breaches(longTitles)).toEqual([]);
+    const title = "a".repeat(81);
+    const breach = `describe.each(a)("b", () => { test.skipIf(b).each(c)("${title}", d); test(\`${title}\`, e); });`;
+    expect(longTitles(breach)).toHaveLength(2);
+    expect(longTitles(`describe("${title}", () => {});`)).toHaveLength(1);
   });
 });
 

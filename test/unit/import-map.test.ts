@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
 
@@ -13,7 +14,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["waiting/"],
   ["holding/"],
   ["locker-options", "namespaced-locker"],
-  ["locker-core"],
+  ["go-config", "locker-core"],
   ["postgres-locker", "memory-locker"],
   ["index"],
   ["testing/postgres/", "testing/contract/"],
@@ -35,6 +36,43 @@ describe("the import map", () => {
   test("has no line for what is gone", () => {
     const gone = ranks.flat().filter((name) => !files.some(({ room }) => covers(name, room)));
     expect(gone).toEqual([]);
+  });
+});
+
+describe("the README of a folder", () => {
+  const files = sourceFiles();
+  const readmes = readdirSync("src", { recursive: true, encoding: "utf8" })
+    .map((path) => path.replaceAll("\\", "/"))
+    .filter((path) => path.endsWith("/README.md"))
+    .map((path) => path.replace("README.md", ""));
+
+  test("is there for each folder of the map", () => {
+    const folders = ranks.flat().filter((name) => name.endsWith("/") && !name.startsWith("testing/"));
+    expect(folders.filter((folder) => !readmes.includes(folder))).toEqual([]);
+    expect(readmes).toContain("testing/");
+  });
+
+  test.each(readmes)("says what is imported: src/%s", (folder) => {
+    const homeOf = (room: string): string => {
+      const homes = readmes.filter((readme) => room.startsWith(readme)).sort((a, b) => b.length - a.length);
+      return homes[0] ?? `${room}.ts`;
+    };
+    const imported = files
+      .filter(({ room }) => homeOf(room) === folder)
+      .flatMap(({ imports }) => imports.map(homeOf))
+      .filter((home) => home !== folder);
+    const [, said = ""] =
+      /^\*\*Imports\*\* (.+)\.$/m.exec(readFileSync(`src/${folder}README.md`, "utf8")) ?? [];
+    const names = [...said.matchAll(/`([^`]+)`/g)].map(([, name = ""]) => name);
+    expect(names.sort()).toEqual([...new Set(imported)].sort());
+  });
+
+  test.each(readmes)("names files that are there: src/%s", (folder) => {
+    const text = readFileSync(`src/${folder}README.md`, "utf8");
+    const named = [...text.matchAll(/`([\w./-]+\.ts)`/g)].map(([, name = ""]) => name);
+    expect(named.length).toBeGreaterThan(0);
+    const ofMap = new Set(files.map(({ room }) => `${room}.ts`));
+    expect(named.filter((name) => !ofMap.has(`${folder}${name}`) && !ofMap.has(name))).toEqual([]);
   });
 });
 
@@ -82,7 +120,7 @@ function complaints({ room, imports }: SourceFile): string[] {
   return imports.flatMap((imported) => {
     if (
       room.startsWith("cli/") &&
-      !/^(cli\/.*|index|testing\/index)$/.test(imported) &&
+      !/^((cli|contract)\/.*|index|testing\/index)$/.test(imported) &&
       !exported.has(imported)
     ) {
       return [`src/${room}.ts imports ${imported}: cli/ is to do with what the two index.ts export`];

@@ -52,7 +52,7 @@ describe("a lock file is removed", () => {
   });
 });
 
-test("a lock file stays where there is no such process: PostgreSQL sees that, and where there is no file, all is well", () => {
+test("a lock file without a process stays, because PostgreSQL handles that", () => {
   writeFileSync(path, text(spawnSync("true").pid));
   removeIfStale(path);
   expect(existsSync(path)).toBe(true);

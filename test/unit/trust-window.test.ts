@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { now } from "../../src/runtime/clock.ts";
 import { TrustWindow } from "../../src/runtime/trust-window.ts";
 
-// until = sent + TTL − margin, and where the server enforces it, the smallest of all that it may have applied. On a clock that the
+// until = sent + TTL − margin, and if the server enforces it, the smallest of all that it may have applied. On a clock that the
 // test moves.
 
 beforeEach(() => {
@@ -33,7 +33,7 @@ describe("alone", () => {
     expect(window.left).toBe(Number.POSITIVE_INFINITY);
   });
 
-  test("a wall clock that was moved back adds nothing, and one that has moved on takes away", () => {
+  test("a wall clock set back adds nothing, and one set forward takes away", () => {
     const window = windowOf(1_000, false);
     vi.setSystemTime(Date.now() - 60_000);
     expect(window.left).toBe(990);
@@ -63,7 +63,7 @@ describe("one refresh", () => {
     expect([window.left, window.provenAt]).toEqual([890, sentAt]);
   });
 
-  test("that asks for less may be in force as soon as it is sent, if the server enforces it", () => {
+  test("for less may be in force once sent, if the server enforces it", () => {
     const [enforced, trusted] = [windowOf(60_000, true), windowOf(60_000, false)];
     for (const window of [enforced, trusted]) window.ask(1_000);
     expect([enforced.left, trusted.left]).toEqual([990, 59_990]);
@@ -99,7 +99,7 @@ describe("one refresh", () => {
 });
 
 describe("refreshes that overlap", () => {
-  test("the answer of a longer one takes nothing away from a shorter one that was sent after it", () => {
+  test("a longer one's answer takes nothing from a shorter one sent after it", () => {
     const window = windowOf(60_000, true);
     const [longer, shorter] = [window.ask(60_000), window.ask(1_000)];
     window.answered(longer);
@@ -121,7 +121,7 @@ describe("refreshes that overlap", () => {
     expect([window.left, window.ttl]).toEqual([29_990, 30_000]);
   });
 
-  test("of several that are under way, the smallest rules, and each leaves with its own answer", () => {
+  test("the smallest of several rules, and each leaves with its own answer", () => {
     const window = windowOf(60_000, true);
     const asked = [5_000, 1_000, 3_000, 60_000].map((ttl) => window.ask(ttl));
     const left = asked.map((each) => {

@@ -44,7 +44,7 @@ test("fn does not run under a lock that is lost before its turn", async () => {
   }
 });
 
-test("a waiter that is aborted at whatever step of its turn leaves that to the next one at once", async () => {
+test("a waiter aborted at any step of its turn passes the turn on at once", async () => {
   for (let step = 0; step < 30; step += 1) {
     const locker = new MemoryLocker();
     const lock = await locker.acquire("key");
@@ -84,7 +84,7 @@ test("an `autoRefresh` that is undefined is none given", async () => {
 });
 
 test.each([[["a"]], [["a", "b", "c", "d"]]])(
-  "a close at whatever step of an acquireAll of %j ends it, and everything that it had taken",
+  "a close at any step of acquireAll(%j) ends it, and all that it had acquired",
   async (keys) => {
     for (let step = 0; step < 120; step += 1) {
       const locker = new MemoryLocker();

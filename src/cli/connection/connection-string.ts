@@ -1,5 +1,5 @@
-import { distance } from "fastest-levenshtein";
 import { usageFailure } from "../failure.ts";
+import { spelling } from "../spelling.ts";
 import { jdbcSettings } from "./jdbc-url.ts";
 import { parameters, type Setting } from "./parameters.ts";
 import { partsOf, settingsOf } from "./url-parts.ts";
@@ -83,6 +83,7 @@ function sslmodeOf(value: string): string {
 }
 
 function refuseSlip(keyword: string, from: string): void {
+  const { distance } = spelling();
   const meant = Object.keys(parameters).find(
     (each) => each.length > 4 && distance(each, keyword.toLowerCase()) <= 2,
   );

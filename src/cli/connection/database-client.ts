@@ -1,4 +1,5 @@
 import pg from "pg";
+import { sentenceOf } from "../../contract/caught-error.ts";
 import type { Target } from "./targets.ts";
 
 /** What node-postgres has of a client, beside what its types say. */
@@ -108,7 +109,7 @@ export function clientsOf(
         status.get("in_hot_standby") === "on" || status.get("default_transaction_read_only") === "on";
       return isPrimary && refuses ? "takes no writes" : undefined;
     } catch (error) {
-      return (error as Error).message;
+      return sentenceOf(error);
     } finally {
       live.delete(probe);
       probe.end().catch(() => {});

@@ -1,8 +1,8 @@
 import { userInfo } from "node:os";
 import type pg from "pg";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { Values } from "../command.ts";
 import { usageFailure } from "../failure.ts";
-import { hasCode } from "../system-error.ts";
 import { readConnectionString } from "./connection-string.ts";
 import { type Clients, clientsOf } from "./database-client.ts";
 import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";
@@ -107,8 +107,16 @@ function refuseUnlessKept(keyword: string, setting: Setting): void {
   const { only, because } = parameters[keyword] ?? {};
   if (only === undefined || only.includes(setting.value)) return;
   const why = because === undefined ? "" : `: ${because}`;
-  const wants = only.length === 0 ? "unset it" : `expected ${only.map((each) => `"${each}"`).join(" or ")}`;
-  throw usageFailure(`${nameOf(keyword, setting)} asks for what pg-locker can't do${why}; ${wants}`);
+  const wants = only.length === 0 ? "unset it" : `expected ${choiceOf(only)}`;
+  throw usageFailure(
+    `${nameOf(keyword, setting)} asks for something that pg-locker can't do${why}; ${wants}`,
+  );
+}
+
+/** `"a", "b" or "c"`. */
+function choiceOf(values: readonly string[]): string {
+  const quoted = values.map((each) => JSON.stringify(each));
+  return [quoted.slice(0, -1).join(", "), ...quoted.slice(-1)].filter((each) => each !== "").join(" or ");
 }
 
 function timeoutOf(setting: Setting | undefined): number {

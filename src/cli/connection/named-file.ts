@@ -1,8 +1,8 @@
 import { readFileSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { codeOf, hasCode } from "../../contract/caught-error.ts";
 import { usageFailure } from "../failure.ts";
-import { codeOf, hasCode } from "../system-error.ts";
 
 /**
  * The text of a file that something names.

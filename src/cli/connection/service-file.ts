@@ -31,7 +31,7 @@ export function serviceSettings(settings: Settings, env: NodeJS.ProcessEnv): Map
   }
   const where =
     files.map(({ path }) => path).join(" and ") ||
-    "~/.pg_service.conf, nor anywhere else: PGSERVICEFILE names a file";
+    "~/.pg_service.conf or any other file: set PGSERVICEFILE to the file that has it";
   throw usageFailure(
     `${nameOf("service", service)} names the service ${JSON.stringify(service.value)}, which is not in ${where}`,
   );

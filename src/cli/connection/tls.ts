@@ -9,8 +9,9 @@ export type Encryption = false | ConnectionOptions;
 /**
  * The ways to connect, in the order in which they are tried: what `sslmode` means to libpq
  * (https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS), and node-postgres's `no-verify`. If it
- * is not set, in clear, as node-postgres does. Where libpq has no roots to verify by, it fails; here they are those of Node.js,
- * and then the server's name is verified as well.
+ * is not set, in clear, as node-postgres does. With a file of roots, the certificate has to be of one of them, also with `allow`, `prefer`
+ * and `require`. Without one, libpq refuses to verify; here `verify-ca` and `verify-full` use the roots of Node.js, and both verify the
+ * server's name.
  *
  * @throws {Failure} if a file that is named can't be read
  */
@@ -43,9 +44,9 @@ function modeOf(settings: Settings): string {
 
 function verification(mode: string, hasRoots: boolean): ConnectionOptions {
   if (mode === "verify-full" || (mode === "verify-ca" && !hasRoots)) return { rejectUnauthorized: true };
-  const verifiesRoots = mode === "verify-ca" || (mode === "require" && hasRoots);
-  if (verifiesRoots) return { rejectUnauthorized: true, checkServerIdentity: () => undefined };
-  return { rejectUnauthorized: false };
+  // If there is a file of roots, libpq verifies by it in every mode.
+  if (!hasRoots || mode === "no-verify") return { rejectUnauthorized: false };
+  return { rejectUnauthorized: true, checkServerIdentity: () => undefined };
 }
 
 function filesOf(settings: Settings): ConnectionOptions {

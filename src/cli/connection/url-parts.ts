@@ -28,7 +28,7 @@ export function partsOf(text: string, from: string): UrlParts {
     behind.startsWith("#") ||
     (at === -1 && search.includes("@") && !isQuery(search))
   ) {
-    throw usageFailure(`${from} can't be read without doubt: ${encoding}`);
+    throw usageFailure(`${from} is ambiguous: ${encoding}`);
   }
   const [user = "", ...password] = at === -1 ? [] : authority.slice(0, at).split(":");
   return {
@@ -86,7 +86,7 @@ function queryOf(search: string, from: string): [string, string][] {
   return search.split("&").map((item) => {
     const [, name, value] = /^([\w.-]+)=(.*)$/s.exec(item) ?? [];
     if (name === undefined || value === undefined) {
-      throw usageFailure(`${from} has something behind its "?" that isn't NAME=VALUE: ${encoding}`);
+      throw usageFailure(`${from} has something after its "?" that isn't NAME=VALUE: ${encoding}`);
     }
     return [name, decoded(value, from)];
   });

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { readlinkSync, renameSync, symlinkSync, unlinkSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
-import { codeOf } from "../system-error.ts";
+import { codeOf } from "../../contract/caught-error.ts";
 import type { OwnServerFolder } from "./folder.ts";
 import { Visit } from "./visit.ts";
 

@@ -2,10 +2,10 @@ import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { chmod, chown, mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
+import { codeOf } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "../../testing/index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
-import { codeOf } from "../system-error.ts";
 
 /** Where the PostgreSQL of the user's own keeps what it needs. */
 export interface OwnServerFolder {

@@ -5,7 +5,7 @@ import type { PostgresInstallation } from "../../testing/index.ts";
 import type { Claim } from "./claim.ts";
 import type { OwnServerFolder } from "./folder.ts";
 import { OwnPostgres, type StopMode, startDeadline } from "./postgres.ts";
-import type { Answer, Request, ServerStatus } from "./visit.ts";
+import type { KeeperAnswer, Request, ServerStatus } from "./visit.ts";
 
 /** A command that has come, and what it has come for. */
 interface Guest {
@@ -216,7 +216,7 @@ export class Keeper {
     return { ...running, version, since: since.toISOString(), sessions, ...(isUnused && { idleTimeLeft }) };
   }
 
-  #answer(guest: Guest, answer: Answer): void {
+  #answer(guest: Guest, answer: KeeperAnswer): void {
     guest.answered = true;
     const line = `${JSON.stringify(answer)}\n`;
     if (answer.is === "ready") guest.socket.write(line);
@@ -234,7 +234,7 @@ function requestOf(line: string): Request | undefined {
   }
 }
 
-const otherRelease: Answer = {
+const otherRelease: KeeperAnswer = {
   is: "failed",
   sentence: "The PostgreSQL of your own is kept by another release of pg-locker: stop it with that one",
 };

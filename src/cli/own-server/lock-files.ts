@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { linkSync, readFileSync, realpathSync, renameSync, rmSync, statSync, unlinkSync } from "node:fs";
-import { hasCode } from "../system-error.ts";
+import { hasCode } from "../../contract/caught-error.ts";
 
 /** Milliseconds after which a server has surely written the lock file that it has made. */
 const beginningMs = 5_000;

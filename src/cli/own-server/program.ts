@@ -10,7 +10,9 @@ import { folderFailure, ownServerFolder } from "./folder.ts";
 import { idleTimeOf } from "./idle.ts";
 import { Keeper } from "./keeper.ts";
 
-process.exitCode = await main({ mayStart: process.argv[2] === "use" });
+void main({ mayStart: process.argv[2] === "use" }).then((status) => {
+  process.exitCode = status;
+});
 
 async function main(options: { mayStart: boolean }): Promise<number> {
   const folder = ownServerFolder();

@@ -2,8 +2,8 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { chown, writeFile } from "node:fs/promises";
 import { endianness } from "node:os";
 import { join } from "node:path";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresInstallation } from "../../testing/index.ts";
-import { hasCode } from "../system-error.ts";
 
 // A fencing token has the server's timeline in its upper bits. Each major of PostgreSQL has data of its own, whose numbers begin
 // anew: they begin on a timeline above those of the others, so that the tokens go on growing.

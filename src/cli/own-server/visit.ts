@@ -1,8 +1,8 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { createInterface } from "node:readline";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresSession } from "../../testing/index.ts";
-import { hasCode } from "../system-error.ts";
 
 // What a command and the keeper of the user's own server say to each other: a line of JSON there, and one back. The server is in
 // use for as long as the connection of a visit that `wants: "use"` stays open.
@@ -34,7 +34,7 @@ export interface ServerStatus {
   readonly idleTimeLeft?: number;
 }
 
-export type Answer =
+export type KeeperAnswer =
   /** It accepts connections. `started`: it was started for whoever asks. */
   | { readonly is: "ready"; readonly started: boolean; readonly idleTime: number }
   | { readonly is: "status"; readonly status: ServerStatus }
@@ -71,14 +71,14 @@ export class Visit {
   async ask(
     request: Request,
     { deadline, signal }: { deadline: number; signal?: AbortSignal | undefined },
-  ): Promise<Answer | undefined> {
+  ): Promise<KeeperAnswer | undefined> {
     const socket = this.#socket;
     socket.ref();
     const lines = createInterface({ input: socket, ...(signal !== undefined && { signal }) });
     const timer = setTimeout(() => lines.close(), Math.max(0, deadline));
     try {
       socket.write(`${JSON.stringify(request)}\n`);
-      for await (const line of lines) return JSON.parse(line) as Answer;
+      for await (const line of lines) return JSON.parse(line) as KeeperAnswer;
       return undefined;
     } catch (error) {
       if (isNobodyThere(error)) return undefined;

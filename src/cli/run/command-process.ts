@@ -1,9 +1,9 @@
 import { type SpawnOptions, type StdioOptions, spawn } from "node:child_process";
 import { constants } from "node:os";
 import { Worker } from "node:worker_threads";
-import { codeOf } from "../system-error.ts";
+import { codeOf } from "../../contract/caught-error.ts";
 import { spawnRaw } from "./environment.ts";
-import { isAlive, processOf } from "./process-table.ts";
+import { isRunning, processOf } from "./process-table.ts";
 import type { Program } from "./program.ts";
 
 /** How a process ended: `signal` by its number, of which Node.js has no name above 31. */
@@ -27,7 +27,7 @@ interface StartOptions {
   readonly isRaw?: boolean;
 }
 
-interface Work extends Program {
+interface CommandWork extends Program {
   readonly isRaw: boolean;
   readonly options: SpawnOptions;
 }
@@ -74,13 +74,17 @@ parentPort.once("message", ({ file, args, isRaw, options }) => {
  * which alone has real-time signals.
  */
 export class ProcessStarter {
-  readonly #thread: Worker | undefined;
+  #thread: Worker | undefined;
   readonly #cells = new Int32Array(new SharedArrayBuffer(8));
 
   /** Soon: the thread starts while something else is done. */
   constructor() {
     if (processOf(process.pid) === undefined) return;
     this.#thread = new Worker(threadSource, { eval: true, workerData: this.#cells.buffer });
+    // It could not begin: too few files may be open. Then the process is started without it.
+    this.#thread.on("error", () => {
+      this.#thread = undefined;
+    });
   }
 
   /**
@@ -95,13 +99,13 @@ export class ProcessStarter {
     return this.#thread === undefined ? startHere(work) : this.#startInThread(this.#thread, work);
   }
 
-  #startInThread(thread: Worker, work: Work) {
+  #startInThread(thread: Worker, work: CommandWork) {
     const cells = this.#cells;
     let pid: number | undefined;
     const ended = new Promise<Exit>((resolve) => {
       const look = (): void => {
         const entry = pid === undefined ? undefined : processOf(pid);
-        if (entry !== undefined && isAlive(entry)) return;
+        if (entry !== undefined && isRunning(entry)) return;
         clearInterval(timer);
         process.removeListener("SIGCHLD", look);
         const signal = (entry?.waitStatus ?? 0) & 0x7f;
@@ -124,7 +128,7 @@ export class ProcessStarter {
   }
 }
 
-function startHere({ file, args, isRaw, options }: Work) {
+function startHere({ file, args, isRaw, options }: CommandWork) {
   let pid: number | undefined;
   const ended = new Promise<Exit>((resolve) => {
     const failed = (error: unknown): void => resolve({ is: "not-run", code: codeOf(error) ?? "" });

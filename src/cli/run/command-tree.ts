@@ -1,6 +1,6 @@
 import { writeSync } from "node:fs";
-import { hasCode } from "../system-error.ts";
-import { allProcesses, isAlive, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
+import { hasCode } from "../../contract/caught-error.ts";
+import { allProcesses, isRunning, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
 
 /**
  * The variable by which everything that a command starts is known, for as long as it keeps its environment. Its value is a word of
@@ -80,7 +80,7 @@ export class CommandTree {
     if (this.#members.length === 0) return this.living.length > 0;
     return this.#members.some(({ pid, startedAt }) => {
       const entry = processOf(pid);
-      return entry !== undefined && entry.startedAt === startedAt && isAlive(entry);
+      return entry !== undefined && entry.startedAt === startedAt && isRunning(entry);
     });
   }
 
@@ -132,7 +132,7 @@ export class CommandTree {
         known.get(entry.pid) === entry.startedAt;
       if (isOwn) add(entry, depth ?? 0);
     }
-    const alive = new Set(processes.filter(isAlive).map(({ pid }) => pid));
+    const alive = new Set(processes.filter(isRunning).map(({ pid }) => pid));
     this.#members = [...members.values()].filter(({ pid }) => alive.has(pid));
     return this.#members;
   }

@@ -4,7 +4,7 @@ export interface Moment {
   readonly wall: number;
 }
 
-export function now(): Moment {
+export function currentMoment(): Moment {
   return { monotonic: Number(process.hrtime.bigint()) / 1e6, wall: Date.now() };
 }
 
@@ -17,7 +17,7 @@ export function later(start: Moment, milliseconds: number): Moment {
  * other one can be set back.
  */
 export function left(moment: Moment): number {
-  const current = now();
+  const current = currentMoment();
   return Math.min(moment.monotonic - current.monotonic, moment.wall - current.wall);
 }
 

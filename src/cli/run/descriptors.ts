@@ -1,6 +1,6 @@
 import type { StdioOptions } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { hasCode } from "../system-error.ts";
+import { hasCode } from "../../contract/caught-error.ts";
 
 interface Descriptor {
   readonly fd: number;

@@ -1,6 +1,6 @@
 import type { SendHandle } from "node:child_process";
 import type { Socket } from "node:net";
-import type { Pool } from "pg";
+import type { Pool, PoolClient } from "pg";
 
 /** What node-postgres and Node have of a connection, beside what their types say. */
 interface Inside {
@@ -13,12 +13,14 @@ interface Inside {
  */
 export class LockSession {
   #stream: Inside["connection"]["stream"] | undefined;
+  #client: PoolClient | undefined;
   #ended = false;
   #read = 0;
 
   /** @param pool of at most one client, that has none yet */
   constructor(pool: Pool) {
     pool.on("connect", (client) => {
+      this.#client = client;
       this.#stream = (client as unknown as Inside).connection.stream;
       this.#ended = false;
       const onEnd = (): void => {
@@ -37,6 +39,11 @@ export class LockSession {
   get socket(): SendHandle | undefined {
     const stream = this.#stream;
     return ((stream?._parent ?? stream) as { _handle?: SendHandle } | undefined)?._handle;
+  }
+
+  /** Says something that pg_stat_activity is to show, until the next statement. Never rejects: whether the session lives, others find out. */
+  async describe(comment: string): Promise<void> {
+    await this.#client?.query(comment).catch(() => {});
   }
 
   /** Something is about to be asked: see {@link isSilent}. */

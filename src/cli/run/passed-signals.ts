@@ -1,15 +1,11 @@
 import { constants } from "node:os";
+import { onCtrlZ } from "../ctrl-z.ts";
 import { exitStatus } from "../exit-status.ts";
 
 /** They end a wait for the lock; once the command runs, they are for the command. */
 const ending = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
 /** They mean nothing to whoever waits. */
 const passing = ["SIGWINCH", "SIGCONT"] as const;
-/** Milliseconds until a process that was not stopped after all knows. */
-const afterStop = 50;
-
-/** For a second Ctrl-Z while the first is being seen to. */
-const ignored = (): void => {};
 
 /** A signal came before the command was run. */
 export class Interrupted extends Error {
@@ -56,8 +52,8 @@ export async function atMost<T>(
 }
 
 /**
- * Takes the signals that this process gets, and passes them on. The command is not of the terminal's foreground group, so that
- * of those of the terminal, too, it gets none but these. They are taken until this process ends, with the status that it has by then.
+ * Takes the signals that this process gets, and passes them on. The command is not in the terminal's foreground process group, so Ctrl-C
+ * and the like reach it only through here. They are taken until this process ends, with the status that it has by then.
  */
 export class PassedSignals {
   readonly #interruption = new AbortController();
@@ -66,7 +62,12 @@ export class PassedSignals {
   constructor() {
     for (const signal of ending) process.on(signal, this.#end);
     for (const signal of passing) process.on(signal, this.#pass);
-    process.on("SIGTSTP", this.#suspend);
+    // The command stops first: else it could read what is typed next. Its group is an orphaned one, in which SIGTSTP stops nobody
+    // (https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03), and SIGSTOP does.
+    onCtrlZ({
+      stop: () => this.#receiver?.("SIGSTOP"),
+      goOn: () => void this.#receiver?.("SIGCONT"),
+    });
   }
 
   /** Aborts with an {@link Interrupted} when a signal comes that nobody is there for. */
@@ -90,21 +91,4 @@ export class PassedSignals {
   };
 
   readonly #pass = (signal: NodeJS.Signals): void => void this.#receiver?.(signal);
-
-  /**
-   * Ctrl-Z: the command stops, and only then this process, whom the shell looks at: else the command could read what is typed next. The command's group is an orphaned one, in which
-   * SIGTSTP stops nobody (https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03), and SIGSTOP does.
-   */
-  readonly #suspend = async (): Promise<void> => {
-    process.removeListener("SIGTSTP", this.#suspend);
-    process.on("SIGTSTP", ignored);
-    await this.#receiver?.("SIGSTOP");
-    process.removeListener("SIGTSTP", ignored);
-    process.kill(process.pid, "SIGTSTP");
-    // Here it goes on when it is continued; or at once, where there is no shell that could.
-    setTimeout(() => {
-      process.on("SIGTSTP", this.#suspend);
-      void this.#receiver?.("SIGCONT");
-    }, afterStop);
-  };
 }

@@ -1,10 +1,11 @@
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { lockId } from "../../contract/lock-id.ts";
-import type { Given, Values } from "../command.ts";
+import { descriptionComment } from "../../inspection/lock-description.ts";
+import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
-import { usageFailure } from "../failure.ts";
+import { tooFewFiles, usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { namespaceOf } from "../namespace.ts";
 import { rawArguments } from "../raw-arguments.ts";
@@ -23,6 +24,8 @@ export interface RunPlan {
   readonly grace: number;
   readonly recoveryGrace: number | undefined;
   readonly margin: number;
+  /** The comment that says it to those who look at the lock. */
+  readonly description: string | undefined;
   /** The command's own name, for sentences. */
   readonly file: string;
   readonly program: Program;
@@ -40,7 +43,7 @@ const longestDefaultGrace = 10_000;
  * @throws {Failure} for what can't be used, and what contradicts itself
  * @throws {EmptyKeyError} @throws {InvalidKeyError}
  */
-export function planOf({ values, positionals: [key = ""], rest }: Given): RunPlan {
+export function planOf({ values, positionals: [key = ""], rest }: CommandLine): RunPlan {
   refuseBoth(values, "nonblock", "wait");
   refuseBoth(values, "nonblock", "timeout");
   refuseBoth(values, "wait", "timeout");
@@ -59,6 +62,7 @@ export function planOf({ values, positionals: [key = ""], rest }: Given): RunPla
     grace: graceOf(values, ttl),
     recoveryGrace: recoveryGraceOf(values),
     margin: marginOf(ttl),
+    description: descriptionOf(values),
     ...commandOf(values, rest),
     conflictStatus: conflictStatusOf(values),
   };
@@ -115,12 +119,24 @@ function graceOf(values: Values, ttl: number): number {
   );
 }
 
+function descriptionOf({ name, detail }: Values): string | undefined {
+  if (name === undefined && detail === undefined) return undefined;
+  const comment = descriptionComment({
+    ...(name !== undefined && { name: String(name) }),
+    ...(detail !== undefined && { detail: String(detail) }),
+  });
+  if (comment !== undefined) return comment;
+  throw usageFailure(
+    "Expected --name and --detail to be shorter: together some 950 characters, of which one that is not ASCII counts as six",
+  );
+}
+
 function commandOf(values: Values, rest: readonly string[] | undefined): { file: string; program: Program } {
   const usage = "pg-locker run KEY [options] -- COMMAND";
-  if (rest === undefined) throw usageFailure(`Expected -- and a command behind it: ${usage}`);
+  if (rest === undefined) throw usageFailure(`Expected -- and a command after it: ${usage}`);
   const [file = ""] = rest;
-  if (file === "--") throw usageFailure(`Expected a command behind --, got a second --: ${usage}`);
-  if (file === "") throw usageFailure(`Expected a command behind --, got nothing: ${usage}`);
+  if (file === "--") throw usageFailure(`Expected a command after --, got a second --: ${usage}`);
+  if (file === "") throw usageFailure(`Expected a command after --, got nothing: ${usage}`);
   const words = rest.length === 0 ? [] : rawArguments().slice(-rest.length);
   if (values["shell"] !== true) return { file, program: programOf(words) };
   const line = Buffer.concat(words.flatMap((word, index) => (index === 0 ? [word] : [blank, word])));
@@ -151,6 +167,9 @@ export function notRun(file: string, code: string): { status: number; sentence: 
       // The system says the same of a folder of PATH that this user may not look into.
       if (!isThere(file)) return notFound;
       return { status: exitStatus.notExecutable, sentence: `${command} is not executable` };
+    case "EMFILE":
+    case "ENFILE":
+      return { status: exitStatus.failed, sentence: tooFewFiles };
     default:
       return { status: exitStatus.notExecutable, sentence: `${command} could not be run (${code})` };
   }

@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
-import { hasCode } from "../system-error.ts";
+import { hasCode } from "../../contract/caught-error.ts";
 
 /** A process, as Linux shows it in `/proc/PID/stat`. */
 export interface ProcessEntry {
@@ -44,7 +44,7 @@ export function processOf(pid: number): ProcessEntry | undefined {
 }
 
 /** Whether a process does anything still. One that has ended, and that nobody has asked about yet, does not. */
-export function isAlive({ state }: ProcessEntry): boolean {
+export function isRunning({ state }: ProcessEntry): boolean {
   return state !== "Z" && state !== "X";
 }
 

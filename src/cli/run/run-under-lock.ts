@@ -1,10 +1,9 @@
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
 import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
-import { codeOf } from "../system-error.ts";
+import { Failure, messageFor, refusalOf } from "../failure.ts";
 import { inheritedDescriptors } from "./descriptors.ts";
-import { Keeper } from "./keeper.ts";
+import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
 import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
@@ -29,16 +28,16 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   const tidyings: (() => PromiseLike<void>)[] = [];
   try {
     // It starts while the library is loaded and the lock is taken.
-    const runner = RunnerProcess.start(inherited);
+    const runner = await RunnerProcess.start(inherited);
     tidyings.unshift(() => runner[Symbol.asyncDispose]());
-    const [library, { connect }] = await unlessAborted(
-      Promise.all([import("../../index.ts"), import("../database.ts")]),
+    const [{ PostgresLocker }, { connect }] = await unlessAborted(
+      Promise.all([import("../../postgres-locker.ts"), import("../database.ts")]),
       interrupted,
     );
     const database = await unlessAborted(connect(values, { max: 1, signal: interrupted }), interrupted);
     tidyings.unshift(() => database[Symbol.asyncDispose]());
     const session = new LockSession(database.pool);
-    const locker = new library.PostgresLocker({
+    const locker = new PostgresLocker({
       pool: database.pool,
       namespace: plan.namespace,
       sessions: "dedicated",
@@ -48,13 +47,14 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
     const lock = await takeLock(locker, plan, { values, interrupted });
-    return await new Keeper(plan, { lock, session, runner, inherited }).keep(signals);
+    return await new LockKeeper(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
-    if (plan.conflictStatus !== undefined && isConflict(error)) {
+    const refusal = refusalOf(error);
+    if (plan.conflictStatus !== undefined && refusal !== undefined && refusal !== "unknown") {
       // It is as well, then: there is nothing to tell.
       if (plan.conflictStatus === exitStatus.ok) return exitStatus.ok;
-      throw new Failure(plan.conflictStatus, error.message, { cause: error });
+      throw new Failure(plan.conflictStatus, messageFor(error), { cause: error });
     }
     throw error;
   } finally {
@@ -85,14 +85,4 @@ async function takeLock(
 function acquire(locker: PostgresLocker, plan: RunPlan, signal: AbortSignal): Promise<Lock> {
   const { key, mode, ttl, wait, how } = plan;
   return locker.acquire(key, { mode, ttl, wait, signal, fencing: how.fencing && mode === "exclusive" });
-}
-
-/** Whether somebody else has the lock. */
-function isConflict(error: unknown): error is Error {
-  const reason = error instanceof Error && "reason" in error ? error.reason : undefined;
-  if (codeOf(error) !== "LOCK_NOT_ACQUIRED") return false;
-  // A wait that rode out a fault to its end says nothing of who has the lock.
-  return (
-    reason === "held" || (reason === "wait-timeout" && error instanceof Error && error.cause === undefined)
-  );
 }

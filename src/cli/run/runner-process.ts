@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CommandTree } from "./command-tree.ts";
 import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
-import { later, left, type Moment, now } from "./deadline.ts";
+import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { type Inherited, stdioWith } from "./descriptors.ts";
 import { isRawEnvironment, spawnRaw } from "./environment.ts";
 
@@ -14,11 +14,20 @@ const patience = 5_000;
 const patienceForSignal = 1_000;
 /** Milliseconds for what a runner said last to be read, once it has exited. */
 const lastWords = 500;
+/** Milliseconds in which a runner has started its command, or said why not: more than it has to start its thread. */
+const startTime = 15_000;
 /** Milliseconds in which whoever is sent SIGKILL is dead, unless the system or another user keeps it. */
 const deathTime = 2_000;
 
-/** What became of a command, or that its runner was killed, and the command with it. */
-export type RunnerEnding = Ending | { readonly is: "runner-killed" };
+/** What became of a command; or that its runner was killed, and the command with it; or that it never started the command. */
+export type RunnerEnding = Ending | { readonly is: "runner-killed" } | { readonly is: "runner-silent" };
+
+//   idle ──run()──▶ starting ──it says so──▶ running ──it says how that ended──▶ over
+//                      └──it says why it could not───────────────────────────────▲
+type State =
+  | { readonly is: "idle" | "over" }
+  | { readonly is: "starting"; readonly mark: string; readonly late: NodeJS.Timeout }
+  | { readonly is: "running"; readonly tree: CommandTree };
 
 /** The runner, as the keeper sees it: see `runner.ts`. */
 export class RunnerProcess implements AsyncDisposable {
@@ -26,9 +35,7 @@ export class RunnerProcess implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #exited: Promise<unknown>;
   #signalled: () => void = () => {};
-  #mark = "";
-  /** While the command runs. */
-  #tree: CommandTree | undefined;
+  #state: State = { is: "idle" };
   #overdue: NodeJS.Timeout | undefined;
 
   private constructor(child: ChildProcess) {
@@ -38,34 +45,36 @@ export class RunnerProcess implements AsyncDisposable {
     const closed = once(child, "close").catch(() => {});
     const said = new Promise<Ending>((resolve) => {
       child.on("message", (message: FromRunner) => {
-        if (message.is === "signalled") return this.#signalled();
-        this.#tree = message.is === "started" ? new CommandTree(message.leader, this.#mark) : undefined;
-        if (message.is !== "started") resolve(message);
+        if (message.is === "signalled") this.#signalled();
+        else if (message.is === "started") this.#started(message.leader);
+        else resolve(this.#over(message));
       });
     });
     const gone = this.#exited
-      .then(() => Promise.race([closed, delay(lastWords)]))
+      // Nothing else keeps this process from its end, once it has said what became of the command.
+      .then(() => Promise.race([said, closed, delay(lastWords, undefined, { ref: false })]))
       .then(() => this.#killCommand());
     this.ended = Promise.race([said, gone]);
   }
 
-  /** Starts one that waits for its command, and gets what this process was started with. */
-  static start({ handed, free }: Inherited): RunnerProcess {
-    const program = fileURLToPath(new URL("./runner.js", import.meta.url));
-    const options = { stdio: stdioWith(handed, free), detached: true };
-    if (!isRawEnvironment()) return new RunnerProcess(spawn(process.execPath, [program], options));
-    const channel = { NODE_CHANNEL_FD: `${free}`, NODE_CHANNEL_SERIALIZATION_MODE: "json" };
-    Object.assign(process.env, channel);
-    try {
-      return new RunnerProcess(spawnRaw(process.execPath, [program], options));
-    } finally {
-      for (const name of Object.keys(channel)) delete process.env[name];
-    }
+  /**
+   * Starts one that waits for its command, and gets what this process was started with.
+   *
+   * @throws what the system says if it can't be started
+   */
+  static async start(inherited: Inherited): Promise<RunnerProcess> {
+    const child = spawnRunner(inherited);
+    // Not to be signalled, ever: to Node.js one that had no file left to be started with has the number 0, which means all of this
+    // process's own group.
+    if (child.pid === undefined) throw (await once(child, "error"))[0];
+    return new RunnerProcess(child);
   }
 
   /** Has it run the command, and keep the socket open until that has ended. */
   run(work: Work, socket: SendHandle): void {
-    this.#mark = work.mark;
+    // It may be stopped; or it may have got no copy of the socket, if it may open no more files, and then the message doesn't arrive.
+    const late = setTimeout(() => this.#child.kill("SIGKILL"), startTime);
+    this.#state = { is: "starting", mark: work.mark, late };
     this.#tell({ is: "run", work }, socket);
   }
 
@@ -94,8 +103,21 @@ export class RunnerProcess implements AsyncDisposable {
   /** Ends it; what it runs is not its to end any more. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#overdue);
+    if (this.#state.is === "starting") clearTimeout(this.#state.late);
     this.#child.kill("SIGKILL");
     await this.#exited;
+  }
+
+  #started(leader: number): void {
+    if (this.#state.is !== "starting") return;
+    clearTimeout(this.#state.late);
+    this.#state = { is: "running", tree: new CommandTree(leader, this.#state.mark) };
+  }
+
+  #over(ending: Ending): Ending {
+    if (this.#state.is === "starting") clearTimeout(this.#state.late);
+    this.#state = { is: "over" };
+    return ending;
   }
 
   #tell(message: ToRunner, socket?: SendHandle): void {
@@ -104,13 +126,28 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   async #killCommand(): Promise<RunnerEnding> {
-    const deadline = later(now(), deathTime);
-    while (this.#tree !== undefined && left(deadline) > 0) {
-      this.#tree.kill();
-      if (this.#tree.living.length === 0) break;
+    if (this.#state.is !== "running") return { is: "runner-silent" };
+    const { tree } = this.#state;
+    const deadline = later(currentMoment(), deathTime);
+    while (left(deadline) > 0) {
+      tree.kill();
+      if (tree.living.length === 0) break;
       await delay(20);
     }
-    this.#tree?.tellOfSurvivors();
+    tree.tellOfSurvivors();
     return { is: "runner-killed" };
+  }
+}
+
+function spawnRunner({ handed, free }: Inherited): ChildProcess {
+  const program = fileURLToPath(new URL("./runner.js", import.meta.url));
+  const options = { stdio: stdioWith(handed, free), detached: true };
+  if (!isRawEnvironment()) return spawn(process.execPath, [program], options);
+  const channel = { NODE_CHANNEL_FD: `${free}`, NODE_CHANNEL_SERIALIZATION_MODE: "json" };
+  Object.assign(process.env, channel);
+  try {
+    return spawnRaw(process.execPath, [program], options);
+  } finally {
+    for (const name of Object.keys(channel)) delete process.env[name];
   }
 }

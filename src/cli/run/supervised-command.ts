@@ -1,7 +1,7 @@
 import { ProcessStarter } from "./command-process.ts";
 import { CommandTree, markVariable } from "./command-tree.ts";
 import type { Ending, StopReason, Work } from "./control-channel.ts";
-import { later, left, type Moment, now } from "./deadline.ts";
+import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { stdioWith } from "./descriptors.ts";
 
 /** Milliseconds between two looks at the clocks: a timer sleeps on while the machine is suspended, and so would be late by that. */
@@ -84,7 +84,7 @@ export class SupervisedCommand {
   /** SIGTERM now, SIGKILL after so many milliseconds or when the deadline is near. A second call may only bring that forward. */
   stop(because: StopReason, grace: number): void {
     if (this.#exit !== undefined && this.#stopping === undefined) return;
-    const killAt = later(now(), grace);
+    const killAt = later(currentMoment(), grace);
     if (this.#stopping !== undefined && left(this.#stopping.killAt) < left(killAt)) return;
     if (this.#stopping === undefined) {
       this.#tree?.signalAll("SIGTERM");
@@ -115,7 +115,7 @@ export class SupervisedCommand {
     const isDue = Math.min(room, left(this.#stopping.killAt)) <= 0;
     if (isDue) {
       tree.kill();
-      this.#stopping = { ...this.#stopping, killedAt: this.#stopping.killedAt ?? now() };
+      this.#stopping = { ...this.#stopping, killedAt: this.#stopping.killedAt ?? currentMoment() };
     }
     if (this.#exit !== undefined && !tree.isKnownAlive && tree.living.length === 0) {
       this.#end({ ...this.#exit, stopped: this.#stopping.because });

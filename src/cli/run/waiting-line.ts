@@ -1,4 +1,5 @@
 import { isatty } from "node:tty";
+import { lockId } from "../../contract/lock-id.ts";
 import type { LockInfo } from "../../index.ts";
 import type { Values } from "../command.ts";
 import type { RunPlan } from "./plan.ts";
@@ -32,8 +33,8 @@ export function tellWhoHolds(plan: RunPlan, values: Values): Disposable {
 
 async function lineFor(plan: RunPlan, values: Values, signal: AbortSignal): Promise<string | undefined> {
   const { key, namespace } = plan;
-  const [{ listLocks, lockId }, { connect }, { ago, plain }] = await Promise.all([
-    import("../../index.ts"),
+  const [{ listLocks }, { connect }, { ago, descriptionLine, plain }] = await Promise.all([
+    import("../../inspection/lock-list.ts"),
     import("../database.ts"),
     import("../lock-table.ts"),
   ]);
@@ -44,10 +45,11 @@ async function lineFor(plan: RunPlan, values: Values, signal: AbortSignal): Prom
     if (holder === undefined) return undefined;
     const where = holder.host === undefined || holder.host === "local" ? "" : ` on ${plain(holder.host)}`;
     const who = `${plain(holder.user ?? nameOf(holder))}${where} (pid ${holder.pid})`;
+    const said = holder.description === undefined ? "" : `; it says: ${descriptionLine(holder.description)}`;
     const more = others.length === 0 ? "" : ` and ${others.length} more`;
     const since = ago(holder.sessionSince, new Date());
     const age = since === undefined ? "" : `, for ${since} at most`;
-    return `pg-locker: waiting for ${JSON.stringify(key)}, held by ${who}${more}${age}`;
+    return `pg-locker: waiting for ${JSON.stringify(key)}, held by ${who}${more}${age}${said}`;
   } finally {
     // Not waited for: the wait may be over by then.
     database[Symbol.asyncDispose]().then(undefined, () => {});

@@ -1,21 +1,17 @@
 import assert from "node:assert/strict";
-import type { Lock } from "../../contract/locker.ts";
+import type { Lock } from "../../contract/lock.ts";
 import {
   assertFree,
   assertRejectsWith,
-  brief,
   type Case,
   closed,
+  type Given,
   heldElsewhere,
   lapsed,
-  notHeld,
-  spare,
-  until,
+  waitTimeout,
 } from "./fixture.ts";
 
-const waitTimeout = { code: "LOCK_NOT_ACQUIRED", reason: "wait-timeout" };
-
-/** Of waiting for a lock, and of the scopes that hold one. */
+/** Of waiting for a lock. */
 export const waitingCases: readonly Case[] = [
   {
     says: "a waiter gets the lock when it is released",
@@ -29,10 +25,11 @@ export const waitingCases: readonly Case[] = [
   {
     says: "a waiter gets the lock when another locker releases it",
     unless: "instance-local",
-    run: async ({ locker, key, another }) => {
+    run: async ({ locker, key, another, patience }) => {
       const other = await another();
       const lock = await locker.acquire(key);
-      const waiting = other.acquire(key, { wait: "10s" });
+      assert.equal(await other.tryAcquire(key), undefined);
+      const waiting = other.acquire(key, { wait: patience });
       await lock.release();
       assert((await waiting).held);
     },
@@ -40,10 +37,11 @@ export const waitingCases: readonly Case[] = [
   {
     says: "a waiter gets the lock when its holder's locker closes",
     unless: "instance-local",
-    run: async ({ locker, key, another }) => {
+    run: async ({ locker, key, another, patience }) => {
       const other = await another();
       await locker.acquire(key);
-      const waiting = other.acquire(key, { wait: "10s" });
+      assert.equal(await other.tryAcquire(key), undefined);
+      const waiting = other.acquire(key, { wait: patience });
       await locker.close();
       assert((await waiting).held);
     },
@@ -51,16 +49,18 @@ export const waitingCases: readonly Case[] = [
   {
     says: "a waiter gets a lock that lapses",
     unless: "lapsed-lock-stays",
-    run: async ({ locker, key }) => {
+    letsPass: "brief",
+    run: async ({ locker, key, brief, patience }) => {
       await locker.acquire(key, { ttl: brief });
-      assert((await locker.acquire(key, { wait: "10s" })).held);
+      assert((await locker.acquire(key, { wait: patience })).held);
     },
   },
   {
     says: "a waiter gets a lock that lapsed when that is released",
+    letsPass: "brief",
     run: async (given) => {
       const lock = await lapsed(given);
-      const waiting = given.locker.acquire(given.key, { wait: "10s" });
+      const waiting = given.locker.acquire(given.key, { wait: given.patience });
       await lock[Symbol.asyncDispose]();
       assert((await waiting).held);
     },
@@ -74,7 +74,8 @@ export const waitingCases: readonly Case[] = [
   },
   {
     says: "a wait that passes is told, with tryAcquire as undefined, and the holder keeps the lock",
-    run: async ({ locker, key }) => {
+    letsPass: "brief",
+    run: async ({ locker, key, brief }) => {
       const lock = await locker.acquire(key);
       await assert.rejects(locker.acquire(key, { wait: brief }), { ...waitTimeout, key, waited: brief });
       assert.equal(await locker.tryAcquire(key, { wait: brief }), undefined);
@@ -84,7 +85,7 @@ export const waitingCases: readonly Case[] = [
   },
   ...[-1, "-1s", Number.NaN, Number.POSITIVE_INFINITY, "5", "soon", false, null].map((wait) => ({
     says: `a wait of ${typeof wait === "string" ? JSON.stringify(wait) : wait} is refused, and the key stays free`,
-    run: async ({ locker, key }: Parameters<Case["run"]>[0]) => {
+    run: async ({ locker, key }: Given) => {
       const options = { wait } as unknown as { wait: true };
       await assert.rejects(locker.acquire(key, options), { code: "INVALID_CONFIG", field: "wait" });
       await assertFree(locker, key);
@@ -165,132 +166,6 @@ export const waitingCases: readonly Case[] = [
         assert.deepEqual(await locker.tryWithLock(key, () => {}, { wait: true }), { acquired: false });
       });
       await locker.withLock(key, () => {}, { wait: true });
-    },
-  },
-  {
-    says: "withLock answers with what its function answers, and releases whatever that does",
-    run: async ({ locker, key }) => {
-      assert.equal(await locker.withLock(key, async (lock) => lock.held), true);
-      const error = new Error("its own");
-      await assertRejectsWith(
-        locker.withLock(key, () => {
-          throw error;
-        }),
-        error,
-      );
-      await assertRejectsWith(
-        locker.withLock(key, () => Promise.reject(undefined)),
-        undefined,
-      );
-      await assertFree(locker, key);
-    },
-  },
-  {
-    says: "tryWithLock answers without running its function where the lock is held",
-    run: async ({ locker, key }) => {
-      assert.deepEqual(await locker.tryWithLock(key, () => 42), { acquired: true, value: 42 });
-      await locker.acquire(key);
-      const never = () => assert.fail("the function ran");
-      assert.deepEqual(await locker.tryWithLock(key, never), { acquired: false });
-      assert.deepEqual(await locker.tryWithLock(key, never, { wait: brief }), { acquired: false });
-    },
-  },
-  {
-    says: "acquireAll takes every lock, in the order asked for, and releases them together",
-    run: async ({ locker, key }) => {
-      const keys = ["c", "a", "b"].map((end) => `${key}:${end}`);
-      const group = await locker.acquireAll(keys, { ttl: "1m" });
-      assert.deepEqual(
-        group.locks.map((lock) => [lock.key, lock.ttl, lock.held]),
-        keys.map((each) => [each, 60_000, true]),
-      );
-      assert(group.held);
-      group.assertHeld();
-      await group.refresh("2m");
-      assert.deepEqual([group.held, group.locks[0]?.ttl], [true, 120_000]);
-      await group.release();
-      assert.equal(group.held, false);
-      assert.throws(() => group.assertHeld(), notHeld("released"));
-      await assert.rejects(group.release(), notHeld("released"));
-      await group[Symbol.asyncDispose]();
-      for (const each of keys) await assertFree(locker, each);
-    },
-  },
-  {
-    says: "acquireAll takes all or none",
-    run: async ({ locker, key }) => {
-      const keys = ["a", "b", "c"].map((end) => `${key}:${end}`);
-      for (const held of keys) {
-        const lock = await locker.acquire(held);
-        await assert.rejects(locker.acquireAll(keys), { ...heldElsewhere, key: held });
-        await assert.rejects(locker.acquireAll(keys, { wait: brief }), {
-          ...waitTimeout,
-          key: held,
-          waited: brief,
-        });
-        for (const other of keys) if (other !== held) await assertFree(locker, other);
-        await lock.release();
-      }
-      await using group = await locker.acquireAll(keys);
-      assert(group.held);
-    },
-  },
-  {
-    says: "acquireAll waits for each, and keeps those it has past their TTL meanwhile",
-    run: async ({ locker, key }) => {
-      const keys = Array.from({ length: 4 }, (_, i) => `${key}:${i}`);
-      const held = await Promise.all(keys.map((each) => locker.acquire(each)));
-      const waiting = locker.acquireAll(keys, { wait: true, ttl: spare });
-      await lapsed({ locker, key: `${key}:witness`, another: () => assert.fail() }, spare);
-      for (const lock of held) {
-        await lapsed({ locker, key: `${key}:witness:${lock.key}`, another: () => assert.fail() }, spare / 4);
-        await lock.release();
-      }
-      const group = await waiting;
-      assert(group.held);
-      assert.equal(group.signal.aborted, false);
-      await group.release();
-    },
-  },
-  {
-    says: "acquireAll of no key, or of one key twice, is refused",
-    run: async ({ locker, key }) => {
-      const twice = { code: "INVALID_CONFIG", field: "keys" };
-      await assert.rejects(locker.acquireAll([]), twice);
-      await assert.rejects(locker.acquireAll([key, `${key}:other`, key]), twice);
-      await assert.rejects(locker.acquireAll(key as unknown as string[]), twice);
-      await assert.rejects(locker.acquireAll([key, ""]), { code: "EMPTY_KEY" });
-      await assertFree(locker, key);
-    },
-  },
-  {
-    says: "the signal of a group aborts with the first of its locks that is lost",
-    run: async ({ locker, key }) => {
-      const group = await locker.acquireAll([key, `${key}:other`], { ttl: spare });
-      await group.locks[1]?.refresh("1m");
-      await until(() => group.signal.aborted, "the signal aborts");
-      assert.deepEqual(
-        [group.signal.reason.code, group.signal.reason.key, group.held, group.locks[1]?.held],
-        ["LOCK_EXPIRED", key, false, true],
-      );
-      await assert.rejects(group.release(), notHeld("expired"));
-      for (const each of [key, `${key}:other`]) await assertFree(locker, each);
-    },
-  },
-  {
-    says: "an acquireAll that is aborted holds nothing",
-    run: async ({ locker, key }) => {
-      const keys = ["a", "b", "c"].map((end) => `${key}:${end}`);
-      const held = await Promise.all(keys.map((each) => locker.acquire(each)));
-      const aborting = new AbortController();
-      const reason = new Error("the caller's own");
-      const waiting = locker.acquireAll(keys, { wait: true, signal: aborting.signal });
-      await held[0]?.release();
-      await held[2]?.release();
-      aborting.abort(reason);
-      await assertRejectsWith(waiting, reason);
-      await held[1]?.release();
-      for (const each of keys) await (await locker.acquire(each, { wait: "10s" })).release();
     },
   },
 ];

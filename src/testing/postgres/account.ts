@@ -9,7 +9,7 @@ export interface PostgresAccount {
 /**
  * The account to run PostgreSQL as, or `undefined` to run it as the current user.
  *
- * PostgreSQL refuses to run as root, so for root it is the system user `postgres` where there is one, else `nobody`. No user
+ * PostgreSQL refuses to run as root, so for root it is the system user `postgres` if there is one, else `nobody`. No user
  * is ever created.
  *
  * @throws Error when running as root on a system that has neither user.

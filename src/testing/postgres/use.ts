@@ -8,7 +8,7 @@ export interface PostgresSession {
 
 /** Who uses a server, beside the one who asks. */
 export interface PostgresUse {
-  /** Such as `18.4`. */
+  /** The version of the server, such as `18.4`. */
   readonly version: string;
   readonly since: Date;
   /** The sessions of clients, in other databases than the one asked in. */

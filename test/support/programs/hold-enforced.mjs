@@ -1,5 +1,5 @@
 // Takes the key of its first argument under a TTL that the server enforces, with the options of its second one (as JSON), and
-// writes down when it believed that it holds: the clock is read before the question, so that a line is no later than the belief.
+// writes down when it relied on the lock: the clock is read before the question, so a line is no later than that moment.
 // All instants are those of `process.hrtime.bigint()`, which every process of the machine shares.
 //
 // Says { ready } when it has been connected, and does what the lines of its standard input say, each a command with its value:

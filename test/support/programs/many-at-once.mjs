@@ -1,5 +1,5 @@
 // Takes as many locks as its argument says at once, gives them all back at once, and says how long each took how long the calls
-// alone, and for how long the event loop was blocked meanwhile, in milliseconds.
+// alone, and for how long the event loop was blocked in that time, in milliseconds.
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";

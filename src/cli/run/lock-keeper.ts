@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
+import { hasCode } from "../../contract/caught-error.ts";
 import type { Lock } from "../../index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
-import { hasCode } from "../system-error.ts";
-import { later, now } from "./deadline.ts";
+import { currentMoment, later } from "./deadline.ts";
 import type { Inherited } from "./descriptors.ts";
 import { isRawEnvironment } from "./environment.ts";
 import type { LockSession } from "./lock-session.ts";
@@ -19,7 +19,7 @@ const releaseTime = 3_000;
 const refreshShare = 1 / 3;
 
 /** Has the runner run the command under a lock, keeps the lock for as long as that takes, and gives it back. */
-export class Keeper {
+export class LockKeeper {
   readonly #plan: RunPlan;
   readonly #lock: Lock;
   readonly #session: LockSession;
@@ -44,6 +44,7 @@ export class Keeper {
       const until = await unlessAborted(this.#refresh(), interrupted);
       interrupted.throwIfAborted();
       this.#run(until);
+      this.#describe();
       signals.passTo((signal) => this.#runner.signal(signal));
       this.#lock.signal.addEventListener("abort", this.#onLoss);
       if (this.#lock.signal.aborted) this.#onLoss();
@@ -57,7 +58,7 @@ export class Keeper {
     }
   }
 
-  #run(until: ReturnType<typeof now>): void {
+  #run(until: ReturnType<typeof currentMoment>): void {
     const { program, grace, margin, key, namespace } = this.#plan;
     const { id, fencingToken } = this.#lock;
     const environment = {
@@ -84,19 +85,28 @@ export class Keeper {
   }
 
   /** @returns when the server may free the lock @throws {LockNotHeldError} it is lost */
-  async #refresh(): Promise<ReturnType<typeof now>> {
-    const sentAt = now();
+  async #refresh(): Promise<ReturnType<typeof currentMoment>> {
+    const sentAt = currentMoment();
     this.#session.asked();
     await this.#lock.refresh();
     const beat = (): void => {
       this.#refresh().then(
-        (until) => this.#runner.believeUntil(until),
+        (until) => {
+          this.#runner.believeUntil(until);
+          this.#describe();
+        },
         // It was given back meanwhile; or it is lost, which its signal tells.
         () => {},
       );
     };
     this.#timer = setTimeout(beat, this.#plan.ttl * refreshShare);
     return later(sentAt, this.#plan.ttl);
+  }
+
+  /** After each refresh, which is a statement of its own. */
+  #describe(): void {
+    const { description } = this.#plan;
+    if (description !== undefined) void this.#session.describe(description);
   }
 
   readonly #onLoss = (): void => {
@@ -119,6 +129,12 @@ export class Keeper {
     if (!isHeld) {
       const stopped = ending.is === "ended" && ending.stopped !== undefined;
       throw this.#lost(stopped ? "the command was stopped" : "the command had ended by itself");
+    }
+    if (ending.is === "runner-silent") {
+      throw new Failure(
+        exitStatus.failed,
+        "The process that was to run the command did not start it: it was killed or stopped, or may open too few files at once (see ulimit -n)",
+      );
     }
     if (ending.is === "runner-killed") {
       throw new Failure(

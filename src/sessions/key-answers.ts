@@ -1,0 +1,162 @@
+import { connectBeside } from "../postgres/beside.ts";
+import { canConnectBeside, type Pool } from "../postgres/driver.ts";
+import { keyMessages } from "../postgres/key-message.ts";
+import { type Session, statementDeadline } from "../postgres/session.ts";
+import {
+  isReplyChannel,
+  listenForQuestions,
+  notify,
+  questionChannel,
+  stopListening,
+} from "../postgres/sql-answers.ts";
+
+/** What the driver tells of a notification. */
+interface Notification {
+  readonly channel: string;
+  readonly payload?: string | undefined;
+}
+
+/** Of a client of node-postgres, what its pool's type need not say. */
+interface NotifiedClient {
+  on(event: "notification", listener: (message: Notification) => void): unknown;
+  removeListener(event: "notification", listener: (message: Notification) => void): unknown;
+}
+
+/** A session that carries locks. */
+interface Carrier {
+  readonly session: Session;
+  /** Its backend. */
+  readonly pid: number;
+  /** Of the locks that it has, or is about to have. */
+  readonly keys: () => Iterable<string>;
+}
+
+//   nobody ──a session has been open for `patience`──▶ listening ──it leaves, or has gone──▶ nobody
+//                                                          └──the server can't──▶ mute
+type State =
+  | { readonly is: "nobody"; readonly timer?: NodeJS.Timeout | undefined }
+  | { readonly is: "listening"; readonly carrier: Carrier; readonly asked: Promise<unknown> }
+  | { readonly is: "mute" };
+
+/** Milliseconds that a session has carried locks before anybody listens: most have long gone by then. */
+const patience = 1_000;
+/** Milliseconds for the connection over which an answer goes, and for the answer. */
+const answerTime = 2_000;
+/** Questions that are kept while another is being answered; who isn't answered shows lock ids. */
+const mostQuestions = 8;
+
+/**
+ * Tells the keys of the locks on a locker's shared sessions to whoever asks, such as `pg-locker ls`: PostgreSQL itself knows their ids
+ * alone. Nothing of it is done for a lock: one of the sessions listens for questions, with a statement of its own once it has been open
+ * for a second. An answer goes over a connection beside the pool that is made for it, because a notification is written while nobody
+ * else writes one, and a session with locks must wait for nobody.
+ *
+ * PostgreSQL up to 18 wakes each session that listens at each notification of its database, on whatever channel: some 12 µs of the
+ * server for a locker (measured). That is why one session listens for all of a locker, and why it can be turned off.
+ */
+export class KeyAnswers {
+  readonly #pool: Pool;
+  readonly #namespace: number;
+  readonly #carriers = new Set<Carrier>();
+  readonly #questions = new Set<string>();
+  #state: State = { is: "nobody" };
+  #isAnswering = false;
+
+  constructor({ pool, namespace }: { pool: Pool; namespace: number }) {
+    this.#pool = pool;
+    this.#namespace = namespace;
+    if (!canConnectBeside(pool)) this.#state = { is: "mute" };
+  }
+
+  /** A session has been opened. It is forgotten when it has gone. */
+  join(carrier: Carrier): void {
+    this.#carriers.add(carrier);
+    carrier.session.onGone(() => this.#forget(carrier.session));
+    this.#wait();
+  }
+
+  /**
+   * A session is about to go back to its pool: it no longer listens.
+   *
+   * @throws {DatabaseError} it may still listen; then it must not go back
+   */
+  async leave(session: Session): Promise<void> {
+    const state = this.#state;
+    this.#forget(session);
+    if (state.is !== "listening" || state.carrier.session !== session) return;
+    await state.asked;
+    await session.command("Returning a session", stopListening, statementDeadline);
+  }
+
+  #forget(session: Session): void {
+    for (const carrier of this.#carriers) if (carrier.session === session) this.#carriers.delete(carrier);
+    const state = this.#state;
+    if (state.is === "listening" && state.carrier.session === session) {
+      clientOf(session).removeListener("notification", this.#onNotification);
+      this.#state = { is: "nobody" };
+      this.#wait();
+    } else if (state.is === "nobody" && this.#carriers.size === 0) {
+      clearTimeout(state.timer);
+      this.#state = { is: "nobody" };
+    }
+  }
+
+  #wait(): void {
+    if (this.#state.is !== "nobody" || this.#state.timer !== undefined || this.#carriers.size === 0) return;
+    this.#state = { is: "nobody", timer: setTimeout(() => this.#listen(), patience).unref() };
+  }
+
+  #listen(): void {
+    const [carrier] = this.#carriers;
+    this.#state = { is: "nobody" };
+    if (carrier === undefined) return;
+    const { session } = carrier;
+    clientOf(session).on("notification", this.#onNotification);
+    const asked = session.command("Listening", listenForQuestions, statementDeadline).catch(() => {
+      // Of a session that has gone, another takes the place. What speaks the protocol need not have notifications.
+      if (session.goneBecause !== undefined) return;
+      clientOf(session).removeListener("notification", this.#onNotification);
+      if (this.#state.is === "listening" && this.#state.carrier === carrier) this.#state = { is: "mute" };
+    });
+    this.#state = { is: "listening", carrier, asked };
+  }
+
+  readonly #onNotification = ({ channel, payload = "" }: Notification): void => {
+    if (channel !== questionChannel || !isReplyChannel(payload)) return;
+    if (this.#questions.size >= mostQuestions) return;
+    this.#questions.add(payload);
+    if (!this.#isAnswering) void this.#answer();
+  };
+
+  /** Never rejects: whoever asked doesn't wait for long. */
+  async #answer(): Promise<void> {
+    this.#isAnswering = true;
+    try {
+      const own = await connectBeside(
+        this.#pool,
+        { doing: "Telling keys", milliseconds: answerTime },
+        (client) => client.unref?.(),
+      );
+      try {
+        for (const channel of this.#questions) {
+          this.#questions.delete(channel);
+          const payloads = [...this.#carriers].flatMap(({ pid, keys }) =>
+            keyMessages(pid, { namespace: this.#namespace, keys: keys() }),
+          );
+          await own.session.run("Telling keys", notify, [channel, JSON.stringify(payloads)], answerTime);
+        }
+      } finally {
+        await own.end();
+      }
+    } catch {
+      this.#questions.clear();
+    } finally {
+      this.#isAnswering = false;
+    }
+    if (this.#questions.size > 0) void this.#answer();
+  }
+}
+
+function clientOf({ client }: Session): NotifiedClient {
+  return client as unknown as NotifiedClient;
+}

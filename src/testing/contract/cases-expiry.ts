@@ -1,0 +1,97 @@
+import assert from "node:assert/strict";
+import { assertFree, type Case, heldElsewhere, lapsed, notHeld, pass, until } from "./fixture.ts";
+
+/** Of the TTL of a lock: what a holder does before it has passed, and what becomes of the lock afterwards. */
+export const expiryCases: readonly Case[] = [
+  {
+    says: "a refresh outlives the first TTL",
+    letsPass: "spare",
+    run: async (given) => {
+      const { locker, key, spare } = given;
+      const lock = await locker.acquire(key, { ttl: spare });
+      await lock.refresh("1m");
+      await pass(given, spare);
+      assert.deepEqual([lock.ttl, lock.held, lock.expired], [60_000, true, false]);
+      await assert.rejects(locker.acquire(key), heldElsewhere);
+      await lock.release();
+    },
+  },
+  {
+    says: "autoRefresh keeps a lock past its TTL, until it is released",
+    letsPass: "spare",
+    run: async (given) => {
+      const { locker, key, spare } = given;
+      const lock = await locker.acquire(key, { ttl: spare, autoRefresh: true });
+      await pass(given, spare);
+      assert.deepEqual([lock.held, lock.expired, lock.signal.aborted], [true, false, false]);
+      await assert.rejects(locker.acquire(key), heldElsewhere);
+      await lock.release();
+      await assertFree(locker, key);
+    },
+  },
+  {
+    says: "the signal stays quiet after a release, also past the TTL",
+    letsPass: "spare",
+    run: async (given) => {
+      const lock = await given.locker.acquire(given.key, { ttl: given.spare });
+      const { signal } = lock;
+      await lock.release();
+      await pass(given, given.spare);
+      assert.deepEqual([signal.aborted, lock.expired], [false, false]);
+      assert.throws(() => lock.assertHeld(), notHeld("released"));
+    },
+  },
+  {
+    says: "a lock that lapses aborts its signal, and is not held",
+    letsPass: "brief",
+    run: async (given) => {
+      const lock = await given.locker.acquire(given.key, { ttl: given.brief });
+      const { signal } = lock;
+      await until(given, () => signal.aborted, "the signal aborts");
+      assert.equal(signal.reason.code, "LOCK_EXPIRED");
+      assert.deepEqual([lock.held, lock.expired], [false, true]);
+      assert.throws(() => lock.assertHeld(), notHeld("expired"));
+    },
+  },
+  {
+    says: "the release of a lapsed lock says so, and frees the key",
+    letsPass: "brief",
+    run: async (given) => {
+      const lock = await lapsed(given);
+      await assert.rejects(lock.release(), notHeld("expired"));
+      await assertFree(given.locker, given.key);
+    },
+  },
+  {
+    says: "the refresh of a lapsed lock says so",
+    letsPass: "brief",
+    run: async (given) => {
+      const lock = await lapsed(given);
+      await assert.rejects(lock.refresh("1m"), notHeld("expired"));
+      assert.deepEqual([lock.held, lock.expired], [false, true]);
+      await assertFree(given.locker, given.key);
+    },
+  },
+  {
+    says: "the disposal of a lapsed lock is quiet, and frees the key",
+    letsPass: "brief",
+    run: async (given) => {
+      await (await lapsed(given))[Symbol.asyncDispose]();
+      await assertFree(given.locker, given.key);
+    },
+  },
+  {
+    says: "a lapsed lock goes to the next caller",
+    unless: "lapsed-lock-stays",
+    letsPass: "brief",
+    run: async (given) => {
+      const { locker, key, patience } = given;
+      const lock = await lapsed(given);
+      // Its holder stops relying on it a moment before it is free.
+      const next = await locker.acquire(key, { wait: patience });
+      await assert.rejects(lock.release(), notHeld("expired"));
+      assert(next.held);
+      await assert.rejects(locker.acquire(key), heldElsewhere);
+    },
+  },
+];

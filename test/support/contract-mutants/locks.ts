@@ -1,0 +1,253 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } from "../../../src/index.ts";
+import { Broken, type Mutant, mutant, mutantLock } from "./mutant.ts";
+
+const refused = (key: LockKey) => new LockNotAcquiredError({ key: String(key), reason: "held" });
+const released = "after a release, release and refresh say so, and disposal is quiet";
+const shared = "shared holders go together, and exclude the exclusive one, as it does them";
+const handles = "a handle tells its key, id, mode and TTL, holds, and is released";
+const badRefresh = "a refresh with a TTL of zero or less is refused, and the lock stays as it was";
+const tokens = "fencing tokens grow from each holder of a key to the next, and are there only if asked for";
+const aborted = "an aborted signal rejects with its own reason, and the key stays free";
+
+/** Grants by a rule of its own: who may come in beside whom. */
+function modes(forbids: (wanted: string, held: readonly string[]) => boolean, does: string): Mutant {
+  return mutant(does, shared, (sound) => {
+    const held = new Map<LockKey, string[]>();
+    return {
+      acquire: async (key, options = {}) => {
+        const mode = options.mode ?? "exclusive";
+        const holders = held.get(key) ?? [];
+        held.set(key, holders);
+        if (forbids(mode, holders)) throw refused(key);
+        holders.push(mode);
+        // Each has a key of its own in the store, which therefore keeps nobody out.
+        const lock = await sound.acquire(`${key}:${holders.length}:${Math.random()}`, options);
+        const give = lock.release.bind(lock);
+        Object.assign(lock, {
+          release: async () => {
+            holders.splice(holders.indexOf(mode), 1);
+            await give();
+          },
+        });
+        return lock;
+      },
+    };
+  });
+}
+
+/** Of locks that are taken and given back. */
+export const lockMutants: readonly Mutant[] = [
+  mutantLock("a second release is fine", released, (lock) => ({
+    release: () => (lock.held ? lock.release() : Promise.resolve()),
+  })),
+  mutantLock("a refresh after the release is fine", released, (lock) => ({
+    refresh: () => (lock.held ? lock.refresh() : Promise.resolve()),
+  })),
+  mutantLock("disposal after the release throws", released, (lock) => ({
+    [Symbol.asyncDispose]: () => lock.release(),
+  })),
+  mutantLock(
+    "two releases at once are both fine",
+    "of two releases at once, one says that the lock was not held",
+    (lock) => {
+      let first: Promise<void> | undefined;
+      return { release: () => (first ??= lock.release()) };
+    },
+  ),
+  mutant(
+    "a second release frees the lock of the next holder",
+    "a second release doesn't free the lock of the next holder",
+    (sound) => {
+      const holders = new Map<LockKey, Lock>();
+      return {
+        acquire: async (key, options) => {
+          const lock = await sound.acquire(key, options);
+          holders.set(key, lock);
+          const release = lock.release.bind(lock);
+          return Object.assign(lock, {
+            release: async () => {
+              if (!lock.held) await holders.get(key)?.[Symbol.asyncDispose]();
+              await release();
+            },
+          });
+        },
+      };
+    },
+  ),
+  mutantLock("a release keeps the lock", "a released key is free", (lock) => ({
+    release: async () => lock.assertHeld(),
+  })),
+  mutantLock("disposal keeps the lock", "await using releases", () => ({
+    [Symbol.asyncDispose]: async () => {},
+  })),
+  mutantLock("held is true after the release", handles, () => ({ held: true })),
+  mutantLock("a release aborts the signal", handles, (lock) => {
+    const aborting = new AbortController();
+    return {
+      signal: aborting.signal,
+      release: async () => {
+        aborting.abort();
+        await lock.release();
+      },
+    };
+  }),
+  mutantLock("assertHeld never throws", handles, () => ({ assertHeld: () => {} })),
+  mutantLock("a handle has the TTL in seconds", handles, (lock) => ({ ttl: lock.ttl / 1_000 })),
+  mutantLock("a key has another id each time", "a key has the same id each time", () => ({
+    id: BigInt(Math.floor(Math.random() * 1e9)),
+  })),
+  mutant("two keys have one lock", "two keys are held at once", (sound) => ({
+    acquire: (key, options) => sound.acquire(String(key).slice(0, 40), options),
+  })),
+  mutant("an empty key is a key", "an empty key is refused", (sound) => ({
+    acquire: (key, options) => sound.acquire(key || "empty", options),
+  })),
+  ...[42, null].map((key) =>
+    mutant(`the key ${key} is made a string`, `the key ${key} is refused`, (sound) => ({
+      acquire: (given, options) => sound.acquire(`${given}`, options),
+    })),
+  ),
+  mutant("an ill-formed key is mended", 'the key "\\ud800" is refused', (sound) => ({
+    acquire: (key, options) => sound.acquire(String(key).replace(/[\ud800-\udfff]/g, "\ufffd"), options),
+  })),
+  ...["0", '"-1s"', "NaN", "Infinity", '"5"'].map((ttl) =>
+    mutant(
+      `the TTL ${ttl} is replaced by the default`,
+      `the TTL ${ttl} is refused, and the key stays free`,
+      (sound) => ({
+        acquire: (key, options = {}) =>
+          sound.acquire(key, options).catch((error) => {
+            if (error.code !== "INVALID_TTL") throw error;
+            const { ttl: _, ...rest } = options;
+            return sound.acquire(key, rest);
+          }),
+      }),
+    ),
+  ),
+  mutantLock("a bad TTL is passed over by a refresh", badRefresh, (lock) => ({
+    refresh: (ttl) => lock.refresh(ttl).catch(() => {}),
+  })),
+  mutantLock("a bad TTL of a refresh ends the lock", badRefresh, (lock) => ({
+    refresh: (ttl) =>
+      lock.refresh(ttl).catch(async (error) => {
+        await lock.release();
+        throw error;
+      }),
+  })),
+  mutantLock(
+    "a refresh without a TTL sets the default",
+    "a refresh keeps the TTL, or sets another one",
+    (lock) => ({
+      refresh: (ttl = "30s", options) => lock.refresh(ttl, options),
+      get ttl() {
+        return lock.ttl;
+      },
+    }),
+  ),
+  mutantLock(
+    "a refresh doesn't look at its signal",
+    "a refresh whose signal has aborted rejects with its reason, and the lock stays as it was",
+    (lock) => ({ refresh: (ttl) => lock.refresh(ttl) }),
+  ),
+  mutant(
+    "everybody is granted the lock",
+    "a held key is refused, and tryAcquire answers undefined",
+    (sound) => ({
+      acquire: (key, options) => sound.acquire(`${key}:${Math.random()}`, options),
+    }),
+  ),
+  mutant(
+    "tryAcquire throws if the key is held",
+    "a held key is refused, and tryAcquire answers undefined",
+    (sound) => ({
+      tryAcquire: (key, options) => sound.acquire(key, options),
+    }),
+  ),
+  mutant(
+    "racers that come in one turn all win",
+    "of eight racers one wins, and the others are refused",
+    (sound) => {
+      let turn: Promise<Lock> | undefined;
+      return {
+        acquire: (key, options) => {
+          turn ??= sound.acquire(key, options).finally(() => {
+            turn = undefined;
+          });
+          return turn;
+        },
+      };
+    },
+  ),
+  modes((_, held) => held.length > 0, "a shared holder excludes another one"),
+  modes(
+    (wanted, held) => wanted === "shared" && held.includes("exclusive"),
+    "a writer is granted beside a reader",
+  ),
+  modes((wanted, held) => wanted === "exclusive" && held.length > 0, "a reader is granted beside a writer"),
+  mutant("fencing tokens are all the same", tokens, (sound) => ({
+    acquire: async (key, options) =>
+      Object.defineProperty(await sound.acquire(key, options), "fencingToken", {
+        value: options?.fencing ? 1n : undefined,
+      }),
+  })),
+  mutantLock("a refresh gives another fencing token", tokens, (lock, { options }) => {
+    let token = lock.fencingToken;
+    return {
+      get fencingToken() {
+        return token;
+      },
+      refresh: async () => {
+        await lock.refresh();
+        if (options.fencing) token = (token ?? 0n) + 1n;
+      },
+    };
+  }),
+  mutant("a lock has a fencing token unasked", tokens, (sound) => ({
+    acquire: (key, options) => sound.acquire(key, { ...options, fencing: true }),
+  })),
+  mutant("an aborted signal is passed over", aborted, (sound) => ({
+    acquire: (key, { signal: _, ...options } = {}) => sound.acquire(key, options),
+  })),
+  mutant("an abort rejects with an error of the locker's", aborted, (sound) => ({
+    acquire: (key, options) =>
+      sound.acquire(key, options).catch((error) => {
+        throw options?.signal?.aborted ? new Broken("aborted", { cause: error }) : error;
+      }),
+  })),
+  mutant("tryAcquire returns undefined if its signal has aborted", aborted, (sound) => ({
+    tryAcquire: async (key, options) =>
+      options?.signal?.aborted ? undefined : await sound.tryAcquire(key, options),
+  })),
+  mutant("an abort leaves a lock behind", aborted, (sound) => ({
+    acquire: async (key, { signal, ...options }: AcquireOptions = {}) => {
+      const lock = await sound.acquire(key, options);
+      if (signal?.aborted) throw signal.reason;
+      return lock;
+    },
+  })),
+  mutant(
+    "an abort after the grant frees the lock",
+    "a signal that aborts after the grant changes nothing",
+    (sound) => ({
+      acquire: async (key, options) => {
+        const lock = await sound.acquire(key, options);
+        options?.signal?.addEventListener("abort", () => void lock.release());
+        return lock;
+      },
+    }),
+  ),
+  mutant(
+    "unknown options and modes are passed over",
+    "an unknown option is refused, and so is an unknown mode",
+    (sound) => ({ acquire: (key) => sound.acquire(key) }),
+  ),
+  mutant("the methods need their object", "the methods work without their object", (sound) => ({
+    tryAcquire(this: object | undefined, key, options) {
+      return this === undefined ? Promise.reject(new Broken("no object")) : sound.tryAcquire(key, options);
+    },
+  })),
+  mutant("a ping is never answered", "a ping is answered", () => ({
+    ping: () => delay(60_000, undefined, { ref: false }),
+  })),
+];

@@ -1,0 +1,92 @@
+import type pg from "pg";
+import { expect } from "vitest";
+import {
+  type AcquireOptions,
+  type Lock,
+  PostgresLocker,
+  type PostgresLockerOptions,
+} from "../../src/index.ts";
+import { Child, type ChildMessage } from "./child.ts";
+import { createPool, databaseUrl } from "./database.ts";
+import type { TcpProxy } from "./tcp-proxy.ts";
+import { until } from "./until.ts";
+
+// Holders, each a process of its own, of a lock whose TTL the server enforces; and what is asked of them: that they stopped relying
+// on the lock before the next one was granted it.
+
+/** What the library says of a lock that expired in mid-step: known before a timer ran, and without the server's news. */
+export const expiredUnseen = {
+  held: false,
+  expired: true,
+  asserted: "LOCK_NOT_HELD",
+  timersRun: 0,
+  refreshed: "LOCK_NOT_HELD",
+  released: "LOCK_NOT_HELD",
+  aborted: true,
+};
+
+/** How a test file makes lockers and holders of one kind of sessions. */
+export function enforcedHolders(sessions: NonNullable<PostgresLockerOptions["sessions"]>) {
+  /** A locker in this process. */
+  const enforced = (
+    pool: pg.Pool = createPool(),
+    options: Pick<PostgresLockerOptions, "sessions"> = {},
+  ): PostgresLocker => new PostgresLocker({ pool, ttlEnforcement: "server", sessions, ...options });
+
+  /** A process that is about to hold. */
+  const ready = async (key: string, options: AcquireOptions, url = databaseUrl()): Promise<Child> => {
+    const args = [key, JSON.stringify(options)];
+    const child = Child.start("hold-enforced.mjs", { args, env: { DATABASE_URL: url, SESSIONS: sessions } });
+    await child.message((message) => "ready" in message);
+    return child;
+  };
+
+  /** A process that holds, and has said so. */
+  const hold = async (key: string, options: AcquireOptions, url?: string): Promise<Child> => {
+    const child = await ready(key, options, url);
+    child.send({ acquire: true });
+    await child.message((message) => "believed" in message);
+    return child;
+  };
+
+  return { enforced, ready, hold };
+}
+
+export const isEnd = (message: object): boolean => "ended" in message;
+export const isAbort = (message: object): boolean => "aborted" in message && !("ended" in message);
+
+/** The machine's monotonic clock, in nanoseconds. */
+export function instant(): bigint {
+  return process.hrtime.bigint();
+}
+
+/** Tries as often as it can, so that the instant is no later than a round trip or two after the lock was free. */
+export async function takeOver(locker: PostgresLocker, key: string): Promise<{ lock: Lock; at: bigint }> {
+  const lock = await until(() => locker.tryAcquire(key, { ttl: "1m" }), { interval: 1, deadline: 15_000 });
+  return { lock, at: instant() };
+}
+
+/**
+ * Waits for the holder's end behind a proxy that is frozen. The link is cut only once it has stopped relying on the
+ * lock by itself, so that what it then asks for need not wait. Returns how it knew.
+ */
+export async function endUnheard(holder: Child, proxy: TcpProxy): Promise<ChildMessage> {
+  const how = await holder.message(isAbort);
+  proxy.cut();
+  await holder.message(isEnd);
+  return how;
+}
+
+/** The last instant at which a holder said that it holds. */
+export function lastBelief(holder: Child): bigint {
+  const instants = holder.messages.flatMap(({ believed }) =>
+    believed === undefined ? [] : [BigInt(String(believed))],
+  );
+  return instants.reduce((last, next) => (next > last ? next : last), 0n);
+}
+
+/** The holder relied on the lock, and for the last time before the next one had it. To be called when it has ended. */
+export function expectOrder(holder: Child, grantedAt: bigint): void {
+  expect(lastBelief(holder)).toBeGreaterThan(0n);
+  expect(lastBelief(holder)).toBeLessThan(grantedAt);
+}

@@ -1,0 +1,30 @@
+import type pg from "pg";
+import { createPool } from "./database.ts";
+
+export interface ObservedPool {
+  readonly pool: pg.Pool;
+  /** The clients that it made, in order. */
+  readonly clients: pg.PoolClient[];
+  /** The clients that it handed out, in order; one that comes again is there again. */
+  readonly handedOut: pg.PoolClient[];
+  /** The first argument of every `query()` on one of its clients: what is about to be sent. */
+  readonly statements: unknown[];
+}
+
+/** A pool on this file's database, with its clients and what is sent on them. */
+export function observedPool(config: pg.PoolConfig = {}): ObservedPool {
+  const pool = createPool(config);
+  const clients: pg.PoolClient[] = [];
+  const handedOut: pg.PoolClient[] = [];
+  const statements: unknown[] = [];
+  pool.on("connect", (client) => {
+    clients.push(client);
+    const query = client.query.bind(client) as (...args: unknown[]) => unknown;
+    (client as { query: unknown }).query = (...args: unknown[]) => {
+      statements.push(args[0]);
+      return query(...args);
+    };
+  });
+  pool.on("acquire", (client) => handedOut.push(client));
+  return { pool, clients, handedOut, statements };
+}

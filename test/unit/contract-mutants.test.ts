@@ -1,0 +1,94 @@
+import { AssertionError } from "node:assert/strict";
+import { setTimeout as delay } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { LockerError } from "../../src/index.ts";
+import { cases } from "../../src/testing/contract/cases.ts";
+import { testLockerContract } from "../../src/testing/contract/contract-suite.ts";
+import { runCase } from "../../src/testing/contract/run-case.ts";
+import { closeMutants } from "../support/contract-mutants/close.ts";
+import { expiryMutants } from "../support/contract-mutants/expiry.ts";
+import { groupMutants } from "../support/contract-mutants/groups.ts";
+import { lockMutants } from "../support/contract-mutants/locks.ts";
+import { Broken, type Mutant } from "../support/contract-mutants/mutant.ts";
+import { scopeMutants } from "../support/contract-mutants/scopes.ts";
+import { waitingMutants } from "../support/contract-mutants/waiting.ts";
+
+// Lockers that break one promise each. The contract suite has to fail every one of them, and each of its cases at least one: a
+// case that fails none proves nothing.
+
+const mutants = [
+  ...lockMutants,
+  ...expiryMutants,
+  ...waitingMutants,
+  ...scopeMutants,
+  ...groupMutants,
+  ...closeMutants,
+];
+
+/** A case that waits for what the mutant never does has failed as well. */
+class NotInTime extends Error {}
+
+/** What the mutant's own case says of it; `undefined` if that passes. */
+async function verdictOn({ caughtBy, create }: Mutant): Promise<unknown> {
+  const one = cases.find(({ says }) => says === caughtBy);
+  if (one === undefined) throw new Error(`there is no such case: ${caughtBy}`);
+  const made = create();
+  const over = new AbortController();
+  const running = runCase(async () => made, one);
+  const late = delay(2_000, undefined, { signal: over.signal }).then(() => {
+    throw new NotInTime();
+  });
+  const verdict = await Promise.race([running, late]).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  over.abort();
+  for (const each of [running, late]) each.catch(() => {});
+  await made.end();
+  return verdict;
+}
+
+// They wait for most of the time, and so go at once.
+const verdicts = Promise.all(mutants.map(verdictOn));
+
+test.each(mutants.map(({ does, caughtBy }, at) => ({ does, caughtBy, at })))(
+  "$does: $caughtBy",
+  async ({ at }) => {
+    const verdict = (await verdicts)[at];
+    // And not because the mutant is broken in another way.
+    expect(
+      [AssertionError, LockerError, NotInTime, Broken].filter((kind) => verdict instanceof kind),
+      String(verdict),
+    ).not.toEqual([]);
+  },
+);
+
+test("each mutant does something else", () => {
+  const all = mutants.map(({ does }) => does);
+  expect(all.filter((does, at) => all.indexOf(does) !== at)).toEqual([]);
+});
+
+test("each case of the contract fails a mutant", () => {
+  const proved = new Set(mutants.map(({ caughtBy }) => caughtBy));
+  expect(cases.map(({ says }) => says).filter((says) => !proved.has(says))).toEqual([]);
+});
+
+test("the tests of a suite tell which cases failed, and which are ruled out", async () => {
+  const bodies = new Map<string, () => Promise<void>>();
+  const skipped: string[] = [];
+  const runner = {
+    describe: (_: string, body: () => void) => body(),
+    test: Object.assign((name: string, body: () => Promise<void>) => void bodies.set(name, body), {
+      skip: (name: string) => void skipped.push(name),
+    }),
+  };
+  const one = mutants.find(({ does }) => does === "withLock doesn't refresh") as Mutant;
+  // Everything else is to pass, on a busy machine, too.
+  const create = async () => ({ ...one.create(), durations: { brief: 30, spare: 1_000 } });
+  testLockerContract("a mutant", { runner, create, deviations: ["instance-local"], concurrent: true });
+  const failed: string[] = [];
+  for (const [name, body] of bodies) await body().catch(() => failed.push(name));
+  expect(failed).toEqual([one.caughtBy]);
+  expect(skipped).toContain("two lockers contend (deviation: instance-local)");
+  expect(bodies.size + skipped.length).toBe(cases.length);
+});
