@@ -59,7 +59,7 @@ export type { TransactionOptions } from "./contract/clients.ts";
 export type { InspectOptions } from "./contract/lock-inspection.ts";
 export type { LockHolder } from "./contract/lock-inspection.ts";
 export type { LockInspection } from "./contract/lock-inspection.ts";
-export type { LockSession } from "./contract/lock-inspection.ts";
+export type { InspectedSession } from "./contract/lock-inspection.ts";
 export type { LockWaiter } from "./contract/lock-inspection.ts";
 export type { LockDefaults } from "./contract/lock-defaults.ts";
 export type { NamespacedLocker } from "./contract/namespaced-locker.ts";

@@ -24,7 +24,7 @@ export interface LockInspection {
 }
 
 /** A session that has a lock, or waits for it, as far as the server shows it to this role. */
-export interface LockSession {
+export interface InspectedSession {
   readonly mode: LockMode;
   /** The backend of the session. `undefined` for a prepared transaction, and in memory. */
   readonly pid: number | undefined;
@@ -37,7 +37,7 @@ export interface LockSession {
   readonly sessionSince: Date | undefined;
 }
 
-export interface LockHolder extends LockSession {
+export interface LockHolder extends InspectedSession {
   /** Whether it is a lock of this very locker, as far as is known: behind a pooler, that of a `withTransaction` isn't. */
   readonly own: boolean;
   /** When it was granted, by this machine's clock. Only of a lock of this locker: PostgreSQL doesn't keep it. */
@@ -48,7 +48,7 @@ export interface LockHolder extends LockSession {
   readonly preparedTransaction: string | undefined;
 }
 
-export interface LockWaiter extends LockSession {
+export interface LockWaiter extends InspectedSession {
   /** Since when it has waited inside the server, by the server's clock. A locker's wait begins anew every 5 s. */
   readonly since: Date | undefined;
 }

@@ -1,4 +1,4 @@
-import type { LockHolder, LockInspection, LockSession } from "../contract/lock-inspection.ts";
+import type { InspectedSession, LockHolder, LockInspection } from "../contract/lock-inspection.ts";
 import type { AbortSignalLike } from "../contract/locker.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { type LockInfo, locksOf } from "./lock-list.ts";
@@ -51,6 +51,6 @@ function holderOf(info: LockInfo, own: readonly OwnLock[]): LockHolder {
   };
 }
 
-function sessionOf({ mode, pid, host, applicationName, user, sessionSince }: LockInfo): LockSession {
+function sessionOf({ mode, pid, host, applicationName, user, sessionSince }: LockInfo): InspectedSession {
   return { mode, pid, host, applicationName, user, sessionSince };
 }

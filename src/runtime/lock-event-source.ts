@@ -20,7 +20,7 @@ export const channels: Record<LockEventName, Channel> = {
   sessionClosed: channel("pg-locker:sessionClosed"),
 };
 
-type LockFacts = Pick<Lock, "key" | "id" | "ttl">;
+type ToldLock = Pick<Lock, "key" | "id" | "ttl">;
 type AnyListener = (event: never) => void;
 
 /** Tells what happens to the locks and sessions of one locker. Without anybody who listens, nothing is made that could be told. */
@@ -68,7 +68,7 @@ export class LockEventSource {
   }
 
   /** `start`: of the call, by `performance.now()`. */
-  acquired(lock: LockFacts & Pick<Lock, "mode" | "fencingToken">, start: number): void {
+  acquired(lock: ToldLock & Pick<Lock, "mode" | "fencingToken">, start: number): void {
     const { mode, fencingToken } = lock;
     const waited = performance.now() - start;
     const facts = this.#factsOf(lock);
@@ -76,18 +76,18 @@ export class LockEventSource {
   }
 
   /** Holding has ended. `reason`: `undefined` for a release. */
-  ended(lock: LockFacts, reason: Error | undefined): void {
+  ended(lock: ToldLock, reason: Error | undefined): void {
     const facts = this.#factsOf(lock);
     if (reason === undefined) this.#tellSoon("released", () => facts);
     // A session that dies takes a thousand locks: every holder is told before the first listener.
     else if (this.hasListeners("lost")) setImmediate(() => this.tell("lost", () => ({ ...facts, reason })));
   }
 
-  waiting(wanted: LockFacts & Pick<Lock, "mode">): void {
+  waiting(wanted: ToldLock & Pick<Lock, "mode">): void {
     this.#tellSoon("waiting", () => ({ ...this.#factsOf(wanted), mode: wanted.mode }));
   }
 
-  #factsOf({ key, id, ttl }: LockFacts): LockEvent {
+  #factsOf({ key, id, ttl }: ToldLock): LockEvent {
     return { namespace: this.namespace, key, id, ttl };
   }
 

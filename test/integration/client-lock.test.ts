@@ -267,7 +267,7 @@ describe("in a transaction of the client", () => {
     expect(await holdersOf(lock.id)).toEqual([]);
   });
 
-  test("that has failed, the lock is kept by a refresh, and given back when the transaction ends", async () => {
+  test("that has failed, a refresh keeps the lock, and its end gives it back", async () => {
     await using locker = new PostgresLocker({ pool: createPool() });
     const client = await connect();
     const before = listeners(client);
@@ -343,7 +343,7 @@ test("a lock that is granted when its caller has left is given back", async () =
   await (await locker.acquire(key, { client })).release();
 });
 
-test("a link that falls silent ends the lock for its holder at its TTL, and the client stays the caller's", async () => {
+test("a link that falls silent ends the lock for its holder at its TTL", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await using locker = new PostgresLocker({ pool: createPool() });
   const client = new pg.Client({ connectionString: proxy.url });
@@ -357,7 +357,8 @@ test("a link that falls silent ends the lock for its holder at its TTL, and the 
     },
     { client, ttl: "300ms" },
   );
-  await expect(running).rejects.toThrow(LockLostError);
+  // A refresh that finds no answer, or the TTL, whichever is first.
+  await expect(running).rejects.toMatchObject({ code: expect.stringMatching(/^LOCK_(LOST|EXPIRED)$/) });
   await client.end().catch(() => {});
 }, 20_000);
 
@@ -432,7 +433,7 @@ describe("what is no client is refused by name", () => {
   });
 });
 
-test("with a TTL that the server enforces, a client is refused, because that would end the caller's session", async () => {
+test("with a TTL that the server enforces, a client is refused", async () => {
   await using locker = new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
   const client = await connect();
   const acquiring = locker.acquire("k", { client });

@@ -109,7 +109,7 @@ test("two keys with one id of the caller's own are told apart", async () => {
   expect(error).toMatchObject({ reason: "id-collision", otherKey: "one" });
 });
 
-test("lockers that differ in it don't exclude each other, and doctor says that there are both", async () => {
+test("lockers that differ in it don't exclude each other, as doctor says", async () => {
   const pool = createPool();
   const sessions = "dedicated";
   await using ours = new PostgresLocker({ pool, sessions, namespace: 7 });
