@@ -89,18 +89,25 @@ export class ClientLocks {
       const wants = "a client of node-postgres, with its connection open";
       throw new InvalidConfigError({ field: "client", got: client, wants });
     }
+    // Whoever has left may not be gone yet: its wait is being cancelled.
+    const before = leaving.get(client)?.get(id);
+    if (before !== undefined) await before;
+    if (request.abandoned) return { refused: "abandoned" };
     const ids = idsOn(client);
     if (ids.has(id)) throw new LockNotAcquiredError({ key, reason: "held", reentrant: "transaction" });
     ids.add(id);
     const left = new Stop();
     let patience: NodeJS.Timeout | undefined;
     request.sent = true;
-    request.cancel = () => {
-      left.abort(undefined);
-      patience ??= setTimeout(() => tooLate.abort(new Error("no answer")), statementDeadline);
-    };
     const tooLate = new Stop();
     const asked = this.#ask(client, request, { bound, left });
+    request.cancel = () => {
+      left.abort(undefined);
+      leave(client, id, asked);
+      patience ??= setTimeout(() => tooLate.abort(new Error("no answer")), statementDeadline);
+    };
+    // The client is the caller's code, which may have ended the attempt in the very step.
+    if (request.abandoned) request.cancel();
     let isOver = false;
     asked.catch(() => {
       isOver = true;
@@ -173,6 +180,20 @@ export class ClientLocks {
     }
     return lock;
   }
+}
+
+/** By client, attempts whose caller has left. */
+const leaving = new WeakMap<object, Map<bigint, Promise<void>>>();
+
+function leave(client: object, id: bigint, asked: Promise<unknown>): void {
+  const all = leaving.get(client) ?? new Map<bigint, Promise<void>>();
+  leaving.set(client, all);
+  const gone = asked
+    .catch(() => {})
+    // What comes of it is noted in the steps after that.
+    .then(() => new Promise<void>((resolve) => setImmediate(resolve)))
+    .then(() => void all.delete(id));
+  all.set(id, gone);
 }
 
 /** The locks that a client has by us, or that are asked for on it. */
