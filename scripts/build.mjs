@@ -10,6 +10,10 @@ import { rolldown } from "rolldown";
 
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 const shaken = ["inspection", "orm"];
+/** What a locker itself needs of those. */
+const neededByLibrary = new Set(
+  ["lock-list", "lock-state", "sql-inspection"].map((file) => join("inspection", `${file}.js`)),
+);
 
 rmSync("dist", { recursive: true, force: true });
 const tsc = ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"];
@@ -148,6 +152,7 @@ function requireWhereItIsCaught() {
 function chunkOf(id, isEntry) {
   const file = relative("dist", id);
   if (isEntry.has(id) || isIn("testing", file)) return null;
+  if (neededByLibrary.has(file)) return "library";
   return shaken.find((folder) => isIn(folder, file)) ?? "library";
 }
 

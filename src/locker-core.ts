@@ -4,32 +4,46 @@ import {
   assertScope,
   assertWait,
   drainOf,
+  inspectSignalOf,
   signalOf,
 } from "./contract/acquire-options.ts";
-import { LockNotAcquiredError } from "./contract/errors.ts";
-import { lockId } from "./contract/lock-id.ts";
+import type { SessionClient } from "./contract/clients.ts";
+import type { Lock, LockGroup } from "./contract/lock.ts";
+import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
+import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
+import { fnv, keyText, type LockIdFunction, ownLockId } from "./contract/lock-id.ts";
+import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
+import type { LockKey } from "./contract/lock-key.ts";
 import type {
+  AbortSignalLike,
   AcquireOptions,
   CloseOptions,
-  Lock,
   Locker,
   LockerStats,
-  LockGroup,
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
-import { HeldLock, type LockOwner } from "./holding/held-lock.ts";
+import type { UnderLock } from "./contract/under-lock.ts";
+import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
+import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
+import { type NestedLock, takePart } from "./holding/nested-lock.ts";
+import { ownLock } from "./holding/own-lock.ts";
+import { telling } from "./holding/told-hold.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
+import { wrappedFunction } from "./holding/wrapped-function.ts";
+import type { LockState, SoughtLock } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
 import { Expiries } from "./runtime/expiries.ts";
+import { channels } from "./runtime/lock-event-source.ts";
 import { abandonOnAbort, stopSignalOf } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
 import type { Grant, LockStore } from "./sessions/grant.ts";
 import { Admission } from "./waiting/admission.ts";
 import type { Granted, Hold, Wanted } from "./waiting/attempt.ts";
+import { undefinedIfContended } from "./waiting/contention.ts";
 import { runUnder } from "./waiting/reentrancy.ts";
 
 /** Milliseconds. */
@@ -48,13 +62,20 @@ export interface LockerStore extends LockStore<Grant> {
 export interface LockerCoreParts {
   /** An int32. */
   readonly namespace: number;
+  /** `undefined`: that of the Go package. */
+  readonly lockId: LockIdFunction | undefined;
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
   /** @returns milliseconds @throws {InvalidTtlError} */
   assertTtl(got: unknown): number;
   /** In milliseconds. */
   readonly defaultTtl: number;
+  readonly defaults: LockDefaults | undefined;
   readonly store: LockerStore;
+  /** Where a lock is to be had on a session of the caller's. @throws {InvalidConfigError} */
+  storeOn(client: SessionClient): LockStore<Grant>;
+  /** Who has a lock, and who waits for it, wherever that is. */
+  look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
 }
 
 /**
@@ -62,9 +83,10 @@ export interface LockerCoreParts {
  *
  *     acquire ── admission: may it try now? ── store: granted ── handle, registry ──▶ held ── release ──▶ forgotten
  */
-export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
+export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyncDispose> {
   readonly telemetry: Telemetry;
   readonly #parts: LockerCoreParts;
+  readonly #defaults: CheckedDefaults;
   readonly #registry = new LockRegistry();
   readonly #admission: Admission;
   readonly #owner: LockOwner;
@@ -78,6 +100,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     const { telemetry, breaker, assertTtl } = parts;
     this.telemetry = telemetry;
     this.#parts = parts;
+    this.#defaults = checkDefaults(parts.defaults, { ttl: parts.defaultTtl, assertTtl });
     this.#admission = new Admission({ telemetry, breaker, registry: this.#registry });
     this.#owner = {
       telemetry,
@@ -103,41 +126,59 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   }
 
   // Not async, as it is called most: the promise of the attempt goes out as it is.
-  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
-      return this.take(this.#lockWanted(key, options), this.#parts.store, this.#holdForCaller);
+      return this.#takeOrPart(this.#lockWanted(key, options), this.#holdForCaller);
     } catch (error) {
       return Promise.reject(error);
     }
   }
 
-  async tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
-    try {
-      return await this.acquire(key, options);
-    } catch (error) {
-      if (error instanceof LockNotAcquiredError && contention.has(error.reason)) return undefined;
-      throw error;
-    }
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
+    return this.acquire(key, options).catch(undefinedIfContended);
   }
 
-  async acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+  async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
-    return acquireInOrder(wanted, (one) => this.take(one, this.#parts.store, this.#hold));
+    return acquireInOrder(wanted, (one) => this.#takeOrPart(one, this.#hold));
   }
 
-  async withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
-    return runUnder(this.owner, await this.acquire(key, assertScope(fn, options)), fn);
+  async withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+    const lock = await this.acquire(key, assertScope(fn, options, this.#defaults));
+    return runUnder({ owner: this.owner, locks: [lock] }, lock, fn);
+  }
+
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
+    return this.acquireAll(keys, options).catch(undefinedIfContended);
+  }
+
+  async withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T> {
+    const group = await this.acquireAll(keys, assertScope(fn, options, this.#defaults));
+    return runUnder({ owner: this.owner, locks: group.locks }, group, fn);
+  }
+
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F> {
+    const checked = assertScope(fn, options, this.#defaults);
+    return wrappedFunction<F>((...args) => this.withLock(...args), { key, fn, options: checked });
   }
 
   async tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
-    const lock = await this.tryAcquire(key, assertScope(fn, options));
+    const lock = await this.tryAcquire(key, assertScope(fn, options, this.#defaults));
     return lock === undefined
       ? { acquired: false }
-      : { acquired: true, value: await runUnder(this.owner, lock, fn) };
+      : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
@@ -168,6 +209,31 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     return this.#closed;
   }
 
+  async inspect(key: LockKey, options: InspectOptions = {}): Promise<LockInspection> {
+    this.#admission.assertOpen();
+    const text = keyText(key);
+    const id = this.#idOf(key, text);
+    const signal = inspectSignalOf(options);
+    stopSignalOf(signal)?.throwIfAborted();
+    const seen = await this.#parts.look({ id, own: () => this.#registry.with(id).map(ownLock) }, signal);
+    return {
+      key: text,
+      id,
+      held: seen.holders.length > 0,
+      heldHere: seen.holders.some(({ own }) => own),
+      ...seen,
+      waitingHere: this.#admission.lines.lengthOf(id),
+    };
+  }
+
+  async isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
+    return (await this.inspect(key, options)).held;
+  }
+
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
+    return this.telemetry.events.on(event, listener);
+  }
+
   stats(): LockerStats {
     const { inFlight, waiting } = this.#admission.counts;
     return {
@@ -185,28 +251,44 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   }
 
   /** What a caller asks for, checked. */
-  wanted(key: string, options: AcquireOptions): Wanted {
+  wanted(key: LockKey, options: AcquireOptions): Wanted {
     this.#admission.assertOpen();
-    const { namespace, assertTtl } = this.#parts;
-    const id = lockId(namespace, key);
+    const { assertTtl } = this.#parts;
+    const text = keyText(key);
+    const defaults = this.#defaults;
     const {
-      ttl = this.#parts.defaultTtl,
+      ttl,
+      wait,
       mode = "exclusive",
       fencing = false,
-      autoRefresh = false,
-      wait,
+      autoRefresh = defaults.autoRefresh ?? false,
+      reentrant = false,
+      client,
       signal,
     } = options;
     return {
-      key,
-      id,
+      key: text,
+      id: this.#idOf(key, text),
       mode,
       fencing,
       autoRefresh,
-      ttl: assertTtl(ttl),
-      wait: assertWait(wait),
+      reentrant,
+      client,
+      ttl: ttl === undefined ? defaults.ttl : assertTtl(ttl),
+      wait: wait === undefined ? defaults.wait : assertWait(wait),
       signal: stopSignalOf(signal),
     };
+  }
+
+  /** As {@link take}, unless it is to take part in a lock that the function around it holds. */
+  #takeOrPart<H extends Lock>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
+    const part = wanted.reentrant ? takePart(this.owner, wanted) : undefined;
+    if (part !== undefined) return part;
+    const { events } = this.telemetry;
+    const isHeard = events.listeners.size > 0 || channels.acquired.hasSubscribers;
+    const told = isHeard ? telling(events, hold) : hold;
+    if (wanted.client === undefined) return this.take(wanted, this.#parts.store, told);
+    return this.take(wanted, this.#parts.storeOn(wanted.client), told);
   }
 
   /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
@@ -249,10 +331,14 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     });
   }
 
-  #lockWanted(key: string, options: AcquireOptions | undefined): Wanted {
+  #idOf(key: LockKey, text: string): bigint {
+    const { namespace, lockId } = this.#parts;
+    return lockId === undefined ? fnv(namespace, key) : ownLockId(lockId, namespace, key, text);
+  }
+
+  #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
     return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
 }
 
 const noOptions: AcquireOptions = {};
-const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);

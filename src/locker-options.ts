@@ -1,8 +1,10 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
+import type { TransactionClient } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
-import { int32Range, isInt32 } from "./contract/lock-id.ts";
-import type { Duration, Logger, TransactionClient } from "./contract/locker.ts";
+import type { LockDefaults } from "./contract/lock-defaults.ts";
+import { int32Range, isInt32, type LockIdFunction } from "./contract/lock-id.ts";
+import type { Duration, Logger } from "./contract/locker.ts";
 import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { isPostgresJs, type PostgresJs } from "./postgres/postgres-js.ts";
@@ -137,6 +139,17 @@ export interface PostgresLockerOptions extends Connection {
    * await locker.withLock("nightly", work, { ttl: "10s", wait: true });
    */
   readonly recoveryGrace?: Duration;
+  /** What is taken for an option that a call leaves out: `{ ttl, wait, autoRefresh }`. See {@link LockDefaults}. */
+  readonly defaults?: LockDefaults;
+  /**
+   * Makes the id of a lock: a bigint from -2^63 to 2^63-1, the same for the same arguments, in every process. {@link sha256LockId} is
+   * one that nobody can aim at. Lockers that differ in it don't exclude each other, and the Go package has the default.
+   *
+   * @default `lockId`, which is that of the Go package
+   * @example
+   * const locker = new PostgresLocker({ pool, lockId: sha256LockId });
+   */
+  readonly lockId?: LockIdFunction;
   /**
    * What calls of the database go through: anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. An open one makes
    * `acquire` and `refresh` reject with `CircuitOpenError`; a lock that is held stays held, and a release passes.
@@ -175,7 +188,14 @@ export interface PostgresLockerOptions extends Connection {
 export interface MemoryLockerOptions
   extends Pick<
     PostgresLockerOptions,
-    "namespace" | "ttlEnforcement" | "circuitBreaker" | "logger" | "tracerProvider" | "meterProvider"
+    | "namespace"
+    | "ttlEnforcement"
+    | "defaults"
+    | "lockId"
+    | "circuitBreaker"
+    | "logger"
+    | "tracerProvider"
+    | "meterProvider"
   > {
   /**
    * Makes the client of a transaction, which `withTransaction` hands to its function: a fake that notes what it is told, or one of a
@@ -229,6 +249,15 @@ const sql: Check = (got, path) => {
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
   ttlEnforcement: optional(oneOf("client", "server")),
+  defaults: optional(
+    exactly("an object { ttl, wait, autoRefresh }", {
+      // The times are checked where it is known who enforces them.
+      ttl: () => undefined,
+      wait: () => undefined,
+      autoRefresh: optional(is("true or false", (value) => typeof value === "boolean")),
+    }),
+  ),
+  lockId: optional(is("a function", (value) => typeof value === "function")),
   circuitBreaker: optional(having(["execute"], "an object with a method execute(fn)")),
   logger: optional(having(["debug", "info", "warn", "error"], "an object with debug, info, warn and error")),
   tracerProvider: optional(having(["getTracer"], "an OpenTelemetry TracerProvider")),
@@ -317,6 +346,7 @@ const plainFields: ReadonlySet<string> = new Set([
   "maxLocksPerSession",
   "tellKeys",
   "maxWaitingSessions",
+  "defaults.autoRefresh",
   "pool.options.max",
   "sql.options.max",
   "database.write.options.max",

@@ -1,21 +1,20 @@
 import { inspect } from "node:util";
 import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
+import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
-import type {
-  AcquireOptions,
-  CloseOptions,
-  Lock,
-  LockerStats,
-  LockGroup,
-  PingOptions,
-  TransactionClient,
-  TransactionOptions,
-  TryResult,
-} from "./contract/locker.ts";
+import type { Lock, LockGroup } from "./contract/lock.ts";
+import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
+import type { InspectOptions, LockHolder, LockInspection } from "./contract/lock-inspection.ts";
+import type { LockKey } from "./contract/lock-key.ts";
+import type { AcquireOptions, CloseOptions, LockerStats, PingOptions, TryResult } from "./contract/locker.ts";
+import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
+import type { UnderLock } from "./contract/under-lock.ts";
 import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
+import { PrefixedLocker } from "./namespaced-locker.ts";
 import { begin, commit, rollback } from "./postgres/sql-transaction.ts";
+import { bindMethods } from "./runtime/bound-methods.ts";
 import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./sessions/grant.ts";
@@ -39,45 +38,59 @@ export class MemoryLocker implements TransactionLocker {
     const { namespace = 0, ttlEnforcement = "client" } = checked;
     const isEnforced = ttlEnforcement === "server";
     this.#shown = { namespace };
+    const store = new MemoryStore({ isEnforced });
     this.#core = new LockerCore({
       namespace,
+      lockId: checked.lockId,
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: isEnforced ? assertEnforceableTtl : assertPositiveTtl,
+      defaults: checked.defaults,
       defaultTtl,
-      store: new MemoryStore({ isEnforced }),
+      store,
+      storeOn: noClient,
+      look: async ({ id }) => ({ holders: store.holdersOf(id), waiters: [] }),
     });
     this.#transaction = checked.transaction;
     // So that `const { acquire } = locker` works.
-    this.acquire = this.acquire.bind(this);
-    this.tryAcquire = this.tryAcquire.bind(this);
-    this.acquireAll = this.acquireAll.bind(this);
-    this.withLock = this.withLock.bind(this);
-    this.tryWithLock = this.tryWithLock.bind(this);
-    this.withTransaction = this.withTransaction.bind(this);
-    this.ping = this.ping.bind(this);
-    this.stats = this.stats.bind(this);
-    this.close = this.close.bind(this);
+    bindMethods(this, [
+      "acquire",
+      "tryAcquire",
+      "acquireAll",
+      "withLock",
+      "tryWithLock",
+      "withTransaction",
+      "inspect",
+      "isHeld",
+      "on",
+      "ping",
+      "stats",
+      "tryAcquireAll",
+      "withLocks",
+      "wrapWithLock",
+      "namespace",
+      "close",
+    ]);
   }
 
-  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     return this.#core.acquire(key, options);
   }
 
-  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
     return this.#core.tryAcquire(key, options);
   }
 
-  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+  acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     return this.#core.acquireAll(keys, options);
   }
 
-  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+  withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     return this.#core.withLock(key, fn, options);
   }
 
   tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
@@ -116,6 +129,42 @@ export class MemoryLocker implements TransactionLocker {
       },
       rest,
     );
+  }
+
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
+    return this.#core.tryAcquireAll(keys, options);
+  }
+
+  withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T> {
+    return this.#core.withLocks(keys, fn, options);
+  }
+
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F> {
+    return this.#core.wrapWithLock(key, fn, options);
+  }
+
+  namespace(name: string): NamespacedLocker {
+    return new PrefixedLocker(this, name);
+  }
+
+  inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {
+    return this.#core.inspect(key, options);
+  }
+
+  isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
+    return this.#core.isHeld(key, options);
+  }
+
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
+    return this.#core.on(event, listener);
   }
 
   ping(options?: PingOptions): Promise<void> {
@@ -198,13 +247,38 @@ class MemoryStore implements LockerStore {
     return lock;
   }
 
+  holdersOf(id: bigint): LockHolder[] {
+    return [...(this.#holders.get(id) ?? [])].filter((lock) => !lock.lapsed).map(holderOf);
+  }
+
   async ping(): Promise<void> {}
 
   async close(): Promise<void> {}
 }
 
+function noClient(got: unknown): never {
+  const wants = "absent: a lock in memory has no session";
+  throw new InvalidConfigError({ field: "client", got, wants });
+}
+
+function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {
+  return {
+    mode,
+    own: true,
+    since,
+    fencingToken,
+    pid: undefined,
+    host: undefined,
+    applicationName: undefined,
+    user: undefined,
+    sessionSince: undefined,
+    preparedTransaction: undefined,
+  };
+}
+
 class MemoryLock implements Grant {
   readonly mode;
+  readonly since = new Date();
   readonly fencingToken: bigint | undefined;
   readonly lapses: boolean;
   readonly goneBecause = undefined;

@@ -1,28 +1,30 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
-import type {
-  AcquireOptions,
-  CloseOptions,
-  Lock,
-  LockerStats,
-  LockGroup,
-  PingOptions,
-  TransactionClient,
-  TransactionOptions,
-  TryResult,
-} from "./contract/locker.ts";
+import type { Lock, LockGroup } from "./contract/lock.ts";
+import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
+import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
+import type { LockKey } from "./contract/lock-key.ts";
+import type { AcquireOptions, CloseOptions, LockerStats, PingOptions, TryResult } from "./contract/locker.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
+import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
+import { lookAtLock } from "./inspection/lock-state.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import {
   checkPostgresLockerOptions,
   connWaitMilliseconds,
   type PostgresLockerOptions,
 } from "./locker-options.ts";
+import { type NamespacedPostgresLocker, PrefixedPostgresLocker } from "./namespaced-locker.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { ownPool } from "./postgres/own-pool.ts";
+import { boundedWait } from "./postgres/session.ts";
+import { bindMethods } from "./runtime/bound-methods.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
+import { ClientLocks } from "./sessions/client-locks.ts";
+import { FencingTokens } from "./sessions/fencing-tokens.ts";
 import { PostgresStore } from "./sessions/postgres-store.ts";
 import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
@@ -38,6 +40,7 @@ import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 export class PostgresLocker implements TransactionLocker {
   readonly #core: LockerCore;
   readonly #transactions: LocksInTransactions;
+  readonly #onClients: ClientLocks;
   readonly #shown: { readonly namespace: number; readonly sessions: string; readonly ttlEnforcement: string };
 
   /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
@@ -52,11 +55,14 @@ export class PostgresLocker implements TransactionLocker {
     const assertTtl = ttlEnforcement === "server" ? assertEnforceableTtl : assertPositiveTtl;
     const own = ownPool(checked, connWaitTimeout);
     const pool = (checked.pool ?? checked.database?.write ?? own) as Pool;
+    const telemetry = new Telemetry(checked);
     this.#core = new LockerCore({
       namespace,
-      telemetry: new Telemetry(checked),
+      lockId: checked.lockId,
+      telemetry,
       breaker: checked.circuitBreaker,
       assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
+      defaults: checked.defaults,
       defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),
       store: new PostgresStore({
         pool,
@@ -71,9 +77,16 @@ export class PostgresLocker implements TransactionLocker {
         maxWaitingSessions,
         ttlEnforcement,
         recovery,
+        events: telemetry.events,
         onPlaceFree: () => this.#core.offerPlace(),
       }),
+      storeOn: (client) => this.#onClients.storeOn(client),
+      look: (lock, signal) => lookAtLock(pool, lock, signal),
     });
+    const trustPooler = pooler === "session";
+    const tokens = new FencingTokens({ pool, namespace, connectWithin: boundedWait(connWaitTimeout) });
+    const enforced = ttlEnforcement === "server";
+    this.#onClients = new ClientLocks({ trustPooler, enforced, recovery, tokens });
     this.#transactions = new LocksInTransactions(this.#core, {
       pool,
       connWaitTimeout,
@@ -82,35 +95,44 @@ export class PostgresLocker implements TransactionLocker {
     });
     this.#shown = { namespace, sessions, ttlEnforcement };
     // So that `const { acquire } = locker` works.
-    this.acquire = this.acquire.bind(this);
-    this.tryAcquire = this.tryAcquire.bind(this);
-    this.acquireAll = this.acquireAll.bind(this);
-    this.withLock = this.withLock.bind(this);
-    this.tryWithLock = this.tryWithLock.bind(this);
-    this.withTransaction = this.withTransaction.bind(this);
-    this.ping = this.ping.bind(this);
-    this.stats = this.stats.bind(this);
-    this.close = this.close.bind(this);
+    bindMethods(this, [
+      "acquire",
+      "tryAcquire",
+      "acquireAll",
+      "withLock",
+      "tryWithLock",
+      "withTransaction",
+      "inspect",
+      "isHeld",
+      "on",
+      "ping",
+      "stats",
+      "tryAcquireAll",
+      "withLocks",
+      "wrapWithLock",
+      "namespace",
+      "close",
+    ]);
   }
 
-  acquire(key: string, options?: AcquireOptions): Promise<Lock> {
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     return this.#core.acquire(key, options);
   }
 
-  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined> {
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined> {
     return this.#core.tryAcquire(key, options);
   }
 
-  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
+  acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     return this.#core.acquireAll(keys, options);
   }
 
-  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
+  withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     return this.#core.withLock(key, fn, options);
   }
 
   tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
@@ -136,11 +158,47 @@ export class PostgresLocker implements TransactionLocker {
    * @throws what `fn` throws
    */
   withTransaction<T, C extends TransactionClient = TransactionClient>(
-    key: string,
+    key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C> = {},
   ): Promise<T> {
     return this.#transactions.run(key, fn, options);
+  }
+
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
+    return this.#core.tryAcquireAll(keys, options);
+  }
+
+  withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T> {
+    return this.#core.withLocks(keys, fn, options);
+  }
+
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F> {
+    return this.#core.wrapWithLock(key, fn, options);
+  }
+
+  namespace(name: string): NamespacedPostgresLocker {
+    return new PrefixedPostgresLocker(this, name);
+  }
+
+  inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {
+    return this.#core.inspect(key, options);
+  }
+
+  isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
+    return this.#core.isHeld(key, options);
+  }
+
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
+    return this.#core.on(event, listener);
   }
 
   ping(options?: PingOptions): Promise<void> {
@@ -153,7 +211,9 @@ export class PostgresLocker implements TransactionLocker {
   }
 
   close(options?: CloseOptions): Promise<void> {
-    return this.#core.close(options, () => this.#transactions.close());
+    return this.#core.close(options, async () => {
+      await Promise.all([this.#transactions.close(), this.#onClients.close()]);
+    });
   }
 
   [Symbol.asyncDispose](): Promise<void> {

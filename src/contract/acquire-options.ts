@@ -1,9 +1,12 @@
+import type { TransactionOptions } from "./clients.ts";
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
-import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
+import { keyText } from "./lock-id.ts";
+import type { LockKey } from "./lock-key.ts";
+import type { AbortSignalLike, AcquireOptions, LockMode } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
+const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing", "reentrant", "client"];
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**
@@ -18,13 +21,15 @@ export function assertAcquireOptions(options: unknown, known = acquireOptions): 
     const got = (options as Record<string, unknown>)[field];
     throw new InvalidConfigError({ field, got, wants: `absent: the options are ${known.join(", ")}` });
   }
-  const { mode, signal, autoRefresh, fencing } = options as AcquireOptions;
+  const { mode, signal, autoRefresh, fencing, reentrant } = options as AcquireOptions;
   if (mode !== undefined && !modes.includes(mode)) {
     throw new InvalidConfigError({ field: "mode", got: mode, wants: '"exclusive" or "shared"' });
   }
   assertBoolean("autoRefresh", autoRefresh);
   assertBoolean("fencing", fencing);
+  assertBoolean("reentrant", reentrant);
   assertSignal(signal);
+  if (known === acquireOptions) assertSessionClient((options as AcquireOptions).client);
   return options;
 }
 
@@ -45,10 +50,14 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
  *
  * @throws {InvalidConfigError} names the option
  */
-export function assertScope(fn: unknown, options: unknown): AcquireOptions {
+export function assertScope(
+  fn: unknown,
+  options: unknown,
+  { autoRefresh = true }: { autoRefresh?: boolean | undefined } = {},
+): AcquireOptions {
   assertFunction(fn);
   const checked = options === undefined ? {} : assertAcquireOptions(options);
-  return { ...checked, autoRefresh: checked.autoRefresh ?? true };
+  return { ...checked, autoRefresh: checked.autoRefresh ?? autoRefresh };
 }
 
 /** @throws {InvalidConfigError} */
@@ -61,6 +70,11 @@ export function signalOf(options: { readonly signal?: AbortSignalLike }): AbortS
   assertObject(options);
   assertSignal(options.signal);
   return options.signal;
+}
+
+/** The signal of `inspect`, whose only option it is. @throws {InvalidConfigError} */
+export function inspectSignalOf(options: unknown): AbortSignalLike | undefined {
+  return assertAcquireOptions(options, ["signal"]).signal;
 }
 
 /** @returns milliseconds to wait for what is held @throws {InvalidConfigError} */
@@ -91,6 +105,16 @@ function assertBoolean(field: string, got: unknown): void {
   if (got !== undefined && typeof got !== "boolean") {
     throw new InvalidConfigError({ field, got, wants: "true or false" });
   }
+}
+
+/** By its shape. A pool has that, too, and would take the lock on whichever session is free. */
+function assertSessionClient(client: unknown): void {
+  if (client === undefined) return;
+  const { query, on, removeListener, totalCount } = (client ?? {}) as Record<string, unknown>;
+  const isOne = [query, on, removeListener].every((method) => typeof method === "function");
+  if (isOne && typeof totalCount !== "number") return;
+  const wants = "a client of node-postgres, and not a pool";
+  throw new InvalidConfigError({ field: "client", got: client, wants });
 }
 
 /** A signal is known by its shape, because polyfills have classes of their own. */
@@ -126,14 +150,14 @@ export function assertWait(got: unknown): number {
   return wait;
 }
 
-/** @throws {InvalidConfigError} the keys themselves are checked where each is used */
-export function assertKeys(got: unknown): readonly string[] {
+/** @throws {InvalidConfigError} @throws {EmptyKeyError} @throws {InvalidKeyError} */
+export function assertKeys(got: unknown): readonly LockKey[] {
   if (!Array.isArray(got)) throw new InvalidConfigError({ field: "keys", got, wants: "an array of keys" });
   if (got.length === 0) {
     throw new InvalidConfigError({ field: "keys", got, wants: "an array of at least one key" });
   }
-  const seen = new Set<unknown>();
-  const twice = got.find((key) => seen.size === seen.add(key).size);
+  const seen = new Set<string>();
+  const twice = got.find((key) => seen.size === seen.add(keyText(key)).size);
   if (twice !== undefined) {
     throw new InvalidConfigError({
       field: "keys",

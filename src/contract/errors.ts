@@ -1,7 +1,11 @@
 import { codeOf, sentenceOf } from "./caught-error.ts";
-import { formatDuration } from "./duration.ts";
 import { brand, isOfClass } from "./error-brand.ts";
-import { conceal, show } from "./shown-value.ts";
+import {
+  type NotAcquiredFacts,
+  type NotAcquiredReason,
+  notAcquiredSentence,
+} from "./not-acquired-sentence.ts";
+import { conceal, quote, show } from "./shown-value.ts";
 
 /**
  * Base of every error that this library makes. Match on `code`, or with `instanceof`, which knows the errors of another copy of
@@ -22,14 +26,6 @@ export abstract class LockerError extends Error {
   }
 }
 
-export type NotAcquiredReason =
-  | "held"
-  | "wait-timeout"
-  | "pool-saturated"
-  | "connection-timeout"
-  | "id-collision"
-  | "recovering";
-
 /** The lock was not taken, and nothing is held. */
 export class LockNotAcquiredError extends LockerError {
   override readonly name = "LockNotAcquiredError";
@@ -44,46 +40,13 @@ export class LockNotAcquiredError extends LockerError {
   /** With `"recovering"`, the milliseconds until the locker's `recoveryGrace` has passed, and locks are granted again. */
   readonly graceLeft: number | undefined;
 
-  constructor(facts: {
-    key: string;
-    reason: NotAcquiredReason;
-    waited?: number;
-    otherKey?: string;
-    graceLeft?: number;
-    reentrant?: boolean | "transaction";
-    cause?: unknown;
-  }) {
+  constructor(facts: NotAcquiredFacts) {
     super(notAcquiredSentence(facts), causeOf(facts));
     this.key = facts.key;
     this.reason = facts.reason;
     this.waited = facts.waited;
     this.otherKey = facts.otherKey;
     this.graceLeft = facts.graceLeft;
-  }
-}
-
-function notAcquiredSentence(facts: ConstructorParameters<typeof LockNotAcquiredError>[0]): string {
-  const lock = `Lock ${quote(facts.key)} not acquired`;
-  switch (facts.reason) {
-    case "held":
-      if (facts.reentrant === "transaction") {
-        return `${lock}: this very transaction, or its session, has it already, and a lock is not re-entrant`;
-      }
-      return facts.reentrant
-        ? `${lock}: the \`withLock\` around this call holds it, and a lock is not re-entrant`
-        : `${lock}: it is held elsewhere`;
-    case "wait-timeout":
-      return facts.cause === undefined
-        ? `${lock}: still held elsewhere after ${facts.waited} ms`
-        : `${lock}: not granted within ${facts.waited} ms, and the database was in trouble: ${sentenceOf(facts.cause)}`;
-    case "pool-saturated":
-      return `${lock}: every connection of the pool is checked out, and none came back within ${facts.waited} ms`;
-    case "connection-timeout":
-      return `${lock}: the server did not answer within ${facts.waited} ms`;
-    case "id-collision":
-      return `${lock}: its id is also that of ${quote(facts.otherKey ?? "")}, which this locker holds; rename one of the two keys`;
-    case "recovering":
-      return `${lock}: the server's locks began anew, by a restart, a crash or a failover, and by \`recoveryGrace\` nobody is granted one for another ${formatDuration(Math.ceil(facts.graceLeft ?? 0))}`;
   }
 }
 
@@ -151,14 +114,14 @@ export class EmptyKeyError extends LockerError {
   }
 }
 
-/** A key is a string of well-formed UTF-16: a lone surrogate would share its lock with every other one. */
+/** A key is a string of well-formed UTF-16, because a lone surrogate would share its lock with every other one; or it is bytes. */
 export class InvalidKeyError extends LockerError {
   override readonly name = "InvalidKeyError";
   static readonly code = "INVALID_KEY";
   readonly code = InvalidKeyError.code;
 
   constructor(got: unknown) {
-    super(`Expected \`key\` to be a string without lone surrogates, got ${show(got)}`);
+    super(`Expected \`key\` to be a string without lone surrogates, or a Uint8Array, got ${show(got)}`);
   }
 }
 
@@ -181,12 +144,12 @@ export class InvalidConfigError extends LockerError {
   readonly field: string;
 
   /** `secret`: what was given may be a password or hold one, so that a string is not shown. */
-  constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean }) {
+  constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean; cause?: unknown }) {
     const got =
       facts.secret && typeof facts.got === "string" && facts.got !== ""
         ? conceal(facts.got)
         : show(facts.got);
-    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`);
+    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`, causeOf(facts));
     this.field = facts.field;
   }
 }
@@ -316,10 +279,6 @@ export function namedLockError(error: unknown): unknown {
   // 42704: no such setting. Of those that are asked for, `idle_session_timeout` is the youngest, of 14.
   if (sqlState === "42704") return new ServerTooOldError({ cause });
   return error;
-}
-
-function quote(key: string): string {
-  return JSON.stringify(key.length > 100 ? `${key.slice(0, 99)}…` : key);
 }
 
 function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {

@@ -1,4 +1,6 @@
-import { EmptyKeyError, InvalidConfigError, InvalidKeyError } from "./errors.ts";
+import { sentenceOf } from "./caught-error.ts";
+import { EmptyKeyError, InvalidConfigError, InvalidKeyError, LockerError } from "./errors.ts";
+import { type LockKey, plainKey, textOfBytes } from "./lock-key.ts";
 
 const utf8 = new TextEncoder();
 /** What is hashed: a namespace, and then room for a key. This one is for the keys that are usual. */
@@ -6,23 +8,49 @@ const usual = roomFor(256);
 
 /**
  * The signed 64-bit number that PostgreSQL knows a lock by: FNV-1a 64 over the namespace as four big-endian bytes, then
- * the key's UTF-8 bytes. The Go package `distributedlock/postgres` makes the same, so that a Go service with the same
- * namespace and key contends with this one.
+ * the key's bytes, which are UTF-8 if it is a string. The Go package `distributedlock/postgres` makes the same, so that a Go
+ * service with the same namespace and key contends with this one.
  *
  * Keys are taken as they are: no Unicode normalisation, no trimming. Two keys may share an id; see the
- * `"id-collision"` reason of `LockNotAcquiredError`.
+ * `"id-collision"` reason of `LockNotAcquiredError`. Whoever may choose a key can choose one whose id is another's: if that is not
+ * to be, see {@link sha256LockId}.
  *
  * @param namespace an int32
  * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} as `acquire` does
  */
-export function lockId(namespace: number, key: string): bigint {
-  if (!isInt32(namespace))
-    throw new InvalidConfigError({ field: "namespace", got: namespace, wants: int32Range });
-  assertKey(key);
+export function lockId(namespace: number, key: LockKey): bigint {
+  assertNamespace(namespace);
+  const text = keyText(key);
+  return fnv(namespace, typeof key === "string" ? text : key);
+}
+
+/**
+ * A key as it is shown, in `lock.key` and in errors. Bytes that aren't UTF-8 are lone surrogates, which no key of a string has, so
+ * that no two keys are shown alike.
+ *
+ * @throws {EmptyKeyError} @throws {InvalidKeyError}
+ */
+export function keyText(key: unknown): string {
+  if (typeof key === "string") {
+    if (!key.isWellFormed()) throw new InvalidKeyError(key);
+    if (key === "") throw new EmptyKeyError();
+    return key;
+  }
+  return textOfBytes(key);
+}
+
+/** The id of a key by FNV, without a check. */
+export function fnv(namespace: number, key: LockKey): bigint {
   // UTF-8 takes three bytes at most for what is one unit of a string.
   const room = 3 * key.length <= usual.key.length ? usual : roomFor(3 * key.length);
   room.view.setInt32(0, namespace);
-  const length = 4 + utf8.encodeInto(key, room.key).written;
+  let length = 4;
+  if (typeof key === "string") {
+    length += utf8.encodeInto(key, room.key).written;
+  } else {
+    room.key.set(key);
+    length += key.length;
+  }
   const { bytes } = room;
   // A 64-bit state in two unsigned halves: BigInt arithmetic per byte would block for 150 ms on a key of a megabyte.
   let high = 0xcbf29ce4;
@@ -48,8 +76,34 @@ export function isInt32(value: unknown): value is number {
   return typeof value === "number" && Number.isInteger(value) && value >= -(2 ** 31) && value < 2 ** 31;
 }
 
-/** @throws {EmptyKeyError} @throws {InvalidKeyError} */
-export function assertKey(key: unknown): asserts key is string {
-  if (typeof key !== "string" || !key.isWellFormed()) throw new InvalidKeyError(key);
-  if (key === "") throw new EmptyKeyError();
+/** @throws {InvalidConfigError} */
+export function assertNamespace(namespace: unknown): asserts namespace is number {
+  if (isInt32(namespace)) return;
+  throw new InvalidConfigError({ field: "namespace", got: namespace, wants: int32Range });
+}
+
+/**
+ * How a locker makes the id of a lock: see the option `lockId` of `PostgresLocker`. Of a key that came as bytes, it gets the string
+ * that they encode, if they do; so a `Uint8Array` is never UTF-8.
+ */
+export type LockIdFunction = (namespace: number, key: LockKey) => bigint;
+
+/**
+ * An id of the caller's own making, checked.
+ *
+ * @param text the key, as it is shown
+ * @throws {InvalidConfigError} it is no bigint of 64 bits with a sign, or the function threw
+ */
+export function ownLockId(make: LockIdFunction, namespace: number, key: LockKey, text: string): bigint {
+  let id: unknown;
+  try {
+    id = make(namespace, plainKey(key, text));
+  } catch (error) {
+    if (error instanceof LockerError) throw error;
+    const wants = `a function that returns an id (it threw: ${sentenceOf(error)})`;
+    throw new InvalidConfigError({ field: "lockId", got: make, wants, cause: error });
+  }
+  if (typeof id === "bigint" && BigInt.asIntN(64, id) === id) return id;
+  const wants = "a function that returns a bigint from -2^63 to 2^63-1";
+  throw new InvalidConfigError({ field: "lockId", got: id, wants });
 }

@@ -1,3 +1,11 @@
+import type { SessionClient } from "./clients.ts";
+import type { Lock, LockGroup } from "./lock.ts";
+import type { LockEventListener, LockEventName } from "./lock-events.ts";
+import type { InspectOptions, LockInspection } from "./lock-inspection.ts";
+import type { LockKey } from "./lock-key.ts";
+import type { NamespacedLocker } from "./namespaced-locker.ts";
+import type { UnderLock } from "./under-lock.ts";
+
 /**
  * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
  * always has a unit: `"5"` is refused.
@@ -73,22 +81,35 @@ export interface AcquireOptions {
    * const { fencingToken } = await locker.acquire("invoice:42", { fencing: true });
    */
   readonly fencing?: boolean;
+  /**
+   * `true`: inside the function of a `withLock` for the same key, takes part in the lock that is held there, instead of being refused.
+   *
+   * Inside is every call that the function makes, and every call that those make. Those of one function exclude each other, and `wait`
+   * is for that; the function itself goes on beside them, unless it awaits them. The lock is given back by the outer call, whose `ttl`
+   * and `autoRefresh` count; a lock that is shared there is not had alone here.
+   *
+   * Not for what a limiter runs (p-queue, bottleneck): it starts one caller's work from inside another's function, and the two would
+   * share a lock. See docs/not-supported.md.
+   *
+   * @default false
+   */
+  readonly reentrant?: boolean;
+  /**
+   * The session to take the lock on: a connected client of node-postgres that stays the caller's, for what must run on the very session
+   * that has the lock. Not a `Pool`. The end of its connection is the end of the lock, and `lock.signal` aborts.
+   *
+   * The lock has nothing to do with a transaction of the client: a rollback keeps it. Statements of the locker's stand in line with the
+   * caller's own, so `ttl` has to be longer than the longest of those. One key can be held once on a client.
+   *
+   * Release the lock before the client goes back to its pool. Only with a `PostgresLocker`, and not with `ttlEnforcement: "server"`.
+   *
+   * @default a connection of the locker's choice
+   */
+  readonly client?: SessionClient;
 }
 
 /** What `tryWithLock` returns. */
 export type TryResult<T> = { readonly acquired: false } | { readonly acquired: true; readonly value: T };
-
-export interface RefreshOptions {
-  /**
-   * Stops waiting for the result when it aborts; the call then rejects with the signal's own `reason`. The refresh itself may still take
-   * effect.
-   *
-   * @default none
-   * @example
-   * await lock.refresh("1m", { signal: AbortSignal.timeout(1_000) });
-   */
-  readonly signal?: AbortSignalLike;
-}
 
 export interface CloseOptions {
   /**
@@ -132,13 +153,14 @@ export interface Locker extends AsyncDisposable {
   /**
    * Takes the lock of `key`. Waits for a holder only with the option `wait`.
    *
-   * Inside the function of `withLock` a wait for the same key could never end: such a call tries once.
+   * Inside the function of `withLock`, a wait without a bound for the same key could never end: such a call tries once. With the option
+   * `reentrant` it takes part in the lock.
    *
    * On failure nothing is held and no session is reserved.
    *
    * @throws {LockNotAcquiredError} held elsewhere for all of the wait, or no session was available; see its `reason`
    * @throws {EmptyKeyError} `key` is empty
-   * @throws {InvalidKeyError} `key` is not a string, or is ill-formed UTF-16
+   * @throws {InvalidKeyError} `key` is neither a string nor a `Uint8Array`, or is ill-formed UTF-16
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
    * @throws {InvalidConfigError} an option is unknown or of the wrong type
    * @throws {CircuitOpenError} the circuit breaker refused
@@ -150,12 +172,12 @@ export interface Locker extends AsyncDisposable {
    * @throws {DatabaseError} PostgreSQL or the driver failed
    * @throws the `reason` of `options.signal`, when that aborts
    */
-  acquire(key: string, options?: AcquireOptions): Promise<Lock>;
+  acquire(key: LockKey, options?: AcquireOptions): Promise<Lock>;
   /**
    * As {@link acquire}, but resolves with `undefined` if the lock is held elsewhere, for all of the wait if there is one. Every
    * other failure throws; so does `"recovering"`, because `undefined` says that somebody else is at work.
    */
-  tryAcquire(key: string, options?: AcquireOptions): Promise<Lock | undefined>;
+  tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined>;
   /**
    * Takes the locks of several keys, all or none, within one `wait`. They are taken in the order of their ids, so that two
    * callers that want some of the same keys never keep each other waiting for ever.
@@ -166,7 +188,9 @@ export interface Locker extends AsyncDisposable {
    * @throws {InvalidConfigError} `keys` is no array, or an empty one, or a key occurs twice
    * @throws {LockLostError} @throws {LockExpiredError} one was lost while another was awaited
    */
-  acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup>;
+  acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup>;
+  /** As {@link acquireAll}, but returns `undefined` if somebody else holds one of them, for all of the wait if there is one. */
+  tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined>;
   /**
    * Runs `fn` under the lock of `key`, which is refreshed while `fn` runs, and released however it ends.
    *
@@ -177,13 +201,73 @@ export interface Locker extends AsyncDisposable {
    * @throws {LockLostError} @throws {LockExpiredError} the lock ended before `fn` did
    * @throws what `fn` throws
    */
-  withLock<T>(key: string, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
+  withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
   /** As {@link withLock}, but resolves with `{ acquired: false }`, without running `fn`, if the lock is held elsewhere. */
   tryWithLock<T>(
-    key: string,
+    key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
+  /**
+   * Runs `fn` under the locks of several keys, all or none, as {@link withLock} does under one. With the first of them that is lost, the
+   * call rejects.
+   *
+   * @throws what {@link acquireAll} and {@link withLock} throw
+   */
+  withLocks<T>(
+    keys: readonly LockKey[],
+    fn: (locks: LockGroup) => T | Promise<T>,
+    options?: AcquireOptions,
+  ): Promise<T>;
+  /**
+   * A function that takes what `fn` takes, and runs it under a lock, as {@link withLock} does, whenever it is called. `this` is passed
+   * on; what `fn` returns is returned as a promise. For the lock's own `signal`, use {@link withLock}.
+   *
+   * @param key the key, or a function that makes it of the arguments
+   * @throws {InvalidConfigError} at once: `fn` is no function, or an option can't be used. A key is checked when it is used
+   * @example
+   * const settle = locker.wrapWithLock((account: string) => `account:${account}`, settleAccount, { wait: "10s" });
+   * await settle("7");
+   */
+  wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
+    key: LockKey | ((...args: Parameters<F>) => LockKey),
+    fn: F,
+    options?: AcquireOptions,
+  ): UnderLock<F>;
+  /**
+   * The same locker, whose keys get the prefix `name` and `:`. `locker.namespace("billing").acquire("42")` takes the lock of
+   * `"billing:42"`, which is also its `lock.key`; the namespace number stays what it is. May be used again on what it returns.
+   *
+   * It shares all sessions, and has no `close()`: what it takes is freed by that of the locker.
+   *
+   * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} `name` is no string that could be a key
+   */
+  namespace(name: string): NamespacedLocker;
+  /**
+   * Who has the lock of a key, and who waits for it. Takes nothing, and waits for nobody. What it says may be over by the time it is
+   * read: to do something only if nobody else does, use {@link tryAcquire}.
+   *
+   * A `PostgresLocker` asks the server, on a connection of its own beside the pool, within 10 s. It tells of every holder, of whichever
+   * process, library or language.
+   *
+   * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} @throws {LockerClosedError}
+   * @throws {DatabaseError} @throws {StandbyError} the server is a standby, which doesn't know the locks of its primary
+   * @throws the `reason` of `options.signal`, when that aborts
+   */
+  inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection>;
+  /** Whether anybody has the lock of a key, this locker included. As {@link inspect}, whose `held` it is. */
+  isHeld(key: LockKey, options?: InspectOptions): Promise<boolean>;
+  /**
+   * Has `listener` called with what happens to the locks and the sessions of this locker, until the function that is returned is called.
+   * The same is published for all lockers of the process on the `node:diagnostics_channel`s `pg-locker:acquired` and so on.
+   *
+   * Locks of `withTransaction` are not among them. What a listener throws changes nothing: Node.js prints a warning, once.
+   *
+   * @throws {InvalidConfigError} there is no such event, or `listener` is no function
+   * @example
+   * const stop = locker.on("lost", ({ key, reason }) => console.error(key, reason));
+   */
+  on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void;
   /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.
@@ -211,127 +295,10 @@ export interface Locker extends AsyncDisposable {
   close(options?: CloseOptions): Promise<void>;
 }
 
-/**
- * The handle a holder has. Methods may overlap; releasing twice is an error that changes nothing.
- *
- * With `await using`, the lock is released at the end of the block; a lock that has ended by then is passed over
- * quietly.
- */
-export interface Lock extends AsyncDisposable {
-  readonly key: string;
-  /** What PostgreSQL sees; see `lockId`. */
-  readonly id: bigint;
-  readonly mode: LockMode;
-  /** Milliseconds, as last acquired or refreshed. Does not count down. */
-  readonly ttl: number;
-  /**
-   * Whether the holder may rely on the lock. Read from the clock and the session at the moment of asking, so it
-   * is right even when the event loop was blocked.
-   */
-  readonly held: boolean;
-  /** Whether the TTL passed without a refresh. By default the lock keeps others out all the same: see {@link AcquireOptions.ttl}. */
-  readonly expired: boolean;
-  /**
-   * A number that grows from each holder of the key to the next, also when the server crashes or fails over; `undefined`
-   * without the option `fencing`. Write it with whatever the lock protects, and let that refuse a smaller one: a holder
-   * that was paused, and comes back after the next one has written, is then told so.
-   */
-  readonly fencingToken: bigint | undefined;
-  /**
-   * Aborts when holding ends without a release: its reason is a `LockLostError` or a `LockExpiredError`. Never on a
-   * release. Pass it to whatever is done under the lock.
-   */
-  readonly signal: AbortSignal;
-  /** @throws {LockNotHeldError} unless {@link held} */
-  assertHeld(): void;
-  /**
-   * Proves that the session still lives and is the same one, and lets the holder rely on the lock for another `ttl` from now.
-   *
-   * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that the caller's
-   * signal, a bad `ttl` or the circuit breaker stops leaves the lock as it was.
-   *
-   * @param ttl default: as before
-   * @throws {LockNotHeldError} released, expired, lost or closed; an expired lock is freed in the server
-   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
-   * @throws {CircuitOpenError} the circuit breaker refused
-   */
-  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
-  /**
-   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever the outcome, nothing is held
-   * afterwards.
-   *
-   * @throws {LockNotHeldError} it was no longer held: released, expired, lost or closed
-   */
-  release(): Promise<void>;
-}
-
-/** Several locks, taken together. */
-export interface LockGroup extends AsyncDisposable {
-  /** The locks, in the order in which the keys were given. */
-  readonly locks: readonly Lock[];
-  /** Whether all of its locks are held. */
-  readonly held: boolean;
-  /** Aborts with the first of them whose holding ends without a release, for that one's reason. */
-  readonly signal: AbortSignal;
-  /** @throws {LockNotHeldError} of the first that is not held */
-  assertHeld(): void;
-  /** Refreshes each of them; rejects with the first failure, when all have answered. See {@link Lock.refresh}. */
-  refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
-  /** Gives all of them back at once; rejects with the first failure, when all are given back. */
-  release(): Promise<void>;
-}
-
 /** pino and `console` both fit. */
 export interface Logger {
   debug(facts: object, message: string): void;
   info(facts: object, message: string): void;
   warn(facts: object, message: string): void;
   error(facts: object, message: string): void;
-}
-
-/**
- * What is needed of the client of a transaction. Those of node-postgres fit, and so does an object that runs a statement in the
- * transaction of another library.
- *
- * All calls of the locker are `query(text, values)`, with strings and nulls as values, for the parameters `$1`, `$2` and so
- * on. They read the first row by the name of its column, which is a text.
- */
-export interface TransactionClient {
-  query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
-}
-
-export interface TransactionOptions<C extends TransactionClient = TransactionClient>
-  extends Pick<AcquireOptions, "signal" | "mode"> {
-  /**
-   * How long PostgreSQL lets the transaction be idle, as `idle_in_transaction_session_timeout`: a duration from 1 ms to 24 days.
-   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before.
-   *
-   * While the process lives and the link does, the locker keeps the transaction alive, however long `fn` is at something else.
-   * But a statement of `fn` that takes longer than that ends the call, too: nothing tells it from a dead link. On a client of
-   * another library than node-postgres nothing is kept alive: there, `fn` sends a statement within each `ttl`.
-   *
-   * @default "30s" with `ttlEnforcement: "server"`, otherwise none
-   * @example
-   * await locker.withTransaction("invoice:42", pay, { ttl: "1m" });
-   */
-  readonly ttl?: Duration;
-  /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. 0: try once. The call waits in the server, in its transaction, for seconds at a time: callers that wait are served in the order in
-   * which they came. If transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
-   *
-   * @default 0
-   * @example
-   * await locker.withTransaction("invoice:42", pay, { wait: "10s" });
-   */
-  readonly wait?: Duration | true;
-  /**
-   * A client with a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
-   *
-   * @default a client of the pool, with a transaction of its own
-   * @example
-   * await client.query("begin");
-   * await locker.withTransaction("invoice:42", pay, { client });
-   * await client.query("commit");
-   */
-  readonly client?: C;
 }

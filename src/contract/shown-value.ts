@@ -24,3 +24,8 @@ export function show(value: unknown): string {
 export function conceal(text: string): string {
   return `a string of ${text.length} characters`;
 }
+
+/** A key in a sentence, cut if it is long. */
+export function quote(key: string): string {
+  return JSON.stringify(key.length > 100 ? `${key.slice(0, 99)}…` : key);
+}

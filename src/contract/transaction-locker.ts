@@ -1,4 +1,5 @@
-import type { Locker, TransactionClient, TransactionOptions } from "./locker.ts";
+import type { TransactionClient, TransactionOptions } from "./clients.ts";
+import type { Locker } from "./locker.ts";
 
 /**
  * A locker with `withTransaction`: what code is typed against that uses transactions. `PostgresLocker` is one, and so is `MemoryLocker`,

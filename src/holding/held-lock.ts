@@ -1,31 +1,19 @@
 import { inspect } from "node:util";
 import { signalOf } from "../contract/acquire-options.ts";
 import { CircuitOpenError, LockNotHeldError } from "../contract/errors.ts";
-import type { Duration, Lock, LockMode, RefreshOptions } from "../contract/locker.ts";
-import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
+import type { Lock, RefreshOptions } from "../contract/lock.ts";
+import type { Duration, LockMode } from "../contract/locker.ts";
+import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
-import type { Expiries, Expiring, Expiry } from "../runtime/expiries.ts";
+import type { Expiring, Expiry } from "../runtime/expiries.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
-import type { Telemetry } from "../runtime/telemetry.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import { clientRule, enforcedRule } from "../sessions/server-ttl.ts";
 import { type HoldingState, held, lossOf, notHeldIn, released } from "./holding-state.ts";
+import type { LockOwner } from "./lock-owner.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 import { OwnRefreshes } from "./own-refreshes.ts";
-
-/** What a handle needs of the locker that made it. */
-export interface LockOwner {
-  readonly telemetry: Telemetry;
-  readonly breaker: CircuitBreaker | undefined;
-  readonly expiries: Expiries;
-  /** @returns milliseconds @throws {InvalidTtlError} */
-  assertTtl(got: unknown): number;
-  /** Nothing of this lock is left in the server. */
-  forget(lock: HeldLock): void;
-  /** The holder no longer believes, but the server may still have the lock. */
-  expired(lock: HeldLock): void;
-}
 
 /**
  * What sees to a lock while it is held: the end of its TTL is watched, if its holder refreshes or nobody does; it refreshes by itself, with
@@ -39,6 +27,8 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
+  /** By the wall clock: milliseconds since 1970. */
+  readonly grantedAt: number;
   readonly #owner: LockOwner;
   readonly #grant: Grant;
   #state: HoldingState;
@@ -56,6 +46,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
+    this.grantedAt = Date.now();
     this.#grant = grant;
     this.#owner = owner;
     this.#state = held;
@@ -99,6 +90,21 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
 
   get expired(): boolean {
     return this.#state.is === "expired" || (this.#state.is === "held" && this.#isOver());
+  }
+
+  get expiresAt(): Date {
+    // Whatever was asked of its session since counts, too.
+    if (this.#state.is === "held") this.left;
+    return new Date(this.#window.until);
+  }
+
+  get remaining(): number {
+    return this.held ? Math.max(this.left, 0) : 0;
+  }
+
+  /** The backend of its session, if there is one and it is known. */
+  get pid(): number | undefined {
+    return this.#grant.pid;
   }
 
   get signal(): AbortSignal {
@@ -326,7 +332,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     const reason = this.#lossReason();
     // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
     if (reason !== undefined) this.#controller?.abort(reason);
-    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, expiry?.isKept);
+    this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);
   }
 
   #lossReason(): Error | undefined {

@@ -1,8 +1,11 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
-import type { Duration, Lock, LockGroup, RefreshOptions } from "../contract/locker.ts";
+import type { Lock, LockGroup, RefreshOptions } from "../contract/lock.ts";
+import type { Duration } from "../contract/locker.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/attempt.ts";
-import type { HeldLock } from "./held-lock.ts";
+
+/** A lock that refreshes itself until it is told not to. */
+type Kept = Lock & { stopRefreshing(): void };
 
 /**
  * Takes several locks, all or none, within one wait.
@@ -21,16 +24,16 @@ import type { HeldLock } from "./held-lock.ts";
  */
 export async function acquireInOrder(
   wanted: readonly Wanted[],
-  acquire: (wanted: Wanted) => Promise<HeldLock>,
+  acquire: (wanted: Wanted) => Promise<Kept>,
 ): Promise<LockGroup> {
   const firstLoss = new AbortController();
   const lost = stopSignalOf(firstLoss.signal);
-  const taken: HeldLock[] = [];
+  const taken: Kept[] = [];
   const start = performance.now();
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
-  const take = (one: Wanted, wait: number): Promise<HeldLock> =>
+  const take = (one: Wanted, wait: number): Promise<Kept> =>
     acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
-  const keep = (...locks: readonly HeldLock[]): void => {
+  const keep = (...locks: readonly Kept[]): void => {
     // First all of them: one that was lost must not keep those after it from being given back.
     taken.push(...locks);
     for (const { signal } of locks) {
@@ -70,10 +73,10 @@ export async function acquireInOrder(
 
 /** Tries until it is granted, or that time has come by `performance.now()`. @throws what the last try throws */
 async function persist(
-  attempt: () => Promise<HeldLock>,
+  attempt: () => Promise<Kept>,
   until: number,
   signals: ReadonlyArray<StopSignal | undefined>,
-): Promise<HeldLock> {
+): Promise<Kept> {
   for (;;) {
     try {
       return await attempt();
@@ -120,6 +123,14 @@ class HeldLockGroup implements LockGroup {
 
   get held(): boolean {
     return this.locks.every((lock) => lock.held);
+  }
+
+  get expiresAt(): Date {
+    return new Date(Math.min(...this.locks.map((lock) => lock.expiresAt.getTime())));
+  }
+
+  get remaining(): number {
+    return Math.min(...this.locks.map((lock) => lock.remaining));
   }
 
   assertHeld(): void {

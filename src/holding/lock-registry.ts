@@ -1,7 +1,12 @@
-import type { Lock } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
 
 /** What the registry knows of a lock. */
 export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {
+  /** The backend of its session, where it is known. */
+  readonly pid?: number | undefined;
+  /** By the wall clock, in milliseconds since 1970; where it is known. */
+  readonly grantedAt?: number;
+  readonly fencingToken?: bigint | undefined;
   /** Ends holding because the locker closes. Absent if the lock ends with something else that closes. Never rejects. */
   close?(): Promise<void>;
 }
@@ -28,6 +33,11 @@ export class LockRegistry {
     const others = there.filter((each) => each !== lock);
     if (others.length === 0) this.#byId.delete(lock.id);
     else this.#byId.set(lock.id, others);
+  }
+
+  /** Those of one lock, in the order of their grants. */
+  with(id: bigint): readonly RegisteredLock[] {
+    return this.#of(id);
   }
 
   get size(): number {

@@ -1,7 +1,9 @@
 import { assertFunction, assertTransactionOptions } from "../contract/acquire-options.ts";
+import type { TransactionClient, TransactionOptions } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
-import type { AcquireOptions, TransactionClient, TransactionOptions } from "../contract/locker.ts";
-import type { Pool } from "../postgres/driver.ts";
+import type { LockKey } from "../contract/lock-key.ts";
+import type { AcquireOptions } from "../contract/locker.ts";
+import { announcedBackend, type Pool } from "../postgres/driver.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import { tryLockOn, untilSettled, waitLockOn } from "../sessions/callers-transaction.ts";
@@ -17,7 +19,7 @@ import type { RegisteredLock } from "./lock-registry.ts";
 /** What is needed of the locker. */
 export interface LockerOfTransactions {
   /** @throws what is wrong with them */
-  wanted(key: string, options: AcquireOptions): Wanted;
+  wanted(key: LockKey, options: AcquireOptions): Wanted;
   take<G extends { release(): Promise<unknown> }, H>(
     wanted: Wanted,
     store: LockStore<G>,
@@ -61,7 +63,7 @@ export class LocksInTransactions {
 
   /** As `PostgresLocker.withTransaction` says. */
   async run<T, C extends TransactionClient>(
-    key: string,
+    key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C>,
   ): Promise<T> {
@@ -86,7 +88,7 @@ export class LocksInTransactions {
     try {
       await lock.keep();
       const around = { owner: locker.owner, id: wanted.id, client, isHeld: () => isHeld };
-      const running = runAround(around, () => fn(lock.client as C));
+      const running = runAround([around], () => fn(lock.client as C));
       value = await abandonOnAbort(running, [lock.lost]);
     } catch (error) {
       await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));
@@ -113,6 +115,7 @@ export class LocksInTransactions {
         key,
         id,
         mode,
+        pid: announcedBackend(lock.client),
         get expired() {
           return !lock.isOpen;
         },

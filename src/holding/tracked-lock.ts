@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
-import type { Duration, Lock, LockMode, Logger, RefreshOptions } from "../contract/locker.ts";
+import type { Lock, RefreshOptions } from "../contract/lock.ts";
+import type { Duration, LockMode, Logger } from "../contract/locker.ts";
 import type { HeldLock } from "./held-lock.ts";
 
 /**
@@ -51,6 +52,14 @@ class TrackedLock implements Lock {
 
   get expired(): boolean {
     return this.#lock.expired;
+  }
+
+  get expiresAt(): Date {
+    return this.#lock.expiresAt;
+  }
+
+  get remaining(): number {
+    return this.#lock.remaining;
   }
 
   get signal(): AbortSignal {

@@ -14,6 +14,7 @@ export type DiagnosisCheck =
   | "primary"
   | "pooler"
   | "locks"
+  | "lock-ids"
   | "timeouts"
   | "lock-table"
   | "recovery"

@@ -31,6 +31,7 @@ import {
   type Verdict,
   versionVerdict,
 } from "./diagnosis-verdicts.ts";
+import { lockIdsVerdict } from "./lock-ids-verdict.ts";
 import { recoveryVerdict } from "./recovery-verdict.ts";
 import {
   askClock,
@@ -49,6 +50,7 @@ import {
   tryEnforcing,
   type VersionAnswer,
 } from "./sql-diagnosis.ts";
+import { type SeenLock, seenLocks } from "./sql-inspection.ts";
 
 /** Besides `deadline`, how locks are going to be taken: the options of `PostgresLocker` and `acquire` of the same names. */
 export interface DiagnosisOptions {
@@ -130,6 +132,7 @@ const order: readonly DiagnosisCheck[] = [
   "primary",
   "pooler",
   "locks",
+  "lock-ids",
   "timeouts",
   "lock-table",
   "recovery",
@@ -149,6 +152,7 @@ const looks: Record<DiagnosisCheck, Look> = {
   "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableUse>(askLockTableUse)),
   recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
   timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
+  "lock-ids": async ({ line }) => lockIdsVerdict(await line.ask<SeenLock[]>(seenLocks, [null])),
   clock: async ({ line }) => clockVerdict(await compareClocks(line)),
   privileges: async ({ line }) => privilegesVerdict(await line.ask<PrivilegesAnswer>(askPrivileges)),
   pooler: async (examination) => poolerVerdict(await examination.lookForPooler(), examination.options.pooler),

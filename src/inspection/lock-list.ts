@@ -1,7 +1,8 @@
 import { milliseconds } from "../contract/duration.ts";
-import { DatabaseError, InvalidConfigError } from "../contract/errors.ts";
-import { lockId } from "../contract/lock-id.ts";
-import type { Duration, LockMode } from "../contract/locker.ts";
+import { DatabaseError, InvalidConfigError, StandbyError } from "../contract/errors.ts";
+import { fnv } from "../contract/lock-id.ts";
+import { keyBytes } from "../contract/lock-key.ts";
+import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
 import { isSharedName, named } from "../postgres/application-name.ts";
 import {
   clientBeside,
@@ -16,7 +17,7 @@ import { within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { keysTold } from "./key-questions.ts";
 import { descriptionIn, type LockDescription } from "./lock-description.ts";
-import { endSessions, type SeenLock, seenLocks } from "./sql-inspection.ts";
+import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
 
 /** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
 export interface LockInfo {
@@ -118,6 +119,25 @@ function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
   );
 }
 
+/**
+ * The locks with one id, as {@link listLocks} has them, on a primary.
+ *
+ * @throws {DatabaseError} @throws {StandbyError} @throws the reason of the signal
+ */
+export async function locksOf(
+  pool: Pool,
+  id: bigint,
+  signal: AbortSignalLike | undefined,
+): Promise<LockInfo[]> {
+  const doing = "Looking at a lock";
+  const asked = query(seenTable, [[id.toString()]]);
+  const { standby, locks } = await ask(pool, { doing, signal }, (client) =>
+    answerOf<SeenTable>(client, asked),
+  );
+  if (standby) throw new StandbyError();
+  return locks.map(infoOf);
+}
+
 function byIdThenState(one: LockInfo, other: LockInfo): number {
   if (one.id !== other.id) return one.id < other.id ? -1 : 1;
   if (one.state === other.state) return 0;
@@ -143,7 +163,7 @@ function infoOf(seen: SeenLock): LockInfo {
   const name = seen.name ?? undefined;
   const told = named(name ?? "");
   const id = BigInt(seen.id);
-  const isWhole = told?.key !== undefined && lockId(told.namespace, told.key) === id;
+  const isWhole = told?.key !== undefined && fnv(told.namespace, keyBytes(told.key)) === id;
   return {
     id,
     key: isWhole ? told.key : undefined,
@@ -172,21 +192,22 @@ function dateOf(text: string | null): Date | undefined {
 
 async function ask<T>(
   pool: Pool,
-  { doing, signal }: { doing: string; signal?: AbortSignal | undefined },
+  { doing, signal }: { doing: string; signal?: AbortSignalLike | undefined },
   look: (client: OwnClient) => Promise<T>,
 ): Promise<T> {
+  const stop = stopSignalOf(signal);
   let client: OwnClient | undefined;
   try {
-    signal?.throwIfAborted();
+    stop?.throwIfAborted();
     const own = clientBeside(pool);
     client = own;
     const answered = within(statementDeadline, own.connect())
       .then(() => look(own))
       .finally(() => takeLeave(own));
-    return await abandonOnAbort(answered, [stopSignalOf(signal)]);
+    return await abandonOnAbort(answered, [stop]);
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
-    signal?.throwIfAborted();
+    stop?.throwIfAborted();
     throw new DatabaseError({ doing, cause });
   }
 }

@@ -47,6 +47,17 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
  where ($1::pg_catalog.int8[] is null or lock.id operator(pg_catalog.=) any ($1::pg_catalog.int8[]))
    and (lock.pid is null or lock.pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid())`);
 
+/** The same, and whether the server is a standby, whose list says nothing of the primary's locks. Returns {@link SeenTable}. */
+export const seenTable = statement(`
+select pg_catalog.json_build_object(
+         'standby', pg_catalog.pg_is_in_recovery(),
+         'locks', (${seenLocks.text})::pg_catalog.json)::pg_catalog.text`);
+
+export interface SeenTable {
+  readonly standby: boolean;
+  readonly locks: readonly SeenLock[];
+}
+
 export interface SeenLock {
   readonly id: string;
   /** Null if a prepared transaction has the lock. */

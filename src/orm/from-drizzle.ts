@@ -1,4 +1,4 @@
-import type { TransactionClient } from "../contract/locker.ts";
+import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
 /** What is needed of Drizzle's `PgTransaction`, whichever its driver. */

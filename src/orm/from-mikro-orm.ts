@@ -1,4 +1,4 @@
-import type { TransactionClient } from "../contract/locker.ts";
+import type { TransactionClient } from "../contract/clients.ts";
 import { fromKysely, type KyselyTransaction } from "./from-kysely.ts";
 import { hasMethods, notTransaction } from "./transaction-of.ts";
 

@@ -1,5 +1,5 @@
 import { hasCode } from "../contract/caught-error.ts";
-import type { TransactionClient } from "../contract/locker.ts";
+import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
 /** What is needed of Prisma's `TransactionClient`. */

@@ -1,4 +1,4 @@
-export type { TransactionClient } from "../contract/locker.ts";
+export type { TransactionClient } from "../contract/clients.ts";
 export type { DrizzleTransaction } from "./from-drizzle.ts";
 export { fromDrizzle } from "./from-drizzle.ts";
 export type { KnexTransaction } from "./from-knex.ts";

@@ -1,5 +1,5 @@
+import type { TransactionClient } from "../contract/clients.ts";
 import { InvalidConfigError } from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
 
 /** How an ORM's transaction is asked. */
 export interface TransactionOf {

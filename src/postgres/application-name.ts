@@ -1,3 +1,6 @@
+import { keyText } from "../contract/lock-id.ts";
+import { keyBytes } from "../contract/lock-key.ts";
+
 // NAMEDATALEN - 1: the server cuts a longer name, at a byte.
 const longest = 63;
 /** The most that a character takes, percent-encoded. */
@@ -13,7 +16,7 @@ export function applicationName(namespace: number, key: string): string {
   let name = `pg-locker ${namespace} `;
   if (/^[ -$&-~]*$/.test(key)) return (name + key).slice(0, longest);
   for (const character of key) {
-    const shown = /^[ -$&-~]$/.test(character) ? character : encodeURIComponent(character);
+    const shown = /^[ -$&-~]$/.test(character) ? character : percentEncoded(character);
     if (name.length + shown.length > longest) break;
     name += shown;
   }
@@ -36,12 +39,27 @@ export function named(name: string): Named | undefined {
   const namespace = Number(digits);
   if ([waitingName, sharedName, fencingName].some((nameOf) => name === nameOf(namespace)))
     return { namespace, key: undefined, mayBeCut: false };
-  try {
-    return { namespace, key: decodeURIComponent(text), mayBeCut: name.length > longest - widest };
-  } catch {
-    // Not one of ours, whoever wrote it: ours are cut at whole characters.
-    return { namespace, key: undefined, mayBeCut: false };
-  }
+  const key = percentDecoded(text);
+  // Not one of ours, whoever wrote it.
+  if (key === undefined) return { namespace, key, mayBeCut: false };
+  return { namespace, key, mayBeCut: name.length > longest - widest };
+}
+
+function percentEncoded(character: string): string {
+  return [...keyBytes(character)]
+    .map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`)
+    .join("");
+}
+
+/** The text of a key; `undefined` if there is a `%` that encodes nothing. */
+function percentDecoded(text: string): string | undefined {
+  const parts = text.split(/(%[0-9A-Fa-f]{2})/);
+  if (parts.some((part, at) => at % 2 === 0 && part.includes("%"))) return undefined;
+  const bytes = parts.map((part, at) =>
+    at % 2 === 0 ? Buffer.from(part, "utf8") : Buffer.of(Number.parseInt(part.slice(1), 16)),
+  );
+  const whole = Buffer.concat(bytes);
+  return whole.length === 0 ? undefined : keyText(whole);
 }
 
 /** What pg_stat_activity shows of a session that is kept for whoever waits next. */

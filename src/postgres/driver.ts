@@ -100,9 +100,15 @@ export function query(statement: Statement, values: unknown[]): Query {
 }
 
 /** The backend that the server announced when the connection was made (BackendKeyData), if the driver tells it. */
-export function announcedBackend(client: Client): number | undefined {
+export function announcedBackend(client: object): number | undefined {
   const pid = "processID" in client ? client.processID : undefined;
   return typeof pid === "number" ? pid : undefined;
+}
+
+/** Whether a client's connection is neither ended nor about to be, as far as the driver tells. */
+export function isOpen(client: object): boolean {
+  const { _ending, _ended, _queryable } = client as Record<"_ending" | "_ended" | "_queryable", unknown>;
+  return _ending !== true && _ended !== true && _queryable !== false;
 }
 
 /**

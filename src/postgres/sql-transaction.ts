@@ -26,7 +26,7 @@ const text = (parameter: number): string => `$${parameter}::pg_catalog.text`;
 const setLocally = (name: string, to: string): string => `pg_catalog.set_config('${name}', ${to}, true)`;
 
 /** The locks of a lock id, in the list of the server. */
-const listed = (id: string): string => `pg_catalog.pg_locks as listed
+export const listed = (id: string): string => `pg_catalog.pg_locks as listed
                      where listed.locktype operator(pg_catalog.=) 'advisory'
                        and listed.objsubid operator(pg_catalog.=) 1::pg_catalog.int2
                        and listed.classid operator(pg_catalog.=)

@@ -171,6 +171,21 @@ function idLiteral(id: bigint): string {
 }
 
 /**
+ * One wait on a session that is the caller's: it answers nothing, and leaves no line in the server's log. In a transaction, which it
+ * doesn't harm, `lock_timeout` stays set after a grant. Whether the lock was granted is asked afterwards: a grant in the moment of a
+ * cancel outlives the rollback of the block. `bound`: in milliseconds.
+ */
+export function waitOnClient({ id, mode, bound }: { id: bigint; mode: LockMode; bound: string }): string {
+  return `
+do language plpgsql $pg_locker$
+begin
+  perform pg_catalog.set_config('lock_timeout', '${bound}', true);
+  perform pg_catalog.pg_advisory_lock${suffix(mode)}(${idLiteral(id)});
+exception when lock_not_available or query_canceled then null;
+end $pg_locker$`;
+}
+
+/**
  * Which locks may be free, as far as the server's list of locks tells: nobody has one, or readers alone have it and a reader asks.
  *
  * Parameters: lock ids; as many truth values, whether to share. Returns the places of those in the arrays, counted from 1.

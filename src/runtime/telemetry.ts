@@ -26,10 +26,13 @@ import {
   LockNotHeldError,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import { channels, LockEventSource } from "./lock-event-source.ts";
 import type { StopSignal } from "./stop-signal.ts";
 import { callHook, hookThrew } from "./user-hook.ts";
 
 export interface TelemetryOptions {
+  /** Default 0. */
+  readonly namespace?: number | undefined;
   readonly logger?: Logger | undefined;
   /** Default: the global one of `@opentelemetry/api`. */
   readonly tracerProvider?: TracerProvider | undefined;
@@ -54,6 +57,7 @@ const quiet: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 /** Spans, metrics and the log. Nothing here decides anything. */
 export class Telemetry {
   readonly log: Logger;
+  readonly events: LockEventSource;
   /** Whether there is anybody to read the log. */
   readonly isLogged: boolean;
   readonly #tracerProvider: TracerProvider;
@@ -69,6 +73,7 @@ export class Telemetry {
   readonly #held: Counts;
 
   constructor(options: TelemetryOptions) {
+    this.events = new LockEventSource(options.namespace ?? 0);
     this.isLogged = options.logger !== undefined;
     this.log = options.logger === undefined ? quiet : guardedLog(options.logger);
     this.#tracerProvider = options.tracerProvider ?? trace.getTracerProvider();
@@ -208,9 +213,14 @@ export class Telemetry {
     this.#count(this.#held, 1);
   }
 
-  /** Holding has ended: `cause` is `undefined` for a release. `isKept`: the lock still keeps others out. */
-  ended(lock: LockFacts, cause: Error | undefined, isKept = false): void {
+  /**
+   * Holding has ended: `cause` is `undefined` for a release, and for the end of its locker; `reason`, for a release alone. `isKept`: the lock
+   * still keeps others out.
+   */
+  ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined, isKept = false): void {
     this.#count(this.#held, -1);
+    const isHeard = channels.released.hasSubscribers || channels.lost.hasSubscribers;
+    if (isHeard || this.events.listeners.size > 0) this.events.ended(lock, reason);
     if (cause === undefined) return;
     this.#count(this.#lost, 1);
     const message = isKept ? `${cause.message}; ${kept}` : cause.message;

@@ -84,6 +84,12 @@ export class TrustWindow {
     return soonest;
   }
 
+  /** The moment at which {@link left} is 0, by the wall clock: milliseconds since 1970. */
+  get until(): number {
+    const { ttl, sentAt } = this.soonest;
+    return sentAt.wall + this.#rule.trusted(ttl);
+  }
+
   /** A statement is about to be sent that sets a TTL. */
   ask(ttl: number): AskedTtl {
     this.#turn += 1;

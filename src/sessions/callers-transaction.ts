@@ -1,5 +1,5 @@
+import type { TransactionClient } from "../contract/clients.ts";
 import { DatabaseError, LockExpiredError, StandbyError } from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
 import { isCancellable } from "../postgres/cancel.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { waitEnded } from "../postgres/sql.ts";

@@ -1,5 +1,5 @@
+import type { TransactionClient } from "../contract/clients.ts";
 import { DatabaseError, InvalidConfigError, namedLockError } from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
 import { cancelStatement, isCancellable, isUnderWay } from "../postgres/cancel.ts";
 import type { Client, Statement } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
@@ -85,7 +85,7 @@ export class Conversation {
 }
 
 /** The answer of a row: a text, unless the library has read it as JSON by itself. */
-function answerOf(result: unknown): object | undefined {
+export function answerOf(result: unknown): object | undefined {
   const { rows } = (result ?? {}) as { rows?: unknown };
   const [row] = Array.isArray(rows) ? rows : [];
   const { answer } = (row ?? {}) as { answer?: unknown };

@@ -13,6 +13,7 @@ import {
 } from "../postgres/sql.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
+import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import {
   type GoneListener,
   type Grant,
@@ -35,6 +36,7 @@ export interface DedicatedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly recovery: RecoveryGrace | undefined;
+  readonly events: LockEventSource;
 }
 
 /** One session of the pool for each lock, for as long as it is held: the arrangement of the Go package. */
@@ -60,7 +62,7 @@ export class DedicatedSessions {
 
   async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
     const { key, id, mode, ttl, fencing } = request;
-    const { pool, namespace, connWaitTimeout, pooler, recovery } = this.#options;
+    const { pool, namespace, connWaitTimeout, pooler, recovery, events } = this.#options;
     const session = await reserveFor(request, { pool, wait: connWaitTimeout });
     if ("refused" in session) return session;
     const announced = pooler === "session" ? undefined : session.announcedPid;
@@ -91,12 +93,16 @@ export class DedicatedSessions {
       const within = Math.min(statementDeadline, ttl);
       const { said, sentAt } = await session.run<TryLockAnswer>(doing, tryLock(kind), values, within);
       if (said.granted === true && said.before !== null) {
-        this.#count(session);
+        this.#count(session, said.pid);
+        events.sessionOpened("dedicated", said.pid);
         debug("session reserved", () => ({ pid: said.pid, key }));
         const opened = { key, id, kind, said, name, before: said.before, recovery };
         return new DedicatedLock(session, opened, {
           provenAt: sentAt,
-          onReturn: () => this.#sessions.delete(session),
+          onReturn: () => {
+            this.#sessions.delete(session);
+            events.sessionClosed("dedicated", said.pid, undefined);
+          },
         });
       }
       if (said.granted === false) {
@@ -118,10 +124,12 @@ export class DedicatedSessions {
     return this.#sessions.size;
   }
 
-  #count(session: Session): void {
+  #count(session: Session, pid: number): void {
     this.#sessions.add(session);
     session.onGone((cause) => {
-      if (this.#sessions.delete(session)) debug("session lost", () => ({ cause: cause.message }));
+      if (!this.#sessions.delete(session)) return;
+      this.#options.events.sessionClosed("dedicated", pid, cause);
+      debug("session lost", () => ({ cause: cause.message }));
     });
   }
 
@@ -179,6 +187,10 @@ class DedicatedLock implements Grant {
 
   get provenAt(): Instant {
     return this.#provenAt;
+  }
+
+  get pid(): number {
+    return this.#opened.said.pid;
   }
 
   get goneBecause(): Error | undefined {

@@ -84,6 +84,8 @@ export interface Grant {
    * by itself.
    */
   keepProven?(ttl: number | undefined): void;
+  /** The backend of the session that has the lock. Absent where there is none. */
+  readonly pid?: number | undefined;
   /** Why it is gone, where that is known. */
   readonly goneBecause: Error | undefined;
   /** Tells `listener`, the only one there is, and of its going once. */

@@ -1,6 +1,6 @@
 import { codeOf, toError } from "../contract/caught-error.ts";
+import type { TransactionClient } from "../contract/clients.ts";
 import { DatabaseError, LockExpiredError, LockerClosedError, LockLostError } from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {

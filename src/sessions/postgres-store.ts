@@ -4,6 +4,7 @@ import { type PingTarget, pingPool } from "../postgres/ping.ts";
 import { endPool, watchPool } from "../postgres/reservation.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
+import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import { DedicatedSessions } from "./dedicated-sessions.ts";
 import {
   type Grant,
@@ -38,6 +39,7 @@ export interface PostgresStoreOptions {
   readonly maxWaitingSessions: number;
   readonly ttlEnforcement: "client" | "server";
   readonly recovery: RecoveryGrace | undefined;
+  readonly events: LockEventSource;
   /** Whoever waits may find a place in the server. */
   onPlaceFree(): void;
 }

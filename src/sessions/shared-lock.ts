@@ -126,6 +126,10 @@ export class SharedLock implements Grant, Carried, Task {
     return this.session.provenAt;
   }
 
+  get pid(): number | undefined {
+    return this.session.pid;
+  }
+
   get goneBecause(): Error | undefined {
     return this.goneCause ?? this.session.goneBecause;
   }

@@ -6,6 +6,7 @@ import { boundedWait, type Session, statementDeadline } from "../postgres/sessio
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
+import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { KeyAnswers } from "./key-answers.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
@@ -25,6 +26,7 @@ export interface SharedSessionOptions {
   /** `application_name`. */
   readonly name: string;
   readonly recovery: RecoveryGrace | undefined;
+  readonly events: LockEventSource;
   readonly keyAnswers: KeyAnswers | undefined;
   /** Of the locks that the session carries, or is about to. */
   readonly keysOf: (session: SharedSession) => Iterable<string>;
@@ -140,6 +142,11 @@ export class SharedSession {
     return this.#keepalive.provenAt;
   }
 
+  /** The backend; `undefined` while it isn't known yet. */
+  get pid(): number | undefined {
+    return this.#on?.said.pid;
+  }
+
   get goneBecause(): Error | undefined {
     const gone = this.#on?.session.goneBecause;
     if (gone !== undefined || this.#keepalive.left > 0) return gone;
@@ -228,6 +235,7 @@ export class SharedSession {
   }
 
   #return(on: Opened): void {
+    this.#options.events.sessionClosed("shared", on.said.pid, undefined);
     debug("session returned", () => ({ pid: on.said.pid }));
     // In this very step, so that it takes no lock any more.
     const returned = Promise.resolve().then(() => this.#giveBack(on));
@@ -280,6 +288,7 @@ export class SharedSession {
     const closes = this.#state.is === "opening" && this.#state.closeWhenOpen;
     this.#state = { is: "open", on };
     session.onGone((cause) => this.#gone(on, cause));
+    this.#options.events.sessionOpened("shared", said.pid);
     debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
     this.#batches.begin({ session, pid: said.pid });
     const keys = (): Iterable<string> => this.#options.keysOf(this);
@@ -323,6 +332,7 @@ export class SharedSession {
   }
 
   #gone(on: Opened, cause: Error): void {
+    this.#options.events.sessionClosed("shared", on.said.pid, cause);
     debug("session lost", () => ({ pid: on.said.pid, locks: this.load, cause: cause.message }));
     this.#end({ is: "gone", on }, cause);
     this.#batches.gone(cause);

@@ -22,6 +22,7 @@ export interface SharedSessionsOptions {
   /** Whether whoever asks is told the keys of the locks. */
   readonly tellKeys: boolean;
   readonly recovery: SharedSessionOptions["recovery"];
+  readonly events: SharedSessionOptions["events"];
 }
 
 /**
@@ -277,7 +278,7 @@ export class SharedSessions implements SharedLocks {
 
   #withRoom(ttl: number): SharedSession {
     const ttlClass = this.#classOf(ttl);
-    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery } = this.#options;
+    const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery, events } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
       // The server may have ended it, and the news not be here yet.
@@ -292,6 +293,7 @@ export class SharedSessions implements SharedLocks {
       ttlClass,
       name: sharedName(namespace),
       recovery,
+      events,
       keyAnswers: this.#keyAnswers,
       keysOf: (carrier) => this.#carriedBy(carrier).map(({ key }) => key),
       onEnd: (ended, cause) => this.#ended(ended, cause),

@@ -1,5 +1,5 @@
+import type { TransactionClient } from "../contract/clients.ts";
 import { DatabaseError, namedLockError } from "../contract/errors.ts";
-import type { TransactionClient } from "../contract/locker.ts";
 import { deadlockDetected } from "../postgres/sql-transaction.ts";
 import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 

@@ -19,6 +19,7 @@ import {
 } from "../postgres/sql-waiting.ts";
 import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
+import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -35,6 +36,7 @@ export interface WaitingSessionParts {
   /** The server ends the session of a holder a TTL after it last heard from it. */
   readonly enforced: boolean;
   readonly recovery: RecoveryGrace | undefined;
+  readonly events: LockEventSource;
   /** Milliseconds to connect in. */
   readonly connectWithin: number;
   /** The next caller may wait on it. */
@@ -151,6 +153,7 @@ export class WaitingSession {
     if (this.#state.is === "ended") return;
     if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
     this.#state = { is: "ended" };
+    this.#tellEnd(cause);
     debug("waiting session ended", () => ({ pid: this.#opened?.pid, cause: cause.message }));
     if (this.#opened !== undefined) this.#opened.session.destroy(cause);
     else if (this.#client !== undefined) destroySocket(this.#client);
@@ -163,6 +166,10 @@ export class WaitingSession {
     return this.#ending;
   }
 
+  #tellEnd(cause: Error | undefined): void {
+    if (this.#opened !== undefined) this.#parts.events.sessionClosed("waiting", this.#opened.pid, cause);
+  }
+
   async #close(): Promise<void> {
     if (this.#state.is !== "idle" || this.#opened === undefined) {
       this.end(new Error("the locker was closed"));
@@ -170,6 +177,7 @@ export class WaitingSession {
     }
     clearTimeout(this.#state.leaving);
     this.#state = { is: "ended" };
+    this.#tellEnd(undefined);
     this.#parts.onEnd(this);
     await this.#opened.own.end();
   }
@@ -195,6 +203,7 @@ export class WaitingSession {
         return refusal;
       }
       this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
+      if (this.#state.is !== "ended") this.#parts.events.sessionOpened("waiting", said.pid);
       debug("waiting session opened", () => ({ pid: said.pid }));
     } catch (error) {
       session.destroy(toError(error));
@@ -273,6 +282,10 @@ class WaitedLock implements Grant {
     this.provenAt = provenAt;
     this.fencingToken = waited.token === null ? undefined : BigInt(waited.token);
     this.lapses = waited.lapses;
+  }
+
+  get pid(): number {
+    return this.#waited.opened.pid;
   }
 
   get goneBecause(): Error | undefined {

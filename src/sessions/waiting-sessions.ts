@@ -14,6 +14,7 @@ export interface WaitingSessionsOptions {
   /** At most that many at once. */
   readonly maxWaitingSessions: number;
   readonly recovery: RecoveryGrace | undefined;
+  readonly events: WaitingSessionParts["events"];
 }
 
 /** The sessions of a locker on which callers wait in the server, or hold a lock that they waited for. */
@@ -27,7 +28,7 @@ export class WaitingSessions {
 
   /** `onFree` is called whenever {@link hasPlace} may be true again. */
   constructor(options: WaitingSessionsOptions, onFree: () => void) {
-    const { pool, namespace, connWaitTimeout, pooler, ttlEnforcement, maxWaitingSessions, recovery } =
+    const { pool, namespace, connWaitTimeout, pooler, ttlEnforcement, maxWaitingSessions, recovery, events } =
       options;
     this.#onFree = onFree;
     this.#most = canConnectBeside(pool) ? maxWaitingSessions : 0;
@@ -38,6 +39,7 @@ export class WaitingSessions {
       trustPooler: pooler === "session",
       enforced: ttlEnforcement === "server",
       recovery,
+      events,
       connectWithin: boundedWait(connWaitTimeout),
       onIdle: (session) => {
         this.#idle.push(session);

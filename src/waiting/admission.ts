@@ -6,8 +6,8 @@ import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { Attempt, type Granted, type Hold, type Holdings, type Wanted } from "./attempt.ts";
 import { Polling } from "./polling.ts";
-import { isAround } from "./reentrancy.ts";
-import { Wait, type WaitSurroundings } from "./wait.ts";
+import { lockAround } from "./reentrancy.ts";
+import { type AskedWait, Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
 /** Decides who of a locker's callers tries for a lock, and when. An {@link Attempt} tries once; a {@link Wait} goes on until it is granted. */
@@ -81,10 +81,13 @@ export class Admission implements WaitSurroundings {
    * @throws {LockNotAcquiredError} {LockerClosedError} the reason of the caller's signal, or what the store fails with
    */
   take<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
-    // A wait for what the caller itself holds would have no end.
-    const reentrant = isAround(this, wanted.id);
-    if (wanted.wait === 0 || reentrant) return this.#takeNow(wanted, store, hold, reentrant);
-    return this.telemetry.measure("acquire", wanted, wanted.signal, () => this.#wait(wanted, store, hold));
+    // Whether the caller itself holds it is not sure: see `lockAround`. A wait without a bound might have no end.
+    const around = lockAround(this, wanted.id);
+    const mayWait = wanted.wait > 0 && (around === undefined || Number.isFinite(wanted.wait));
+    if (!mayWait) return this.#takeNow(wanted, store, hold, around !== undefined);
+    return this.telemetry.measure("acquire", wanted, wanted.signal, () =>
+      this.#wait({ wanted, store, hold, around }),
+    );
   }
 
   #takeNow<G extends Granted, H>(
@@ -98,12 +101,12 @@ export class Admission implements WaitSurroundings {
     });
   }
 
-  async #wait<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
-    wanted.signal?.throwIfAborted();
+  async #wait<G extends Granted, H>(asked: AskedWait<G, H>): Promise<H> {
+    asked.wanted.signal?.throwIfAborted();
     this.began();
     this.#waiting += 1;
     try {
-      return await new Wait(this, { wanted, store, hold }).untilGranted();
+      return await new Wait(this, asked).untilGranted();
     } finally {
       this.#waiting -= 1;
       this.ended();

@@ -1,5 +1,7 @@
+import type { SessionClient } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
-import type { Lock, LockMode, Logger } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
+import type { LockMode, Logger } from "../contract/locker.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { Link, type Stop, type StopSignal } from "../runtime/stop-signal.ts";
@@ -19,6 +21,10 @@ export interface Wanted {
   readonly ttl: number;
   readonly fencing: boolean;
   readonly autoRefresh: boolean;
+  /** Takes part in the lock of the function around it, if there is one. */
+  readonly reentrant: boolean;
+  /** The session that is to have it; `undefined`: one of the locker's. */
+  readonly client: SessionClient | undefined;
   /** 0: try once. */
   readonly wait: number;
   /** The caller's own. */

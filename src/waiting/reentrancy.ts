@@ -1,22 +1,43 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { LockNotHeldError } from "../contract/errors.ts";
-import type { Lock } from "../contract/locker.ts";
+import type { Lock } from "../contract/lock.ts";
+import { SiblingGate } from "./sibling-gate.ts";
 
 /** A lock that is held around the code that runs. */
-interface Around {
+export interface Around {
   /** The locker that both belong to. */
   readonly owner: object;
   readonly id: bigint;
   /** The client of the transaction that has the lock, if it is one of the caller's. */
   readonly client?: object | undefined;
+  /** Absent for that of a transaction, in which nobody takes part. */
+  readonly scope?: Scope;
   isHeld(): boolean;
+}
+
+/** The lock of a `withLock`, as long as its function runs. */
+export interface Scope {
+  readonly lock: Lock;
+  /** Keeps those apart who take part in it. */
+  readonly gate: SiblingGate;
+  /** Called when the function has ended. */
+  readonly onEnd: Set<() => void>;
 }
 
 const around = new AsyncLocalStorage<readonly Around[]>();
 
-/** Whether this is called by a function that {@link runAround} runs under the lock at this moment, or by what that started. */
-export function isAround(owner: object, id: bigint): boolean {
-  return (around.getStore() ?? []).some((one) => one.owner === owner && one.id === id && one.isHeld());
+/**
+ * The lock around a call: that of the innermost function that {@link runAround} runs under it at this moment, if the call is made by
+ * that, or by what it started.
+ *
+ * What it started is all that Node.js knows: it may be the work of a stranger, which a limiter starts when that of somebody else has
+ * ended. So nobody takes part in a lock without having asked to.
+ */
+export function lockAround(owner: object, id: bigint): Around | undefined {
+  const locks = around.getStore();
+  // As it is, mostly: there is nothing to make a function for.
+  if (locks === undefined) return undefined;
+  return locks.findLast((one) => one.owner === owner && one.id === id && one.isHeld());
 }
 
 /** Whether this is called by a function that runs under a lock in the transaction of this client, or by what that started. */
@@ -24,36 +45,57 @@ export function isInTransactionOf(client: object): boolean {
   return (around.getStore() ?? []).some((one) => one.client === client && one.isHeld());
 }
 
-/** Runs `fn` so that {@link isAround} knows of the lock. Never throws, but rejects. */
-export function runAround<T>(lock: Around, fn: () => T | Promise<T>): Promise<T> {
+/** Runs `fn` so that {@link lockAround} knows of the locks. Never throws, but rejects. */
+export function runAround<T>(locks: readonly Around[], fn: () => T | Promise<T>): Promise<T> {
   // An async function, for `fn` may throw before it makes a promise.
-  return around.run([...(around.getStore() ?? []), lock], async () => fn());
+  return around.run([...(around.getStore() ?? []), ...locks], async () => fn());
+}
+
+/** One lock, or several, that have just been acquired. */
+export interface Acquired {
+  readonly signal: AbortSignal;
+  release(): Promise<void>;
 }
 
 /**
- * Runs `fn` under a lock that has just been acquired, and gives the lock back however `fn` ends.
+ * Runs `fn` under locks that have just been acquired, and gives them back however `fn` ends.
  *
- * Rejects with the loss as soon as the lock is lost, even if `fn` ignores `lock.signal` and runs on, or never settles. An
- * error of `fn` wins over one of the release, which it then carries as `suppressed`, where it is an object.
+ * Rejects with the loss as soon as one is lost, even if `fn` ignores `signal` and runs on, or never settles. An error of `fn` wins over
+ * one of the release, which it then carries as `suppressed`, where it is an object.
  */
-export async function runUnder<T>(owner: object, lock: Lock, fn: (lock: Lock) => T | Promise<T>): Promise<T> {
+export async function runUnder<T, L extends Acquired>(
+  { owner, locks }: { owner: object; locks: readonly Lock[] },
+  acquired: L,
+  fn: (acquired: L) => T | Promise<T>,
+): Promise<T> {
+  const scopes = locks.map((lock): Scope => ({ lock, gate: new SiblingGate(), onEnd: new Set() }));
+  const known = scopes.map((scope) => {
+    const { lock } = scope;
+    return { owner, id: lock.id, scope, isHeld: () => lock.held };
+  });
   let value: T;
   try {
-    const known = { owner, id: lock.id, isHeld: () => lock.held };
-    value = await untilLost(lock, () => runAround(known, () => fn(lock)));
+    value = await untilLost(acquired, () => runAround(known, () => fn(acquired)));
   } catch (error) {
-    await lock.release().catch((suppressed: unknown) => carry(error, suppressed));
+    end(scopes);
+    await acquired.release().catch((suppressed: unknown) => carry(error, suppressed));
     throw error;
   }
-  await lock.release().catch((error: unknown) => {
+  end(scopes);
+  await acquired.release().catch((error: unknown) => {
     // What ended the lock says more than that it had ended.
-    throw error instanceof LockNotHeldError && lock.signal.aborted ? lock.signal.reason : error;
+    throw error instanceof LockNotHeldError && acquired.signal.aborted ? acquired.signal.reason : error;
   });
   return value;
 }
 
-function untilLost<T>(lock: Lock, work: () => Promise<T>): Promise<T> {
-  const { signal } = lock;
+/** Whoever still takes part is told that the lock is over. */
+function end(scopes: readonly Scope[]): void {
+  for (const { onEnd } of scopes) for (const tell of onEnd) tell();
+}
+
+function untilLost<T>(acquired: Acquired, work: () => Promise<T>): Promise<T> {
+  const { signal } = acquired;
   return new Promise((resolve, reject) => {
     // It may have been lost between its grant and this step.
     signal.throwIfAborted();

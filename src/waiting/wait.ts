@@ -16,6 +16,7 @@ import {
 } from "./attempt.ts";
 import { PauseAfterFault } from "./pause-after-fault.ts";
 import type { Poller, Polling } from "./polling.ts";
+import type { Around } from "./reentrancy.ts";
 import type { Place, WaitingLines } from "./waiting-lines.ts";
 
 /**
@@ -34,6 +35,15 @@ export interface WaitSurroundings extends AttemptSurroundings {
   readonly polling: Polling;
 }
 
+/** What is waited for. */
+export interface AskedWait<G extends Granted, H> {
+  readonly wanted: Wanted;
+  readonly store: LockStore<G>;
+  readonly hold: Hold<G, H>;
+  /** The lock around the call: see `lockAround`. */
+  readonly around: Around | undefined;
+}
+
 /**
  * One caller's wait for a lock, from its call to the grant, whatever becomes of the database meanwhile.
  *
@@ -46,6 +56,7 @@ export class Wait<G extends Granted, H> extends Link {
   readonly #wanted: Wanted;
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
+  readonly #own: Around | undefined;
   /** Whatever ends it: its caller's signal, the end of the locker, its bound. */
   readonly #over = new Stop();
   readonly #signals: readonly StopSignal[] = [this.#over];
@@ -54,12 +65,14 @@ export class Wait<G extends Granted, H> extends Link {
   /** The bound of its first try, as long as that is under way. */
   #tryUntil: number | undefined;
   #lastFault: Error | undefined;
+  #isTold = false;
   /** Of its bound, or of that of its first try. */
   #alarm: Alarm<Wait<G, H>> | undefined;
 
-  constructor(around: WaitSurroundings, asked: { wanted: Wanted; store: LockStore<G>; hold: Hold<G, H> }) {
+  constructor(around: WaitSurroundings, asked: AskedWait<G, H>) {
     super();
     const { wanted, store, hold } = asked;
+    this.#own = asked.around;
     this.#around = around;
     this.#wanted = wanted;
     this.#store = store;
@@ -81,6 +94,7 @@ export class Wait<G extends Granted, H> extends Link {
     try {
       if (this.#store.skipsLine) return await this.#goOn({ isFirst: true });
       const place = this.#around.lines.join(id, mode);
+      if (!place.isFirst) this.#tell();
       let granted = false;
       try {
         const tryUntil = this.#tryUntil;
@@ -98,6 +112,12 @@ export class Wait<G extends Granted, H> extends Link {
       this.cut();
       for (const link of links) link.cut();
     }
+  }
+
+  /** That it waits, once. */
+  #tell(): void {
+    if (!this.#isTold) this.#around.telemetry.events.waiting(this.#wanted);
+    this.#isTold = true;
   }
 
   /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
@@ -119,7 +139,8 @@ export class Wait<G extends Granted, H> extends Link {
   static #end<G extends Granted, H>(this: void, of: Wait<G, H>): void {
     const { key, wait } = of.#wanted;
     const cause = of.#lastFault ?? (of.#around.hasConnected ? undefined : new Error("no answer"));
-    of.#over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
+    const reentrant = of.#own?.isHeld() ?? false;
+    of.#over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }));
   }
 
   /** Goes on until the lock is granted, in spite of any fault that waiting can mend. */
@@ -131,6 +152,8 @@ export class Wait<G extends Granted, H> extends Link {
       } catch (error) {
         const ended = this.#over.aborted && this.#over.reason === error;
         if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
+        // What is wrong with a client of the caller's is the caller's to mend.
+        if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
         const isFirst = this.#lastFault === undefined;
         this.#lastFault = toError(error);
         this.#around.telemetry.ridingOut(this.#wanted, this.#lastFault, { isFirst });
@@ -156,7 +179,10 @@ export class Wait<G extends Granted, H> extends Link {
           if (lock !== undefined) return lock;
         }
         tries = false;
-        if (store.skipsLine !== true) this.#tryUntil = undefined;
+        if (store.skipsLine !== true) {
+          this.#tryUntil = undefined;
+          this.#tell();
+        }
         const left = this.#until - performance.now();
         if (left <= 0 && this.#tryUntil === undefined) Wait.#end(this);
         this.#over.throwIfAborted();

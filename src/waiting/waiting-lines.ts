@@ -70,6 +70,11 @@ export class WaitingLines {
     }
   }
 
+  /** How many wait. */
+  lengthOf(id: bigint): number {
+    return this.#lines.get(id)?.waiters.size ?? 0;
+  }
+
   /** Whether somebody waits to hold the lock alone. */
   hasWriter(id: bigint): boolean {
     return (this.#lines.get(id)?.writers ?? 0) > 0;

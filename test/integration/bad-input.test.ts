@@ -45,7 +45,8 @@ const ttl = (wrong: Wrong) => acquire(uniqueKey(), { ttl: wrong });
 const made = (options: Wrong) => () => new PostgresLocker(options as PostgresLockerOptions);
 const ttlSays = (got: string) =>
   `Expected \`ttl\` to be a positive duration such as 30000 or "30s", got ${got}`;
-const keySays = (got: string) => `Expected \`key\` to be a string without lone surrogates, got ${got}`;
+const keySays = (got: string) =>
+  `Expected \`key\` to be a string without lone surrogates, or a Uint8Array, got ${got}`;
 const namespaceSays = (got: string) =>
   `Expected \`namespace\` to be a whole number from -2147483648 to 2147483647, got ${got}`;
 

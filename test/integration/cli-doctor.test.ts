@@ -97,7 +97,7 @@ test("--json is the findings, and the exit status is the same", async () => {
   const { status, stdout } = await cli(["doctor", "--url", databaseUrl(), "--json"]);
   const findings = JSON.parse(stdout) as Finding[];
   expect(status).toBe(0);
-  expect(findings).toHaveLength(14);
+  expect(findings).toHaveLength(15);
   expect(findings[0]).toMatchObject({
     check: "database",
     found: expect.stringMatching(/^pg_locker_\w+ on /),

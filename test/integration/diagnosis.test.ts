@@ -30,6 +30,7 @@ const checks: readonly DiagnosisCheck[] = [
   "primary",
   "pooler",
   "locks",
+  "lock-ids",
   "timeouts",
   "lock-table",
   "recovery",

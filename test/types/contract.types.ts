@@ -66,7 +66,7 @@ export function injectedCompiles(postgres: PostgresLocker, memory: MemoryLocker)
 }
 
 export async function doesNotCompile(): Promise<void> {
-  // @ts-expect-error a key is a string
+  // @ts-expect-error a key is a string or bytes
   await locker.acquire(42);
   // @ts-expect-error a ttl is milliseconds or a string, not a bigint
   await locker.acquire("key", { ttl: 30n });

@@ -2,7 +2,14 @@
 import { ConsecutiveBreaker, circuitBreaker, handleAll } from "cockatiel";
 import pg from "pg";
 import postgres from "postgres";
-import { type Lock, type Locker, type Logger, PostgresLocker } from "../../src/index.ts";
+import {
+  type Lock,
+  type Locker,
+  type Logger,
+  MemoryLocker,
+  PostgresLocker,
+  sha256LockId,
+} from "../../src/index.ts";
 import { type LockerDeviation, testLockerContract } from "../../src/testing/index.ts";
 
 declare const locker: Locker;
@@ -21,6 +28,63 @@ export function compiles(): readonly PostgresLocker[] {
       sql: postgres("", { types: { bigint: postgres.BigInt }, transform: postgres.camel }),
     }),
   ];
+}
+
+export async function scopesCompile(client: pg.Client, pooled: pg.PoolClient): Promise<string> {
+  const postgres = new PostgresLocker({
+    pool: new pg.Pool(),
+    lockId: sha256LockId,
+    defaults: { ttl: "1m", wait: true },
+  });
+  new MemoryLocker({
+    lockId: (namespace, key) => BigInt(namespace + key.length),
+    defaults: { autoRefresh: true },
+  });
+  await locker.acquire(new Uint8Array([255]), { client });
+  await locker.acquire(Buffer.of(255), { client: pooled, reentrant: true });
+  const held: boolean = await locker.withLocks(["a", Buffer.of(255)], (locks) => locks.held);
+  const group = await locker.tryAcquireAll(["a"]);
+  const until: Date | undefined = group?.expiresAt;
+  // The arguments of the function are those of its key, and what it returns comes as a promise.
+  const add = locker.wrapWithLock(
+    (account: string) => `account:${account}`,
+    (account: string, amount: number) => account.length + amount,
+  );
+  const sum: number = await add("7", 42);
+  const stop: () => void = locker.on("lost", ({ key, reason }) =>
+    console.error(key, reason.message, held, until, sum),
+  );
+  stop();
+  await postgres
+    .namespace("billing")
+    .namespace("eu")
+    .withTransaction("k", (tx) => tx.query("select 1"));
+  const { holders, waiters } = await locker.inspect("k", { signal: AbortSignal.timeout(5) });
+  return `${holders[0]?.own} ${waiters[0]?.since}`;
+}
+
+declare function takesText(id: string): void;
+
+export async function scopesDoNotCompile(): Promise<void> {
+  const add = locker.wrapWithLock("k", (account: string) => account);
+  // @ts-expect-error the function has one argument
+  await add("7", 42);
+  // @ts-expect-error the key is made of arguments that the function doesn't get
+  locker.wrapWithLock((id: number) => `${id}`, takesText);
+  // @ts-expect-error a namespace has no end of its own
+  await locker.namespace("billing").close();
+  // @ts-expect-error there is no such event
+  locker.on("acquire", () => {});
+  // @ts-expect-error a lock that was released has no reason
+  locker.on("released", ({ reason }) => reason);
+  // @ts-expect-error a number is no session
+  await locker.acquire("k", { client: 7 });
+  // @ts-expect-error an id is a bigint
+  new MemoryLocker({ lockId: () => 7 });
+  // @ts-expect-error a default that there is not
+  new MemoryLocker({ defaults: { fencing: true } });
+  // @ts-expect-error a group may not have been taken
+  (await locker.tryAcquireAll(["a"])).held;
 }
 
 export async function doesNotCompile(): Promise<void> {

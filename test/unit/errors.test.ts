@@ -36,7 +36,19 @@ const all: ReadonlyArray<
     new LockNotAcquiredError({ key, reason: "held", reentrant: true }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
-    'Lock "invoice:42" not acquired: the `withLock` around this call holds it, and a lock is not re-entrant',
+    'Lock "invoice:42" not acquired: the `withLock` around this call holds it, and a lock is not re-entrant, unless `reentrant: true` says so',
+  ],
+  [
+    new LockNotAcquiredError({ key, reason: "held", reentrant: "shared" }),
+    "LockNotAcquiredError",
+    "LOCK_NOT_ACQUIRED",
+    'Lock "invoice:42" not acquired: the `withLock` around this call holds it shared, and a shared lock does not become an exclusive one',
+  ],
+  [
+    new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 50, reentrant: true }),
+    "LockNotAcquiredError",
+    "LOCK_NOT_ACQUIRED",
+    'Lock "invoice:42" not acquired: still held after 50 ms, by the `withLock` around this call; a lock is not re-entrant, unless `reentrant: true` says so',
   ],
   [
     new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 10_000 }),
@@ -117,7 +129,7 @@ const all: ReadonlyArray<
     new InvalidKeyError(5),
     "InvalidKeyError",
     "INVALID_KEY",
-    "Expected `key` to be a string without lone surrogates, got `5` (number)",
+    "Expected `key` to be a string without lone surrogates, or a Uint8Array, got `5` (number)",
   ],
   [
     new InvalidTtlError("5"),

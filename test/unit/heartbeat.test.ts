@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { assertPositiveTtl } from "../../src/contract/acquire-options.ts";
-import { HeldLock, type LockOwner } from "../../src/holding/held-lock.ts";
+import { HeldLock } from "../../src/holding/held-lock.ts";
+import type { LockOwner } from "../../src/holding/lock-owner.ts";
 import { type Instant, now } from "../../src/runtime/clock.ts";
 import { Expiries } from "../../src/runtime/expiries.ts";
 import { Telemetry } from "../../src/runtime/telemetry.ts";

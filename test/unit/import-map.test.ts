@@ -13,7 +13,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["sessions/", "inspection/"],
   ["waiting/"],
   ["holding/"],
-  ["locker-options"],
+  ["locker-options", "namespaced-locker"],
   ["go-config", "locker-core"],
   ["postgres-locker", "memory-locker"],
   ["index"],

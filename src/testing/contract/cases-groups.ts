@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { Lock } from "../../contract/locker.ts";
+import type { Lock } from "../../contract/lock.ts";
 import {
   assertFree,
   assertRejectsWith,

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { setTimeout as delay, setImmediate as nextTurn } from "node:timers/promises";
-import type { Lock, Locker } from "../../contract/locker.ts";
+import type { Lock } from "../../contract/lock.ts";
+import type { Locker } from "../../contract/locker.ts";
 
 /**
  * Where a locker may differ. `"lapsed-lock-stays"`: a lock whose TTL passed goes to the next caller only after its holder

@@ -21,6 +21,12 @@ function groupOf(locks: readonly Lock[], more: Partial<LockGroup> = {}): LockGro
     get held() {
       return locks.every((lock) => lock.held);
     },
+    get expiresAt() {
+      return locks[0]?.expiresAt ?? new Date();
+    },
+    get remaining() {
+      return locks[0]?.remaining ?? 0;
+    },
     signal: first.signal,
     assertHeld: () => {
       for (const lock of locks) lock.assertHeld();

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { type AcquireOptions, type Lock, LockNotAcquiredError } from "../../../src/index.ts";
+import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } from "../../../src/index.ts";
 import { Broken, type Mutant, mutant, mutantLock } from "./mutant.ts";
 
-const refused = (key: string) => new LockNotAcquiredError({ key, reason: "held" });
+const refused = (key: LockKey) => new LockNotAcquiredError({ key: String(key), reason: "held" });
 const released = "after a release, release and refresh say so, and disposal is quiet";
 const shared = "shared holders go together, and exclude the exclusive one, as it does them";
 const handles = "a handle tells its key, id, mode and TTL, holds, and is released";
@@ -13,7 +13,7 @@ const aborted = "an aborted signal rejects with its own reason, and the key stay
 /** Grants by a rule of its own: who may come in beside whom. */
 function modes(forbids: (wanted: string, held: readonly string[]) => boolean, does: string): Mutant {
   return mutant(does, shared, (sound) => {
-    const held = new Map<string, string[]>();
+    const held = new Map<LockKey, string[]>();
     return {
       acquire: async (key, options = {}) => {
         const mode = options.mode ?? "exclusive";
@@ -59,7 +59,7 @@ export const lockMutants: readonly Mutant[] = [
     "a second release frees the lock of the next holder",
     "a second release doesn't free the lock of the next holder",
     (sound) => {
-      const holders = new Map<string, Lock>();
+      const holders = new Map<LockKey, Lock>();
       return {
         acquire: async (key, options) => {
           const lock = await sound.acquire(key, options);
@@ -98,7 +98,7 @@ export const lockMutants: readonly Mutant[] = [
     id: BigInt(Math.floor(Math.random() * 1e9)),
   })),
   mutant("two keys have one lock", "two keys are held at once", (sound) => ({
-    acquire: (key, options) => sound.acquire(key.slice(0, 40), options),
+    acquire: (key, options) => sound.acquire(String(key).slice(0, 40), options),
   })),
   mutant("an empty key is a key", "an empty key is refused", (sound) => ({
     acquire: (key, options) => sound.acquire(key || "empty", options),
@@ -109,7 +109,7 @@ export const lockMutants: readonly Mutant[] = [
     })),
   ),
   mutant("an ill-formed key is mended", 'the key "\\ud800" is refused', (sound) => ({
-    acquire: (key, options) => sound.acquire(key.replace(/[\ud800-\udfff]/g, "\ufffd"), options),
+    acquire: (key, options) => sound.acquire(String(key).replace(/[\ud800-\udfff]/g, "\ufffd"), options),
   })),
   ...["0", '"-1s"', "NaN", "Infinity", '"5"'].map((ttl) =>
     mutant(

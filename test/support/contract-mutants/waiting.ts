@@ -1,5 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { type AcquireOptions, type Lock, LockNotAcquiredError } from "../../../src/index.ts";
+import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } from "../../../src/index.ts";
 import { type Mutant, mutant } from "./mutant.ts";
 
 const released = "a waiter gets the lock when it is released";
@@ -23,7 +23,8 @@ export const waitingMutants: readonly Mutant[] = [
   })),
   mutant("whoever waits has to wait", "a free lock is worth one try, however short the wait", (sound) => ({
     acquire: async (key, options) => {
-      if (options?.wait === "1ns") throw new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 0 });
+      if (options?.wait === "1ns")
+        throw new LockNotAcquiredError({ key: String(key), reason: "wait-timeout", waited: 0 });
       return await sound.acquire(key, options);
     },
   })),
@@ -35,7 +36,7 @@ export const waitingMutants: readonly Mutant[] = [
     acquire: (key, options) =>
       sound.acquire(key, options).catch((error) => {
         if (error.reason !== "wait-timeout") throw error;
-        throw new LockNotAcquiredError({ key, reason: "held" });
+        throw new LockNotAcquiredError({ key: String(key), reason: "held" });
       }),
   })),
   mutant("tryAcquire throws if its wait has passed", passes, (sound) => ({
@@ -43,7 +44,7 @@ export const waitingMutants: readonly Mutant[] = [
       options?.wait ? sound.acquire(key, options) : sound.tryAcquire(key, options),
   })),
   mutant("a wait that passes takes the lock from its holder", passes, (sound) => {
-    const holders = new Map<string, Lock>();
+    const holders = new Map<LockKey, Lock>();
     return {
       acquire: async (key, options) => {
         const lock = await sound.acquire(key, options).catch(async (error) => {

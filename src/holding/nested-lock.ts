@@ -1,0 +1,165 @@
+import {
+  InvalidConfigError,
+  LockerClosedError,
+  LockLostError,
+  LockNotAcquiredError,
+  LockNotHeldError,
+} from "../contract/errors.ts";
+import type { Lock, RefreshOptions } from "../contract/lock.ts";
+import type { Duration, LockMode } from "../contract/locker.ts";
+import type { Wanted } from "../waiting/attempt.ts";
+import { lockAround, type Scope } from "../waiting/reentrancy.ts";
+
+/**
+ * Takes part in the lock that the function around the call holds.
+ *
+ *     held ── release() ──▶ released
+ *      └── the outer lock is lost, or its function ends first ──▶ over
+ *
+ * @returns `undefined`: there is none, and the lock has to be acquired
+ * @throws (as a rejection) {LockNotAcquiredError} it is shared and wanted alone, or another call of the same function has it
+ * @throws {InvalidConfigError} what is wanted is not what the outer lock is
+ */
+export function takePart(owner: object, wanted: Wanted): Promise<NestedLock> | undefined {
+  const scope = lockAround(owner, wanted.id)?.scope;
+  return scope === undefined ? undefined : enter(scope, wanted);
+}
+
+async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
+  const { key, mode } = wanted;
+  const outer = scope.lock;
+  if (outer.key !== key) {
+    throw new LockNotAcquiredError({ key, reason: "id-collision", otherKey: outer.key });
+  }
+  if (outer.mode === "shared" && mode === "exclusive") {
+    throw new LockNotAcquiredError({ key, reason: "held", reentrant: "shared" });
+  }
+  if (wanted.fencing && outer.fencingToken === undefined) {
+    const wants = "absent, or given to the `withLock` around this call";
+    throw new InvalidConfigError({ field: "fencing", got: true, wants });
+  }
+  if (wanted.client !== undefined) {
+    const wants = "absent: this call takes part in the lock of the `withLock` around it, wherever that is";
+    throw new InvalidConfigError({ field: "client", got: wanted.client, wants });
+  }
+  const leave = await scope.gate.enter({ ...wanted, signals: [wanted.signal, wanted.alsoEndedBy] });
+  if (!outer.held) {
+    leave();
+    const { reason } = outer.signal;
+    if (reason instanceof LockLostError && reason.cause instanceof LockerClosedError) throw reason.cause;
+    throw new LockNotAcquiredError({ key, reason: "held" });
+  }
+  return new NestedLock(scope, mode, leave);
+}
+
+/** A part in a lock that somebody else acquired, and gives back. */
+export class NestedLock implements Lock {
+  readonly mode: LockMode;
+  readonly #scope: Scope;
+  readonly #leave: () => void;
+  #state: "held" | "released" | "over" = "held";
+  #controller: AbortController | undefined;
+
+  constructor(scope: Scope, mode: LockMode, leave: () => void) {
+    this.#scope = scope;
+    this.mode = mode;
+    this.#leave = leave;
+    scope.onEnd.add(this.#onEnd);
+    this.#outer.signal.addEventListener("abort", this.#onEnd, { once: true });
+  }
+
+  get #outer(): Lock {
+    return this.#scope.lock;
+  }
+
+  get key(): string {
+    return this.#outer.key;
+  }
+
+  get id(): bigint {
+    return this.#outer.id;
+  }
+
+  get ttl(): number {
+    return this.#outer.ttl;
+  }
+
+  get held(): boolean {
+    return this.#state === "held" && this.#outer.held;
+  }
+
+  get expired(): boolean {
+    return this.#outer.expired;
+  }
+
+  get expiresAt(): Date {
+    return this.#outer.expiresAt;
+  }
+
+  get remaining(): number {
+    return this.held ? this.#outer.remaining : 0;
+  }
+
+  get fencingToken(): bigint | undefined {
+    return this.#outer.fencingToken;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#state === "over") this.#controller.abort(this.#reason());
+    }
+    return this.#controller.signal;
+  }
+
+  assertHeld(): void {
+    if (this.#state === "held") this.#outer.assertHeld();
+    else throw this.#notHeld();
+  }
+
+  async refresh(ttl?: Duration, options?: RefreshOptions): Promise<void> {
+    if (this.#state !== "held") throw this.#notHeld();
+    await this.#outer.refresh(ttl, options);
+  }
+
+  async release(): Promise<void> {
+    if (this.#state !== "held") throw this.#notHeld();
+    this.#state = "released";
+    this.#forget();
+    this.#outer.assertHeld();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release().catch((error: unknown) => {
+      if (!(error instanceof LockNotHeldError)) throw error;
+    });
+  }
+
+  /** The outer lock is refreshed by whoever holds it. */
+  stopRefreshing(): void {}
+
+  readonly #onEnd = (): void => {
+    if (this.#state !== "held") return;
+    this.#state = "over";
+    this.#forget();
+    this.#controller?.abort(this.#reason());
+  };
+
+  #forget(): void {
+    this.#scope.onEnd.delete(this.#onEnd);
+    this.#outer.signal.removeEventListener("abort", this.#onEnd);
+    this.#leave();
+  }
+
+  #reason(): unknown {
+    const { signal, key } = this.#outer;
+    if (signal.aborted) return signal.reason;
+    return new LockLostError({ key, cause: new Error("the function of the `withLock` around it has ended") });
+  }
+
+  #notHeld(): LockNotHeldError {
+    const { key } = this;
+    if (this.#state === "released") return new LockNotHeldError({ key, reason: "released" });
+    return new LockNotHeldError({ key, reason: "lost", cause: this.#reason() });
+  }
+}

@@ -1,0 +1,115 @@
+import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
+import { InvalidConfigError } from "./contract/errors.ts";
+import { keyText } from "./contract/lock-id.ts";
+import type { LockKey } from "./contract/lock-key.ts";
+import type { Locker } from "./contract/locker.ts";
+import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
+
+/** A locker whose keys get a prefix. Everything else is its parent's. */
+export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.asyncDispose>>
+  implements NamespacedLocker
+{
+  protected readonly parent: L;
+  readonly #prefix: string;
+
+  /** @throws {EmptyKeyError} @throws {InvalidKeyError} */
+  constructor(parent: L, name: string) {
+    if (typeof name !== "string")
+      throw new InvalidConfigError({ field: "name", got: name, wants: "a string" });
+    this.parent = parent;
+    this.#prefix = `${keyText(name)}:`;
+  }
+
+  readonly acquire: Locker["acquire"] = async (key, options) =>
+    this.parent.acquire(this.prefixed(key), options);
+
+  readonly tryAcquire: Locker["tryAcquire"] = async (key, options) =>
+    this.parent.tryAcquire(this.prefixed(key), options);
+
+  readonly acquireAll: Locker["acquireAll"] = async (keys, options) =>
+    this.parent.acquireAll(this.#all(keys), options);
+
+  readonly tryAcquireAll: Locker["tryAcquireAll"] = async (keys, options) =>
+    this.parent.tryAcquireAll(this.#all(keys), options);
+
+  readonly withLock: Locker["withLock"] = async (key, fn, options) =>
+    this.parent.withLock(this.prefixed(key), fn, options);
+
+  readonly tryWithLock: Locker["tryWithLock"] = async (key, fn, options) =>
+    this.parent.tryWithLock(this.prefixed(key), fn, options);
+
+  readonly withLocks: Locker["withLocks"] = async (keys, fn, options) =>
+    this.parent.withLocks(this.#all(keys), fn, options);
+
+  readonly wrapWithLock: Locker["wrapWithLock"] = (key, fn, options) => {
+    const keyOf = typeof key === "function" ? key : () => key;
+    return this.parent.wrapWithLock(
+      (...args: Parameters<typeof keyOf>) => this.prefixed(keyOf(...args)),
+      fn,
+      options,
+    );
+  };
+
+  readonly inspect: Locker["inspect"] = async (key, options) =>
+    this.parent.inspect(this.prefixed(key), options);
+
+  readonly isHeld: Locker["isHeld"] = async (key, options) => this.parent.isHeld(this.prefixed(key), options);
+
+  /** Of locks, those whose keys have the prefix; of sessions, all. */
+  readonly on: Locker["on"] = (event, listener) => {
+    // What is no function is refused by name, further on.
+    if (typeof listener !== "function") return this.parent.on(event, listener);
+    return this.parent.on(event, (told) => {
+      if (!("key" in told) || told.key.startsWith(this.#prefix)) listener(told);
+    });
+  };
+
+  readonly ping: Locker["ping"] = (options) => this.parent.ping(options);
+
+  namespace(name: string): NamespacedLocker {
+    return new PrefixedLocker(this, name);
+  }
+
+  protected prefixed(key: LockKey): LockKey {
+    return prefixedKey(this.#prefix, key);
+  }
+
+  #all(keys: readonly LockKey[]): readonly LockKey[] {
+    // What is no array is refused by name, further on.
+    return Array.isArray(keys) ? keys.map((key) => this.prefixed(key)) : keys;
+  }
+}
+
+/** What `withTransaction` of a `PostgresLocker` is. */
+interface Transactional {
+  withTransaction<T, C extends TransactionClient = TransactionClient>(
+    key: LockKey,
+    fn: (client: C) => T | Promise<T>,
+    options?: TransactionOptions<C>,
+  ): Promise<T>;
+}
+
+/** What `namespace` of a `PostgresLocker` returns. */
+export interface NamespacedPostgresLocker extends NamespacedLocker, Transactional {
+  namespace(name: string): NamespacedPostgresLocker;
+}
+
+export class PrefixedPostgresLocker
+  extends PrefixedLocker<NamespacedLocker & Transactional>
+  implements NamespacedPostgresLocker
+{
+  readonly withTransaction: Transactional["withTransaction"] = async (key, fn, options) =>
+    this.parent.withTransaction(this.prefixed(key), fn, options);
+
+  override namespace(name: string): NamespacedPostgresLocker {
+    return new PrefixedPostgresLocker(this, name);
+  }
+}
+
+/** A key with a prefix of ASCII. @throws {EmptyKeyError} @throws {InvalidKeyError} */
+function prefixedKey(prefix: string, key: LockKey): LockKey {
+  const text = keyText(key);
+  return text.isWellFormed()
+    ? prefix + text
+    : Buffer.concat([Buffer.from(prefix, "utf8"), key as Uint8Array]);
+}

@@ -1,0 +1,7 @@
+/** Gives an object methods of its own that may be called without it. */
+export function bindMethods<T extends object>(object: T, names: ReadonlyArray<keyof T>): void {
+  for (const name of names) {
+    const method = object[name];
+    if (typeof method === "function") object[name] = method.bind(object);
+  }
+}

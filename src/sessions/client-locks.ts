@@ -1,0 +1,342 @@
+import type { SessionClient } from "../contract/clients.ts";
+import {
+  aboutKey,
+  DatabaseError,
+  InvalidConfigError,
+  LockerError,
+  LockNotAcquiredError,
+  namedLockError,
+} from "../contract/errors.ts";
+import { announcedBackend, isOpen } from "../postgres/driver.ts";
+import { statementDeadline } from "../postgres/session.ts";
+import {
+  type LookClientAnswer,
+  lookForClientLock,
+  type TryClientAnswer,
+  tryClientLock,
+  type UnlockClientAnswer,
+  unlockClient,
+} from "../postgres/sql-client.ts";
+import { hasFailed } from "../postgres/sql-transaction.ts";
+import { waitOnClient } from "../postgres/sql-waiting.ts";
+import { type Instant, now, within } from "../runtime/clock.ts";
+import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
+import { ClientStore } from "./client-store.ts";
+import { sayTo, waitOn } from "./client-turns.ts";
+import type { FencingTokens } from "./fencing-tokens.ts";
+import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import type { AskTransaction, RecoveryGrace } from "./recovery-grace.ts";
+import { lockTimeout } from "./transaction-lock.ts";
+import { assertTrusted } from "./trust.ts";
+
+const taking = "Taking the lock";
+
+export interface ClientLocksOptions {
+  readonly trustPooler: boolean;
+  /** The server is to end a session whose TTL has passed, which those of the caller's are not for. */
+  readonly enforced: boolean;
+  readonly recovery: RecoveryGrace | undefined;
+  readonly tokens: FencingTokens;
+}
+
+/**
+ * Locks on sessions of the caller's. What is said to a client stands in its queue behind the caller's own statements, and none of its
+ * connections is ever ended in here: if an answer is late, what it brings is given back when it comes.
+ */
+export class ClientLocks {
+  readonly #options: ClientLocksOptions;
+
+  constructor(options: ClientLocksOptions) {
+    this.#options = options;
+  }
+
+  /** Where a lock is to be had on a client. @throws {InvalidConfigError} */
+  storeOn(client: SessionClient): ClientStore {
+    if (this.#options.enforced) {
+      const wants =
+        'absent with `ttlEnforcement: "server"`: the server would have to end the caller\'s session';
+      throw new InvalidConfigError({ field: "client", got: client, wants });
+    }
+    return new ClientStore(this, client);
+  }
+
+  /** Never rejects, and takes seconds at most. */
+  close(): Promise<void> {
+    return this.#options.tokens.close();
+  }
+
+  /**
+   * @throws {InvalidConfigError} it is no client of node-postgres with an open connection
+   * @throws {LockNotAcquiredError} the session has the lock itself
+   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {LockTableFullError} @throws {DatabaseError}
+   */
+  tryLock(client: SessionClient, request: LockRequest): Promise<Grant | Refusal> {
+    return this.#take(client, request, undefined);
+  }
+
+  /** The same, and waits in the server for that many milliseconds at most. */
+  waitLock(client: SessionClient, request: LockRequest, bound: number): Promise<Grant | Refusal> {
+    return this.#take(client, request, bound);
+  }
+
+  async #take(
+    client: SessionClient,
+    request: LockRequest,
+    bound: number | undefined,
+  ): Promise<Grant | Refusal> {
+    const { key, id, ttl } = request;
+    if (announcedBackend(client) === undefined || !isOpen(client)) {
+      const wants = "a client of node-postgres, with its connection open";
+      throw new InvalidConfigError({ field: "client", got: client, wants });
+    }
+    // Whoever has left may not be gone yet: its wait is being cancelled.
+    const before = leaving.get(client)?.get(id);
+    if (before !== undefined) await before;
+    if (request.abandoned) return { refused: "abandoned" };
+    const ids = idsOn(client);
+    if (ids.has(id)) throw new LockNotAcquiredError({ key, reason: "held", reentrant: "transaction" });
+    ids.add(id);
+    const left = new Stop();
+    let patience: NodeJS.Timeout | undefined;
+    request.sent = true;
+    const tooLate = new Stop();
+    const asked = this.#ask(client, request, { bound, left });
+    request.cancel = () => {
+      left.abort(undefined);
+      leave(client, id, asked);
+      patience ??= setTimeout(() => tooLate.abort(new Error("no answer")), statementDeadline);
+    };
+    // The client is the caller's code, which may have ended the attempt in the very step.
+    if (request.abandoned) request.cancel();
+    let isOver = false;
+    asked.catch(() => {
+      isOver = true;
+    });
+    try {
+      // What is granted after its TTL would be worth nothing.
+      const deadline = (bound ?? 0) + Math.max(ttl, statementDeadline);
+      const granted = await within(deadline, abandonOnAbort(asked, [tooLate]));
+      if (!(granted instanceof ClientLock)) ids.delete(id);
+      return granted;
+    } catch (error) {
+      if (isOver) ids.delete(id);
+      else void this.#undo(asked, () => ids.delete(id));
+      throw namedLockError(aboutTaking(error, key));
+    } finally {
+      clearTimeout(patience);
+      request.cancel = undefined;
+    }
+  }
+
+  /** It may still be granted: the caller's own statements come first. Never rejects. */
+  async #undo(asked: Promise<ClientLock | Refusal>, over: () => void): Promise<void> {
+    try {
+      const late = await asked;
+      if (late instanceof ClientLock) await late.release();
+    } catch {
+      // Then it is not held, or the next one to ask on this client is told that it is.
+    }
+    over();
+  }
+
+  async #ask(
+    client: SessionClient,
+    request: LockRequest,
+    { bound, left }: { bound: number | undefined; left: Stop },
+  ): Promise<ClientLock | Refusal> {
+    const { id, mode, fencing } = request;
+    const { trustPooler, recovery, tokens } = this.#options;
+    const announced = trustPooler ? undefined : announcedBackend(client);
+    const ask: AskTransaction = (statement, values) => sayTo(client, statement, values);
+    const refusal = await recovery?.refusesTransaction(client, ask);
+    if (refusal !== undefined) return refusal;
+    let sentAt = now();
+    const values = [id.toString(), announced?.toString() ?? null];
+    const tried = await sayTo<TryClientAnswer>(client, tryClientLock[mode], values);
+    assertTrusted(tried, { pid: announced }, taking);
+    if (tried.mine) {
+      throw new LockNotAcquiredError({ key: request.key, reason: "held", reentrant: "transaction" });
+    }
+    if (tried.granted !== true) {
+      if (bound === undefined) return { refused: "held" };
+      if (left.aborted) return { refused: "abandoned" };
+      if (tried.blocks !== true) {
+        throw new Error("a wait on a client of the caller's takes PL/pgSQL, which the role may not use");
+      }
+      await waitOn(client, waitOnClient({ id, mode, bound: lockTimeout(bound) }), left);
+      sentAt = now();
+      const look = [id.toString(), tried.lockTimeout];
+      const seen = await sayTo<LookClientAnswer>(client, lookForClientLock, look);
+      assertTrusted(seen, { pid: tried.pid }, taking);
+      if (!seen.held) return { refused: left.aborted ? "abandoned" : "held" };
+    }
+    const lock = new ClientLock(client, { key: request.key, id, mode, pid: tried.pid }, sentAt);
+    if (!fencing) return lock;
+    try {
+      lock.fencingToken = await tokens.draw(tried.server);
+    } catch (error) {
+      await lock.release().catch(() => {});
+      throw error;
+    }
+    return lock;
+  }
+}
+
+/** By client, attempts whose caller has left. */
+const leaving = new WeakMap<object, Map<bigint, Promise<void>>>();
+
+function leave(client: object, id: bigint, asked: Promise<unknown>): void {
+  const all = leaving.get(client) ?? new Map<bigint, Promise<void>>();
+  leaving.set(client, all);
+  const gone = asked
+    .catch(() => {})
+    // What comes of it is noted in the steps after that.
+    .then(() => new Promise<void>((resolve) => setImmediate(resolve)))
+    .then(() => void all.delete(id));
+  all.set(id, gone);
+}
+
+/** The locks that a client has by us, or that are asked for on it. */
+const ids = new WeakMap<object, Set<bigint>>();
+
+function idsOn(client: object): Set<bigint> {
+  const known = ids.get(client) ?? new Set();
+  ids.set(client, known);
+  return known;
+}
+
+function aboutTaking(error: unknown, key: string): unknown {
+  return error instanceof LockerError
+    ? aboutKey(error, key)
+    : new DatabaseError({ doing: taking, key, cause: error });
+}
+
+interface Taken {
+  readonly key: string;
+  readonly id: bigint;
+  readonly mode: LockRequest["mode"];
+  readonly pid: number;
+}
+
+class ClientLock implements Grant {
+  fencingToken: bigint | undefined;
+  /** Nothing in the server ends it but its session. */
+  readonly lapses = false;
+  provenAt: Instant;
+  #goneBecause: Error | undefined;
+  #listener: GoneListener | undefined;
+  readonly #client: SessionClient;
+  readonly #taken: Taken;
+
+  constructor(client: SessionClient, taken: Taken, provenAt: Instant) {
+    this.#client = client;
+    this.#taken = taken;
+    this.provenAt = provenAt;
+    client.on("error", this.#onError);
+    client.on("end", this.#onEnd);
+    if (!isOpen(client)) this.#onEnd();
+  }
+
+  get pid(): number {
+    return this.#taken.pid;
+  }
+
+  get goneBecause(): Error | undefined {
+    return this.#goneBecause;
+  }
+
+  onGone(listener: GoneListener): void {
+    const gone = this.#goneBecause;
+    if (gone === undefined) this.#listener = listener;
+    else queueMicrotask(() => listener.gone(gone));
+  }
+
+  async refresh(_ttl: number, deadline: number): Promise<Instant> {
+    const { key, id, pid } = this.#taken;
+    const doing = "Refreshing the lock";
+    const sentAt = now();
+    try {
+      const look = sayTo<LookClientAnswer>(this.#client, lookForClientLock, [id.toString(), null]);
+      const seen = await within(deadline, look);
+      assertTrusted(seen, { pid }, doing);
+      if (!seen.held) {
+        this.#forget();
+        throw new DatabaseError({ doing, key, cause: new Error("the session no longer had it") });
+      }
+    } catch (error) {
+      if (error instanceof DatabaseError) throw error;
+      // The session lives, and can do nothing in a transaction that has failed: not give the lock up, either.
+      if (!isOfFailedTransaction(error)) {
+        // Whoever holds it relies on it no more; the session may well have it.
+        this.release().catch(() => {});
+        throw error;
+      }
+    }
+    this.provenAt = sentAt;
+    return sentAt;
+  }
+
+  async release(): Promise<void> {
+    const doing = "Giving back the lock";
+    this.#listener = undefined;
+    try {
+      if (this.#goneBecause !== undefined) throw this.#goneBecause;
+      const unlocking = this.#unlock();
+      unlocking.then(this.#forget, this.#forget);
+      const wasHeld = await within(statementDeadline, unlocking);
+      if (!wasHeld) throw new Error("the session no longer held it");
+    } catch (cause) {
+      if (isOfFailedTransaction(cause)) this.#unlockLater();
+      else throw new DatabaseError({ doing, key: this.#taken.key, cause });
+    }
+  }
+
+  async #unlock(): Promise<boolean> {
+    const { id, mode } = this.#taken;
+    return (await sayTo<UnlockClientAnswer>(this.#client, unlockClient[mode], [id.toString()])).held;
+  }
+
+  /**
+   * In a transaction that has failed, the server takes nothing but its end. So whenever the client has done what it was told, the lock is
+   * given back, if that can be by now.
+   */
+  #unlockLater(): void {
+    idsOn(this.#client).add(this.#taken.id);
+    let isAsking = false;
+    const retry = (): void => {
+      // The end of our own statement is one of those moments, too.
+      if (isAsking) return;
+      isAsking = true;
+      const over = (): void => {
+        this.#client.removeListener("drain", retry);
+        this.#client.removeListener("end", over);
+        this.#forget();
+      };
+      this.#unlock().then(over, (error: unknown) => {
+        isAsking = false;
+        if (!isOfFailedTransaction(error)) over();
+      });
+    };
+    this.#client.on("drain", retry);
+  }
+
+  readonly #forget = (): void => {
+    idsOn(this.#client).delete(this.#taken.id);
+    this.#client.removeListener("error", this.#onError);
+    this.#client.removeListener("end", this.#onEnd);
+  };
+
+  readonly #onError = (error: Error): void => this.#gone(error);
+  readonly #onEnd = (): void => this.#gone(new Error("the connection was closed"));
+
+  #gone(cause: Error): void {
+    if (this.#goneBecause !== undefined) return;
+    this.#goneBecause = cause;
+    idsOn(this.#client).delete(this.#taken.id);
+    this.#listener?.gone(cause);
+  }
+}
+
+function isOfFailedTransaction(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === hasFailed;
+}

@@ -1,0 +1,221 @@
+import { channel } from "node:diagnostics_channel";
+import { describe, expect, test, vi } from "vitest";
+import { InvalidConfigError, type LockEventName, type Locker, PostgresLocker } from "../../src/index.ts";
+import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { eachLocker } from "../support/each-locker.ts";
+import { until } from "../support/until.ts";
+
+const names = ["acquired", "released", "lost", "waiting", "sessionOpened", "sessionClosed"] as const;
+
+/** All that a locker tells, in order. */
+function toldBy(locker: Pick<Locker, "on">): Array<{ event: LockEventName; [fact: string]: unknown }> {
+  const told: Array<{ event: LockEventName; [fact: string]: unknown }> = [];
+  for (const event of names) locker.on(event, (facts) => told.push({ ...facts, event }));
+  return told;
+}
+
+const aboutLocks = (told: ReturnType<typeof toldBy>) =>
+  told.filter(({ event }) => !event.startsWith("session"));
+
+describe.each(eachLocker)("%s: on", (_, create) => {
+  test("tells of a lock that is acquired and released", async () => {
+    await using locker = create({ namespace: 7 });
+    const told = toldBy(locker);
+    const key = uniqueKey();
+    const lock = await locker.acquire(key, { ttl: "5s", fencing: true, mode: "shared" });
+    const about = { namespace: 7, key, id: lock.id, ttl: 5_000 };
+    expect(aboutLocks(told)).toEqual([
+      {
+        event: "acquired",
+        ...about,
+        mode: "shared",
+        fencingToken: lock.fencingToken,
+        waited: expect.any(Number),
+      },
+    ]);
+    await lock.release();
+    expect(aboutLocks(told).slice(1)).toEqual([{ event: "released", ...about }]);
+  });
+
+  test("tells of a wait, once, and of nothing that was refused", async () => {
+    await using locker = create();
+    const told = toldBy(locker);
+    const key = uniqueKey();
+    const lock = await locker.acquire(key);
+    expect(await locker.tryAcquire(key)).toBeUndefined();
+    const waits = [1, 2].map(() => locker.withLock(key, () => {}, { wait: true }));
+    await until(async () => (await locker.inspect(key)).waitingHere === 2);
+    await lock.release();
+    await Promise.all(waits);
+    const events = aboutLocks(told).map(({ event }) => event);
+    expect(events.filter((event) => event === "waiting")).toHaveLength(2);
+    expect(events.filter((event) => event === "acquired")).toHaveLength(3);
+    expect(events.filter((event) => event === "released")).toHaveLength(3);
+    expect(events).not.toContain("lost");
+  });
+
+  test("tells of a lock that has expired, and not that it was released", async () => {
+    await using locker = create();
+    const told = toldBy(locker);
+    const lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
+    await until(() => told.some(({ event }) => event === "lost"));
+    expect(told.find(({ event }) => event === "lost")).toMatchObject({
+      key: lock.key,
+      reason: expect.objectContaining({ code: "LOCK_EXPIRED" }),
+    });
+    await lock.release().catch(() => {});
+    expect(told.map(({ event }) => event)).not.toContain("released");
+  });
+
+  test("tells of what close() ends", async () => {
+    const locker = create();
+    const told = toldBy(locker);
+    const lock = await locker.acquire(uniqueKey());
+    await locker.close();
+    await until(() => told.some(({ event }) => event === "lost"));
+    expect(told.find(({ event }) => event === "lost")?.["reason"]).toEqual(lock.signal.reason);
+  });
+
+  test("tells each listener, until it is taken back", async () => {
+    await using locker = create();
+    const listener = vi.fn();
+    const stops = [locker.on("acquired", listener), locker.on("acquired", listener)];
+    await locker.withLock(uniqueKey(), () => {});
+    expect(listener).toHaveBeenCalledTimes(2);
+    stops[0]?.();
+    stops[0]?.();
+    await locker.withLock(uniqueKey(), () => {});
+    expect(listener).toHaveBeenCalledTimes(3);
+    stops[1]?.();
+    await locker.withLock(uniqueKey(), () => {});
+    expect(listener).toHaveBeenCalledTimes(3);
+  });
+
+  test("what a listener throws, or rejects with, harms nobody", async () => {
+    await using locker = create();
+    // Once for each kind of event and process, which another test is about.
+    const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
+    try {
+      for (const event of names) {
+        locker.on(event, () => {
+          throw new Error("its own");
+        });
+        locker.on(event, (async () => Promise.reject(new Error("its own"))) as () => void);
+      }
+      const told = toldBy(locker);
+      const key = uniqueKey();
+      await locker.withLock(key, () => {});
+      const lock = await locker.acquire(key);
+      const wait = locker.acquire(key, { wait: true });
+      await until(() => told.some(({ event }) => event === "waiting"));
+      await lock.release();
+      await (await wait).release();
+      expect(aboutLocks(told).filter(({ event }) => event === "released")).toHaveLength(3);
+    } finally {
+      warned.mockRestore();
+    }
+  });
+
+  test("a listener may call the locker", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const later: Promise<unknown>[] = [];
+    locker.on("acquired", ({ key: acquired }) => {
+      if (acquired === key)
+        later.push(
+          locker.tryAcquire(key),
+          locker.withLock(`${key} too`, () => 7),
+        );
+    });
+    await using _lock = await locker.acquire(key);
+    expect(await Promise.all(later)).toEqual([undefined, 7]);
+  });
+
+  test("a listener may close the locker, which leaves nothing", async () => {
+    const locker = create();
+    const closed = new Promise<void>((resolve) => {
+      locker.on("acquired", () => void locker.close().then(resolve));
+    });
+    const lock = await locker.acquire(uniqueKey());
+    await closed;
+    expect(lock.held).toBe(false);
+  });
+
+  test("refuses what can't be meant", async () => {
+    await using locker = create();
+    expect(() => locker.on("aquired" as never, () => {})).toThrow(/`event` to be one of acquired, /);
+    expect(() => locker.on("toString" as never, () => {})).toThrow(InvalidConfigError);
+    expect(() => locker.on("lost", undefined as never)).toThrow(/`listener` to be a function/);
+  });
+
+  test("the same is published on diagnostics channels, for all lockers", async () => {
+    await using locker = create({ namespace: 42 });
+    const key = uniqueKey();
+    const told: unknown[] = [];
+    const listen = (message: unknown): void => void told.push(message);
+    const acquired = channel("pg-locker:acquired");
+    acquired.subscribe(listen);
+    try {
+      await locker.withLock(key, () => {});
+    } finally {
+      acquired.unsubscribe(listen);
+    }
+    await locker.withLock(key, () => {});
+    expect(told).toEqual([expect.objectContaining({ namespace: 42, key, mode: "exclusive" })]);
+  });
+});
+
+test("tells of a lock that is lost with its session, and of the session", async () => {
+  await using locker = new PostgresLocker({ pool: createPool(), namespace: 7 });
+  const told = toldBy(locker);
+  const lock = await locker.acquire(uniqueKey());
+  const [pid] = await holdersOf(lock.id);
+  await onServer("select pg_terminate_backend($1)", [pid]);
+  await until(() => told.some(({ event }) => event === "lost"));
+  const use = expect.stringMatching(/^(shared|dedicated)$/);
+  expect(told.filter(({ event }) => event !== "acquired")).toEqual(
+    expect.arrayContaining([
+      { event: "sessionOpened", namespace: 7, pid, use },
+      expect.objectContaining({ event: "lost", key: lock.key, reason: lock.signal.reason }),
+      { event: "sessionClosed", namespace: 7, pid, use, reason: expect.any(Error) },
+    ]),
+  );
+});
+
+test("tells of sessions that go back without a fault, each once", async () => {
+  const locker = new PostgresLocker({ pool: createPool() });
+  const told = toldBy(locker);
+  const key = uniqueKey();
+  const lock = await locker.acquire(key);
+  const wait = locker.acquire(key, { wait: true });
+  await until(async () => (await locker.inspect(key)).waiters.length === 1);
+  await lock.release();
+  await (await wait).release();
+  await locker.close();
+  const sessions = told.filter(({ event }) => event.startsWith("session"));
+  const opened = sessions.filter(({ event }) => event === "sessionOpened").map(({ pid }) => pid);
+  const closed = sessions.filter(({ event }) => event === "sessionClosed");
+  expect(new Set(opened).size).toBe(opened.length);
+  expect(closed.map(({ pid }) => pid).sort()).toEqual([...opened].sort());
+  expect(closed.map(({ reason }) => reason)).toEqual(closed.map(() => undefined));
+  expect(new Set(sessions.map(({ use }) => use))).toContain("waiting");
+});
+
+test("the locks of several keys are told each", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const told = toldBy(locker);
+  const keys = [uniqueKey(), uniqueKey()];
+  await locker.withLocks(keys, () => {});
+  expect(
+    aboutLocks(told)
+      .map(({ event, key }) => `${event} ${key}`)
+      .sort(),
+  ).toEqual(keys.flatMap((key) => [`acquired ${key}`, `released ${key}`]).sort());
+});
+
+test("of a transaction's lock nothing is told", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const told = toldBy(locker);
+  await locker.withTransaction(uniqueKey(), () => {});
+  expect(aboutLocks(told)).toEqual([]);
+});

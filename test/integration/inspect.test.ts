@@ -1,0 +1,220 @@
+import pg from "pg";
+import { describe, expect, test } from "vitest";
+import {
+  DatabaseError,
+  EmptyKeyError,
+  InvalidConfigError,
+  type Locker,
+  LockerClosedError,
+  PostgresLocker,
+} from "../../src/index.ts";
+import { connect, createPool, holdersOf, uniqueKey, urlWith } from "../support/database.ts";
+import { eachLocker } from "../support/each-locker.ts";
+import { until } from "../support/until.ts";
+
+describe.each(eachLocker)("%s: inspect", (_, create) => {
+  test("of a key that nobody holds says so", async () => {
+    await using locker = create({ namespace: 7 });
+    const key = uniqueKey();
+    expect(await locker.inspect(key)).toMatchObject({
+      key,
+      held: false,
+      heldHere: false,
+      holders: [],
+      waiters: [],
+      waitingHere: 0,
+    });
+    expect(await locker.isHeld(key)).toBe(false);
+  });
+
+  test("tells of a lock of its own since when it is held, and its token", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const before = Date.now();
+    const lock = await locker.acquire(key, { fencing: true });
+    const seen = await locker.inspect(key);
+    expect(seen).toMatchObject({ id: lock.id, held: true, heldHere: true });
+    const [holder, ...others] = seen.holders;
+    expect(others).toEqual([]);
+    expect(holder).toMatchObject({ own: true, mode: "exclusive", fencingToken: lock.fencingToken });
+    expect(holder?.fencingToken).toBeTypeOf("bigint");
+    expect(holder?.since?.getTime()).toBeGreaterThanOrEqual(before);
+    expect(holder?.since?.getTime()).toBeLessThanOrEqual(Date.now());
+    expect(await locker.isHeld(key)).toBe(true);
+    await lock.release();
+    expect(await locker.isHeld(key)).toBe(false);
+  });
+
+  test("counts who waits here", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const lock = await locker.acquire(key);
+    const waits = [1, 2, 3].map(() => locker.withLock(key, () => {}, { wait: true }));
+    await until(async () => (await locker.inspect(key)).waitingHere === 3);
+    await lock.release();
+    await Promise.all(waits);
+    expect((await locker.inspect(key)).waitingHere).toBe(0);
+  });
+
+  test("knows a key of bytes, and one of a namespace", async () => {
+    await using locker = create();
+    const billing: Pick<Locker, "acquire" | "inspect"> = locker.namespace("billing");
+    const key = uniqueKey();
+    await using _lock = await billing.acquire(key);
+    expect(await billing.inspect(key)).toMatchObject({ key: `billing:${key}`, held: true });
+    await using _bytes = await locker.acquire(Buffer.of(0xff, 0x61));
+    expect(await locker.isHeld(Buffer.of(0xff, 0x61))).toBe(true);
+    expect(await locker.isHeld(Buffer.of(0xfe, 0x61))).toBe(false);
+  });
+
+  test.each([
+    ["an empty key", "", undefined, EmptyKeyError],
+    ["an unknown option", "k", { wait: 5 }, InvalidConfigError],
+    ["no options", "k", null, InvalidConfigError],
+  ])("refuses %s", async (_what, key, options, error) => {
+    await using locker = create();
+    await expect(locker.inspect(key, options as never)).rejects.toThrow(error);
+    await expect(locker.isHeld(key, options as never)).rejects.toThrow(error);
+  });
+
+  test("is over with its signal, and with its locker", async () => {
+    const locker = create();
+    const reason = new Error("enough");
+    await expect(locker.inspect("k", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await locker.close();
+    await expect(locker.inspect("k")).rejects.toThrow(LockerClosedError);
+    await expect(locker.isHeld("k")).rejects.toThrow(LockerClosedError);
+  });
+});
+
+test("a holder elsewhere is told with its session, and is not one's own", async () => {
+  await using theirs = new PostgresLocker({ pool: createPool(), namespace: 7, sessions: "dedicated" });
+  await using ours = new PostgresLocker({ pool: createPool(), namespace: 7 });
+  const key = uniqueKey();
+  await using lock = await theirs.acquire(key, { fencing: true });
+  const seen = await ours.inspect(key);
+  expect(seen).toMatchObject({ held: true, heldHere: false });
+  expect(seen.holders).toEqual([
+    {
+      mode: "exclusive",
+      own: false,
+      since: undefined,
+      fencingToken: undefined,
+      pid: (await holdersOf(lock.id))[0],
+      host: expect.stringMatching(/^(127\.0\.0\.1|::1|local)$/),
+      applicationName: `pg-locker 7 ${key}`.slice(0, 63),
+      user: expect.any(String),
+      sessionSince: expect.any(Date),
+      preparedTransaction: undefined,
+    },
+  ]);
+});
+
+test("of readers in both lockers, one's own is told from the other's", async () => {
+  await using theirs = new PostgresLocker({ pool: createPool() });
+  await using ours = new PostgresLocker({ pool: createPool() });
+  const key = uniqueKey();
+  await using _theirs = await theirs.acquire(key, { mode: "shared" });
+  await using _ours = await ours.acquire(key, { mode: "shared" });
+  const { holders } = await ours.inspect(key);
+  expect(holders.map(({ mode }) => mode)).toEqual(["shared", "shared"]);
+  expect(holders.filter(({ own }) => own)).toHaveLength(1);
+});
+
+test("a lock that was waited for, and one of a transaction, are one's own", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const key = uniqueKey();
+  const first = await locker.acquire(key);
+  const waited = locker.acquire(key, { wait: true });
+  await until(async () => (await locker.inspect(key)).waiters.length === 1);
+  const { waiters } = await locker.inspect(key);
+  expect(waiters[0]).toMatchObject({ mode: "exclusive", since: expect.any(Date), pid: expect.any(Number) });
+  await first.release();
+  await using _lock = await waited;
+  expect((await locker.inspect(key)).holders).toMatchObject([{ own: true, pid: waiters[0]?.pid }]);
+  const other = uniqueKey();
+  await locker.withTransaction(other, async () => {
+    expect((await locker.inspect(other)).holders).toMatchObject([{ own: true, since: undefined }]);
+  });
+});
+
+test("a lock that has expired is held for as long as the server keeps it", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
+  await until(() => lock.expired);
+  expect(await locker.inspect(lock.key)).toMatchObject({ held: true, heldHere: true });
+  await lock.release().catch(() => {});
+  expect(await locker.isHeld(lock.key)).toBe(false);
+});
+
+test("a lock taken by hand is a holder like any other", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const { id, key } = await locker.inspect(uniqueKey());
+  const session = await connect({ application_name: "psql" });
+  await session.query("select pg_advisory_lock($1)", [id.toString()]);
+  const { holders } = await locker.inspect(key);
+  expect(holders).toMatchObject([{ own: false, applicationName: "psql", pid: session.processID }]);
+});
+
+test("a full pool is no hindrance", async () => {
+  const pool = createPool({ max: 1 });
+  const client = await pool.connect();
+  await using locker = new PostgresLocker({ pool });
+  expect(await locker.isHeld(uniqueKey())).toBe(false);
+  client.release();
+});
+
+test("an abort ends the look at a server that is silent", async () => {
+  await using locker = new PostgresLocker({
+    pool: new pg.Pool({ host: "192.0.2.1", user: "nobody", database: "none" }),
+  });
+  const reason = new Error("enough");
+  const aborted = new AbortController();
+  const looking = locker.inspect("k", { signal: aborted.signal });
+  aborted.abort(reason);
+  await expect(looking).rejects.toBe(reason);
+});
+
+test("a database that isn't there is an error, not a lock that isn't held", async () => {
+  await using locker = new PostgresLocker({ connectionString: urlWith({ database: "none_such" }) });
+  await expect(locker.isHeld("k")).rejects.toThrow(DatabaseError);
+});
+
+describe.each(eachLocker)("%s: how long a lock may be relied on", (_, create) => {
+  test("is told as a date and in milliseconds, and moves with a refresh", async () => {
+    await using locker = create();
+    const before = Date.now();
+    const lock = await locker.acquire(uniqueKey(), { ttl: "10s" });
+    const { expiresAt } = lock;
+    expect(expiresAt.getTime()).toBeGreaterThanOrEqual(before + 9_900);
+    expect(expiresAt.getTime()).toBeLessThanOrEqual(Date.now() + 10_000);
+    expect(lock.expiresAt).toEqual(expiresAt);
+    expect(lock.remaining).toBeGreaterThan(0);
+    expect(lock.remaining).toBeLessThanOrEqual(10_000);
+    await lock.refresh("1h");
+    expect(lock.expiresAt.getTime()).toBeGreaterThan(before + 3_500_000);
+    expect(lock.remaining).toBeGreaterThan(3_500_000);
+    await lock.release();
+    expect(lock.remaining).toBe(0);
+    expect(lock.expiresAt).toBeInstanceOf(Date);
+  });
+
+  test("is nothing once it has expired", async () => {
+    await using locker = create();
+    await using lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
+    const { expiresAt } = lock;
+    await until(() => lock.expired);
+    expect(lock.remaining).toBe(0);
+    expect(lock.expiresAt).toEqual(expiresAt);
+    expect(expiresAt.getTime()).toBeLessThanOrEqual(Date.now());
+  });
+
+  test("of several is that of the first to expire", async () => {
+    await using locker = create();
+    await using group = await locker.acquireAll([uniqueKey(), uniqueKey()], { ttl: "10s" });
+    const [first] = group.locks;
+    await first?.refresh("5s");
+    expect(group.expiresAt).toEqual(first?.expiresAt);
+    expect(group.remaining).toBeLessThanOrEqual(5_000);
+  });
+});

@@ -1,0 +1,140 @@
+import { describe, expect, test } from "vitest";
+import {
+  diagnose,
+  InvalidConfigError,
+  type LockIdFunction,
+  LockNotAcquiredError,
+  listLocks,
+  lockId,
+  PostgresLocker,
+  sha256LockId,
+} from "../../src/index.ts";
+import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { eachLocker } from "../support/each-locker.ts";
+
+describe.each(eachLocker)("%s: a key of bytes", (_, create) => {
+  test("that are UTF-8 is the key of the string that they encode", async () => {
+    await using locker = create();
+    const key = uniqueKey("é");
+    await using lock = await locker.acquire(Buffer.from(key));
+    expect(lock.key).toBe(key);
+    expect(lock.id).toBe(lockId(0, key));
+    expect(await locker.tryAcquire(key)).toBeUndefined();
+  });
+
+  test("that aren't UTF-8 is a key of its own, whatever becomes of the array", async () => {
+    await using locker = create({ namespace: 7 });
+    const bytes = Buffer.concat([Buffer.of(0xff), Buffer.from(uniqueKey())]);
+    await using lock = await locker.acquire(bytes);
+    expect(lock.key).toBe(`\udcff${bytes.subarray(1).toString()}`);
+    expect(lock.id).toBe(lockId(7, bytes));
+    expect(await locker.tryAcquire(Uint8Array.from(bytes))).toBeUndefined();
+    bytes[0] = 0xfe;
+    await using other = await locker.acquire(bytes);
+    expect(other.key).not.toBe(lock.key);
+    await expect(locker.acquire(bytes)).rejects.toThrow(/"\\udcfe/);
+  });
+
+  test("is taken with others, each once", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await using both = await locker.acquireAll([Buffer.of(0xff, 0x61), key]);
+    expect(both.locks.map((lock) => lock.key)).toEqual(["\udcffa", key]);
+    await expect(locker.acquireAll([key, Buffer.from(key)])).rejects.toThrow(/no key occurs twice/);
+  });
+});
+
+describe.each(eachLocker)("%s: an id of the caller's own", (_, create) => {
+  test("is that of the lock, and gets the namespace and the key", async () => {
+    const asked: unknown[] = [];
+    const own: LockIdFunction = (namespace, key) => {
+      asked.push([namespace, key]);
+      return lockId(namespace, key) ^ 1n;
+    };
+    await using locker = create({ namespace: 7, lockId: own });
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    expect(lock.id).toBe(lockId(7, key) ^ 1n);
+    await using ofBytes = await locker.acquire(Buffer.from(`${key} too`));
+    await using ofOthers = await locker.acquire(Buffer.of(0xff));
+    expect([ofBytes.key, ofOthers.key]).toEqual([`${key} too`, "\udcff"]);
+    expect(asked).toEqual([
+      [7, key],
+      [7, `${key} too`],
+      [7, Uint8Array.of(0xff)],
+    ]);
+  });
+
+  test("by SHA-256 excludes those who have the same", async () => {
+    await using locker = create({ lockId: sha256LockId });
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    expect(lock.id).toBe(sha256LockId(0, key));
+    expect(await locker.tryAcquire(key)).toBeUndefined();
+  });
+
+  test.each([
+    ["no bigint", 7],
+    ["too large", 2n ** 63n],
+    ["too small", -(2n ** 63n) - 1n],
+    ["undefined", undefined],
+    ["a promise", Promise.resolve(7n)],
+  ])("that is %s is refused by name, and nothing is held", async (_what, id) => {
+    await using locker = create({ lockId: (() => id) as never });
+    const error = await locker.acquire("k").catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(InvalidConfigError);
+    expect(error).toMatchObject({ field: "lockId", message: expect.stringContaining("a bigint from -2^63") });
+  });
+
+  test("whose function throws is refused by name, with the cause", async () => {
+    const cause = new Error("no salt");
+    await using locker = create({
+      lockId: () => {
+        throw cause;
+      },
+    });
+    await expect(locker.withLock("k", () => {})).rejects.toMatchObject({ field: "lockId", cause });
+  });
+
+  test("is a function", () => {
+    expect(() => create({ lockId: "sha256" as never })).toThrow(/`lockId` to be a function/);
+  });
+});
+
+test("two keys with one id of the caller's own are told apart", async () => {
+  await using locker = new PostgresLocker({ pool: createPool(), lockId: () => 42n });
+  await using _lock = await locker.acquire("one");
+  const error = await locker.acquire("other").catch((reason: unknown) => reason);
+  expect(error).toBeInstanceOf(LockNotAcquiredError);
+  expect(error).toMatchObject({ reason: "id-collision", otherKey: "one" });
+});
+
+test("lockers that differ in it don't exclude each other, as doctor says", async () => {
+  const pool = createPool();
+  const sessions = "dedicated";
+  await using ours = new PostgresLocker({ pool, sessions, namespace: 7 });
+  const key = uniqueKey();
+  await using _lock = await ours.acquire(key);
+  const before = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
+  expect(before?.verdict).toBe("ok");
+  await using theirs = new PostgresLocker({ pool, sessions, namespace: 7, lockId: sha256LockId });
+  await using other = await theirs.acquire(key);
+  expect(await holdersOf(other.id)).toHaveLength(1);
+  const found = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
+  expect(found).toMatchObject({ verdict: "warn", found: expect.stringContaining("`sha256LockId`") });
+});
+
+test("a name that another application gave its session is no lock id of another kind", async () => {
+  const pool = createPool();
+  await pool.query("select set_config('application_name', 'pg-locker 7 mine', false)");
+  expect((await diagnose(pool)).find(({ check }) => check === "lock-ids")?.verdict).toBe("ok");
+  expect(await onServer("select 1 as one")).toEqual([{ one: 1 }]);
+});
+
+test("the list of locks shows a key of bytes as its lock does", async () => {
+  const pool = createPool();
+  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
+  await using lock = await locker.acquire(Buffer.concat([Buffer.from(uniqueKey("caf")), Buffer.of(0xe9)]));
+  const [seen] = await listLocks(pool, { id: lock.id });
+  expect(seen?.key).toBe(lock.key);
+});

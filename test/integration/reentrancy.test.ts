@@ -1,0 +1,376 @@
+import { AsyncResource } from "node:async_hooks";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  InvalidConfigError,
+  type Lock,
+  LockerClosedError,
+  LockLostError,
+  LockNotAcquiredError,
+  LockNotHeldError,
+  PostgresLocker,
+} from "../../src/index.ts";
+import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { eachLocker } from "../support/each-locker.ts";
+import { InstalledPackage } from "../support/installed-package.ts";
+import { until } from "../support/until.ts";
+
+const never = (): never => expect.unreachable();
+
+describe.each(eachLocker)("%s: inside the function of withLock, without `reentrant`,", (_, create) => {
+  test("a bounded wait waits, and its error hints at re-entrancy", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(key, async () => {
+      await expect(locker.withLock(key, never, { wait: "30ms" })).rejects.toMatchObject({
+        reason: "wait-timeout",
+        waited: 30,
+        message: expect.stringMatching(/by the `withLock` around this call.*`reentrant: true`/),
+      });
+      expect(await locker.tryAcquire(key, { wait: "10ms" })).toBeUndefined();
+    });
+  });
+
+  test("a wait without a bound is refused at once, and so is no wait", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(key, async () => {
+      for (const wait of [true, 0] as const) {
+        const error = await locker.acquire(key, { wait }).catch((reason: unknown) => reason);
+        expect(error).toMatchObject({
+          reason: "held",
+          message: expect.stringContaining("`reentrant: true`"),
+        });
+      }
+    });
+  });
+
+  test("a wait goes on when that function has ended", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const { later } = await locker.withLock(key, async () => ({
+      later: locker.withLock(key, () => "then", { wait: "10s" }),
+    }));
+    expect(await later).toBe("then");
+  });
+
+  test("a timeout once that has ended says nothing of it", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const { later } = await locker.withLock(key, async () => ({
+      later: locker.withLock(key, never, { wait: "200ms" }).catch((reason: Error) => reason.message),
+    }));
+    void later;
+    // Those who wait are served in order: it gets the lock, and its function throws.
+    expect(await later).not.toContain("reentrant");
+  });
+});
+
+describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
+  const reentrant = true;
+
+  test("a call inside takes part in the lock, and the outer one gives it back", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(key, async (outer) => {
+      const inner = await locker.withLock(
+        key,
+        (lock) => {
+          expect(lock).toMatchObject({ key, id: outer.id, ttl: outer.ttl, held: true, expired: false });
+          expect(lock.expiresAt).toEqual(outer.expiresAt);
+          expect(lock.remaining).toBeGreaterThan(0);
+          lock.assertHeld();
+          return lock;
+        },
+        { reentrant },
+      );
+      expect(inner.held).toBe(false);
+      expect(inner.remaining).toBe(0);
+      expect(inner.signal.aborted).toBe(false);
+      expect(outer.held).toBe(true);
+      expect(await locker.isHeld(key)).toBe(true);
+    });
+    expect(await locker.isHeld(key)).toBe(false);
+  });
+
+  test("so does one further in, and one of tryWithLock and wrapWithLock", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const countDown = locker.wrapWithLock(
+      key,
+      async (from: number): Promise<number> => {
+        await new Promise(setImmediate);
+        return from === 0 ? 0 : 1 + (await countDown(from - 1));
+      },
+      { reentrant },
+    );
+    expect(await countDown(5)).toBe(5);
+    await locker.withLock(key, async () => {
+      expect(await locker.tryWithLock(key, () => 1, { reentrant })).toEqual({ acquired: true, value: 1 });
+    });
+  });
+
+  test("a call outside takes the lock as ever, and is refused it as ever", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const lock = await locker.acquire(key, { reentrant });
+    await expect(locker.acquire(key, { reentrant })).rejects.toMatchObject({ reason: "held" });
+    expect(await locker.tryAcquire(key, { reentrant, wait: "10ms" })).toBeUndefined();
+    await lock.release();
+    expect(await locker.isHeld(key)).toBe(false);
+  });
+
+  test("a lock of another key, or of another locker, is another lock", async () => {
+    await using locker = create();
+    await using other = new PostgresLocker({ pool: createPool() });
+    const [key, another] = [uniqueKey(), uniqueKey()];
+    await locker.withLock(key, async () => {
+      await locker.withLock(another, async ({ id }) => expect(id).toBeTypeOf("bigint"), { reentrant });
+      expect(await locker.isHeld(another)).toBe(false);
+      await other.withLock(another, (lock) => expect(lock.held).toBe(true), { reentrant });
+    });
+  });
+
+  test("acquire takes part, too: with its own release, once, and what the holder does", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(key, async (outer) => {
+      const inner = await locker.acquire(key, { reentrant });
+      await inner.refresh("1h");
+      expect(outer.ttl).toBe(3_600_000);
+      await inner.release();
+      expect(inner.held).toBe(false);
+      await expect(inner.release()).rejects.toMatchObject({ reason: "released" });
+      await expect(inner.refresh()).rejects.toThrow(LockNotHeldError);
+      expect(() => inner.assertHeld()).toThrow(LockNotHeldError);
+      await inner[Symbol.asyncDispose]();
+      expect(outer.held).toBe(true);
+    });
+  });
+
+  test("several keys: those that are held around it, and those that aren't", async () => {
+    await using locker = create();
+    const [one, two, three] = [uniqueKey(), uniqueKey(), uniqueKey()];
+    await locker.withLocks([one, two], async () => {
+      await locker.withLocks(
+        [two, three],
+        async (inner) => {
+          expect(inner.held).toBe(true);
+          await expect(locker.acquire(three)).rejects.toThrow(LockNotAcquiredError);
+        },
+        { reentrant },
+      );
+      expect(await locker.isHeld(two)).toBe(true);
+      expect(await locker.isHeld(three)).toBe(false);
+    });
+  });
+
+  test("calls of one function exclude each other, in order; readers don't", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(key, async () => {
+      const order: string[] = [];
+      let isInside = false;
+      const turn = (name: string) =>
+        locker.withLock(
+          key,
+          async () => {
+            expect(isInside).toBe(false);
+            isInside = true;
+            order.push(name);
+            await new Promise(setImmediate);
+            isInside = false;
+          },
+          { reentrant, wait: true },
+        );
+      await Promise.all([turn("a"), turn("b"), turn("c")]);
+      expect(order).toEqual(["a", "b", "c"]);
+      const first = await locker.acquire(key, { reentrant, mode: "shared" });
+      const second = await locker.acquire(key, { reentrant, mode: "shared" });
+      await expect(locker.acquire(key, { reentrant })).rejects.toMatchObject({ reason: "held" });
+      await expect(locker.acquire(key, { reentrant, wait: "10ms" })).rejects.toMatchObject({
+        reason: "wait-timeout",
+      });
+      const writer = locker.acquire(key, { reentrant, wait: true });
+      const late = locker.acquire(key, { reentrant, mode: "shared", wait: true });
+      await first.release();
+      await second.release();
+      const alone = await writer;
+      expect(alone.held).toBe(true);
+      await alone.release();
+      await (await late).release();
+    });
+  });
+
+  test("a signal ends the wait for such a call, and nothing is left of it", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(key, async () => {
+      const first = await locker.acquire(key, { reentrant });
+      const leaving = new AbortController();
+      const reason = new Error("enough");
+      const second = locker.acquire(key, { reentrant, wait: true, signal: leaving.signal });
+      const third = locker.acquire(key, { reentrant, wait: true });
+      leaving.abort(reason);
+      await expect(second).rejects.toBe(reason);
+      // Let in and aborted in one step, it lets the next one in.
+      const fourth = new AbortController();
+      const aborted = locker.acquire(key, { reentrant, wait: true, signal: fourth.signal });
+      const fifth = locker.acquire(key, { reentrant, wait: true });
+      await first.release();
+      const got = await third;
+      const releasing = got.release();
+      fourth.abort(reason);
+      await releasing;
+      await expect(aborted).rejects.toBe(reason);
+      await (await fifth).release();
+    });
+  });
+
+  test("a part that outlives the function around it is lost with it", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    let inner: Lock | undefined;
+    let running: Promise<unknown> | undefined;
+    await locker.withLock(key, async () => {
+      inner = await locker.acquire(key, { reentrant, mode: "shared" });
+      running = locker.withLock(key, () => new Promise(() => {}), { reentrant, mode: "shared" });
+      running.catch(() => {});
+      await new Promise(setImmediate);
+      expect(inner.signal.aborted).toBe(false);
+    });
+    await expect(running).rejects.toThrow(/the function of the `withLock` around it has ended/);
+    expect(inner?.held).toBe(false);
+    expect(inner?.signal.reason).toBeInstanceOf(LockLostError);
+    await expect(inner?.release()).rejects.toMatchObject({ reason: "lost" });
+  });
+
+  test("a part ends with the locker", async () => {
+    const locker = create();
+    const key = uniqueKey();
+    const outer = locker.withLock(key, async () => {
+      const inner = await locker.acquire(key, { reentrant });
+      const waiting = expect(locker.acquire(key, { reentrant, wait: true })).rejects.toThrow(
+        LockerClosedError,
+      );
+      await locker.close();
+      expect(inner.held).toBe(false);
+      expect(inner.signal.reason).toMatchObject({ cause: expect.any(LockerClosedError) });
+      await waiting;
+    });
+    await expect(outer).rejects.toThrow(LockLostError);
+  });
+
+  test("what the outer lock is not, is refused", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    await locker.withLock(
+      key,
+      async () => {
+        const alone = await locker.acquire(key, { reentrant, wait: "1m" }).catch((reason: unknown) => reason);
+        expect(alone).toMatchObject({ reason: "held", message: expect.stringContaining("holds it shared") });
+        await (await locker.acquire(key, { reentrant, mode: "shared" })).release();
+      },
+      { mode: "shared" },
+    );
+    await locker.withLock(key, async () => {
+      await expect(locker.acquire(key, { reentrant, fencing: true })).rejects.toThrow(
+        /`fencing` to be absent/,
+      );
+    });
+    await locker.withLock(
+      key,
+      async ({ fencingToken }) => {
+        await using inner = await locker.acquire(key, { reentrant, fencing: true });
+        expect(inner.fencingToken).toBe(fencingToken);
+      },
+      { fencing: true },
+    );
+    await expect(locker.acquire(key, { reentrant: 1 as never })).rejects.toThrow(InvalidConfigError);
+  });
+});
+
+test("a part is lost at once with the session of the lock", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const key = uniqueKey();
+  const outer = locker.withLock(key, async ({ id }) => {
+    const inner = locker.withLock(key, () => new Promise(() => {}), { reentrant: true });
+    for (const pid of await holdersOf(id)) await onServer("select pg_terminate_backend($1)", [pid]);
+    await expect(inner).rejects.toThrow(LockLostError);
+  });
+  await expect(outer).rejects.toThrow(LockLostError);
+});
+
+test("in a transaction nobody takes part", async () => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  const key = uniqueKey();
+  await locker.withTransaction(key, async () => {
+    await expect(locker.acquire(key, { reentrant: true, wait: true })).rejects.toMatchObject({
+      reason: "held",
+    });
+    await expect(locker.acquire(key, { reentrant: true, wait: "20ms" })).rejects.toMatchObject({
+      reason: "wait-timeout",
+    });
+  });
+});
+
+describe("a stranger whose work a limiter starts from inside another's withLock", () => {
+  let installed: InstalledPackage;
+  beforeAll(async () => {
+    installed = await InstalledPackage.of("limiters");
+  }, 120_000);
+  afterAll(() => installed?.[Symbol.asyncDispose]());
+
+  /** It starts the next work in the step in which the one before ends, in whose context it then runs. */
+  type Schedule = (work: () => Promise<unknown>) => Promise<unknown>;
+  const limiters: Record<string, () => Promise<Schedule>> = {
+    "p-queue": async () => {
+      const { resolve } = createRequire(join(installed.folder, "package.json"));
+      const { default: PQueue } = (await import(pathToFileURL(resolve("p-queue")).href)) as {
+        default: new (options: { concurrency: number }) => { add: Schedule };
+      };
+      const queue = new PQueue({ concurrency: 1 });
+      return (work) => queue.add(work);
+    },
+    bottleneck: async () => {
+      const Bottleneck = installed.require<new (options: object) => { schedule: Schedule }>("bottleneck");
+      const limiter = new Bottleneck({ maxConcurrent: 1 });
+      return (work) => limiter.schedule(work);
+    },
+  };
+
+  test.each(Object.entries(limiters))(
+    "of %s: its bounded wait waits, and gets the lock",
+    async (_, create) => {
+      const schedule = await create();
+      await using locker = new PostgresLocker({ pool: createPool() });
+      const key = uniqueKey();
+      // Queued by somebody who knows nothing of the lock.
+      const outside = AsyncResource.bind(schedule);
+      let isInside = true;
+      const bounded = () => locker.withLock(key, () => isInside, { wait: "10s" });
+      const unbounded = () => locker.withLock(key, () => isInside, { wait: true });
+      const bound = AsyncResource.bind(unbounded);
+      let strangers: Promise<unknown>[] = [];
+      await locker.withLock(key, async () => {
+        const own = schedule(async () => "own");
+        strangers = [
+          // It begins in the step in which `own` ends, and so in the context of this function.
+          outside(() => unbounded().catch((error: unknown) => error)),
+          outside(async () => ({ bounded: bounded(), bound: bound() })),
+        ];
+        await own;
+        await until(async () => (await locker.inspect(key)).waitingHere === 2);
+        isInside = false;
+      });
+      const [refused, { bounded: waited, bound: cut }] = (await Promise.all(strangers)) as [
+        unknown,
+        Record<"bounded" | "bound", Promise<boolean>>,
+      ];
+      expect(refused).toMatchObject({ reason: "held", message: expect.stringContaining("not re-entrant") });
+      expect(await Promise.all([waited, cut])).toEqual([false, false]);
+    },
+  );
+});
