@@ -7,6 +7,7 @@ import {
   signalOf,
 } from "./contract/acquire-options.ts";
 import { LockNotAcquiredError } from "./contract/errors.ts";
+import { assertNoHoldAtLeast, holdAtLeastOf } from "./contract/hold-at-least.ts";
 import { lockId } from "./contract/lock-id.ts";
 import type {
   AcquireOptions,
@@ -18,6 +19,7 @@ import type {
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
+import { heldAtLeast } from "./holding/held-at-least.ts";
 import { HeldLock, type LockOwner } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
@@ -105,7 +107,11 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   // Not async, as it is called most: the promise of the attempt goes out as it is.
   acquire(key: string, options?: AcquireOptions): Promise<Lock> {
     try {
-      return this.take(this.#lockWanted(key, options), this.#parts.store, this.#holdForCaller);
+      const wanted = this.#lockWanted(key, options);
+      const least = holdAtLeastOf(options);
+      const taken = this.take(wanted, this.#parts.store, this.#holdForCaller);
+      if (least === 0) return taken;
+      return heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: this.telemetry.log });
     } catch (error) {
       return Promise.reject(error);
     }
@@ -122,6 +128,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
 
   async acquireAll(keys: readonly string[], options?: AcquireOptions): Promise<LockGroup> {
     const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
+    assertNoHoldAtLeast(options);
     return acquireInOrder(wanted, (one) => this.take(one, this.#parts.store, this.#hold));
   }
 

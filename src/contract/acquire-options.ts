@@ -3,7 +3,7 @@ import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
 import type { AbortSignalLike, AcquireOptions, LockMode, TransactionOptions } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing"];
+const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing", "holdAtLeast"];
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**

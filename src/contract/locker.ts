@@ -73,6 +73,18 @@ export interface AcquireOptions {
    * const { fencingToken } = await locker.acquire("invoice:42", { fencing: true });
    */
   readonly fencing?: boolean;
+  /**
+   * How long the lock is kept at the least, from its grant, however early it is released: for jobs at fixed times in a fleet whose
+   * clocks differ. A release before that returns at once, without a word to the server; the handle is no longer held then, but nobody
+   * gets the lock until the time has passed. Until then this process refreshes it.
+   *
+   * It holds as long as the process and its session do: if they end, the lock is free at once. So it is when {@link Locker.close}
+   * is called without a `drain`; a `drain` waits for it. A function that throws changes nothing about it. It may be longer than the TTL; a
+   * lock that expires or is lost before its release is kept no longer. Not for `acquireAll`.
+   *
+   * @default 0: it is given back when it is released
+   */
+  readonly holdAtLeast?: Duration;
 }
 
 /** What `tryWithLock` returns. */

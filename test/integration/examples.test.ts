@@ -301,3 +301,20 @@ describe("singleton cron", () => {
     expect(await recorded(name)).toHaveLength(1);
   });
 });
+
+describe("hold at least", () => {
+  test("a tick is begun by one replica, though its job is over when the next one comes", async () => {
+    const week = String(7 * 24 * 3_600_000);
+    const env = { JOB: uniqueKey("digest"), INTERVAL: week, HOLD_AT_LEAST: "1h" };
+    const start = () => new Replicas("hold-at-least.mjs", { count: 1, env });
+    await using first = start();
+    const { tick } = await first.line(({ what }) => what === "done");
+    await using late = start();
+    expect(await late.line(() => true)).toMatchObject({ what: "done elsewhere", tick });
+    expect(await first.stop()).toEqual([0]);
+    await using later = start();
+    // The replica that held it on has gone.
+    await later.line(({ what }) => what === "done");
+    expect([...(await late.stop()), ...(await later.stop())]).toEqual([0, 0]);
+  });
+});
