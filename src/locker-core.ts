@@ -6,6 +6,7 @@ import {
   drainOf,
   signalOf,
 } from "./contract/acquire-options.ts";
+import type { ElectOptions, Leader } from "./contract/election.ts";
 import { LockNotAcquiredError } from "./contract/errors.ts";
 import { assertNoHoldAtLeast, holdAtLeastOf } from "./contract/hold-at-least.ts";
 import { lockId } from "./contract/lock-id.ts";
@@ -19,6 +20,7 @@ import type {
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
+import { elect } from "./election/elect.ts";
 import { heldAtLeast } from "./holding/held-at-least.ts";
 import { HeldLock, type LockOwner } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
@@ -43,6 +45,10 @@ export interface LockerStore extends LockStore<Grant> {
   ping(): Promise<void>;
   /** Ends what was opened. Never rejects, and takes seconds at most. */
   close(): Promise<void>;
+  /** Whether a lock whose TTL has passed is free, whatever has become of its holder. */
+  readonly freesExpired: boolean;
+  /** Who holds the lock alone, and is seen to. */
+  holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
   /** How many sessions carry locks, or are waited on. */
   readonly sessionCount: number;
 }
@@ -145,6 +151,19 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     return lock === undefined
       ? { acquired: false }
       : { acquired: true, value: await runUnder(this.owner, lock, fn) };
+  }
+
+  elect(key: string, options: ElectOptions): Promise<void> {
+    const { store } = this.#parts;
+    return elect(key, options, {
+      owner: this.owner,
+      log: this.telemetry.log,
+      closing: this.#admission.closing,
+      freesExpired: store.freesExpired,
+      wanted: (ttl) => this.wanted(key, ttl),
+      acquire: (of, how) => this.acquire(of, how),
+      holderOf: (id) => store.holderOf(id),
+    });
   }
 
   async ping(options: PingOptions = {}): Promise<void> {

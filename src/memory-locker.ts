@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
+import type { ElectOptions } from "./contract/election.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import type {
   AcquireOptions,
@@ -55,6 +56,7 @@ export class MemoryLocker implements TransactionLocker {
     this.withLock = this.withLock.bind(this);
     this.tryWithLock = this.tryWithLock.bind(this);
     this.withTransaction = this.withTransaction.bind(this);
+    this.elect = this.elect.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -116,6 +118,10 @@ export class MemoryLocker implements TransactionLocker {
       },
       rest,
     );
+  }
+
+  elect(key: string, options: ElectOptions): Promise<void> {
+    return this.#core.elect(key, options);
   }
 
   ping(options?: PingOptions): Promise<void> {
@@ -196,6 +202,16 @@ class MemoryStore implements LockerStore {
     holders.add(lock);
     this.#holders.set(request.id, holders);
     return lock;
+  }
+
+  get freesExpired(): boolean {
+    return this.#isEnforced;
+  }
+
+  async holderOf(id: bigint) {
+    const holders = [...(this.#holders.get(id) ?? [])];
+    const isHeld = holders.some((holder) => holder.mode === "exclusive" && !holder.lapsed);
+    return isHeld ? { host: undefined, pid: undefined, sessionSince: undefined } : undefined;
   }
 
   async ping(): Promise<void> {}

@@ -1,6 +1,7 @@
 import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import { milliseconds } from "./contract/duration.ts";
+import type { ElectOptions } from "./contract/election.ts";
 import type {
   AcquireOptions,
   CloseOptions,
@@ -88,6 +89,7 @@ export class PostgresLocker implements TransactionLocker {
     this.withLock = this.withLock.bind(this);
     this.tryWithLock = this.tryWithLock.bind(this);
     this.withTransaction = this.withTransaction.bind(this);
+    this.elect = this.elect.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -141,6 +143,10 @@ export class PostgresLocker implements TransactionLocker {
     options: TransactionOptions<C> = {},
   ): Promise<T> {
     return this.#transactions.run(key, fn, options);
+  }
+
+  elect(key: string, options: ElectOptions): Promise<void> {
+    return this.#core.elect(key, options);
   }
 
   ping(options?: PingOptions): Promise<void> {

@@ -1,3 +1,5 @@
+import type { ElectOptions } from "./election.ts";
+
 /**
  * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
  * always has a unit: `"5"` is refused.
@@ -196,6 +198,34 @@ export interface Locker extends AsyncDisposable {
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
+  /**
+   * Stands for election, leads as long as `onElected` runs, resigns, and stands again, until it is told to end. Of all who stand for
+   * `key`, in whatever process, one at a time leads: it holds the lock of the key, which is refreshed meanwhile.
+   *
+   * Returning from `onElected` resigns, and so does its throwing. After it has returned, or come to its end because the lock was lost,
+   * this process pauses for `retryPeriod` and stands again. What waiting can mend (a restart, a failover) it waits out.
+   *
+   * Resolves when it was told to end, by `options.signal` or by {@link close}, and `onElected` has come to its end. After a loss, or
+   * when told to end, what `onElected` throws doesn't count, as that is how work stops.
+   *
+   * Use `ttlEnforcement: "server"`: otherwise a leader that is stopped or cut off is replaced only when its session ends.
+   *
+   * @example
+   * const stop = new AbortController();
+   * process.once("SIGTERM", () => stop.abort());
+   * await locker.elect("scheduler", {
+   *   signal: stop.signal,
+   *   onElected: async (lock, { signal }) => {
+   *     while (!signal.aborted) await work(signal);
+   *   },
+   * });
+   *
+   * @throws what `onElected` throws of itself, once the lock has been given back
+   * @throws what {@link acquire} throws and no waiting mends: a wrong password, a bad key or TTL, a pooler
+   * @throws {InvalidConfigError} an option is unknown or of the wrong type
+   * @throws {LockerClosedError} called after {@link close}
+   */
+  elect(key: string, options: ElectOptions): Promise<void>;
   /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.

@@ -13,6 +13,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["sessions/", "inspection/"],
   ["waiting/"],
   ["holding/"],
+  ["election/"],
   ["locker-options"],
   ["go-config", "locker-core"],
   ["postgres-locker", "memory-locker"],

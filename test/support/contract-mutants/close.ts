@@ -6,7 +6,8 @@ const nothing = "after close nothing is granted, and a second close is quiet";
 const drains = "close with a drain lets the work under a lock end, and nothing new begin";
 
 /** A second locker on the store of the first, which leaves that open. */
-function onSameStore({ acquire, tryAcquire, acquireAll, withLock, tryWithLock, ping }: MemoryLocker): Locker {
+function onSameStore(locker: MemoryLocker): Locker {
+  const { acquire, tryAcquire, acquireAll, withLock, tryWithLock, elect, ping } = locker;
   const close = async (): Promise<void> => {};
   return {
     acquire,
@@ -14,6 +15,7 @@ function onSameStore({ acquire, tryAcquire, acquireAll, withLock, tryWithLock, p
     acquireAll,
     withLock,
     tryWithLock,
+    elect,
     ping,
     close,
     [Symbol.asyncDispose]: close,
