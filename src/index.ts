@@ -42,6 +42,8 @@ export type { CloseOptions } from "./contract/locker.ts";
 export type { ElectOptions } from "./contract/election.ts";
 export type { Leader } from "./contract/election.ts";
 export type { LeaderTerm } from "./contract/election.ts";
+export type { PermitOptions } from "./contract/semaphore.ts";
+export type { Semaphore } from "./contract/semaphore.ts";
 export type { Duration } from "./contract/locker.ts";
 export type { Lock } from "./contract/locker.ts";
 export type { LockGroup } from "./contract/locker.ts";

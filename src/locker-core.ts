@@ -20,17 +20,20 @@ import type {
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
+import type { Semaphore } from "./contract/semaphore.ts";
 import { elect } from "./election/elect.ts";
 import { heldAtLeast } from "./holding/held-at-least.ts";
 import { HeldLock, type LockOwner } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
+import type { NotReserved } from "./postgres/reservation.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { longestTimer } from "./runtime/clock.ts";
 import { Expiries } from "./runtime/expiries.ts";
 import { abandonOnAbort, stopSignalOf } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
+import { Semaphores } from "./semaphore/semaphores.ts";
 import type { Grant, LockStore } from "./sessions/grant.ts";
 import { Admission } from "./waiting/admission.ts";
 import type { Granted, Hold, Wanted } from "./waiting/attempt.ts";
@@ -49,6 +52,8 @@ export interface LockerStore extends LockStore<Grant> {
   readonly freesExpired: boolean;
   /** Who holds the lock alone, and is seen to. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
+  /** Which of a block of 2^`bits` ids anybody holds, counted from the first one. */
+  heldIn(first: bigint, bits: number): Promise<readonly number[] | NotReserved>;
   /** How many sessions carry locks, or are waited on. */
   readonly sessionCount: number;
 }
@@ -78,6 +83,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   readonly #owner: LockOwner;
   readonly #hold: Hold<Grant, HeldLock>;
   readonly #holdForCaller: Hold<Grant, Lock>;
+  readonly #semaphores: Semaphores;
   #closed: Promise<void> | undefined;
   /** Set while {@link close} waits for what is held. */
   #onFreed: (() => void) | undefined;
@@ -103,6 +109,13 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
     const tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
     this.#holdForCaller =
       tracker === undefined ? this.#hold : (grant, wanted) => tracker.track(this.#hold(grant, wanted));
+    this.#semaphores = new Semaphores({
+      admission: this.#admission,
+      store: parts.store,
+      hold: this.#hold,
+      holdForCaller: this.#holdForCaller,
+      wanted: (key, options) => this.wanted(key, options),
+    });
   }
 
   /** As the functions that run under its locks know it. */
@@ -164,6 +177,10 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
       acquire: (of, how) => this.acquire(of, how),
       holderOf: (id) => store.holderOf(id),
     });
+  }
+
+  semaphore(key: string, permits: number): Semaphore {
+    return this.#semaphores.of(key, permits);
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
@@ -252,6 +269,7 @@ export class LockerCore implements Omit<Locker, typeof Symbol.asyncDispose> {
   freed(lock: RegisteredLock): void {
     this.#registry.delete(lock);
     this.#admission.wake(lock.id);
+    this.#semaphores.freed(lock.id);
     this.#onFreed?.();
   }
 

@@ -13,6 +13,7 @@ import type {
   TransactionOptions,
   TryResult,
 } from "./contract/locker.ts";
+import type { Semaphore } from "./contract/semaphore.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
 import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
@@ -57,6 +58,7 @@ export class MemoryLocker implements TransactionLocker {
     this.tryWithLock = this.tryWithLock.bind(this);
     this.withTransaction = this.withTransaction.bind(this);
     this.elect = this.elect.bind(this);
+    this.semaphore = this.semaphore.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -122,6 +124,10 @@ export class MemoryLocker implements TransactionLocker {
 
   elect(key: string, options: ElectOptions): Promise<void> {
     return this.#core.elect(key, options);
+  }
+
+  semaphore(key: string, permits: number): Semaphore {
+    return this.#core.semaphore(key, permits);
   }
 
   ping(options?: PingOptions): Promise<void> {
@@ -212,6 +218,16 @@ class MemoryStore implements LockerStore {
     const holders = [...(this.#holders.get(id) ?? [])];
     const isHeld = holders.some((holder) => holder.mode === "exclusive" && !holder.lapsed);
     return isHeld ? { host: undefined, pid: undefined, sessionSince: undefined } : undefined;
+  }
+
+  async heldIn(first: bigint, bits: number): Promise<number[]> {
+    const held: number[] = [];
+    for (const [id, holders] of this.#holders) {
+      const at = id - first;
+      if (at < 0n || at >= 1n << BigInt(bits)) continue;
+      if ([...holders].some((holder) => !holder.lapsed)) held.push(Number(at));
+    }
+    return held;
   }
 
   async ping(): Promise<void> {}

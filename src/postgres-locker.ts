@@ -13,6 +13,7 @@ import type {
   TransactionOptions,
   TryResult,
 } from "./contract/locker.ts";
+import type { Semaphore } from "./contract/semaphore.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
@@ -90,6 +91,7 @@ export class PostgresLocker implements TransactionLocker {
     this.tryWithLock = this.tryWithLock.bind(this);
     this.withTransaction = this.withTransaction.bind(this);
     this.elect = this.elect.bind(this);
+    this.semaphore = this.semaphore.bind(this);
     this.ping = this.ping.bind(this);
     this.stats = this.stats.bind(this);
     this.close = this.close.bind(this);
@@ -147,6 +149,10 @@ export class PostgresLocker implements TransactionLocker {
 
   elect(key: string, options: ElectOptions): Promise<void> {
     return this.#core.elect(key, options);
+  }
+
+  semaphore(key: string, permits: number): Semaphore {
+    return this.#core.semaphore(key, permits);
   }
 
   ping(options?: PingOptions): Promise<void> {

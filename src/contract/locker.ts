@@ -1,4 +1,5 @@
 import type { ElectOptions } from "./election.ts";
+import type { Semaphore } from "./semaphore.ts";
 
 /**
  * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
@@ -226,6 +227,21 @@ export interface Locker extends AsyncDisposable {
    * @throws {LockerClosedError} called after {@link close}
    */
   elect(key: string, options: ElectOptions): Promise<void>;
+  /**
+   * A semaphore: up to `permits` callers, in whatever processes, hold a permit of `key` at the same time. Takes nothing and asks
+   * nothing. It has nothing to do with the lock of the same key.
+   *
+   * All have to give the same number: whoever has another one than those who hold a permit is refused, with an error that names
+   * both.
+   *
+   * @param permits a whole number from 1 to 1000
+   * @throws {EmptyKeyError} @throws {InvalidKeyError}
+   * @throws {InvalidConfigError} `permits` is not such a number
+   * @example
+   * const slots = locker.semaphore("api", 3);
+   * await slots.withPermit((permit) => fetch(url, { signal: permit.signal }), { wait: "10s" });
+   */
+  semaphore(key: string, permits: number): Semaphore;
   /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.

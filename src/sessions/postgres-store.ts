@@ -115,6 +115,11 @@ export class PostgresStore implements LockStore<Grant> {
     };
   }
 
+  /** Which of a block of 2^`bits` ids anybody holds, counted from the first one. @throws {DatabaseError} */
+  heldIn(first: bigint, bits: number) {
+    return this.#look.heldIn(first, bits);
+  }
+
   /** @throws what `ping()` does */
   async ping(): Promise<void> {
     await Promise.all(this.#pools.map((each) => pingPool(each, this.#deadline)));

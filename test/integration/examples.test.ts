@@ -302,6 +302,29 @@ describe("singleton cron", () => {
   });
 });
 
+describe("semaphore", () => {
+  const atWork = (replicas: Replicas) => replicas.turns("begins", ["ends"]);
+  /** How many were at work when the turns began. */
+  const beside = (turns: readonly Turn[]) =>
+    turns.map((turn) => turns.filter((each) => each.from <= turn.from && turn.from < each.to).length);
+
+  test("three replicas with two permits do two things, also when one is killed", async () => {
+    const env = { KEY: uniqueKey("api"), PERMITS: "2", WORK: "50" };
+    await using replicas = new Replicas("semaphore.mjs", { count: 3, env });
+    const all = replicas.children.map(({ pid }) => pid);
+    await until(() => new Set(atWork(replicas).map(({ pid }) => pid)).size === all.length, {
+      deadline: 10_000,
+    });
+    const killed = atWork(replicas).at(-1)?.pid ?? 0;
+    await replicas.kill(killed);
+    const before = replicas.lines().length;
+    await until(() => replicas.lines().length > before + 10, { deadline: 10_000 });
+    expect(await replicas.stop()).toEqual([0, 0]);
+    expect(Math.max(...beside(atWork(replicas)))).toBe(2);
+    expect(replicas.lines().filter(({ what }) => what === "failed")).toEqual([]);
+  });
+});
+
 describe("hold at least", () => {
   test("a tick is begun by one replica, though its job is over when the next one comes", async () => {
     const week = String(7 * 24 * 3_600_000);

@@ -72,6 +72,9 @@ describe.each([
     const failed = locker.withLock(other, () => Promise.reject(new Error("of the function")), options);
     expect(await refused(failed)).toMatchObject({ message: "of the function" });
     expect(await locker.tryAcquire(other)).toBeUndefined();
+    await using scoped = await locker.semaphore(key, 1).acquire(options);
+    await scoped[Symbol.asyncDispose]();
+    expect(await locker.semaphore(key, 1).tryAcquire()).toBeUndefined();
   });
 
   test("once released it is refreshed, and before that it expires as any", async () => {

@@ -13,7 +13,7 @@ const ranks: ReadonlyArray<readonly string[]> = [
   ["sessions/", "inspection/"],
   ["waiting/"],
   ["holding/"],
-  ["election/"],
+  ["election/", "semaphore/"],
   ["locker-options"],
   ["go-config", "locker-core"],
   ["postgres-locker", "memory-locker"],

@@ -7,7 +7,7 @@ const drains = "close with a drain lets the work under a lock end, and nothing n
 
 /** A second locker on the store of the first, which leaves that open. */
 function onSameStore(locker: MemoryLocker): Locker {
-  const { acquire, tryAcquire, acquireAll, withLock, tryWithLock, elect, ping } = locker;
+  const { acquire, tryAcquire, acquireAll, withLock, tryWithLock, elect, semaphore, ping } = locker;
   const close = async (): Promise<void> => {};
   return {
     acquire,
@@ -16,6 +16,7 @@ function onSameStore(locker: MemoryLocker): Locker {
     withLock,
     tryWithLock,
     elect,
+    semaphore,
     ping,
     close,
     [Symbol.asyncDispose]: close,
