@@ -40,6 +40,8 @@ export type { AbortSignalLike } from "./contract/locker.ts";
 export type { AcquireOptions } from "./contract/locker.ts";
 export type { CloseOptions } from "./contract/locker.ts";
 export type { ElectOptions } from "./contract/election.ts";
+export type { LeaderElector } from "./contract/election.ts";
+export type { SemaphoreMaker } from "./contract/semaphore.ts";
 export type { Leader } from "./contract/election.ts";
 export type { LeaderTerm } from "./contract/election.ts";
 export type { PermitOptions } from "./contract/semaphore.ts";

@@ -67,6 +67,38 @@ export interface ElectOptions {
   readonly fencing?: boolean;
 }
 
+/** What a locker has for leader election. */
+export interface LeaderElector {
+  /**
+   * Stands for election, leads as long as `onElected` runs, resigns, and stands again, until it is told to end. Of all who stand for
+   * `key`, in whatever process, one at a time leads: it holds the lock of the key, which is refreshed meanwhile.
+   *
+   * Returning from `onElected` resigns, and so does its throwing. After it has returned, or come to its end because the lock was lost,
+   * this process pauses for `retryPeriod` and stands again. What waiting can mend (a restart, a failover) it waits out.
+   *
+   * Resolves when it was told to end, by `options.signal` or by `close()`, and `onElected` has come to its end. After a loss, or
+   * when told to end, what `onElected` throws doesn't count, as that is how work stops.
+   *
+   * Use `ttlEnforcement: "server"`: otherwise a leader that is stopped or cut off is replaced only when its session ends.
+   *
+   * @example
+   * const stop = new AbortController();
+   * process.once("SIGTERM", () => stop.abort());
+   * await locker.elect("scheduler", {
+   *   signal: stop.signal,
+   *   onElected: async (lock, { signal }) => {
+   *     while (!signal.aborted) await work(signal);
+   *   },
+   * });
+   *
+   * @throws what `onElected` throws of itself, once the lock has been given back
+   * @throws what `acquire` throws and no waiting mends: a wrong password, a bad key or TTL, a pooler
+   * @throws {InvalidConfigError} an option is unknown or of the wrong type
+   * @throws {LockerClosedError} called after `close()`
+   */
+  elect(key: string, options: ElectOptions): Promise<void>;
+}
+
 const known = ["onElected", "onNewLeader", "signal", "ttl", "retryPeriod", "fencing"];
 /** Milliseconds. */
 const defaultRetryPeriod = 2_000;

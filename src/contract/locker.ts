@@ -1,5 +1,5 @@
-import type { ElectOptions } from "./election.ts";
-import type { Semaphore } from "./semaphore.ts";
+import type { LeaderElector } from "./election.ts";
+import type { SemaphoreMaker } from "./semaphore.ts";
 
 /**
  * A length of time: a number of milliseconds, or a string in Go's grammar (`"5s"`, `"1m30s"`, `"250ms"`). A string
@@ -77,15 +77,13 @@ export interface AcquireOptions {
    */
   readonly fencing?: boolean;
   /**
-   * How long the lock is kept at the least, from its grant, however early it is released: for jobs at fixed times in a fleet whose
-   * clocks differ. A release before that returns at once, without a word to the server; the handle is no longer held then, but nobody
-   * gets the lock until the time has passed. Until then this process refreshes it.
-   *
-   * It holds as long as the process and its session do: if they end, the lock is free at once. So it is when {@link Locker.close}
-   * is called without a `drain`; a `drain` waits for it. A function that throws changes nothing about it. It may be longer than the TTL; a
-   * lock that expires or is lost before its release is kept no longer. Not for `acquireAll`.
+   * How long the lock is kept at the least, from its grant, however early it is released, for jobs in a fleet whose clocks differ. A
+   * release before that returns at once; the handle is no longer held then, but nobody gets the lock until the time has passed. It is
+   * free at once if the process or its session ends, or on a `close()` without a `drain`. Not for `acquireAll`. See docs/hold-at-least.md.
    *
    * @default 0: it is given back when it is released
+   * @example
+   * await locker.tryWithLock("digest", send, { holdAtLeast: "30s" });
    */
   readonly holdAtLeast?: Duration;
 }
@@ -143,7 +141,7 @@ export interface LockerStats {
 /**
  * Hands out locks. Safe to use from any number of callers at once; its methods may be called without their object.
  */
-export interface Locker extends AsyncDisposable {
+export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
   /**
    * Takes the lock of `key`. Waits for a holder only with the option `wait`.
    *
@@ -199,49 +197,6 @@ export interface Locker extends AsyncDisposable {
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
-  /**
-   * Stands for election, leads as long as `onElected` runs, resigns, and stands again, until it is told to end. Of all who stand for
-   * `key`, in whatever process, one at a time leads: it holds the lock of the key, which is refreshed meanwhile.
-   *
-   * Returning from `onElected` resigns, and so does its throwing. After it has returned, or come to its end because the lock was lost,
-   * this process pauses for `retryPeriod` and stands again. What waiting can mend (a restart, a failover) it waits out.
-   *
-   * Resolves when it was told to end, by `options.signal` or by {@link close}, and `onElected` has come to its end. After a loss, or
-   * when told to end, what `onElected` throws doesn't count, as that is how work stops.
-   *
-   * Use `ttlEnforcement: "server"`: otherwise a leader that is stopped or cut off is replaced only when its session ends.
-   *
-   * @example
-   * const stop = new AbortController();
-   * process.once("SIGTERM", () => stop.abort());
-   * await locker.elect("scheduler", {
-   *   signal: stop.signal,
-   *   onElected: async (lock, { signal }) => {
-   *     while (!signal.aborted) await work(signal);
-   *   },
-   * });
-   *
-   * @throws what `onElected` throws of itself, once the lock has been given back
-   * @throws what {@link acquire} throws and no waiting mends: a wrong password, a bad key or TTL, a pooler
-   * @throws {InvalidConfigError} an option is unknown or of the wrong type
-   * @throws {LockerClosedError} called after {@link close}
-   */
-  elect(key: string, options: ElectOptions): Promise<void>;
-  /**
-   * A semaphore: up to `permits` callers, in whatever processes, hold a permit of `key` at the same time. Takes nothing and asks
-   * nothing. It has nothing to do with the lock of the same key.
-   *
-   * All have to give the same number: whoever has another one than those who hold a permit is refused, with an error that names
-   * both.
-   *
-   * @param permits a whole number from 1 to 1000
-   * @throws {EmptyKeyError} @throws {InvalidKeyError}
-   * @throws {InvalidConfigError} `permits` is not such a number
-   * @example
-   * const slots = locker.semaphore("api", 3);
-   * await slots.withPermit((permit) => fetch(url, { signal: permit.signal }), { wait: "10s" });
-   */
-  semaphore(key: string, permits: number): Semaphore;
   /**
    * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
    * elsewhere. Has a deadline, and needs no free connection of the pool.

@@ -49,6 +49,25 @@ export interface Semaphore {
   tryWithPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<TryResult<T>>;
 }
 
+/** What a locker has for semaphores. */
+export interface SemaphoreMaker {
+  /**
+   * A semaphore: up to `permits` callers, in whatever processes, hold a permit of `key` at the same time. Takes nothing and asks
+   * nothing. It has nothing to do with the lock of the same key.
+   *
+   * All have to give the same number: whoever has another one than those who hold a permit is refused, with an error that names
+   * both.
+   *
+   * @param permits a whole number from 1 to 1000
+   * @throws {EmptyKeyError} @throws {InvalidKeyError}
+   * @throws {InvalidConfigError} `permits` is not such a number
+   * @example
+   * const slots = locker.semaphore("api", 3);
+   * await slots.withPermit((permit) => fetch(url, { signal: permit.signal }), { wait: "10s" });
+   */
+  semaphore(key: string, permits: number): Semaphore;
+}
+
 /** More would be a table of locks that the server walks for each look. */
 const mostPermits = 1_000;
 
