@@ -10,34 +10,22 @@ for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => stop.abor
 
 // The server ends the lock of a leader that it hasn't heard from for a TTL: one that is stopped, or cut off, is replaced.
 const locker = new PostgresLocker({ connectionString: DATABASE_URL, ttlEnforcement: "server" });
-while (!stop.signal.aborted) {
-  let term; // What `lead` returns, once elected.
-  try {
-    // Waits as long as it takes, through restarts and failovers of the database.
-    await locker.withLock(KEY, (lock) => (term = lead(lock)), { wait: true, ttl: TTL, signal: stop.signal });
-  } catch (error) {
-    // What no waiting mends, such as a wrong password or a bad TTL.
-    if (!term && !stop.signal.aborted) throw error;
-  }
-  // withLock rejects at the moment of the loss, whatever `lead` still does: stand again only when that has stopped.
-  await term?.catch(() => {});
-}
+// Stands, leads, resigns and stands again, through restarts and failovers of the database. Rejects if no waiting mends what is wrong.
+await locker.elect(KEY, { onElected: lead, onNewLeader: follow, ttl: TTL, signal: stop.signal });
 await locker.close();
 
-/** Works until the lock is lost, the process shall stop, or the work fails. Returning, or throwing, resigns. */
-async function lead(lock) {
-  const end = AbortSignal.any([lock.signal, stop.signal]);
+/** Works until the lock is lost, the process shall stop, or the work fails. Returning resigns, and throwing ends the election. */
+async function lead(lock, { signal }) {
   say("leading");
   try {
     for (;;) {
       lock.assertHeld(); // Right before the work: the clock knows of an expiry before any timer has run.
-      await work(end);
-      await delay(Number(EVERY), undefined, { signal: end });
+      await work(signal);
+      await delay(Number(EVERY), undefined, { signal });
     }
   } catch (error) {
     // Said before the lock is released: whoever is next says "leading" after that.
-    say("stopped leading", end.aborted ? end.reason : error);
-    if (!end.aborted) await delay(1_000, undefined, { signal: end }).catch(() => {}); // The work failed: not at once again.
+    say("stopped leading", signal.aborted ? signal.reason : error);
   }
 }
 
@@ -45,6 +33,11 @@ async function lead(lock) {
 async function work(signal) {
   signal.throwIfAborted();
   say("working");
+}
+
+/** For the log, or for whoever asks this replica where the leader is. */
+function follow(leader) {
+  if (!leader.isSelf) say("following", new Error(`${leader.host}, session ${leader.pid}`));
 }
 
 function say(what, why) {

@@ -3,7 +3,8 @@ import { InvalidConfigError } from "./contract/errors.ts";
 import { int32Range, isInt32 } from "./contract/lock-id.ts";
 import type { Duration } from "./contract/locker.ts";
 import { type Check, exactly, is, optional } from "./contract/option-checks.ts";
-import { checked, type PostgresLockerOptions } from "./locker-options.ts";
+import type { PostgresLockerOptions } from "./locker-options.ts";
+import { checked } from "./option-rules.ts";
 
 /** The settings that the Go package has, by the names it has for them. */
 export interface LockerConfig extends Pick<PostgresLockerOptions, "namespace" | "connWaitTimeout"> {}

@@ -8,6 +8,8 @@ import {
   signalOf,
 } from "./contract/acquire-options.ts";
 import type { SessionClient } from "./contract/clients.ts";
+import type { ElectOptions } from "./contract/election.ts";
+import { assertNoHoldAtLeast, holdAtLeastOf } from "./contract/hold-at-least.ts";
 import type { Lock, LockGroup } from "./contract/lock.ts";
 import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
@@ -23,7 +25,10 @@ import type {
   PingOptions,
   TryResult,
 } from "./contract/locker.ts";
+import type { Semaphore } from "./contract/semaphore.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
+import { elect } from "./election/elect.ts";
+import { heldAtLeast } from "./holding/held-at-least.ts";
 import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import type { LockOwner } from "./holding/lock-owner.ts";
@@ -35,12 +40,13 @@ import { HandleTracker } from "./holding/tracked-lock.ts";
 import { wrappedFunction } from "./holding/wrapped-function.ts";
 import type { LockState, SoughtLock } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
-import { longestTimer } from "./runtime/clock.ts";
 import { Expiries } from "./runtime/expiries.ts";
 import { channels } from "./runtime/lock-event-source.ts";
 import { abandonOnAbort, stopSignalOf } from "./runtime/stop-signal.ts";
 import type { Telemetry } from "./runtime/telemetry.ts";
+import { Semaphores } from "./semaphore/semaphores.ts";
 import type { Grant, LockStore } from "./sessions/grant.ts";
+import type { LockerStore } from "./sessions/locker-store.ts";
 import { Admission } from "./waiting/admission.ts";
 import type { Granted, Hold, Wanted } from "./waiting/attempt.ts";
 import { undefinedIfContended } from "./waiting/contention.ts";
@@ -48,16 +54,6 @@ import { runUnder } from "./waiting/reentrancy.ts";
 
 /** Milliseconds. */
 export const defaultTtl = 30_000;
-
-/** Where the locks of a locker live, and what is opened for them. */
-export interface LockerStore extends LockStore<Grant> {
-  /** Proves that locks could be taken now. */
-  ping(): Promise<void>;
-  /** Ends what was opened. Never rejects, and takes seconds at most. */
-  close(): Promise<void>;
-  /** How many sessions carry locks, or are waited on. */
-  readonly sessionCount: number;
-}
 
 export interface LockerCoreParts {
   /** An int32. */
@@ -92,9 +88,8 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   readonly #owner: LockOwner;
   readonly #hold: Hold<Grant, HeldLock>;
   readonly #holdForCaller: Hold<Grant, Lock>;
+  readonly #semaphores: Semaphores;
   #closed: Promise<void> | undefined;
-  /** Set while {@link close} waits for what is held. */
-  #onFreed: (() => void) | undefined;
 
   constructor(parts: LockerCoreParts) {
     const { telemetry, breaker, assertTtl } = parts;
@@ -118,6 +113,13 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     const tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
     this.#holdForCaller =
       tracker === undefined ? this.#hold : (grant, wanted) => tracker.track(this.#hold(grant, wanted));
+    this.#semaphores = new Semaphores({
+      admission: this.#admission,
+      store: parts.store,
+      hold: this.#hold,
+      holdForCaller: this.#holdForCaller,
+      wanted: (key, options) => this.wanted(key, options),
+    });
   }
 
   /** As the functions that run under its locks know it. */
@@ -128,7 +130,11 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   // Not async, as it is called most: the promise of the attempt goes out as it is.
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
-      return this.#takeOrPart(this.#lockWanted(key, options), this.#holdForCaller);
+      const wanted = this.#lockWanted(key, options);
+      const least = holdAtLeastOf(options);
+      const taken = this.#takeOrPart(wanted, this.#holdForCaller);
+      if (least === 0) return taken;
+      return heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: this.telemetry.log });
     } catch (error) {
       return Promise.reject(error);
     }
@@ -140,6 +146,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
 
   async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
     const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
+    assertNoHoldAtLeast(options);
     return acquireInOrder(wanted, (one) => this.#takeOrPart(one, this.#hold));
   }
 
@@ -181,6 +188,23 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
   }
 
+  elect(key: string, options: ElectOptions): Promise<void> {
+    const { store } = this.#parts;
+    return elect(key, options, {
+      owner: this.owner,
+      log: this.telemetry.log,
+      closing: this.#admission.closing,
+      freesExpired: store.freesExpired,
+      wanted: (ttl) => this.wanted(key, ttl),
+      acquire: (of, how) => this.acquire(of, how),
+      holderOf: (id) => store.holderOf(id),
+    });
+  }
+
+  semaphore(key: string, permits: number): Semaphore {
+    return this.#semaphores.of(key, permits);
+  }
+
   async ping(options: PingOptions = {}): Promise<void> {
     this.#admission.assertOpen();
     const signal = stopSignalOf(signalOf(options));
@@ -201,7 +225,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     }
     this.#closed = this.telemetry.observe("close", undefined, undefined, async () => {
       this.#admission.stop();
-      if (drain > 0) await this.#drained(drain);
+      if (drain > 0) await this.#registry.drained(drain);
       await this.#admission.close(() => this.#registry.close());
       await endFirst?.();
       await this.#parts.store.close();
@@ -308,27 +332,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   freed(lock: RegisteredLock): void {
     this.#registry.delete(lock);
     this.#admission.wake(lock.id);
-    this.#onFreed?.();
-  }
-
-  /** Resolves when nothing is held any more, after that many milliseconds at the latest. */
-  #drained(milliseconds: number): Promise<void> {
-    if (!this.#registry.isHolding) return Promise.resolve();
-    return new Promise((resolve) => {
-      const over = (): void => {
-        clearTimeout(timer);
-        clearInterval(look);
-        this.#onFreed = undefined;
-        resolve();
-      };
-      const timer = setTimeout(over, Math.min(milliseconds, longestTimer));
-      const lookAgain = (): void => {
-        if (!this.#registry.isHolding) over();
-      };
-      // A lock whose TTL passes is not given back.
-      const look = setInterval(lookAgain, 100);
-      this.#onFreed = lookAgain;
-    });
+    this.#semaphores.freed(lock.id);
   }
 
   #idOf(key: LockKey, text: string): bigint {

@@ -1,23 +1,25 @@
 import { inspect } from "node:util";
 import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
+import type { ElectOptions } from "./contract/election.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import type { Lock, LockGroup } from "./contract/lock.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
-import type { InspectOptions, LockHolder, LockInspection } from "./contract/lock-inspection.ts";
+import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { AcquireOptions, CloseOptions, LockerStats, PingOptions, TryResult } from "./contract/locker.ts";
 import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
+import type { Semaphore } from "./contract/semaphore.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
-import { defaultTtl, LockerCore, type LockerStore } from "./locker-core.ts";
-import { checkMemoryLockerOptions, type MemoryLockerOptions } from "./locker-options.ts";
+import { defaultTtl, LockerCore } from "./locker-core.ts";
+import type { MemoryLockerOptions } from "./locker-options.ts";
 import { PrefixedLocker } from "./namespaced-locker.ts";
+import { checkMemoryLockerOptions } from "./option-rules.ts";
 import { begin, commit, rollback } from "./postgres/sql-transaction.ts";
 import { bindMethods } from "./runtime/bound-methods.ts";
-import { elapsedSince, type Instant, now } from "./runtime/clock.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
-import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./sessions/grant.ts";
+import { MemoryStore } from "./sessions/memory-store.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { carry } from "./waiting/reentrancy.ts";
 
@@ -63,6 +65,8 @@ export class MemoryLocker implements TransactionLocker {
       "inspect",
       "isHeld",
       "on",
+      "elect",
+      "semaphore",
       "ping",
       "stats",
       "tryAcquireAll",
@@ -167,6 +171,14 @@ export class MemoryLocker implements TransactionLocker {
     return this.#core.on(event, listener);
   }
 
+  elect(key: string, options: ElectOptions): Promise<void> {
+    return this.#core.elect(key, options);
+  }
+
+  semaphore(key: string, permits: number): Semaphore {
+    return this.#core.semaphore(key, permits);
+  }
+
   ping(options?: PingOptions): Promise<void> {
     return this.#core.ping(options);
   }
@@ -211,107 +223,7 @@ async function inTransaction<T>(client: TransactionClient, work: () => Promise<T
   return value;
 }
 
-/** Locks of one process. */
-class MemoryStore implements LockerStore {
-  readonly sessionCount = 0;
-  readonly #isEnforced: boolean;
-  #lastToken = 0n;
-  readonly #holders = new Map<bigint, Set<MemoryLock>>();
-
-  constructor({ isEnforced }: { isEnforced: boolean }) {
-    this.#isEnforced = isEnforced;
-  }
-
-  tryLock(request: LockRequest, listener: TryListener<Grant>): void {
-    tell(listener, this.#tryLock(request));
-  }
-
-  async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    const holders = this.#holders.get(request.id) ?? new Set();
-    for (const holder of holders) if (holder.lapsed) holders.delete(holder);
-    const excluded = [...holders].some(
-      (holder) => holder.mode === "exclusive" || request.mode === "exclusive",
-    );
-    if (excluded) return { refused: "held" };
-    if (request.fencing) this.#lastToken += 1n;
-    const lock = new MemoryLock(request, {
-      lapses: this.#isEnforced,
-      fencingToken: request.fencing ? this.#lastToken : undefined,
-      free: () => {
-        if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
-        if (holders.size === 0) this.#holders.delete(request.id);
-      },
-    });
-    holders.add(lock);
-    this.#holders.set(request.id, holders);
-    return lock;
-  }
-
-  holdersOf(id: bigint): LockHolder[] {
-    return [...(this.#holders.get(id) ?? [])].filter((lock) => !lock.lapsed).map(holderOf);
-  }
-
-  async ping(): Promise<void> {}
-
-  async close(): Promise<void> {}
-}
-
 function noClient(got: unknown): never {
   const wants = "absent: a lock in memory has no session";
   throw new InvalidConfigError({ field: "client", got, wants });
-}
-
-function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {
-  return {
-    mode,
-    own: true,
-    since,
-    fencingToken,
-    pid: undefined,
-    host: undefined,
-    applicationName: undefined,
-    user: undefined,
-    sessionSince: undefined,
-    preparedTransaction: undefined,
-  };
-}
-
-class MemoryLock implements Grant {
-  readonly mode;
-  readonly since = new Date();
-  readonly fencingToken: bigint | undefined;
-  readonly lapses: boolean;
-  readonly goneBecause = undefined;
-  readonly #free: () => void;
-  #ttl: number;
-  provenAt: Instant = now();
-
-  constructor(
-    request: LockRequest,
-    rest: { lapses: boolean; fencingToken: bigint | undefined; free: () => void },
-  ) {
-    this.lapses = rest.lapses;
-    this.fencingToken = rest.fencingToken;
-    this.mode = request.mode;
-    this.#ttl = request.ttl;
-    this.#free = rest.free;
-  }
-
-  /** Whoever asks next finds that it has, also if the holder's timer is late. */
-  get lapsed(): boolean {
-    return this.lapses && elapsedSince(this.provenAt) >= this.#ttl;
-  }
-
-  /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */
-  onGone(): void {}
-
-  async refresh(ttl: number): Promise<Instant> {
-    this.provenAt = now();
-    this.#ttl = ttl;
-    return this.provenAt;
-  }
-
-  async release(): Promise<void> {
-    this.#free();
-  }
 }

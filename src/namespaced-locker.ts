@@ -1,5 +1,5 @@
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
-import { InvalidConfigError } from "./contract/errors.ts";
+import { InvalidConfigError, InvalidKeyError } from "./contract/errors.ts";
 import { keyText } from "./contract/lock-id.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { Locker } from "./contract/locker.ts";
@@ -64,6 +64,12 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
     });
   };
 
+  readonly elect: Locker["elect"] = async (key, options) =>
+    this.parent.elect(prefixedText(this.#prefix, key), options);
+
+  readonly semaphore: Locker["semaphore"] = (key, permits) =>
+    this.parent.semaphore(prefixedText(this.#prefix, key), permits);
+
   readonly ping: Locker["ping"] = (options) => this.parent.ping(options);
 
   namespace(name: string): NamespacedLocker {
@@ -112,4 +118,10 @@ function prefixedKey(prefix: string, key: LockKey): LockKey {
   return text.isWellFormed()
     ? prefix + text
     : Buffer.concat([Buffer.from(prefix, "utf8"), key as Uint8Array]);
+}
+
+/** For what takes a text alone. @throws {EmptyKeyError} @throws {InvalidKeyError} */
+function prefixedText(prefix: string, key: string): string {
+  if (typeof key !== "string") throw new InvalidKeyError(key);
+  return prefix + keyText(key);
 }

@@ -2,22 +2,21 @@ import { inspect } from "node:util";
 import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
+import type { ElectOptions } from "./contract/election.ts";
 import type { Lock, LockGroup } from "./contract/lock.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { AcquireOptions, CloseOptions, LockerStats, PingOptions, TryResult } from "./contract/locker.ts";
+import type { Semaphore } from "./contract/semaphore.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { lookAtLock } from "./inspection/lock-state.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
-import {
-  checkPostgresLockerOptions,
-  connWaitMilliseconds,
-  type PostgresLockerOptions,
-} from "./locker-options.ts";
+import type { PostgresLockerOptions } from "./locker-options.ts";
 import { type NamespacedPostgresLocker, PrefixedPostgresLocker } from "./namespaced-locker.ts";
+import { checkPostgresLockerOptions, connWaitMilliseconds } from "./option-rules.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { ownPool } from "./postgres/own-pool.ts";
 import { boundedWait } from "./postgres/session.ts";
@@ -105,6 +104,8 @@ export class PostgresLocker implements TransactionLocker {
       "inspect",
       "isHeld",
       "on",
+      "elect",
+      "semaphore",
       "ping",
       "stats",
       "tryAcquireAll",
@@ -199,6 +200,14 @@ export class PostgresLocker implements TransactionLocker {
 
   on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
     return this.#core.on(event, listener);
+  }
+
+  elect(key: string, options: ElectOptions): Promise<void> {
+    return this.#core.elect(key, options);
+  }
+
+  semaphore(key: string, permits: number): Semaphore {
+    return this.#core.semaphore(key, permits);
   }
 
   ping(options?: PingOptions): Promise<void> {

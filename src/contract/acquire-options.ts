@@ -6,7 +6,17 @@ import type { LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, AcquireOptions, LockMode } from "./locker.ts";
 
 const modes: readonly LockMode[] = ["exclusive", "shared"];
-const acquireOptions = ["ttl", "wait", "mode", "signal", "autoRefresh", "fencing", "reentrant", "client"];
+const acquireOptions = [
+  "ttl",
+  "wait",
+  "mode",
+  "signal",
+  "autoRefresh",
+  "fencing",
+  "reentrant",
+  "client",
+  "holdAtLeast",
+];
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**

@@ -1,9 +1,11 @@
 import type { SessionClient } from "./clients.ts";
+import type { LeaderElector } from "./election.ts";
 import type { Lock, LockGroup } from "./lock.ts";
 import type { LockEventListener, LockEventName } from "./lock-events.ts";
 import type { InspectOptions, LockInspection } from "./lock-inspection.ts";
 import type { LockKey } from "./lock-key.ts";
 import type { NamespacedLocker } from "./namespaced-locker.ts";
+import type { SemaphoreMaker } from "./semaphore.ts";
 import type { UnderLock } from "./under-lock.ts";
 
 /**
@@ -92,6 +94,8 @@ export interface AcquireOptions {
    * share a lock. See docs/not-supported.md.
    *
    * @default false
+   * @example
+   * await locker.withLock("cart:7", () => addTo("cart:7", { reentrant: true }));
    */
   readonly reentrant?: boolean;
   /**
@@ -104,8 +108,21 @@ export interface AcquireOptions {
    * Release the lock before the client goes back to its pool. Only with a `PostgresLocker`, and not with `ttlEnforcement: "server"`.
    *
    * @default a connection of the locker's choice
+   * @example
+   * const client = await pool.connect();
+   * await using lock = await locker.acquire("invoice:42", { client });
    */
   readonly client?: SessionClient;
+  /**
+   * How long the lock is kept at the least, from its grant, however early it is released, for jobs in a fleet whose clocks differ. A
+   * release before that returns at once; the handle is no longer held then, but nobody gets the lock until the time has passed. It is
+   * free at once if the process or its session ends, or on a `close()` without a `drain`. Not for `acquireAll`. See docs/hold-at-least.md.
+   *
+   * @default 0: it is given back when it is released
+   * @example
+   * await locker.tryWithLock("digest", send, { holdAtLeast: "30s" });
+   */
+  readonly holdAtLeast?: Duration;
 }
 
 /** What `tryWithLock` returns. */
@@ -149,7 +166,7 @@ export interface LockerStats {
 /**
  * Hands out locks. Safe to use from any number of callers at once; its methods may be called without their object.
  */
-export interface Locker extends AsyncDisposable {
+export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
   /**
    * Takes the lock of `key`. Waits for a holder only with the option `wait`.
    *

@@ -1,4 +1,5 @@
 import type { Lock } from "../contract/lock.ts";
+import { longestTimer } from "../runtime/clock.ts";
 
 /** What the registry knows of a lock. */
 export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {
@@ -15,6 +16,8 @@ export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expi
 export class LockRegistry {
   /** An array if several share it. */
   readonly #byId = new Map<bigint, RegisteredLock | RegisteredLock[]>();
+  /** Set while {@link drained} waits. */
+  #onDelete: (() => void) | undefined;
 
   add(lock: RegisteredLock): void {
     const there = this.#byId.get(lock.id);
@@ -27,12 +30,32 @@ export class LockRegistry {
     const there = this.#byId.get(lock.id);
     if (there === lock) {
       this.#byId.delete(lock.id);
-      return;
+    } else if (Array.isArray(there)) {
+      const others = there.filter((each) => each !== lock);
+      if (others.length === 0) this.#byId.delete(lock.id);
+      else this.#byId.set(lock.id, others);
     }
-    if (!Array.isArray(there)) return;
-    const others = there.filter((each) => each !== lock);
-    if (others.length === 0) this.#byId.delete(lock.id);
-    else this.#byId.set(lock.id, others);
+    this.#onDelete?.();
+  }
+
+  /** Resolves when nobody relies on any of them, after that many milliseconds at the latest. */
+  drained(milliseconds: number): Promise<void> {
+    if (!this.isHolding) return Promise.resolve();
+    return new Promise((resolve) => {
+      const over = (): void => {
+        clearTimeout(timer);
+        clearInterval(look);
+        this.#onDelete = undefined;
+        resolve();
+      };
+      const timer = setTimeout(over, Math.min(milliseconds, longestTimer));
+      const lookAgain = (): void => {
+        if (!this.isHolding) over();
+      };
+      // A lock whose TTL passes is not given back.
+      const look = setInterval(lookAgain, 100);
+      this.#onDelete = lookAgain;
+    });
   }
 
   /** Those of one lock, in the order of their grants. */

@@ -15,6 +15,7 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
+import { PoolLook } from "./pool-look.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { SharedSessions } from "./shared-sessions.ts";
 import { WaitingSessions } from "./waiting-sessions.ts";
@@ -49,6 +50,8 @@ export class PostgresStore implements LockStore<Grant> {
   readonly #sessions: DedicatedSessions | SharedSessions;
   readonly #waiting: WaitingSessions;
   readonly #locksKept: LocksKept;
+  readonly #look: PoolLook;
+  readonly freesExpired: boolean;
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
@@ -67,6 +70,8 @@ export class PostgresStore implements LockStore<Grant> {
         ? new SharedSessions({ ...options, maxLocksPerSession, tellKeys })
         : new DedicatedSessions(options);
     this.#locksKept = new LocksKept(pool);
+    this.#look = new PoolLook(options);
+    this.freesExpired = options.ttlEnforcement === "server";
     this.#waiting = new WaitingSessions({ ...options, maxWaitingSessions }, () => options.onPlaceFree());
     this.#deadline = boundedWait(options.connWaitTimeout);
   }
@@ -100,6 +105,23 @@ export class PostgresStore implements LockStore<Grant> {
     tell(listener, waiting);
   }
 
+  /** Who holds a lock alone, if anybody is seen to. @throws {DatabaseError} */
+  async holderOf(id: bigint) {
+    const seen = await this.#look.holderOf(id);
+    if (seen === undefined || "refused" in seen) return undefined;
+    const { host, pid, since } = seen;
+    return {
+      host: host ?? undefined,
+      pid: pid ?? undefined,
+      sessionSince: since === null ? undefined : new Date(since),
+    };
+  }
+
+  /** Which of a block of 2^`bits` ids anybody holds, counted from the first one. @throws {DatabaseError} */
+  heldIn(first: bigint, bits: number) {
+    return this.#look.heldIn(first, bits);
+  }
+
   /** @throws what `ping()` does */
   async ping(): Promise<void> {
     await Promise.all(this.#pools.map((each) => pingPool(each, this.#deadline)));
@@ -107,6 +129,7 @@ export class PostgresStore implements LockStore<Grant> {
 
   /** Gives back every session, and ends what the locker opened. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
+    await this.#look.close();
     await this.#sessions.close();
     await this.#waiting.close();
     if (this.#ownPool !== undefined) await endPool(this.#ownPool);

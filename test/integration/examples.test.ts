@@ -301,3 +301,43 @@ describe("singleton cron", () => {
     expect(await recorded(name)).toHaveLength(1);
   });
 });
+
+describe("semaphore", () => {
+  const atWork = (replicas: Replicas) => replicas.turns("begins", ["ends"]);
+  /** How many were at work when the turns began. */
+  const beside = (turns: readonly Turn[]) =>
+    turns.map((turn) => turns.filter((each) => each.from <= turn.from && turn.from < each.to).length);
+
+  test("three replicas with two permits do two things, also when one is killed", async () => {
+    const env = { KEY: uniqueKey("api"), PERMITS: "2", WORK: "50" };
+    await using replicas = new Replicas("semaphore.mjs", { count: 3, env });
+    const all = replicas.children.map(({ pid }) => pid);
+    await until(() => new Set(atWork(replicas).map(({ pid }) => pid)).size === all.length, {
+      deadline: 10_000,
+    });
+    const killed = atWork(replicas).at(-1)?.pid ?? 0;
+    await replicas.kill(killed);
+    const before = replicas.lines().length;
+    await until(() => replicas.lines().length > before + 10, { deadline: 10_000 });
+    expect(await replicas.stop()).toEqual([0, 0]);
+    expect(Math.max(...beside(atWork(replicas)))).toBe(2);
+    expect(replicas.lines().filter(({ what }) => what === "failed")).toEqual([]);
+  });
+});
+
+describe("hold at least", () => {
+  test("a tick is begun by one replica, though its job is over when the next one comes", async () => {
+    const week = String(7 * 24 * 3_600_000);
+    const env = { JOB: uniqueKey("digest"), INTERVAL: week, HOLD_AT_LEAST: "1h" };
+    const start = () => new Replicas("hold-at-least.mjs", { count: 1, env });
+    await using first = start();
+    const { tick } = await first.line(({ what }) => what === "done");
+    await using late = start();
+    expect(await late.line(() => true)).toMatchObject({ what: "done elsewhere", tick });
+    expect(await first.stop()).toEqual([0]);
+    await using later = start();
+    // The replica that held it on has gone.
+    await later.line(({ what }) => what === "done");
+    expect([...(await late.stop()), ...(await later.stop())]).toEqual([0, 0]);
+  });
+});

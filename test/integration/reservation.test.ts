@@ -3,7 +3,7 @@ import { type AddressInfo, createServer, type Socket } from "node:net";
 import type pg from "pg";
 import { describe, expect, inject, test } from "vitest";
 import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
-import { connWaitMilliseconds } from "../../src/locker-options.ts";
+import { connWaitMilliseconds } from "../../src/option-rules.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,

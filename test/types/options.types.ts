@@ -90,6 +90,10 @@ export async function scopesDoNotCompile(): Promise<void> {
 export async function doesNotCompile(): Promise<void> {
   // @ts-expect-error a mode that there is not
   await locker.acquire("key", { mode: "read" });
+  // @ts-expect-error a permit has no readers
+  await locker.semaphore("key", 2).acquire({ mode: "shared" });
+  // @ts-expect-error somebody has to lead
+  await locker.elect("key", {});
   // @ts-expect-error a ttl is not an object
   await locker.acquire("key", { ttl: { seconds: 30 } });
   // @ts-expect-error the key of a lock is read, not written

@@ -1,0 +1,157 @@
+import { milliseconds } from "./contract/duration.ts";
+import { InvalidConfigError } from "./contract/errors.ts";
+import { int32Range, isInt32 } from "./contract/lock-id.ts";
+import type { Duration } from "./contract/locker.ts";
+import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
+import type { MemoryLockerOptions, PostgresLockerOptions } from "./locker-options.ts";
+import { isPostgresJs } from "./postgres/postgres-js.ts";
+import { longestTimer } from "./runtime/clock.ts";
+
+const wholeFrom1 = is(
+  "a whole number from 1 up",
+  (value) => Number.isInteger(value) && (value as number) >= 1,
+);
+
+const duration = is('a duration: milliseconds, or a string such as "5s" or "1m30s"', (value) => {
+  return milliseconds(value) !== undefined;
+});
+
+const pool: Check = (got, path) => {
+  const methods = ["connect", "on", "end"];
+  if (
+    !isObject(got) ||
+    methods.some((method) => typeof got[method] !== "function") ||
+    typeof got["totalCount"] !== "number" ||
+    !isObject(got["options"])
+  ) {
+    return { path, got, wants: "a node-postgres Pool" };
+  }
+  // Often from the environment, and so a string, with which the pool itself goes on.
+  const { max } = got["options"];
+  return typeof max === "number" ? undefined : { path: `${path}.options.max`, got: max, wants: "a number" };
+};
+
+const sql: Check = (got, path) => {
+  if (!isPostgresJs(got)) return { path, got, wants: "the `sql` that postgres.js's `postgres(…)` returns" };
+  const { max } = got.options;
+  return wholeFrom1(max, `${path}.options.max`);
+};
+
+const shared = {
+  namespace: optional(is(int32Range, isInt32)),
+  ttlEnforcement: optional(oneOf("client", "server")),
+  defaults: optional(
+    exactly("an object { ttl, wait, autoRefresh }", {
+      // The times are checked where it is known who enforces them.
+      ttl: () => undefined,
+      wait: () => undefined,
+      autoRefresh: optional(is("true or false", (value) => typeof value === "boolean")),
+    }),
+  ),
+  lockId: optional(is("a function", (value) => typeof value === "function")),
+  circuitBreaker: optional(having(["execute"], "an object with a method execute(fn)")),
+  logger: optional(having(["debug", "info", "warn", "error"], "an object with debug, info, warn and error")),
+  tracerProvider: optional(having(["getTracer"], "an OpenTelemetry TracerProvider")),
+  meterProvider: optional(having(["getMeter"], "an OpenTelemetry MeterProvider")),
+};
+
+const postgresLockerOptions = exactly("an object", {
+  ...shared,
+  pool: optional(pool),
+  database: optional(
+    exactly("an object { write, read } of node-postgres Pools", { write: pool, read: optional(pool) }),
+  ),
+  connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
+  sql: optional(sql),
+  connWaitTimeout: optional(duration),
+  sessions: optional(oneOf("dedicated", "shared")),
+  maxLocksPerSession: optional(wholeFrom1),
+  tellKeys: optional(is("a boolean", (value) => typeof value === "boolean")),
+  maxWaitingSessions: optional(wholeFrom1),
+  recoveryGrace: optional(
+    is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {
+      const grace = milliseconds(value);
+      return grace !== undefined && grace >= 1 && grace <= longestTimer;
+    }),
+  ),
+  pooler: optional(oneOf("refuse", "session")),
+});
+
+const memoryLockerOptions = exactly("an object", {
+  ...shared,
+  transaction: optional(
+    is("a function that makes the client of a transaction", (value) => typeof value === "function"),
+  ),
+});
+
+/** @throws {InvalidConfigError} */
+export function checkPostgresLockerOptions(options: unknown): PostgresLockerOptions {
+  const taken = checked<PostgresLockerOptions>(postgresLockerOptions, options);
+  const given = (["pool", "database", "connectionString", "sql"] as const).filter(
+    (field) => taken[field] !== undefined,
+  );
+  if (given.length === 0) {
+    // What was meant, if the variable that should hold it is not set.
+    const [meant = "pool"] = (["connectionString", "database", "sql"] as const).filter(
+      (field) => field in taken,
+    );
+    throw new InvalidConfigError({
+      field: meant,
+      got: undefined,
+      wants:
+        meant === "pool"
+          ? "a node-postgres Pool (or give `database`, `connectionString` or `sql`)"
+          : "given, and not undefined",
+    });
+  }
+  const second = given[1];
+  if (second !== undefined) {
+    throw new InvalidConfigError({
+      field: second,
+      got: "given",
+      wants: `absent where \`${given[0]}\` is given`,
+    });
+  }
+  return taken;
+}
+
+/** @throws {InvalidConfigError} */
+export function checkMemoryLockerOptions(options: unknown): MemoryLockerOptions {
+  return checked<MemoryLockerOptions>(memoryLockerOptions, options);
+}
+
+/** Milliseconds to wait for a connection; `Infinity` if there is no bound. */
+export function connWaitMilliseconds(configured: Duration | undefined): number {
+  const wait = milliseconds(configured ?? 0) ?? 0;
+  return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : Math.min(wait, longestTimer);
+}
+
+/** Fields whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
+const plainFields: ReadonlySet<string> = new Set([
+  "namespace",
+  "connWaitTimeout",
+  "pooler",
+  "ttlEnforcement",
+  "recoveryGrace",
+  "sessions",
+  "maxLocksPerSession",
+  "tellKeys",
+  "maxWaitingSessions",
+  "defaults.autoRefresh",
+  "pool.options.max",
+  "sql.options.max",
+  "database.write.options.max",
+  "database.read.options.max",
+]);
+
+/**
+ * A copy of the options, which their caller may go on to change.
+ *
+ * @throws {InvalidConfigError} of the first thing that is wrong with them
+ */
+export function checked<T>(check: Check, options: unknown): T {
+  const fault = check(options, "");
+  if (fault === undefined) return { ...(options as T) };
+  const { path, got, wants } = fault;
+  throw new InvalidConfigError({ field: path || "options", got, wants, secret: !plainFields.has(path) });
+}

@@ -1,0 +1,68 @@
+import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { Lock } from "../contract/lock.ts";
+import type { TryResult } from "../contract/locker.ts";
+import {
+  assertPermitOptions,
+  assertPermitScope,
+  type PermitOptions,
+  type Semaphore,
+} from "../contract/semaphore.ts";
+import { runUnder } from "../waiting/reentrancy.ts";
+
+interface LockerSemaphoreParts {
+  readonly key: string;
+  readonly permits: number;
+  /** The locker, as the functions that run under its locks know it. */
+  readonly owner: object;
+  /** With options that have been checked. */
+  acquire(options: PermitOptions): Promise<Lock>;
+}
+
+export class LockerSemaphore implements Semaphore {
+  readonly key: string;
+  readonly permits: number;
+  readonly #parts: LockerSemaphoreParts;
+
+  constructor(parts: LockerSemaphoreParts) {
+    this.key = parts.key;
+    this.permits = parts.permits;
+    this.#parts = parts;
+    // So that `const { withPermit } = semaphore` works.
+    this.acquire = this.acquire.bind(this);
+    this.tryAcquire = this.tryAcquire.bind(this);
+    this.withPermit = this.withPermit.bind(this);
+    this.tryWithPermit = this.tryWithPermit.bind(this);
+  }
+
+  async acquire(options?: PermitOptions): Promise<Lock> {
+    return await this.#parts.acquire(assertPermitOptions(options));
+  }
+
+  async tryAcquire(options?: PermitOptions): Promise<Lock | undefined> {
+    try {
+      return await this.acquire(options);
+    } catch (error) {
+      if (error instanceof LockNotAcquiredError && contention.has(error.reason)) return undefined;
+      throw error;
+    }
+  }
+
+  async withPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<T> {
+    const permit = await this.acquire(assertPermitScope(fn, options));
+    return await runUnder({ owner: this.#parts.owner, locks: [permit] }, permit, fn);
+  }
+
+  async tryWithPermit<T>(
+    fn: (permit: Lock) => T | Promise<T>,
+    options?: PermitOptions,
+  ): Promise<TryResult<T>> {
+    const permit = await this.tryAcquire(assertPermitScope(fn, options));
+    if (permit === undefined) return { acquired: false };
+    return {
+      acquired: true,
+      value: await runUnder({ owner: this.#parts.owner, locks: [permit] }, permit, fn),
+    };
+  }
+}
+
+const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);

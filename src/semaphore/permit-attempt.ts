@@ -1,0 +1,200 @@
+import { aboutKey, InvalidConfigError, LockNotAcquiredError } from "../contract/errors.ts";
+import type { Lock } from "../contract/lock.ts";
+import { isPassing } from "../postgres/passing-fault.ts";
+import { Alarm } from "../runtime/clock.ts";
+import { abandonOnAbort, pauseFor, Stop } from "../runtime/stop-signal.ts";
+import type { Grant, LockStore } from "../sessions/grant.ts";
+import type { Admission } from "../waiting/admission.ts";
+import type { Hold, Wanted } from "../waiting/attempt.ts";
+import { PauseAfterFault } from "../waiting/pause-after-fault.ts";
+import { Wait } from "../waiting/wait.ts";
+import { idAt, permitsOf, turnstile } from "./permit-block.ts";
+import { tryPlace } from "./place-attempt.ts";
+import type { Places, Seen } from "./places.ts";
+
+/** What an attempt needs of the locker. */
+export interface PermitAttemptParts {
+  readonly admission: Admission;
+  readonly store: LockStore<Grant>;
+  readonly hold: Hold<Grant, Lock>;
+  readonly holdForCaller: Hold<Grant, Lock>;
+}
+
+/** Milliseconds that the first try of a wait may take, however short the wait is: a permit that is free is worth that. */
+const firstTry = 1_000;
+/** Milliseconds between two looks of the one who is next: short at first, and longer as it goes on. */
+const shortestRest = 20;
+const longestRest = 250;
+
+/**
+ * One caller's attempt at a permit.
+ *
+ *     looking ──a place is free, nobody waits──▶ taking it ──granted──▶ looking whether all give the same number ──▶ granted
+ *        │                                          └── somebody was quicker ──▶ looking
+ *        └── none is free, or others wait ──▶ refused, or in line for the turnstile ──its turn──▶ looking, over and over …
+ *
+ * The turnstile is a lock like any other, whose line is the server's. Whoever holds it is the only one of all processes that looks for
+ * a free place, until it has one.
+ *
+ * Of two who give different numbers, each takes a place first and looks afterwards. So at least one of them sees the other.
+ */
+export class PermitAttempt {
+  readonly #parts: PermitAttemptParts;
+  readonly #places: Places;
+  /** Its id is that of the block. */
+  readonly #wanted: Wanted;
+  /** Whatever ends it: its caller's signal, the end of the locker, the bound of its wait. */
+  readonly #over = new Stop();
+
+  constructor(parts: PermitAttemptParts, places: Places, wanted: Wanted) {
+    this.#parts = parts;
+    this.#places = places;
+    this.#wanted = wanted;
+  }
+
+  /** @returns `undefined` if no permit is free, or others wait for one */
+  tryOnce(): Promise<Lock | undefined> {
+    return this.#untilOver(async () =>
+      this.#places.waiting > 0 ? undefined : await this.#takeFree({ isNext: false }),
+    );
+  }
+
+  /** Waits, whatever becomes of the database meanwhile. @throws {LockNotAcquiredError} `"wait-timeout"` */
+  wait(): Promise<Lock> {
+    return this.#untilOver(() => this.#wait());
+  }
+
+  async #untilOver<T>(work: () => Promise<T>): Promise<T> {
+    const { signal } = this.#wanted;
+    const { closing } = this.#parts.admission;
+    const ends = [signal, closing].filter((each) => each !== undefined);
+    const links = ends.map((each) => each.listen(() => this.#over.abort(each.reason)));
+    try {
+      const already = ends.find((each) => each.aborted);
+      if (already !== undefined) throw already.reason;
+      return await work();
+    } finally {
+      for (const link of links) link.cut();
+    }
+  }
+
+  async #wait(): Promise<Lock> {
+    const { key, wait } = this.#wanted;
+    const { admission } = this.#parts;
+    const over = this.#over;
+    const start = performance.now();
+    let isFirstTry = true;
+    let lastFault: Error | undefined;
+    const alarm = new Alarm(
+      this,
+      () => start + (isFirstTry ? Math.max(wait, firstTry) : wait) - performance.now(),
+      () => {
+        const cause = lastFault ?? (admission.hasConnected ? undefined : new Error("no answer"));
+        over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
+      },
+    );
+    const firstTryIsOver = (): void => {
+      if (!isFirstTry) return;
+      isFirstTry = false;
+      alarm.reset();
+    };
+    const pause = new PauseAfterFault();
+    try {
+      for (;;) {
+        try {
+          let permit: Lock | undefined;
+          if (this.#places.waiting === 0) permit = await this.#takeFree({ isNext: false });
+          firstTryIsOver();
+          permit ??= await this.#waitInLine();
+          if (permit !== undefined) return permit;
+        } catch (error) {
+          const ended = over.aborted && over.reason === error;
+          if (ended || !isPassing(error, admission.hasConnected)) throw error;
+          firstTryIsOver();
+          admission.telemetry.ridingOut(this.#wanted, error as Error, { isFirst: lastFault === undefined });
+          lastFault = error as Error;
+          await pauseFor(pause.next(lastFault), [over]);
+        }
+      }
+    } finally {
+      alarm.stop();
+    }
+  }
+
+  /** @returns `undefined` if it was the next one, and that was lost */
+  async #waitInLine(): Promise<Lock | undefined> {
+    const places = this.#places;
+    const { admission, store, hold } = this.#parts;
+    let turn: Lock | undefined;
+    places.waiting += 1;
+    try {
+      const wanted = {
+        ...this.#wanted,
+        id: idAt(this.#wanted.id, turnstile),
+        autoRefresh: true,
+        wait: Number.POSITIVE_INFINITY,
+        alsoEndedBy: this.#over,
+      };
+      turn = await new Wait(admission, { wanted, store, hold, around: undefined }).untilGranted();
+      for (let rest = shortestRest; turn.held; rest = Math.min(rest * 1.5, longestRest)) {
+        const since = places.timesFreed;
+        const permit = await this.#takeFree({ isNext: true });
+        if (permit !== undefined) return permit;
+        await places.rest(rest * (0.8 + Math.random() * 0.4), since, [this.#over]);
+      }
+      return undefined;
+    } finally {
+      places.waiting -= 1;
+      // Nobody has to wait for that: it is in the locker's books until it is done, and a failure has ended its session.
+      turn?.release().catch(() => {});
+    }
+  }
+
+  async #takeFree({ isNext }: { isNext: boolean }): Promise<Lock | undefined> {
+    for (;;) {
+      const seen = await this.#look();
+      if (!isNext && this.#places.isQueued(seen)) return undefined;
+      const at = this.#places.pickFree(seen);
+      if (at === undefined) return undefined;
+      const permit = await this.#places.reserve(at, () => this.#take(at));
+      if (permit !== undefined) return permit;
+    }
+  }
+
+  async #take(at: number): Promise<Lock | undefined> {
+    const places = this.#places;
+    const { admission, store, holdForCaller: hold } = this.#parts;
+    const wanted = { ...this.#wanted, id: idAt(this.#wanted.id, at), wait: 0, alsoEndedBy: this.#over };
+    const permit = await tryPlace(wanted, admission, { store, hold });
+    if (permit === undefined) return undefined;
+    const { isBacked } = places;
+    places.hold(at, permit);
+    try {
+      if (!isBacked) await this.#look();
+    } catch (error) {
+      // Whatever it is, nobody gets the permit. Giving it back holds up nobody.
+      permit.release().catch(() => {});
+      throw error;
+    }
+    places.prove(at);
+    return permit;
+  }
+
+  /** @throws {InvalidConfigError} somebody holds a permit of another number of them */
+  async #look(): Promise<Seen> {
+    const { key } = this.#wanted;
+    const { permits } = this.#places;
+    const seen = await abandonOnAbort(this.#places.look(), [this.#over]).catch((error: unknown) => {
+      throw aboutKey(error, key);
+    });
+    for (const at of seen) {
+      if (at !== turnstile && permitsOf(at) !== permits) throw otherNumber(key, permits, permitsOf(at));
+    }
+    return seen;
+  }
+}
+
+export function otherNumber(key: string, permits: number, others: number): InvalidConfigError {
+  const wants = `${others}, with which permits of the semaphore ${JSON.stringify(key)} are held at this moment: all have to give the same number`;
+  return new InvalidConfigError({ field: "permits", got: permits, wants });
+}

@@ -1,0 +1,121 @@
+import { InvalidKeyError, LockNotAcquiredError } from "../contract/errors.ts";
+import { holdAtLeastOf } from "../contract/hold-at-least.ts";
+import type { Lock } from "../contract/lock.ts";
+import { keyText } from "../contract/lock-id.ts";
+import type { AcquireOptions } from "../contract/locker.ts";
+import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
+import { heldAtLeast } from "../holding/held-at-least.ts";
+import type { NotReserved } from "../postgres/reservation.ts";
+import { throughBreaker } from "../runtime/circuit-breaker.ts";
+import type { Grant, LockStore } from "../sessions/grant.ts";
+import type { Admission } from "../waiting/admission.ts";
+import type { Hold, Wanted } from "../waiting/attempt.ts";
+import { lockAround } from "../waiting/reentrancy.ts";
+import { LockerSemaphore } from "./locker-semaphore.ts";
+import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
+import { blockBits, blockKey, blockOf, idAt, placeOf } from "./permit-block.ts";
+import { Places } from "./places.ts";
+
+/** What the semaphores of a locker need of it. */
+export interface SemaphoresParts {
+  readonly admission: Admission;
+  readonly store: LockStore<Grant> & {
+    /** Which of a block of 2^`bits` ids anybody holds, counted from the first. */
+    heldIn(first: bigint, bits: number): Promise<readonly number[] | NotReserved>;
+  };
+  readonly hold: Hold<Grant, Lock>;
+  readonly holdForCaller: Hold<Grant, Lock>;
+  /** What is asked for, checked, with the id of the key. @throws {LockerClosedError} */
+  wanted(key: string, options: AcquireOptions): Wanted;
+}
+
+/** The permits of a locker's callers, and those who want one. */
+export class Semaphores {
+  readonly #parts: SemaphoresParts;
+  readonly #inUse = new Map<bigint, Places>();
+
+  constructor(parts: SemaphoresParts) {
+    this.#parts = parts;
+  }
+
+  /** @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
+  of(key: string, permits: number): Semaphore {
+    if (typeof key !== "string") throw new InvalidKeyError(key);
+    keyText(key);
+    assertPermits(permits);
+    const acquire = (options: PermitOptions): Promise<Lock> => this.#permit(key, permits, options);
+    return new LockerSemaphore({ owner: this.#parts.admission, key, permits, acquire });
+  }
+
+  /** A lock of the locker has been given back; it may be a permit. */
+  freed(id: bigint): void {
+    if (this.#inUse.size === 0) return;
+    const block = blockOf(id);
+    const places = this.#inUse.get(block);
+    if (places === undefined) return;
+    places.freed(Number(id - block));
+    this.#forgetUnused(block, places);
+  }
+
+  async #permit(key: string, permits: number, options: PermitOptions): Promise<Lock> {
+    const asked = this.#parts.wanted(blockKey(key), options);
+    const least = holdAtLeastOf(options);
+    const wanted = { ...asked, key, id: blockOf(asked.id) };
+    const { telemetry } = this.#parts.admission;
+    const taken = telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits));
+    if (least === 0) return await taken;
+    return await heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: telemetry.log });
+  }
+
+  async #acquire(wanted: Wanted, permits: number): Promise<Lock> {
+    const { admission } = this.#parts;
+    const { key, wait } = wanted;
+    wanted.signal?.throwIfAborted();
+    // A wait for what the caller itself holds would have no end.
+    const reentrant = wait > 0 && this.#hasAll(wanted, permits);
+    const places = this.#placesOf(wanted, permits);
+    places.users += 1;
+    admission.began();
+    try {
+      const attempt = new PermitAttempt(this.#parts, places, wanted);
+      const permit = wait > 0 && !reentrant ? await attempt.wait() : await attempt.tryOnce();
+      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
+      return permit;
+    } finally {
+      admission.ended();
+      places.users -= 1;
+      this.#forgetUnused(wanted.id, places);
+    }
+  }
+
+  #placesOf({ key, id }: Wanted, permits: number): Places {
+    const known = this.#inUse.get(id);
+    if (known !== undefined && known.permits !== permits) throw otherNumber(key, permits, known.permits);
+    if (known !== undefined) return known;
+    const places = new Places(permits, () => this.#look(key, id));
+    this.#inUse.set(id, places);
+    return places;
+  }
+
+  async #look(key: string, block: bigint): Promise<ReadonlySet<number>> {
+    const { admission, store } = this.#parts;
+    const seen = await throughBreaker(admission.breaker, () => store.heldIn(block, blockBits));
+    if ("refused" in seen) {
+      throw new LockNotAcquiredError({ key, reason: seen.refused, waited: seen.waited });
+    }
+    admission.hasConnected = true;
+    return new Set(seen);
+  }
+
+  /** Whether the functions around this call have all the permits. */
+  #hasAll({ id }: Wanted, permits: number): boolean {
+    for (let place = 0; place < permits; place += 1) {
+      if (lockAround(this.#parts.admission, idAt(id, placeOf(permits, place))) === undefined) return false;
+    }
+    return true;
+  }
+
+  #forgetUnused(block: bigint, places: Places): void {
+    if (!places.isUsed && this.#inUse.get(block) === places) this.#inUse.delete(block);
+  }
+}

@@ -1,0 +1,124 @@
+import type { LockHolder } from "../contract/lock-inspection.ts";
+import { elapsedSince, type Instant, now } from "../runtime/clock.ts";
+import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./grant.ts";
+import type { LockerStore } from "./locker-store.ts";
+
+/** Locks of one process. */
+export class MemoryStore implements LockerStore {
+  readonly sessionCount = 0;
+  readonly #isEnforced: boolean;
+  #lastToken = 0n;
+  readonly #holders = new Map<bigint, Set<MemoryLock>>();
+
+  constructor({ isEnforced }: { isEnforced: boolean }) {
+    this.#isEnforced = isEnforced;
+  }
+
+  tryLock(request: LockRequest, listener: TryListener<Grant>): void {
+    tell(listener, this.#tryLock(request));
+  }
+
+  async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
+    const holders = this.#holders.get(request.id) ?? new Set();
+    for (const holder of holders) if (holder.lapsed) holders.delete(holder);
+    const excluded = [...holders].some(
+      (holder) => holder.mode === "exclusive" || request.mode === "exclusive",
+    );
+    if (excluded) return { refused: "held" };
+    if (request.fencing) this.#lastToken += 1n;
+    const lock = new MemoryLock(request, {
+      lapses: this.#isEnforced,
+      fencingToken: request.fencing ? this.#lastToken : undefined,
+      free: () => {
+        if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
+        if (holders.size === 0) this.#holders.delete(request.id);
+      },
+    });
+    holders.add(lock);
+    this.#holders.set(request.id, holders);
+    return lock;
+  }
+
+  holdersOf(id: bigint): LockHolder[] {
+    return [...(this.#holders.get(id) ?? [])].filter((lock) => !lock.lapsed).map(holderOf);
+  }
+
+  get freesExpired(): boolean {
+    return this.#isEnforced;
+  }
+
+  async holderOf(id: bigint) {
+    const holders = [...(this.#holders.get(id) ?? [])];
+    const isHeld = holders.some((holder) => holder.mode === "exclusive" && !holder.lapsed);
+    return isHeld ? { host: undefined, pid: undefined, sessionSince: undefined } : undefined;
+  }
+
+  async heldIn(first: bigint, bits: number): Promise<number[]> {
+    const held: number[] = [];
+    for (const [id, holders] of this.#holders) {
+      const at = id - first;
+      if (at < 0n || at >= 1n << BigInt(bits)) continue;
+      if ([...holders].some((holder) => !holder.lapsed)) held.push(Number(at));
+    }
+    return held;
+  }
+
+  async ping(): Promise<void> {}
+
+  async close(): Promise<void> {}
+}
+
+function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {
+  return {
+    mode,
+    own: true,
+    since,
+    fencingToken,
+    pid: undefined,
+    host: undefined,
+    applicationName: undefined,
+    user: undefined,
+    sessionSince: undefined,
+    preparedTransaction: undefined,
+  };
+}
+
+class MemoryLock implements Grant {
+  readonly mode;
+  readonly since = new Date();
+  readonly fencingToken: bigint | undefined;
+  readonly lapses: boolean;
+  readonly goneBecause = undefined;
+  readonly #free: () => void;
+  #ttl: number;
+  provenAt: Instant = now();
+
+  constructor(
+    request: LockRequest,
+    rest: { lapses: boolean; fencingToken: bigint | undefined; free: () => void },
+  ) {
+    this.lapses = rest.lapses;
+    this.fencingToken = rest.fencingToken;
+    this.mode = request.mode;
+    this.#ttl = request.ttl;
+    this.#free = rest.free;
+  }
+
+  /** Whoever asks next finds that it has, also if the holder's timer is late. */
+  get lapsed(): boolean {
+    return this.lapses && elapsedSince(this.provenAt) >= this.#ttl;
+  }
+
+  /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */
+  onGone(): void {}
+
+  async refresh(ttl: number): Promise<Instant> {
+    this.provenAt = now();
+    this.#ttl = ttl;
+    return this.provenAt;
+  }
+
+  async release(): Promise<void> {
+    this.#free();
+  }
+}

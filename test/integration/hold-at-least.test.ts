@@ -1,0 +1,170 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { describe, expect, test } from "vitest";
+import {
+  type Lock,
+  type Locker,
+  LockLostError,
+  lockId,
+  MemoryLocker,
+  PostgresLocker,
+} from "../../src/index.ts";
+import { Child } from "../support/child.ts";
+import { createPool, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { sessionModes } from "../support/session-modes.ts";
+import { until } from "../support/until.ts";
+
+const isHeld = async (key: string): Promise<boolean> => (await holdersOf(lockId(0, key))).length > 0;
+const refused = (asked: Promise<unknown>): Promise<unknown> =>
+  asked.then(
+    () => "done",
+    (error: unknown) => error,
+  );
+
+describe.each([
+  ...sessionModes.map(
+    (sessions) =>
+      [
+        `PostgresLocker of ${sessions} sessions`,
+        (): Locker => new PostgresLocker({ sessions, pool: createPool() }),
+      ] as const,
+  ),
+  ["MemoryLocker", (): Locker => new MemoryLocker()] as const,
+])("of a %s", (_, create) => {
+  test("a lock that is released early is held for everybody else until its time", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const before = performance.now();
+    const lock = await locker.acquire(key, { holdAtLeast: "600ms" });
+    await lock.release();
+    expect(lock.held).toBe(false);
+    expect(lock.expired).toBe(false);
+    expect(() => lock.assertHeld()).toThrow(/has been released/);
+    for (const again of [lock.release(), lock.refresh()]) {
+      expect(await refused(again)).toMatchObject({ code: "LOCK_NOT_HELD", reason: "released" });
+    }
+    expect(await locker.tryAcquire(key)).toBeUndefined();
+    const next = await locker.acquire(key, { wait: "10s" });
+    // What is promised, to the millisecond that timers are early.
+    expect(performance.now() - before).toBeGreaterThan(598);
+    expect(lock.signal.aborted).toBe(false);
+    await next.release();
+  });
+
+  test("one that is released later is free at once", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const lock = await locker.acquire(key, { holdAtLeast: 1 });
+    await delay(2);
+    await lock.release();
+    const next = await locker.tryAcquire(key);
+    expect(next?.held).toBe(true);
+    await next?.release();
+    expect(await refused(lock.release())).toMatchObject({ reason: "released" });
+  });
+
+  test("withLock returns at once, with what its function did", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const options = { holdAtLeast: "1h" };
+    expect(await locker.withLock(key, () => 1, options)).toBe(1);
+    expect(await locker.tryWithLock(key, () => 1)).toEqual({ acquired: false });
+    const other = uniqueKey();
+    const failed = locker.withLock(other, () => Promise.reject(new Error("of the function")), options);
+    expect(await refused(failed)).toMatchObject({ message: "of the function" });
+    expect(await locker.tryAcquire(other)).toBeUndefined();
+    await using scoped = await locker.semaphore(key, 1).acquire(options);
+    await scoped[Symbol.asyncDispose]();
+    expect(await locker.semaphore(key, 1).tryAcquire()).toBeUndefined();
+  });
+
+  test("once released it is refreshed, and before that it expires as any", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const lock = await locker.acquire(key, { ttl: 300, holdAtLeast: "1h" });
+    await lock.release();
+    const forgotten = await locker.acquire(uniqueKey(), { ttl: 300, holdAtLeast: "1h" });
+    await until(() => forgotten.signal.aborted);
+    expect(forgotten.expired).toBe(true);
+    expect(await refused(forgotten.release())).toMatchObject({ reason: "expired" });
+    await delay(400);
+    expect(await locker.tryAcquire(key)).toBeUndefined();
+    expect(lock.signal.aborted).toBe(false);
+  });
+
+  test("close frees it at once; a drain waits for it", async () => {
+    const key = uniqueKey();
+    const locker = create();
+    const lock = await locker.acquire(key, { holdAtLeast: "1h" });
+    await lock.release();
+    await locker.close();
+    expect(await isHeld(key)).toBe(false);
+    expect(lock.signal.aborted).toBe(false);
+    const draining = create();
+    const before = performance.now();
+    await draining.withLock(key, () => {}, { holdAtLeast: "500ms" });
+    await draining.close({ drain: "10s" });
+    expect(performance.now() - before).toBeGreaterThan(498);
+    expect(await isHeld(key)).toBe(false);
+  });
+
+  test("what is no such duration is refused by name, and acquireAll has none", async () => {
+    await using locker = create();
+    for (const holdAtLeast of [-1, Number.NaN, Number.POSITIVE_INFINITY, "30", true, null]) {
+      const error = await refused(locker.acquire(uniqueKey(), { holdAtLeast: holdAtLeast as never }));
+      expect(error).toMatchObject({ code: "INVALID_CONFIG", field: "holdAtLeast" });
+    }
+    const error = await refused(locker.acquireAll([uniqueKey()], { holdAtLeast: 1 }));
+    expect(error).toMatchObject({ code: "INVALID_CONFIG", field: "holdAtLeast" });
+  });
+});
+
+describe.each(sessionModes)("with %s sessions", (sessions) => {
+  test.each(["client", "server"] as const)(
+    "it outlives its TTL in the server, if the %s ends it",
+    async (ttlEnforcement) => {
+      await using locker = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement });
+      const key = uniqueKey();
+      const lock = await locker.acquire(key, { ttl: 300, holdAtLeast: "1h" });
+      const [session] = await holdersOf(lock.id);
+      await lock.release();
+      for (let looks = 0; looks < 8; looks += 1) {
+        await delay(100);
+        expect(await holdersOf(lock.id)).toEqual([session]);
+      }
+    },
+  );
+
+  test("a session that ends while it is kept frees it, and nobody is told", async () => {
+    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    const key = uniqueKey();
+    const kept: Lock = await locker.acquire(key, { holdAtLeast: "1h" });
+    const told = new Promise((resolve) => kept.signal.addEventListener("abort", resolve));
+    await kept.release();
+    const holding = await locker.acquire(uniqueKey(), { holdAtLeast: "1h" });
+    for (const lock of [kept, holding]) {
+      await onServer("select pg_terminate_backend($1)", [(await holdersOf(lock.id))[0]]);
+    }
+    await until(() => holding.signal.aborted);
+    expect(holding.signal.reason).toBeInstanceOf(LockLostError);
+    await using next = await locker.acquire(key, { wait: "10s" });
+    expect(next.held).toBe(true);
+    expect(await Promise.race([told, "not told"])).toBe("not told");
+  });
+
+  test("a process stays until the time has passed, and one that is killed frees it", async () => {
+    const key = uniqueKey();
+    const env = { DATABASE_URL: databaseUrl(), SESSIONS: sessions };
+    await using child = Child.start("hold-at-least.mjs", { args: [key, "1500ms"], env });
+    await child.message(({ released }) => released === true);
+    expect(await isHeld(key)).toBe(true);
+    expect(await child.exited, child.stderr).toEqual({ code: 0, signal: null });
+    expect(child.messages.at(-1)).toEqual({ after: expect.any(Number) });
+    expect(Number(child.messages.at(-1)?.["after"])).toBeGreaterThan(1_498);
+    await until(async () => !(await isHeld(key)));
+    await using killed = Child.start("hold-at-least.mjs", { args: [key, "1h"], env });
+    await killed.message(({ released }) => released === true);
+    expect(await isHeld(key)).toBe(true);
+    killed.signal("SIGKILL");
+    await until(async () => !(await isHeld(key)));
+  });
+});
