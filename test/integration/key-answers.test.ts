@@ -1,8 +1,9 @@
 import pg from "pg";
+import postgres from "postgres";
 import { describe, expect, inject, test } from "vitest";
 import { type LockInfo, listLocks, lockId, PostgresLocker } from "../../src/index.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
-import { connect, createPool, uniqueKey } from "../support/database.ts";
+import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 // Locks on shared sessions tell their keys to whoever asks.
@@ -43,6 +44,16 @@ test("listLocks shows many keys of a shared session, in notifications of 8000 by
   expect(new Set(locks.map(({ namespace }) => namespace))).toEqual(new Set([7]));
   const unasked = await listLocks(createPool());
   expect(new Set(unasked.map(({ key }) => key))).toEqual(new Set([undefined]));
+});
+
+test("a locker over postgres.js tells its keys, too", async () => {
+  const sql = postgres(databaseUrl());
+  const locker = new PostgresLocker({ sql });
+  const key = uniqueKey();
+  await locker.acquire(key);
+  await untilTold([key]);
+  await locker.close();
+  await sql.end();
 });
 
 test.each([-1, Number.NaN, "soon"])("keysWithin: %s is refused", async (keysWithin) => {
