@@ -79,3 +79,8 @@ export type { LockEventName } from "./contract/lock-events.ts";
 export type { LockEvents } from "./contract/lock-events.ts";
 export type { SessionEvent } from "./contract/lock-events.ts";
 export type { SessionClient } from "./contract/clients.ts";
+export type { PoolLike } from "./contract/clients.ts";
+export type { LockerConnection } from "./locker-options.ts";
+export type { NotAcquiredFacts } from "./contract/not-acquired-sentence.ts";
+export type { Reentrancy } from "./contract/not-acquired-sentence.ts";
+export type { PostgresJs } from "./postgres/postgres-js.ts";

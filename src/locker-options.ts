@@ -1,28 +1,27 @@
 import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
-import type { TransactionClient } from "./contract/clients.ts";
+import type { PoolLike, TransactionClient } from "./contract/clients.ts";
 import type { LockDefaults } from "./contract/lock-defaults.ts";
 import type { LockIdFunction } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
-import type { Pool } from "./postgres/driver.ts";
 import type { PostgresJs } from "./postgres/postgres-js.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 
 /** How a locker reaches its database: exactly one of the four. */
-interface Connection {
+export interface LockerConnection {
   /**
    * A node-postgres `Pool`, which stays the caller's: `close()` doesn't end it. Locks take connections from it while they are held.
    *
    * @example
    * const locker = new PostgresLocker({ pool: new pg.Pool() });
    */
-  readonly pool?: Pool;
+  readonly pool?: PoolLike;
   /**
    * Two pools, if reads go elsewhere: locks live on `write`, and `ping()` proves `read` as well. Both stay the caller's.
    *
    * @example
    * const locker = new PostgresLocker({ database: { write: primary, read: replica } });
    */
-  readonly database?: { readonly write: Pool; readonly read?: Pool };
+  readonly database?: { readonly write: PoolLike; readonly read?: PoolLike };
   /**
    * A connection string. The locker makes a pool of its own for it, and ends that on `close()`.
    *
@@ -38,7 +37,7 @@ interface Connection {
   readonly sql?: PostgresJs;
 }
 
-export interface PostgresLockerOptions extends Connection {
+export interface PostgresLockerOptions extends LockerConnection {
   /**
    * Keeps services apart that share a database: part of the lock id. An int32.
    *

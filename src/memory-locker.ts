@@ -113,7 +113,7 @@ export class MemoryLocker implements TransactionLocker {
    * @throws what `fn`, the option `transaction` or the client throws
    */
   async withTransaction<T, C extends TransactionClient = TransactionClient>(
-    key: string,
+    key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C> = {},
   ): Promise<T> {

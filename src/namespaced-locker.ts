@@ -1,9 +1,9 @@
-import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { InvalidConfigError, InvalidKeyError } from "./contract/errors.ts";
 import { keyText } from "./contract/lock-id.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { Locker } from "./contract/locker.ts";
 import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
+import type { TransactionLocker } from "./contract/transaction-locker.ts";
 
 /** A locker whose keys get a prefix. Everything else is its parent's. */
 export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.asyncDispose>>
@@ -86,25 +86,18 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
   }
 }
 
-/** What `withTransaction` of a `PostgresLocker` is. */
-interface Transactional {
-  withTransaction<T, C extends TransactionClient = TransactionClient>(
-    key: LockKey,
-    fn: (client: C) => T | Promise<T>,
-    options?: TransactionOptions<C>,
-  ): Promise<T>;
-}
-
 /** What `namespace` of a `PostgresLocker` returns. */
-export interface NamespacedPostgresLocker extends NamespacedLocker, Transactional {
+export interface NamespacedPostgresLocker
+  extends NamespacedLocker,
+    Pick<TransactionLocker, "withTransaction"> {
   namespace(name: string): NamespacedPostgresLocker;
 }
 
 export class PrefixedPostgresLocker
-  extends PrefixedLocker<NamespacedLocker & Transactional>
+  extends PrefixedLocker<NamespacedLocker & Pick<TransactionLocker, "withTransaction">>
   implements NamespacedPostgresLocker
 {
-  readonly withTransaction: Transactional["withTransaction"] = async (key, fn, options) =>
+  readonly withTransaction: TransactionLocker["withTransaction"] = async (key, fn, options) =>
     this.parent.withTransaction(this.prefixed(key), fn, options);
 
   override namespace(name: string): NamespacedPostgresLocker {

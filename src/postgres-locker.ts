@@ -66,7 +66,7 @@ export class PostgresLocker implements TransactionLocker {
       store: new PostgresStore({
         pool,
         ownsPool: own !== undefined,
-        readPool: checked.database?.read,
+        readPool: checked.database?.read as Pool | undefined,
         namespace,
         connWaitTimeout,
         pooler,

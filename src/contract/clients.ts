@@ -54,3 +54,13 @@ export interface TransactionOptions<C extends TransactionClient = TransactionCli
    */
   readonly client?: C;
 }
+
+/** What is needed of a connection pool: a `Pool` of node-postgres, a subclass of it, or a wrapper that has what is here. */
+export interface PoolLike {
+  connect(callback: never): unknown;
+  on(event: "error", listener: never): unknown;
+  end(): Promise<void>;
+  readonly totalCount: number;
+  readonly idleCount: number;
+  readonly options: { readonly max: number };
+}

@@ -1,4 +1,5 @@
 import type { TransactionClient, TransactionOptions } from "./clients.ts";
+import type { LockKey } from "./lock-key.ts";
 import type { Locker } from "./locker.ts";
 
 /**
@@ -25,7 +26,7 @@ export interface TransactionLocker extends Locker {
    * @throws {DatabaseError} the commit failed
    */
   withTransaction<T, C extends TransactionClient = TransactionClient>(
-    key: string,
+    key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options?: TransactionOptions<C>,
   ): Promise<T>;

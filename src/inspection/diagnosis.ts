@@ -1,4 +1,5 @@
 import { sentenceOf } from "../contract/caught-error.ts";
+import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, InvalidConfigError, LocksNotKeptError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
@@ -81,7 +82,7 @@ const attempts = 3;
  *
  * @throws {InvalidConfigError} `deadline` is not a positive, finite duration
  */
-export async function diagnose(pool: Pool, options: DiagnosisOptions = {}): Promise<Finding[]> {
+export async function diagnose(pool: PoolLike, options: DiagnosisOptions = {}): Promise<Finding[]> {
   const deadline = milliseconds(options.deadline ?? statementDeadline);
   if (deadline === undefined || !(deadline > 0) || deadline === Number.POSITIVE_INFINITY) {
     const wants = 'a positive duration such as 5000 or "5s"';
@@ -89,12 +90,12 @@ export async function diagnose(pool: Pool, options: DiagnosisOptions = {}): Prom
   }
   let line: DiagnosisLine;
   try {
-    line = await DiagnosisLine.open(pool, deadline);
+    line = await DiagnosisLine.open(pool as Pool, deadline);
   } catch (error) {
     return [{ check: "reachable", ...unreachable(error) }];
   }
   try {
-    return await examine(new Examination(pool, line, options));
+    return await examine(new Examination(pool as Pool, line, options));
   } finally {
     await line.close();
   }

@@ -1,3 +1,4 @@
+import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, InvalidConfigError, StandbyError } from "../contract/errors.ts";
 import { fnv } from "../contract/lock-id.ts";
@@ -85,7 +86,7 @@ export interface ListLocksOptions {
  * @throws {InvalidConfigError} `keysWithin` is no duration
  * @throws the signal's `reason` if it aborts
  */
-export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Promise<LockInfo[]> {
+export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}): Promise<LockInfo[]> {
   const { id, signal } = options;
   const patience = milliseconds(options.keysWithin ?? 0);
   if (patience === undefined || patience < 0) {
@@ -93,7 +94,7 @@ export async function listLocks(pool: Pool, options: ListLocksOptions = {}): Pro
     throw new InvalidConfigError({ field: "keysWithin", got: options.keysWithin, wants });
   }
   const ids = id === undefined ? null : [id.toString()];
-  const { seen, told } = await ask(pool, { doing: "Looking at locks", signal }, async (client) => {
+  const { seen, told } = await ask(pool as Pool, { doing: "Looking at locks", signal }, async (client) => {
     const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
     const pids = patience === 0 ? new Set<number>() : pidsOfShared(seen);
     return {
@@ -152,11 +153,13 @@ function byIdThenState(one: LockInfo, other: LockInfo): number {
  * @throws {DatabaseError} `sqlState` is `"42501"` if the role may not end a session: then none was ended, or not all
  */
 export async function endHolders(
-  pool: Pool,
+  pool: PoolLike,
   lock: { id: bigint; pids: readonly number[] },
 ): Promise<number[]> {
   const asked = query(endSessions, [lock.id.toString(), lock.pids]);
-  return await ask(pool, { doing: "Ending a session" }, (client) => answerOf<number[]>(client, asked));
+  return await ask(pool as Pool, { doing: "Ending a session" }, (client) =>
+    answerOf<number[]>(client, asked),
+  );
 }
 
 function infoOf(seen: SeenLock): LockInfo {
