@@ -466,7 +466,7 @@ export const mutants = [
     by: "    deadline.#owner.late();",
     caughtBy: {
       file: "test/integration/stalls.test.ts",
-      test: "a process stopped with statements under way keeps all its locks, none lost",
+      test: "at a deadline, what has arrived while the event loop stood still is in time",
     },
   },
   {

@@ -1,7 +1,8 @@
 import { expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
+import { within } from "../../src/runtime/clock.ts";
 import { Child } from "../support/child.ts";
-import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { advisoryLocks, connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 
 // A process that stands still for longer than a statement of ours may take finds its timers due before it has read its sockets. What
 // arrived in that time counts all the same: the TTLs here are of ten minutes.
@@ -72,3 +73,13 @@ test("a process stopped with statements under way keeps all its locks, none lost
   expect(told).toMatchObject({ held: 500, aborted: 0, failed: [] });
   expect(await child.exited).toEqual({ code: 0, signal: null });
 }, 60_000);
+
+test("at a deadline, what has arrived while the event loop stood still is in time", async () => {
+  const client = await connect();
+  const answer = client.query("select pg_sleep(0.05)");
+  // Sent before the loop stands still.
+  await new Promise(setImmediate);
+  const inTime = within(200, answer);
+  block(500);
+  await expect(inTime).resolves.toMatchObject({ rowCount: 1 });
+});
