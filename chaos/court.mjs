@@ -36,13 +36,16 @@ export class Court {
   #overlaps;
   #tokens;
   #unavailability;
+  /** Those that somebody wants at any time: of the others, the next claim says nothing. */
+  #hot;
   #cluster;
   #leftOpen = false;
 
-  /** @param keys with the name and the TTLs of each @param half answers when the second half began */
+  /** @param keys with the name, the heat and the TTLs of each @param half answers when the second half began */
   constructor({ keys, half }) {
     this.half = half;
     const longest = new Map(keys.map(({ name, ttls }) => [name, ttls[1]]));
+    this.#hot = new Set(keys.filter(({ heat }) => heat === "hot").map(({ name }) => name));
     this.rows = new Rows((key) => 2 * longest.get(key) + slack);
   }
 
@@ -68,7 +71,7 @@ export class Court {
     if (claim.mode === "shared") this.readers += 1;
     this.#overlaps.claim(claim);
     this.#tokens.claim(claim);
-    this.#unavailability.claim(claim);
+    if (this.#hot.has(claim.key)) this.#unavailability.claim(claim);
     const { checks, excused, wrong } = judgeClaim(claim, samples, endings);
     this.checks += checks;
     this.excused += excused;

@@ -15,7 +15,7 @@ export function endedByOthers(claim, at, endings) {
   const granted = Math.max(claim.asked, claim.start - claim.ttl);
   return endings.findLast(
     (ending) =>
-      (ending.beside || !hadItToTheEnd.has(claim.why)) &&
+      (ending.beside || !hadItToTheEnd(claim)) &&
       (ending.worker === undefined || ending.worker === claim.worker) &&
       (ending.timeline === undefined || ending.timeline === claim.timeline) &&
       ending.at <= at &&
@@ -254,7 +254,7 @@ export function lostByStall(claim, faults) {
       fault.until >= claim.asked &&
       fault.at <= Math.max(claim.end, stall.until) + settling,
   );
-  if (hadItToTheEnd.has(claim.why) || others.length > 0) return { isKept: false, wrong: [] };
+  if (ended.has(claim.why) || others.length > 0) return { isKept: false, wrong: [] };
   const lasted = `${(stall.until - stall.at).toFixed(0)} ms`;
   return {
     isKept: false,
@@ -262,6 +262,8 @@ export function lostByStall(claim, faults) {
   };
 }
 
+/** By choice. */
+const ended = new Set(["released", "committed"]);
 const stalls = new Set(["stall-stop", "stall-block"]);
 /** Milliseconds after which the end of a claim is surely known. */
 const settling = 50;
@@ -302,7 +304,7 @@ export class Unavailability {
       this.#onCost({ fault, key: claim.key, milliseconds: claim.start - fault.at });
       return false;
     });
-    if (!hadItToTheEnd.has(claim.why)) {
+    if (!hadItToTheEnd(claim)) {
       for (let at = this.#faults.length - 1; at >= 0; at -= 1) {
         const fault = this.#faults[at];
         if (fault.until < claim.start) break;
@@ -329,8 +331,11 @@ export function voidBecause({ acquires, seconds, floor, faults, kinds, samples, 
   return because;
 }
 
-/** How a claim ends whose session lived on: its release found the lock, or its transaction was committed. */
-const hadItToTheEnd = new Set(["released", "committed"]);
+/**
+ * Whether the session of a claim lived on: its release found the lock, or its transaction was committed. The readers of a key on one
+ * session have one lock in the server: as long as there is another, a release is counted off, and the server isn't asked.
+ */
+const hadItToTheEnd = ({ why, mode }) => why === "committed" || (why === "released" && mode !== "shared");
 
 const holderOf = ({ worker, key }) => `${worker} ${key}`;
 

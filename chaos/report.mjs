@@ -82,7 +82,7 @@ export function reportLines(run) {
       "unavailable",
       worst === undefined
         ? "never"
-        : `at most ${worst.milliseconds.toFixed(0)} ms from a fault on a holder to the next claim (${worst.fault.kind}); median ${median} ms`,
+        : `a hot key for at most ${worst.milliseconds.toFixed(0)} ms from a fault on its holder to the next claim (${worst.fault.kind}); median ${median} ms`,
     ),
     "",
     ...list("WRONG", wrong),

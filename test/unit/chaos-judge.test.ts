@@ -130,6 +130,12 @@ test("no overlap of released claims is excused: their sessions lasted to the end
   expect(judgeOverlaps(claims, [ending(80)]).wrong).toHaveLength(1);
 });
 
+test("a reader's release proves nothing: there may be another on its session", () => {
+  const reader = claim(1, 0, 100, { why: "released", mode: "shared" });
+  expect(judgeOverlaps([reader, claim(2, 90, 200)], [ending(80)]).wrong).toEqual([]);
+  expect(judgeOverlaps([reader, claim(2, 90, 200)], []).wrong).toHaveLength(1);
+});
+
 test("an overlap longer than a TTL is wrong, whoever ended the session", () => {
   const claims = (end: number) => [claim(1, 0, end), claim(2, 90, 2_000)];
   expect(judgeOverlaps(claims(590), [ending(80)]).wrong).toEqual([]);
