@@ -10,17 +10,14 @@ import { rolldown } from "rolldown";
 
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 const shaken = ["inspection", "orm"];
-/** What a locker itself needs of those. */
-const neededByLibrary = new Set(
-  ["lock-list", "lock-state", "sql-inspection"].map((file) => join("inspection", `${file}.js`)),
-);
-
 rmSync("dist", { recursive: true, force: true });
 const tsc = ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"];
 const { status } = spawnSync(process.execPath, tsc, { stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
 
 const compiled = readdirSync("dist", { recursive: true });
+/** What a locker needs of the folders in `shaken` is in the library itself: two files that import each other can't be loaded. */
+const neededByLibrary = importedFrom("postgres-locker.js");
 const modules = compiled.filter(
   (file) => file.endsWith(".js") && !isIn("cli", file) && !isIn("testing", file),
 );
@@ -154,6 +151,17 @@ function chunkOf(id, isEntry) {
   if (isEntry.has(id) || isIn("testing", file)) return null;
   if (neededByLibrary.has(file)) return "library";
   return shaken.find((folder) => isIn(folder, file)) ?? "library";
+}
+
+/** The modules that one imports, and those that they import. */
+function importedFrom(file) {
+  const reached = new Set([file]);
+  for (const each of reached) {
+    const text = readFileSync(join("dist", each), "utf8");
+    for (const [, specifier] of text.matchAll(/from "(\.[^"]+)"/g))
+      reached.add(join(dirname(each), specifier));
+  }
+  return reached;
 }
 
 /** The declarations that these name, and those that they name. */
