@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import type { Client, OwnClient, Pool } from "./driver.ts";
 
 type Connected = Parameters<Pool["connect"]>[0];
@@ -58,10 +59,15 @@ export class LazyPool implements Pool {
       this.#pool.connect(callback);
       return;
     }
-    this.#load().then(
-      (pool) => pool.connect(callback),
-      (error: Error) => callback(error, undefined),
-    );
+    const failed = (error: unknown): void => callback(toError(error), undefined);
+    this.#load().then((pool) => {
+      try {
+        pool.connect(callback);
+      } catch (error) {
+        // A connection string that can't be read.
+        failed(error);
+      }
+    }, failed);
   }
 
   /** @throws {Error} it is not installed */

@@ -44,14 +44,14 @@ const programs = snippets
   .map((one, index) => ({ ...one, name: `program-${index + 1}` }));
 let directory: string;
 
-// As a user has it: a package of its own, with pg-locker, pg and vitest among its dependencies. JavaScript is a program as it stands,
+// As a user has it: a package of its own, with pg-locker, the drivers and vitest among its dependencies. JavaScript is a program as it stands,
 // and TypeScript as well.
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), "pg-locker-pages-"));
   const modules = join(directory, "node_modules");
   await mkdir(join(modules, "@types"), { recursive: true });
   await symlink(root, join(modules, "pg-locker"), "junction");
-  for (const name of ["pg", "vitest", "@types/pg", "@types/node"]) {
+  for (const name of ["pg", "postgres", "vitest", "@types/pg", "@types/node"]) {
     await symlink(join(root, "node_modules", name), join(modules, name), "junction");
   }
   const compilerOptions = {

@@ -283,7 +283,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const semaphore = closing.semaphore(key, 1);
     const permit = await semaphore.acquire();
     const waits = [1, 2, 3].map(() => refused(semaphore.acquire({ wait: true })));
-    await inLine(key, 1);
+    // One is next, and another waits for that.
+    await inLine(key, 2);
     await closing.close();
     for (const outcome of await Promise.all(waits)) expect(outcome).toBeInstanceOf(LockerClosedError);
     expect(permit.held).toBe(false);

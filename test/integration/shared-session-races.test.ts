@@ -7,6 +7,7 @@ import {
   LockNotHeldError,
   PostgresLocker,
 } from "../../src/index.ts";
+import { closeShared } from "../../src/postgres/sql-shared.ts";
 import { StatementBatches } from "../../src/sessions/statement-batches.ts";
 import {
   advisoryLocks,
@@ -220,14 +221,14 @@ test("close waits for a session that is on its way back to the pool already", as
   pool.on("connect", (client) => {
     const query = client.query.bind(client) as (...args: unknown[]) => unknown;
     (client as { query: unknown }).query = (...args: unknown[]) => {
-      statements.push((args[0] as { name: string }).name);
+      statements.push((args[0] as { text: string }).text);
       return query(...args);
     };
   });
   const locker = new PostgresLocker({ sessions: "shared", pool });
   await (await locker.acquire(uniqueKey())).release();
   proxy.freeze({ direction: "toClient" });
-  await until(() => statements.some((name) => name.includes("close_shared")));
+  await until(() => statements.includes(closeShared.text));
   let isClosed = false;
   const closed = locker.close().then(() => {
     isClosed = true;

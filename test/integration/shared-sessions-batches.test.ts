@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Lock } from "../../src/index.ts";
+import { sharedStatement } from "../../src/postgres/sql-shared.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { observedPool } from "../support/observed-pool.ts";
 import { acquireMany, sharing, sortedIds, witnessOf } from "../support/shared-locker.ts";
@@ -47,16 +48,14 @@ describe("what is asked while a statement is under way", () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = sharing(pool);
-    const names = () =>
-      statements
-        .splice(0)
-        .map((each) => /[a-z]+_[a-z]+(?=_[^_]+$)/.exec((each as { name: string }).name)?.[0]);
+    const texts = () => statements.splice(0).map((each) => (each as { text: string }).text);
+    const alone = (["x", "p", "u"] as const).map((operation) => sharedStatement([{ operation }]).text);
     const kept = await locker.acquire(uniqueKey());
-    names();
+    texts();
     const lock = await locker.acquire(uniqueKey());
     await lock.refresh();
     await lock.release();
-    expect(names()).toEqual(["shared_x", "shared_p", "shared_u"]);
+    expect(texts()).toEqual(alone);
     proxy.freeze();
     const refreshed = kept.refresh();
     await until(() => statements.length === 1);
@@ -64,7 +63,8 @@ describe("what is asked while a statement is under way", () => {
     await new Promise(setImmediate);
     proxy.thaw();
     await Promise.all([refreshed, ...acquired]);
-    expect(names()).toEqual(["shared_p", "shared_batch"]);
+    const together = sharedStatement([{ operation: "x" }, { operation: "x" }]).text;
+    expect(texts()).toEqual([alone[1], together]);
   });
 
   test("is done in order: a key that is released and asked for again is granted", async () => {
