@@ -218,7 +218,7 @@ table. \`results.json\` in \`bench/\` has the numbers. Numbers of one machine di
 
 ${aimsOf(results)}
 
-What was missed, and why. With many callers, one acquire and release costs the server 4 to 8 µs and this process 15 to 25 µs,
+What was missed, and why. With many callers, one acquire and release costs the server 1.5 to 5 µs and this process 4.5 to 10 µs,
 depending on the run. Socket writes come first, then garbage collection, promises, bookkeeping and timers; nothing dominates. A
 Node.js process has one core for that. \`redlock\` does as much in the process, but less in its server.
 
