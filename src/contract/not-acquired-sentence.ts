@@ -17,7 +17,7 @@ export interface NotAcquiredFacts {
   readonly waited?: number;
   readonly otherKey?: string;
   readonly graceLeft?: number;
-  /** Whether the caller has it itself: see {@link heldSentence}. */
+  /** Whether the caller has it itself: see {@link Reentrancy}. */
   readonly reentrant?: Reentrancy;
   readonly cause?: unknown;
 }
