@@ -336,7 +336,7 @@ function cancelRequest(pid: number, secret: Buffer): Buffer {
   const head = Buffer.alloc(12);
   head.writeUInt32BE(head.length + secret.length, 0);
   head.writeUInt32BE(80877102, 4);
-  head.writeUInt32BE(pid, 8);
+  head.writeInt32BE(pid, 8);
   return Buffer.concat([head, secret]);
 }
 

@@ -52,7 +52,8 @@ export class ServerMessages {
 
   #take(type: number, body: Buffer): void {
     if (type === backendKeyData) {
-      this.announced = { pid: body.readUInt32BE(0), secret: Buffer.from(body.subarray(4)) };
+      // Signed, as the server has it: poolers make up numbers of all 32 bits.
+      this.announced = { pid: body.readInt32BE(0), secret: Buffer.from(body.subarray(4)) };
     } else if (type === readyForQuery) {
       this.transactionStatus = body.toString("latin1", 0, 1);
     } else {
