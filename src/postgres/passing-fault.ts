@@ -10,9 +10,9 @@ import {
 /**
  * SQLSTATEs of what ends by itself (https://www.postgresql.org/docs/current/errcodes-appendix.html): the connection failed (class
  * 08), the server is out of something (53, except for the lock table, which is an error of its own) or shuts down, starts or
- * restarts (57P), the database takes no connections for now, or is still recovering (55000), or the session timed out (25P).
+ * restarts (57P), somebody cancelled the statement (57014), the database takes no connections for now, or is still recovering (55000), or the session timed out (25P).
  */
-const passingStates = /^(08...|53[013]..|55000|57P0[1-35]|25P0[2-4])$/;
+const passingStates = /^(08...|53[013]..|55000|57014|57P0[1-35]|25P0[2-4])$/;
 
 const passingReasons: ReadonlySet<string> = new Set(["pool-saturated", "connection-timeout", "recovering"]);
 
