@@ -10,6 +10,7 @@ import { rolldown } from "rolldown";
 
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
 const shaken = ["inspection", "orm"];
+
 rmSync("dist", { recursive: true, force: true });
 const tsc = ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"];
 const { status } = spawnSync(process.execPath, tsc, { stdio: "inherit" });

@@ -4,6 +4,7 @@ import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode, Logger } from "../contract/locker.ts";
 import { longestTimer } from "../runtime/clock.ts";
 import { type Link, stopSignalOf } from "../runtime/stop-signal.ts";
+import { jsonOf } from "./shown-lock.ts";
 
 /** Of a TTL, within which a lock may be left alone: the server's margin, and a slow timer. */
 const unrefreshedShare = 0.9;
@@ -65,8 +66,7 @@ class HeldAtLeast implements Lock {
 
   /** What `JSON.stringify` writes: a `bigint` is a string there. */
   toJSON(): object {
-    const { key, id, mode, ttl, held, expired, fencingToken } = this;
-    return { key, id: id.toString(), mode, ttl, held, expired, fencingToken: fencingToken?.toString() };
+    return jsonOf(this);
   }
 
   get held(): boolean {

@@ -14,6 +14,7 @@ import { type HoldingState, held, lossOf, notHeldIn, released } from "./holding-
 import type { LockOwner } from "./lock-owner.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 import { OwnRefreshes } from "./own-refreshes.ts";
+import { jsonOf, shownOf } from "./shown-lock.ts";
 
 /**
  * What sees to a lock while it is held: the end of its TTL is watched, if its holder refreshes or nobody does; it refreshes by itself, with
@@ -144,15 +145,12 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
 
   /** What `JSON.stringify` writes: a `bigint` is a string there. */
   toJSON(): object {
-    const { key, id, mode, ttl, held, expired, fencingToken } = this;
-    return { key, id: id.toString(), mode, ttl, held, expired, fencingToken: fencingToken?.toString() };
+    return jsonOf(this);
   }
 
   /** What `console.log` shows. */
   [inspect.custom](_depth: unknown, options: object): string {
-    const { key, id, mode, ttl, held, expired, fencingToken } = this;
-    const shown = { key, id, mode, held, expired, ttl, ...(fencingToken !== undefined && { fencingToken }) };
-    return `Lock ${inspect(shown, options)}`;
+    return shownOf(this, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,4 +1,3 @@
-import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type { TryResult } from "../contract/locker.ts";
 import {
@@ -7,6 +6,8 @@ import {
   type PermitOptions,
   type Semaphore,
 } from "../contract/semaphore.ts";
+import { bindMethods } from "../runtime/bound-methods.ts";
+import { undefinedIfContended } from "../waiting/contention.ts";
 import { runUnder } from "../waiting/reentrancy.ts";
 
 interface LockerSemaphoreParts {
@@ -28,23 +29,15 @@ export class LockerSemaphore implements Semaphore {
     this.permits = parts.permits;
     this.#parts = parts;
     // So that `const { withPermit } = semaphore` works.
-    this.acquire = this.acquire.bind(this);
-    this.tryAcquire = this.tryAcquire.bind(this);
-    this.withPermit = this.withPermit.bind(this);
-    this.tryWithPermit = this.tryWithPermit.bind(this);
+    bindMethods(this, ["acquire", "tryAcquire", "withPermit", "tryWithPermit"]);
   }
 
   async acquire(options?: PermitOptions): Promise<Lock> {
     return await this.#parts.acquire(assertPermitOptions(options));
   }
 
-  async tryAcquire(options?: PermitOptions): Promise<Lock | undefined> {
-    try {
-      return await this.acquire(options);
-    } catch (error) {
-      if (error instanceof LockNotAcquiredError && contention.has(error.reason)) return undefined;
-      throw error;
-    }
+  tryAcquire(options?: PermitOptions): Promise<Lock | undefined> {
+    return this.acquire(options).catch(undefinedIfContended);
   }
 
   async withPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<T> {
@@ -64,5 +57,3 @@ export class LockerSemaphore implements Semaphore {
     };
   }
 }
-
-const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);

@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { aboutKey, InvalidConfigError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import { isPassing } from "../postgres/passing-fault.ts";
@@ -5,11 +6,11 @@ import { Alarm } from "../runtime/clock.ts";
 import { abandonOnAbort, pauseFor, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
+import { askOnce } from "../waiting/ask-once.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { PauseAfterFault } from "../waiting/pause-after-fault.ts";
-import { Wait } from "../waiting/wait.ts";
+import { firstTry, Wait } from "../waiting/wait.ts";
 import { idAt, permitsOf, turnstile } from "./permit-block.ts";
-import { tryPlace } from "./place-attempt.ts";
 import type { Places, Seen } from "./places.ts";
 
 /** What an attempt needs of the locker. */
@@ -20,8 +21,6 @@ export interface PermitAttemptParts {
   readonly holdForCaller: Hold<Grant, Lock>;
 }
 
-/** Milliseconds that the first try of a wait may take, however short the wait is: a permit that is free is worth that. */
-const firstTry = 1_000;
 /** Milliseconds between two looks of the one who is next: short at first, and longer as it goes on. */
 const shortestRest = 20;
 const longestRest = 250;
@@ -111,8 +110,9 @@ export class PermitAttempt {
           const ended = over.aborted && over.reason === error;
           if (ended || !isPassing(error, admission.hasConnected)) throw error;
           firstTryIsOver();
-          admission.telemetry.ridingOut(this.#wanted, error as Error, { isFirst: lastFault === undefined });
-          lastFault = error as Error;
+          const isFirst = lastFault === undefined;
+          lastFault = toError(error);
+          admission.telemetry.ridingOut(this.#wanted, lastFault, { isFirst });
           await pauseFor(pause.next(lastFault), [over]);
         }
       }
@@ -165,7 +165,8 @@ export class PermitAttempt {
     const places = this.#places;
     const { admission, store, holdForCaller: hold } = this.#parts;
     const wanted = { ...this.#wanted, id: idAt(this.#wanted.id, at), wait: 0, alsoEndedBy: this.#over };
-    const permit = await tryPlace(wanted, admission, { store, hold });
+    const signals = [wanted.signal, this.#over];
+    const permit = await askOnce(wanted, admission, { store, hold, how: "tryLock", signals });
     if (permit === undefined) return undefined;
     const { isBacked } = places;
     places.hold(at, permit);

@@ -27,7 +27,7 @@ import type { FencingTokens } from "./fencing-tokens.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import type { AskTransaction, RecoveryGrace } from "./recovery-grace.ts";
 import { lockTimeout } from "./transaction-lock.ts";
-import { assertTrusted } from "./trust.ts";
+import { assertTrusted, noLongerHeld } from "./trust.ts";
 
 const taking = "Taking the lock";
 
@@ -284,7 +284,7 @@ class ClientLock implements Grant {
       const unlocking = this.#unlock();
       unlocking.then(this.#forget, this.#forget);
       const wasHeld = await within(statementDeadline, unlocking);
-      if (!wasHeld) throw new Error("the session no longer held it");
+      if (!wasHeld) throw noLongerHeld();
     } catch (cause) {
       if (isOfFailedTransaction(cause)) this.#unlockLater();
       else throw new DatabaseError({ doing, key: this.#taken.key, cause });

@@ -27,7 +27,7 @@ import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
-import { assertTrusted } from "./trust.ts";
+import { assertTrusted, noLongerHeld } from "./trust.ts";
 
 export interface DedicatedSessionsOptions {
   readonly pool: Pool;
@@ -219,7 +219,7 @@ class DedicatedLock implements Grant {
     try {
       const { said } = await this.#session.run<UnlockAnswer>(doing, unlock(kind), values, statementDeadline);
       const [wasHeld] = said;
-      if (!wasHeld) throw new DatabaseError({ doing, cause: new Error("the session no longer held it") });
+      if (!wasHeld) throw new DatabaseError({ doing, cause: noLongerHeld() });
       await recovery?.leave(this.#session);
       this.#session.return();
       this.#onReturn();

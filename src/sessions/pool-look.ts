@@ -1,3 +1,4 @@
+import { toError } from "../contract/caught-error.ts";
 import { connectBeside } from "../postgres/beside.ts";
 import type { Pool, Statement } from "../postgres/driver.ts";
 import type { Value } from "../postgres/exchange.ts";
@@ -51,7 +52,7 @@ export class PoolLook {
       session.return();
       return said;
     } catch (error) {
-      session.destroy(error as Error);
+      session.destroy(toError(error));
       throw error;
     }
   }
@@ -63,7 +64,7 @@ export class PoolLook {
       await own.end();
       return said;
     } catch (error) {
-      own.session.destroy(error as Error);
+      own.session.destroy(toError(error));
       throw error;
     }
   }

@@ -11,6 +11,7 @@ import { believableOf, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import type { Undone } from "./statement-batches.ts";
+import { noLongerHeld } from "./trust.ts";
 
 export interface SharedSessionsOptions {
   readonly pool: Pool;
@@ -233,7 +234,7 @@ export class SharedSessions implements SharedLocks {
       lock.released();
       return;
     }
-    const cause = new Error("the session no longer held it");
+    const cause = noLongerHeld();
     const error = new DatabaseError({ doing: "Giving back the lock", key: lock.key, cause });
     // Nor, then, is it sure to have the others.
     lock.session.destroy(error);

@@ -33,3 +33,8 @@ export function assertTrusted(...asked: Parameters<typeof distrust>): void {
   const broken = distrust(...asked);
   if (broken !== undefined) throw broken;
 }
+
+/** Why a release was none: the session did not have the lock that it was to give back. */
+export function noLongerHeld(): Error {
+  return new Error("the session no longer held it");
+}

@@ -24,7 +24,7 @@ import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
-import { assertTrusted } from "./trust.ts";
+import { assertTrusted, noLongerHeld } from "./trust.ts";
 
 export interface WaitingSessionParts {
   readonly pool: Pool;
@@ -321,7 +321,7 @@ class WaitedLock implements Grant {
         statementDeadline,
       );
       if (!said[0]) {
-        throw new DatabaseError({ doing: releasing, cause: new Error("the session no longer held it") });
+        throw new DatabaseError({ doing: releasing, cause: noLongerHeld() });
       }
     } catch (error) {
       this.#owner.end(toError(error));

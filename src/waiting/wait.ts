@@ -6,14 +6,8 @@ import { debug } from "../runtime/debug-log.ts";
 import { abandonOnAbort, Link, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
-import {
-  Attempt,
-  type AttemptSurroundings,
-  type Granted,
-  type Hold,
-  type How,
-  type Wanted,
-} from "./attempt.ts";
+import { askOnce } from "./ask-once.ts";
+import type { AttemptSurroundings, Granted, Hold, How, Wanted } from "./attempt.ts";
 import { PauseAfterFault } from "./pause-after-fault.ts";
 import type { Poller, Polling } from "./polling.ts";
 import type { Around } from "./reentrancy.ts";
@@ -26,7 +20,7 @@ import type { Place, WaitingLines } from "./waiting-lines.ts";
  */
 export const waitBound = 5_000;
 /** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
-const firstTry = 1_000;
+export const firstTry = 1_000;
 
 /** Whose waits these are. */
 export interface WaitSurroundings extends AttemptSurroundings {
@@ -209,45 +203,11 @@ export class Wait<G extends Granted, H> extends Link {
   /** Asks once, and returns `undefined` if somebody else holds the lock. */
   #ask(how: How): Promise<H | undefined> {
     debug("wait", () => ({ key: this.#wanted.key, how: typeof how === "number" ? "in the server" : how }));
-    return new Promise((resolve, reject) => {
-      const settle = { resolve, reject };
-      new TryOfWait(this.#wanted, this.#around, { hold: this.#hold, settle }).ask(
-        this.#store,
-        how,
-        this.#signals,
-      );
+    return askOnce(this.#wanted, this.#around, {
+      store: this.#store,
+      hold: this.#hold,
+      how,
+      signals: this.#signals,
     });
-  }
-}
-
-class TryOfWait<G extends Granted, H> extends Attempt<G> {
-  readonly #wanted: Wanted;
-  readonly #hold: Hold<G, H>;
-  readonly #settle: { resolve(lock: H | undefined): void; reject(error: unknown): void };
-
-  constructor(
-    wanted: Wanted,
-    around: AttemptSurroundings,
-    parts: {
-      hold: Hold<G, H>;
-      settle: { resolve(lock: H | undefined): void; reject(error: unknown): void };
-    },
-  ) {
-    super(wanted, around);
-    this.#wanted = wanted;
-    this.#hold = parts.hold;
-    this.#settle = parts.settle;
-  }
-
-  protected override onGranted(grant: G): void {
-    this.#settle.resolve(this.#hold(grant, this.#wanted));
-  }
-
-  protected override onHeld(): void {
-    this.#settle.resolve(undefined);
-  }
-
-  protected override onFailed(error: unknown): void {
-    this.#settle.reject(error);
   }
 }
