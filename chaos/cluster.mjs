@@ -14,6 +14,8 @@ import { Pooler } from "./pooler.mjs";
 const dying = 100;
 /** Milliseconds that a fault waits for something to do it to: a worker that holds something, or that is connected. */
 const patience = 3_000;
+/** Milliseconds in which there is a standby again, however often its server is restarted. */
+const toCopy = 60_000;
 
 /** Every other worker has a session for each lock. */
 const sessionsOf = (worker) => (worker % 2 === 0 ? "dedicated" : "shared");
@@ -82,6 +84,7 @@ export class Cluster {
     this.#links = fork(program("proxy.mjs"), given);
     this.#links.on("exit", (code) => {
       if (!this.#isEnding) this.wrong.push(`the links ended with exit code ${code}`);
+      for (const resolve of this.#calls.values()) resolve();
     });
     const [{ ways }] = await once(this.#links, "message");
     this.#ways = ways;
@@ -347,17 +350,22 @@ export class Cluster {
     return beside.at;
   }
 
-  /** Makes a standby of the server. Where that is restarted meanwhile, the copy is in vain, and is made again. */
+  /**
+   * Makes a standby of the server. If that is restarted meanwhile, the copy is in vain, and is made again; while it starts, it
+   * refuses a copy at once.
+   */
   #standBy() {
-    const attempt = async (left) => {
+    const late = this.#now() + toCopy;
+    const attempt = async () => {
       try {
         return await this.server.standby();
       } catch (error) {
-        if (left === 0 || this.#isEnding) throw error;
-        return attempt(left - 1);
+        if (this.#now() > late || this.#isEnding) throw error;
+        await delay(100);
+        return attempt();
       }
     };
-    this.#standby = attempt(5);
+    this.#standby = attempt();
     // Whoever wants it hears of it.
     this.#standby.catch(() => {});
   }
@@ -439,6 +447,8 @@ export class Cluster {
   #call(worker, call, ...values) {
     const id = `${call} ${this.#now()} ${worker}`;
     return new Promise((resolve) => {
+      // The run is over, and its faults with it.
+      if (!this.#links.connected) return resolve();
       this.#calls.set(id, resolve);
       this.#links.send({ id, worker, call, values });
     });
