@@ -40,6 +40,7 @@ export class Beliefs {
     const at = this.#now();
     if (!lock.held) {
       this.#journal.count("a grant that was over when the news of it came");
+      this.unclaimed(key);
       return { id: this.id(), key, lock, isOver: true, isNoted: false, last: at };
     }
     const claim = { id: this.id(), key, lock, isOver: false, isNoted: true, last: at };
@@ -47,6 +48,11 @@ export class Beliefs {
     this.#journal.note("claim", { how, key, of: claim.id, at, since: asked, token, ttl: Math.ceil(ttl) });
     this.#live.add(claim);
     return claim;
+  }
+
+  /** An attempt at a key is over without a claim. Its lock may have been granted all the same. */
+  unclaimed(key) {
+    this.#journal.note("unclaimed", { key, at: this.#now() });
   }
 
   /** Asks one. */

@@ -149,6 +149,7 @@ export class Callers {
       this.#failed("withLock", error);
     }
     if (claim === undefined) {
+      this.#mayHaveBeenGranted(key, failure);
       await this.#pauseAfterFailure(random);
       return;
     }
@@ -278,9 +279,15 @@ export class Callers {
       this.#journal.count("contended");
     } catch (error) {
       this.#failed("acquire", error);
+      this.#mayHaveBeenGranted(key, error);
     }
     await this.#pauseAfterFailure(random);
     return undefined;
+  }
+
+  /** Unless it is known that somebody else had the lock. */
+  #mayHaveBeenGranted(key, error) {
+    if (error !== undefined && error.reason !== "held") this.#beliefs.unclaimed(key);
   }
 
   /** A moment; and longer if the database is in trouble, so that the errors of a fault don't become the work of a run. */

@@ -48,6 +48,8 @@ export class Cluster {
   /** Of the worker that goes through one. */
   #pooler;
   #pooled;
+  /** The half of the workers that was cut off by the last `crash-in-hole`. */
+  #inHole = "second";
   /** Of each worker to the server, and to its own host. */
   #ways = [];
   #calls = new Map();
@@ -232,6 +234,8 @@ export class Cluster {
         return this.#ending(kind, undefined, () => this.server.restart());
       case "crash":
         return this.#ending(kind, undefined, () => this.server.restart({ mode: "immediate" }));
+      case "crash-in-hole":
+        return this.#crashInHole(kind, lasts);
       case "backend-kill":
         return this.#killBackend(kind, observer);
       case "promotion":
@@ -288,6 +292,23 @@ export class Cluster {
     return false;
   }
 
+  /** The holders in one half of the workers, each half in turn, don't hear of it until others may have been granted their locks. */
+  async #crashInHole(kind, lasts) {
+    this.#inHole = this.#inHole === "first" ? "second" : "first";
+    const workers = this.#half(this.#inHole);
+    const each = (call, ...values) =>
+      Promise.all(workers.map((worker) => this.#call(worker, call, ...values)));
+    await each("freeze", ["toServer", "toClient"]);
+    await this.#ending(kind, undefined, () => this.server.restart({ mode: "immediate" }));
+    await delay(lasts);
+    await each("heal");
+  }
+
+  #half(which) {
+    const workers = this.#ways.map((_, index) => index + 1);
+    return workers.filter((worker) => worker <= workers.length / 2 === (which === "first"));
+  }
+
   /** The server takes it for a crash, ends every session and starts again. */
   async #killBackend(kind, observer) {
     const started = "select pg_postmaster_start_time()::text, (select count(*) from pg_stat_activity)";
@@ -312,9 +333,7 @@ export class Cluster {
       this.server = promoted;
       observer.follow(promoted.url);
       this.#pooler?.follow(promoted.port);
-      const workers = this.#ways.map((_, index) => index + 1);
-      const straight = workers.filter((worker) => worker !== this.#pooled);
-      await Promise.all(straight.map((worker) => this.#call(worker, "redirect", promoted.port)));
+      await this.#redirect(promoted);
     });
     this.#standBy();
     return undefined;
@@ -334,13 +353,9 @@ export class Cluster {
     this.server = promoted;
     // First: what is granted there has to be seen.
     observer.follow(promoted.url);
-    const workers = this.#ways.map((_, index) => index + 1);
     this.#pooler?.follow(promoted.port);
-    const straight = workers.filter((worker) => worker !== this.#pooled);
-    await Promise.all(straight.map((worker) => this.#call(worker, "redirect", promoted.port)));
-    const half = workers.length / 2;
-    const isTurnOfFirst = timeline % 2 === 1;
-    const moved = workers.filter((worker) => worker <= half === isTurnOfFirst);
+    await this.#redirect(promoted);
+    const moved = this.#half(timeline % 2 === 1 ? "first" : "second");
     const reset = (worker) => this.#ending(kind, worker, () => this.#call(worker, "resetBoth"), { timeline });
     await Promise.all(moved.map(reset));
     await delay(lasts);
@@ -348,6 +363,13 @@ export class Cluster {
     beside.until = this.#now();
     this.#standBy();
     return beside.at;
+  }
+
+  /** New connections of the workers, except those of the pooler, go to another server. */
+  async #redirect({ port }) {
+    const workers = this.#ways.map((_, index) => index + 1);
+    const straight = workers.filter((worker) => worker !== this.#pooled);
+    await Promise.all(straight.map((worker) => this.#call(worker, "redirect", port)));
   }
 
   /**

@@ -166,6 +166,9 @@ export class History {
         this.#ended.push({ ...spans.get(of), end: at });
         spans.delete(of);
         return;
+      case "unclaimed":
+        this.#ended.push({ worker, key, start: at, end: at, isSpan: true });
+        return;
       case "entered": {
         const times = { asked: since, start: at, end: at };
         const claim = {

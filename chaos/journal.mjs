@@ -25,6 +25,8 @@ const whats = [
   // A lock may be in the server without a claim from here on: of a group that isn't complete, or of a transaction.
   "pending",
   "settled",
+  // An attempt is over without a claim, and its lock was granted, or may have been: the server may have it for a while from here on.
+  "unclaimed",
   // The function of a transaction was called, has come to its end, and what became of it.
   "entered",
   "left",

@@ -41,6 +41,8 @@ export interface Row {
   readonly pid: number;
   readonly mode: "exclusive" | "shared";
   readonly worker: number | undefined;
+  /** What its backend is at, and for how long. */
+  readonly doing?: string;
 }
 
 export interface Sample {

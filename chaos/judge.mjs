@@ -187,14 +187,14 @@ export class Rows {
   sample({ from, to, rows }) {
     const seen = new Map();
     for (const [key, held] of rows) {
-      for (const { pid, worker: said } of held) {
+      for (const { pid, worker: said, doing } of held) {
         const name = `${pid} ${key}`;
         const before = this.#seen.get(name);
         const worker = said ?? before?.worker;
         const { isClaimed, last } = this.#claimed({ worker, key }, { from, to });
         if (isClaimed) seen.set(name, { worker, since: undefined, told: false });
         // Claimed between two samples: the clock begins anew.
-        else seen.set(name, this.#unclaimed({ pid, key, worker, from, last, before }));
+        else seen.set(name, this.#unclaimed({ pid, key, worker, doing, from, last, before }));
       }
     }
     this.#seen = seen;
@@ -211,7 +211,7 @@ export class Rows {
     return { isClaimed: holder.spans.some(({ start }) => start <= to), last: holder.last };
   }
 
-  #unclaimed({ pid, key, worker, from, last, before }) {
+  #unclaimed({ pid, key, worker, doing, from, last, before }) {
     // Only what is sure: unclaimed from the first sample on that has it so, up to the beginning of this one, in which nobody looks at a
     // clock while the server answers.
     const isSame = before?.since !== undefined && last <= before.since;
@@ -223,7 +223,7 @@ export class Rows {
     const told = isSame && before.told;
     if (milliseconds > allowed && !told) {
       this.wrong.push(
-        `${key}: backend ${pid} of worker ${worker} has it, unclaimed since ${stamp(since)}, for more than ${allowed} ms`,
+        `${key}: backend ${pid} of worker ${worker} has it, unclaimed since ${stamp(since)}, for more than ${allowed} ms (${doing})`,
       );
     }
     return { worker, since, told: told || milliseconds > allowed };

@@ -6,7 +6,9 @@ const pause = 60;
 
 // The plan has to read the locks once. Where their session ends in that moment, its role is null.
 const locks = `
-select l.pid, ((l.classid::int8 << 32) | l.objid::int8)::text as id, l.mode, a.usename as role
+select l.pid, ((l.classid::int8 << 32) | l.objid::int8)::text as id, l.mode, a.usename as role,
+       concat_ws(' ', a.state, 'for', round(extract(epoch from clock_timestamp() - a.state_change) * 1000), 'ms',
+                 a.wait_event) as doing
   from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
  where l.locktype = 'advisory' and l.granted and l.objsubid = 1`;
 
@@ -88,8 +90,13 @@ export class Observer {
       // Only what was seen in one go: where the server was down in between, the look began later than that.
       if (seen !== undefined && client !== undefined && client === this.#client) {
         const rows = new Map();
-        for (const { key, pid, mode, role } of seen.keys) {
-          const row = { pid, mode: mode === "ShareLock" ? "shared" : "exclusive", worker: workerOf(role) };
+        for (const { key, pid, mode, role, doing } of seen.keys) {
+          const row = {
+            pid,
+            mode: mode === "ShareLock" ? "shared" : "exclusive",
+            worker: workerOf(role),
+            doing,
+          };
           const before = rows.get(key);
           if (before === undefined) rows.set(key, [row]);
           else before.push(row);

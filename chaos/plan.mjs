@@ -37,6 +37,10 @@ export const serverFaults = {
   restart: { does: "restart of the server, fast", lasts: [0, 0] },
   crash: { does: "crash of the server, immediate, and a new start", lasts: [0, 0] },
   "backend-kill": { does: "kill -9 of a backend, for which the server restarts all", lasts: [0, 0] },
+  "crash-in-hole": {
+    does: "a crash and a new start, while half of the workers are cut off",
+    lasts: [800, 1_800],
+  },
   promotion: { does: "the primary stopped, and its standby promoted", lasts: [0, 0] },
   failover: { does: "a standby promoted, and the old primary stopped later", lasts: [400, 1_500] },
 };
@@ -47,7 +51,7 @@ export const faultKinds = { ...ownFaults, ...sessionFaults, ...poolerFaults, ...
  * After which, with a grace, nobody holds a lock beside a holder of before: the server's locks began anew, and no old primary went on.
  * The others end one session while its server goes on.
  */
-export const coveredByGrace = new Set(["restart", "crash", "backend-kill", "promotion"]);
+export const coveredByGrace = new Set(["restart", "crash", "backend-kill", "crash-in-hole", "promotion"]);
 
 /** The worker that goes through a pooler, where there is one. */
 export const pooledOf = (workers) => workers;
@@ -104,7 +108,7 @@ export function planOf({ seed, minutes, workers, grace = 0 }) {
   const random = randomOf(seed);
   const kinds = () => shuffled(random, Object.keys(serverFaults));
   // A start takes a second or so, and a run of half a minute is to see each of them.
-  const gaps = isShort ? [1_000, Math.min(4_000, (half - calm) / 7)] : [4_000, 14_000];
+  const gaps = isShort ? [1_000, Math.min(4_000, (half - calm) / 9)] : [4_000, 14_000];
   const apart = gaps.map((gap) => gap + grace);
   fill({ random, faults, from: half, to: length, kinds, gaps: apart, worker: undefined, end: length - calm });
   return { length, half, faults: faults.sort((a, b) => a.at - b.at) };

@@ -21,7 +21,7 @@ test("a seed gives the same faults at the same times; another seed gives others"
   const links = ["half-close", "reset", "vanish", "clock-forward", "clock-back"];
   const others = ["terminate", "terminate-in-hole", "reset-both", "half-close-server", "pooler-kill"];
   const stalls = ["stall-stop", "stall-block"];
-  const server = ["restart", "crash", "backend-kill", "promotion", "failover"];
+  const server = ["restart", "crash", "backend-kill", "crash-in-hole", "promotion", "failover"];
   for (const kind of [...own, ...stalls, ...links, ...others, ...server]) {
     expect(one.output).toMatch(new RegExp(` ${kind}(,| for|$)`, "m"));
   }

@@ -153,6 +153,7 @@ test("a worker's counts, complaints and writes come over", () => {
   journal.note("put", { of: 1, how: "accepted", since: 107, at: 108 });
   journal.note("pending", { of: 5, key: 1, at: 101 });
   journal.note("settled", { of: 5, at: 104 });
+  journal.note("unclaimed", { key: 0, at: 106 });
   journal.note("over", { of: 1, at: 110 });
   journal.note("end", { of: 1, how: "expired" });
   journal.tick(120);
@@ -160,5 +161,8 @@ test("a worker's counts, complaints and writes come over", () => {
   expect(Object.fromEntries(history.did)).toEqual({ try: 2, "write refused": 1, "write accepted": 1 });
   expect(history.wrong).toEqual(["worker 1: nonsense"]);
   expect(judged).toMatchObject([{ refused: [{ from: 105, to: 106 }] }]);
-  expect(spans).toMatchObject([{ worker: 1, key: "k", start: 101, end: 104 }]);
+  expect(spans).toMatchObject([
+    { worker: 1, key: "k", start: 101, end: 104 },
+    { worker: 1, key: "j", start: 106, end: 106 },
+  ]);
 });

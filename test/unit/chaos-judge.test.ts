@@ -320,6 +320,13 @@ test("a session that takes the lock again and again leaves nothing unclaimed", (
   expect(longest).toBeLessThan(20);
 });
 
+test("an attempt that may have been granted starts the time without a claim anew", () => {
+  const attempts = [300, 550].map((at) => claim(1, at, at));
+  const always = samples(800, () => [1]);
+  expect(judgeRows(attempts, always, 320)).toEqual({ longest: 280, wrong: [] });
+  expect(judgeRows(attempts.slice(0, 1), always, 320).wrong).toHaveLength(1);
+});
+
 test("a key is unavailable from the fault that freed it until the next claim", () => {
   const claims = [claim(1, 0, 100), claim(2, 700, 800, { why: "released" }), claim(3, 900, 950)];
   const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at, until: at + 1 });
