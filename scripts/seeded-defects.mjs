@@ -605,8 +605,8 @@ export const mutants = [
     name: "lock-waits-for-its-token",
     says: "a lock stays in the server when its TTL has passed, for as long as its token takes",
     file: "src/sessions/shared-sessions.ts",
-    what: "await within(left, this.#tokens",
-    by: "await within(left * 100, this.#tokens",
+    what: "await withinTtl(left, this.#tokens",
+    by: "await withinTtl(() => left() * 100, this.#tokens",
     caughtBy: {
       file: "test/integration/synchronous-standby.test.ts",
       test: "a lock whose TTL passes before its token is there goes back at once",

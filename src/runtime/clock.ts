@@ -129,3 +129,23 @@ export async function within<T>(milliseconds: number, work: Promise<T>): Promise
     deadline?.clear();
   }
 }
+
+/**
+ * Waits for an answer that is worth nothing once a TTL has passed. Unlike {@link within}, it counts the time in which the process stood
+ * still, because the TTL runs meanwhile.
+ *
+ * @param left milliseconds to go, as of now
+ * @throws {Error} when the TTL has passed, or what `work` throws
+ */
+export async function withinTtl<T>(left: () => number, work: Promise<T>): Promise<T> {
+  const given = Math.round(left());
+  let alarm: Alarm<undefined> | undefined;
+  const passed = new Promise<never>((_, reject) => {
+    alarm = new Alarm(undefined, left, () => reject(new Error(`no answer within ${given} ms`)));
+  });
+  try {
+    return await Promise.race([work, passed]);
+  } finally {
+    alarm?.stop();
+  }
+}

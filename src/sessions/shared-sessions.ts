@@ -3,7 +3,7 @@ import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
-import { elapsedSince, type Instant, within } from "../runtime/clock.ts";
+import { elapsedSince, type Instant, withinTtl } from "../runtime/clock.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, Refusal, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
@@ -137,8 +137,8 @@ export class SharedSessions implements SharedLocks {
       return;
     }
     if (lock.state !== "gone") this.#settle(lock, "held");
-    const left = believableOf(lock, request.ttl) - elapsedSince(sentAt);
-    if (request.fencing && left > 0)
+    const left = (): number => believableOf(lock, request.ttl) - elapsedSince(sentAt);
+    if (request.fencing && left() > 0)
       void this.#fence(lock, request, left).then(
         () => this.#grant(lock, { request, listener, sentAt }),
         listener.failed.bind(listener),
@@ -166,12 +166,14 @@ export class SharedSessions implements SharedLocks {
   }
 
   /**
-   * Draws the token of a lock that is to have one. If there is none to be had within `left` milliseconds, which are what is left of its
-   * TTL, the lock goes back: nobody could rely on it any more, while others on its session keep it in the server.
+   * Draws the token of a lock that is to have one. If its TTL passes before there is one, the lock goes back: nobody could rely on it
+   * any more, while others on its session keep it in the server.
+   *
+   * @param left milliseconds of its TTL to go, as of now
    */
-  async #fence(lock: SharedLock, { key }: LockRequest, left: number): Promise<void> {
+  async #fence(lock: SharedLock, { key }: LockRequest, left: () => number): Promise<void> {
     try {
-      lock.fencingToken = await within(left, this.#tokens.draw(lock.session.server));
+      lock.fencingToken = await withinTtl(left, this.#tokens.draw(lock.session.server));
     } catch (error) {
       await lock.release().catch(() => {});
       const told = error instanceof LockerError ? error : new DatabaseError({ doing: drawing, cause: error });

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { Alarm, elapsedSince, now } from "../../src/runtime/clock.ts";
+import { Alarm, elapsedSince, now, within, withinTtl } from "../../src/runtime/clock.ts";
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -110,4 +110,34 @@ test("an alarm does not keep the process alive", () => {
   const timer = set.mock.results[0]?.value as NodeJS.Timeout;
   expect(timer.hasRef()).toBe(false);
   alarm.stop();
+});
+
+describe("a wait for an answer, in a process that stands still for longer than it may take", () => {
+  const stall = (milliseconds: number): void => {
+    const end = performance.now() + milliseconds;
+    while (performance.now() < end);
+  };
+  /** Of a socket, which is read in the phase after the timers. */
+  const answered = (): Promise<string> =>
+    new Promise((resolve) => {
+      setImmediate(() => setTimeout(() => resolve("an answer"), 100));
+    });
+
+  test("goes on after the stall if it has a deadline", async () => {
+    const answer = within(700, answered());
+    stall(800);
+    expect(await answer).toBe("an answer");
+  });
+
+  test("is over after the stall if a TTL bounds it", async () => {
+    const start = now();
+    const answer = withinTtl(() => 700 - elapsedSince(start), answered());
+    stall(800);
+    await expect(answer).rejects.toThrow("no answer within 700 ms");
+  });
+
+  test("has the answer, or what it fails with, if that comes in time", async () => {
+    expect(await withinTtl(() => 5_000, Promise.resolve("an answer"))).toBe("an answer");
+    await expect(withinTtl(() => 5_000, Promise.reject(new Error("a fault")))).rejects.toThrow("a fault");
+  });
 });
