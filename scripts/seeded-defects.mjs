@@ -605,11 +605,22 @@ export const mutants = [
     name: "lock-waits-for-its-token",
     says: "a lock stays in the server when its TTL has passed, for as long as its token takes",
     file: "src/sessions/shared-sessions.ts",
-    what: "await withinTtl(left, this.#tokens",
-    by: "await withinTtl(() => left() * 100, this.#tokens",
+    what: "await withinTtl(left, drawn)",
+    by: "await withinTtl(() => left() * 100, drawn)",
     caughtBy: {
       file: "test/integration/synchronous-standby.test.ts",
       test: "a lock whose TTL passes before its token is there goes back at once",
+    },
+  },
+  {
+    name: "token-of-a-lost-lock",
+    says: "a token is drawn when the lock has gone, and is larger than that of the next holder",
+    file: "src/sessions/fencing-tokens.ts",
+    what: "    await prove();",
+    by: "    void prove().catch(() => {});",
+    caughtBy: {
+      file: "test/integration/fencing.test.ts",
+      test: "on a shared session whose session ends before its token is drawn, a lock is not granted",
     },
   },
 ];

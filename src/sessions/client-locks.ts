@@ -173,7 +173,8 @@ export class ClientLocks {
     const lock = new ClientLock(client, { key: request.key, id, mode, pid: tried.pid }, sentAt);
     if (!fencing) return lock;
     try {
-      lock.fencingToken = await tokens.draw(tried.server);
+      const prove = (): Promise<unknown> => lock.refresh(request.ttl, statementDeadline);
+      lock.fencingToken = await tokens.draw(tried.server, prove);
     } catch (error) {
       await lock.release().catch(() => {});
       throw error;

@@ -27,8 +27,8 @@ const linger = 500;
  * Draws the tokens of locks that are carried by shared sessions, on a session that carries no lock: its commits may hang, with a disk
  * that stalls or a synchronous standby that is away, and then no lock is lost but the one that was asked for.
  *
- * A token is drawn after the grant, which is all that its order takes; on the same server, because a server that was promoted
- * meanwhile would give a larger one to a holder of the old one.
+ * A token is drawn while the lock is held: see {@link FencingTokens.draw}. It is drawn on the same server, because a server that was
+ * promoted meanwhile would give a larger one to a holder of the old one.
  */
 export class FencingTokens {
   readonly #options: FencingTokensOptions;
@@ -42,12 +42,23 @@ export class FencingTokens {
     this.#options = options;
   }
 
-  /** What is asked for at the same time gets the same token. @throws {DatabaseError} none could be had */
-  draw(server: string): Promise<bigint> {
-    return new Promise((resolve, reject) => {
+  /**
+   * Draws a token for a lock that a session has. What is asked for at the same time gets the same token.
+   *
+   * It is larger than that of every holder before if the session had the lock until it was drawn. If the server had ended the session
+   * by then, it would have granted the lock to somebody else, who may have a smaller one: so the session is proved afterwards.
+   *
+   * @param server the one that granted the lock, as {@link DrawAnswer.server} tells it
+   * @param prove asks the session whether it has the lock still, and rejects if not
+   * @throws {DatabaseError} none could be had @throws what `prove` rejects with
+   */
+  async draw(server: string, prove: () => Promise<unknown>): Promise<bigint> {
+    const token = await new Promise<bigint>((resolve, reject) => {
       this.#draws.push({ server, resolve, reject });
       if (!this.#isDrawing) void this.#drawAll();
     });
+    await prove();
+    return token;
   }
 
   /** Never rejects, and takes seconds at most. */

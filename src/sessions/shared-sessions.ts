@@ -10,7 +10,7 @@ import { KeyAnswers } from "./key-answers.ts";
 import { believableOf, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
-import type { Undone } from "./statement-batches.ts";
+import { askForProof, type Undone } from "./statement-batches.ts";
 import { noLongerHeld } from "./trust.ts";
 
 export interface SharedSessionsOptions {
@@ -166,14 +166,14 @@ export class SharedSessions implements SharedLocks {
   }
 
   /**
-   * Draws the token of a lock that is to have one. If its TTL passes before there is one, the lock goes back: nobody could rely on it
-   * any more, while others on its session keep it in the server.
-   *
-   * @param left milliseconds of its TTL to go, as of now
+   * Draws the token of a lock that is to have one. If its TTL passes before that is done (`left` milliseconds), the lock goes back:
+   * nobody could rely on it any more, while others on its session keep it in the server.
    */
   async #fence(lock: SharedLock, { key }: LockRequest, left: () => number): Promise<void> {
     try {
-      lock.fencingToken = await withinTtl(left, this.#tokens.draw(lock.session.server));
+      const { session } = lock;
+      const drawn = this.#tokens.draw(session.server, () => askForProof(session, lock));
+      lock.fencingToken = await withinTtl(left, drawn);
     } catch (error) {
       await lock.release().catch(() => {});
       const told = error instanceof LockerError ? error : new DatabaseError({ doing: drawing, cause: error });

@@ -1,8 +1,11 @@
 import { beforeAll, describe, expect, inject, test } from "vitest";
 import {
   type AcquireOptions,
+  DatabaseError,
   InvalidConfigError,
+  type Lock,
   LockNotAcquiredError,
+  lockId,
   PostgresLocker,
   type TransactionOptions,
 } from "../../src/index.ts";
@@ -18,6 +21,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 // Fencing tokens as the library hands them out: they grow from each holder of a key to the next, whichever process that is, over
@@ -265,3 +269,46 @@ function expectGrowing(tokens: readonly (bigint | undefined)[]): void {
     [],
   );
 }
+
+/** The id that none has yet. */
+async function nextTransaction(): Promise<bigint> {
+  const [row] = await onServer<{ id: string }>("select pg_snapshot_xmax(pg_current_snapshot())::text as id");
+  return BigInt(row?.id ?? 0);
+}
+
+const transactionOf = ({ fencingToken = 0n }: Lock) => fencingToken & (2n ** 48n - 1n);
+
+describe.each(["a shared session", "a client of the caller's"])("on %s", (where) => {
+  test("whose session ends before its token is drawn, a lock is not granted", async () => {
+    const key = uniqueKey();
+    await using proxy = await TcpProxy.start(databaseUrl());
+    const pool = createPool({ connectionString: proxy.url });
+    await using locker = new PostgresLocker({ pool });
+    // Its session, or the client, and nothing else, is there before.
+    await using _ = await locker.acquire(uniqueKey());
+    const client = where === "a shared session" ? undefined : await pool.connect();
+    client?.on("error", () => {});
+    const before = proxy.snapshot();
+    const drawing = proxy.held();
+    const outcome = locker.acquire(key, { fencing: true, ...(client && { client }) }).then(
+      ({ fencingToken }) => fencingToken,
+      (error: unknown) => error,
+    );
+    // The lock was granted: its token is asked for on a new connection.
+    const connection = await drawing;
+    before.freeze({ direction: "toClient" });
+    const ended = await onServer("select pg_terminate_backend(pid, 10000) from unnest($1::int4[]) as pid", [
+      await holdersOf(lockId(0, key)),
+    ]);
+    expect(ended).toHaveLength(1);
+    await using direct = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using next = await direct.acquire(key, { fencing: true });
+    connection.thaw();
+    await until(async () => (await nextTransaction()) > transactionOf(next) + 1n);
+    before.thaw();
+    // Its token would have been larger than that of the next holder.
+    expect(await outcome).toBeInstanceOf(DatabaseError);
+    expect(next.held).toBe(true);
+    client?.release(true);
+  });
+});

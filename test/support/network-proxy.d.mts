@@ -42,8 +42,15 @@ export class TcpProxy implements AsyncDisposable {
   /** Ends what {@link resetClients} has left open. */
   endOrphans(): void;
 
-  /** The connections that there are now: what ends them towards the server, and tells their clients nothing. */
-  snapshot(): { endTowardsServer(): void };
+  /** The connections that there are now. `endTowardsServer` ends them there, and tells their clients nothing. */
+  snapshot(): {
+    freeze(options: { readonly direction: ProxyDirection }): void;
+    thaw(): void;
+    endTowardsServer(): void;
+  };
+
+  /** The next connection that is made. Nothing is forwarded on it until `thaw`. */
+  held(): Promise<{ thaw(): void }>;
 
   /** Refuses new connections. Those that there are go on. */
   refuse(): Promise<void>;

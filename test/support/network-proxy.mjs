@@ -15,6 +15,7 @@ export class TcpProxy {
   #listener;
   #port = 0;
   #delay = 0;
+  #onConnection;
 
   constructor(target, address) {
     this.#target = target;
@@ -94,6 +95,12 @@ export class TcpProxy {
   snapshot() {
     const those = [...this.#connections];
     return {
+      freeze: ({ direction }) => {
+        for (const connection of those) connection.frozen.add(direction);
+      },
+      thaw: () => {
+        for (const connection of those) this.#thaw(connection);
+      },
       endTowardsServer: () => {
         for (const connection of those) {
           this.#forget(connection);
@@ -101,6 +108,21 @@ export class TcpProxy {
         }
       },
     };
+  }
+
+  held() {
+    return new Promise((resolve) => {
+      this.#onConnection = (connection) => {
+        this.#onConnection = undefined;
+        for (const direction of directions) connection.frozen.add(direction);
+        resolve({ thaw: () => this.#thaw(connection) });
+      };
+    });
+  }
+
+  #thaw(connection) {
+    connection.frozen.clear();
+    for (const direction of directions) this.#pump(connection, direction);
   }
 
   async refuse() {
@@ -131,10 +153,12 @@ export class TcpProxy {
     const connection = {
       client,
       server,
+      frozen: new Set(),
       toServer: { source: client, target: server, queue: [], timer: undefined },
       toClient: { source: server, target: client, queue: [], timer: undefined },
     };
     this.#connections.add(connection);
+    this.#onConnection?.(connection);
     for (const direction of directions) {
       const { source } = connection[direction];
       source.setNoDelay(true);
@@ -144,7 +168,7 @@ export class TcpProxy {
       source.on("close", () => {
         if (client.destroyed && server.destroyed) this.#forget(connection);
       });
-      if (this.#frozen.has(direction)) source.pause();
+      if (this.#frozen.has(direction) || connection.frozen.has(direction)) source.pause();
     }
   }
 
@@ -162,7 +186,7 @@ export class TcpProxy {
   #pump(connection, direction) {
     const flow = connection[direction];
     clearTimeout(flow.timer);
-    if (this.#frozen.has(direction)) {
+    if (this.#frozen.has(direction) || connection.frozen.has(direction)) {
       flow.source.pause();
       return;
     }
