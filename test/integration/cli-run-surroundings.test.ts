@@ -57,6 +57,29 @@ describe.skipIf(!canMakeNamespaces)("as the first process of a container, pg-loc
   });
 });
 
+describe.skipIf(!canMakeNamespaces)("where /proc is that of another namespace, pg-locker run", () => {
+  const inside = (script: string): string[] => [
+    ...["--pid", "--fork", process.execPath, main],
+    ...["run", uniqueKey(), "--", "sh", "-c", script],
+  ];
+  const env = { ...process.env, DATABASE_URL: databaseUrl() };
+
+  test("has the command's status", () => {
+    const { status, stderr } = spawnSync("unshare", inside("exit 5"), { env, encoding: "utf8" });
+    expect([status, stderr]).toEqual([5, ""]);
+  });
+
+  test("passes a signal on, and ends", async () => {
+    const child = spawn("unshare", inside("trap 'exit 7' TERM; echo begun; sleep 60 & wait"), {
+      env: { ...env, ...onDatabase().env } as NodeJS.ProcessEnv,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await once(child.stdout, "data");
+    process.kill(childOf(child.pid), "SIGTERM");
+    expect(await once(child, "exit")).toEqual([7, null]);
+  });
+});
+
 // The line of docs/cli.md for a container without an init: the shell waits, and so is told of orphans that have ended.
 const shellAsInit = `p=$!; trap 'kill -TERM $p; wait $p; exit $?' TERM; wait $p`;
 

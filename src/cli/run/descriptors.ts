@@ -35,7 +35,7 @@ export function inheritedDescriptors(): Inherited {
   const pipes = pipesOfNode(all, firstPoll);
   // One that libuv keeps for the day when there are no more.
   const spare = all.find(({ fd, file }) => fd > firstPoll && file === "/dev/null")?.fd;
-  const channel = process.channel === undefined ? undefined : channelOf(process.pid);
+  const channel = process.channel === undefined ? undefined : ownChannel();
   const inherited = all.filter(({ fd, file, closesOnExec }) => {
     if (fd <= 2 || fd === channel) return false;
     // Node.js opens the lowest that is free: whatever is below its first was there before.
@@ -116,7 +116,7 @@ function fds(): number[] {
 }
 
 /** That of the channel to whoever started this process, if that is Node.js: it is no one else's. */
-function channelOf(pid: number): number | undefined {
-  const [, fd] = /(?:^|\0)NODE_CHANNEL_FD=(\d+)/.exec(readFileSync(`/proc/${pid}/environ`, "latin1")) ?? [];
+function ownChannel(): number | undefined {
+  const [, fd] = /(?:^|\0)NODE_CHANNEL_FD=(\d+)/.exec(readFileSync("/proc/self/environ", "latin1")) ?? [];
   return fd === undefined ? undefined : Number(fd);
 }

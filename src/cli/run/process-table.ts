@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { hasCode } from "../../contract/caught-error.ts";
 
 /** A process, as Linux shows it in `/proc/PID/stat`. */
@@ -16,6 +16,25 @@ export interface ProcessEntry {
   readonly waitStatus: number;
 }
 
+let isOwnTable: boolean | undefined;
+
+/**
+ * Whether `/proc` numbers processes as this process does. It may be that of an outer namespace (`unshare --pid` alone), in which
+ * the same numbers are those of strangers.
+ */
+function isOwn(): boolean {
+  isOwnTable ??= ownNumber() === String(process.pid);
+  return isOwnTable;
+}
+
+function ownNumber(): string | undefined {
+  try {
+    return readlinkSync("/proc/self");
+  } catch {
+    return undefined;
+  }
+}
+
 /** Every process that is shown; `undefined` without a `/proc` such as Linux has. */
 export function allProcesses(): ProcessEntry[] | undefined {
   const own = processOf(process.pid);
@@ -23,9 +42,9 @@ export function allProcesses(): ProcessEntry[] | undefined {
   return numbersIn("/proc").flatMap((pid) => processOf(pid) ?? []);
 }
 
-/** The process of this number; `undefined` if there is none, or none is shown. */
+/** The process of this number; `undefined` if there is none, none is shown, or `/proc` is that of another namespace. */
 export function processOf(pid: number): ProcessEntry | undefined {
-  const stat = textOf(`/proc/${pid}/stat`);
+  const stat = isOwn() ? textOf(`/proc/${pid}/stat`) : undefined;
   // "pid (name) state parent group session ...", and a name may have anything in it.
   const behindName = stat?.lastIndexOf(")") ?? -1;
   if (stat === undefined || behindName === -1) return undefined;
