@@ -3,11 +3,14 @@ import { type Command, type CommandLine, commonOptions, type Options } from "./c
 import { usageFailure } from "./failure.ts";
 import { spelling } from "./spelling.ts";
 
+/** They say which lock is meant. */
+const choosing: ReadonlySet<string> = new Set(["key", "namespace", "url"]);
+
 /**
- * Reads the command line of a command.
+ * Reads the command line of a command. Of an option that is given twice, the last counts, unless that would choose another lock.
  *
  * @throws {Failure} for an option that it doesn't have, naming the nearest that it has; for an option without its value, or with
- * one that it doesn't take; for a missing or a superfluous key or action
+ * one that it doesn't take; for two values of one that says which lock is meant; for a missing or a superfluous key or action
  */
 export function readArguments(command: Command, args: readonly string[]): CommandLine {
   const options: Options = { ...commonOptions, ...command.options };
@@ -29,7 +32,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
     if (option === undefined) {
       // Most likely one of the command that is to be run.
       if (lacksDashes(command, { rest, positionals })) break;
-      throw usageFailure(unknownOption(rawName, command));
+      throw usageFailure(unknownOption(rawName, { command, positionals }));
     }
     if (option.value === "none" && value !== undefined)
       throw usageFailure(`${rawName} takes no value, and got "${value}"`);
@@ -37,12 +40,14 @@ export function readArguments(command: Command, args: readonly string[]): Comman
     const isForgotten = value !== undefined && !inlineValue && name !== "key" && /^-[^\d]/.test(value);
     if (option.value === "required" && (value === undefined || isForgotten))
       throw usageFailure(`${rawName} needs a value`);
+    if (choosing.has(name) && values[name] !== undefined && values[name] !== value)
+      throw usageFailure(`${rawName} is given twice, with two values`);
     values[name] = value ?? true;
     if (option.value === "optional" && value === undefined) bare = rawName;
   }
   if (stray !== undefined && positionals.length > command.keys)
     throw usageFailure(
-      `Unexpected "${stray.value}" after ${stray.option}: give its value as ${stray.option}=VALUE`,
+      `Unexpected "${stray.value}" after ${stray.option}: a value is given as ${stray.option}=${shellWord(stray.value)}`,
     );
   if (values["help"] === true) return { values, positionals, rest };
   const { key, ...others } = values;
@@ -61,9 +66,14 @@ function lacksDashes(
 }
 
 function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
-  const command = own.slice(own.lastIndexOf(first)).join(" ");
-  const shownKey = key.startsWith("-") ? `--key ${key}` : key;
+  const command = own.slice(own.lastIndexOf(first)).map(shellWord).join(" ");
+  const shownKey = `${key.startsWith("-") ? "--key " : ""}${shellWord(key)}`;
   return `Unexpected "${first}": put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
+}
+
+/** A word as a shell has to be given it. */
+function shellWord(word: string): string {
+  return /^[\w%+,./:=@-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 function tokensOf(args: string[], options: Options) {
@@ -102,9 +112,15 @@ function expectWords(command: Command, positionals: readonly string[]): void {
     );
 }
 
-function unknownOption(given: string, { name, options }: Command): string {
+function unknownOption(
+  given: string,
+  { command, positionals }: { command: Command; positionals: readonly string[] },
+): string {
+  const { name, options, keys } = command;
   const known = Object.keys({ ...commonOptions, ...options }).map((each) => `--${each}`);
-  return `Unknown option ${given}: ${didYouMean(given, known) ?? `see pg-locker ${name} --help`}`;
+  const isKey = keys > positionals.length && !given.startsWith("--");
+  const help = isKey ? `if it is the key, --key ${given}` : `see pg-locker ${name} --help`;
+  return `Unknown option ${given}: ${didYouMean(given, known) ?? help}`;
 }
 
 /** What is the nearest to `given`, as a question; `undefined` where less than half of that is in it. */

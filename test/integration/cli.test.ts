@@ -66,7 +66,30 @@ test.each([
   [
     "a value that should come behind =",
     ["run", "--wait", "10s", "k", "--", "true"],
-    'Unexpected "10s" after --wait: give its value as --wait=VALUE',
+    'Unexpected "10s" after --wait: a value is given as --wait=10s',
+  ],
+  [
+    "a bare number in the place of a duration",
+    ["run", "k", "--wait=10", "--", "true"],
+    'Expected --wait to be a duration such as "30s" or "1m30s", got "10": for seconds, write 10s',
+  ],
+  [
+    "a command without --, of words with blanks",
+    ["run", "k", "sh", "-c", "it's on"],
+    `put -- before the command, as in pg-locker run k -- sh -c 'it'\\''s on'`,
+  ],
+  ["a run without a command", ["run", "k"], "Expected -- and a command after it: pg-locker run KEY"],
+  ["one without a key", ["run", "--", "true"], "Expected a key: pg-locker run KEY"],
+  ["a second --", ["run", "k", "--", "--", "x"], "Expected a command after --, got a second --"],
+  ["an empty command", ["run", "k", "--", ""], "Expected a command after --, got nothing"],
+  ["a key that looks like an option", ["id", "-k"], "Unknown option -k: if it is the key, --key -k"],
+  ["a second --url", ["ls", "--url", "a", "--url=b"], "--url is given twice, with two values"],
+  ["a second --namespace", ["id", "k", "--namespace=1", "--namespace=2"], "--namespace is given twice"],
+  ["a second --key", ["id", "--key=a", "--key=b"], "--key is given twice, with two values"],
+  [
+    "an exit status that is none",
+    ["run", "k", "-E", "300", "--", "true"],
+    "Expected -E to be an exit status",
   ],
   [
     "an unknown option",
@@ -90,7 +113,8 @@ test.each([
   const { status, stdout, stderr } = await cli(args);
   expect(status).toBe(64);
   expect(stdout).toBe("");
-  expect(stderr).toContain(`pg-locker: ${sentence}`);
+  expect(stderr).toMatch(/^pg-locker: /);
+  expect(stderr).toContain(sentence);
   expect(stderr.trimEnd().split("\n")).toHaveLength(1);
 });
 

@@ -81,8 +81,9 @@ function allSettings(values: Values, env: NodeJS.ProcessEnv): Settings | undefin
   for (const [keyword, { variable, is }] of Object.entries(parameters)) {
     const value = variable === undefined ? undefined : env[variable];
     if (variable === undefined || value === undefined) continue;
-    if (value !== "") variables.set(keyword, { value, from: variable });
-    // If a string names the database, an empty variable leaves libpq's default; else it was meant to name one.
+    const isEmpty = keyword === "password" ? value === "" : value.trim() === "";
+    if (!isEmpty) variables.set(keyword, { value, from: variable });
+    // If a string names the database, an empty or blank variable leaves libpq's default; else it was meant to name one.
     else if (text === undefined && is === "names" && !mayBeEmpty.has(keyword)) {
       throw usageFailure(`${variable} is set, and empty: give it a value, or unset it`);
     }
