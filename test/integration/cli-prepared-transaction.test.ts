@@ -29,6 +29,11 @@ test("a prepared transaction's lock shows its gid, and break says what frees it"
     expect((await cli(["ls"], { env })).stdout).toMatch(/ \[prepared order's 7\]\nThe prepared/);
     const json = JSON.parse((await cli(["who", "nightly", "--json"], { env })).stdout) as unknown;
     expect(json).toMatchObject([{ pid: null, preparedTransaction: "order's 7" }]);
+    const refused = await cli(["run", "nightly", "--no-fencing", "--", "true"], { env });
+    expect(refused).toMatchObject({
+      status: 75,
+      stderr: `pg-locker: Lock "nightly" not acquired: it is held by the prepared transaction 'order's 7'\n`,
+    });
     const broken = await cli(["break", "nightly", "--yes"], { env });
     expect(broken.status).toBe(70);
     expect(broken.stdout).toMatch(/: COMMIT PREPARED 'order''s 7' or ROLLBACK PREPARED 'order''s 7' frees/);

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
-import { CliChild, Terminal } from "../support/cli.ts";
+import { CliChild, cli, Terminal } from "../support/cli.ts";
 import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
-import { onDatabase } from "../support/locked-command.ts";
+import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
 import { until } from "../support/until.ts";
 
 test("whoever waits in a terminal is told for whom, since when, and once", async () => {
@@ -35,6 +35,47 @@ test("without a terminal nothing is said, as cron would mail it", async () => {
   const { stdout, stderr } = await child.ended;
   expect([stdout, stderr.split("\n")]).toEqual([
     "",
-    [expect.stringContaining("still held elsewhere after 3000 ms"), ""],
+    [expect.stringContaining("not acquired after 3s: it is held by"), ""],
   ]);
+});
+
+test("whoever doesn't get the lock is told who has it, in that one's own words too", async () => {
+  await using locked = await runLocked(idle, { args: ["--name", "Nightly", "--detail", "OPS-4711"] });
+  const { key } = locked;
+  for (const [args, status] of [
+    [[], 75],
+    [["--wait=100ms"], 124],
+    [["-E", "9"], 9],
+  ] as const) {
+    const told = await cli(["run", key, ...args, "--", "echo", "run"], onDatabase());
+    expect([told.status, told.stdout]).toEqual([status, ""]);
+    expect(told.stderr).toMatch(
+      /: it is held by .*\(pid \d+\), for \d+s at most; it says: Nightly: OPS-4711\n$/,
+    );
+  }
+});
+
+test("a run within a run of the same key is told that it is one", async () => {
+  const key = uniqueKey();
+  const inner = ["run", key, "-w", "0.1", "--", "echo", "inner"];
+  const nested = ["run", key, "--", process.execPath, "dist/cli/main.js", ...inner];
+  const { status, stdout, stderr } = await cli(nested, onDatabase());
+  expect([status, stdout]).toEqual([124, ""]);
+  expect(stderr).toMatch(/^pg-locker: .*; this is a run within a run of the same key\n$/);
+});
+
+test("runs within one another, of several keys or all shared, each have their lock", async () => {
+  const [one, other] = [uniqueKey(), uniqueKey()];
+  const program = [process.execPath, "dist/cli/main.js"];
+  const script = 'echo "$PG_LOCKER_KEY"';
+  const keys = await cli(
+    ["run", one, "--", ...program, "run", other, "--", "sh", "-c", script],
+    onDatabase(),
+  );
+  expect(keys).toMatchObject({ status: 0, stdout: `${other}\n`, stderr: "" });
+  const shared = await cli(
+    ["run", one, "-s", "--", ...program, "run", one, "-s", "--", "sh", "-c", script],
+    onDatabase(),
+  );
+  expect(shared).toMatchObject({ status: 0, stdout: `${one}\n`, stderr: "" });
 });

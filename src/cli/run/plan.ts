@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { lockId } from "../../contract/lock-id.ts";
 import { descriptionComment } from "../../inspection/lock-description.ts";
@@ -151,9 +151,14 @@ function conflictStatusOf(values: Values): number | undefined {
   throw usageFailure(`Expected -E to be an exit status from 0 to 255, got "${given}"`);
 }
 
-function isThere(file: string): boolean {
+/** The file that a command's name leads to; `undefined` if there is none. */
+function pathOf(file: string): string | undefined {
   const folders = file.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
-  return folders.some((folder) => existsSync(join(folder, file)));
+  return folders.map((folder) => join(folder, file)).find((path) => existsSync(path));
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }
 
 /** What is said, and the status, of a command that could not be run for the system's reason. */
@@ -163,10 +168,13 @@ export function notRun(file: string, code: string): { status: number; sentence: 
   switch (code) {
     case "ENOENT":
       return notFound;
-    case "EACCES":
+    case "EACCES": {
+      const path = pathOf(file);
       // The system says the same of a folder of PATH that this user may not look into.
-      if (!isThere(file)) return notFound;
-      return { status: exitStatus.notExecutable, sentence: `${command} is not executable` };
+      if (path === undefined) return notFound;
+      const why = isFolder(path) ? "is a folder" : "is not executable";
+      return { status: exitStatus.notExecutable, sentence: `${command} ${why}` };
+    }
     case "EMFILE":
     case "ENFILE":
       return { status: exitStatus.failed, sentence: tooFewFiles };

@@ -1,8 +1,10 @@
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
+import type { Database } from "../database.ts";
 import { exitStatus } from "../exit-status.ts";
-import { Failure, messageFor, refusalOf } from "../failure.ts";
+import { refusalOf } from "../failure.ts";
 import { inheritedDescriptors } from "./descriptors.ts";
+import { refused } from "./holder.ts";
 import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
 import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
@@ -26,6 +28,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   const inherited = inheritedDescriptors();
   /** What is to be tidied up, the first of it last. */
   const tidyings: (() => PromiseLike<void>)[] = [];
+  let database: Database | undefined;
   try {
     // It starts while the library is loaded and the lock is taken.
     const runner = await RunnerProcess.start(inherited);
@@ -34,11 +37,13 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       Promise.all([import("../../postgres-locker.ts"), import("../database.ts")]),
       interrupted,
     );
-    const database = await unlessAborted(connect(values, { max: 1, signal: interrupted }), interrupted);
-    tidyings.unshift(() => database[Symbol.asyncDispose]());
-    const session = new LockSession(database.pool);
+    const opened = await unlessAborted(connect(values, { max: 1, signal: interrupted }), interrupted);
+    database = opened;
+    tidyings.unshift(() => opened[Symbol.asyncDispose]());
+    const { pool } = opened;
+    const session = new LockSession(pool);
     const locker = new PostgresLocker({
-      pool: database.pool,
+      pool,
       namespace: plan.namespace,
       sessions: "dedicated",
       ttlEnforcement: "server",
@@ -51,12 +56,10 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
     const refusal = refusalOf(error);
-    if (plan.conflictStatus !== undefined && refusal !== undefined && refusal !== "unknown") {
-      // It is as well, then: there is nothing to tell.
-      if (plan.conflictStatus === exitStatus.ok) return exitStatus.ok;
-      throw new Failure(plan.conflictStatus, messageFor(error), { cause: error });
-    }
-    throw error;
+    if (database === undefined || refusal === undefined || refusal === "unknown") throw error;
+    // If it is as well, there is nothing to tell.
+    if (plan.conflictStatus === exitStatus.ok) return exitStatus.ok;
+    throw await refused(error, { plan, pool: database.pool, signals });
   } finally {
     await atMost(tidyTime, signals, tidyUp(tidyings));
   }

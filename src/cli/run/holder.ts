@@ -1,0 +1,69 @@
+import type { Pool } from "pg";
+import { formatDuration } from "../../contract/duration.ts";
+import { lockId } from "../../contract/lock-id.ts";
+import type { LockInfo } from "../../index.ts";
+import { Failure, refusalOf, statusOf } from "../failure.ts";
+import { atMost, type PassedSignals } from "./passed-signals.ts";
+import type { RunPlan } from "./plan.ts";
+
+/** Milliseconds for a look at who has the lock, of which a run that is refused tells in the end. */
+const patience = 1_000;
+
+/**
+ * Who has a lock, in words: `app on 10.0.0.7 (pid 16313), for 29s at most`, where the time is the age of the session.
+ *
+ * @returns `undefined` if nobody has it any more
+ * @throws {DatabaseError} if that can't be found out
+ */
+export async function holderOf(
+  pool: Pool,
+  { key, namespace }: Pick<RunPlan, "key" | "namespace">,
+): Promise<string | undefined> {
+  const [{ listLocks }, { ago, descriptionLine, plain }] = await Promise.all([
+    import("../../inspection/lock-list.ts"),
+    import("../lock-table.ts"),
+  ]);
+  const locks = await listLocks(pool, { id: lockId(namespace, key) });
+  const [holder, ...others] = locks.filter(({ state }) => state === "held");
+  if (holder === undefined) return undefined;
+  const more = others.length === 0 ? "" : ` and ${others.length} more`;
+  if (holder.preparedTransaction !== undefined) {
+    return `the prepared transaction '${plain(holder.preparedTransaction)}'${more}`;
+  }
+  const where = holder.host === undefined || holder.host === "local" ? "" : ` on ${plain(holder.host)}`;
+  const who = `${plain(holder.user ?? nameOf(holder))}${where} (pid ${holder.pid})`;
+  const said = holder.description === undefined ? "" : `; it says: ${descriptionLine(holder.description)}`;
+  const since = ago(holder.sessionSince, new Date());
+  const age = since === undefined ? "" : `, for ${since} at most`;
+  return `${who}${more}${age}${said}`;
+}
+
+function nameOf({ applicationName }: LockInfo): string {
+  return applicationName === undefined || applicationName === "" ? "somebody" : applicationName;
+}
+
+/**
+ * What is said of a lock that somebody else has, with who that is, if it is found out within a second; and the status of it. Never
+ * rejects.
+ *
+ * @param error of which {@link refusalOf} is `"held"` or `"still held"`
+ */
+export async function refused(
+  error: unknown,
+  { plan, pool, signals }: { plan: RunPlan; pool: Pool; signals: PassedSignals },
+): Promise<Failure> {
+  const { key, wait, conflictStatus = statusOf(error) } = plan;
+  const look = holderOf(pool, plan).catch(() => undefined);
+  const holder = await atMost(patience, signals, look);
+  const waited = refusalOf(error) === "still held" && wait !== true ? ` after ${formatDuration(wait)}` : "";
+  const by = holder === undefined ? "elsewhere" : `by ${holder}`;
+  const sentence = `Lock ${JSON.stringify(key)} not acquired${waited}: it is held ${by}${around(plan)}`;
+  return new Failure(conflictStatus, sentence, { cause: error });
+}
+
+/** A run within one of the same key waits for what can't end before itself. */
+function around({ key, namespace }: RunPlan): string {
+  const { PG_LOCKER_KEY, PG_LOCKER_NAMESPACE } = process.env;
+  const isWithin = PG_LOCKER_KEY === key && PG_LOCKER_NAMESPACE === String(namespace);
+  return isWithin ? "; this is a run within a run of the same key" : "";
+}
