@@ -13,8 +13,9 @@ const ignored = (): void => {};
 export function onCtrlZ(to: { stop: () => unknown; goOn: () => void }): Disposable {
   let stopped: NodeJS.Timeout | undefined;
   const suspend = async (): Promise<void> => {
-    process.removeListener("SIGTSTP", suspend);
+    // In this order: without a listener for a moment, a second one would stop this process before what is to be done.
     process.on("SIGTSTP", ignored);
+    process.removeListener("SIGTSTP", suspend);
     await to.stop();
     process.removeListener("SIGTSTP", ignored);
     process.kill(process.pid, "SIGTSTP");

@@ -141,7 +141,7 @@ describe("pg-locker ls --watch", () => {
 
   test.each([
     [["--watch"], "--watch redraws a terminal: it goes neither with --json nor into a pipe"],
-    [["--watch", "5"], 'Unexpected "5" after --watch: give its value as --watch=VALUE'],
+    [["--watch", "5"], 'Unexpected "5" after --watch: a value is given as --watch=5'],
   ])("is for a terminal: %s", async (args, sentence) => {
     const { status, stderr } = await cli(["ls", ...args], onDatabase());
     expect([status, stderr]).toEqual([64, `pg-locker: ${sentence}\n`]);
@@ -166,8 +166,7 @@ test.skipIf(bash === undefined)(
   async () => {
     const { env } = onDatabase({ PS1: "ready> ", HISTFILE: undefined });
     await using terminal = Terminal.start(bash ?? "", ["--norc", "--noprofile", "-i"], { env });
-    await terminal.shows("ready> ");
-    terminal.type("$PG_LOCKER ls --watch=100ms\r");
+    await terminal.typeAtPrompt("$PG_LOCKER ls --watch=100ms\r");
     await terminal.shows("No locks");
     const pid = taggedProcesses().find(({ pid }) => pid !== terminal.pid)?.pid ?? 0;
     // More than once: a look may be under way or not.
@@ -177,12 +176,12 @@ test.skipIf(bash === undefined)(
       terminal.type("\x1a");
       await until(said("Stopped"), patient);
       expect(isStopped(pid)).toBe(true);
-      terminal.type("fg\r");
+      await terminal.typeAtPrompt("fg\r");
       await until(said(take), patient);
       await until(said("No locks"), patient);
     }
     terminal.type("\x03");
-    terminal.type("echo status $?; exit\r");
+    await terminal.typeAtPrompt("echo status $?; exit\r");
     await terminal.shows("status 130");
     await terminal.ended;
     // What is between giving a screen back and taking the next one, and before and after that, is the shell's.

@@ -84,14 +84,14 @@ describe.skipIf(bash === undefined)("in an interactive bash (skipped where there
     const pid = Number(/begun (\d+)/.exec(terminal.output)?.[1]);
     terminal.type("\x1a");
     await terminal.shows(/Stopped/);
-    terminal.type("echo still $((40 + 2))\r");
+    await terminal.typeAtPrompt("echo still $((40 + 2))\r");
     await terminal.shows("still 42");
     await until(() => isStopped(pid), patient);
-    terminal.type("fg\r");
+    await terminal.typeAtPrompt("fg\r");
     await until(() => !isStopped(pid), patient);
     terminal.type("on\r");
     await terminal.shows("got <on>");
-    terminal.type("echo status $?; exit\r");
+    await terminal.typeAtPrompt("echo status $?; exit\r");
     await terminal.shows("status 0");
     await terminal.ended;
   });
@@ -101,9 +101,9 @@ describe.skipIf(bash === undefined)("in an interactive bash (skipped where there
     terminal.type(`$PG_LOCKER run $KEY -- sh -c 'echo "begun $$"; ${idle}'\r`);
     await terminal.shows(/begun \d+/);
     terminal.type("\x03");
-    terminal.type("echo status $?\r");
+    await terminal.typeAtPrompt("echo status $?\r");
     await terminal.shows("status 130");
-    terminal.type("exit\r");
+    await terminal.typeAtPrompt("exit\r");
     await terminal.ended;
   });
 
@@ -131,9 +131,9 @@ describe.skipIf(bash === undefined)("in an interactive bash (skipped where there
     await until(() => !lives(Number(pid)), patient);
     expect(await holdersOf(BigInt(id ?? ""))).toHaveLength(1);
     await until(async () => (await holdersOf(BigInt(id ?? ""))).length === 0, patient);
-    terminal.type("fg\r");
+    await terminal.typeAtPrompt("fg\r");
     await terminal.shows("could not be refreshed in time");
-    terminal.type("echo status $?; exit\r");
+    await terminal.typeAtPrompt("echo status $?; exit\r");
     await terminal.shows("status 79");
     await terminal.ended;
   });

@@ -98,6 +98,8 @@ export class Terminal implements AsyncDisposable {
   output = "";
   readonly ended: Promise<{ status: number; signal: number | undefined }>;
   readonly #pty: pty.IPty;
+  /** The length of the output when something was last typed. */
+  #typedAt = 0;
 
   private constructor(terminal: pty.IPty) {
     this.#pty = terminal;
@@ -133,7 +135,20 @@ export class Terminal implements AsyncDisposable {
 
   /** Types it; `\x03` is Ctrl-C, `\x1a` Ctrl-Z. */
   type(text: string): void {
+    this.#typedAt = this.output.length;
     this.#pty.write(text);
+  }
+
+  /**
+   * Types a line at the prompt, `ready> `, that an interactive bash shows after what was typed last: what is typed before that, while bash
+   * takes the terminal back, may be lost.
+   */
+  async typeAtPrompt(line: string): Promise<void> {
+    await until(() => this.output.includes("ready> ", this.#typedAt), {
+      deadline: 15_000,
+      what: `a prompt in the terminal:\n${this.output}`,
+    });
+    this.type(line);
   }
 
   /** What is on its screen since it was last cleared, as lines of text. */
