@@ -45,17 +45,30 @@ test("with few open files allowed, it works or says so in a sentence, not a stac
 
 test
   .skipIf(!existsSync("/dev/full"))
-  .each([["ls"], ["ls", "--json"], ["id", "k"], ["doctor"], ["who", "k"], ["--help"]])(
-  "a full standard output is said in a sentence (skipped without /dev/full): %s %s",
-  async (...args) => {
-    const { status, stderr } = await shell(
-      'exec "$@" > /dev/full',
-      args.filter((each) => each !== undefined),
-    );
-    expect(status).toBe(70);
-    expect(stderr).toBe("pg-locker: Standard output can't be written to (ENOSPC)\n");
-  },
-);
+  .each([
+    ...[["ls"], ["ls", "--json"], ["id", "k"], ["doctor"], ["who", "k"], ["break", "k", "--yes"]],
+    ...[["server", "status"], ["server", "stop"], ["run", "--help"], ["--help"], ["--version"]],
+  ])("a full standard output is said in a sentence (skipped without /dev/full): %s %s", async (...args) => {
+  const { status, stderr } = await shell(
+    'exec "$@" > /dev/full',
+    args.filter((each) => each !== undefined),
+  );
+  expect(status).toBe(70);
+  expect(stderr).toBe("pg-locker: Standard output can't be written to (ENOSPC)\n");
+});
+
+test.each([
+  ...[["id", "k"], ["doctor"], ["break", "k", "--yes"], ["server", "status"], ["--help"], ["--version"]],
+  ["run", "k", "--wait=30s", "--", "sh", "-c", "exit 7"],
+])("closed and full outputs change no exit status: %s %s", async (...args) => {
+  const given = args.filter((each) => each !== undefined);
+  const [open, ...closed] = await Promise.all([
+    shell('exec "$@" > /dev/null', given),
+    shell('exec "$@" <&- >&- 2>&-', given),
+    shell('exec "$@" 2> /dev/full', given),
+  ]);
+  expect(closed.map(({ status }) => status)).toEqual([open.status, open.status]);
+});
 
 test("a closed stdout or stderr changes neither what is done nor the exit status", async () => {
   expect(await shell('exec "$@" >&-', ["ls"])).toMatchObject({ status: 0, stderr: "" });
