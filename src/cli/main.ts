@@ -44,6 +44,7 @@ void main(process.argv.slice(2)).then((status) => {
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...own] = args;
   try {
+    if (name === "run" && args.includes("--")) await startEarly();
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
       const about = name === "help" ? await commandOf(own[0] ?? "") : undefined;
       await print(about === undefined ? await help() : helpOf(about));
@@ -71,6 +72,13 @@ async function main(args: readonly string[]): Promise<number> {
     });
     return statusOf(error);
   }
+}
+
+/** What takes longest is begun first. Bun can't run it. */
+async function startEarly(): Promise<void> {
+  if (process.versions["bun"] !== undefined) return;
+  const { startRunner } = await import("./run/early-runner.ts");
+  startRunner();
 }
 
 function unknownCommand(name: string): string {

@@ -93,3 +93,14 @@ test("a runner that is stopped keeps no signal from the command", async () => {
   expect((await locked.cli.ended).status).toBe(143);
   expect(await holdersOf(lockId(0, locked.key))).toEqual([]);
 });
+
+// Its runner is started before the arguments are looked at: it has to go with it.
+test.each([
+  ["an empty key", ["", "--", "true"], 64],
+  ["an unknown option", ["k", "--frobnicate", "--", "true"], 64],
+  ["a URL of another database", ["k", "--url", "mysql://h/d", "--", "true"], 64],
+  ["--help", ["k", "--help", "--", "true"], 0],
+])("a run that can't be, or isn't meant, leaves no process: %s", async (_, args, expected) => {
+  const { status, signal } = await cli(["run", ...args], onDatabase());
+  expect([status, signal]).toEqual([expected, null]);
+});

@@ -3,13 +3,12 @@ import type { Values } from "../command.ts";
 import type { Database } from "../database.ts";
 import { exitStatus } from "../exit-status.ts";
 import { refusalOf } from "../failure.ts";
-import { inheritedDescriptors } from "./descriptors.ts";
+import { startedRunner } from "./early-runner.ts";
 import { refused } from "./holder.ts";
 import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
 import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
-import { RunnerProcess } from "./runner-process.ts";
 import { tellWhoHolds } from "./waiting-line.ts";
 
 /** Milliseconds for everything to be tidied up: the end of this process does it as well. */
@@ -25,13 +24,12 @@ const tidyTime = 2_000;
 export async function runUnderLock(plan: RunPlan, values: Values): Promise<number> {
   const signals = new PassedSignals();
   const { interrupted } = signals;
-  const inherited = inheritedDescriptors();
   /** What is to be tidied up, the first of it last. */
   const tidyings: (() => PromiseLike<void>)[] = [];
   let database: Database | undefined;
   try {
     // It starts while the library is loaded and the lock is taken.
-    const runner = await RunnerProcess.start(inherited);
+    const { runner, inherited } = await startedRunner();
     tidyings.unshift(() => runner[Symbol.asyncDispose]());
     const [{ PostgresLocker }, { connect }] = await unlessAborted(
       Promise.all([import("../../postgres-locker.ts"), import("../database.ts")]),

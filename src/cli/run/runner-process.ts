@@ -58,7 +58,8 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   /**
-   * Starts one that waits for its command, and gets what this process was started with.
+   * Starts one that waits for its command, and gets what this process was started with. Unless `ref()` says so, it doesn't keep this
+   * process from its end, with which it ends.
    *
    * @throws what the system says if it can't be started
    */
@@ -67,7 +68,15 @@ export class RunnerProcess implements AsyncDisposable {
     // Not to be signalled, ever: to Node.js one that had no file left to be started with has the number 0, which means all of this
     // process's own group.
     if (child.pid === undefined) throw (await once(child, "error"))[0];
+    child.unref();
+    child.channel?.unref();
     return new RunnerProcess(child);
+  }
+
+  /** From now on this process doesn't end before it. */
+  ref(): void {
+    this.#child.ref();
+    this.#child.channel?.ref();
   }
 
   /** Has it run the command, and keep the socket open until that has ended. */
