@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { buffer } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
@@ -80,3 +80,21 @@ onLinux("the character that stands for such bytes is one like any other", async 
   const { status, stdout } = await shell(`$PG_LOCKER run "$KEY\u{fffd}" -- printf %s "\u{fffd}"`);
   expect([status, stdout]).toEqual([0, "\xef\xbf\xbd"]);
 });
+
+const withoutProc = ["--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"];
+
+test.skipIf(spawnSync("unshare", [...withoutProc, "true"]).status !== 0)(
+  "without /proc, an argument that isn't UTF-8 is 64 (skipped unless root)",
+  () => {
+    const env = { ...process.env, ...onDatabase().env } as NodeJS.ProcessEnv;
+    const run = (script: string) => {
+      const args = [...withoutProc, "sh", "-c", script, "sh", process.execPath, main, "run", uniqueKey()];
+      return spawnSync("unshare", args, { env, encoding: "utf8" });
+    };
+    const refused = run(`exec "$@" -- printf "a$(printf '\\351')"`);
+    expect([refused.status, refused.stdout]).toEqual([64, ""]);
+    expect(refused.stderr).toMatch(/^pg-locker: Expected UTF-8, and this argument is not: .*\n$/);
+    const { status, stdout, stderr } = run('exec "$@" -- sh -c "echo run; exit 5"');
+    expect([status, stdout, stderr]).toEqual([5, "run\n", ""]);
+  },
+);

@@ -395,6 +395,11 @@ test.each([
   expect(stderr.trimEnd().split("\n")).toHaveLength(1);
 });
 
+test("of an option that is given twice, the last counts", async () => {
+  const { status, stdout } = await run(["--ttl", "soon", "--ttl", "5s"], ["echo", "run"]);
+  expect([status, stdout]).toEqual([0, "run\n"]);
+});
+
 test("options behind -- are the command's", async () => {
   const { status, stdout } = await run([], ["echo", "--ttl", "5", "--help"]);
   expect([status, stdout]).toEqual([0, "--ttl 5 --help\n"]);

@@ -91,6 +91,14 @@ describe("of a server that accepts and then says nothing", () => {
   });
 });
 
+test("a longer connect_timeout has no effect", async () => {
+  await using server = await silence();
+  const from = Date.now();
+  const { status } = await cli(["ls"], { env: { DATABASE_URL: server.url, PGCONNECT_TIMEOUT: "60" } });
+  expect(status).toBe(69);
+  expect(Date.now() - from).toBeLessThan(20_000);
+}, 30_000);
+
 test("a name that can't be resolved is said, and the process ends", async () => {
   const { pathname } = new URL(databaseUrl());
   const env = { DATABASE_URL: `postgres://app@no-such-host.invalid${pathname}` };

@@ -72,6 +72,8 @@ describe.skipIf(withoutOpenssl)("sslmode (skipped without openssl)", () => {
     ["require, by PGREQUIRESSL", () => ls({ PGREQUIRESSL: "1" })],
     ["prefer", () => ls({ PGSSLMODE: "prefer" })],
     ["allow, once it was refused in clear", () => ls({ PGSSLMODE: "allow" })],
+    ["TLS 1.3 alone", () => ls({ PGSSLMODE: "require", PGSSLMINPROTOCOLVERSION: "TLSv1.3" })],
+    ["TLS 1.2 at most", () => ls({ PGSSLMODE: "require", PGSSLMAXPROTOCOLVERSION: "TLSv1.2" })],
     ["no-verify", () => ls({}, "?sslmode=no-verify")],
     ["verify-ca, by an address", () => ls({ PGSSLMODE: "verify-ca", PGSSLROOTCERT: root }, "", "127.0.0.1")],
     ["verify-full", () => ls({}, `?sslmode=verify-full&sslrootcert=${root}`)],

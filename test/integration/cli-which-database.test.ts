@@ -63,6 +63,12 @@ describe("a name that can't be used exits with 64, says where it is, starts noth
     ["PGGSSENCMODE", { PGHOST: hostname, PGGSSENCMODE: "require" }, []],
     ["PGREQUIREAUTH", { PGHOST: hostname, PGREQUIREAUTH: "scram-sha-256" }, []],
     ["PGREQUIREPEER", { PGHOST: hostname, PGREQUIREPEER: "postgres" }, []],
+    ["PGGSSLIB", { PGHOST: hostname, PGGSSLIB: "gssapi" }, []],
+    ["PGSSLCRLDIR", { PGHOST: hostname, PGSSLCRLDIR: "/etc" }, []],
+    ["PGSSLMINPROTOCOLVERSION", { PGHOST: hostname, PGSSLMINPROTOCOLVERSION: "SSLv3" }, []],
+    ["PGSSLNEGOTIATION", { PGHOST: hostname, PGSSLNEGOTIATION: "indirect" }, []],
+    ["PGSSLCRL", { PGHOST: hostname, PGSSLCRL: "/no/such/file", PGSSLMODE: "verify-ca" }, []],
+    ["PGSSLCERT", { PGHOST: hostname, PGSSLCERT: "/no/such/file", PGSSLMODE: "require" }, []],
   ])("%s %j", async (name, env, args) => {
     await using user = await UserState.create();
     // What run does is what each of them does; to start them all takes a while.
@@ -113,6 +119,17 @@ async function requirePassword(role: string): Promise<void> {
   );
   await onServer(`grant password_required to ${role}`);
 }
+
+test("variables that name no server leave the PostgreSQL of the user's own to be used", async () => {
+  const env = {
+    PGAPPNAME: "x",
+    PGCLIENTENCODING: "UTF8",
+    PGCONNECT_TIMEOUT: "3",
+    XDG_STATE_HOME: "/dev/null",
+  };
+  const { status, stderr } = await cli(["ls"], { env });
+  expect([status, stderr]).toEqual([69, expect.stringContaining("/dev/null/pg-locker")]);
+});
 
 describe("what libpq reads is read:", () => {
   test("a service of the named file or the home folder, for what isn't said beside it", async () => {
