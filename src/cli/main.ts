@@ -46,7 +46,9 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     if (name === "run" && args.includes("--")) await startEarly();
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      const about = name === "help" ? await commandOf(own[0] ?? "") : undefined;
+      const [of] = name === "help" ? own : [];
+      const about = of === undefined ? undefined : await commandOf(of);
+      if (of !== undefined && about === undefined) throw usageFailure(unknownCommand(of));
       await print(about === undefined ? await help() : helpOf(about));
       return name === undefined ? exitStatus.usage : exitStatus.ok;
     }

@@ -131,6 +131,12 @@ describe("a command that", () => {
     expect(await holdersOf(lockId(0, key))).toEqual([]);
   });
 
+  test("has an argument that is too long for the system is 126, and is told so", async () => {
+    const words = Array.from({ length: 40 }, () => "x".repeat(10_000));
+    const { status, stderr } = await run(["--shell"], ["echo", ...words]);
+    expect([status, stderr]).toEqual([126, expect.stringContaining("one of its arguments is too long")]);
+  });
+
   test("is found in PATH, and is not executable, is 126", async () => {
     const folder = mkdtempSync(join(tmpdir(), "pg-locker-path-"));
     try {

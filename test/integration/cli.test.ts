@@ -41,6 +41,7 @@ test("pg-locker --version is the package's", async () => {
 test.each([
   ["an unknown command", ["idd", "x"], 'Unknown command "idd": did you mean id?'],
   ["one that is like none", ["nightly"], 'Unknown command "nightly": see pg-locker --help'],
+  ["the help of an unknown command", ["help", "idd"], 'Unknown command "idd": did you mean id?'],
   ["what others call it", ["lock", "k"], 'Unknown command "lock": did you mean pg-locker run?'],
   ["unlock", ["unlock", "k"], 'Unknown command "unlock": did you mean pg-locker break?'],
   ["version", ["version"], 'Unknown command "version": did you mean pg-locker --version?'],

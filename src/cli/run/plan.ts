@@ -178,6 +178,11 @@ export function notRun(file: string, code: string): { status: number; sentence: 
     case "EMFILE":
     case "ENFILE":
       return { status: exitStatus.failed, sentence: tooFewFiles };
+    case "E2BIG":
+      return {
+        status: exitStatus.notExecutable,
+        sentence: `${command} could not be run: one of its arguments is too long for the system, or all of them with the environment`,
+      };
     default:
       return { status: exitStatus.notExecutable, sentence: `${command} could not be run (${code})` };
   }
