@@ -1,0 +1,57 @@
+import type { ProcessStarter } from "./command-process.ts";
+import type { FromRunner, ToRunner, Work } from "./control-channel.ts";
+import { SupervisedCommand } from "./supervised-command.ts";
+
+let command: SupervisedCommand | undefined;
+let work: Work | undefined;
+
+/** Does what the keeper says, from now on. */
+export function obeyKeeper(starter: ProcessStarter): void {
+  process.on("message", (message: ToRunner, socket: unknown) => {
+    switch (message.is) {
+      case "run":
+        run(message.work, { socket, starter });
+        break;
+      case "until":
+        command?.believeUntil(message.until);
+        break;
+      case "signal":
+        command?.signal(message.signal);
+        tell({ is: "signalled" });
+        break;
+      case "stop":
+        command?.stop("told", message.grace);
+        break;
+    }
+  });
+
+  // They are for the keeper, which passes them on. Whoever signals everything, such as a run around this one, signals this, too.
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
+    process.on(signal, () => {});
+
+  process.on("disconnect", onKeeperGone);
+  // It may have gone before there was anybody to hear of it.
+  if (!process.connected) onKeeperGone();
+}
+
+function onKeeperGone(): void {
+  if (command === undefined || work === undefined) process.exit();
+  command.stop("keeper-gone", work.grace);
+}
+
+function run(given: Work, { socket, starter }: { socket: unknown; starter: ProcessStarter }): void {
+  work = given;
+  command = new SupervisedCommand(given, starter);
+  if (command.leader !== undefined) tell({ is: "started", leader: command.leader });
+  void command.ended.then((ending) => tell(ending, () => end(socket)));
+}
+
+/** The end of this process is what closes the socket, which until then has to be kept from the garbage collector. */
+function end(_socket: unknown): void {
+  process.exit();
+}
+
+function tell(message: FromRunner, done: () => void = () => {}): void {
+  if (process.connected) process.send?.(message, undefined, undefined, done);
+  else done();
+}
