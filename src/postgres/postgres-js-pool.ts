@@ -15,7 +15,11 @@ const idleTimeout = 10_000;
 export class PostgresJsPool extends EventEmitter implements Pool {
   /** Of which {@link clientBeside} makes one. */
   readonly Client = PostgresJsClient;
-  readonly options: PostgresJsClientOptions & { readonly max: number };
+  readonly options: PostgresJsClientOptions & {
+    readonly max: number;
+    /** Milliseconds that a connection may take to be made. */
+    readonly connectionTimeoutMillis: number;
+  };
   readonly #clients = new Set<PostgresJsClient>();
   readonly #dialing = new Set<PostgresJsClient>();
   readonly #idle = new Map<PostgresJsClient, Idle>();
@@ -25,7 +29,9 @@ export class PostgresJsPool extends EventEmitter implements Pool {
 
   constructor(sql: PostgresJs) {
     super();
-    this.options = { max: sql.options.max, postgresJs: optionsOf(sql) };
+    const postgresJs = optionsOf(sql);
+    const connectionTimeoutMillis = (postgresJs.connect_timeout ?? 0) * 1_000;
+    this.options = { max: sql.options.max, connectionTimeoutMillis, postgresJs };
   }
 
   get totalCount(): number {

@@ -197,8 +197,13 @@ describe("a connection", () => {
     const saturating = locker.acquire(uniqueKey());
     await expect(saturating).rejects.toMatchObject({ reason: "pool-saturated" });
     await lock.release();
+    await using patient = new PostgresLocker({
+      sql: sqlOf({ connect_timeout: 0.2 }, proxy.url),
+      connWaitTimeout: -1,
+    });
     proxy.freeze();
-    await expect(second.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
+    for (const waiting of [second, patient])
+      await expect(waiting.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
     proxy.thaw();
   });
 
