@@ -2,24 +2,51 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { defineConfig, type Plugin } from "vitest/config";
 
-/** Whose tests hold over postgres.js as over node-postgres, except for those of the pool that is given. */
+/**
+ * Whose tests hold over postgres.js as over node-postgres, except for those of the pool that is given. Left out is what no driver has a
+ * part in: arguments, hooks, telemetry, semaphores, the line of those who wait, a lock on the caller's own client; and what takes long
+ * for the number of its locks or of its processes.
+ */
 const overPostgresJs = [
+  "abort",
+  "acquire-all",
   "close",
+  "elect",
+  "fencing",
+  "inspect",
+  "overlapping-refreshes",
+  "pool-of-one",
+  "process-exit",
+  "queued-on-a-dead-session",
+  "reservation",
+  "server-ttl-network",
+  "server-ttl-process",
+  "server-ttl-session",
   "session-loss",
+  "stalls",
   "transaction",
+  "transaction-stall",
+  "transaction-state",
   "transaction-ttl",
   "transaction-wait",
+  "trust",
+  "waiting",
   "waiting-aborts",
   "waiting-faults",
+  "waiting-granted",
 ];
 
-/** Puts a locker over postgres.js in the place of the library's. */
+/** Puts a locker over postgres.js in the place of the library's, and a pool in which its connections show in that of its own. */
 const inPlaceOfLibrary: Plugin = {
   name: "over-postgres-js",
   enforce: "pre",
   resolveId(source, importer) {
-    if (!source.endsWith("/src/index.ts") || importer?.endsWith("/over-postgres-js.ts")) return undefined;
-    return fileURLToPath(new URL("test/support/over-postgres-js.ts", import.meta.url));
+    const inPlace = (name: string) => fileURLToPath(new URL(`test/support/${name}`, import.meta.url));
+    if (source.endsWith("/src/index.ts") && !importer?.endsWith("/over-postgres-js.ts"))
+      return inPlace("over-postgres-js.ts");
+    if (source === "./postgres-js-pool.ts" && importer?.endsWith("/src/postgres/own-pool.ts"))
+      return inPlace("shown-postgres-js-pool.ts");
+    return undefined;
   },
 };
 

@@ -9,6 +9,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { clientsOf } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -124,23 +125,25 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 describe("an acquire that is aborted", () => {
   test("while it waits for a connection sends nothing when that comes", async () => {
     const pool = createPool({ max: 1 });
+    const clients = clientsOf(pool);
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });
-    const client = await pool.connect();
-    await client.query("select 1");
+    const held = await locker.acquire(uniqueKey());
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
     expect(pool.waitingCount).toBe(1);
     aborting.abort(reason);
     await expect(acquired).rejects.toBe(reason);
     expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
-    client.release();
+    await held.release();
     await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
-    expect(await lastStatement(pool)).toBe("select 1");
+    expect(clients).toHaveLength(1);
+    expect(await lastStatement(clients)).toContain("pg_advisory_unlock");
   });
 
   test("while the connection is being made sends nothing when it is", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
+    const clients = clientsOf(pool);
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });
     proxy.freeze();
     const aborting = new AbortController();
@@ -150,14 +153,15 @@ describe("an acquire that is aborted", () => {
     await expect(acquired).rejects.toBe(reason);
     proxy.thaw();
     await until(() => pool.totalCount === 1 && pool.idleCount === 1);
-    expect(await lastStatement(pool)).toBe("");
+    expect(await lastStatement(clients)).toBe("");
   });
 
   test("while its statement is on the way gives back what it is granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await pool.query("select 1");
+    const clients = clientsOf(pool);
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await (await locker.acquire(uniqueKey())).release();
     proxy.freeze({ direction: "toServer" });
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -167,14 +171,14 @@ describe("an acquire that is aborted", () => {
     proxy.thaw();
     await until(() => pool.idleCount === 1);
     expect(await advisoryLocks()).toEqual([]);
-    expect(await lastStatement(pool)).toContain("pg_advisory_unlock");
+    expect(await lastStatement(clients)).toContain("pg_advisory_unlock");
   });
 
   test("while the answer is on the way gives back the lock that it was granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await pool.query("select 1");
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await (await locker.acquire(uniqueKey())).release();
     const key = uniqueKey();
     proxy.freeze({ direction: "toClient" });
     const aborting = new AbortController();
@@ -192,8 +196,8 @@ describe("an acquire that is aborted", () => {
   test("and whose answer never comes loses its session by the deadline", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await pool.query("select 1");
     await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await (await locker.acquire(uniqueKey())).release();
     const key = uniqueKey();
     proxy.freeze({ direction: "toClient" });
     const aborting = new AbortController();
@@ -206,17 +210,12 @@ describe("an acquire that is aborted", () => {
   });
 });
 
-async function lastStatement(pool: ReturnType<typeof createPool>): Promise<string> {
-  const client = await pool.connect();
-  try {
-    const { processID } = client as unknown as { processID: number };
-    const [row] = await onServer<{ query: string }>("select query from pg_stat_activity where pid = $1", [
-      processID,
-    ]);
-    return row?.query ?? "no such session";
-  } finally {
-    client.release();
-  }
+/** Of the client that was made last. */
+async function lastStatement(clients: ReturnType<typeof clientsOf>): Promise<string> {
+  const [row] = await onServer<{ query: string }>("select query from pg_stat_activity where pid = $1", [
+    clients.at(-1)?.processID,
+  ]);
+  return row?.query ?? "no such session";
 }
 
 /** A small generator of random numbers from 0 to 1, the same in each run. */

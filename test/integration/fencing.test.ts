@@ -20,6 +20,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { isOverPostgresJs } from "../support/driver.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -215,52 +216,55 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
   });
 
-  test("a promoted standby's token is larger than any of the old primary", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
-    await using standby = await primary.standby();
-    await using old = new PostgresLocker({
-      sessions,
-      pool: createPool({ connectionString: primary.url }),
-      ttlEnforcement: "server",
-    });
-    const key = uniqueKey();
-    const options = { fencing: true, autoRefresh: true, ttl: "1h" };
-    const first = await old.acquire(key, options);
-    await standby.promote();
-    const data = createPool({ connectionString: standby.url });
-    await using promoted = new PostgresLocker({ sessions, pool: data, ttlEnforcement: "server" });
-    const second = await promoted.acquire(key, options);
-    expectGrowing([first.fencingToken, second.fencingToken]);
+  test.skipIf(isOverPostgresJs)(
+    "a promoted standby's token is larger than any of the old primary",
+    async () => {
+      await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+      await using standby = await primary.standby();
+      await using old = new PostgresLocker({
+        sessions,
+        pool: createPool({ connectionString: primary.url }),
+        ttlEnforcement: "server",
+      });
+      const key = uniqueKey();
+      const options = { fencing: true, autoRefresh: true, ttl: "1h" };
+      const first = await old.acquire(key, options);
+      await standby.promote();
+      const data = createPool({ connectionString: standby.url });
+      await using promoted = new PostgresLocker({ sessions, pool: data, ttlEnforcement: "server" });
+      const second = await promoted.acquire(key, options);
+      expectGrowing([first.fencingToken, second.fencingToken]);
 
-    // The old primary hands out more, also of the same key.
-    await first.refresh();
-    await first.release();
-    for (let i = 0; i < 100; i++) await (await old.acquire(uniqueKey(), { fencing: true })).release();
-    const third = await old.acquire(key, options);
-    expectGrowing([first.fencingToken, third.fencingToken, second.fencingToken]);
-    const xid = (token: bigint | undefined) => (token ?? 0n) & (2n ** 48n - 1n);
-    expect(xid(third.fencingToken)).toBeGreaterThan(xid(second.fencingToken));
-    expect([third.held, second.held]).toEqual([true, true]);
+      // The old primary hands out more, also of the same key.
+      await first.refresh();
+      await first.release();
+      for (let i = 0; i < 100; i++) await (await old.acquire(uniqueKey(), { fencing: true })).release();
+      const third = await old.acquire(key, options);
+      expectGrowing([first.fencingToken, third.fencingToken, second.fencingToken]);
+      const xid = (token: bigint | undefined) => (token ?? 0n) & (2n ** 48n - 1n);
+      expect(xid(third.fencingToken)).toBeGreaterThan(xid(second.fencingToken));
+      expect([third.held, second.held]).toEqual([true, true]);
 
-    await data.query(
-      "create table resource (key text primary key, token bigint not null, value text not null)",
-    );
-    const write = async (token: bigint | undefined, value: string) => {
-      const sql = `insert into resource values ($1, $2, $3)
+      await data.query(
+        "create table resource (key text primary key, token bigint not null, value text not null)",
+      );
+      const write = async (token: bigint | undefined, value: string) => {
+        const sql = `insert into resource values ($1, $2, $3)
                  on conflict (key) do update set token = excluded.token, value = excluded.value
                   where resource.token <= excluded.token`;
-      return (await data.query(sql, [key, token, value])).rowCount === 1;
-    };
-    // Before it has seen the new one's, it can't know.
-    expect(await write(third.fencingToken, "of the old primary's holder")).toBe(true);
-    expect(await write(second.fencingToken, "of the new primary's holder")).toBe(true);
-    expect(await write(third.fencingToken, "too late")).toBe(false);
-    expect(await write(first.fencingToken, "too late")).toBe(false);
-    expect(await write(second.fencingToken, "once more")).toBe(true);
-    expect((await data.query("select value from resource")).rows).toEqual([{ value: "once more" }]);
-    await third.release();
-    await second.release();
-  });
+        return (await data.query(sql, [key, token, value])).rowCount === 1;
+      };
+      // Before it has seen the new one's, it can't know.
+      expect(await write(third.fencingToken, "of the old primary's holder")).toBe(true);
+      expect(await write(second.fencingToken, "of the new primary's holder")).toBe(true);
+      expect(await write(third.fencingToken, "too late")).toBe(false);
+      expect(await write(first.fencingToken, "too late")).toBe(false);
+      expect(await write(second.fencingToken, "once more")).toBe(true);
+      expect((await data.query("select value from resource")).rows).toEqual([{ value: "once more" }]);
+      await third.release();
+      await second.release();
+    },
+  );
 });
 
 function expectGrowing(tokens: readonly (bigint | undefined)[]): void {

@@ -18,14 +18,14 @@ import {
   lastBelief,
   takeOver,
 } from "../support/enforced-holder.ts";
-import { sessionModes } from "../support/session-modes.ts";
+import { costlyModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 // A TTL that the server enforces, if a holder's network fails: the holder stops relying on its lock before the next one is
 // granted it. Holders are processes; every instant is that of the machine's one monotonic clock, in nanoseconds.
 
-describe.each(sessionModes)("with %s sessions", (sessions) => {
+describe.each(costlyModes)("with %s sessions", (sessions) => {
   const { enforced, ready, hold } = enforcedHolders(sessions);
 
   describe("a holder whose network fails", () => {

@@ -10,7 +10,7 @@ import {
   isEnd,
   takeOver,
 } from "../support/enforced-holder.ts";
-import { sessionModes } from "../support/session-modes.ts";
+import { costlyModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -22,7 +22,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-describe.each(sessionModes)("with %s sessions", (sessions) => {
+describe.each(costlyModes)("with %s sessions", (sessions) => {
   const { enforced, hold } = enforcedHolders(sessions);
 
   describe("a holder whose process fails", () => {

@@ -159,7 +159,7 @@ async function endPools(some: Set<pg.Pool>): Promise<void> {
     if (pool.totalCount > pool.idleCount) {
       for (const client of checkedOut) {
         client.on("error", () => {});
-        client.release(true);
+        client.release?.(true); // postgres.js has none: a session of the locker's own
       }
     }
     if (!pool.ending) await pool.end();

@@ -11,6 +11,13 @@ export interface ObservedPool {
   readonly statements: unknown[];
 }
 
+/** The clients that a pool makes from now on, in order. */
+export function clientsOf(pool: pg.Pool): Array<pg.PoolClient & { readonly processID: number }> {
+  const clients: Array<pg.PoolClient & { readonly processID: number }> = [];
+  pool.on("connect", (client) => clients.push(client as (typeof clients)[number]));
+  return clients;
+}
+
 /** A pool on this file's database, with its clients and what is sent on them. */
 export function observedPool(config: pg.PoolConfig = {}): ObservedPool {
   const pool = createPool(config);

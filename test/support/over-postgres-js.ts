@@ -3,6 +3,7 @@
 import type pg from "pg";
 import postgres from "postgres";
 import { PostgresLocker as OverNodePostgres, type PostgresLockerOptions } from "../../src/index.ts";
+import { givenPools } from "./shown-postgres-js-pool.ts";
 
 // biome-ignore lint/performance/noReExportAll: a stand-in for all of it
 export * from "../../src/index.ts";
@@ -10,16 +11,27 @@ export * from "../../src/index.ts";
 export class PostgresLocker extends OverNodePostgres {
   constructor(options: PostgresLockerOptions) {
     const { pool, ...rest } = options ?? {};
-    super(pool === undefined ? options : { ...rest, sql: sqlLike(pool as unknown as pg.Pool) });
+    super(isPool(pool) ? { ...rest, sql: sqlLike(pool) } : options);
   }
 }
 
+/** What is none is for the locker to refuse. */
+function isPool(value: unknown): value is pg.Pool {
+  return typeof value === "object" && value !== null && "options" in value;
+}
+
 /** As the pool connects. */
-function sqlLike({ options }: pg.Pool): postgres.Sql {
-  return postgres(options.connectionString ?? "", {
+function sqlLike(pool: pg.Pool): postgres.Sql {
+  const { options } = pool;
+  const sql = postgres(options.connectionString ?? "", {
     max: options.max,
     onnotice: () => {},
-    ...(options.options && { connection: { options: options.options } }),
+    connection: {
+      ...(options.options && { options: options.options }),
+      ...(options.application_name && { application_name: options.application_name }),
+    },
     ...(options.connectionTimeoutMillis && { connect_timeout: options.connectionTimeoutMillis / 1_000 }),
   });
+  givenPools.set(sql, pool);
+  return sql;
 }

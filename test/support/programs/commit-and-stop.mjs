@@ -1,19 +1,20 @@
 // Writes one row in a transaction under the lock of its argument, stops itself when the commit has been sent, and tells what became
 // of it when it is let go on.
-import pg from "pg";
+import { Socket } from "node:net";
 import { PostgresLocker } from "../../../dist/index.js";
+import { reach } from "./driver.mjs";
 
 const tell = (message) => console.log(JSON.stringify(message));
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 1 });
-const locker = new PostgresLocker({ pool });
+const { way, end } = await reach({ max: 1 });
+const locker = new PostgresLocker(way);
 try {
   await locker.withTransaction(process.argv[2], async (client) => {
     await client.query("insert into written values ('by another process')");
-    const { stream } = client.connection;
-    const send = stream.write;
-    stream.write = (...data) => {
-      stream.write = send;
-      const sent = send.apply(stream, data);
+    const { write } = Socket.prototype;
+    Socket.prototype.write = function (...data) {
+      const sent = write.apply(this, data);
+      if (!String(data[0]).includes("commit")) return sent;
+      Socket.prototype.write = write;
       tell({ sent: true });
       process.kill(process.pid, "SIGSTOP");
       return sent;
@@ -24,4 +25,4 @@ try {
   tell({ outcome: error.message });
 }
 await locker.close();
-await pool.end();
+await end();

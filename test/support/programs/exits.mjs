@@ -1,6 +1,7 @@
 // Does what its first argument says, and then nothing more: whether the process ends by itself is what is to be seen. Says what it has
 // done, and { closed } with the milliseconds that close() took.
 import { PostgresLocker } from "../../../dist/index.js";
+import { reachByItself } from "./driver.mjs";
 
 const say = (message) => console.log(JSON.stringify(message));
 const [what, key = "key"] = process.argv.slice(2);
@@ -11,7 +12,7 @@ const logger = {
   warn: (facts, message) => say({ warned: message, of: facts.key }),
 };
 const locker = new PostgresLocker({
-  connectionString: process.env.DATABASE_URL,
+  ...(await reachByItself()),
   ...(what === "lost" && { logger }),
 });
 

@@ -6,16 +6,16 @@
 //   { acquire } · { block: ms } blocks the event loop · { poll } asks in a synchronous loop until the lock isn't held ·
 //   { jump: ms } sets the wall clock · { rounds: n } takes and gives back the lock n times, and exits
 import { createInterface } from "node:readline";
-import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
+import { reach } from "./driver.mjs";
 
 const [key, options = "{}"] = process.argv.slice(2);
 const say = (message) => console.log(JSON.stringify(message)); // Written when it returns: standard output is a pipe.
 const instant = () => String(process.hrtime.bigint());
 const sleep = (ms) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
-const locker = new PostgresLocker({ pool, ttlEnforcement: "server", sessions: process.env.SESSIONS });
+const { way, end: endPool } = await reach();
+const locker = new PostgresLocker({ ...way, ttlEnforcement: "server", sessions: process.env.SESSIONS });
 let lock;
 let sampler;
 let timersRun = 0;
@@ -55,7 +55,7 @@ const commands = {
       await held.release();
     }
     await locker.close();
-    await pool.end();
+    await endPool();
     process.exit();
   },
 };

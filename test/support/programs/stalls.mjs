@@ -1,11 +1,11 @@
 // Holds 500 locks of ten minutes, and takes and gives back others all the time; says { busy } then. When it finds that it stood still
 // for seconds, it ends what is under way, says how many of the locks it holds and what failed, and exits.
-import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
+import { reach } from "./driver.mjs";
 
 const say = (message) => console.log(JSON.stringify(message));
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
-const locker = new PostgresLocker({ pool, ttlEnforcement: "server" });
+const { way, end } = await reach();
+const locker = new PostgresLocker({ ...way, ttlEnforcement: "server" });
 const take = (key) => locker.acquire(`${key}:${process.pid}`, { ttl: "10m", autoRefresh: true });
 const locks = await Promise.all(Array.from({ length: 500 }, (_, at) => take(`held:${at}`)));
 
@@ -40,4 +40,4 @@ say({
   failed,
 });
 await locker.close();
-await pool.end();
+await end();
