@@ -6,10 +6,10 @@ import {
   type Engine,
   type EngineQuery,
   type EngineResult,
-  type EngineRows,
   loadPostgresJs,
   type PostgresJsOptions,
 } from "./postgres-js.ts";
+import { asParameter, lastOf, type NamedRows, namedRows, rawRows } from "./postgres-js-results.ts";
 import { ServerMessages } from "./server-messages.ts";
 import { addressesOf, connectedAddress, openSocket, type ServerAddress } from "./server-socket.ts";
 import { ping } from "./sql.ts";
@@ -35,13 +35,6 @@ interface StatementUnderWay {
   fail: (error: Error) => void;
 }
 
-/** What `query` returns to a function that has the client of a transaction. */
-export interface NamedRows {
-  readonly rows: unknown[];
-  readonly rowCount: number | null;
-  readonly command: string;
-}
-
 /**
  * One connection of postgres.js, with the face of a client of node-postgres.
  *
@@ -57,6 +50,8 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   /** Of the connection that is being made, or is there. */
   #socket: Socket | undefined;
   #isEnding = false;
+  /** Tells whoever waits for the connection that there will be none. */
+  #giveUp: (cause: Error) => void = () => {};
   /** What the server is at, and what comes after that. */
   readonly #underWay: StatementUnderWay[] = [];
 
@@ -85,7 +80,11 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
    */
   async connect(): Promise<void> {
     const seconds = this.#options.connect_timeout ?? 0;
-    const connecting = this.#connect();
+    // Neither the application's own functions nor postgres.js hear that nobody wants it any more.
+    const givenUp = new Promise<never>((_, reject) => {
+      this.#giveUp = reject;
+    });
+    const connecting = Promise.race([this.#connect(), givenUp]);
     try {
       await (seconds > 0 ? within(seconds * 1_000, connecting) : connecting);
     } catch (error) {
@@ -131,7 +130,9 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
       this.#socket = opened;
       // One that fails without a listener ends the process.
       opened.on("error", () => {});
-      if (this.#state.is === "closed") opened.destroy();
+      if (this.#state.is !== "closed") return;
+      opened.destroy();
+      throw this.#state.cause;
     });
     const messages = new ServerMessages();
     this.#messages = messages;
@@ -145,12 +146,18 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     socket.on("error", (error) => {
       failure = error;
     });
-    // The server says no more: what it is at has no answer.
-    socket.on("end", () => socket.destroy());
+    const lost = (): void => {
+      if (this.#state.is === "open" && this.#state.socket === socket) this.#closed(reason());
+    };
+    // The server says no more: what it is at has no answer. It ends the session in this very step, before the socket is closed.
+    socket.on("end", () => {
+      socket.destroy();
+      lost();
+    });
     socket.on("close", () => {
       // postgres.js takes every listener away now.
       queueMicrotask(() => socket.on("error", () => {}));
-      if (this.#state.is === "open" && this.#state.socket === socket) this.#closed(reason());
+      lost();
     });
     const engine = make(this.#engineOptions({ socket, address, password, reason }));
     try {
@@ -177,13 +184,15 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     return {
       ...this.#options,
       max: 1,
-      ...("path" in address.at ? {} : { host: [address.at.host], port: [address.at.port], path: false }),
+      host: [address.name],
+      port: ["port" in address.at ? address.at.port : 0],
+      path: false,
       pass: password,
       // The socket has it already.
       ssl: false,
       socket: () => {
-        // It would connect anew, by itself.
-        if (isTaken) throw reason();
+        // It would connect anew, by itself; and it would never hear of an end before it listens.
+        if (isTaken || socket.destroyed) throw reason();
         isTaken = true;
         return socket;
       },
@@ -299,6 +308,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     if (this.#state.is === "closed") return;
     const wasOpen = this.#state.is === "open";
     this.#state = { is: "closed", cause };
+    this.#giveUp(cause);
     if (!wasOpen) return;
     if (!this.#isEnding && this.listenerCount("error") > 0) this.emit("error", cause);
     this.emit("end");
@@ -308,27 +318,6 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
 /** The application's own transformation of rows is not for ours, which are arrays. */
 function withoutRaw(from: ((row: unknown) => unknown) | undefined): typeof from {
   return from && ((row) => (Array.isArray(row) ? row : from(row)));
-}
-
-function lastOf<T>(result: EngineResult, read: (rows: EngineRows) => T): T {
-  const last = "command" in result ? result : result.at(-1);
-  if (last === undefined) throw new Error("the server answered nothing");
-  return read(last);
-}
-
-function rawRows(rows: EngineRows): Result {
-  const texts = (row: unknown): Array<string | null> =>
-    (row as ReadonlyArray<Buffer | null>).map((value) => value?.toString() ?? null);
-  return { rows: Array.from(rows, texts), command: rows.command ?? "" };
-}
-
-function namedRows(rows: EngineRows): NamedRows {
-  return { rows: Array.from(rows), rowCount: rows.count, command: rows.command ?? "" };
-}
-
-/** As node-postgres has it, an `undefined` is a null. */
-function asParameter(value: unknown): unknown {
-  return value === undefined ? null : value;
 }
 
 /** https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-CANCELREQUEST */

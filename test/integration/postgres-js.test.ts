@@ -14,19 +14,13 @@ import { PostgresServer } from "../../src/testing/index.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
+import { type Settings, sqlOf } from "../support/postgres-js.ts";
 import { snippetsOf } from "../support/snippets.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { hasOpenssl, turnOnTls } from "../support/tls.ts";
 import { until } from "../support/until.ts";
 
 // postgres.js as the driver. What its sessions do under faults is in the files that vitest.config.ts runs over it as well.
-
-type Settings = postgres.Options<Record<string, postgres.PostgresType>>;
-
-/** Nothing is run on it, so that nothing of it has to be ended. */
-function sqlOf(settings: Settings = {}, url = databaseUrl()): postgres.Sql<Record<string, unknown>> {
-  return postgres(url, { onnotice: () => {}, ...settings }) as postgres.Sql<Record<string, unknown>>;
-}
 
 for (const [sessions, ttlEnforcement] of [
   ["dedicated", "client"],

@@ -1,0 +1,169 @@
+import { once } from "node:events";
+import { type AddressInfo, createServer, Socket } from "node:net";
+import { describe, expect, inject, test } from "vitest";
+import { DatabaseError, PoolerDetectedError, PostgresLocker } from "../../src/index.ts";
+import { PostgresServer } from "../../src/testing/index.ts";
+import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { PgBouncer } from "../support/pgbouncer.ts";
+import { type Settings, sqlOf } from "../support/postgres-js.ts";
+import { until } from "../support/until.ts";
+
+// How a locker over postgres.js makes its connections, and what becomes of them.
+
+async function connectedSocket(): Promise<Socket> {
+  const { hostname, port } = new URL(databaseUrl());
+  const socket = new Socket();
+  await new Promise<void>((resolve) => socket.connect(Number(port), hostname, resolve));
+  return socket;
+}
+
+/** As a balancer that has no server behind it. */
+async function hangingUp(): Promise<AsyncDisposable & { readonly url: string }> {
+  const server = createServer((socket) => socket.destroy()).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    url: `postgres://nobody@127.0.0.1:${(server.address() as AddressInfo).port}/nothing`,
+    [Symbol.asyncDispose]: () => new Promise((resolve) => server.close(() => resolve())),
+  };
+}
+
+describe("a connection that is not to be", () => {
+  test("because whoever listens hangs up, is told at once, and delays no close", async () => {
+    await using server = await hangingUp();
+    for (const settings of [{}, { ssl: "require" }] as const) {
+      const locker = new PostgresLocker({ sql: sqlOf(settings, server.url), connWaitTimeout: "20s" });
+      await expect(locker.acquire(uniqueKey())).rejects.toThrow(/terminated unexpectedly|ECONNRESET|EPIPE/);
+      await expect(locker.ping()).rejects.toBeInstanceOf(DatabaseError);
+      const start = performance.now();
+      await locker.close();
+      expect(performance.now() - start).toBeLessThan(4_000);
+    }
+  });
+
+  const functions: ReadonlyArray<readonly [string, (asked: () => Promise<void>) => object]> = [
+    [
+      "password",
+      (asked) => ({
+        password: async () => {
+          await asked();
+          return new URL(databaseUrl()).password;
+        },
+      }),
+    ],
+    [
+      "socket",
+      (asked) => ({
+        socket: async () => {
+          await asked();
+          return await connectedSocket();
+        },
+      }),
+    ],
+  ];
+
+  test.each(functions)(
+    "when the locker is closed while a %s is fetched, is never made",
+    async (_, settings) => {
+      let isFetching = false;
+      let fetched = (): void => {};
+      const asked = (): Promise<void> => {
+        isFetching = true;
+        return new Promise((resolve) => {
+          fetched = resolve;
+        });
+      };
+      const url = new URL(databaseUrl());
+      url.password = "";
+      const locker = new PostgresLocker({ sql: sqlOf(settings(asked) as Settings, url.href) });
+      const acquiring = locker.acquire(uniqueKey()).catch((error: unknown) => error);
+      await until(() => isFetching);
+      const start = performance.now();
+      await locker.close();
+      expect(performance.now() - start).toBeLessThan(4_000);
+      expect(await acquiring).toMatchObject({ code: "LOCKER_CLOSED" });
+      fetched();
+      const backends = () =>
+        onServer("select pid from pg_stat_activity where datname = $1", [url.pathname.slice(1)]);
+      // Each turn is one in which it could go on.
+      for (let turn = 0; turn < 20; turn += 1) expect(await backends()).toEqual([]);
+    },
+  );
+});
+
+describe("a session with locks", () => {
+  test("is not recycled as those of `sql` are", async () => {
+    await using locker = new PostgresLocker({ sql: sqlOf({ max_lifetime: 0.2, idle_timeout: 0.2 }) });
+    const lock = await locker.acquire(uniqueKey());
+    const session = await holdersOf(lock.id);
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+    await lock.refresh();
+    expect(await holdersOf(lock.id)).toEqual(session);
+    await lock.release();
+  });
+
+  test("is on a primary, though a standby is the first host, and asked for", async () => {
+    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using standby = await primary.standby();
+    const hosts = [standby.url, primary.url].map((url) => new URL(url));
+    const settings = {
+      host: hosts.map(({ hostname }) => hostname),
+      port: hosts.map(({ port }) => Number(port)),
+      target_session_attrs: "standby",
+    };
+    await using locker = new PostgresLocker({
+      sql: sqlOf(settings as unknown as Settings, primary.url),
+      ttlEnforcement: "server",
+    });
+    const lock = await locker.acquire(uniqueKey(), { fencing: true });
+    await lock.refresh();
+    await locker.ping();
+    await lock.release();
+  });
+});
+
+describe("a COPY in a transaction", () => {
+  test.each(["copy copied from stdin", "copy copied to stdout"])(
+    "is refused, and the process lives on: %s",
+    async (copy) => {
+      await using locker = new PostgresLocker({ sql: sqlOf({ max: 1 }) });
+      const key = uniqueKey();
+      await locker.withTransaction(key, async (client) => {
+        await client.query("create table if not exists copied (a text)");
+        await client.query("insert into copied select repeat('x', 1000) from generate_series(1, 1000)");
+      });
+      const refused = locker.withTransaction(key, async (client) => void (await client.query(copy)));
+      await expect(refused).rejects.toThrow(
+        "COPY to or from the client is not for the client of a transaction",
+      );
+      const counted = await locker.withTransaction(key, (client) =>
+        client.query("select count(*)::int from copied"),
+      );
+      expect(counted.rows).toMatchObject([{ count: expect.any(Number) }]);
+    },
+  );
+});
+
+describe.skipIf(!PgBouncer.installed)("behind PgBouncer (skipped where pgbouncer is not installed)", () => {
+  test("sessions are refused in transaction mode, and transactions are not", async () => {
+    await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction" });
+    await using locker = new PostgresLocker({ sql: sqlOf({ prepare: false }, bouncer.url) });
+    await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
+    const value = await locker.withTransaction(uniqueKey(), (client) => client.query("select 1 as one"));
+    expect(value.rows).toEqual([{ one: 1 }]);
+  });
+
+  test("sessions carry locks and cancelled waits in session mode, if that is said", async () => {
+    await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
+    const options = { sql: sqlOf({}, bouncer.url), pooler: "session" } as const;
+    await using locker = new PostgresLocker(options);
+    await using other = new PostgresLocker(options);
+    const lock = await locker.acquire(uniqueKey(), { fencing: true });
+    const aborting = new AbortController();
+    const waiting = other.acquire(lock.key, { wait: true, signal: aborting.signal });
+    await until(async () => (await advisoryLocks()).some(({ granted }) => !granted));
+    aborting.abort(new Error("the caller's own"));
+    await expect(waiting).rejects.toThrow("the caller's own");
+    await until(async () => (await advisoryLocks()).every(({ granted }) => granted));
+    await lock.release();
+  });
+});
