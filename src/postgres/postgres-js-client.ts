@@ -9,20 +9,22 @@ import {
   loadPostgresJs,
   type PostgresJsOptions,
 } from "./postgres-js.ts";
+import { cancelAt } from "./postgres-js-cancel.ts";
 import { asParameter, lastOf, type NamedRows, namedRows, rawRows } from "./postgres-js-results.ts";
 import { ServerMessages } from "./server-messages.ts";
 import { addressesOf, connectedAddress, openSocket, type ServerAddress } from "./server-socket.ts";
 import { ping } from "./sql.ts";
 import { withLiterals } from "./sql-literal.ts";
 
-/** Milliseconds for all of a cancellation. */
-const cancelDeadline = 5_000;
 /** Seconds that postgres.js has to end a connection politely. */
 const endWithin = 5;
 
 export interface PostgresJsClientOptions {
   readonly postgresJs: PostgresJsOptions;
 }
+
+/** Which of several hosts is tried first. */
+const firstHost = new WeakMap<PostgresJsOptions, number>();
 
 //   new ──connect()──▶ open ──end(), destroySocket(), the server, the network──▶ closed
 type State =
@@ -74,19 +76,18 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   }
 
   /**
-   * Of several hosts, takes the first that is a primary, because locks live there; if none is, the last that could be reached.
+   * Of several hosts, takes the first that is a primary, because locks live there; if none is, the last that could be reached. Begins
+   * after the one that could not be reached last time. Each has the options' `connect_timeout`.
    *
-   * @throws {Error} no connection, within the options' `connect_timeout`; the driver's or the system's own
+   * @throws {Error} no connection; the driver's or the system's own
    */
   async connect(): Promise<void> {
-    const seconds = this.#options.connect_timeout ?? 0;
     // Neither the application's own functions nor postgres.js hear that nobody wants it any more.
     const givenUp = new Promise<never>((_, reject) => {
       this.#giveUp = reject;
     });
-    const connecting = Promise.race([this.#connect(), givenUp]);
     try {
-      await (seconds > 0 ? within(seconds * 1_000, connecting) : connecting);
+      await Promise.race([this.#connect(), givenUp]);
     } catch (error) {
       this.destroySocket();
       throw error;
@@ -95,16 +96,27 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
 
   async #connect(): Promise<void> {
     const addresses = addressesOf(this.#options);
-    const last = addresses.at(-1);
-    for (const address of addresses) {
+    const first = firstHost.get(this.#options) ?? 0;
+    const inTurn = [...addresses.slice(first), ...addresses.slice(0, first)];
+    for (const [turn, address] of inTurn.entries()) {
+      const isLast = turn === inTurn.length - 1;
       try {
         await this.#connectTo(address);
-        if (address === last || (await this.#isPrimary())) return;
+        if (isLast || (await this.#inTime(this.#isPrimary()))) return;
       } catch (error) {
-        if (address === last || this.#state.is === "closed") throw error;
+        // One that doesn't answer is not to be waited for each time.
+        firstHost.set(this.#options, (first + turn + 1) % inTurn.length);
+        if (isLast || this.#state.is === "closed") throw error;
       }
       await this.#leave();
     }
+  }
+
+  /** A step of the way to a host. */
+  #inTime<T>(step: T | PromiseLike<T>): Promise<T> {
+    const seconds = this.#options.connect_timeout ?? 0;
+    const taken = Promise.resolve(step);
+    return seconds > 0 ? within(seconds * 1_000, taken) : taken;
   }
 
   async #isPrimary(): Promise<boolean> {
@@ -125,15 +137,8 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   async #connectTo(address: ServerAddress): Promise<void> {
     const make = await loadPostgresJs();
     const { pass } = this.#options;
-    const password = typeof pass === "function" ? await pass() : pass;
-    const socket = await openSocket(this.#options, address, (opened) => {
-      this.#socket = opened;
-      // One that fails without a listener ends the process.
-      opened.on("error", () => {});
-      if (this.#state.is !== "closed") return;
-      opened.destroy();
-      throw this.#state.cause;
-    });
+    const password = String((typeof pass === "function" ? await this.#inTime(pass()) : pass) ?? "");
+    const socket = await this.#openSocket(address);
     const messages = new ServerMessages();
     this.#messages = messages;
     let failure: Error | undefined;
@@ -162,13 +167,34 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     const engine = make(this.#engineOptions({ socket, address, password, reason }));
     try {
       // Nothing is asked, but postgres.js connects for it.
-      await engine.unsafe("", []);
+      await this.#inTime(engine.unsafe("", []));
     } catch (error) {
+      const wasLost = socket.destroyed;
       socket.destroy();
-      throw isOfServer(error) ? error : reason();
+      throw wasLost && !isOfServer(error) ? reason() : error;
     }
     if (this.#state.is === "closed") throw this.#state.cause;
     this.#state = { is: "open", engine, socket, address: connectedAddress(socket, address) };
+  }
+
+  async #openSocket(address: ServerAddress): Promise<Socket> {
+    let isLate = false;
+    const opening = openSocket(this.#options, address, (opened) => {
+      // One that fails without a listener ends the process.
+      opened.on("error", () => {});
+      if (isLate || this.#state.is === "closed") {
+        opened.destroy();
+        throw new Error("nobody waits for the connection any more");
+      }
+      this.#socket = opened;
+    });
+    try {
+      return await this.#inTime(opening);
+    } catch (error) {
+      isLate = true;
+      this.#socket?.destroy();
+      throw error;
+    }
   }
 
   /** As the options have it, but for one connection, on this socket alone, and without what runs by itself. */
@@ -262,25 +288,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   async cancelStatement(): Promise<void> {
     const { announced } = this.#messages;
     if (this.#state.is !== "open" || announced === undefined) return;
-    let socket: Socket | undefined;
-    const cancel = async (address: ServerAddress): Promise<void> => {
-      const connected = await openSocket(this.#options, address, (opened) => {
-        socket = opened;
-        opened.on("error", () => {});
-      });
-      const closed = new Promise<void>((resolve) => connected.once("close", resolve));
-      connected.resume();
-      connected.write(cancelRequest(announced.pid, announced.secret));
-      await closed;
-    };
-    try {
-      await within(cancelDeadline, cancel(this.#state.address));
-    } catch {
-      // A reset takes back what the system has not sent yet: it would hit some later statement.
-      socket?.resetAndDestroy?.();
-    } finally {
-      socket?.destroy();
-    }
+    await cancelAt(this.#options, this.#state.address, announced);
   }
 
   /** Ends it politely. Resolves when it is closed. */
@@ -318,15 +326,6 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
 /** The application's own transformation of rows is not for ours, which are arrays. */
 function withoutRaw(from: ((row: unknown) => unknown) | undefined): typeof from {
   return from && ((row) => (Array.isArray(row) ? row : from(row)));
-}
-
-/** https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-CANCELREQUEST */
-function cancelRequest(pid: number, secret: Buffer): Buffer {
-  const head = Buffer.alloc(12);
-  head.writeUInt32BE(head.length + secret.length, 0);
-  head.writeUInt32BE(80877102, 4);
-  head.writeInt32BE(pid, 8);
-  return Buffer.concat([head, secret]);
 }
 
 function isOfServer(error: unknown): boolean {

@@ -17,19 +17,30 @@ async function connectedSocket(): Promise<Socket> {
   return socket;
 }
 
-/** As a balancer that has no server behind it. */
-async function hangingUp(): Promise<AsyncDisposable & { readonly url: string }> {
-  const server = createServer((socket) => socket.destroy()).listen(0, "127.0.0.1");
+/** A server that is none. */
+async function listening(
+  came: (socket: Socket) => void,
+): Promise<AsyncDisposable & { readonly url: string; readonly sockets: readonly Socket[] }> {
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    sockets.push(socket.on("error", () => {}));
+    came(socket);
+  }).listen(0, "127.0.0.1");
   await once(server, "listening");
   return {
     url: `postgres://nobody@127.0.0.1:${(server.address() as AddressInfo).port}/nothing`,
-    [Symbol.asyncDispose]: () => new Promise((resolve) => server.close(() => resolve())),
+    sockets,
+    [Symbol.asyncDispose]: () => {
+      for (const socket of sockets) socket.destroy();
+      return new Promise((resolve) => server.close(() => resolve()));
+    },
   };
 }
 
 describe("a connection that is not to be", () => {
   test("because whoever listens hangs up, is told at once, and delays no close", async () => {
-    await using server = await hangingUp();
+    // As a balancer that has no server behind it.
+    await using server = await listening((socket) => socket.destroy());
     for (const settings of [{}, { ssl: "require" }] as const) {
       const locker = new PostgresLocker({ sql: sqlOf(settings, server.url), connWaitTimeout: "20s" });
       await expect(locker.acquire(uniqueKey())).rejects.toThrow(/terminated unexpectedly|ECONNRESET|EPIPE/);
@@ -37,6 +48,20 @@ describe("a connection that is not to be", () => {
       const start = performance.now();
       await locker.close();
       expect(performance.now() - start).toBeLessThan(4_000);
+    }
+  });
+
+  test("because the password is none, is what the server says", async () => {
+    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using admin = new PostgresLocker({ sql: sqlOf({}, server.url) });
+    await admin.withTransaction("roles", async (client) => {
+      await client.query("create role password_required");
+      await client.query("create role alice login password 'secret' in role password_required");
+    });
+    for (const given of [undefined, null, 42]) {
+      const sql = sqlOf({ password: () => given as never }, server.url.replace("postgres@", "alice@"));
+      await using locker = new PostgresLocker({ sql });
+      await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ sqlState: "28P01" });
     }
   });
 
@@ -88,6 +113,24 @@ describe("a connection that is not to be", () => {
       for (let turn = 0; turn < 20; turn += 1) expect(await backends()).toEqual([]);
     },
   );
+});
+
+describe("of several hosts", () => {
+  test("one that is silent is left after `connect_timeout`, and is not the first again", async () => {
+    await using silent = await listening(() => {});
+    const hosts = [silent.url, databaseUrl()].map((url) => new URL(url));
+    const settings = {
+      host: hosts.map(({ hostname }) => hostname),
+      port: hosts.map(({ port }) => Number(port)),
+      connect_timeout: 0.5,
+    };
+    const sql = sqlOf(settings as unknown as Settings);
+    await using locker = new PostgresLocker({ sql, sessions: "dedicated", connWaitTimeout: "20s" });
+    await using _lock = await locker.acquire(uniqueKey());
+    await using _another = await locker.acquire(uniqueKey());
+    await locker.ping();
+    expect(silent.sockets).toHaveLength(1);
+  });
 });
 
 describe("a session with locks", () => {
