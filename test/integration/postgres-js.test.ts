@@ -99,6 +99,12 @@ describe("the application's `sql`", () => {
       },
       types: { text: { to: 25, from: [25], serialize: wrong, parse: wrong } },
       prepare: false,
+      fetch_types: false,
+      connection: { search_path: "nowhere" },
+      debug: wrong,
+      onnotice: wrong,
+      onparameter: wrong,
+      onclose: wrong,
     });
     await using locker = new PostgresLocker({ sql });
     const key = uniqueKey();
@@ -106,9 +112,11 @@ describe("the application's `sql`", () => {
     await lock.refresh();
     await lock.release();
     const rows = await locker.withTransaction(key, async (client) => {
-      return (await client.query("select $1::int as a_number, 'a'::varchar as a_text", [1])).rows;
+      await client.query("do $$ begin raise notice 'of the transaction'; end $$");
+      const path = "current_setting('search_path')::varchar as search_path";
+      return (await client.query(`select $1::int as a_number, 'a'::varchar as a_text, ${path}`, [1])).rows;
     });
-    expect(rows).toEqual([{ aNumber: 1, aText: "A", transformed: true }]);
+    expect(rows).toEqual([{ aNumber: 1, aText: "A", searchPath: "NOWHERE", transformed: true }]);
   });
 
   test("is asked for its password each time, and one that can't be had fails the acquire", async () => {
