@@ -1,7 +1,7 @@
 import pg from "pg";
 import { afterEach, describe, expect, test } from "vitest";
-import { DatabaseError, PostgresLocker } from "../../src/index.ts";
-import { advisoryLocks, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { DatabaseError, lockId, PostgresLocker } from "../../src/index.ts";
+import { advisoryLocks, databaseUrl, holdersOf, terminateHolder, uniqueKey } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
 // Pools are subclassed, wrapped by hand, and patched by tracing agents: each carries locks, and gets every connection back.
@@ -225,6 +225,19 @@ describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) =
       expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
     });
     await locker.ping();
+  });
+
+  test.each(kinds)("%s: a session that ends in a transaction goes back, too", async (_, make) => {
+    const pool = make({ max: 1 }) as pg.Pool;
+    await using locker = new PostgresLocker({ pool, sessions, connWaitTimeout: "5s" });
+    const key = uniqueKey();
+    const running = locker.withTransaction(key, async (client: pg.PoolClient) => {
+      const ended = new Promise<void>((resolve) => void client.once("end", resolve));
+      await terminateHolder(lockId(0, key));
+      await ended;
+    });
+    await expect(running).rejects.toThrow(DatabaseError);
+    await locker.withTransaction(key, () => {});
   });
 
   test("what a client throws is a DatabaseError, and its connection isn't used again", async () => {
