@@ -297,8 +297,9 @@ test("a part is lost at once with the session of the lock", async () => {
   const key = uniqueKey();
   const outer = locker.withLock(key, async ({ id }) => {
     const inner = locker.withLock(key, () => new Promise(() => {}), { reentrant: true });
+    const isLost = expect(inner).rejects.toThrow(LockLostError);
     for (const pid of await holdersOf(id)) await onServer("select pg_terminate_backend($1)", [pid]);
-    await expect(inner).rejects.toThrow(LockLostError);
+    await isLost;
   });
   await expect(outer).rejects.toThrow(LockLostError);
 });
