@@ -1,4 +1,4 @@
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   type CircuitBreaker,
   CircuitOpenError,
@@ -7,7 +7,6 @@ import {
   LockNotAcquiredError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -18,6 +17,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -202,7 +202,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("the default breaker opens when the server goes away, and closes after it is back", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const circuitBreaker = createCircuitBreaker({ minimumSamples: 5, openAfter: "1s" });
     await using locker = new PostgresLocker({ sessions, connectionString: server.url, circuitBreaker });
     const failure = () =>

@@ -1,6 +1,5 @@
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { LockLostError, lockId, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { cli, Terminal } from "../support/cli.ts";
 import {
   advisoryLocks,
@@ -12,6 +11,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 function createLocker(sessions: "dedicated" | "shared" = "dedicated", namespace = 0): PostgresLocker {
@@ -104,7 +104,7 @@ describe("pg-locker break --yes", () => {
   });
 
   test("says so where the session does not end, and is 70", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const holder = await connect({ connectionString: server.url });
     const key = uniqueKey();
     await holder.query("select pg_advisory_lock($1)", [lockId(0, key)]);

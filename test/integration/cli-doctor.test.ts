@@ -1,9 +1,9 @@
-import { expect, inject, test } from "vitest";
+import { expect, test } from "vitest";
 import type { Finding } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { CliChild, cli, Terminal } from "../support/cli.ts";
 import { advisoryLocks, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -13,10 +13,7 @@ const colour = "\u001b[";
 const lastLine = /\n\n(.*)\n$/;
 
 test("a fit database has a line for each check, a verdict, and the exit status 0", async () => {
-  await using server = await PostgresServer.start({
-    major: inject("postgresMajor"),
-    settings: { fsync: "on" },
-  });
+  await using server = await startServer({ settings: { fsync: "on" } });
   const { status, stdout, stderr } = await cli(["doctor", "--url", server.url]);
   expect([status, stderr]).toEqual([0, ""]);
   const [table = ""] = stdout.split("\n\n");

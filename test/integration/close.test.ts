@@ -1,4 +1,4 @@
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   type Lock,
@@ -7,10 +7,10 @@ import {
   LockNotHeldError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -165,7 +165,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("proves both pools where reads go elsewhere", async () => {
-      await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+      await using server = await startServer();
       const alive = createPool();
       const other = createPool({ connectionString: server.url });
       await using writes = new PostgresLocker({ sessions, database: { write: alive, read: other } });

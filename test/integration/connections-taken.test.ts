@@ -1,15 +1,15 @@
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("with all connections taken, whoever has one goes on, and nobody else gets in", async () => {
     const settings = { max_connections: 8 };
-    await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+    await using server = await startServer({ settings });
     const admin = await connect({ connectionString: server.url });
     await admin.query("create role app login");
     const url = new URL(server.url);

@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, inject, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import {
   type AcquireOptions,
   DatabaseError,
@@ -9,7 +9,7 @@ import {
   PostgresLocker,
   type TransactionOptions,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -21,6 +21,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -154,7 +155,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     beforeAll(async () => {
       // Nothing but this file draws transaction ids here.
       const settings = { wal_writer_delay: "10s", autovacuum: "off" };
-      server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+      server = await startServer({ settings });
       const session = await connect({ connectionString: server.url });
       await session.query("alter database postgres set synchronous_commit = off");
       await session.end();
@@ -216,7 +217,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("a promoted standby's token is larger than any of the old primary", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using primary = await startServer();
     await using standby = await primary.standby();
     await using old = new PostgresLocker({
       sessions,

@@ -1,9 +1,9 @@
 import pg from "pg";
 import postgres from "postgres";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type LockInfo, listLocks, lockId, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // Locks on shared sessions tell their keys to whoever asks.
@@ -170,7 +170,7 @@ test("what has no LISTEN carries locks, too", async () => {
 });
 
 test("while the server holds notifications up, locks are held and listed all the same", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const admin = new pg.Client({ connectionString: server.url });
   const slow = new pg.Client({ connectionString: server.url });
   const pool = new pg.Pool({ connectionString: server.url });

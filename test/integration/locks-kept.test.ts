@@ -1,7 +1,6 @@
 import pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { LocksNotKeptError, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -13,6 +12,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -127,7 +127,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   );
 
   test("a failover in the middle of the proof is not taken for a server without locks", async () => {
-    await using promoted = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using promoted = await startServer();
     let made = 0;
     class FailedOver extends pg.Client {
       constructor(config: pg.ClientConfig = {}) {

@@ -1,18 +1,16 @@
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 
 // Very many callers at once. Times are of a busy machine: the bounds are generous, and what they keep out took ten times as long.
 
 let server: PostgresServer;
 
 beforeAll(async () => {
-  server = await PostgresServer.start({
-    major: inject("postgresMajor"),
-    settings: { max_locks_per_transaction: 2_000 },
-  });
+  server = await startServer({ settings: { max_locks_per_transaction: 2_000 } });
 }, 60_000);
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

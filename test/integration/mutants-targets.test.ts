@@ -1,5 +1,5 @@
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   type Lock,
@@ -7,7 +7,6 @@ import {
   PoolerDetectedError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -17,6 +16,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -121,7 +121,7 @@ test.each(["dedicated", "shared"] as const)(
   "with %s sessions a token is larger after a crash, if commits wait for no disk",
   async (sessions) => {
     const settings = { wal_writer_delay: "10s", autovacuum: "off", synchronous_commit: "off" };
-    await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+    await using server = await startServer({ settings });
     await using locker = new PostgresLocker({
       pool: createPool({ connectionString: server.url }),
       sessions,

@@ -1,9 +1,10 @@
 import type pg from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { InvalidTtlError, LockNotAcquiredError, type Logger, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // What a locker with a recovery grace grants, and when, on a server of this file's own. What that is good for is in
@@ -13,7 +14,7 @@ let server: PostgresServer;
 let superuser: pg.Client;
 
 beforeAll(async () => {
-  server = await PostgresServer.start({ major: inject("postgresMajor") });
+  server = await startServer();
 });
 
 afterAll(async () => {
@@ -244,7 +245,7 @@ describe("withTransaction", () => {
 
 describe("contradictory evidence", () => {
   test("is another server that claims to be old: it counts as young", async () => {
-    await using other = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using other = await startServer();
     // Each lock has a connection made anew, to wherever the name of the server leads.
     const pool = poolOf({ maxUses: 1 });
     await using locker = new PostgresLocker({ pool, sessions: "dedicated", recoveryGrace: "2s" });

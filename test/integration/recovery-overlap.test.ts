@@ -1,7 +1,8 @@
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Lock, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -27,7 +28,7 @@ interface Place {
 let server: PostgresServer;
 
 beforeAll(async () => {
-  server = await PostgresServer.start({ major: inject("postgresMajor") });
+  server = await startServer();
 });
 
 afterAll(async () => {

@@ -1,10 +1,9 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
 import { connWaitMilliseconds } from "../../src/option-rules.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   createOpenPool,
@@ -16,6 +15,7 @@ import {
   urlWith,
 } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -95,7 +95,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("a wrong password", async () => {
-      await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+      await using server = await startServer();
       const admin = createPool({ connectionString: server.url });
       await admin.query("create role password_required");
       await admin.query("create role alice login password 'secret' in role password_required");

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, inject, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import {
   DatabaseError,
   InvalidTtlError,
@@ -7,7 +7,7 @@ import {
   LockNotHeldError,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -21,6 +21,7 @@ import { enforcedHolders, isAbort, takeOver } from "../support/enforced-holder.t
 import { observedPool } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { ownSettings, sessionSettings } from "../support/session-settings.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -297,7 +298,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("on a server that fails", () => {
     let server: PostgresServer;
     beforeAll(async () => {
-      server = await PostgresServer.start({ major: inject("postgresMajor") });
+      server = await startServer();
     });
     afterAll(() => server[Symbol.asyncDispose]());
 

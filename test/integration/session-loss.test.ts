@@ -1,4 +1,4 @@
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   type Lock,
@@ -7,7 +7,6 @@ import {
   lockId,
   PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -22,6 +21,7 @@ import {
 import { isOverPostgresJs } from "../support/driver.ts";
 import { observedPool } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -43,7 +43,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("a server that crashes ends every lock, and new ones work after the restart", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const pool = createPool({ connectionString: server.url });
     await using locker = new PostgresLocker({ sessions, pool });
     const locks = await Promise.all([1, 2, 3, 4].map(() => locker.acquire(uniqueKey())));

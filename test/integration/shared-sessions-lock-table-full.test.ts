@@ -1,9 +1,10 @@
 import type pg from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Lock, LockTableFullError, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { acquireMany, sharing, sortedIds } from "../support/shared-locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // A server whose lock table is full refuses what it has no room for, by name, and keeps what is held.
@@ -12,7 +13,7 @@ let server: PostgresServer;
 
 beforeAll(async () => {
   const settings = { max_locks_per_transaction: 10, max_connections: 10 };
-  server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+  server = await startServer({ settings });
 });
 
 beforeEach(async () => {

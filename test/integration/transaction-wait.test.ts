@@ -2,9 +2,8 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { beforeEach, describe, expect, inject, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { LockerClosedError, lockId, PostgresLocker, type TransactionClient } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -17,6 +16,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
@@ -172,7 +172,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
 });
 
 test("a wait is no line in the server's log, however it ends", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const url = server.url;
   const client = await connect({ connectionString: url });
   const holder = await connect({ connectionString: url });

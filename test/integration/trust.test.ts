@@ -1,9 +1,8 @@
 import { once } from "node:events";
 import { type AddressInfo, connect as connectSocket, createServer, type Socket } from "node:net";
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { LockLostError, lockId, PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -15,13 +14,14 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // Sessions whose locks mean nothing are refused before anything is done to them.
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a standby is refused, and trusted once it is promoted", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using primary = await startServer();
     await using standby = await primary.standby();
     const pool = createPool({ connectionString: standby.url });
     const admin = createPool({ connectionString: standby.url });
@@ -41,7 +41,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("a standby may be where reads go", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using primary = await startServer();
     await using standby = await primary.standby();
     const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
     if (write === undefined || read === undefined) throw new Error("no pools");
