@@ -10,11 +10,11 @@ import {
   advisoryLocks,
   connect,
   createPool,
+  createRole,
   databaseUrl,
   holdersOf,
   onServer,
   uniqueKey,
-  urlWith,
 } from "../support/database.ts";
 import { onDatabase } from "../support/locked-command.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -181,31 +181,23 @@ describe("pg-locker ls", () => {
   });
 
   test("says to a role without privileges what is hidden, and which grant would show it", async () => {
-    const role = uniqueKey("role").replace(":", "_");
-    await onServer(`create role ${role} login password 'secret'`);
-    try {
-      await using locker = createLocker("dedicated", 7);
-      const key = uniqueKey();
-      await using lock = await locker.acquire(key);
-      const env = { DATABASE_URL: urlWith({ user: role, password: "secret" }) };
-      const { status, stdout } = await cli(["ls"], onDatabase(env));
-      expect(status).toBe(0);
-      expect(stdout).toMatch(
-        new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
-      );
-      expect(stdout).toContain('"?" is what PostgreSQL hides from this role');
-      expect(stdout).toContain("GRANT pg_read_all_stats");
-      expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain(
-        "GRANT pg_read_all",
-      );
-      await onServer(`grant pg_read_all_stats to ${role}`);
-      const shown = (await cli(["ls"], onDatabase(env))).stdout;
-      expect(shown).not.toContain("?");
-      expect(shown).not.toContain("GRANT");
-    } finally {
-      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [role]);
-      await onServer(`drop role ${role}`);
-    }
+    await using role = await createRole();
+    await using locker = createLocker("dedicated", 7);
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    const env = { DATABASE_URL: role.url };
+    const { status, stdout } = await cli(["ls"], onDatabase(env));
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
+    );
+    expect(stdout).toContain('"?" is what PostgreSQL hides from this role');
+    expect(stdout).toContain("GRANT pg_read_all_stats");
+    expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain("GRANT pg_read_all");
+    await onServer(`grant pg_read_all_stats to ${role.name}`);
+    const shown = (await cli(["ls"], onDatabase(env))).stdout;
+    expect(shown).not.toContain("?");
+    expect(shown).not.toContain("GRANT");
   });
 
   test("has colours in a terminal, but with NO_COLOR, and in one that has none", async () => {

@@ -12,9 +12,9 @@ import { CliChild, type CliResult, cli } from "../support/cli.ts";
 import {
   advisoryLocks,
   createPool,
+  createRole,
   databaseUrl,
   holdersOf,
-  onServer,
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
@@ -316,21 +316,13 @@ describe("a password", () => {
   });
 
   test("that is wrong is 69, and in no sentence", async () => {
-    const role = `"${uniqueKey("role")}"`;
-    await onServer(
-      "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
-    );
-    await onServer(`create role ${role} login password 'right' in role password_required`);
-    try {
-      const url = urlWith({ user: role.slice(1, -1), password: "wr0ng-one" });
-      const args = ["run", uniqueKey(), "--url", url, "--verbose", "--", "echo", "run"];
-      const { status, stdout, stderr } = await cli(args, onDatabase());
-      expect([status, stdout]).toEqual([69, ""]);
-      expect(stderr).toContain("password authentication failed");
-      expect(stderr).not.toContain("wr0ng-one");
-    } finally {
-      await onServer(`drop role ${role}`);
-    }
+    await using role = await createRole({ asksPassword: true });
+    const url = urlWith({ user: role.name, password: "wr0ng-one" });
+    const args = ["run", uniqueKey(), "--url", url, "--verbose", "--", "echo", "run"];
+    const { status, stdout, stderr } = await cli(args, onDatabase());
+    expect([status, stdout]).toEqual([69, ""]);
+    expect(stderr).toContain("password authentication failed");
+    expect(stderr).not.toContain("wr0ng-one");
   });
 });
 

@@ -102,14 +102,6 @@ describe("whatever names a server keeps a command from the PostgreSQL of the use
   });
 });
 
-/** The test server asks the members of this role for their passwords, and nobody else. */
-async function requirePassword(role: string): Promise<void> {
-  await onServer(
-    "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
-  );
-  await onServer(`grant password_required to ${role}`);
-}
-
 describe("what libpq reads is read:", () => {
   test("a service of the named file or the home folder, for what isn't said beside it", async () => {
     await using files = await folder();
@@ -135,8 +127,7 @@ describe("what libpq reads is read:", () => {
   });
 
   test("the password of a file, without a word; and not of one that others may read", async () => {
-    await using role = await createRole();
-    await requirePassword(role.name);
+    await using role = await createRole({ asksPassword: true });
     await using files = await folder();
     const text = `# x\n*:1:*:*:wrong\n${hostname}:${port}:${dbname}:${role.name}:secret\n`;
     const file = await files.write(".pgpass", text);
