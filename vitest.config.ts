@@ -1,6 +1,5 @@
 import { availableParallelism } from "node:os";
-import { fileURLToPath } from "node:url";
-import { defineConfig, type Plugin } from "vitest/config";
+import { defineConfig } from "vitest/config";
 
 /** Whose tests hold over postgres.js as over node-postgres, except for those of the pool that is given. */
 const overPostgresJs = [
@@ -12,16 +11,6 @@ const overPostgresJs = [
   "waiting-aborts",
   "waiting-faults",
 ];
-
-/** Puts a locker over postgres.js in the place of the library's. */
-const inPlaceOfLibrary: Plugin = {
-  name: "over-postgres-js",
-  enforce: "pre",
-  resolveId(source, importer) {
-    if (!source.endsWith("/src/index.ts") || importer?.endsWith("/over-postgres-js.ts")) return undefined;
-    return fileURLToPath(new URL("test/support/over-postgres-js.ts", import.meta.url));
-  },
-};
 
 export default defineConfig({
   // Node 20 parses no `await using`.
@@ -47,10 +36,10 @@ export default defineConfig({
       },
       {
         extends: true,
-        plugins: [inPlaceOfLibrary],
         test: {
           name: "postgres-js",
           include: overPostgresJs.map((name) => `test/integration/${name}.test.ts`),
+          // What `createLocker` in test/support/locker.ts goes by.
           env: { DRIVER: "postgres.js" },
         },
       },

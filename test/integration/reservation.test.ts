@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import type pg from "pg";
 import { describe, expect, test } from "vitest";
-import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError, LockNotAcquiredError } from "../../src/index.ts";
 import { connWaitMilliseconds } from "../../src/option-rules.ts";
 import {
   advisoryLocks,
@@ -14,6 +14,7 @@ import {
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -25,7 +26,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("a pool of few connections", () => {
     test("gets a connection back untouched that comes after its caller gave up", async () => {
       const pool = createPool({ max: 2 });
-      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout: "50ms" });
+      await using locker = createLocker({ sessions, pool, connWaitTimeout: "50ms" });
       const [client, other] = [await pool.connect(), await pool.connect()];
       await client.query("select 1");
       await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
@@ -44,7 +45,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     ])("is a connection-timeout, %s", async (_, connWaitTimeout, connectionTimeoutMillis) => {
       await using server = await silentServer();
       const pool = createPool({ connectionString: server.url, connectionTimeoutMillis, max: 2 });
-      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout });
+      await using locker = createLocker({ sessions, pool, connWaitTimeout });
       // One more than the pool has room for: a pool full of connections that are being made is not saturated.
       const acquired = await Promise.allSettled([1, 2, 3].map(() => locker.acquire(uniqueKey())));
       const timedOut = { reason: "connection-timeout" };
@@ -63,7 +64,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("and then does gets its connection back untouched", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const pool = createPool({ connectionString: proxy.url });
-      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout: "60ms" });
+      await using locker = createLocker({ sessions, pool, connWaitTimeout: "60ms" });
       proxy.freeze();
       await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
       proxy.thaw();
@@ -79,7 +80,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const server = await silentServer();
       await server[Symbol.asyncDispose]();
       const pool = createPool({ connectionString: server.url });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: undefined, cause: { code: "ECONNREFUSED" } });
@@ -88,7 +89,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("a database that doesn't exist", async () => {
       const pool = createPool({ connectionString: urlWith({ database: "no_such_database" }) });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "3D000", cause: { code: "3D000" } });
@@ -100,7 +101,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await admin.query("create role password_required");
       await admin.query("create role alice login password 'secret' in role password_required");
       const connectionString = server.url.replace("postgres@", "alice:wrong@");
-      await using locker = new PostgresLocker({ sessions, pool: createPool({ connectionString }) });
+      await using locker = createLocker({ sessions, pool: createPool({ connectionString }) });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "28P01" });
@@ -108,7 +109,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("a pool that has ended", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       await pool.end();
       await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(DatabaseError);
     });
@@ -129,8 +130,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         return (await pool.query(settings)).rows;
       };
       const before = await settingsOfAll();
-      await using locker = new PostgresLocker({ sessions, pool });
-      await using elsewhere = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions, pool });
+      await using elsewhere = createLocker({ sessions });
       await (await locker.acquire(uniqueKey())).release();
       expect(await settingsOfAll()).toEqual(before);
       await using held = await elsewhere.acquire(uniqueKey());
@@ -152,7 +153,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const pool = createPool({ max: 1, application_name: "mine" });
       const clients: pg.PoolClient[] = [];
       pool.on("acquire", (client) => clients.push(client));
-      await using locker = new PostgresLocker({ sessions: "dedicated", pool, namespace });
+      await using locker = createLocker({ sessions: "dedicated", pool, namespace });
       const lock = await locker.acquire(key);
       const [client] = clients;
       if (client === undefined) throw new Error("no client");
@@ -166,7 +167,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 describe("a pool of few connections", () => {
   test("is saturated while a lock is held", async () => {
     const pool = await createOpenPool({ max: 1 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "50ms" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "50ms" });
     await using held = await locker.acquire(uniqueKey());
     const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LockNotAcquiredError);
@@ -178,7 +179,7 @@ describe("a pool of few connections", () => {
 
   test("with a shorter bound of its own is saturated all the same", async () => {
     const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 60 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "30s" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "30s" });
     await using _held = await locker.acquire(uniqueKey());
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
     expect(pool.waitingCount).toBe(0);
@@ -186,7 +187,7 @@ describe("a pool of few connections", () => {
 
   test("with a longer bound, which ends after the caller gave up, harms nobody", async () => {
     const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 150 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
     await using _held = await locker.acquire(uniqueKey());
     const refused = locker.acquire(uniqueKey());
     await expect(refused).rejects.toMatchObject({ reason: "pool-saturated" });
@@ -197,7 +198,7 @@ describe("a pool of few connections", () => {
 
   test("is waited for without a bound where connWaitTimeout is negative", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
     const held = await locker.acquire(uniqueKey());
     const waiting = locker.acquire(uniqueKey());
     expect(pool.waitingCount).toBe(1);
@@ -222,7 +223,7 @@ describe("a DatabaseError with the driver's own cause is for", () => {
       const pool = createPool({ connectionString: role.url });
       await pool.query("select 1");
       expect(pool.idleCount).toBe(1);
-      await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+      await using locker = createLocker({ sessions: "dedicated", pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "42501" });

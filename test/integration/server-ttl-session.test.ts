@@ -5,7 +5,6 @@ import {
   LockExpiredError,
   LockLostError,
   LockNotHeldError,
-  PostgresLocker,
 } from "../../src/index.ts";
 import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
@@ -18,6 +17,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { enforcedHolders, isAbort, takeOver } from "../support/enforced-holder.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { ownSettings, sessionSettings } from "../support/session-settings.ts";
@@ -271,7 +271,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       "a pool's client in %s transaction is destroyed, and nothing is held",
       async (_in, sql, sqlState, says) => {
         const { pool, handedOut } = observedPool({ max: 2 });
-        await using locker = new PostgresLocker({ sessions, pool, ttlEnforcement });
+        await using locker = createLocker({ sessions, pool, ttlEnforcement });
         for (const options of [{}, { fencing: true }, { mode: "shared" }] as const) {
           const careless = await pool.connect();
           await careless.query(sql).catch(() => {});

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { DatabaseError, InvalidConfigError, lockId, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError, InvalidConfigError, lockId } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -12,6 +12,7 @@ import {
   type Session,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
@@ -82,7 +83,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     ],
   ])("%s: rejects, and nothing is committed without the lock", async (_what, does, kept) => {
     const pool = createPool({ Client } as pg.PoolConfig);
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client: pg.PoolClient) => {
       await client.query(write, ["before"]);
@@ -101,8 +102,8 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
   });
 
   test("commits nothing after another has got the lock meanwhile", async () => {
-    await using locker = new PostgresLocker({ pool: createPool({ Client } as pg.PoolConfig) });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker({ pool: createPool({ Client } as pg.PoolConfig) });
+    await using elsewhere = createLocker();
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client) => {
       await client.query("rollback; begin");
@@ -121,7 +122,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
       const { processID } = earlier as unknown as Session;
       await earlier.query(left).catch(() => {});
       earlier.release();
-      await using locker = new PostgresLocker({ pool });
+      await using locker = createLocker({ pool });
       const running = locker.withTransaction(uniqueKey(), (client) => client.query(write, ["mine"]));
       await expect(running).rejects.toBeInstanceOf(DatabaseError);
       await expect(running).rejects.toThrow(/was in a transaction|transaction is aborted/);
@@ -141,7 +142,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     const earlier = await pool.connect();
     await earlier.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
     earlier.release();
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     await expect(locker.withTransaction(key, never)).rejects.toMatchObject({ reason: "held" });
     const waiting = locker.withTransaction(key, never, { wait: "300ms" });
     await expect(waiting).rejects.toMatchObject({ reason: "wait-timeout" });
@@ -152,7 +153,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
 describe("a transaction of the locker's own", () => {
   test("commits nothing, and says so, if the function gives its client back", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const running = locker.withTransaction(uniqueKey(), async (client: pg.PoolClient) => {
       await client.query(write, ["mine"]);
       client.release();
@@ -166,7 +167,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("a savepoint of the function's own, and a rollback to it, change nothing", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await locker.withTransaction(uniqueKey(), async (client) => {
       await client.query(write, ["kept"]);
       await client.query("savepoint a");
@@ -177,7 +178,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("its client is none for a second lock of the same key, but for readers", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     await locker.withTransaction(key, async (client: pg.PoolClient) => {
       for (const options of [{ client }, { client, mode: "shared" }, { client, wait: "5s" }] as const) {
@@ -203,7 +204,7 @@ describe("a transaction of the locker's own", () => {
 
 describe("a client of the caller's", () => {
   test("of two calls at once one is inside, and the other is told so", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -227,8 +228,8 @@ describe("a client of the caller's", () => {
   });
 
   test("two waiting calls for two keys both get their turn, and keep the settings", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using elsewhere = createLocker();
     const client = await connect();
     const [one, two] = [await elsewhere.acquire(uniqueKey()), await elsewhere.acquire(uniqueKey())];
     await client.query("begin; set local lock_timeout = '1234ms'; set local statement_timeout = '54321ms'");
@@ -252,7 +253,7 @@ describe("a client of the caller's", () => {
     ],
     ["by its session", (client, id) => client.query("select pg_advisory_lock($1)", [id])],
   ])("a lock that is held already, %s, is not taken once more", async (_, takes) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -267,7 +268,7 @@ describe("a client of the caller's", () => {
   });
 
   test("keeps the lock after the function until its own end, and isn't asked again", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -290,7 +291,7 @@ describe("a client of the caller's", () => {
     ["prepare transaction", (client) => client.query("prepare transaction 'pg_locker_test'").catch(() => {})],
     ["a statement that failed", (client) => client.query("select 1/0").catch(() => {})],
   ])("is told that the lock has gone with %s in the function", async (_, ends) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -304,7 +305,7 @@ describe("a client of the caller's", () => {
   });
 
   test("in a transaction that has failed: an error that says so, and it stays as it was", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     await client.query("savepoint a");
@@ -320,7 +321,7 @@ describe("a client of the caller's", () => {
   });
 
   test("that is in no transaction is refused at once, even if the call would wait", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await using lock = await locker.acquire(uniqueKey());
     const pool = createPool({ max: 3 });
     for (const client of [await connect(), pool as unknown as pg.Client]) {
@@ -337,7 +338,7 @@ describe("a client of the caller's", () => {
 
   test("that was given back to its pool isn't relied on for the lock that it had", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await pool.connect();
     await client.query("begin");
     const running = locker.withTransaction(
@@ -363,7 +364,7 @@ describe("a client of the caller's", () => {
   });
 
   test("whose connection has ended: an error, and nothing hangs", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     const running = locker.withTransaction(
@@ -383,8 +384,8 @@ describe("a client of the caller's", () => {
 
 describe("calls that meet on one client", () => {
   test("run their functions one by one, and a refusal undoes no write of another", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using elsewhere = createLocker();
     const client = await connect();
     await client.query("create table if not exists meeting (who text)");
     await using held = await elsewhere.acquire(uniqueKey());
@@ -415,7 +416,7 @@ describe("calls that meet on one client", () => {
   });
 
   test("may be within each other", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     const inner = await locker.withTransaction(

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect as connectSocket, createServer, type Socket } from "node:net";
 import type pg from "pg";
 import { describe, expect, test } from "vitest";
-import { LockLostError, lockId, PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
+import { LockLostError, lockId, PoolerDetectedError, StandbyError } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -13,6 +13,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
@@ -25,7 +26,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await using standby = await primary.standby();
     const pool = createPool({ connectionString: standby.url });
     const admin = createPool({ connectionString: standby.url });
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const key = uniqueKey();
     await expect(locker.acquire(key)).rejects.toBeInstanceOf(StandbyError);
     await expect(locker.tryAcquire(key, { mode: "shared" })).rejects.toBeInstanceOf(StandbyError);
@@ -45,7 +46,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await using standby = await primary.standby();
     const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
     if (write === undefined || read === undefined) throw new Error("no pools");
-    await using locker = new PostgresLocker({ sessions, database: { write, read } });
+    await using locker = createLocker({ sessions, database: { write, read } });
     await locker.ping();
     await using lock = await locker.acquire(uniqueKey());
     expect(lock.held).toBe(true);
@@ -55,7 +56,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("is refused, with nothing locked", async () => {
       await using pooler = await startPooler(databaseUrl());
       const pool = createPool({ connectionString: pooler.url });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
       expect(refused).toBeInstanceOf(PoolerDetectedError);
       expect((refused as Error).message).toContain('pooler: "session"');
@@ -69,7 +70,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await using role = await createRole({ settings: { idle_session_timeout: "400ms" } });
       await using pooler = await startPooler(role.url);
       const pool = createPool({ connectionString: pooler.url, application_name: "somebody's" });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
       expect((await servedBy(pooler)).map((session) => session["application_name"])).toEqual(["somebody's"]);
       // The time-out that a holder's session goes without ends this one.
@@ -102,7 +103,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("is found by a refresh, and its lock is lost", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
       const { signal } = lock;
       await pretend();
@@ -118,7 +119,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("is found by an acquire, which is granted nothing", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       // What is in the pool, or carries a lock, is a session from before.
       const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
       await locks[0]?.release();
@@ -142,7 +143,7 @@ describe("a session that announces another backend than the one which serves it"
   test("is accepted if the caller says that the pooler keeps a session a client", async () => {
     await using pooler = await startPooler(databaseUrl());
     const pool = createPool({ connectionString: pooler.url });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
+    await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
     const lock = await locker.acquire(uniqueKey());
     await lock.refresh();
     expect(await advisoryLocks()).toMatchObject([{ id: lock.id, pid: pooler.pids[0] }]);

@@ -1,0 +1,30 @@
+import type pg from "pg";
+import postgres from "postgres";
+import { PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
+import { createPool } from "./database.ts";
+import { isOverPostgresJs } from "./driver.ts";
+
+/**
+ * A locker, to be closed by the test: on a pool of its own on this file's database, unless it is told another way to the database.
+ *
+ * In the row `postgres-js` of vitest.config.ts it reaches the database of its pool over postgres.js.
+ */
+export function createLocker(options: PostgresLockerOptions = {}): PostgresLocker {
+  const { pool, ...rest } = options;
+  const knowsItsWay = [rest.sql, rest.connectionString, rest.database].some((way) => way !== undefined);
+  if (pool === undefined && knowsItsWay) return new PostgresLocker(options);
+  const used = pool ?? createPool();
+  return new PostgresLocker(
+    isOverPostgresJs ? { ...rest, sql: sqlLike(used as unknown as pg.Pool) } : { ...rest, pool: used },
+  );
+}
+
+/** As the pool connects. */
+function sqlLike({ options }: pg.Pool): postgres.Sql {
+  return postgres(options.connectionString ?? "", {
+    max: options.max,
+    onnotice: () => {},
+    ...(options.options && { connection: { options: options.options } }),
+    ...(options.connectionTimeoutMillis && { connect_timeout: options.connectionTimeoutMillis / 1_000 }),
+  });
+}
