@@ -153,9 +153,9 @@ export const mutants = [
   {
     name: "fault-ends-a-wait",
     says: "a fault of the database ends a wait",
-    file: "src/waiting/wait.ts",
-    what: "if (ended || !isPassing(error, this.#around.hasConnected)) throw error;",
-    by: "if (ended || isPassing(error, this.#around.hasConnected)) throw error;",
+    file: "src/waiting/riding-out.ts",
+    what: "if (isEnd || !isPassing(error, this.#around.hasConnected)) throw error;",
+    by: "if (isEnd || isPassing(error, this.#around.hasConnected)) throw error;",
     caughtBy: {
       file: "test/integration/connections-taken.test.ts",
       test: "with shared sessions with all connections taken, whoever has one goes on, and nobody else gets in",

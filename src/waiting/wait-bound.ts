@@ -1,7 +1,9 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import { Alarm } from "../runtime/clock.ts";
 import type { Wanted } from "./attempt.ts";
-import { firstTry } from "./wait.ts";
+
+/** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
+export const firstTry = 1_000;
 
 /** Who waits, and for how long. */
 export interface Bounded {

@@ -1,17 +1,16 @@
-import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
-import { isPassing } from "../postgres/passing-fault.ts";
-import { Alarm } from "../runtime/clock.ts";
+import type { Alarm } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
-import { abandonOnAbort, Link, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, Link, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { askOnce } from "./ask-once.ts";
 import type { AttemptSurroundings, Granted, Hold, How, Wanted } from "./attempt.ts";
-import { PauseAfterFault } from "./pause-after-fault.ts";
 import type { Poller, Polling } from "./polling.ts";
 import type { Around } from "./reentrancy.ts";
+import { RidingOut } from "./riding-out.ts";
+import { type Bounded, boundAlarm, boundHasPassed, firstTry } from "./wait-bound.ts";
 import type { InLine, Place, WaitingLines } from "./waiting-lines.ts";
 
 /**
@@ -19,8 +18,6 @@ import type { InLine, Place, WaitingLines } from "./waiting-lines.ts";
  * long `CREATE INDEX CONCURRENTLY` waits for each of them. A hundred waiters with 5 s each send 20 statements a second.
  */
 export const waitBound = 5_000;
-/** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
-export const firstTry = 1_000;
 
 /** What a wait needs of its locker. */
 export interface WaitSurroundings extends AttemptSurroundings {
@@ -59,7 +56,7 @@ const over: State = { is: "over" };
  * While it stands in line it is this one object, because thousands may: no promise, no signal and no suspended function. What it needs
  * to go to the database is made when its turn has come. It is itself the link in the ring of those that close() ends.
  */
-export abstract class Wait<G extends Granted, H> extends Link implements InLine {
+export abstract class Wait<G extends Granted, H> extends Link implements InLine, Bounded {
   readonly id: bigint;
   readonly mode: LockMode;
   readonly #around: WaitSurroundings;
@@ -67,17 +64,17 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #own: Around | undefined;
-  /** When the call was made, by `performance.now()`. */
-  protected readonly start = performance.now();
+  readonly start = performance.now();
   #state: State = inLine;
   /** `undefined`: it waits past the line. */
   #place: Place | undefined;
   /** Whether its first try is under way, or about to be. */
   #isFirstTry = true;
-  #lastFault: Error | undefined;
+  /** Since its turn. */
+  #ridingOut: RidingOut | undefined;
   #isTold = false;
   /** Rings at its bound, or at that of its first try. Absent if it has none. */
-  #alarm: Alarm<Wait<G, H>> | undefined;
+  #alarm: Alarm<Bounded> | undefined;
   /** Its links to signals, apart from close(). */
   #links: Link[] | undefined;
 
@@ -100,7 +97,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
   /** Stands in line, unless something has ended it already. */
   begin(): void {
     const { closing, lines } = this.#around;
-    const { wait, signal, alsoEndedBy } = this.#wanted;
+    const { signal, alsoEndedBy } = this.#wanted;
     closing.add(this);
     this.#endOn(signal);
     this.#endOn(alsoEndedBy);
@@ -111,7 +108,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
       this.#isFirstTry = false;
       this.#tell();
     }
-    if (Number.isFinite(wait)) this.#alarm = new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#atBound);
+    if (Number.isFinite(this.bound)) this.#alarm = boundAlarm(this);
     // Past the line, in this very step: what a caller sends next on a client of its own comes after it.
     if (this.#place === undefined) void this.#go(this.#beginToGo());
     else if (this.#isFirst) this.onTurn();
@@ -195,37 +192,35 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
   /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
   #keepBound(): void {
     this.#isFirstTry = false;
-    if (this.#wanted.wait < firstTry) this.#alarm?.reset();
+    if (this.bound < firstTry) this.#alarm?.reset();
   }
 
-  static #left<G extends Granted, H>(this: void, wait: Wait<G, H>): number {
-    const bound = wait.#wanted.wait;
-    return wait.start + (wait.#isFirstTry ? Math.max(bound, firstTry) : bound) - performance.now();
+  get bound(): number {
+    return this.#wanted.wait;
   }
 
-  static #atBound<G extends Granted, H>(this: void, of: Wait<G, H>): void {
-    const { key, wait } = of.#wanted;
-    const cause = of.#lastFault ?? (of.#around.hasConnected ? undefined : new Error("no answer"));
-    const reentrant = of.#own?.isHeld() ?? false;
-    of.#end(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }));
+  get isFirstTry(): boolean {
+    return this.#isFirstTry;
+  }
+
+  atBound(): void {
+    const lastFault = this.#ridingOut?.lastFault;
+    const reentrant = this.#own?.isHeld() ?? false;
+    this.#end(boundHasPassed(this.#wanted, this.#around, { lastFault, reentrant }));
   }
 
   /** Goes on until the lock is granted, whatever fault occurs that waiting can mend. */
   async #untilGranted(end: Stop): Promise<H> {
-    const pause = new PauseAfterFault();
+    const ridingOut = new RidingOut(this.#wanted, this.#around);
+    this.#ridingOut = ridingOut;
     for (;;) {
       try {
         return await this.#waitInServer(end);
       } catch (error) {
-        const ended = end.aborted && end.reason === error;
-        if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
         // The caller has to mend whatever is wrong with its own client.
         if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
-        const isFirst = this.#lastFault === undefined;
-        this.#lastFault = toError(error);
-        this.#around.telemetry.ridingOut(this.#wanted, this.#lastFault, { isFirst });
+        await ridingOut.after(error, end);
       }
-      await pauseFor(pause.next(this.#lastFault), [end]);
     }
   }
 
@@ -250,8 +245,8 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
           this.#isFirstTry = false;
           this.#tell();
         }
-        const left = this.start + this.#wanted.wait - performance.now();
-        if (left <= 0 && !this.#isFirstTry) Wait.#atBound(this);
+        const left = this.start + this.bound - performance.now();
+        if (left <= 0 && !this.#isFirstTry) this.atBound();
         end.throwIfAborted();
         const isNext = poller === undefined ? polling.isEmpty : polling.isOldest(poller);
         if (this.#isFirst && (isNext || store.bringsPlace) && store.hasPlaceToWait?.()) {
