@@ -36,17 +36,14 @@ const overPostgresJs = [
   "waiting-granted",
 ];
 
-/** Puts a locker over postgres.js in the place of the library's, and a pool in which its connections show in that of its own. */
-const inPlaceOfLibrary: Plugin = {
-  name: "over-postgres-js",
+/** Shows a locker's connections over postgres.js on the pool that the test gave to `createLocker`. */
+const shownPool: Plugin = {
+  name: "shown-postgres-js-pool",
   enforce: "pre",
   resolveId(source, importer) {
-    const inPlace = (name: string) => fileURLToPath(new URL(`test/support/${name}`, import.meta.url));
-    if (source.endsWith("/src/index.ts") && !importer?.endsWith("/over-postgres-js.ts"))
-      return inPlace("over-postgres-js.ts");
-    if (source === "./postgres-js-pool.ts" && importer?.endsWith("/src/postgres/own-pool.ts"))
-      return inPlace("shown-postgres-js-pool.ts");
-    return undefined;
+    if (source !== "./postgres-js-pool.ts" || !importer?.endsWith("/src/postgres/own-pool.ts"))
+      return undefined;
+    return fileURLToPath(new URL("test/support/shown-postgres-js-pool.ts", import.meta.url));
   },
 };
 
@@ -74,10 +71,11 @@ export default defineConfig({
       },
       {
         extends: true,
-        plugins: [inPlaceOfLibrary],
+        plugins: [shownPool],
         test: {
           name: "postgres-js",
           include: overPostgresJs.map((name) => `test/integration/${name}.test.ts`),
+          // What `createLocker` in test/support/locker.ts goes by.
           env: { DRIVER: "postgres.js" },
         },
       },

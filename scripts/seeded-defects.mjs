@@ -153,9 +153,9 @@ export const mutants = [
   {
     name: "fault-ends-a-wait",
     says: "a fault of the database ends a wait",
-    file: "src/waiting/wait.ts",
-    what: "if (ended || !isPassing(error, this.#around.hasConnected)) throw error;",
-    by: "if (ended || isPassing(error, this.#around.hasConnected)) throw error;",
+    file: "src/waiting/riding-out.ts",
+    what: "if (isEnd || !isPassing(error, this.#around.hasConnected)) throw error;",
+    by: "if (isEnd || isPassing(error, this.#around.hasConnected)) throw error;",
     caughtBy: {
       file: "test/integration/connections-taken.test.ts",
       test: "with shared sessions with all connections taken, whoever has one goes on, and nobody else gets in",
@@ -285,7 +285,7 @@ export const mutants = [
   {
     name: "commits-what-was-left-open",
     says: "what an earlier user of the pool's client left in a transaction is committed with the function's own",
-    file: "src/sessions/own-transactions.ts",
+    file: "src/sessions/own-transaction.ts",
     what: "session.assertOutsideTransaction(doing);",
     by: "",
     caughtBy: {
@@ -307,9 +307,9 @@ export const mutants = [
   {
     name: "wait-outlives-its-caller",
     says: "a transaction goes on waiting in the server when nobody wants its lock any more",
-    file: "src/sessions/own-transactions.ts",
-    what: "() => cancelStatement(session.client)",
-    by: "() => Promise.resolve(cancelStatement).then(() => {})",
+    file: "src/sessions/own-transaction.ts",
+    what: "return cancelStatement(this.#session.client);",
+    by: "return Promise.resolve(cancelStatement).then(() => {});",
     caughtBy: {
       file: "test/integration/transaction-wait.test.ts",
       test: "a wait in a transaction of its own an abort, a bound that passes and a close() end it at once, without a trace",
@@ -318,7 +318,7 @@ export const mutants = [
   {
     name: "refusal-stays-in-the-transaction",
     says: "what was set for a lock that was refused stays in the caller's transaction",
-    file: "src/sessions/conversation.ts",
+    file: "src/sessions/callers-transaction.ts",
     what: "await this.tell(rollbackToSavepoint);",
     by: 'await this.tell(rollbackToSavepoint && "select 1");',
     caughtBy: {

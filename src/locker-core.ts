@@ -58,7 +58,7 @@ export const defaultTtl = 30_000;
 export interface LockerCoreParts {
   /** An int32. */
   readonly namespace: number;
-  /** `undefined`: that of the Go package. */
+  /** `undefined`: as in the Go package. */
   readonly lockId: LockIdFunction | undefined;
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
@@ -68,14 +68,14 @@ export interface LockerCoreParts {
   readonly defaultTtl: number;
   readonly defaults: LockDefaults | undefined;
   readonly store: LockerStore;
-  /** Where a lock is to be had on a session of the caller's. @throws {InvalidConfigError} */
+  /** The store for locks on a session of the caller's. @throws {InvalidConfigError} */
   storeOn(client: SessionClient): LockStore<Grant>;
-  /** Who has a lock, and who waits for it, wherever that is. */
+  /** Who holds a lock and who waits for it, in any process. */
   look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
 }
 
 /**
- * What is the same wherever locks live: options in, handles out, a registry of what is held, and an end that leaves nothing behind.
+ * What is the same wherever locks live: options in, handles out, a registry of held locks, and a close that leaves nothing behind.
  *
  *     acquire ── admission: may it try now? ── store: granted ── handle, registry ──▶ held ── release ──▶ forgotten
  */
@@ -83,6 +83,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   readonly telemetry: Telemetry;
   readonly #parts: LockerCoreParts;
   readonly #defaults: CheckedDefaults;
+  readonly #makeId: (namespace: number, key: LockKey, text: string) => bigint;
   readonly #registry = new LockRegistry();
   readonly #admission: Admission;
   readonly #owner: LockOwner;
@@ -92,10 +93,12 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   #closed: Promise<void> | undefined;
 
   constructor(parts: LockerCoreParts) {
-    const { telemetry, breaker, assertTtl } = parts;
+    const { telemetry, breaker, assertTtl, lockId } = parts;
     this.telemetry = telemetry;
     this.#parts = parts;
     this.#defaults = checkDefaults(parts.defaults, { ttl: parts.defaultTtl, assertTtl });
+    this.#makeId =
+      lockId === undefined ? fnv : (namespace, key, text) => ownLockId(lockId, namespace, key, text);
     this.#admission = new Admission({ telemetry, breaker, registry: this.#registry });
     this.#owner = {
       telemetry,
@@ -103,7 +106,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       expiries: new Expiries(),
       assertTtl,
       forget: (lock) => this.freed(lock),
-      expired: ({ id }) => this.#admission.wake(id),
+      expired: ({ id }) => this.#admission.polling.wake(id),
     };
     this.#hold = (grant, wanted) => {
       const lock = new HeldLock(wanted, grant, this.#owner);
@@ -122,16 +125,16 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     });
   }
 
-  /** As the functions that run under its locks know it. */
+  /** Identifies the locker to functions that run under its locks. */
   get owner(): object {
     return this.#admission;
   }
 
-  // Not async, as it is called most: the promise of the attempt goes out as it is.
+  // Not async, because it is called most: the promise of the attempt is returned as it is.
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
-      const wanted = this.#lockWanted(key, options);
-      const least = holdAtLeastOf(options);
+      const wanted = this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
+      const least = options === undefined ? 0 : holdAtLeastOf(options);
       const taken = this.#takeOrPart(wanted, this.#holdForCaller);
       if (least === 0) return taken;
       return heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: this.telemetry.log });
@@ -145,7 +148,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
-    const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
+    const checkedKeys = assertKeys(keys);
+    const checked = options === undefined ? noOptions : assertAcquireOptions(options);
+    const wanted = checkedKeys.map((key) => this.wanted(key, checked));
     assertNoHoldAtLeast(options);
     return acquireInOrder(wanted, (one) => this.#takeOrPart(one, this.#hold));
   }
@@ -206,7 +211,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
-    this.#admission.assertOpen();
+    this.#admission.closing.throwIfAborted();
     const signal = stopSignalOf(signalOf(options));
     await this.telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
@@ -214,7 +219,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     });
   }
 
-  /** @param endFirst what is to end before the sessions do */
+  /** @param endFirst ends whatever has to end before the sessions do */
   close(options?: CloseOptions, endFirst?: () => Promise<void>): Promise<void> {
     if (this.#closed !== undefined) return this.#closed;
     let drain: number;
@@ -234,9 +239,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   async inspect(key: LockKey, options: InspectOptions = {}): Promise<LockInspection> {
-    this.#admission.assertOpen();
+    this.#admission.closing.throwIfAborted();
     const text = keyText(key);
-    const id = this.#idOf(key, text);
+    const id = this.#makeId(this.#parts.namespace, key, text);
     const signal = inspectSignalOf(options);
     stopSignalOf(signal)?.throwIfAborted();
     const seen = await this.#parts.look({ id, own: () => this.#registry.with(id).map(ownLock) }, signal);
@@ -269,15 +274,15 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     };
   }
 
-  /** A place to wait in may be free. */
+  /** A place to wait in the server may be free. */
   offerPlace(): void {
-    this.#admission.offerPlace();
+    this.#admission.polling.offerPlace();
   }
 
-  /** What a caller asks for, checked. */
+  /** Checks what a caller asks for. */
   wanted(key: LockKey, options: AcquireOptions): Wanted {
-    this.#admission.assertOpen();
-    const { assertTtl } = this.#parts;
+    this.#admission.closing.throwIfAborted();
+    const { assertTtl, namespace } = this.#parts;
     const text = keyText(key);
     const defaults = this.#defaults;
     const {
@@ -292,7 +297,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     } = options;
     return {
       key: text,
-      id: this.#idOf(key, text),
+      id: this.#makeId(namespace, key, text),
       mode,
       fencing,
       autoRefresh,
@@ -300,11 +305,11 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       client,
       ttl: ttl === undefined ? defaults.ttl : assertTtl(ttl),
       wait: wait === undefined ? defaults.wait : assertWait(wait),
-      signal: stopSignalOf(signal),
+      signal: signal === undefined ? undefined : stopSignalOf(signal),
     };
   }
 
-  /** As {@link take}, unless it is to take part in a lock that the function around it holds. */
+  /** Takes part in the lock of the function around it, if that is wanted and there is one; otherwise takes the lock. */
   #takeOrPart<H extends Lock>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
     const part = wanted.reentrant ? takePart(this.owner, wanted) : undefined;
     if (part !== undefined) return part;
@@ -315,7 +320,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     return this.take(wanted, this.#parts.storeOn(wanted.client), told);
   }
 
-  /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
+  /** Tries or waits, as wanted, in the one order of all this locker's callers. */
   take<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
     return this.telemetry.isTraced
       ? this.telemetry.inSpan("acquire", wanted, wanted.signal, () =>
@@ -328,20 +333,11 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#registry.add(lock);
   }
 
-  /** Nothing of a lock is left in the server. */
+  /** Called when the server has nothing left of a lock. */
   freed(lock: RegisteredLock): void {
     this.#registry.delete(lock);
-    this.#admission.wake(lock.id);
+    this.#admission.polling.wake(lock.id);
     this.#semaphores.freed(lock.id);
-  }
-
-  #idOf(key: LockKey, text: string): bigint {
-    const { namespace, lockId } = this.#parts;
-    return lockId === undefined ? fnv(namespace, key) : ownLockId(lockId, namespace, key, text);
-  }
-
-  #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
-    return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
 }
 

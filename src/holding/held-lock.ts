@@ -5,7 +5,7 @@ import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
-import type { Expiring, Expiry } from "../runtime/expiries.ts";
+import { Expiring } from "../runtime/expiries.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
@@ -20,15 +20,16 @@ import { jsonOf, shownOf } from "./shown-lock.ts";
  * What sees to a lock while it is held: the end of its TTL is watched, if its holder refreshes or nobody does; it refreshes by itself, with
  * a timer of its own; or its session proves it, with one timer for all its locks. Nothing does once it has ended.
  */
-type Upkeep = Expiry | OwnRefreshes | typeof itsSessions | typeof nobodys;
+type Upkeep = OwnRefreshes | typeof itsHolders | typeof itsSessions | typeof nobodys;
+const itsHolders = "its holder's";
 const itsSessions = "its session's";
 const nobodys = "nobody's";
 
-export class HeldLock implements Lock, GoneListener, ReleaseListener, RegisteredLock, Expiring {
+export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseListener, RegisteredLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** By the wall clock: milliseconds since 1970. */
+  /** When it was granted, in milliseconds since 1970. */
   readonly grantedAt: number;
   readonly #owner: LockOwner;
   readonly #grant: Grant;
@@ -44,6 +45,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     grant: Grant,
     owner: LockOwner,
   ) {
+    super();
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
@@ -54,9 +56,9 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     this.#window = new TrustWindow(facts.ttl, grant.provenAt, grant.lapses ? enforcedRule : clientRule);
     this.#controller = undefined;
     this.#freeing = undefined;
-    this.#upkeep = nobodys;
     if (!facts.autoRefresh) {
-      this.#upkeep = owner.expiries.watch(this);
+      this.#upkeep = itsHolders;
+      owner.expiries.watch(this);
     } else if (grant.keepProven === undefined) {
       this.#upkeep = new OwnRefreshes(this);
     } else {
@@ -75,14 +77,9 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     return this.#grant.fencingToken;
   }
 
-  /** The TTL that ends first: that of a refresh without an answer, maybe. */
-  get term(): number {
-    return this.#window.soonest.ttl;
-  }
-
-  /** When the statement with that TTL was sent. */
-  get since(): Instant {
-    return this.#window.soonest.sentAt;
+  /** The TTL that ends first, that of a refresh without an answer maybe, and when the statement with it was sent. */
+  get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
+    return this.#window.soonest;
   }
 
   get held(): boolean {
@@ -94,7 +91,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
   }
 
   get expiresAt(): Date {
-    // Whatever was asked of its session since counts, too.
+    // Whatever its session has proved since then counts as well.
     if (this.#state.is === "held") this.left;
     return new Date(this.#window.until);
   }
@@ -103,7 +100,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     return this.held ? Math.max(this.left, 0) : 0;
   }
 
-  /** The backend of its session, if there is one and it is known. */
+  /** The backend of its session, if that is known. */
   get pid(): number | undefined {
     return this.#grant.pid;
   }
@@ -135,7 +132,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     );
   }
 
-  // Not async, as it is called most: there is no promise but that of the answer and the caller's.
+  // Not async, because it is called most: an async function would make one more promise.
   release(): Promise<void> {
     const { telemetry } = this.#owner;
     return telemetry.isTraced
@@ -160,41 +157,43 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     });
   }
 
-  /** From now on the holder refreshes, or nobody. */
+  /** From now on, only its holder refreshes the lock. */
   stopRefreshing(): void {
     this.#stopUpkeep();
-    if (this.#state.is === "held") this.#upkeep = this.#owner.expiries.watch(this);
+    if (this.#state.is !== "held") return;
+    this.#upkeep = itsHolders;
+    this.#owner.expiries.watch(this);
   }
 
   #stopUpkeep(): void {
     const upkeep = this.#upkeep;
     this.#upkeep = nobodys;
     if (upkeep === itsSessions) {
-      // What the session has proved up to now counts; what it proves from now on does not.
+      // What the session has proved so far counts; what it proves from now on does not.
       this.#window.extend(this.#grant.provenAt);
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
       upkeep.stop();
-    } else if (upkeep !== nobodys) {
-      this.#owner.expiries.stop(upkeep);
+    } else if (upkeep === itsHolders) {
+      this.leave();
     }
   }
 
-  /** Its TTL has changed, or may be about to; or it has been proved. */
+  /** Called when its TTL has changed, or may be about to, or when the lock has been proved. */
   #moved(): void {
     const upkeep = this.#upkeep;
     if (upkeep === itsSessions) this.#grant.keepProven?.(this.ttl);
     else if (upkeep instanceof OwnRefreshes) upkeep.moved();
-    else if (upkeep !== nobodys) this.#owner.expiries.moved(upkeep);
+    else if (upkeep === itsHolders) this.#owner.expiries.watch(this);
   }
 
-  /** Ends holding because the locker closes; settles when nothing is left of the lock in the server. Never rejects. */
+  /** Ends holding because the locker closes. Settles when the server has nothing left of the lock. Never rejects. */
   async close(): Promise<void> {
     if (this.#state.is === "held") this.#end({ is: "closed" });
     await this.#freeQuietly();
   }
 
-  /** Whether the TTL has passed. Whoever asked has then been told so, which no proof of the session may take back. */
+  /** Whether the TTL has passed. The caller is then told so, and no later proof by the session may take that back. */
   #isOver(): boolean {
     if (this.left > 0) return false;
     queueMicrotask(() => this.expire());
@@ -203,7 +202,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
 
   /** Milliseconds until the holder must stop relying on it. */
   get left(): number {
-    // Whatever was asked of the session, for another lock perhaps, proves this one as well.
+    // Whatever the session was asked, perhaps for another lock, proves this one as well.
     if (this.#upkeep === itsSessions) this.#window.extend(this.#grant.provenAt);
     return this.#window.left;
   }
@@ -215,15 +214,15 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     let asked: AskedTtl | undefined;
     try {
       const sentAt = await throughBreaker(this.#owner.breaker, () => {
-        // The breaker may have taken its time, too, and what is over is not asked for: the session may be somebody else's.
+        // The breaker may have taken its time. A lock that is over is not asked for: its session may be somebody else's by now.
         const left = this.left;
         if (this.#state !== state || left <= 0) return Promise.resolve(undefined);
         asked = this.#window.ask(ttl);
         if (ttl < this.ttl) this.#moved();
-        // The answer has to come while the holder still relies on the lock, with something to spare for what it then does.
+        // The answer must come while the holder still relies on the lock, with some time to spare.
         return this.#grant.refresh(ttl, Math.max(left * 0.9, 1));
       });
-      // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
+      // In the meantime the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();
       if (asked !== undefined) this.#window.answered(asked, sentAt);
@@ -255,7 +254,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     });
   }
 
-  /** What its holder has given back is free. */
+  /** The lock that its holder has given back is free. */
   freed(): void {
     const state = this.#state;
     if (state.is !== "releasing") return;
@@ -264,7 +263,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     state.resolve();
   }
 
-  /** What its holder has given back was not held, as far as is known. */
+  /** The lock that its holder has given back was not held, or may not have been. */
   notFreed(cause: unknown): void {
     const state = this.#state;
     if (state.is !== "releasing") return;
@@ -283,13 +282,13 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     return error;
   }
 
-  /** Gives the lock back in the server, once, whoever asks first. */
+  /** Gives the lock back in the server, once, whoever asks. */
   #free(): Promise<void> {
     this.#freeing ??= this.#grant.release();
     return this.#freeing;
   }
 
-  /** For a lock that nobody believes in any more. A failure has ended the session, and the lock with it. */
+  /** Gives back a lock that nobody relies on any more. A failure has ended the session, and the lock with it. */
   async #freeQuietly(): Promise<void> {
     await this.#free().catch((err: unknown) => {
       this.#owner.telemetry.log.debug(
@@ -302,16 +301,16 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
 
   expire(): void {
     if (this.#state.is !== "held") return;
-    // Where it was to be proved over and over, and was not, its holder has nothing to decide, either.
+    // An auto-refreshed lock that could not be refreshed is given back at once, too: its holder has no decision to make.
     const over = this.#grant.lapses || this.#upkeep === itsSessions;
     this.#end({ is: "expired" }, { isKept: !over });
     if (over) void this.#freeQuietly();
   }
 
-  /** The session ended by itself. A release under way learns it from its own statement. */
+  /** The session has ended by itself. A release under way learns that from its own statement. */
   gone(cause: Error): void {
     if (this.#state.is === "held") {
-      // Where the server ended it because the TTL had passed, a timer of ours was only late.
+      // If the server ended it because the TTL had passed, our timer was only late.
       if (this.left > 0) this.#end({ is: "lost", cause });
       else this.#end({ is: "expired" });
     }
@@ -327,8 +326,8 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     this.#stopUpkeep();
     if (state.is === "released" || state.is === "lost") this.#owner.forget(this);
     if (state.is === "expired") this.#owner.expired(this);
-    const reason = this.#lossReason();
-    // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
+    const reason = state.is === "released" ? undefined : this.#lossReason();
+    // The registry first, then the signal, whose listeners are the holder's own code, then log and metrics.
     if (reason !== undefined) this.#controller?.abort(reason);
     this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);
   }
@@ -340,7 +339,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
   #notHeld(because?: unknown): LockNotHeldError {
     const { key } = this;
     if (this.#state.is !== "held") return notHeldIn(this.#state, key);
-    // Asked before any timer or socket event could tell.
+    // The caller may ask before any timer or socket event could tell.
     const cause = because ?? this.#grant.goneBecause;
     return notHeldIn(this.expired ? { is: "expired" } : { is: "lost", cause }, key);
   }

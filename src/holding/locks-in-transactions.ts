@@ -6,12 +6,12 @@ import type { AcquireOptions } from "../contract/locker.ts";
 import { announcedBackend, type Pool } from "../postgres/driver.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
-import { tryLockOn, untilSettled, waitLockOn } from "../sessions/callers-transaction.ts";
+import { takeInCallers, untilSettled } from "../sessions/callers-transaction.ts";
 import { type LockRequest, type LockStore, type Refusal, type TryListener, tell } from "../sessions/grant.ts";
 import { OwnTransactions } from "../sessions/own-transactions.ts";
 import type { RecoveryGrace } from "../sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "../sessions/server-ttl.ts";
-import type { TransactionLock } from "../sessions/transaction-lock.ts";
+import type { TransactionLock, TransactionWait } from "../sessions/transaction-lock.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { carry, isInTransactionOf, runAround } from "../waiting/reentrancy.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
@@ -153,7 +153,7 @@ class OwnTransactionStore implements TransactionStore {
   }
 
   tryLock(request: LockRequest, listener: TryListener<TransactionLock>): void {
-    tell(listener, this.#transactions.tryLock(request, { ttl: this.#ttl }));
+    tell(listener, this.#transactions.take(request, { ttl: this.#ttl }));
   }
 
   hasPlaceToWait(): boolean {
@@ -161,10 +161,8 @@ class OwnTransactionStore implements TransactionStore {
   }
 
   waitLock(request: LockRequest, bound: number, listener: TryListener<TransactionLock>): void {
-    tell(
-      listener,
-      this.#transactions.waitLock(request, { bound, ttl: this.#ttl, signal: cancelled(request) }),
-    );
+    const wait = { bound, signal: cancelled(request) };
+    tell(listener, this.#transactions.take(request, { ttl: this.#ttl, wait }));
   }
 
   async settled(): Promise<void> {}
@@ -197,8 +195,7 @@ class CallersTransactionStore implements TransactionStore {
   }
 
   tryLock(request: LockRequest, listener: TryListener<TransactionLock>): void {
-    const how = { ttl: this.#ttl, isWithin: this.#isWithin, recovery: this.#recovery };
-    tell(listener, this.#ask(request, tryLockOn(this.#client, request, how)));
+    tell(listener, this.#take(request));
   }
 
   hasPlaceToWait(): boolean {
@@ -206,26 +203,22 @@ class CallersTransactionStore implements TransactionStore {
   }
 
   waitLock(request: LockRequest, bound: number, listener: TryListener<TransactionLock>): void {
-    const how = {
-      bound,
-      ttl: this.#ttl,
-      signal: cancelled(request),
-      cancel: (pid: number, lockId: bigint) => this.#own.cancelWait(pid, lockId),
-      isWithin: this.#isWithin,
-      recovery: this.#recovery,
-    };
-    tell(listener, this.#ask(request, waitLockOn(this.#client, request, how)));
+    tell(listener, this.#take(request, { bound, signal: cancelled(request) }));
   }
 
   async settled(): Promise<void> {
     if (this.#asked?.sent) await this.#settled;
   }
 
-  async #ask(
-    request: LockRequest,
-    answer: Promise<TransactionLock | Refusal>,
-  ): Promise<TransactionLock | Refusal> {
+  async #take(request: LockRequest, wait?: TransactionWait): Promise<TransactionLock | Refusal> {
     this.#asked = request;
+    const answer = takeInCallers(this.#client, request, {
+      ttl: this.#ttl,
+      wait,
+      recovery: this.#recovery,
+      isWithin: this.#isWithin,
+      cancelWait: (pid, lockId) => this.#own.cancelWait(pid, lockId),
+    });
     this.#settled = untilSettled(this.#client, this.#isWithin);
     // Whatever it is, it is that of a transaction that is the caller's to begin anew.
     answer.catch((error: unknown) => this.hopeless.abort(error));

@@ -1,22 +1,22 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 
-/** What is needed of the lock. */
+/** What it needs of the lock. */
 interface RefreshedLock {
   /** Milliseconds. */
   readonly ttl: number;
-  /** When the statement was sent that last proved it. */
-  readonly since: Instant;
+  /** When the statement was sent whose TTL ends first. */
+  readonly soonest: { readonly sentAt: Instant };
   /** Milliseconds until its holder must stop relying on it. */
   readonly left: number;
   refresh(): Promise<void>;
   expire(): void;
 }
 
-/** Refreshes a lock that has a session to itself, over and over, and ends it when its TTL has passed: with one timer for both. */
+/** Refreshes a lock that has a session to itself, again and again, and ends it when its TTL has passed; one timer does both. */
 export class OwnRefreshes {
   readonly #lock: RefreshedLock;
   readonly #alarm: Alarm<OwnRefreshes>;
-  /** Fraction of the TTL between refreshes: at most a third, and not the same for all, so that not all speak at once. */
+  /** Fraction of the TTL between refreshes: at most a third, jittered so that handles do not refresh in step. */
   readonly #restShare = 0.28 + Math.random() * 0.05;
   #state: "resting" | "refreshing" | "stopped" = "resting";
   /** When a refresh was last tried. */
@@ -24,7 +24,7 @@ export class OwnRefreshes {
 
   constructor(lock: RefreshedLock) {
     this.#lock = lock;
-    this.#triedAt = lock.since;
+    this.#triedAt = lock.soonest.sentAt;
     this.#alarm = new Alarm<OwnRefreshes>(this, OwnRefreshes.#untilNext, OwnRefreshes.#ring);
   }
 
@@ -33,7 +33,7 @@ export class OwnRefreshes {
     this.#alarm.stop();
   }
 
-  /** The lock has another TTL than before, or may be about to. */
+  /** The lock's TTL has changed, or may be about to. */
   moved(): void {
     if (this.#state !== "stopped") this.#alarm.reset();
   }
@@ -41,7 +41,7 @@ export class OwnRefreshes {
   static #untilNext(this: void, refreshes: OwnRefreshes): number {
     const lock = refreshes.#lock;
     if (refreshes.#state !== "resting") return lock.left;
-    const rested = Math.min(elapsedSince(lock.since), elapsedSince(refreshes.#triedAt));
+    const rested = Math.min(elapsedSince(lock.soonest.sentAt), elapsedSince(refreshes.#triedAt));
     return Math.min(lock.left, lock.ttl * refreshes.#restShare - rested);
   }
 

@@ -107,8 +107,10 @@ interface PromisingPool {
   connect(): PromiseLike<PooledClient | undefined>;
 }
 
+/** As the client has it now: in a transaction, it has one that refuses. */
 function releaseOf(client: PooledClient | undefined): Release | undefined {
-  return typeof client?.release === "function" ? (destroy) => client.release?.(destroy) : undefined;
+  const release = client?.release;
+  return typeof release === "function" ? (destroy) => release.call(client, destroy) : undefined;
 }
 
 /** Pools that threw at a callback. */

@@ -1,15 +1,13 @@
-import { toError } from "../contract/caught-error.ts";
-import { aboutKey, InvalidConfigError, LockNotAcquiredError } from "../contract/errors.ts";
+import { aboutKey, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
-import { isPassing } from "../postgres/passing-fault.ts";
-import { Alarm } from "../runtime/clock.ts";
-import { abandonOnAbort, pauseFor, Stop } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
 import { askOnce } from "../waiting/ask-once.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
-import { PauseAfterFault } from "../waiting/pause-after-fault.ts";
-import { firstTry, Wait } from "../waiting/wait.ts";
+import { RidingOut } from "../waiting/riding-out.ts";
+import { untilGranted } from "../waiting/wait.ts";
+import { type Bounded, boundAlarm, boundHasPassed } from "../waiting/wait-bound.ts";
 import { idAt, permitsOf, turnstile } from "./permit-block.ts";
 import type { Places, Seen } from "./places.ts";
 
@@ -37,18 +35,22 @@ const longestRest = 250;
  *
  * Of two who give different numbers, each takes a place first and looks afterwards. So at least one of them sees the other.
  */
-export class PermitAttempt {
+export class PermitAttempt implements Bounded {
+  readonly start = performance.now();
   readonly #parts: PermitAttemptParts;
   readonly #places: Places;
   /** Its id is that of the block. */
   readonly #wanted: Wanted;
   /** Whatever ends it: its caller's signal, the end of the locker, the bound of its wait. */
   readonly #over = new Stop();
+  readonly #ridingOut: RidingOut;
+  #isFirstTry = true;
 
   constructor(parts: PermitAttemptParts, places: Places, wanted: Wanted) {
     this.#parts = parts;
     this.#places = places;
     this.#wanted = wanted;
+    this.#ridingOut = new RidingOut(wanted, parts.admission);
   }
 
   /** @returns `undefined` if no permit is free, or others wait for one */
@@ -78,26 +80,12 @@ export class PermitAttempt {
   }
 
   async #wait(): Promise<Lock> {
-    const { key, wait } = this.#wanted;
-    const { admission } = this.#parts;
-    const over = this.#over;
-    const start = performance.now();
-    let isFirstTry = true;
-    let lastFault: Error | undefined;
-    const alarm = new Alarm(
-      this,
-      () => start + (isFirstTry ? Math.max(wait, firstTry) : wait) - performance.now(),
-      () => {
-        const cause = lastFault ?? (admission.hasConnected ? undefined : new Error("no answer"));
-        over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause }));
-      },
-    );
+    const alarm = boundAlarm(this);
     const firstTryIsOver = (): void => {
-      if (!isFirstTry) return;
-      isFirstTry = false;
+      if (!this.#isFirstTry) return;
+      this.#isFirstTry = false;
       alarm.reset();
     };
-    const pause = new PauseAfterFault();
     try {
       for (;;) {
         try {
@@ -107,18 +95,26 @@ export class PermitAttempt {
           permit ??= await this.#waitInLine();
           if (permit !== undefined) return permit;
         } catch (error) {
-          const ended = over.aborted && over.reason === error;
-          if (ended || !isPassing(error, admission.hasConnected)) throw error;
           firstTryIsOver();
-          const isFirst = lastFault === undefined;
-          lastFault = toError(error);
-          admission.telemetry.ridingOut(this.#wanted, lastFault, { isFirst });
-          await pauseFor(pause.next(lastFault), [over]);
+          await this.#ridingOut.after(error, this.#over);
         }
       }
     } finally {
       alarm.stop();
     }
+  }
+
+  get isFirstTry(): boolean {
+    return this.#isFirstTry;
+  }
+
+  get bound(): number {
+    return this.#wanted.wait;
+  }
+
+  atBound(): void {
+    const { lastFault } = this.#ridingOut;
+    this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault }));
   }
 
   /** @returns `undefined` if it was the next one, and that was lost */
@@ -135,7 +131,7 @@ export class PermitAttempt {
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,
       };
-      turn = await new Wait(admission, { wanted, store, hold, around: undefined }).untilGranted();
+      turn = await untilGranted(admission, { wanted, store, hold, around: undefined });
       for (let rest = shortestRest; turn.held; rest = Math.min(rest * 1.5, longestRest)) {
         const since = places.timesFreed;
         const permit = await this.#takeFree({ isNext: true });

@@ -26,8 +26,8 @@ import { sayTo, waitOn } from "./client-turns.ts";
 import type { FencingTokens } from "./fencing-tokens.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
 import type { AskTransaction, RecoveryGrace } from "./recovery-grace.ts";
-import { lockTimeout } from "./transaction-lock.ts";
 import { assertTrusted, noLongerHeld } from "./trust.ts";
+import { lockTimeout } from "./until-answered.ts";
 
 const taking = "Taking the lock";
 

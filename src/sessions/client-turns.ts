@@ -3,18 +3,28 @@ import { InvalidConfigError } from "../contract/errors.ts";
 import { cancelStatement, isUnderWay } from "../postgres/cancel.ts";
 import type { Client, Statement } from "../postgres/driver.ts";
 import type { Stop } from "../runtime/stop-signal.ts";
-import { answerOf } from "./conversation.ts";
-import { untilAnswered } from "./transaction-lock.ts";
+import { untilAnswered } from "./until-answered.ts";
 
-/** By client, what ends with the last of what we have said to it. The driver doesn't like a queue: it warns of one that is long. */
-const turns = new WeakMap<object, Promise<unknown>>();
+/** On each client, one thing after the other. */
+export class Turns {
+  /** By client, what resolves when its last turn is over. */
+  readonly #last = new WeakMap<object, Promise<unknown>>();
 
-function inTurn<T>(client: object, work: () => Promise<T>): Promise<T> {
-  const result = (turns.get(client) ?? Promise.resolve()).then(work);
-  const turn = result.catch(() => {});
-  turns.set(client, turn);
-  return result;
+  /** Begins the work when the turns before it are over. Its own is over when `over` resolves, which is called once it has settled. */
+  take<T>(client: object, work: () => Promise<T>, over: () => unknown = () => {}): Promise<T> {
+    const result = (this.#last.get(client) ?? Promise.resolve()).then(work);
+    this.#last.set(client, result.then(over, over));
+    return result;
+  }
+
+  /** Resolves when every turn that was taken so far is over. */
+  async areOver(client: object): Promise<void> {
+    await this.#last.get(client);
+  }
 }
+
+/** What we have said to a client. The driver doesn't like a queue: it warns of one that is long. */
+const turns = new Turns();
 
 /** One statement, and its answer, however long the client takes. */
 export async function sayTo<T>(
@@ -22,10 +32,7 @@ export async function sayTo<T>(
   { text }: Statement,
   values: Array<string | null>,
 ): Promise<T> {
-  const answer = answerOf(await inTurn(client, () => client.query(text, values)));
-  if (answer !== undefined) return answer as T;
-  const wants = "a client whose `query` resolves with `{ rows }`";
-  throw new InvalidConfigError({ field: "client", got: client, wants });
+  return answerOf<T>(client, await turns.take(client, () => client.query(text, values)));
 }
 
 /** A wait in the server, which is cancelled if the caller leaves. */
@@ -33,6 +40,29 @@ export async function waitOn(client: SessionClient, text: string, left: Stop): P
   const cancel = async (): Promise<void> => {
     if (isUnderWay(client, text)) await cancelStatement(client as unknown as Client);
   };
-  const asked = inTurn(client, () => client.query(text, []));
+  const asked = turns.take(client, () => client.query(text, []));
   await untilAnswered(asked, left, cancel);
+}
+
+/**
+ * The answer of a row of a caller's client: a text, unless the library has read it as JSON by itself.
+ *
+ * @throws {InvalidConfigError} there is none
+ */
+export function answerOf<T>(client: unknown, result: unknown): T {
+  const { rows } = (result ?? {}) as { rows?: unknown };
+  const [row] = Array.isArray(rows) ? rows : [];
+  const { answer } = (row ?? {}) as { answer?: unknown };
+  const read = typeof answer === "string" ? parsed(answer) : answer;
+  if (typeof read === "object" && read !== null) return read as T;
+  const wants = "a client whose `query` resolves with `{ rows }`";
+  throw new InvalidConfigError({ field: "client", got: client, wants });
+}
+
+function parsed(answer: string): unknown {
+  try {
+    return JSON.parse(answer);
+  } catch {
+    return undefined;
+  }
 }

@@ -1,84 +1,92 @@
 import { codeOf, toError } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/clients.ts";
-import { DatabaseError, LockExpiredError, LockerClosedError, LockLostError } from "../contract/errors.ts";
+import { DatabaseError, LockerClosedError, LockLostError } from "../contract/errors.ts";
 import { cancelStatement } from "../postgres/cancel.ts";
-import { type Session, statementDeadline } from "../postgres/session.ts";
+import { type Statement, statement } from "../postgres/driver.ts";
+import { type Answer, type Session, statementDeadline } from "../postgres/session.ts";
 import {
+  begin,
   commitUnderLock,
   hasFailed,
   idleTooLong,
   keepAlive,
   lockHasGone,
-  type Mark,
+  newMark,
+  probeTransaction,
   rollback,
 } from "../postgres/sql-transaction.ts";
-import type { Instant } from "../runtime/clock.ts";
-import { Stop } from "../runtime/stop-signal.ts";
-import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
-import { aboutLock, countTtl, type TransactionLock } from "./transaction-lock.ts";
-
-/** A try that was granted. */
-export interface TransactionGrant {
-  readonly mark: Mark;
-  /** When a statement was sent that showed the lock to be held. */
-  readonly provenAt: Instant;
-}
+import { type Transaction, type TransactionGrant, takingTheLock } from "./transaction-lock.ts";
 
 const committing = "Committing under the lock";
 const rollingBack = "Rolling back under the lock";
 
-/** A transaction of the locker's own that has its lock, until its end. */
-export class OwnTransaction implements TransactionLock {
+/**
+ * A transaction of the locker's own, on a session of the pool.
+ *
+ *     reserved ── begin ──▶ open ── commit, undo ──▶ returned
+ *                            └── fail, cutOff, the end of its session ──▶ destroyed
+ */
+export class OwnTransaction implements Transaction {
+  readonly isOwn = true;
   readonly client: TransactionClient;
-  readonly lost = new Stop();
   readonly #session: Session;
-  readonly #facts: TransactionGrant & { key: string; ended: () => void };
-  readonly #heartbeat: TransactionHeartbeat | undefined;
-  readonly #giveBackClient: () => void;
-  readonly #uncount: (() => void) | undefined;
-  #ending: Promise<unknown> | undefined;
+  readonly #key: string;
+  readonly #ended: () => void;
+  #isBegun = false;
+  #giveBackClient: () => void = () => {};
+  #ending: Promise<void> | undefined;
   #canceled: Promise<void> | undefined;
 
-  constructor(
-    session: Session,
-    facts: TransactionGrant & { key: string; ttl: number | undefined; ended: () => void },
-  ) {
+  /** `ended` is called when its lock was kept, and it is over. */
+  constructor(session: Session, { key, ended }: { key: string; ended: () => void }) {
     this.client = session.client as unknown as TransactionClient;
     this.#session = session;
-    this.#facts = facts;
-    this.#giveBackClient = keepFromPool(session.client);
-    const { key, ttl, provenAt } = facts;
-    session.onGone((cause) => {
-      this.#heartbeat?.stop();
-      // Before our own clock, if that stood still.
-      if (codeOf(cause) === idleTooLong) this.lost.abort(new LockLostError({ key, cause }));
-    });
-    if (ttl === undefined) return;
-    this.#uncount = countTtl(session.client, ttl);
-    this.#heartbeat = new TransactionHeartbeat({
-      ttl,
-      provenAt,
-      // Whether it is answered in time is for the heartbeat to say.
-      beat: () => session.command("Keeping a transaction alive", keepAlive, ttl + statementDeadline),
-      expired: () => {
-        const expired = new LockExpiredError({ key, ttl });
-        this.#cutOff(expired);
-        this.lost.abort(expired);
-      },
-    });
+    this.#key = key;
+    this.#ended = ended;
   }
 
   get isOpen(): boolean {
     return this.#session.goneBecause === undefined;
   }
 
-  async keep(): Promise<void> {}
+  async begin(): Promise<void> {
+    const session = this.#session;
+    const doing = takingTheLock;
+    session.assertOutsideTransaction(doing);
+    const tells = session.client.getTransactionStatus !== undefined;
+    if (!tells) await session.run(doing, probeTransaction, [newMark()], statementDeadline);
+    await session.command(doing, begin, statementDeadline);
+    this.#isBegun = true;
+  }
 
-  async commit(): Promise<void> {
-    const { key } = this.#facts;
-    await this.#end(async (session) => {
+  ask<T>(question: Statement, values: Array<string | null>): Promise<Answer<T>> {
+    return this.#session.run<T>(takingTheLock, question, values, statementDeadline);
+  }
+
+  tell(text: string, { doing, deadline }: { doing: string; deadline: number }): Promise<unknown> {
+    return this.#session.command(doing, statement(text), deadline);
+  }
+
+  cancel(): Promise<void> {
+    return cancelStatement(this.#session.client);
+  }
+
+  // Whether it is answered in time is for the heartbeat to say.
+  readonly beat = (ttl: number): Promise<unknown> =>
+    this.#session.command("Keeping a transaction alive", keepAlive, ttl + statementDeadline);
+
+  onGone(listener: (idle: Error | undefined) => void): void {
+    this.#session.onGone((cause) => listener(codeOf(cause) === idleTooLong ? cause : undefined));
+  }
+
+  async keep(): Promise<void> {
+    this.#giveBackClient = keepFromPool(this.#session.client);
+  }
+
+  commit({ mark }: TransactionGrant): Promise<void> {
+    return this.#end(async (session) => {
       try {
-        await session.commandScript(committing, commitUnderLock(this.#facts.mark), statementDeadline);
+        await session.commandScript(committing, commitUnderLock(mark), statementDeadline);
         return;
       } catch (error) {
         const { sqlState } = error as DatabaseError;
@@ -86,43 +94,46 @@ export class OwnTransaction implements TransactionLock {
         if (instead === undefined) throw error;
         // What the function began since is not committed either.
         await session.command(rollingBack, rollback, statementDeadline);
-        throw new DatabaseError({ doing: committing, key, cause: instead });
+        throw new DatabaseError({ doing: committing, key: this.#key, cause: instead });
       }
     });
   }
 
-  async release(): Promise<void> {
-    if (this.lost.aborted) return;
-    await this.#end((session) => session.command(rollingBack, rollback, statementDeadline));
+  undo(kept?: TransactionGrant): Promise<void> {
+    const doing = kept === undefined ? takingTheLock : rollingBack;
+    return this.#end(async (session) => {
+      if (this.#isBegun) await session.command(doing, rollback, statementDeadline);
+    });
   }
 
-  /** Never rejects. */
+  async fail(error: unknown): Promise<void> {
+    this.#session.destroy(toError(error));
+    this.#over();
+  }
+
+  /** The server notices that its client has gone when the statement of the moment has ended. */
+  cutOff(cause: Error): void {
+    if (this.isOpen) this.#canceled = cancelStatement(this.#session.client);
+    this.#session.destroy(cause);
+    this.#over();
+  }
+
+  /** Ends it, unless its end is under way already: that is waited for. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
     // Cut off in mid-commit, nobody would know whether it took effect.
-    if (this.#ending === undefined) this.#cutOff(new LockerClosedError());
+    if (this.#ending === undefined) this.cutOff(new LockerClosedError());
     else await this.#ending.catch(() => {});
     await this.#canceled;
   }
 
-  /** The server notices that its client has gone when the statement of the moment has ended. */
-  #cutOff(cause: Error): void {
-    this.#heartbeat?.stop();
-    if (this.isOpen) this.#canceled = cancelStatement(this.#session.client);
-    this.#session.destroy(cause);
-    this.#facts.ended();
-  }
-
-  #end(how: (session: Session) => Promise<unknown>): Promise<void> {
+  #end(how: (session: Session) => Promise<void>): Promise<void> {
     const ending = this.#sendEnd(how);
     this.#ending = ending;
     return ending;
   }
 
-  async #sendEnd(how: (session: Session) => Promise<unknown>): Promise<void> {
+  async #sendEnd(how: (session: Session) => Promise<void>): Promise<void> {
     const session = this.#session;
-    this.#heartbeat?.look();
-    this.#heartbeat?.stop();
-    this.#uncount?.();
     this.#giveBackClient();
     try {
       await how(session);
@@ -132,17 +143,21 @@ export class OwnTransaction implements TransactionLock {
     } finally {
       // Does nothing for one that has gone.
       session.return();
-      this.#facts.ended();
+      this.#over();
     }
+  }
+
+  #over(): void {
+    this.#giveBackClient();
+    this.#ended();
   }
 
   #namedEnd(error: unknown): unknown {
     const gone = this.#session.goneBecause;
-    if (this.lost.aborted) return this.lost.reason;
     if (error instanceof DatabaseError && error.sqlState === idleTooLong) {
-      return new LockLostError({ key: this.#facts.key, cause: error.cause });
+      return new LockLostError({ key: this.#key, cause: error.cause });
     }
-    return gone instanceof LockerClosedError ? gone : aboutLock(error, this.#facts.key);
+    return gone instanceof LockerClosedError ? gone : error;
   }
 }
 

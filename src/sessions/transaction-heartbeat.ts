@@ -1,6 +1,22 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { believable } from "./server-ttl.ts";
 
+/** The TTLs of the locks of a client's transaction, while their functions run. */
+const ttls = new WeakMap<object, number[]>();
+
+/** The TTL to set: one within another doesn't outlive it. */
+export function ttlWithin(client: object, ttl: number): number {
+  return Math.min(ttl, ...(ttls.get(client) ?? []));
+}
+
+/** Has a TTL be counted by {@link ttlWithin}. @returns what ends that */
+export function countTtl(client: object, ttl: number): () => void {
+  const all = ttls.get(client) ?? [];
+  ttls.set(client, all);
+  all.push(ttl);
+  return () => void all.splice(all.indexOf(ttl), 1);
+}
+
 /**
  * Keeps a transaction from being idle for longer than its TTL, as long as this process lives and the link does: has something
  * sent at a third of it. And says when the TTL has passed without an answer, before the server, which counts from a later

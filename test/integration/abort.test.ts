@@ -1,6 +1,6 @@
 import { getEventListeners } from "node:events";
 import { describe, expect, test } from "vitest";
-import { type Lock, LockNotAcquiredError, lockId, PostgresLocker } from "../../src/index.ts";
+import { type Lock, LockNotAcquiredError, lockId } from "../../src/index.ts";
 import {
   advisoryLocks,
   createPool,
@@ -9,6 +9,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { clientsOf } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -22,7 +23,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("an acquire that is aborted", () => {
     test("before it starts reserves nothing", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const signal = AbortSignal.abort(reason);
       await expect(locker.acquire(uniqueKey(), { signal })).rejects.toBe(reason);
       await expect(locker.tryAcquire(uniqueKey(), { signal })).rejects.toBe(reason);
@@ -31,7 +32,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("in the step in which it starts holds nothing", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const aborting = new AbortController();
       const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
       aborting.abort(reason);
@@ -41,7 +42,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("after it was granted keeps its lock", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const aborting = new AbortController();
       await using lock = await locker.acquire(uniqueKey(), { signal: aborting.signal });
       expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
@@ -53,7 +54,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("a storm of 2,000 acquires, aborted at random moments, leaves nothing", async () => {
     const pool = createPool({ max: 8 });
-    const locker = new PostgresLocker({ sessions, pool });
+    const locker = createLocker({ sessions, pool });
     const keys = Array.from({ length: 5 }, () => uniqueKey());
     const random = mulberry32(20_240_517);
     const signals: AbortSignal[] = [];
@@ -95,7 +96,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   describe("a refresh that is aborted", () => {
     test("before it starts leaves the lock as it was", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       await using lock = await locker.acquire(uniqueKey());
       await expect(lock.refresh("1h", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
       expect([lock.held, lock.ttl]).toEqual([true, 30_000]);
@@ -103,10 +104,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("while it is under way leaves the lock held", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
-      await using locker = new PostgresLocker({
-        sessions,
-        pool: createPool({ connectionString: proxy.url }),
-      });
+      await using locker = createLocker({ sessions, pool: createPool({ connectionString: proxy.url }) });
       await using lock = await locker.acquire(uniqueKey());
       proxy.freeze({ direction: "toClient" });
       const aborting = new AbortController();
@@ -126,7 +124,7 @@ describe("an acquire that is aborted", () => {
   test("while it waits for a connection sends nothing when that comes", async () => {
     const pool = createPool({ max: 1 });
     const clients = clientsOf(pool);
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     const held = await locker.acquire(uniqueKey());
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -144,7 +142,7 @@ describe("an acquire that is aborted", () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     const clients = clientsOf(pool);
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     proxy.freeze();
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -160,7 +158,7 @@ describe("an acquire that is aborted", () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     const clients = clientsOf(pool);
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     await (await locker.acquire(uniqueKey())).release();
     proxy.freeze({ direction: "toServer" });
     const aborting = new AbortController();
@@ -177,7 +175,7 @@ describe("an acquire that is aborted", () => {
   test("while the answer is on the way gives back the lock that it was granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     await (await locker.acquire(uniqueKey())).release();
     const key = uniqueKey();
     proxy.freeze({ direction: "toClient" });
@@ -196,7 +194,7 @@ describe("an acquire that is aborted", () => {
   test("and whose answer never comes loses its session by the deadline", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     await (await locker.acquire(uniqueKey())).release();
     const key = uniqueKey();
     proxy.freeze({ direction: "toClient" });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { LockLostError, lockId, PostgresLocker } from "../../src/index.ts";
+import { LockLostError, lockId } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -12,6 +12,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -39,9 +40,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   );
 
   test("a lock that is lost while another is awaited ends the rest, and nothing is held", async () => {
-    await using holder = new PostgresLocker({ sessions, pool: createPool() });
+    await using holder = createLocker({ sessions });
     const pool = createPool();
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const probes = await locker.acquireAll([uniqueKey(), uniqueKey()]);
     const [first, last] = [...probes.locks].sort((a, b) => (a.id < b.id ? -1 : 1));
     await probes.release();
@@ -65,7 +66,7 @@ test.skipIf(isOverPostgresJs)(
   "more keys than the pool has connections are refused, and nothing stays held",
   async () => {
     const pool = await createOpenPool({ max: 2 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "100ms" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "100ms" });
     const keys = [uniqueKey(), uniqueKey(), uniqueKey()];
     await expect(locker.acquireAll(keys)).rejects.toMatchObject({ reason: "pool-saturated" });
     expect(pool.idleCount).toBe(2);
@@ -83,7 +84,7 @@ test.skipIf(isOverPostgresJs)(
   "a lock lost before the next one is granted takes that one with it",
   async () => {
     const pool = await createOpenPool({ max: 2 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "10s" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "10s" });
     // The server has been seen to keep locks.
     await (await locker.acquire(uniqueKey())).release();
     const keys = keysInOrder();
@@ -117,8 +118,8 @@ test("a lock that expires while another is refused doesn't hide the refusal", as
       refusals.push((facts as { key: string }).key);
     },
   };
-  await using locker = new PostgresLocker({ sessions: "dedicated", pool, logger });
-  await using other = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker({ sessions: "dedicated", pool, logger });
+  await using other = createLocker();
   const [first, last] = keysInOrder();
   await using _held = await other.acquire(last);
   await (await locker.acquire(uniqueKey())).release();

@@ -17,9 +17,9 @@ import {
   advisoryLocks,
   createOpenPool,
   createPool,
+  createRole,
   databaseUrl,
   holdersOf,
-  onServer,
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
@@ -77,16 +77,8 @@ async function closed(work: (closed: PostgresLocker) => Promise<unknown>): Promi
 }
 
 async function withWrongPassword(): Promise<void> {
-  const role = uniqueKey("role").replace(":", "_");
-  await onServer(
-    "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
-  );
-  await onServer(`create role ${role} login password 'right' in role password_required`);
-  try {
-    await onUrl(urlWith({ user: role, password: "wrong" }));
-  } finally {
-    await onServer(`drop role ${role}`);
-  }
+  await using role = await createRole({ asksPassword: true });
+  await onUrl(urlWith({ user: role.name, password: "wrong" }));
 }
 
 const rows: Row[] = [

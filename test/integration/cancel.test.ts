@@ -4,12 +4,12 @@ import { connect as connectSocket, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
-import { expect, inject, test } from "vitest";
+import { expect, test } from "vitest";
 import { cancelStatement } from "../../src/postgres/cancel.ts";
 import type { Client } from "../../src/postgres/driver.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import { connect, createPool, databaseUrl, onServer } from "../support/database.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { hasOpenssl, turnOnTls } from "../support/tls.ts";
 import { until } from "../support/until.ts";
@@ -98,7 +98,7 @@ test("over a Unix socket", async () => {
 test.skipIf(!hasOpenssl)(
   "by TLS, by which the server is looked at as before (skipped without openssl)",
   async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const admin = await connect({ connectionString: server.url });
     const { certificate } = await turnOnTls(server, admin);
     await admin.query("create role app login");
@@ -127,7 +127,7 @@ test.skipIf(!hasOpenssl)(
 
 test("when all of max_connections are taken", async () => {
   const settings = { max_connections: 6 };
-  await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+  await using server = await startServer({ settings });
   const url = new URL(server.url);
   const admin = await connect({ connectionString: server.url });
   await admin.query("create role app login");

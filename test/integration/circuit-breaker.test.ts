@@ -1,13 +1,11 @@
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   type CircuitBreaker,
   CircuitOpenError,
   createCircuitBreaker,
   type Lock,
   LockNotAcquiredError,
-  PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -17,7 +15,9 @@ import {
   holdersOf,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -42,7 +42,7 @@ class RecordingBreaker implements CircuitBreaker {
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a caller's own abort is no failure, before or during the wait for a connection", async () => {
     const circuitBreaker = new RecordingBreaker();
-    await using locker = new PostgresLocker({ sessions, pool: createPool({ max: 1 }), circuitBreaker });
+    await using locker = createLocker({ sessions, pool: createPool({ max: 1 }), circuitBreaker });
     await using lock = await locker.acquire(uniqueKey());
     const reason = new Error("the caller left");
     const before = locker.acquire(uniqueKey(), { signal: AbortSignal.abort(reason) });
@@ -62,7 +62,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     proxy.freeze();
     const circuitBreaker = new RecordingBreaker();
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions, pool, circuitBreaker, connWaitTimeout: "50ms" });
+    await using locker = createLocker({ sessions, pool, circuitBreaker, connWaitTimeout: "50ms" });
     const refused = locker.acquire(uniqueKey());
     await expect(refused).rejects.toThrow(LockNotAcquiredError);
     await expect(refused).rejects.toMatchObject({ reason: "connection-timeout" });
@@ -72,7 +72,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("an open breaker refuses acquire and refresh, keeps the lock, lets release pass", async () => {
     const circuitBreaker = new RecordingBreaker();
-    await using locker = new PostgresLocker({ sessions, pool: createPool(), circuitBreaker });
+    await using locker = createLocker({ sessions, circuitBreaker });
     const lock = await locker.acquire(uniqueKey());
     circuitBreaker.open = true;
     await expect(locker.acquire(uniqueKey())).rejects.toThrow(CircuitOpenError);
@@ -98,7 +98,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         throw new Error("too slow");
       },
     };
-    await using locker = new PostgresLocker({ sessions, pool, circuitBreaker });
+    await using locker = createLocker({ sessions, pool, circuitBreaker });
     await (await locker.acquire(uniqueKey())).release();
     isPatient = false;
     for (const ask of [() => locker.acquire(uniqueKey()), (lock?: Lock) => lock?.refresh()]) {
@@ -142,7 +142,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("sends no acquire whose caller has left meanwhile", async () => {
       const { circuitBreaker, shut, reached, open } = waiting();
       const pool = createPool({ max: 1 });
-      await using locker = new PostgresLocker({ sessions, pool, circuitBreaker });
+      await using locker = createLocker({ sessions, pool, circuitBreaker });
       shut();
       const aborting = new AbortController();
       const reason = new Error("the caller left");
@@ -157,7 +157,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("leaves alone a caller's transaction that is no longer this one's", async () => {
       const { circuitBreaker, shut, reached, open } = waiting();
-      await using locker = new PostgresLocker({ sessions, pool: createPool(), circuitBreaker });
+      await using locker = createLocker({ sessions, circuitBreaker });
       const client = await connect();
       await client.query("begin");
       shut();
@@ -179,7 +179,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const pool = createPool({ max: 1 });
       const timeout = async () => (await pool.query("show idle_session_timeout")).rows;
       const before = await timeout();
-      await using locker = new PostgresLocker({ sessions, pool, circuitBreaker, ttlEnforcement: "server" });
+      await using locker = createLocker({ sessions, pool, circuitBreaker, ttlEnforcement: "server" });
       const lock = await locker.acquire(uniqueKey(), { ttl: "10s" });
       shut();
       const refreshed = lock.refresh().catch((error: unknown) => error);
@@ -194,7 +194,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("close frees every lock through an open breaker", async () => {
     const circuitBreaker = new RecordingBreaker();
-    const locker = new PostgresLocker({ sessions, pool: createPool(), circuitBreaker });
+    const locker = createLocker({ sessions, circuitBreaker });
     const lock = await locker.acquire(uniqueKey());
     circuitBreaker.open = true;
     await locker.close();
@@ -202,9 +202,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("the default breaker opens when the server goes away, and closes after it is back", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const circuitBreaker = createCircuitBreaker({ minimumSamples: 5, openAfter: "1s" });
-    await using locker = new PostgresLocker({ sessions, connectionString: server.url, circuitBreaker });
+    await using locker = createLocker({ sessions, connectionString: server.url, circuitBreaker });
     const failure = () =>
       locker.acquire(uniqueKey()).then(
         () => undefined,
@@ -222,12 +222,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 test("contention counts as a success: held elsewhere, and a saturated pool", async () => {
   const circuitBreaker = new RecordingBreaker();
   const pool = await createOpenPool({ max: 2 });
-  await using locker = new PostgresLocker({
-    sessions: "dedicated",
-    pool,
-    circuitBreaker,
-    connWaitTimeout: "50ms",
-  });
+  await using locker = createLocker({ sessions: "dedicated", pool, circuitBreaker, connWaitTimeout: "50ms" });
   const key = uniqueKey();
   await using _first = await locker.acquire(key);
   await expect(locker.acquire(key)).rejects.toMatchObject({ reason: "held" });

@@ -1,28 +1,17 @@
-import { describe, expect, inject, test } from "vitest";
-import { LockLostError, lockId, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { describe, expect, test } from "vitest";
+import { LockLostError, lockId } from "../../src/index.ts";
 import { cli, Terminal } from "../support/cli.ts";
-import {
-  advisoryLocks,
-  connect,
-  createPool,
-  createRole,
-  holdersOf,
-  onServer,
-  uniqueKey,
-} from "../support/database.ts";
+import { advisoryLocks, connect, createRole, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
+import { createLocker } from "../support/locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
-
-function createLocker(sessions: "dedicated" | "shared" = "dedicated", namespace = 0): PostgresLocker {
-  return new PostgresLocker({ pool: createPool(), sessions, namespace });
-}
 
 describe("pg-locker break --yes", () => {
   test.each(["dedicated", "shared"] as const)(
     "shows the holder and ends its session, and the holder hears of it: %s",
     async (sessions) => {
-      await using locker = createLocker(sessions, 7);
+      await using locker = createLocker({ sessions, namespace: 7 });
       const key = uniqueKey();
       const lock = await locker.acquire(key);
       const [pid] = await holdersOf(lock.id);
@@ -38,8 +27,8 @@ describe("pg-locker break --yes", () => {
   );
 
   test("frees the lock for whoever waits, and says who has it now", async () => {
-    await using holder = createLocker();
-    await using waiter = createLocker();
+    await using holder = createLocker({ sessions: "dedicated" });
+    await using waiter = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     const lock = await holder.acquire(key);
     const waits = waiter.acquire(key, { wait: true });
@@ -74,7 +63,7 @@ describe("pg-locker break --yes", () => {
 
   test("has nothing to do where nobody holds it, and that is no error", async () => {
     const key = uniqueKey();
-    await using other = createLocker("dedicated", 7);
+    await using other = createLocker({ sessions: "dedicated", namespace: 7 });
     await using lock = await other.acquire(key);
     expect(await cli(["break", key], onDatabase())).toMatchObject({
       status: 0,
@@ -104,7 +93,7 @@ describe("pg-locker break --yes", () => {
   });
 
   test("says so where the session does not end, and is 70", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const holder = await connect({ connectionString: server.url });
     const key = uniqueKey();
     await holder.query("select pg_advisory_lock($1)", [lockId(0, key)]);
@@ -124,7 +113,7 @@ describe("pg-locker break --yes", () => {
 
 describe("without a terminal, and without --yes,", () => {
   test("nothing is done, and that is a wrong use", async () => {
-    await using locker = createLocker();
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
     const { status, stdout, stderr } = await cli(["break", key], onDatabase());
@@ -140,7 +129,7 @@ describe("in a terminal, break asks", () => {
   const what = /End session \d+\? \[y\/N\] /;
 
   test.each(["y", "yes", "Y"])("and ends the session at %s", async (answer) => {
-    await using locker = createLocker();
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     const lock = await locker.acquire(key);
     await using terminal = Terminal.cli(["break", key], onDatabase());
@@ -159,7 +148,7 @@ describe("in a terminal, break asks", () => {
     ["Ctrl-D", "\x04", 1],
     ["Ctrl-C", "\x03", 130],
   ])("and does nothing at %s", async (_, keys, status) => {
-    await using locker = createLocker();
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
     await using terminal = Terminal.cli(["break", key], onDatabase());
@@ -175,7 +164,7 @@ describe("in a terminal, break asks", () => {
   });
 
   test("says how many other locks go with the session", async () => {
-    await using locker = createLocker("shared");
+    await using locker = createLocker({ sessions: "shared" });
     const [key, another] = [uniqueKey(), uniqueKey()];
     await using lock = await locker.acquire(key);
     await using _other = await locker.acquire(another);
@@ -187,8 +176,8 @@ describe("in a terminal, break asks", () => {
   });
 
   test("and ends neither who gave the lock back meanwhile nor who has it now", async () => {
-    await using before = createLocker();
-    await using after = createLocker();
+    await using before = createLocker({ sessions: "dedicated" });
+    await using after = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     const lock = await before.acquire(key);
     await using terminal = Terminal.cli(["break", key], onDatabase());
@@ -206,7 +195,7 @@ describe("in a terminal, break asks", () => {
   });
 
   test("on standard error where standard output is none", async () => {
-    await using locker = createLocker();
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
     const { env } = onDatabase();

@@ -1,9 +1,9 @@
 import pg from "pg";
-import { expect, inject, test, vi } from "vitest";
-import { PostgresServer } from "../../src/testing/index.ts";
+import { expect, test, vi } from "vitest";
 import { cli } from "../support/cli.ts";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // Each starts several processes, and some a server.
@@ -25,7 +25,7 @@ async function both(
 }
 
 test("no synchronous standby answers: both fail, and neither does with --no-fencing", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const admin = new pg.Client({ connectionString: server.url });
   await admin.connect();
   try {
@@ -43,7 +43,7 @@ test("no synchronous standby answers: both fail, and neither does with --no-fenc
 }, 40_000);
 
 test("a role may not draw tokens: both fail, and neither does with --no-fencing", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const admin = new pg.Client({ connectionString: server.url });
   await admin.connect();
   try {

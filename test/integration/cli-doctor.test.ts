@@ -1,9 +1,9 @@
-import { expect, inject, test } from "vitest";
+import { expect, test } from "vitest";
 import type { Finding } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { CliChild, cli, Terminal } from "../support/cli.ts";
-import { advisoryLocks, databaseUrl, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { advisoryLocks, createRole, databaseUrl, urlWith } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -13,10 +13,7 @@ const colour = "\u001b[";
 const lastLine = /\n\n(.*)\n$/;
 
 test("a fit database has a line for each check, a verdict, and the exit status 0", async () => {
-  await using server = await PostgresServer.start({
-    major: inject("postgresMajor"),
-    settings: { fsync: "on" },
-  });
+  await using server = await startServer({ settings: { fsync: "on" } });
   const { status, stdout, stderr } = await cli(["doctor", "--url", server.url]);
   expect([status, stderr]).toEqual([0, ""]);
   const [table = ""] = stdout.split("\n\n");
@@ -31,23 +28,14 @@ test("a fit database has a line for each check, a verdict, and the exit status 0
 });
 
 test("doctor prints a warning with its advice below, and exits with 0", async () => {
-  const name = uniqueKey("role").replace(":", "_");
-  await onServer(`create role ${name} login password 'secret'`);
-  await onServer(`alter role ${name} set idle_in_transaction_session_timeout = '1min'`);
-  try {
-    const { status, stdout } = await cli(["doctor", "--url", urlWith({ user: name, password: "secret" })]);
-    expect(status).toBe(0);
-    expect(stdout).toMatch(
-      /^warn {2}timeouts {5}idle_in_transaction_session_timeout = 1m0s \(of the role\)\n {19}idle_in.*withTransaction/m,
-    );
-    expect(lastLine.exec(stdout)?.[1]).toMatch(/^Fit for locks, with \d warnings?$/);
-    expect(stdout).not.toContain("secret");
-  } finally {
-    await until(
-      async () => (await onServer("select from pg_stat_activity where usename = $1", [name])).length === 0,
-    );
-    await onServer(`drop role ${name}`);
-  }
+  await using role = await createRole({ settings: { idle_in_transaction_session_timeout: "1min" } });
+  const { status, stdout } = await cli(["doctor", "--url", role.url]);
+  expect(status).toBe(0);
+  expect(stdout).toMatch(
+    /^warn {2}timeouts {5}idle_in_transaction_session_timeout = 1m0s \(of the role\)\n {19}idle_in.*withTransaction/m,
+  );
+  expect(lastLine.exec(stdout)?.[1]).toMatch(/^Fit for locks, with \d warnings?$/);
+  expect(stdout).not.toContain("secret");
 });
 
 test("a pooler that shares sessions is a line that fails, and the exit status is 1", async () => {

@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { fitted } from "../../src/cli/redraw.ts";
-import { PostgresLocker } from "../../src/index.ts";
 import { cli, Terminal } from "../support/cli.ts";
 import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { onDatabase } from "../support/locked-command.ts";
+import { createLocker } from "../support/locker.ts";
 import { isStopped, taggedProcesses } from "../support/tagged-processes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -29,12 +29,12 @@ describe("pg-locker ls --watch", () => {
     await using terminal = watch();
     await terminal.shows("No locks");
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
+    await using locker = createLocker({ pool, sessions: "dedicated" });
     const key = uniqueKey();
     const lock = await locker.acquire(key);
     await screenOf(terminal, (screen) => /^held /m.test(screen));
     expect(terminal.screen).toContain(key);
-    await using waiter = new PostgresLocker({ pool, sessions: "dedicated" });
+    await using waiter = createLocker({ pool, sessions: "dedicated" });
     const waits = waiter.acquire(key, { wait: true });
     await screenOf(terminal, (screen) => /^ {2}waits /m.test(screen));
     await lock.release();

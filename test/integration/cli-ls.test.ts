@@ -4,29 +4,25 @@ import { closeSync, existsSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { describe, expect, test } from "vitest";
-import { lockId, PostgresLocker } from "../../src/index.ts";
+import { lockId } from "../../src/index.ts";
 import { cli, Terminal } from "../support/cli.ts";
 import {
   advisoryLocks,
   connect,
-  createPool,
+  createRole,
   databaseUrl,
   holdersOf,
   onServer,
   uniqueKey,
-  urlWith,
 } from "../support/database.ts";
 import { onDatabase } from "../support/locked-command.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const head = /^STATE +MODE +PID +USER +HOST +SESSION +ACTIVE +NAMESPACE +ID +KEY$/;
 const user = new URL(databaseUrl()).username;
-
-function createLocker(sessions: "dedicated" | "shared", namespace = 0, more = {}): PostgresLocker {
-  return new PostgresLocker({ pool: createPool(), sessions, namespace, ...more });
-}
 
 const { hostname, port, pathname } = new URL(databaseUrl());
 /** Which database was asked: the first line of every table. */
@@ -53,8 +49,8 @@ describe("pg-locker ls", () => {
   });
 
   test("shows a holder and its waiters, in the server and in this library's processes", async () => {
-    await using holder = createLocker("dedicated", 7);
-    await using waiter = createLocker("shared", 7);
+    await using holder = createLocker({ sessions: "dedicated", namespace: 7 });
+    await using waiter = createLocker({ sessions: "shared", namespace: 7 });
     const key = uniqueKey();
     const lock = await holder.acquire(key);
     const [pid] = await holdersOf(lock.id);
@@ -79,7 +75,7 @@ describe("pg-locker ls", () => {
   });
 
   test("shows the key of a lock on a shared session, and the name of another app", async () => {
-    await using locker = createLocker("shared", 7);
+    await using locker = createLocker({ sessions: "shared", namespace: 7 });
     const key = uniqueKey();
     await using lock = await locker.acquire(key, { mode: "shared" });
     const byHand = await connect({ application_name: "cron\u001b[31m" });
@@ -98,7 +94,7 @@ describe("pg-locker ls", () => {
   });
 
   test("shows the session's name if the holder on a shared session doesn't tell the key", async () => {
-    await using locker = createLocker("shared", 7, { tellKeys: false });
+    await using locker = createLocker({ sessions: "shared", namespace: 7, tellKeys: false });
     await using _lock = await locker.acquire(uniqueKey());
     expect((await rowsOf(["ls"]))[0]).toMatch(
       /^held +exclusive +\d+ .* 7 +-?\d+ +\[pg-locker 7 \(shared\)\]$/,
@@ -106,7 +102,7 @@ describe("pg-locker ls", () => {
   });
 
   test("is a table whatever a key has in it", async () => {
-    await using locker = createLocker("dedicated");
+    await using locker = createLocker({ sessions: "dedicated" });
     await using _moving = await locker.acquire("a\u001b[2J\r\n\t\u0007\u009b");
     await using _turned = await locker.acquire("b\u202e\u200b\ufeff\u{e0041}");
     await using _long = await locker.acquire("c".repeat(10_000));
@@ -124,8 +120,8 @@ describe("pg-locker ls", () => {
   });
 
   test("--namespace shows its own locks, and who holds what its waiters want", async () => {
-    await using locker = createLocker("dedicated", 7);
-    await using other = createLocker("dedicated", 8);
+    await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
+    await using other = createLocker({ sessions: "dedicated", namespace: 8 });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     await using _other = await other.acquire(key);
@@ -148,7 +144,7 @@ describe("pg-locker ls", () => {
   });
 
   test("is with --json an array, in which every lock has every field", async () => {
-    await using locker = createLocker("dedicated", 7);
+    await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
     const key = uniqueKey();
     await using lock = await locker.acquire(key, { mode: "shared" });
     const byHand = await connect();
@@ -181,35 +177,27 @@ describe("pg-locker ls", () => {
   });
 
   test("says to a role without privileges what is hidden, and which grant would show it", async () => {
-    const role = uniqueKey("role").replace(":", "_");
-    await onServer(`create role ${role} login password 'secret'`);
-    try {
-      await using locker = createLocker("dedicated", 7);
-      const key = uniqueKey();
-      await using lock = await locker.acquire(key);
-      const env = { DATABASE_URL: urlWith({ user: role, password: "secret" }) };
-      const { status, stdout } = await cli(["ls"], onDatabase(env));
-      expect(status).toBe(0);
-      expect(stdout).toMatch(
-        new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
-      );
-      expect(stdout).toContain('"?" is what PostgreSQL hides from this role');
-      expect(stdout).toContain("GRANT pg_read_all_stats");
-      expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain(
-        "GRANT pg_read_all",
-      );
-      await onServer(`grant pg_read_all_stats to ${role}`);
-      const shown = (await cli(["ls"], onDatabase(env))).stdout;
-      expect(shown).not.toContain("?");
-      expect(shown).not.toContain("GRANT");
-    } finally {
-      await onServer("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [role]);
-      await onServer(`drop role ${role}`);
-    }
+    await using role = await createRole();
+    await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
+    const key = uniqueKey();
+    await using lock = await locker.acquire(key);
+    const env = { DATABASE_URL: role.url };
+    const { status, stdout } = await cli(["ls"], onDatabase(env));
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      new RegExp(`^held +exclusive +\\d+ +${user} +\\? +\\? +\\? +7 +${lock.id} +${key}$`, "m"),
+    );
+    expect(stdout).toContain('"?" is what PostgreSQL hides from this role');
+    expect(stdout).toContain("GRANT pg_read_all_stats");
+    expect((await cli(["who", key, "--namespace=7"], onDatabase(env))).stdout).toContain("GRANT pg_read_all");
+    await onServer(`grant pg_read_all_stats to ${role.name}`);
+    const shown = (await cli(["ls"], onDatabase(env))).stdout;
+    expect(shown).not.toContain("?");
+    expect(shown).not.toContain("GRANT");
   });
 
   test("has colours in a terminal, but with NO_COLOR, and in one that has none", async () => {
-    await using locker = createLocker("dedicated");
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     const outputOf = async (env = {}): Promise<string> => {
@@ -229,8 +217,8 @@ describe("pg-locker who", () => {
   test.each(["dedicated", "shared"] as const)(
     "shows a key's holder and waiters below the key, and exits with 0: %s sessions",
     async (sessions) => {
-      await using holder = createLocker(sessions, 7);
-      await using waiter = createLocker(sessions, 7);
+      await using holder = createLocker({ sessions, namespace: 7 });
+      await using waiter = createLocker({ sessions, namespace: 7 });
       const key = uniqueKey();
       const lock = await holder.acquire(key);
       await using _another = await holder.acquire(uniqueKey());
@@ -263,7 +251,7 @@ describe("pg-locker who", () => {
     expect(await cli(["who", key], onDatabase())).toMatchObject(nobody);
     expect(await cli(["who", key, "--json"], onDatabase())).toMatchObject({ status: 1, stdout: "[]\n" });
     // The key of one namespace is not that of another.
-    await using locker = createLocker("dedicated", 7);
+    await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
     await using _lock = await locker.acquire(key);
     expect((await cli(["who", key], onDatabase())).status).toBe(1);
   });

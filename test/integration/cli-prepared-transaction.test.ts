@@ -1,15 +1,15 @@
 import pg from "pg";
-import { expect, inject, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { listLocks, lockId } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import { cli } from "../support/cli.ts";
+import { startServer } from "../support/start-server.ts";
 
 // Each starts several processes, and some a server.
 vi.setConfig({ testTimeout: 60_000 });
 
 test("a prepared transaction's lock shows its gid, and break says what frees it", async () => {
   const settings = { max_prepared_transactions: 5 };
-  await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+  await using server = await startServer({ settings });
   const pool = new pg.Pool({ connectionString: server.url, max: 1 });
   pool.on("error", () => {});
   const env = { DATABASE_URL: server.url };

@@ -1,10 +1,10 @@
 import { once } from "node:events";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { lockId } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import { CliChild, cli } from "../support/cli.ts";
 import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { idle, type Locked, onDatabase, runLocked } from "../support/locked-command.ts";
+import { startServer } from "../support/start-server.ts";
 import { lives, taggedProcesses } from "../support/tagged-processes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -208,7 +208,7 @@ describe("a session that somebody ends", () => {
 });
 
 test("a server that stops while the command runs is a lock lost: SIGTERM, and 79", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
     env: { DATABASE_URL: server.url },
   });
@@ -221,7 +221,7 @@ test("a server that stops while the command runs is a lock lost: SIGTERM, and 79
 });
 
 test("a server that crashes while the command runs is a lock lost: SIGTERM, and 79", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
     env: { DATABASE_URL: server.url },
   });
@@ -243,7 +243,7 @@ test.each([[[]], [["--wait=1s"]]])(
   },
 );
 test("a server just started exits 69 with a recovery grace, and a wait outlasts it", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const database = onDatabase({ DATABASE_URL: server.url });
   const refused = await cli(["run", "k", "--recovery-grace", "1h", "-E", "0", "--", "echo", "run"], database);
   expect([refused.status, refused.stdout]).toEqual([69, ""]);

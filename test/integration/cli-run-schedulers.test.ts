@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
-import { createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 
 // What docs/cli.md shows is what is tried, with the paths and the database of this machine.
 
@@ -56,7 +56,7 @@ describe("the crontab of docs/cli.md", () => {
 
   test("is silent if another machine is at it", async () => {
     using here = installed("echo reported");
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     expect(cron(here.folder, key)).toMatchObject({ status: 0, stdout: "", stderr: "" });

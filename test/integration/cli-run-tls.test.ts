@@ -1,8 +1,8 @@
 import { once } from "node:events";
 import pg from "pg";
-import { expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/index.ts";
+import { expect, test } from "vitest";
 import { runLocked } from "../support/locked-command.ts";
+import { startServer } from "../support/start-server.ts";
 import { hasOpenssl, turnOnTls } from "../support/tls.ts";
 import { until } from "../support/until.ts";
 
@@ -11,7 +11,7 @@ const patient = { deadline: 15_000 };
 test.skipIf(!hasOpenssl)(
   "over TLS, the lock is refreshed and outlives a SIGKILL (skipped without openssl)",
   async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const admin = new pg.Client({ connectionString: server.url });
     await admin.connect();
     try {

@@ -1,12 +1,12 @@
 import { expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { CliChild, cli, Terminal } from "../support/cli.ts";
-import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
+import { advisoryLocks, uniqueKey } from "../support/database.ts";
 import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 test("whoever waits in a terminal is told for whom, since when, and once", async () => {
-  await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+  await using locker = createLocker({ sessions: "dedicated" });
   const key = uniqueKey();
   const lock = await locker.acquire(key);
   await using terminal = Terminal.cli(["run", key, "--wait", "--", "echo", "run"], onDatabase());
@@ -25,7 +25,7 @@ test("whoever gets the lock at once is told nothing", async () => {
 });
 
 test("without a terminal nothing is said, as cron would mail it", async () => {
-  await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+  await using locker = createLocker({ sessions: "dedicated" });
   const key = uniqueKey();
   await using _lock = await locker.acquire(key);
   await using child = CliChild.start(["run", key, "--wait=3s", "-E", "3", "--", "echo", "run"], onDatabase());

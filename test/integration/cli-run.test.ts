@@ -7,18 +7,18 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import { notRun } from "../../src/cli/run/plan.ts";
-import { lockId, PostgresLocker } from "../../src/index.ts";
+import { lockId } from "../../src/index.ts";
 import { CliChild, type CliResult, cli } from "../support/cli.ts";
 import {
   advisoryLocks,
-  createPool,
+  createRole,
   databaseUrl,
   holdersOf,
-  onServer,
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
 import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
+import { createLocker } from "../support/locker.ts";
 import { lives, taggedProcesses } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 
@@ -181,7 +181,7 @@ describe("a lock that is held elsewhere", () => {
     new RegExp(`^pg-locker: ${what}: it is held by \\w+( on \\S+)? \\(pid \\d+\\), for \\d+s at most\n$`);
 
   test("is not waited for, and 75", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     for (const args of [[], ["-n"], ["--nonblock"], ["-w", "0"], ["--shared"]]) {
@@ -192,7 +192,7 @@ describe("a lock that is held elsewhere", () => {
   });
 
   test("is waited for as long as -w (seconds) or --wait (a duration) says, then 124", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     for (const args of [["-w", "0.2"], ["-w", "200ms"], ["--timeout=0.2"], ["--wait=200ms"]]) {
@@ -203,7 +203,7 @@ describe("a lock that is held elsewhere", () => {
   });
 
   test("is what -E says, in both cases", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     expect((await run(["-E", "7"], ["true"], key)).status).toBe(7);
@@ -219,7 +219,7 @@ describe("a lock that is held elsewhere", () => {
     [["-xw", "0.1", "-E4"], 4],
     [["-snE", "5"], 5],
   ])("is what flock's short options say, one behind the other: %s", async (args, expected) => {
-    await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     expect(await run(args, ["echo", "run"], key)).toMatchObject({ status: expected, stdout: "" });
@@ -228,7 +228,7 @@ describe("a lock that is held elsewhere", () => {
   test.each([["--wait"], ["-w", "60"], ["--wait=1m"]])(
     "is had when it is given back: %s",
     async (...args) => {
-      await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+      await using locker = createLocker({ sessions: "dedicated" });
       const key = uniqueKey();
       const lock = await locker.acquire(key);
       await using child = CliChild.start(["run", key, ...args, "--", "echo", "run"], onDatabase());
@@ -282,7 +282,7 @@ describe("a signal to pg-locker", () => {
   });
 
   test.each(signals)("while it waits ends the wait, and nothing is run: %s", async (signal) => {
-    await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     await using child = CliChild.start(["run", key, "--wait", "--", "echo", "run"], onDatabase());
@@ -325,21 +325,13 @@ describe("a password", () => {
   });
 
   test("that is wrong is 69, and in no sentence", async () => {
-    const role = `"${uniqueKey("role")}"`;
-    await onServer(
-      "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
-    );
-    await onServer(`create role ${role} login password 'right' in role password_required`);
-    try {
-      const url = urlWith({ user: role.slice(1, -1), password: "wr0ng-one" });
-      const args = ["run", uniqueKey(), "--url", url, "--verbose", "--", "echo", "run"];
-      const { status, stdout, stderr } = await cli(args, onDatabase());
-      expect([status, stdout]).toEqual([69, ""]);
-      expect(stderr).toContain("password authentication failed");
-      expect(stderr).not.toContain("wr0ng-one");
-    } finally {
-      await onServer(`drop role ${role}`);
-    }
+    await using role = await createRole({ asksPassword: true });
+    const url = urlWith({ user: role.name, password: "wr0ng-one" });
+    const args = ["run", uniqueKey(), "--url", url, "--verbose", "--", "echo", "run"];
+    const { status, stdout, stderr } = await cli(args, onDatabase());
+    expect([status, stdout]).toEqual([69, ""]);
+    expect(stderr).toContain("password authentication failed");
+    expect(stderr).not.toContain("wr0ng-one");
   });
 });
 

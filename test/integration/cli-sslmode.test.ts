@@ -3,10 +3,11 @@ import { chmod, chown, copyFile, mkdir, mkdtemp, readFile, rm, stat, writeFile }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, inject, test, vi } from "vitest";
-import { PostgresServer } from "../../src/testing/index.ts";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import type { PostgresServer } from "../../src/testing/index.ts";
 import { cli } from "../support/cli.ts";
 import { databaseUrl } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // Each starts several processes, and some a server.
@@ -23,7 +24,7 @@ let root: string;
 beforeAll(async () => {
   if (withoutOpenssl) return;
   home = await mkdtemp(join(tmpdir(), "pg-locker-tls-"));
-  server = await PostgresServer.start({ major: inject("postgresMajor") });
+  server = await startServer();
   port = new URL(server.url).port;
   const [key, certificate] = ["key.pem", "certificate.pem"].map((name) => join(server.dataDirectory, name));
   const args = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"];

@@ -2,11 +2,11 @@ import { existsSync } from "node:fs";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
-import { describe, expect, inject, test, vi } from "vitest";
-import { PostgresServer } from "../../src/testing/index.ts";
+import { describe, expect, test, vi } from "vitest";
 import { type CliOptions, cli } from "../support/cli.ts";
 import { createRole, databaseUrl, onServer } from "../support/database.ts";
 import { UserState } from "../support/own-server.ts";
+import { startServer } from "../support/start-server.ts";
 
 // Each starts several processes, and some a server.
 vi.setConfig({ testTimeout: 60_000 });
@@ -257,7 +257,7 @@ test("--local is the user's own, whatever is named, and goes with no --url", asy
 });
 
 test("a standby and its primary: read-write finds the primary and any takes the first", async () => {
-  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using primary = await startServer();
   await using standby = await primary.standby();
   const hosts = [standby, primary].map((server) => new URL(server.url).host).join(",");
   const url = (attrs: string) => `postgres://postgres@${hosts}/postgres?target_session_attrs=${attrs}`;

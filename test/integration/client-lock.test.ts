@@ -7,7 +7,6 @@ import {
   LockLostError,
   LockNotAcquiredError,
   PoolerDetectedError,
-  PostgresLocker,
 } from "../../src/index.ts";
 import {
   advisoryLocks,
@@ -19,6 +18,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -27,7 +27,7 @@ const listeners = (client: pg.Client) =>
 
 test("the lock is on the very session, and the client is as it was before", async () => {
   const pool = createPool();
-  await using locker = new PostgresLocker({ pool });
+  await using locker = createLocker({ pool });
   const client = await connect({ application_name: "mine" });
   const before = listeners(client);
   const settings = async () =>
@@ -49,7 +49,7 @@ test("the lock is on the very session, and the client is as it was before", asyn
 
 test("a client of a pool goes on to be used, and goes back", async () => {
   const pool = createPool({ max: 1 });
-  await using locker = new PostgresLocker({ pool });
+  await using locker = createLocker({ pool });
   const client = await pool.connect();
   try {
     await locker.withLock(
@@ -68,7 +68,7 @@ test("a client of a pool goes on to be used, and goes back", async () => {
 });
 
 test("the end of the client is the loss of the lock, and so is the end of its backend", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   for (const end of [
     (client: pg.Client) => client.end(),
     (client: pg.Client) => onServer("select pg_terminate_backend($1)", [(client as never)["processID"]]),
@@ -89,7 +89,7 @@ test("the end of the client is the loss of the lock, and so is the end of its ba
 });
 
 test("a lock that the caller has given away by hand is found lost by the next refresh", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const client = await connect();
   const lock = await locker.acquire(uniqueKey(), { client });
   await client.query("discard all");
@@ -100,7 +100,7 @@ test("a lock that the caller has given away by hand is found lost by the next re
 });
 
 test("two locks on one client are held and released each", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const client = await connect();
   const group = await locker.acquireAll([uniqueKey(), uniqueKey()], { client });
   const [one, other] = group.locks;
@@ -113,8 +113,8 @@ test("two locks on one client are held and released each", async () => {
 
 describe("one key twice on a client", () => {
   test.each([{}, { wait: "5s" }, { mode: "shared" }] as const)("is refused, with %o", async (options) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using other = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using other = createLocker();
     const client = await connect();
     await using lock = await locker.acquire(uniqueKey(), { client, mode: "shared" });
     for (const each of [locker, other]) {
@@ -129,7 +129,7 @@ describe("one key twice on a client", () => {
   });
 
   test("is refused if it was taken by hand, or in a transaction", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const { id, key } = await locker.inspect(uniqueKey());
     await client.query("select pg_advisory_lock($1)", [id.toString()]);
@@ -141,8 +141,8 @@ describe("one key twice on a client", () => {
   });
 
   test("at the same moment, one has it, waiting or not", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using other = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using other = createLocker();
     const client = await connect();
     const key = uniqueKey();
     const outcomes = await Promise.allSettled([
@@ -159,8 +159,8 @@ describe("one key twice on a client", () => {
 
 describe("a wait on a client", () => {
   test("is one of the server's, and gets the lock when it is released", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using other = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using other = createLocker();
     const client = await connect();
     const before = (await client.query("show lock_timeout")).rows;
     const held = await other.acquire(uniqueKey());
@@ -177,7 +177,7 @@ describe("a wait on a client", () => {
   });
 
   test("ends at its bound, with the client as it was, in a transaction too", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await using held = await locker.acquire(uniqueKey());
     const client = await connect();
     await client.query("begin; create temporary table kept (n int); set local lock_timeout = '7s'");
@@ -189,7 +189,7 @@ describe("a wait on a client", () => {
   });
 
   test("in a transaction, leaves lock_timeout as it was after a grant", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const held = await locker.acquire(uniqueKey());
     const client = await connect();
     await client.query("begin; set local lock_timeout = '7s'");
@@ -203,7 +203,7 @@ describe("a wait on a client", () => {
   });
 
   test("ends with its signal, and leaves nothing of it", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const held = await locker.acquire(uniqueKey());
     const client = await connect();
     const leaving = new AbortController();
@@ -220,8 +220,8 @@ describe("a wait on a client", () => {
   });
 
   test("ends with the locker, and with the client", async () => {
-    const locker = new PostgresLocker({ pool: createPool() });
-    await using other = new PostgresLocker({ pool: createPool() });
+    const locker = createLocker();
+    await using other = createLocker();
     await using held = await other.acquire(uniqueKey());
     const [one, two] = [await connect(), await connect()];
     const ofClient = locker.acquire(held.key, { client: one, wait: true }).catch((reason: unknown) => reason);
@@ -236,7 +236,7 @@ describe("a wait on a client", () => {
   });
 
   test("of two clients for each other's locks is a deadlock that the server finds", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const [one, two] = [await connect(), await connect()];
     const [a, b] = [uniqueKey("a"), uniqueKey("b")];
     const first = await locker.acquire(a, { client: one });
@@ -256,7 +256,7 @@ describe("a wait on a client", () => {
 
 describe("in a transaction of the client", () => {
   test("the lock outlives a rollback, and is released after it", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     const lock = await locker.acquire(uniqueKey(), { client });
@@ -268,7 +268,7 @@ describe("in a transaction of the client", () => {
   });
 
   test("that has failed, a refresh keeps the lock, and its end gives it back", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const before = listeners(client);
     const lock = await locker.acquire(uniqueKey(), { client });
@@ -288,7 +288,7 @@ describe("in a transaction of the client", () => {
   });
 
   test("that has failed, a lock is not taken, and the wait for one is over", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     await expect(client.query("select 1 / 0")).rejects.toThrow();
@@ -300,7 +300,7 @@ describe("in a transaction of the client", () => {
   });
 
   test("withLock rejects with the error of its function, and leaves no lock behind", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -312,7 +312,7 @@ describe("in a transaction of the client", () => {
 });
 
 test("a client that is busy with a statement of the caller's is waited for", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const gate = await connect();
   const client = await connect();
   await gate.query("select pg_advisory_lock(1, 1)");
@@ -326,7 +326,7 @@ test("a client that is busy with a statement of the caller's is waited for", asy
 });
 
 test("a lock that is granted when its caller has left is given back", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const gate = await connect();
   const client = await connect();
   await gate.query("select pg_advisory_lock(1, 1)");
@@ -345,7 +345,7 @@ test("a lock that is granted when its caller has left is given back", async () =
 
 test("a link that falls silent ends the lock for its holder at its TTL", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const client = new pg.Client({ connectionString: proxy.url });
   client.on("error", () => {});
   await client.connect();
@@ -363,7 +363,7 @@ test("a link that falls silent ends the lock for its holder at its TTL", async (
 }, 20_000);
 
 test("close() gives the lock back, and leaves the client", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const client = await connect();
   const lock = await locker.acquire(uniqueKey(), { client });
   await locker.close();
@@ -373,7 +373,7 @@ test("close() gives the lock back, and leaves the client", async () => {
 });
 
 test("a fencing token grows, whenever the client's transaction began", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const client = await connect();
   // Its transaction has its id before the others have theirs.
   await client.query("begin; select pg_current_xact_id()");
@@ -390,7 +390,7 @@ test("a fencing token grows, whenever the client's transaction began", async () 
 
 test("a pooler that gives the client another session is detected", async () => {
   await using pooler = await ImitatedPooler.start(databaseUrl(), "transaction");
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const client = new pg.Client({ connectionString: pooler.url });
   client.on("error", () => {});
   await client.connect();
@@ -415,7 +415,7 @@ describe("what is no client is refused by name", () => {
       }),
     ],
   ])("%s", async (_, make) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     for (const wait of [0, true] as const) {
       const error = await locker
         .acquire("k", { client: make() as never, wait })
@@ -426,7 +426,7 @@ describe("what is no client is refused by name", () => {
   });
 
   test("a client that has ended", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.end();
     await expect(locker.acquire("k", { client })).rejects.toThrow(/`client` to be a client .* open/);
@@ -434,7 +434,7 @@ describe("what is no client is refused by name", () => {
 });
 
 test("with a TTL that the server enforces, a client is refused", async () => {
-  await using locker = new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
+  await using locker = createLocker({ ttlEnforcement: "server" });
   const client = await connect();
   const acquiring = locker.acquire("k", { client });
   await expect(acquiring).rejects.toThrow(/`client` to be absent with `ttlEnforcement: "server"`/);

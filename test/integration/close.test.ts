@@ -1,16 +1,16 @@
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   type Lock,
   LockerClosedError,
   LockLostError,
   LockNotHeldError,
-  PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { advisoryLocks, createPool, databaseUrl, onServer, uniqueKey } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -20,7 +20,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       "in the middle of fifty acquires, %i granted, leaves nothing",
       async (granted) => {
         const pool = createPool({ max: 10 });
-        const locker = new PostgresLocker({ sessions, pool });
+        const locker = createLocker({ sessions, pool });
         const locks: Lock[] = [];
         let reached: () => void = () => {};
         const enough = new Promise<void>((resolve) => {
@@ -54,7 +54,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const onWarning = (warning: Error): unknown => warnings.push(warning);
       process.on("warning", onWarning);
       try {
-        await using locker = new PostgresLocker({ sessions, pool: createPool() });
+        await using locker = createLocker({ sessions });
         const release = async (lock: Promise<Lock>): Promise<void> => (await lock).release();
         await Promise.all(Array.from({ length: 50 }, () => release(locker.acquire(uniqueKey()))));
       } finally {
@@ -64,7 +64,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("ends every handle, which says so", async () => {
-      const locker = new PostgresLocker({ sessions, pool: createPool() });
+      const locker = createLocker({ sessions });
       const lock = await locker.acquire(uniqueKey());
       const { signal } = lock;
       const closed = locker.close();
@@ -81,7 +81,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("makes every operation that follows reject, and reserves nothing for it", async () => {
       const pool = createPool();
-      const locker = new PostgresLocker({ sessions, pool });
+      const locker = createLocker({ sessions, pool });
       await locker.close();
       for (const late of [locker.acquire(uniqueKey()), locker.tryAcquire(uniqueKey()), locker.ping()]) {
         await expect(late).rejects.toBeInstanceOf(LockerClosedError);
@@ -90,7 +90,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("answers a second call with the first, and await using is quiet about it", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const first = locker.close();
       expect(locker.close()).toBe(first);
       await first;
@@ -99,7 +99,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("frees the lock of a holder that has expired", async () => {
       const pool = createPool();
-      const locker = new PostgresLocker({ sessions, pool });
+      const locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey(), { ttl: "1s" });
       await until(() => lock.expired);
       expect(await advisoryLocks()).toHaveLength(1);
@@ -111,7 +111,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("leaves a borrowed pool as it is", async () => {
       const pool = createPool();
-      const locker = new PostgresLocker({ sessions, database: { write: pool } });
+      const locker = createLocker({ sessions, database: { write: pool } });
       await locker.acquire(uniqueKey());
       await locker.close();
       expect([pool.ending, pool.totalCount, pool.idleCount]).toEqual([false, 1, 1]);
@@ -120,7 +120,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("ends within its deadline on a frozen link, and the lock goes", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const pool = createPool({ connectionString: proxy.url });
-      const locker = new PostgresLocker({ sessions, pool });
+      const locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
       proxy.freeze({ direction: "toServer" });
       await locker.close();
@@ -134,7 +134,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("ends a pool of its own that a silent server keeps waiting", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       proxy.freeze();
-      const locker = new PostgresLocker({ sessions, connectionString: proxy.url, connWaitTimeout: "60ms" });
+      const locker = createLocker({ sessions, connectionString: proxy.url, connWaitTimeout: "60ms" });
       await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
       await locker.close();
     });
@@ -143,7 +143,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("ping", () => {
     test.skipIf(isOverPostgresJs)("needs no free connection of the pool", async () => {
       const pool = createPool({ max: 2 });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       await using _held = await locker.acquire(uniqueKey());
       await locker.ping();
       expect([pool.totalCount, pool.waitingCount]).toEqual([1, 0]);
@@ -152,7 +152,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("rejects with the caller's own reason on an abort, while it is under way", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       proxy.freeze();
-      await using locker = new PostgresLocker({
+      await using locker = createLocker({
         sessions,
         pool: createPool({ connectionString: proxy.url }),
         connWaitTimeout: "1s",
@@ -165,11 +165,11 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("proves both pools where reads go elsewhere", async () => {
-      await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+      await using server = await startServer();
       const alive = createPool();
       const other = createPool({ connectionString: server.url });
-      await using writes = new PostgresLocker({ sessions, database: { write: alive, read: other } });
-      await using reads = new PostgresLocker({ sessions, database: { write: other, read: alive } });
+      await using writes = createLocker({ sessions, database: { write: alive, read: other } });
+      await using reads = createLocker({ sessions, database: { write: other, read: alive } });
       await Promise.all([writes.ping(), reads.ping()]);
       await server.stop();
       await expect(writes.ping()).rejects.toBeInstanceOf(DatabaseError);
@@ -183,7 +183,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 describe("close", () => {
   test("ends a pool that the locker made", async () => {
     const name = uniqueKey("own");
-    const locker = new PostgresLocker({
+    const locker = createLocker({
       sessions: "dedicated",
       connectionString: `${databaseUrl()}?application_name=${encodeURIComponent(name)}`,
     });
@@ -198,7 +198,7 @@ describe("ping", () => {
   test.skipIf(isOverPostgresJs)("rejects when the server is dead, and when it does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "500ms" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "500ms" });
     await (await locker.acquire(uniqueKey())).release();
     await locker.ping();
     proxy.freeze();

@@ -1,15 +1,15 @@
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { describe, expect, test } from "vitest";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("with all connections taken, whoever has one goes on, and nobody else gets in", async () => {
     const settings = { max_connections: 8 };
-    await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+    await using server = await startServer({ settings });
     const admin = await connect({ connectionString: server.url });
     await admin.query("create role app login");
     const url = new URL(server.url);
@@ -23,10 +23,10 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       error() {},
       warn: (_: object, text: string) => void warnings.push(text),
     };
-    await using holder = new PostgresLocker({ sessions, pool: pool(2) });
+    await using holder = createLocker({ sessions, pool: pool(2) });
     const waiters = pool(2);
-    await using waiter = new PostgresLocker({ sessions, pool: waiters, logger });
-    await using outside = new PostgresLocker({ sessions, pool: pool(5) });
+    await using waiter = createLocker({ sessions, pool: waiters, logger });
+    await using outside = createLocker({ sessions, pool: pool(5) });
     const lock = await holder.acquire(uniqueKey());
     await (await waiter.acquire(uniqueKey())).release();
     const others: pg.Client[] = [];

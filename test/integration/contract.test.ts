@@ -1,7 +1,7 @@
 import { describe, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { testLockerContract } from "../../src/testing/contract/contract-suite.ts";
 import { createPool } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 
 const rows = [
   ["dedicated", "client"],
@@ -18,8 +18,8 @@ for (const [sessions, ttlEnforcement] of rows) {
     runner: { describe, test },
     transactions: true,
     create: async () => ({
-      locker: new PostgresLocker({ pool: pools[0], sessions, ttlEnforcement }),
-      another: () => new PostgresLocker({ pool: pools[1], sessions, ttlEnforcement }),
+      locker: createLocker({ pool: pools[0], sessions, ttlEnforcement }),
+      another: () => createLocker({ pool: pools[1], sessions, ttlEnforcement }),
       // A first lock has to be connected for and proved within its TTL, several at a time.
       durations: { brief: 300 },
     }),

@@ -8,7 +8,6 @@ import {
   type Finding,
   InvalidConfigError,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -21,6 +20,7 @@ import {
 } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -52,10 +52,7 @@ const sessionsHere = async (): Promise<number> =>
 
 describe("a database that is fit for locks", () => {
   test("is ok from every side, in a fixed order", async () => {
-    await using server = await PostgresServer.start({
-      major: inject("postgresMajor"),
-      settings: { fsync: "on" },
-    });
+    await using server = await startServer({ settings: { fsync: "on" } });
     const findings = await diagnose(createPool({ connectionString: server.url }));
     expect(findings.map(({ check }) => check)).toEqual(checks);
     // How long a round trip takes here is up to the machine.
@@ -115,7 +112,7 @@ test("a server that is far away warns, and is looked at all the same", async () 
 
 describe("a server that can't be had", () => {
   test("for a wrong password fails in one line, without the password", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const admin = createPool({ connectionString: server.url });
     await admin.query("create role password_required");
     await admin.query("create role alice login password 'right' in role password_required");
@@ -186,7 +183,7 @@ describe("a server that can't be had", () => {
 });
 
 test("a standby fails, with the way out", async () => {
-  await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using primary = await startServer();
   await using standby = await primary.standby();
   const findings = await diagnose(createPool({ connectionString: standby.url }));
   expect(findingOf(findings, "recovery")).toMatchObject({
@@ -308,8 +305,7 @@ describe("what a role inherits", () => {
 });
 
 test("a lock table warns when half full, and fails when nearly full", async () => {
-  await using server = await PostgresServer.start({
-    major: inject("postgresMajor"),
+  await using server = await startServer({
     settings: { max_locks_per_transaction: 10, max_connections: 20 },
   });
   const pool = createPool({ connectionString: server.url });
@@ -338,10 +334,7 @@ test("a lock table warns when half full, and fails when nearly full", async () =
 
 describe("connections", () => {
   test("that are nearly used up warn, and fail when there is none for a lock", async () => {
-    await using server = await PostgresServer.start({
-      major: inject("postgresMajor"),
-      settings: { max_connections: 30 },
-    });
+    await using server = await startServer({ settings: { max_connections: 30 } });
     const pool = createPool({ connectionString: server.url });
     const look = async (): Promise<Finding> => findingOf(await diagnose(pool), "connections");
     await until(async () => (await look()).found === "27 of 27 left for the server", { deadline: 15_000 });
@@ -416,7 +409,7 @@ describe("fencing tokens", () => {
   });
 
   test("warn where fsync is off, and tell of a role's synchronous_commit", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const pool = createPool({ connectionString: server.url });
     expect(findingOf(await diagnose(pool), "fencing")).toMatchObject({ verdict: "warn" });
     const admin = await connect({ connectionString: server.url });
@@ -431,7 +424,7 @@ describe("fencing tokens", () => {
   });
 
   test("that wait for a silent standby warn, or fail if wanted; the try is cancelled", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const pool = createPool({ connectionString: server.url });
     const admin = await connect({ connectionString: server.url });
     await admin.query("alter system set synchronous_standby_names = 'nobody'");

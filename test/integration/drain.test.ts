@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
-import { InvalidConfigError, LockerClosedError, MemoryLocker, PostgresLocker } from "../../src/index.ts";
-import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
+import { InvalidConfigError, LockerClosedError, MemoryLocker } from "../../src/index.ts";
+import { advisoryLocks, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // close({ drain }): nothing new is acquired, what is held is waited for, and then the locker is closed.
@@ -9,7 +10,7 @@ const sleep = (milliseconds: number): Promise<void> =>
   new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 test("the functions of withLock come to their end, with their locks held all the while", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const ended: boolean[] = [];
   let begun = 0;
   const work = Array.from({ length: 20 }, (_, at) =>
@@ -27,7 +28,7 @@ test("the functions of withLock come to their end, with their locks held all the
 });
 
 test("it resolves as soon as the last lock has been given back, not at its bound", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const [lock, group] = [
     await locker.acquire(uniqueKey()),
     await locker.acquireAll([uniqueKey(), uniqueKey()]),
@@ -42,7 +43,7 @@ test("it resolves as soon as the last lock has been given back, not at its bound
 });
 
 test("nothing new is acquired, waiters are told at once, what is held can refresh", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const lock = await locker.acquire(uniqueKey());
   const waiting = locker.acquire(lock.key, { wait: true }).catch((error: unknown) => error);
   const closing = locker.close({ drain: "20s" });
@@ -58,7 +59,7 @@ test("nothing new is acquired, waiters are told at once, what is held can refres
 });
 
 test("a lock that refreshes itself goes on doing so, for longer than its TTL", async () => {
-  const locker = new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
+  const locker = createLocker({ ttlEnforcement: "server" });
   const lock = await locker.acquire(uniqueKey(), { ttl: 300, autoRefresh: true });
   const closing = locker.close({ drain: "20s" });
   await sleep(900);
@@ -68,7 +69,7 @@ test("a lock that refreshes itself goes on doing so, for longer than its TTL", a
 });
 
 test("at its bound, what is still held is freed, and its signal aborts", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const lock = await locker.acquire(uniqueKey(), { autoRefresh: true });
   const start = performance.now();
   await locker.close({ drain: 200 });
@@ -78,7 +79,7 @@ test("at its bound, what is still held is freed, and its signal aborts", async (
 });
 
 test("a lock whose TTL passes meanwhile, or that is lost, is not waited for any longer", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   await locker.acquire(uniqueKey(), { ttl: 100 });
   const start = performance.now();
   await locker.close({ drain: "1m" });
@@ -87,7 +88,7 @@ test("a lock whose TTL passes meanwhile, or that is lost, is not waited for any 
 });
 
 test("with nothing held it is as without", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   await (await locker.acquire(uniqueKey())).release();
   const start = performance.now();
   await locker.close({ drain: "1m" });
@@ -95,7 +96,7 @@ test("with nothing held it is as without", async () => {
 });
 
 test("a second call resolves with the first, whatever it says", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const lock = await locker.acquire(uniqueKey());
   const closing = locker.close({ drain: "20s" });
   expect(locker.close()).toBe(closing);
@@ -108,7 +109,7 @@ test("a second call resolves with the first, whatever it says", async () => {
 
 test("an acquire under way when it is called leaves nothing behind", async () => {
   for (let round = 0; round < 10; round += 1) {
-    const locker = new PostgresLocker({ pool: createPool() });
+    const locker = createLocker();
     const acquiring = locker.acquire(uniqueKey());
     await sleep(round / 2);
     const closing = locker.close({ drain: "10s" });
@@ -122,7 +123,7 @@ test("an acquire under way when it is called leaves nothing behind", async () =>
 });
 
 test("a transaction comes to its end", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   let began = false;
   const work = locker.withTransaction(uniqueKey(), async (client) => {
     began = true;
@@ -153,7 +154,7 @@ test.each([
   ["a misspelt option", { drian: "20s" }],
   ["no object", "20s"],
 ])("a drain that is none is refused in one sentence, and nothing is closed: %s", async (_, options) => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const lock = await locker.acquire(uniqueKey());
   await expect(locker.close(options as never)).rejects.toThrow(InvalidConfigError);
   expect(lock.held).toBe(true);

@@ -11,9 +11,9 @@ import {
   type Logger,
   lockId,
   MemoryLocker,
-  PostgresLocker,
 } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { advisoryLocks, createPool, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -64,7 +64,7 @@ describe.each([
     (sessions) =>
       [
         `PostgresLocker of ${sessions} sessions`,
-        (): Locker => new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" }),
+        (): Locker => createLocker({ sessions, ttlEnforcement: "server" }),
       ] as const,
   ),
   ["MemoryLocker", (): Locker => new MemoryLocker({ ttlEnforcement: "server" })] as const,
@@ -264,8 +264,8 @@ describe.each([
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a leader whose session ends stands again when its work has ended", async () => {
     const key = uniqueKey();
-    await using first = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" });
-    await using second = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" });
+    await using first = createLocker({ sessions, ttlEnforcement: "server" });
+    await using second = createLocker({ sessions, ttlEnforcement: "server" });
     let finish = (): void => {};
     let terms = 0;
     const stop = new AbortController();
@@ -292,11 +292,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await other.term(2);
     expect(terms).toBe(1);
     finish();
-    // It waits in the server.
-    await until(
-      async () =>
-        (await onServer("select from pg_locks where locktype = 'advisory' and not granted")).length > 0,
-    );
+    // It waits in the server, so that it is next.
+    await until(async () => (await advisoryLocks()).some(({ granted }) => !granted));
     (await other.term(2)).return();
     await until(() => terms === 2);
     stop.abort();
@@ -306,7 +303,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("a leader that learns of the loss by asking ends its term as if it were told", async () => {
     const key = uniqueKey();
-    await using locker = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" });
+    await using locker = createLocker({ sessions, ttlEnforcement: "server" });
     const stop = new AbortController();
     const losses: unknown[] = [];
     const ended = locker.elect(key, {
@@ -332,8 +329,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a pool of one that is in use has a connection for looks at who leads", async () => {
     const key = uniqueKey();
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ sessions, pool, ttlEnforcement: "server" });
-    await using elsewhere = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions, pool, ttlEnforcement: "server" });
+    await using elsewhere = createLocker({ sessions });
     const lock = await elsewhere.acquire(key);
     const client = await pool.connect();
     const leaders: Leader[] = [];
@@ -360,7 +357,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       error: () => {},
     };
     const pool = createPool({ connectionString: urlWith({ database: "there_is_none" }) });
-    await using locker = new PostgresLocker({ sessions, pool, logger });
+    await using locker = createLocker({ sessions, pool, logger });
     expect(await refused(locker.elect(uniqueKey(), { onElected: () => {} }))).toMatchObject({
       code: "DATABASE_ERROR",
       sqlState: "3D000",
@@ -370,7 +367,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("the reason of a term that ends by a loss is the loss", async () => {
     const key = uniqueKey();
-    await using locker = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" });
+    await using locker = createLocker({ sessions, ttlEnforcement: "server" });
     const one = new Candidate(locker, key);
     const { signal } = await one.term(1);
     await onServer("select pg_terminate_backend($1)", [(await holdersOf(lockId(0, key)))[0]]);

@@ -1,8 +1,9 @@
 import { channel } from "node:diagnostics_channel";
 import { describe, expect, test, vi } from "vitest";
-import { InvalidConfigError, type LockEventName, type Locker, PostgresLocker } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { InvalidConfigError, type LockEventName, type Locker } from "../../src/index.ts";
+import { holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 const names = ["acquired", "released", "lost", "waiting", "sessionOpened", "sessionClosed"] as const;
@@ -166,7 +167,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
 });
 
 test("tells of a lock that is lost with its session, and of the session", async () => {
-  await using locker = new PostgresLocker({ pool: createPool(), namespace: 7 });
+  await using locker = createLocker({ namespace: 7 });
   const told = toldBy(locker);
   const lock = await locker.acquire(uniqueKey());
   const [pid] = await holdersOf(lock.id);
@@ -183,7 +184,7 @@ test("tells of a lock that is lost with its session, and of the session", async 
 });
 
 test("tells of sessions that go back without a fault, each once", async () => {
-  const locker = new PostgresLocker({ pool: createPool() });
+  const locker = createLocker();
   const told = toldBy(locker);
   const key = uniqueKey();
   const lock = await locker.acquire(key);
@@ -202,7 +203,7 @@ test("tells of sessions that go back without a fault, each once", async () => {
 });
 
 test("the locks of several keys are told each", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const told = toldBy(locker);
   const keys = [uniqueKey(), uniqueKey()];
   await locker.withLocks(keys, () => {});
@@ -214,7 +215,7 @@ test("the locks of several keys are told each", async () => {
 });
 
 test("of a transaction's lock nothing is told", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const told = toldBy(locker);
   await locker.withTransaction(uniqueKey(), () => {});
   expect(aboutLocks(told)).toEqual([]);

@@ -1,6 +1,6 @@
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { lockId, PostgresLocker } from "../../src/index.ts";
+import { lockId } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -10,6 +10,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 /** What the examples print, in the order in which it happened. */
@@ -242,7 +243,7 @@ describe("singleton cron", () => {
     new Replicas("singleton-cron.mjs", { count, env: { JOB: name, ...env } });
   /** Three replicas of which none gets at the job before all wait for it. */
   const startTogether = async (name: string, env: { INTERVAL: string; WORK: string }) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await using _ = await locker.acquire(`cron:${name}`, { autoRefresh: true });
     const replicas = start(name, 3, env);
     await waiting(3).catch(async (error) => {

@@ -1,10 +1,11 @@
 import type pg from "pg";
 import { expect, test, vi } from "vitest";
-import { DatabaseError, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError } from "../../src/index.ts";
 import { statement } from "../../src/postgres/driver.ts";
 import { exchange, type Reply, type Value } from "../../src/postgres/exchange.ts";
 import { Session } from "../../src/postgres/session.ts";
 import { connect, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 
 // One statement and its answer, past the driver's own query.
 
@@ -108,7 +109,7 @@ test.each(["dedicated", "shared"] as const)(
   "a client that pipelines carries locks, too: %s",
   async (sessions) => {
     const pool = createPool({ connectionString: databaseUrl(), pipeline: true } as pg.PoolConfig);
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     const locks = await Promise.all([1, 2, 3].map(() => locker.acquire(uniqueKey())));
     for (const lock of locks) {
       await lock.refresh();

@@ -1,7 +1,8 @@
 import type pg from "pg";
-import { beforeAll, describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { beforeAll, describe, expect, test } from "vitest";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 
 // The facts about a standby, a promotion and a crash that the code leans on, on servers of this file's own.
 
@@ -17,7 +18,7 @@ let primary: PostgresServer;
 let standby: PostgresServer;
 
 beforeAll(async () => {
-  primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  primary = await startServer();
   standby = await primary.standby();
   return async () => {
     await standby[Symbol.asyncDispose]();

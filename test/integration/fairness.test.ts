@@ -1,7 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { lockId, PostgresLocker } from "../../src/index.ts";
-import { connect, createPool, uniqueKey } from "../support/database.ts";
+import { lockId, type PostgresLocker } from "../../src/index.ts";
+import { connect, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -30,7 +31,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       (locker: PostgresLocker, key: string) => locker.withTransaction(key, () => delay(20), always),
     ],
   ])("a process that %s lets whoever waits elsewhere have its turn", async (_, run) => {
-    await using busy = new PostgresLocker({ sessions, pool: createPool() });
+    await using busy = createLocker({ sessions });
     const key = uniqueKey();
     const other = await connect();
     let turns = 0;
@@ -54,8 +55,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("readers whose holding overlaps let in a writer that waits elsewhere", async () => {
     const key = uniqueKey();
-    await using readers = new PostgresLocker({ sessions, pool: createPool() });
-    await using writers = new PostgresLocker({ sessions, pool: createPool() });
+    await using readers = createLocker({ sessions });
+    await using writers = createLocker({ sessions });
     let written = false;
     let reads = 0;
     // There are three at any time: each leaves only when another has come.
@@ -83,7 +84,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("two lockers that both always want it both get it, again and again", async () => {
     const key = uniqueKey();
-    const lockers = [1, 2].map(() => new PostgresLocker({ sessions, pool: createPool() }));
+    const lockers = [1, 2].map(() => createLocker({ sessions }));
     const turns: number[] = [];
     const wants = 100;
     await Promise.all(

@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, inject, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import {
   type AcquireOptions,
   DatabaseError,
@@ -6,10 +6,9 @@ import {
   type Lock,
   LockNotAcquiredError,
   lockId,
-  PostgresLocker,
   type TransactionOptions,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -21,7 +20,9 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -54,8 +55,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("grow from locker to locker, even if an administrator killed the holder", async () => {
-      await using one = new PostgresLocker({ sessions, pool: createPool() });
-      await using other = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement: "server" });
+      await using one = createLocker({ sessions });
+      await using other = createLocker({ sessions, ttlEnforcement: "server" });
       const key = uniqueKey();
       const tokens: (bigint | undefined)[] = [];
       for (const locker of [one, other, one, other]) {
@@ -68,7 +69,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("are bigints, and stay what they are over refreshes and the release", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const lock = await locker.acquire(uniqueKey(), { fencing: true });
       const token = lock.fencingToken;
       expect(token).toBeTypeOf("bigint");
@@ -81,7 +82,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("grow from a group of locks to the next, over all of its keys", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const keys = [uniqueKey(), uniqueKey()];
       const tokens: (bigint | undefined)[][] = [];
       for (let round = 0; round < 2; round++) {
@@ -95,8 +96,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("are handed to a reader that joins others, before a writer that waits elsewhere", async () => {
       const key = uniqueKey();
-      await using readers = new PostgresLocker({ sessions, pool: createPool() });
-      await using writers = new PostgresLocker({ sessions, pool: createPool() });
+      await using readers = createLocker({ sessions });
+      await using writers = createLocker({ sessions });
       const shared = { mode: "shared", fencing: true } as const;
       const first = await readers.acquire(key, shared);
       const second = await readers.acquire(key, shared);
@@ -113,7 +114,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("are handed to the function of withLock", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const key = uniqueKey();
       const draw = () => locker.withLock(key, (lock) => lock.fencingToken, { fencing: true });
       expectGrowing([await draw(), await draw(), await draw()]);
@@ -122,13 +123,13 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   describe("where no token is asked for", () => {
     test.each([{}, { fencing: false }])("with %j, there is none", async (options) => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       await using lock = await locker.acquire(uniqueKey(), options);
       expect(lock.fencingToken).toBeUndefined();
     });
 
     test("withTransaction knows no option of that name", async () => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       let hasRun = false;
       const refused = locker.withTransaction(
         uniqueKey(),
@@ -143,7 +144,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test.each(["yes", 1, null])("fencing: %j is refused", async (fencing) => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const refused = locker.acquire(uniqueKey(), { fencing } as unknown as AcquireOptions);
       await expect(refused).rejects.toMatchObject({ code: "INVALID_CONFIG", field: "fencing" });
     });
@@ -155,7 +156,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     beforeAll(async () => {
       // Nothing but this file draws transaction ids here.
       const settings = { wal_writer_delay: "10s", autovacuum: "off" };
-      server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+      server = await startServer({ settings });
       const session = await connect({ connectionString: server.url });
       await session.query("alter database postgres set synchronous_commit = off");
       await session.end();
@@ -165,7 +166,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test.each(["immediate", "kill"] as const)("the next token is larger after a crash (%s)", async (how) => {
       const pool = createPool({ connectionString: server.url });
       expect((await pool.query("show synchronous_commit")).rows).toEqual([{ synchronous_commit: "off" }]);
-      await using locker = new PostgresLocker({ sessions, pool, ttlEnforcement: "server" });
+      await using locker = createLocker({ sessions, pool, ttlEnforcement: "server" });
       const key = uniqueKey();
       for (let round = 0; round < 3; round++) {
         const before = await locker.acquire(key, { fencing: true });
@@ -181,14 +182,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("only a granted token takes a transaction id, and each takes one", async () => {
-      await using locker = new PostgresLocker({
-        sessions,
-        pool: createPool({ connectionString: server.url }),
-      });
-      await using other = new PostgresLocker({
-        sessions,
-        pool: createPool({ connectionString: server.url }),
-      });
+      await using locker = createLocker({ sessions, pool: createPool({ connectionString: server.url }) });
+      await using other = createLocker({ sessions, pool: createPool({ connectionString: server.url }) });
       const key = uniqueKey();
       const session = await connect({ connectionString: server.url });
       const next = async () => {
@@ -219,9 +214,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   test.skipIf(isOverPostgresJs)(
     "a promoted standby's token is larger than any of the old primary",
     async () => {
-      await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+      await using primary = await startServer();
       await using standby = await primary.standby();
-      await using old = new PostgresLocker({
+      await using old = createLocker({
         sessions,
         pool: createPool({ connectionString: primary.url }),
         ttlEnforcement: "server",
@@ -231,7 +226,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const first = await old.acquire(key, options);
       await standby.promote();
       const data = createPool({ connectionString: standby.url });
-      await using promoted = new PostgresLocker({ sessions, pool: data, ttlEnforcement: "server" });
+      await using promoted = createLocker({ sessions, pool: data, ttlEnforcement: "server" });
       const second = await promoted.acquire(key, options);
       expectGrowing([first.fencingToken, second.fencingToken]);
 
@@ -287,7 +282,7 @@ describe.each(["a shared session", "a client of the caller's"])("on %s", (where)
     const key = uniqueKey();
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     // Its session, or the client, and nothing else, is there before.
     await using _ = await locker.acquire(uniqueKey());
     const client = where === "a shared session" ? undefined : await pool.connect();
@@ -305,7 +300,7 @@ describe.each(["a shared session", "a client of the caller's"])("on %s", (where)
       await holdersOf(lockId(0, key)),
     ]);
     expect(ended).toHaveLength(1);
-    await using direct = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+    await using direct = createLocker({ sessions: "dedicated" });
     await using next = await direct.acquire(key, { fencing: true });
     connection.thaw();
     await until(async () => (await nextTransaction()) > transactionOf(next) + 1n);

@@ -1,8 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { beforeAll, expect, test, vi } from "vitest";
-import { endHolders, listLocks, lockId, PostgresLocker } from "../../src/index.ts";
+import { endHolders, listLocks, lockId, type PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { createTurns, enter, leave } from "../support/turns.ts";
 import { until } from "../support/until.ts";
 
@@ -49,7 +50,7 @@ class TakingTurns implements AsyncDisposable {
   }
 
   async #run(key: string, name: string): Promise<void> {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     while (!this.#isEnough) await takeTurn(locker, key, name, 2);
   }
 
@@ -82,8 +83,8 @@ const waiters = (key: string, count: number) =>
 
 test("the server serves in order of arrival, and whoever only tries comes last", async () => {
   const key = uniqueKey();
-  await using one = new PostgresLocker({ pool: createPool() });
-  await using two = new PostgresLocker({ pool: createPool() });
+  await using one = createLocker();
+  await using two = createLocker();
   const held = await one.acquire(key);
   await using poller = start("acquire", key, "Go, trying");
   await poller.message(({ refused }) => refused === true);
@@ -145,7 +146,7 @@ test("one holds at a time; waiters have their share, triers have what is left", 
 
 test("a lock left by a Release with a cancelled context is seen and ended", async () => {
   const key = uniqueKey();
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   await using go = start("acquire", key, "Go", { work: 60_000 });
   await go.message(({ turn }) => turn === 1);
   go.send({ cancel: true });
@@ -160,7 +161,7 @@ test("a lock left by a Release with a cancelled context is seen and ended", asyn
 
 test("a WithLock that is cancelled frees the lock while its function still runs", async () => {
   const key = uniqueKey();
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   await using go = start("with-lock", key, "Go", { work: 60_000 });
   await go.message(({ turn }) => turn === 1);
   const ours = takeTurn(locker, key, "ours");

@@ -1,15 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import {
-  type Lock,
-  type Locker,
-  LockLostError,
-  lockId,
-  MemoryLocker,
-  PostgresLocker,
-} from "../../src/index.ts";
+import { type Lock, type Locker, LockLostError, lockId, MemoryLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { createPool, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -23,10 +17,7 @@ const refused = (asked: Promise<unknown>): Promise<unknown> =>
 describe.each([
   ...sessionModes.map(
     (sessions) =>
-      [
-        `PostgresLocker of ${sessions} sessions`,
-        (): Locker => new PostgresLocker({ sessions, pool: createPool() }),
-      ] as const,
+      [`PostgresLocker of ${sessions} sessions`, (): Locker => createLocker({ sessions })] as const,
   ),
   ["MemoryLocker", (): Locker => new MemoryLocker()] as const,
 ])("of a %s", (_, create) => {
@@ -122,7 +113,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   test.each(["client", "server"] as const)(
     "it outlives its TTL in the server, if the %s ends it",
     async (ttlEnforcement) => {
-      await using locker = new PostgresLocker({ sessions, pool: createPool(), ttlEnforcement });
+      await using locker = createLocker({ sessions, ttlEnforcement });
       const key = uniqueKey();
       const lock = await locker.acquire(key, { ttl: 300, holdAtLeast: "1h" });
       const [session] = await holdersOf(lock.id);
@@ -135,7 +126,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   );
 
   test("a session that ends while it is kept frees it, and nobody is told", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const key = uniqueKey();
     const kept: Lock = await locker.acquire(key, { holdAtLeast: "1h" });
     const told = new Promise((resolve) => kept.signal.addEventListener("abort", resolve));

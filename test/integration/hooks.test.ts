@@ -8,7 +8,7 @@ import {
   type CircuitBreaker,
   CircuitOpenError,
   type Logger,
-  PostgresLocker,
+  type PostgresLocker,
   type PostgresLockerOptions,
 } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
@@ -20,6 +20,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // What a user hangs on a locker may throw, be slow, answer nothing or something odd: it decides nothing.
@@ -104,7 +105,7 @@ const hostile: Readonly<Record<string, Hooks>> = {
 describe.each(bothSessions)("%s sessions: every operation does what it does without", (sessions) => {
   test.each(Object.entries(hostile))("%s", async (_, hooks) => {
     const pool = createPool();
-    const locker = new PostgresLocker({ pool, sessions, ...hooks });
+    const locker = createLocker({ pool, sessions, ...hooks });
     const [key, lostKey] = [uniqueKey(), uniqueKey("lost")];
     const lock = await locker.acquire(key);
     expect(await locker.tryAcquire(key)).toBeUndefined();
@@ -134,7 +135,7 @@ describe.each(bothSessions)("%s sessions: every operation does what it does with
 });
 
 test("if the logger throws, every signal still aborts, and the locks are free again", async () => {
-  await using locker = new PostgresLocker({ pool: createPool(), logger: loggerOf(refuse) });
+  await using locker = createLocker({ logger: loggerOf(refuse) });
   const keys = Array.from({ length: 20 }, () => uniqueKey());
   const locks = await Promise.all(keys.map((key) => locker.acquire(key)));
   const [pid] = await holdersOf(locks[0]?.id ?? 0n);
@@ -151,7 +152,7 @@ test("a logger that takes 5 ms a line delays no signal of 500 locks lost togethe
     lines.push(message);
     for (const end = performance.now() + 5; performance.now() < end; );
   });
-  await using locker = new PostgresLocker({ pool: createPool(), logger: slow });
+  await using locker = createLocker({ logger: slow });
   const locks = await Promise.all(Array.from({ length: 500 }, () => locker.acquire(uniqueKey())));
   const told: number[] = [];
   for (const { signal } of locks) signal.addEventListener("abort", () => told.push(performance.now()));
@@ -176,8 +177,7 @@ test("a throwing listener of a signal keeps no lock from being told or freed", a
 test("a logger may call the locker itself, from every line", async () => {
   const gained: Promise<boolean>[] = [];
   let asks = true;
-  const locker: PostgresLocker = new PostgresLocker({
-    pool: createPool(),
+  const locker: PostgresLocker = createLocker({
     logger: loggerOf(() => {
       if (!asks) return;
       asks = false;
@@ -238,7 +238,7 @@ describe.each(bothSessions)(
   "%s sessions: one operation has one outcome, if the breaker's policy",
   (sessions) => {
     test.each(Object.entries(policies))("%s", async (_, circuitBreaker) => {
-      const locker = new PostgresLocker({ pool: createPool(), sessions, circuitBreaker });
+      const locker = createLocker({ sessions, circuitBreaker });
       const key = uniqueKey();
       const lock = await locker.acquire(key);
       expect(await holdersOf(lock.id)).toHaveLength(1);
@@ -258,7 +258,7 @@ describe.each(bothSessions)(
           return undefined as never;
         },
       };
-      const locker = new PostgresLocker({ pool: createPool(), sessions, circuitBreaker });
+      const locker = createLocker({ sessions, circuitBreaker });
       const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
       expect(refused).toBeInstanceOf(CircuitOpenError);
       expect(await Promise.allSettled(late)).toMatchObject([{ status: "rejected", reason: refused }]);
@@ -272,7 +272,7 @@ describe.each(bothSessions)(
           throw Object.create(null);
         },
       };
-      await using locker = new PostgresLocker({ pool: createPool(), sessions, circuitBreaker });
+      await using locker = createLocker({ sessions, circuitBreaker });
       await expect(locker.acquire(uniqueKey())).rejects.toThrow(CircuitOpenError);
     });
   },
@@ -280,7 +280,7 @@ describe.each(bothSessions)(
 
 test.each(bothSessions)("%s sessions: a listener of the pool that throws keeps no lock", async (sessions) => {
   const pool = new pg.Pool({ connectionString: databaseUrl() });
-  const locker = new PostgresLocker({ pool, sessions });
+  const locker = createLocker({ pool, sessions });
   const clients = new Set<pg.PoolClient>();
   pool.on("acquire", (client) => clients.add(client));
   const lock = await locker.acquire(uniqueKey());

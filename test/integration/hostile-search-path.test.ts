@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { diagnose, endHolders, listLocks, lockId, PostgresLocker } from "../../src/index.ts";
+import { diagnose, endHolders, listLocks, lockId } from "../../src/index.ts";
 import { advisoryLocks, connect, createPool, createRole, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // A schema in front of pg_catalog, with operators, types, functions and relations of the names that are known from there. Whatever of
@@ -81,8 +82,8 @@ describe("as a role whose search_path has a hostile schema first", () => {
       test(`every operation does what it does otherwise: ${sessions} sessions, TTLs of the ${ttlEnforcement}`, async () => {
         const pool = createPool({ connectionString: role.url, max: 20 });
         const options = { pool, sessions, ttlEnforcement };
-        await using locker = new PostgresLocker(options);
-        await using other = new PostgresLocker(options);
+        await using locker = createLocker(options);
+        await using other = createLocker(options);
         const [key, group] = [uniqueKey(), Array.from({ length: 9 }, (_, at) => uniqueKey(`group ${at}`))];
 
         const lock = await locker.acquire(key);
@@ -127,7 +128,7 @@ describe("as a role whose search_path has a hostile schema first", () => {
 
   test("withTransaction, a list of the locks and the end of a holder", async () => {
     const pool = createPool({ connectionString: role.url });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     await locker.withTransaction(key, async () => {
       expect(await locker.tryAcquire(key)).toBeUndefined();

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { LockNotAcquiredError, lockId, PostgresLocker } from "../../src/index.ts";
+import { LockNotAcquiredError, lockId } from "../../src/index.ts";
 import { advisoryLocks, createPool } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 
 // Two real keys of namespace 0 with one FNV-1a hash.
@@ -9,7 +10,7 @@ const [one, other] = ["amf2oiyzezvcf", "msmbnqwkrawwd"];
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a key whose id another key of the locker has is refused by name", async () => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const lock = await locker.acquire(one);
     const refused = await locker.acquire(other).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LockNotAcquiredError);
@@ -26,7 +27,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("so it is while a transaction has the other one", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     await locker.withTransaction(one, async () => {
       const refused = { reason: "id-collision", key: other, otherKey: one };
       await expect(locker.acquire(other)).rejects.toMatchObject(refused);
@@ -36,21 +37,21 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("it is free again once the first key is released", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     await (await locker.acquire(one)).release();
     await using lock = await locker.acquire(other);
     expect(lock.held).toBe(true);
   });
 
   test("another locker knows no names, and says held", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
-    await using stranger = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
+    await using stranger = createLocker({ sessions });
     await using _lock = await locker.acquire(one);
     await expect(stranger.acquire(other)).rejects.toMatchObject({ reason: "held" });
   });
 
   test("in another namespace the two keys don't meet", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool(), namespace: 1 });
+    await using locker = createLocker({ sessions, namespace: 1 });
     await using first = await locker.acquire(one);
     await using second = await locker.acquire(other);
     expect([first.held, second.held]).toEqual([true, true]);

@@ -6,10 +6,10 @@ import {
   InvalidConfigError,
   type Locker,
   LockerClosedError,
-  PostgresLocker,
 } from "../../src/index.ts";
 import { connect, createPool, holdersOf, uniqueKey, urlWith } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 describe.each(eachLocker)("%s: inspect", (_, create) => {
@@ -88,8 +88,8 @@ describe.each(eachLocker)("%s: inspect", (_, create) => {
 });
 
 test("a holder elsewhere is told with its session, and is not one's own", async () => {
-  await using theirs = new PostgresLocker({ pool: createPool(), namespace: 7, sessions: "dedicated" });
-  await using ours = new PostgresLocker({ pool: createPool(), namespace: 7 });
+  await using theirs = createLocker({ namespace: 7, sessions: "dedicated" });
+  await using ours = createLocker({ namespace: 7 });
   const key = uniqueKey();
   await using lock = await theirs.acquire(key, { fencing: true });
   const seen = await ours.inspect(key);
@@ -111,8 +111,8 @@ test("a holder elsewhere is told with its session, and is not one's own", async 
 });
 
 test("of readers in both lockers, one's own is told from the other's", async () => {
-  await using theirs = new PostgresLocker({ pool: createPool() });
-  await using ours = new PostgresLocker({ pool: createPool() });
+  await using theirs = createLocker();
+  await using ours = createLocker();
   const key = uniqueKey();
   await using _theirs = await theirs.acquire(key, { mode: "shared" });
   await using _ours = await ours.acquire(key, { mode: "shared" });
@@ -122,7 +122,7 @@ test("of readers in both lockers, one's own is told from the other's", async () 
 });
 
 test("a lock that was waited for, and one of a transaction, are one's own", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const key = uniqueKey();
   const first = await locker.acquire(key);
   const waited = locker.acquire(key, { wait: true });
@@ -139,7 +139,7 @@ test("a lock that was waited for, and one of a transaction, are one's own", asyn
 });
 
 test("a lock that has expired is held for as long as the server keeps it", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
   await until(() => lock.expired);
   expect(await locker.inspect(lock.key)).toMatchObject({ held: true, heldHere: true });
@@ -148,7 +148,7 @@ test("a lock that has expired is held for as long as the server keeps it", async
 });
 
 test("a lock taken by hand is a holder like any other", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const { id, key } = await locker.inspect(uniqueKey());
   const session = await connect({ application_name: "psql" });
   await session.query("select pg_advisory_lock($1)", [id.toString()]);
@@ -159,13 +159,13 @@ test("a lock taken by hand is a holder like any other", async () => {
 test("a full pool is no hindrance", async () => {
   const pool = createPool({ max: 1 });
   const client = await pool.connect();
-  await using locker = new PostgresLocker({ pool });
+  await using locker = createLocker({ pool });
   expect(await locker.isHeld(uniqueKey())).toBe(false);
   client.release();
 });
 
 test("an abort ends the look at a server that is silent", async () => {
-  await using locker = new PostgresLocker({
+  await using locker = createLocker({
     pool: new pg.Pool({ host: "192.0.2.1", user: "nobody", database: "none" }),
   });
   const reason = new Error("enough");
@@ -176,7 +176,7 @@ test("an abort ends the look at a server that is silent", async () => {
 });
 
 test("a database that isn't there is an error, not a lock that isn't held", async () => {
-  await using locker = new PostgresLocker({ connectionString: urlWith({ database: "none_such" }) });
+  await using locker = createLocker({ connectionString: urlWith({ database: "none_such" }) });
   await expect(locker.isHeld("k")).rejects.toThrow(DatabaseError);
 });
 

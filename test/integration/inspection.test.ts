@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { DatabaseError, endHolders, listLocks, lockId, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError, endHolders, listLocks, lockId } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -11,18 +11,13 @@ import {
   uniqueId,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-type Sessions = "dedicated" | "shared";
-
-function createLocker(sessions: Sessions, namespace = 0): PostgresLocker {
-  return new PostgresLocker({ pool: createPool(), sessions, namespace });
-}
-
 describe("listLocks shows of a lock", () => {
   test("on a dedicated session everything, its key among it", async () => {
-    await using locker = createLocker("dedicated", -7);
+    await using locker = createLocker({ sessions: "dedicated", namespace: -7 });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
     const [pid] = await holdersOf(lock.id);
@@ -52,7 +47,7 @@ describe("listLocks shows of a lock", () => {
   });
 
   test("on a session of many its namespace, but no key", async () => {
-    await using locker = createLocker("shared", 7);
+    await using locker = createLocker({ sessions: "shared", namespace: 7 });
     await using one = await locker.acquire(uniqueKey());
     await using other = await locker.acquire(uniqueKey(), { mode: "shared" });
     const seen = await listLocks(createPool());
@@ -112,8 +107,8 @@ describe("listLocks shows of a lock", () => {
   test.each(["dedicated", "shared"] as const)(
     "who waits for it in a process of this library, and since when: %s",
     async (sessions) => {
-      await using holder = createLocker("dedicated", 7);
-      await using waiter = createLocker(sessions, 7);
+      await using holder = createLocker({ sessions: "dedicated", namespace: 7 });
+      await using waiter = createLocker({ sessions, namespace: 7 });
       const key = uniqueKey();
       const lock = await holder.acquire(key);
       const waits = waiter.acquire(key, { wait: true });
@@ -139,13 +134,13 @@ describe("a key", () => {
     ["that looks like what a session of many is called", "(shared)!"],
     ["with blanks and percent signs", " 100% %41 "],
   ])("%s is told as it is", async (_, key) => {
-    await using locker = createLocker("dedicated");
+    await using locker = createLocker({ sessions: "dedicated" });
     await using lock = await locker.acquire(key);
     expect(await listLocks(createPool())).toMatchObject([{ id: lock.id, key, keyStart: undefined }]);
   });
 
   test.each(["x", "%", "ü", "😀"])("that is too long is told by its beginning: %s", async (character) => {
-    await using locker = createLocker("dedicated");
+    await using locker = createLocker({ sessions: "dedicated" });
     const key = character.repeat(1_000);
     await using lock = await locker.acquire(key);
     const [seen] = await listLocks(createPool());
@@ -164,7 +159,7 @@ describe("a key", () => {
 describe("a role without privileges", () => {
   test("sees the key but not the rest; a member of pg_read_all_stats sees all", async () => {
     await using role = await createRole();
-    await using locker = createLocker("dedicated", 7);
+    await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
     const [pid] = await holdersOf(lock.id);
@@ -248,7 +243,7 @@ describe("endHolders", () => {
   test.each(["dedicated", "shared"] as const)(
     "ends the session of a holder, which hears of it: %s",
     async (sessions) => {
-      await using locker = createLocker(sessions);
+      await using locker = createLocker({ sessions });
       const key = uniqueKey();
       const lock = await locker.acquire(key);
       const pids = await holdersOf(lock.id);

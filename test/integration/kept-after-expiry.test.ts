@@ -1,19 +1,14 @@
 import { describe, expect, test } from "vitest";
-import { type Locker, type Logger, MemoryLocker, PostgresLocker } from "../../src/index.ts";
-import { createPool, uniqueKey } from "../support/database.ts";
+import { type Locker, type Logger, MemoryLocker } from "../../src/index.ts";
+import { uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 type Enforced = { readonly ttlEnforcement: "client" | "server"; readonly logger: Logger };
 
 const kinds: readonly (readonly [string, (options: Enforced) => Locker])[] = [
-  [
-    "shared sessions",
-    (options) => new PostgresLocker({ pool: createPool(), sessions: "shared", ...options }),
-  ],
-  [
-    "a session each",
-    (options) => new PostgresLocker({ pool: createPool(), sessions: "dedicated", ...options }),
-  ],
+  ["shared sessions", (options) => createLocker({ sessions: "shared", ...options })],
+  ["a session each", (options) => createLocker({ sessions: "dedicated", ...options })],
   ["memory", (options) => new MemoryLocker(options)],
 ];
 

@@ -1,16 +1,13 @@
 import pg from "pg";
 import postgres from "postgres";
-import { describe, expect, inject, test } from "vitest";
-import { type LockInfo, listLocks, lockId, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { describe, expect, test } from "vitest";
+import { type LockInfo, listLocks, lockId } from "../../src/index.ts";
 import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // Locks on shared sessions tell their keys to whoever asks.
-
-function sharing(pool: pg.Pool, options: object = {}): PostgresLocker {
-  return new PostgresLocker({ pool, sessions: "shared", ...options });
-}
 
 async function keysSeen(
   options: { keysWithin: string },
@@ -36,7 +33,7 @@ async function untilTold(
 }
 
 test("listLocks shows many keys of a shared session, in notifications of 8000 bytes", async () => {
-  await using locker = sharing(createPool(), { namespace: 7 });
+  await using locker = createLocker({ sessions: "shared", namespace: 7 });
   const keys = Array.from({ length: 600 }, (_, at) => uniqueKey(`ключ "${at}" \\ 🔒 ${"x".repeat(at % 40)}`));
   await Promise.all(keys.map((key) => locker.acquire(key)));
   const locks = await untilTold(keys);
@@ -48,7 +45,7 @@ test("listLocks shows many keys of a shared session, in notifications of 8000 by
 
 test("a locker over postgres.js tells its keys, too", async () => {
   const sql = postgres(databaseUrl());
-  const locker = new PostgresLocker({ sql });
+  const locker = createLocker({ sql });
   const key = uniqueKey();
   await locker.acquire(key);
   await untilTold([key]);
@@ -75,7 +72,7 @@ test("a locker listens with one statement, and its session goes back without", a
       },
     });
   });
-  const locker = sharing(pool);
+  const locker = createLocker({ pool, sessions: "shared" });
   const key = uniqueKey();
   await locker.acquire(key);
   await untilTold([key]);
@@ -91,8 +88,8 @@ test("a locker listens with one statement, and its session goes back without", a
 
 test("a locker with tellKeys: false doesn't listen", async () => {
   const pool = createPool({ max: 1 });
-  await using quiet = sharing(createPool(), { tellKeys: false });
-  await using telling = sharing(pool);
+  await using quiet = createLocker({ sessions: "shared", tellKeys: false });
+  await using telling = createLocker({ pool, sessions: "shared" });
   const [untold, told] = [uniqueKey(), uniqueKey()];
   await quiet.acquire(untold);
   await telling.acquire(told);
@@ -101,7 +98,7 @@ test("a locker with tellKeys: false doesn't listen", async () => {
 });
 
 test("when the session that listens is ended, another of the locker's listens", async () => {
-  await using locker = sharing(createPool(), { maxLocksPerSession: 1 });
+  await using locker = createLocker({ sessions: "shared", maxLocksPerSession: 1 });
   const [first, second] = [uniqueKey("first"), uniqueKey("second")];
   const lost = await locker.acquire(first);
   await locker.acquire(second);
@@ -114,7 +111,7 @@ test("when the session that listens is ended, another of the locker's listens", 
 
 describe("a stranger", () => {
   test("can't have a locker write into another channel", async () => {
-    await using locker = sharing(createPool());
+    await using locker = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     await locker.acquire(key);
     await untilTold([key]);
@@ -161,7 +158,7 @@ test("what has no LISTEN carries locks, too", async () => {
     };
     Object.assign(client, { query: without });
   });
-  await using locker = sharing(pool);
+  await using locker = createLocker({ pool, sessions: "shared" });
   const lock = await locker.acquire(uniqueKey());
   await until(() => refused > 0);
   await lock.refresh();
@@ -170,7 +167,7 @@ test("what has no LISTEN carries locks, too", async () => {
 });
 
 test("while the server holds notifications up, locks are held and listed all the same", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const admin = new pg.Client({ connectionString: server.url });
   const slow = new pg.Client({ connectionString: server.url });
   const pool = new pg.Pool({ connectionString: server.url });
@@ -189,7 +186,7 @@ test("while the server holds notifications up, locks are held and listed all the
     .catch(() => {});
   const waits = "select from pg_stat_activity where wait_event = 'SyncRep'";
   await until(async () => (await admin.query(waits)).rows.length === 1);
-  const locker = sharing(pool);
+  const locker = createLocker({ pool, sessions: "shared" });
   const lock = await locker.acquire("k");
   const listens = "select from pg_stat_activity where query like 'listen pg_locker_keys%'";
   await until(async () => (await admin.query(listens)).rows.length === 1);

@@ -1,7 +1,8 @@
 import pg from "pg";
 import { expect, test } from "vitest";
-import { lockId, PostgresLocker } from "../../src/index.ts";
+import { lockId } from "../../src/index.ts";
 import { connect, createPool, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -19,7 +20,7 @@ test("a late grant is proved, and the server's TTL begins anew before anybody ha
     }
   }
   const pool = createPool({ connectionString: proxy.url, Client: WatchedClient } as pg.PoolConfig);
-  await using locker = new PostgresLocker({ pool, ttlEnforcement: "server" });
+  await using locker = createLocker({ pool, ttlEnforcement: "server" });
   await (await locker.acquire(uniqueKey())).release();
   const key = uniqueKey();
   const id = lockId(0, key);

@@ -6,11 +6,11 @@ import {
   LockNotAcquiredError,
   listLocks,
   lockId,
-  PostgresLocker,
   sha256LockId,
 } from "../../src/index.ts";
 import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
+import { createLocker } from "../support/locker.ts";
 
 describe.each(eachLocker)("%s: a key of bytes", (_, create) => {
   test("that are UTF-8 is the key of the string that they encode", async () => {
@@ -102,7 +102,7 @@ describe.each(eachLocker)("%s: an id of the caller's own", (_, create) => {
 });
 
 test("two keys with one id of the caller's own are told apart", async () => {
-  await using locker = new PostgresLocker({ pool: createPool(), lockId: () => 42n });
+  await using locker = createLocker({ lockId: () => 42n });
   await using _lock = await locker.acquire("one");
   const error = await locker.acquire("other").catch((reason: unknown) => reason);
   expect(error).toBeInstanceOf(LockNotAcquiredError);
@@ -112,12 +112,12 @@ test("two keys with one id of the caller's own are told apart", async () => {
 test("lockers that differ in it don't exclude each other, as doctor says", async () => {
   const pool = createPool();
   const sessions = "dedicated";
-  await using ours = new PostgresLocker({ pool, sessions, namespace: 7 });
+  await using ours = createLocker({ pool, sessions, namespace: 7 });
   const key = uniqueKey();
   await using _lock = await ours.acquire(key);
   const before = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
   expect(before?.verdict).toBe("ok");
-  await using theirs = new PostgresLocker({ pool, sessions, namespace: 7, lockId: sha256LockId });
+  await using theirs = createLocker({ pool, sessions, namespace: 7, lockId: sha256LockId });
   await using other = await theirs.acquire(key);
   expect(await holdersOf(other.id)).toHaveLength(1);
   const found = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
@@ -133,7 +133,7 @@ test("a name that another application gave its session is no lock id of another 
 
 test("the list of locks shows a key of bytes as its lock does", async () => {
   const pool = createPool();
-  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
+  await using locker = createLocker({ pool, sessions: "dedicated" });
   await using lock = await locker.acquire(Buffer.concat([Buffer.from(uniqueKey("caf")), Buffer.of(0xe9)]));
   const [seen] = await listLocks(pool, { id: lock.id });
   expect(seen?.key).toBe(lock.key);

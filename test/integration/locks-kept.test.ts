@@ -1,7 +1,6 @@
 import pg from "pg";
-import { describe, expect, inject, test } from "vitest";
-import { LocksNotKeptError, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { describe, expect, test } from "vitest";
+import { LocksNotKeptError } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -12,7 +11,9 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -28,7 +29,7 @@ const connections = async (): Promise<number> =>
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a server that keeps locks is asked once, on connections that are gone afterwards", async () => {
     const pool = createPool({ max: 2 });
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const lock = await locker.acquire(uniqueKey());
     expect((await advisoryLocks()).map(({ id }) => id)).toEqual([lock.id]);
     await lock.release();
@@ -38,7 +39,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     try {
       await (await locker.acquire(uniqueKey())).release();
       await until(() => pool.idleCount === 1);
-      const second = new PostgresLocker({ sessions, pool });
+      const second = createLocker({ sessions, pool });
       await (await second.acquire(uniqueKey())).release();
       await second.close();
     } finally {
@@ -65,7 +66,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     }
     const connectionString = role.url;
     const pool = createPool({ connectionString, max: 1, Client: Counted });
-    const locker = new PostgresLocker({ sessions, pool });
+    const locker = createLocker({ sessions, pool });
     const lock = await locker.acquire(uniqueKey());
     expect(open).toBe(1);
     // So that there is room for as many as before.
@@ -84,7 +85,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     proxy.freeze();
     // What is made from now on.
     (pool.options as { connectionString: string }).connectionString = proxy.url;
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const key = uniqueKey();
     const acquired = locker.acquire(key, { ttl: "1s" });
     await until(async () => (await advisoryLocks()).length === 1);
@@ -105,7 +106,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await using proxy = await TcpProxy.start(databaseUrl());
       proxy.freeze();
       (pool.options as { connectionString: string }).connectionString = proxy.url;
-      const locker = new PostgresLocker({ sessions, pool });
+      const locker = createLocker({ sessions, pool });
       const aborting = new AbortController();
       const reason = new Error("the caller's own reason");
       const acquired = locker
@@ -127,7 +128,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   );
 
   test("a failover in the middle of the proof is not taken for a server without locks", async () => {
-    await using promoted = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using promoted = await startServer();
     let made = 0;
     class FailedOver extends pg.Client {
       constructor(config: pg.ClientConfig = {}) {
@@ -136,7 +137,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         super(made === 3 ? { ...config, connectionString: promoted.url } : config);
       }
     }
-    await using locker = new PostgresLocker({ sessions, pool: createPool({ Client: FailedOver }) });
+    await using locker = createLocker({ sessions, pool: createPool({ Client: FailedOver }) });
     const lock = await locker.acquire(uniqueKey());
     expect(lock.held).toBe(true);
     expect(made).toBe(5);
@@ -152,7 +153,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       "create or replace function pg_catalog.pg_try_advisory_lock(bigint) returns boolean language sql as 'select true'",
     );
     const pool = createPool();
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LocksNotKeptError);
     expect(refused).toMatchObject({ code: "LOCKS_NOT_KEPT" });
@@ -170,7 +171,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
        $$ select pg_catalog.current_setting(case $1 when 'idle_session_timeout' then 'no_such_setting' else $1 end, false) $$`,
     );
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     const refused = locker.acquire(uniqueKey());
     await expect(refused).rejects.toMatchObject({ code: "SERVER_TOO_OLD", cause: { code: "42704" } });
     expect(await advisoryLocks()).toEqual([]);

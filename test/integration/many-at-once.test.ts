@@ -1,18 +1,16 @@
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
+import { startServer } from "../support/start-server.ts";
 
 // Very many callers at once. Times are of a busy machine: the bounds are generous, and what they keep out took ten times as long.
 
 let server: PostgresServer;
 
 beforeAll(async () => {
-  server = await PostgresServer.start({
-    major: inject("postgresMajor"),
-    settings: { max_locks_per_transaction: 2_000 },
-  });
+  server = await startServer({ settings: { max_locks_per_transaction: 2_000 } });
 }, 60_000);
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
@@ -71,7 +69,7 @@ describe("acquireAll of 500 keys", () => {
 
   test("takes far fewer statements than there are keys, and so does its release", async () => {
     const { pool, count } = countingPool();
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     await (await locker.acquire(uniqueKey())).release();
     const before = count();
     const group = await locker.acquireAll(keys());
@@ -84,8 +82,8 @@ describe("acquireAll of 500 keys", () => {
 
   test("with one held elsewhere is refused, keeps nothing, and asks in batches", async () => {
     const { pool, count } = countingPool();
-    await using locker = new PostgresLocker({ pool });
-    await using other = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker({ pool });
+    await using other = createLocker();
     const wanted = keys();
     const theirs = await other.acquire(wanted[250] as string);
     await (await locker.acquire(uniqueKey())).release();
@@ -101,7 +99,7 @@ describe("acquireAll of 500 keys", () => {
   });
 
   test("and of none is refused", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await expect(locker.acquireAll([])).rejects.toMatchObject({ name: "InvalidConfigError" });
   });
 });
@@ -113,8 +111,8 @@ describe("acquireAll of overlapping keys, without a wait", () => {
   ] as const)(
     "of two callers that meet, one has them all, every time: %s sessions",
     async (sessions, rounds, count) => {
-      await using one = new PostgresLocker({ pool: createPool(), sessions });
-      await using two = new PostgresLocker({ pool: createPool(), sessions });
+      await using one = createLocker({ sessions });
+      await using two = createLocker({ sessions });
       await Promise.all([one, two].map(async (locker) => (await locker.acquire(uniqueKey())).release()));
       const neither: number[] = [];
       for (let round = 0; round < rounds; round += 1) {
@@ -137,7 +135,7 @@ describe("acquireAll of overlapping keys, without a wait", () => {
   );
 
   test("of two callers of one locker as well", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     for (let round = 0; round < 100; round += 1) {
       const keys = Array.from({ length: 20 }, (_, at) => `${round}:${at}`);
       const outcomes = await Promise.allSettled([

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { MeterProvider } from "@opentelemetry/api";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
+import type { PostgresLocker } from "../../src/index.ts";
 import {
   advisoryLocks,
   createPool,
@@ -16,6 +16,7 @@ import {
 } from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
+import { createLocker } from "../support/locker.ts";
 import { snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
 
@@ -60,7 +61,7 @@ async function exposition(record: (meterProvider: MeterProvider) => Promise<void
 
 /** One of each. */
 async function everything(meterProvider: MeterProvider): Promise<void> {
-  const locker = new PostgresLocker({ pool: createPool(), meterProvider });
+  const locker = createLocker({ meterProvider });
   const lock = await locker.acquire(uniqueKey());
   await locker.tryAcquire(lock.key);
   await lock.refresh();
@@ -72,7 +73,7 @@ async function everything(meterProvider: MeterProvider): Promise<void> {
   await locker.ping();
   await locker.close();
   const nowhere = createPool({ connectionString: "postgres://postgres@127.0.0.1:1/postgres" });
-  await using failing = new PostgresLocker({ pool: nowhere, meterProvider });
+  await using failing = createLocker({ pool: nowhere, meterProvider });
   await failing.acquire(uniqueKey()).catch(() => {});
 }
 
@@ -127,7 +128,7 @@ function selectorsIn(expression: string): { name: string; selects(series: Series
 
 /** A wait goes on after its session in the server was ended. */
 async function rideOutFault(locker: PostgresLocker): Promise<void> {
-  await using elsewhere = new PostgresLocker({ pool: createPool() });
+  await using elsewhere = createLocker();
   const lock = await elsewhere.acquire(uniqueKey(), { autoRefresh: true });
   const waiting = locker.acquire(lock.key, { wait: true });
   const waiters = async () => (await advisoryLocks()).filter(({ granted }) => !granted);

@@ -1,13 +1,12 @@
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
   type Lock,
   LockNotHeldError,
   PoolerDetectedError,
-  PostgresLocker,
+  type PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -17,6 +16,8 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -28,7 +29,7 @@ test.each([
   ["closed", (_: Lock, locker: PostgresLocker) => locker.close()],
 ])("a refresh answered after the lock was %s says so, and revives nothing", async (reason, end) => {
   await using proxy = await TcpProxy.start(databaseUrl());
-  await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+  await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
   const lock = await locker.acquire(uniqueKey(), { ttl: "1m" });
   const before = await statementOfHolder(lock);
   proxy.freeze({ direction: "toClient" });
@@ -52,7 +53,7 @@ describe("with a session for each lock", () => {
     const pool = createPool();
     const clients: pg.PoolClient[] = [];
     pool.on("acquire", (client) => clients.push(client));
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     const lock = await locker.acquire(uniqueKey());
     await clients.at(-1)?.query("select pg_advisory_unlock_all()");
     await expect(lock.release()).rejects.toMatchObject({ reason: "lost", cause: expect.any(DatabaseError) });
@@ -61,7 +62,7 @@ describe("with a session for each lock", () => {
 
   test("a lock that was granted by a statement which then failed goes with its session", async () => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     const key = uniqueKey();
     const admin = await connect();
     // In this file's own database, and inlined by the planner: fails when a token is drawn, which is after the grant.
@@ -88,7 +89,7 @@ describe("with a session for each lock", () => {
       const announced = client as unknown as { processID: number };
       announced.processID += 1_000_000;
     });
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
     expect(pool.totalCount).toBe(0);
     await until(async () => (await advisoryLocks()).length === 0);
@@ -97,7 +98,7 @@ describe("with a session for each lock", () => {
   test("a pool's client in a transaction is refused, and nothing is held", async () => {
     const pool = createPool({ max: 1 });
     await pool.query("begin");
-    await using locker = new PostgresLocker({ pool, sessions, ttlEnforcement: "server" });
+    await using locker = createLocker({ pool, sessions, ttlEnforcement: "server" });
     await expect(locker.acquire(uniqueKey())).rejects.toThrow("the pool's client was in a transaction");
     expect(pool.totalCount).toBe(0);
     await until(async () => (await advisoryLocks()).length === 0);
@@ -106,7 +107,7 @@ describe("with a session for each lock", () => {
   test("such a client is asked for no lock, which the server might keep for ever", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url, max: 1 });
-    await using locker = new PostgresLocker({ pool, sessions, ttlEnforcement: "server" });
+    await using locker = createLocker({ pool, sessions, ttlEnforcement: "server" });
     await (await locker.acquire(uniqueKey())).release();
     await until(() => pool.idleCount === 1);
     await pool.query("begin");
@@ -121,11 +122,8 @@ test.each(["dedicated", "shared"] as const)(
   "with %s sessions a token is larger after a crash, if commits wait for no disk",
   async (sessions) => {
     const settings = { wal_writer_delay: "10s", autovacuum: "off", synchronous_commit: "off" };
-    await using server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
-    await using locker = new PostgresLocker({
-      pool: createPool({ connectionString: server.url }),
-      sessions,
-    });
+    await using server = await startServer({ settings });
+    await using locker = createLocker({ pool: createPool({ connectionString: server.url }), sessions });
     const key = uniqueKey();
     for (let round = 0; round < 3; round += 1) {
       const { fencingToken = 0n, signal } = await locker.acquire(key, { fencing: true });

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { NetworkNamespace } from "../support/network-namespace.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
@@ -26,7 +26,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
           holder.send({ acquire: true });
           await holder.message((message) => "believed" in message);
           host.vanish();
-          await using locker = new PostgresLocker({ sessions, pool: createPool() });
+          await using locker = createLocker({ sessions });
           const lock = await until(() => locker.tryAcquire(key), { interval: 1, deadline: 15_000 });
           const grantedAt = process.hrtime.bigint();
           await holder.message((message) => "aborted" in message && !("ended" in message));

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -23,10 +23,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     "a shorter refresh under way counts, whatever else is answered: %s",
     async (_, ttls, awaited) => {
       await using proxy = await TcpProxy.start(databaseUrl());
-      await using locker = new PostgresLocker({
-        pool: createPool({ connectionString: proxy.url }),
-        ...enforced,
-      });
+      await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }), ...enforced });
       const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
       const refreshes = ttls.map((ttl) => lock.refresh(ttl));
       await refreshes[awaited];
@@ -45,7 +42,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
   );
 
   test("after a blocked event loop the lock isn't held if another process has it", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
+    await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     const [first, second] = [lock.refresh("60s"), lock.refresh("300ms")];
     await first;
@@ -64,7 +61,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
   });
 
   test("a hundred in any order: the last one that was sent is in force", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
+    await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     const ttls = Array.from({ length: 100 }, (_, at) => 20_000 + ((at * 7_919) % 40_000));
     await Promise.all(ttls.map((ttl) => lock.refresh(ttl)));
@@ -74,10 +71,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
 
   test("if the answer never comes, the lock ends by the shortest of them", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({
-      pool: createPool({ connectionString: proxy.url }),
-      ...enforced,
-    });
+    await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }), ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     proxy.freeze();
     const start = performance.now();
@@ -93,7 +87,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
   });
 
   test("shortening during a heartbeat leaves the shorter TTL, and refreshing goes on", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
+    await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s", autoRefresh: true });
     await Promise.all([lock.refresh(), lock.refresh("400ms"), lock.refresh()]);
     // The last one was asked for with the TTL of the time of its call.
@@ -104,7 +98,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
   });
 
   test("one under way when the lock is released, or aborted, changes nothing", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), ...enforced });
+    await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     await expect(lock.refresh("1s", { signal: AbortSignal.abort(new Error("no patience")) })).rejects.toThrow(
       "no patience",

@@ -1,5 +1,4 @@
 import { describe, expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import {
   advisoryLocks,
   createOpenPool,
@@ -8,6 +7,7 @@ import {
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // A pool of one connection, or one that is full: what runs under a lock has the pool for itself.
@@ -19,7 +19,7 @@ describe("a pool of one", () => {
     "what runs under a lock has its connection (TTLs of the %s)",
     async (ttlEnforcement) => {
       const pool = createPool({ max: 1 });
-      await using locker = new PostgresLocker({ pool, ttlEnforcement });
+      await using locker = createLocker({ pool, ttlEnforcement });
       const seven = await locker.withLock(
         uniqueKey(),
         async () => (await pool.query("select 7 as seven")).rows,
@@ -30,7 +30,7 @@ describe("a pool of one", () => {
 
   test("can hold several locks, waited for, fenced, shared and nested", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     const query = () => pool.query("select 1");
     await locker.withLock(uniqueKey(), () =>
@@ -57,7 +57,7 @@ describe("a pool of one", () => {
 
   test("gives a lock while the application has the connection; transactions take turns", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const client = await pool.connect();
     const lock = await locker.acquire(uniqueKey());
     expect(lock.held).toBe(true);
@@ -68,7 +68,7 @@ describe("a pool of one", () => {
 
   test("extra connections end when nothing is held, and with close() at the latest", async () => {
     const pool = createPool({ max: 1, ...application });
-    const locker = new PostgresLocker({ pool });
+    const locker = createLocker({ pool });
     const beside = async (): Promise<number> =>
       (
         await onServer(
@@ -88,7 +88,7 @@ describe("a pool of one", () => {
 
   test("after the server ended its session the lock is lost, and the next is granted", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const lock = await locker.acquire(uniqueKey());
     const [{ pid } = { pid: 0 }] = await advisoryLocks();
     await onServer("select pg_terminate_backend($1)", [pid]);
@@ -100,7 +100,7 @@ describe("a pool of one", () => {
 describe("an empty session gives way to whoever queues in the pool", () => {
   test.each([1, 2, 3])("a query after a lock takes no longer, with a maximum of %i", async (max) => {
     const pool = await createOpenPool({ max });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const busy = await Promise.all(Array.from({ length: max - 1 }, () => pool.connect()));
     await locker.ping();
     const took: number[] = [];
@@ -117,7 +117,7 @@ describe("an empty session gives way to whoever queues in the pool", () => {
 
   test("and a transaction after a lock", async () => {
     const pool = await createOpenPool({ max: 2 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const busy = await pool.connect();
     const took: number[] = [];
     for (let round = 0; round < 5; round += 1) {

@@ -1,11 +1,5 @@
 import { describe, expect, test } from "vitest";
-import {
-  DatabaseError,
-  LockLostError,
-  LockNotAcquiredError,
-  PoolerDetectedError,
-  PostgresLocker,
-} from "../../src/index.ts";
+import { DatabaseError, LockLostError, LockNotAcquiredError, PoolerDetectedError } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -18,6 +12,7 @@ import {
   uniqueId,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -33,7 +28,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       test("the locker refuses to acquire, says what to do, and leaves nothing behind", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode });
         const pool = createPool({ connectionString: bouncer.url });
-        await using locker = new PostgresLocker({ sessions, pool });
+        await using locker = createLocker({ sessions, pool });
         const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
         expect(refused).toBeInstanceOf(PoolerDetectedError);
         expect(refused).toMatchObject({ code: "POOLER_DETECTED" });
@@ -45,17 +40,14 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
       test("a ping says so as well", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode });
-        await using locker = new PostgresLocker({
-          sessions,
-          pool: createPool({ connectionString: bouncer.url }),
-        });
+        await using locker = createLocker({ sessions, pool: createPool({ connectionString: bouncer.url }) });
         await expect(locker.ping()).rejects.toBeInstanceOf(PoolerDetectedError);
       });
 
       test("every way to take a lock is refused, and runs nothing under it", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode });
         const pool = createPool({ connectionString: bouncer.url });
-        await using locker = new PostgresLocker({ sessions, pool });
+        await using locker = createLocker({ sessions, pool });
         let runs = 0;
         const run = () => {
           runs += 1;
@@ -79,7 +71,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await using role = await createRole({ settings: { idle_session_timeout: "1h" } });
         await using bouncer = await PgBouncer.start({ url: role.url, mode, poolSize: 1 });
         const pool = createPool({ connectionString: bouncer.url });
-        await using locker = new PostgresLocker({ sessions, pool });
+        await using locker = createLocker({ sessions, pool });
         const facts = "select pg_backend_pid(), current_setting('idle_session_timeout') as timeout";
         const { rows: before } = await pool.query(facts);
         for (const _ of [1, 2, 3]) {
@@ -102,7 +94,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
             poolSize: 1,
           });
           const pool = createPool({ connectionString: bouncer.url });
-          await using locker = new PostgresLocker({ sessions, pool });
+          await using locker = createLocker({ sessions, pool });
           for (const _ of [1, 2, 3]) {
             await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
           }
@@ -116,11 +108,11 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       test("locks are taken, contended, refreshed and released as on the server", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         const pools = [1, 2].map(() => createPool({ connectionString: bouncer.url }));
-        const [mine, theirs] = pools.map(
-          (pool) => new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" }),
+        const [mine, theirs] = pools.map((pool) =>
+          createLocker({ sessions: "dedicated", pool, pooler: "session" }),
         );
         if (mine === undefined || theirs === undefined) throw new Error("no lockers");
-        await using direct = new PostgresLocker({ sessions: "dedicated", pool: createPool() });
+        await using direct = createLocker({ sessions: "dedicated" });
         const lock = await mine.acquire(uniqueKey());
         for (const other of [theirs, direct]) {
           const refused = await other.acquire(lock.key).catch((error: unknown) => error);
@@ -145,7 +137,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
       test("a locker that closes frees its locks", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
-        const locker = new PostgresLocker({ sessions, connectionString: bouncer.url, pooler: "session" });
+        const locker = createLocker({ sessions, connectionString: bouncer.url, pooler: "session" });
         const lock = await locker.acquire(uniqueKey());
         await locker.close();
         expect(lock.held).toBe(false);
@@ -156,7 +148,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
         await using proxy = await TcpProxy.start(bouncer.url);
         const pool = createPool({ connectionString: proxy.url });
-        await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
+        await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
         const lock = await locker.acquire(uniqueKey());
         const { signal } = lock;
         const [pid] = await holdersOf(lock.id);
@@ -174,7 +166,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
         await using proxy = await TcpProxy.start(bouncer.url);
         const pool = createPool({ connectionString: proxy.url });
-        await using locker = new PostgresLocker({ sessions, pool, pooler: "session" });
+        await using locker = createLocker({ sessions, pool, pooler: "session" });
         const lock = await locker.acquire(uniqueKey(), { ttl: 1000 });
         const [pid] = await holdersOf(lock.id);
         proxy.freeze({ direction: "toClient" });
@@ -192,7 +184,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         await using proxy = await TcpProxy.start(bouncer.url);
         const pool = createPool({ connectionString: proxy.url });
-        await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
+        await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
         await pool.query("select 1");
         proxy.freeze({ direction: "toClient" });
         const acquired = locker.acquire(uniqueKey(), { ttl: 1000 }).catch((error: unknown) => error);
@@ -205,7 +197,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       test("the end of a holder's backend aborts its signal, and frees the key", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         const pool = createPool({ connectionString: bouncer.url });
-        await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
+        await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
         const lock = await locker.acquire(uniqueKey());
         const { signal } = lock;
         await onServer("select pg_terminate_backend($1)", await holdersOf(lock.id));
@@ -222,7 +214,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       test("the end of the pooler aborts every holder's signal, and frees their locks", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         const pool = createPool({ connectionString: bouncer.url });
-        await using locker = new PostgresLocker({ sessions, pool, pooler: "session" });
+        await using locker = createLocker({ sessions, pool, pooler: "session" });
         const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
         const signals = locks.map((lock) => lock.signal);
         await bouncer[Symbol.asyncDispose]();
@@ -237,8 +229,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await using proxy = await TcpProxy.start(bouncer.url);
         const options = { pooler: "session", ttlEnforcement: "server" } as const;
         const pool = createPool({ connectionString: proxy.url });
-        await using locker = new PostgresLocker({ sessions, pool, ...options });
-        await using other = new PostgresLocker({
+        await using locker = createLocker({ sessions, pool, ...options });
+        await using other = createLocker({
           sessions,
           pool: createPool({ connectionString: bouncer.url }),
           ...options,
@@ -257,7 +249,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       test("without a free session a caller waits until the deadline, and gets nothing", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
         const pool = createPool({ connectionString: bouncer.url });
-        await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
+        await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
         const lock = await locker.acquire(uniqueKey());
         const key = uniqueKey();
         const refused = await locker.acquire(key, { ttl: 300 }).catch((error: unknown) => error);

@@ -1,5 +1,4 @@
-import { describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { describe, expect, test } from "vitest";
 import {
   connect,
   createRole,
@@ -10,6 +9,7 @@ import {
   uniqueKey,
   urlWith,
 } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 
 // What the diagnosis of a database takes for granted about PostgreSQL.
 
@@ -59,8 +59,7 @@ describe("the lock table", () => {
 
   // https://www.postgresql.org/docs/current/runtime-config-locks.html
   test("has room for max_locks_per_transaction each; when full nobody can connect", async () => {
-    await using server = await PostgresServer.start({
-      major: inject("postgresMajor"),
+    await using server = await startServer({
       settings: { max_locks_per_transaction: 10, max_connections: 20 },
     });
     const config = { connectionString: server.url };
@@ -177,7 +176,7 @@ describe("a connection is refused", () => {
   });
 
   test("with 28P01 for a wrong password", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const admin = await connect({ connectionString: server.url });
     await admin.query("create role password_required");
     await admin.query("create role alice login password 'right' in role password_required");
@@ -199,10 +198,7 @@ describe("what a fencing token is made of", () => {
   });
 
   test("needs no more than the lowest wal_level", async () => {
-    await using server = await PostgresServer.start({
-      major: inject("postgresMajor"),
-      settings: { wal_level: "minimal", max_wal_senders: 0 },
-    });
+    await using server = await startServer({ settings: { wal_level: "minimal", max_wal_senders: 0 } });
     expect((await (await connect({ connectionString: server.url })).query(token)).rowCount).toBe(1);
   });
 

@@ -1,7 +1,8 @@
 import type pg from "pg";
-import { beforeAll, describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { beforeAll, describe, expect, test } from "vitest";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createRole, onServer, uniqueId } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // The facts that a fencing token leans on, beyond those in postgres-behavior.test.ts and failover-behavior.test.ts. The token is
@@ -134,7 +135,7 @@ describe("with a slow WAL writer, for a role whose synchronous_commit is off,", 
 
   beforeAll(async () => {
     const settings = { wal_writer_delay: "10s", autovacuum: "off" };
-    server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+    server = await startServer({ settings });
     roleUrl = server.url.replace("postgres@", "plain@");
     const session = await connect({ connectionString: server.url });
     await session.query("create role plain login");
@@ -201,7 +202,7 @@ describe("of a primary and its standby", () => {
   let standby: PostgresServer;
 
   beforeAll(async () => {
-    primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    primary = await startServer();
     standby = await primary.standby();
     return async () => {
       await standby[Symbol.asyncDispose]();

@@ -1,7 +1,8 @@
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, onServer } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // The facts that questions for keys, and their answers, lean on: see src/sessions/key-answers.ts.
@@ -84,7 +85,7 @@ describe("while a transaction with a notification waits for a standby in its com
   let hanging: Promise<unknown>;
 
   beforeAll(async () => {
-    server = await PostgresServer.start({ major: inject("postgresMajor") });
+    server = await startServer();
     slow = await client();
     await slow.query("alter system set synchronous_standby_names = 'nobody'");
     await slow.query("select pg_reload_conf()");

@@ -1,7 +1,8 @@
-import { beforeAll, describe, expect, inject, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { askLockTable, dateLockTable, type LockTableDated } from "../../src/postgres/sql-recovery.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, type Session } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // The facts about restarts, crashes and promotions that the recovery grace leans on, as a role sees them that may only log in. On
@@ -11,7 +12,7 @@ let primary: PostgresServer;
 let standby: PostgresServer;
 
 beforeAll(async () => {
-  primary = await PostgresServer.start({ major: inject("postgresMajor") });
+  primary = await startServer();
   const session = await connect({ connectionString: primary.url });
   await session.query("create role plain login");
   await session.end();

@@ -1,10 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { cancelStatement } from "../../src/postgres/cancel.ts";
 import type { Client } from "../../src/postgres/driver.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -14,6 +13,7 @@ import {
   type Session,
   uniqueId,
 } from "../support/database.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // The facts about PostgreSQL that a lock in a transaction leans on, each proven on the real server: the mark that goes where
@@ -242,7 +242,7 @@ describe("a wait in a block of code that catches its end", () => {
   });
 
   test("leaves no line in the server's log, as a wait without the block does", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const [holder, session] = [
       await connect({ connectionString: server.url }),
       await connect({ connectionString: server.url }),

@@ -1,11 +1,11 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, Socket } from "node:net";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { DatabaseError, PoolerDetectedError, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { type Settings, sqlOf } from "../support/postgres-js.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // How a locker over postgres.js makes its connections, and what becomes of them.
@@ -52,7 +52,7 @@ describe("a connection that is not to be", () => {
   });
 
   test("because the password is none, is what the server says", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     await using admin = new PostgresLocker({ sql: sqlOf({}, server.url) });
     await admin.withTransaction("roles", async (client) => {
       await client.query("create role password_required");
@@ -145,7 +145,7 @@ describe("a session with locks", () => {
   });
 
   test("is on a primary, though a standby is the first host, and asked for", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using primary = await startServer();
     await using standby = await primary.standby();
     const hosts = [standby.url, primary.url].map((url) => new URL(url));
     const settings = {

@@ -7,15 +7,15 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import pg from "pg";
 import postgres from "postgres";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { DatabaseError, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
 import { testLockerContract } from "../../src/testing/contract/contract-suite.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
 import { type Settings, sqlOf } from "../support/postgres-js.ts";
 import { snippetsOf } from "../support/snippets.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { hasOpenssl, turnOnTls } from "../support/tls.ts";
 import { until } from "../support/until.ts";
@@ -61,7 +61,7 @@ describe("a process that holds a lock over postgres.js", () => {
   );
 
   test("lives on when the server crashes, and waits for it to be back", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const env = { DATABASE_URL: server.url, SESSIONS: "shared" };
     await using child = Child.start("hold-postgres-js.mjs", { args: [uniqueKey(), uniqueKey()], env });
     await child.message((message) => "held" in message);
@@ -249,7 +249,7 @@ describe("a connection", () => {
 
 describe.skipIf(!hasOpenssl)("TLS (skipped without openssl)", () => {
   test("is as `ssl` has it, and a certificate that nobody vouches for is refused", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const plain = server.url;
     await using before = new PostgresLocker({ sql: sqlOf({ ssl: "require" }, plain) });
     await expect(before.acquire(uniqueKey())).rejects.toThrow("The server does not support SSL connections");

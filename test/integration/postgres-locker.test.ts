@@ -1,13 +1,14 @@
 import type pg from "pg";
 import { describe, expect, test } from "vitest";
-import { LockNotAcquiredError, LockNotHeldError, PostgresLocker } from "../../src/index.ts";
+import { LockNotAcquiredError, LockNotHeldError } from "../../src/index.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a lock is taken, excludes others, is refreshed and released", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const key = uniqueKey();
     const lock = await locker.acquire(key);
     expect(lock.held).toBe(true);
@@ -33,7 +34,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         )
         .then((r) => r.rows);
     const before = await settings();
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     await (await locker.acquire(uniqueKey())).release();
     await until(() => pool.idleCount === pool.totalCount);
     expect(await settings()).toEqual(before);
@@ -43,7 +44,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     "a pooled connection on which somebody ran %s still carries locks",
     async (discard) => {
       const pool = createPool({ max: 2 });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const key = uniqueKey();
       await (await locker.acquire(key)).release();
       await until(() => pool.idleCount === pool.totalCount);
@@ -66,7 +67,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     };
     const shared = { mode: "shared", fencing: true } as const;
     const use = async (pool: pg.Pool): Promise<void> => {
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       for (const options of [{}, shared]) {
         const lock = await locker.acquire(uniqueKey(), options);
         await lock.refresh();
@@ -93,7 +94,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await pool.query(
       "set default_transaction_isolation = serializable; set default_transaction_read_only = on",
     );
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const lock = await locker.acquire(uniqueKey());
     await lock.refresh();
     await lock.release();

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError, LockNotAcquiredError } from "../../src/index.ts";
 import {
   advisoryLocks,
   createOpenPool,
@@ -10,6 +10,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -20,7 +21,7 @@ const keys = (count: number): string[] => Array.from({ length: count }, () => un
 describe("a session that dies", () => {
   test("fails what was sent, and grants twenty queued acquires on a new session", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
     const carried = await locker.acquire(uniqueKey());
     proxy.freeze();
     const sent = locker.acquire("sent first").catch((error: unknown) => error);
@@ -40,7 +41,7 @@ describe("a session that dies", () => {
 
   test("and one of them that has left meanwhile is not asked for again", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
     await locker.acquire(uniqueKey());
     proxy.freeze();
     const controller = new AbortController();
@@ -61,7 +62,7 @@ describe("a session that dies", () => {
 
   test("a second time ends them, each with an error that names its key", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({
+    await using locker = createLocker({
       pool: createPool({ connectionString: proxy.url }),
       connWaitTimeout: "5s",
     });
@@ -84,7 +85,7 @@ describe("a session that dies", () => {
   });
 
   test("if the server ends it under load, fails nothing that had not been sent", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const failed: unknown[] = [];
     for (let round = 0; round < 10; round += 1) {
       const first = await locker.acquire(uniqueKey());
@@ -112,7 +113,7 @@ describe("a caller that joins a session which is being opened", () => {
   test.skipIf(isOverPostgresJs)("waits for as long as it may itself, and is told its own time", async () => {
     const pool = await createOpenPool({ max: 2 });
     const busy = await Promise.all([pool.connect(), pool.connect()]);
-    await using locker = new PostgresLocker({ pool, connWaitTimeout: "1s" });
+    await using locker = createLocker({ pool, connWaitTimeout: "1s" });
     const ask = async (): Promise<{ error: unknown; after: number }> => {
       const start = performance.now();
       const error = await locker.acquire(uniqueKey()).catch((reason: unknown) => reason);

@@ -2,11 +2,11 @@ import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { connect, createPool, databaseUrl, onServer } from "../support/database.ts";
+import { connect, databaseUrl, onServer } from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
+import { createLocker } from "../support/locker.ts";
 import { snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
 
@@ -85,7 +85,7 @@ describe.each(["fastify", "express"])("%s", (page) => {
     const pay = (id: number) => fetch(`http://localhost:${port}/invoices/${id}/pay`, { method: "POST" });
     const paid = await until(() => pay(1).catch(() => undefined), { deadline: 15_000 });
     expect(await paid.json()).toEqual({ paid: "1" });
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await using _ = await locker.acquire("invoice:2", { autoRefresh: true });
     const refused = await pay(2);
     expect(refused.status).toBe(423);
@@ -130,7 +130,7 @@ test("migration: one of three replicas migrates, and the others find nothing to 
 });
 
 test("BullMQ: a job runs under its customer's lock", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const lock = await locker.acquire("customer:acme", { autoRefresh: true });
   await using child = start("bullmq/worker.js");
   const lines = `
@@ -168,7 +168,7 @@ test("AWS Lambda: each call takes the lock, and leaves no connection for the fre
     console.log(await handler({}, context), await handler({}, context));
     const busy = { getRemainingTimeInMillis: () => 1_200 };
     await handler({}, busy).catch(({ name }) => console.log(name));`;
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   expect(await evaluate("lambda", lines.replace(/\n.*busy.*/g, ""))).toBe("done done");
   await using _ = await locker.acquire("nightly", { autoRefresh: true });
   expect(await evaluate("lambda", lines.replace(/\n.*console.log\(await.*/, ""))).toBe("TimeoutError");

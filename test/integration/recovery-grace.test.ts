@@ -1,10 +1,12 @@
 import type pg from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
-import { InvalidTtlError, LockNotAcquiredError, type Logger, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { InvalidTtlError, LockNotAcquiredError, type Logger } from "../../src/index.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
+import { createLocker } from "../support/locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // What a locker with a recovery grace grants, and when, on a server of this file's own. What that is good for is in
@@ -14,7 +16,7 @@ let server: PostgresServer;
 let superuser: pg.Client;
 
 beforeAll(async () => {
-  server = await PostgresServer.start({ major: inject("postgresMajor") });
+  server = await startServer();
 });
 
 afterAll(async () => {
@@ -61,7 +63,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
   test("an acquire is refused as recovering with the time left, and leaves nothing", async () => {
     await makeYoung();
     const pool = poolOf();
-    await using locker = new PostgresLocker({ pool, sessions, recoveryGrace: long });
+    await using locker = createLocker({ pool, sessions, recoveryGrace: long });
     const error = await locker.acquire("nightly").catch((error: unknown) => error);
     expect(error).toBeInstanceOf(LockNotAcquiredError);
     const { reason, graceLeft, message } = error as LockNotAcquiredError;
@@ -77,14 +79,14 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
 
   test("tryAcquire throws as well: nobody else is at work", async () => {
     await makeYoung();
-    await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: long });
+    await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(locker.tryAcquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
   });
 
   test("a wait waits, and has the lock when the grace has passed", async () => {
     const start = performance.now();
     await makeYoung();
-    await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: "1500ms" });
+    await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: "1500ms" });
     await using lock = await locker.acquire(uniqueKey(), { wait: "20s" });
     expect(lock.held).toBe(true);
     expect(performance.now() - start).toBeGreaterThanOrEqual(1_500);
@@ -92,7 +94,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
 
   test("a wait whose bound passes within the grace ends in time, and says why", async () => {
     await makeYoung();
-    await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: long });
+    await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(locker.acquire(uniqueKey(), { wait: 100 })).rejects.toMatchObject({
       reason: "wait-timeout",
       cause: { reason: "recovering" },
@@ -101,7 +103,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
 
   test("acquireAll takes none", async () => {
     await makeYoung();
-    await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: long });
+    await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(locker.acquireAll([uniqueKey(), uniqueKey()])).rejects.toMatchObject({
       reason: "recovering",
     });
@@ -112,7 +114,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     await makeYoung();
     await superuser.query("begin");
     await superuser.query("select pg_try_advisory_xact_lock($1, $2)", [1_885_826_155, long]);
-    await using locker = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: long });
+    await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
     await superuser.query("commit");
   });
@@ -120,15 +122,15 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
   test("a holder is a witness for newcomers as long as it has a session", async () => {
     await waitUntilOlderThan(1_100);
     const grace = { sessions, recoveryGrace: "1s" } as const;
-    await using holder = new PostgresLocker({ pool: poolOf(), ...grace });
+    await using holder = createLocker({ pool: poolOf(), ...grace });
     // On a connection that has been in the pool again, too.
     await (await holder.acquire(uniqueKey())).release();
     const lock = await holder.acquire(uniqueKey());
     await makeYoung();
-    await using cold = new PostgresLocker({ pool: poolOf(), ...grace });
+    await using cold = createLocker({ pool: poolOf(), ...grace });
     await using other = await cold.acquire(uniqueKey());
     // A grace of another length is another thing to know.
-    await using longer = new PostgresLocker({ pool: poolOf(), sessions, recoveryGrace: long });
+    await using longer = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(longer.acquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
     await other.release();
     await lock.release();
@@ -136,7 +138,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     await cold.close();
     expect(await locks()).toBe(0);
     await makeYoung();
-    await using late = new PostgresLocker({ pool: poolOf(), ...grace });
+    await using late = createLocker({ pool: poolOf(), ...grace });
     await expect(late.acquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
   });
 
@@ -154,7 +156,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
         return query(...args);
       }) as typeof client.query;
     });
-    await using locker = new PostgresLocker({ pool, sessions, recoveryGrace: 400 });
+    await using locker = createLocker({ pool, sessions, recoveryGrace: 400 });
     for (let i = 0; i < 5; i++) await (await locker.acquire(uniqueKey())).release();
     expect(asked.filter((text) => text.includes("is_contradicted"))).toHaveLength(connections);
     expect(connections).toBeLessThanOrEqual(2);
@@ -165,14 +167,14 @@ describe("a session on which callers wait in the server", () => {
   test("is asked as well, and is not waited on while the server is young", async () => {
     await waitUntilOlderThan(1_100);
     const key = uniqueKey();
-    await using holder = new PostgresLocker({ pool: poolOf() });
+    await using holder = createLocker({ pool: poolOf() });
     const held = await holder.acquire(key);
     const faults: unknown[] = [];
     const logger = { debug() {}, info() {}, error() {}, warn: (facts: object) => faults.push(facts) };
     // A connection of the pool that was asked, in time, and is a witness no more.
     const grace = { sessions: "dedicated", recoveryGrace: "1s" } as const;
     const pool = poolOf({ max: 1 });
-    await using knowing = new PostgresLocker({ pool, ...grace, logger: logger as unknown as Logger });
+    await using knowing = createLocker({ pool, ...grace, logger: logger as unknown as Logger });
     await (await knowing.acquire(uniqueKey())).release();
     await makeYoung();
     const waiting = knowing.acquire(key, { wait: "20s" });
@@ -188,8 +190,8 @@ describe("a session on which callers wait in the server", () => {
   test("is waited on when the grace has passed", async () => {
     await waitUntilOlderThan(500);
     const key = uniqueKey();
-    await using holder = new PostgresLocker({ pool: poolOf() });
-    await using locker = new PostgresLocker({ pool: poolOf(), recoveryGrace: 400 });
+    await using holder = createLocker({ pool: poolOf() });
+    await using locker = createLocker({ pool: poolOf(), recoveryGrace: 400 });
     const held = await holder.acquire(key);
     const waiting = locker.acquire(key, { wait: "20s" });
     await until(async () => {
@@ -207,7 +209,7 @@ describe("a session on which callers wait in the server", () => {
 describe("withTransaction", () => {
   test.each(["the locker's own transaction", "the caller's"])("keeps the grace, in %s", async (whose) => {
     await makeYoung();
-    await using locker = new PostgresLocker({ pool: poolOf(), recoveryGrace: long });
+    await using locker = createLocker({ pool: poolOf(), recoveryGrace: long });
     const client = whose === "the caller's" ? await connect({ connectionString: server.url }) : undefined;
     await client?.query("begin");
     const options = client === undefined ? {} : { client };
@@ -221,7 +223,7 @@ describe("withTransaction", () => {
 
   test("runs on an old server, even with a short grace, and leaves no witness", async () => {
     await waitUntilOlderThan(500);
-    await using locker = new PostgresLocker({ pool: poolOf(), recoveryGrace: 400 });
+    await using locker = createLocker({ pool: poolOf(), recoveryGrace: 400 });
     const inside = await locker.withTransaction(uniqueKey(), () => locks());
     expect(inside).toBe(2);
     expect(await locks()).toBe(0);
@@ -231,10 +233,10 @@ describe("withTransaction", () => {
     await waitUntilOlderThan(500);
     await using pooler = await ImitatedPooler.start(server.url, "transaction");
     const pool = poolOf({ connectionString: pooler.url, max: 1 });
-    await using locker = new PostgresLocker({ pool, recoveryGrace: 400 });
+    await using locker = createLocker({ pool, recoveryGrace: 400 });
     expect(await locker.withTransaction(uniqueKey(), () => "ran")).toBe("ran");
     await makeYoung();
-    await using cold = new PostgresLocker({ pool, recoveryGrace: long });
+    await using cold = createLocker({ pool, recoveryGrace: long });
     await expect(cold.withTransaction(uniqueKey(), () => "ran")).rejects.toMatchObject({
       reason: "recovering",
     });
@@ -245,10 +247,10 @@ describe("withTransaction", () => {
 
 describe("contradictory evidence", () => {
   test.skipIf(isOverPostgresJs)("is another server that claims to be old: it counts as young", async () => {
-    await using other = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using other = await startServer();
     // Each lock has a connection made anew, to wherever the name of the server leads.
     const pool = poolOf({ maxUses: 1 });
-    await using locker = new PostgresLocker({ pool, sessions: "dedicated", recoveryGrace: "2s" });
+    await using locker = createLocker({ pool, sessions: "dedicated", recoveryGrace: "2s" });
     const onOther = await connect({ connectionString: other.url });
     await waitUntilOlderThan(2_500, onOther);
     await onOther.end();
@@ -271,7 +273,7 @@ describe("contradictory evidence", () => {
 describe("a TTL", () => {
   test("above the grace is refused in acquire and in refresh, and says so", async () => {
     await waitUntilOlderThan(1_100);
-    await using locker = new PostgresLocker({ pool: poolOf(), recoveryGrace: "1s" });
+    await using locker = createLocker({ pool: poolOf(), recoveryGrace: "1s" });
     const refused = await locker.acquire(uniqueKey(), { ttl: "2s" }).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(InvalidTtlError);
     expect((refused as Error).message).toMatch(
@@ -284,17 +286,13 @@ describe("a TTL", () => {
 
   test("that is not said is the grace, if that is below the default", async () => {
     await waitUntilOlderThan(500);
-    await using locker = new PostgresLocker({ pool: poolOf(), recoveryGrace: 400 });
+    await using locker = createLocker({ pool: poolOf(), recoveryGrace: 400 });
     await using lock = await locker.acquire(uniqueKey());
     expect(lock.ttl).toBe(400);
   });
 
   test("that the server enforces keeps its own bounds", async () => {
-    await using locker = new PostgresLocker({
-      pool: poolOf(),
-      ttlEnforcement: "server",
-      recoveryGrace: long,
-    });
+    await using locker = createLocker({ pool: poolOf(), ttlEnforcement: "server", recoveryGrace: long });
     await expect(locker.acquire(uniqueKey(), { ttl: 0.1 })).rejects.toThrow("which the server can enforce");
     await expect(locker.acquire(uniqueKey(), { ttl: long + 1 })).rejects.toThrow("recoveryGrace");
   });
@@ -306,11 +304,11 @@ describe("a server that was promoted, and not restarted since", () => {
     await promoted.promote();
     const pool = poolOf({ connectionString: promoted.url, maxUses: 1 });
     const grace = { sessions: "dedicated", recoveryGrace: "1s" } as const;
-    await using locker = new PostgresLocker({ pool, ...grace });
+    await using locker = createLocker({ pool, ...grace });
     await (await locker.acquire(uniqueKey(), { wait: "20s" })).release();
     const onPromoted = await connect({ connectionString: promoted.url });
     await onPromoted.query("checkpoint");
-    await using cold = new PostgresLocker({ pool, ...grace });
+    await using cold = createLocker({ pool, ...grace });
     await expect(cold.acquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
     await (await locker.acquire(uniqueKey())).release();
     await onPromoted.end();

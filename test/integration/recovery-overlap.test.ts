@@ -1,7 +1,9 @@
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { type Lock, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Lock, PostgresLockerOptions } from "../../src/index.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -27,7 +29,7 @@ interface Place {
 let server: PostgresServer;
 
 beforeAll(async () => {
-  server = await PostgresServer.start({ major: inject("postgresMajor") });
+  server = await startServer();
 });
 
 afterAll(async () => {
@@ -84,11 +86,11 @@ async function round(name: string, given: Given): Promise<Round | undefined> {
   await using scene = await (faults[name] as (typeof faults)[string])();
   await using proxy = await TcpProxy.start(scene.url);
   const cutOff = createPool({ connectionString: proxy.url });
-  await using first = new PostgresLocker({ pool: cutOff, ...options });
+  await using first = createLocker({ pool: cutOff, ...options });
   // Kept until the link is cut, however long the scene takes to set.
   const lock = await first.acquire(key, { ttl, wait: "60s", autoRefresh: true });
   const pool = createPool({ connectionString: scene.urlAfter });
-  await using next = new PostgresLocker({ pool, ...options });
+  await using next = createLocker({ pool, ...options });
   const wait = (): Promise<Lock> => next.acquire(key, { ttl, wait: "60s" });
   let waiting = isWarm ? wait() : undefined;
   waiting?.catch(() => {});

@@ -10,11 +10,11 @@ import {
   LockLostError,
   LockNotAcquiredError,
   LockNotHeldError,
-  PostgresLocker,
 } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 const never = (): never => expect.unreachable();
@@ -124,7 +124,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
 
   test("a lock of another key, or of another locker, is another lock", async () => {
     await using locker = create();
-    await using other = new PostgresLocker({ pool: createPool() });
+    await using other = createLocker();
     const [key, another] = [uniqueKey(), uniqueKey()];
     await locker.withLock(key, async () => {
       await locker.withLock(another, async ({ id }) => expect(id).toBeTypeOf("bigint"), { reentrant });
@@ -293,18 +293,19 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
 });
 
 test("a part is lost at once with the session of the lock", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const key = uniqueKey();
   const outer = locker.withLock(key, async ({ id }) => {
     const inner = locker.withLock(key, () => new Promise(() => {}), { reentrant: true });
+    const isLost = expect(inner).rejects.toThrow(LockLostError);
     for (const pid of await holdersOf(id)) await onServer("select pg_terminate_backend($1)", [pid]);
-    await expect(inner).rejects.toThrow(LockLostError);
+    await isLost;
   });
   await expect(outer).rejects.toThrow(LockLostError);
 });
 
 test("in a transaction nobody takes part", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const key = uniqueKey();
   await locker.withTransaction(key, async () => {
     await expect(locker.acquire(key, { reentrant: true, wait: true })).rejects.toMatchObject({
@@ -345,7 +346,7 @@ describe("a stranger whose work a limiter starts from inside another's withLock"
     "of %s: its bounded wait waits, and gets the lock",
     async (_, create) => {
       const schedule = await create();
-      await using locker = new PostgresLocker({ pool: createPool() });
+      await using locker = createLocker();
       const key = uniqueKey();
       // Queued by somebody who knows nothing of the lock.
       const outside = AsyncResource.bind(schedule);

@@ -1,10 +1,9 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
-import { DatabaseError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
+import { describe, expect, test } from "vitest";
+import { DatabaseError, LockNotAcquiredError } from "../../src/index.ts";
 import { connWaitMilliseconds } from "../../src/option-rules.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   createOpenPool,
@@ -16,8 +15,10 @@ import {
   urlWith,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { clientsOf } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -29,7 +30,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       "gets a connection back untouched that comes after its caller gave up",
       async () => {
         const pool = createPool({ max: 2 });
-        await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout: "50ms" });
+        await using locker = createLocker({ sessions, pool, connWaitTimeout: "50ms" });
         const [client, other] = [await pool.connect(), await pool.connect()];
         await client.query("select 1");
         await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
@@ -49,7 +50,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     ])("is a connection-timeout, %s", async (_, connWaitTimeout, connectionTimeoutMillis) => {
       await using server = await silentServer();
       const pool = createPool({ connectionString: server.url, connectionTimeoutMillis, max: 2 });
-      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout });
+      await using locker = createLocker({ sessions, pool, connWaitTimeout });
       // One more than the pool has room for: a pool full of connections that are being made is not saturated.
       const acquired = await Promise.allSettled([1, 2, 3].map(() => locker.acquire(uniqueKey())));
       const timedOut = { reason: "connection-timeout" };
@@ -68,7 +69,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("and then does gets its connection back untouched", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const pool = createPool({ connectionString: proxy.url });
-      await using locker = new PostgresLocker({ sessions, pool, connWaitTimeout: "60ms" });
+      await using locker = createLocker({ sessions, pool, connWaitTimeout: "60ms" });
       proxy.freeze();
       await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "connection-timeout" });
       proxy.thaw();
@@ -84,7 +85,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const server = await silentServer();
       await server[Symbol.asyncDispose]();
       const pool = createPool({ connectionString: server.url });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: undefined, cause: { code: "ECONNREFUSED" } });
@@ -93,19 +94,19 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("a database that doesn't exist", async () => {
       const pool = createPool({ connectionString: urlWith({ database: "no_such_database" }) });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "3D000", cause: { code: "3D000" } });
     });
 
     test("a wrong password", async () => {
-      await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+      await using server = await startServer();
       const admin = createPool({ connectionString: server.url });
       await admin.query("create role password_required");
       await admin.query("create role alice login password 'secret' in role password_required");
       const connectionString = server.url.replace("postgres@", "alice:wrong@");
-      await using locker = new PostgresLocker({ sessions, pool: createPool({ connectionString }) });
+      await using locker = createLocker({ sessions, pool: createPool({ connectionString }) });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "28P01" });
@@ -113,7 +114,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test.skipIf(isOverPostgresJs)("a pool that has ended", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       await pool.end();
       await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(DatabaseError);
     });
@@ -137,8 +138,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect([pool.totalCount, clients.length]).toEqual([1, 1]);
         return (await clients[0]?.query(settings))?.rows;
       };
-      await using locker = new PostgresLocker({ sessions, pool });
-      await using elsewhere = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions, pool });
+      await using elsewhere = createLocker({ sessions });
       await (await locker.acquire(uniqueKey())).release();
       const before = { a: "10min", b: "4s", c: "serializable", d: "mine", e: clients[0]?.processID };
       expect(await settingsOfAll()).toEqual([before]);
@@ -160,7 +161,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     ])("say who holds, in pg_stat_activity: %s", async (_, namespace, key, name) => {
       const pool = createPool({ max: 1, application_name: "mine" });
       const clients = clientsOf(pool);
-      await using locker = new PostgresLocker({ sessions: "dedicated", pool, namespace });
+      await using locker = createLocker({ sessions: "dedicated", pool, namespace });
       const lock = await locker.acquire(key);
       const [client] = clients;
       if (client === undefined) throw new Error("no client");
@@ -174,7 +175,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 describe("a pool of few connections", () => {
   test.skipIf(isOverPostgresJs)("is saturated while a lock is held", async () => {
     const pool = await createOpenPool({ max: 1 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "50ms" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "50ms" });
     await using held = await locker.acquire(uniqueKey());
     const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(LockNotAcquiredError);
@@ -186,7 +187,7 @@ describe("a pool of few connections", () => {
 
   test.skipIf(isOverPostgresJs)("with a shorter bound of its own is saturated all the same", async () => {
     const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 60 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "30s" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "30s" });
     await using _held = await locker.acquire(uniqueKey());
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
     expect(pool.waitingCount).toBe(0);
@@ -196,7 +197,7 @@ describe("a pool of few connections", () => {
     "with a longer bound, which ends after the caller gave up, harms nobody",
     async () => {
       const pool = await createOpenPool({ max: 1, connectionTimeoutMillis: 150 });
-      await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
+      await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "40ms" });
       await using _held = await locker.acquire(uniqueKey());
       const refused = locker.acquire(uniqueKey());
       await expect(refused).rejects.toMatchObject({ reason: "pool-saturated" });
@@ -208,7 +209,7 @@ describe("a pool of few connections", () => {
 
   test("is waited for without a bound where connWaitTimeout is negative", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
+    await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
     const held = await locker.acquire(uniqueKey());
     const waiting = locker.acquire(uniqueKey());
     expect(pool.waitingCount).toBe(1);
@@ -232,7 +233,7 @@ describe("a DatabaseError with the driver's own cause is for", () => {
     try {
       const pool = createPool({ connectionString: role.url });
       if (!isOverPostgresJs) await pool.query("select 1");
-      await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+      await using locker = createLocker({ sessions: "dedicated", pool });
       const failure = locker.acquire(uniqueKey());
       await expect(failure).rejects.toBeInstanceOf(DatabaseError);
       await expect(failure).rejects.toMatchObject({ sqlState: "42501" });

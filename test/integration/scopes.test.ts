@@ -11,10 +11,10 @@ import {
   LockNotAcquiredError,
   lockId,
   MemoryLocker,
-  PostgresLocker,
 } from "../../src/index.ts";
 import { advisoryLocks, createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 describe.each(eachLocker)("%s: withLocks", (_, create) => {
@@ -97,7 +97,7 @@ describe.each(eachLocker)("%s: withLocks", (_, create) => {
 });
 
 test("withLocks ends with a session that is ended in the server", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const running = locker.withLocks([uniqueKey(), uniqueKey()], async ({ locks: [one] }) => {
     for (const pid of await holdersOf(one?.id ?? 0n))
       await onServer("select pg_terminate_backend($1)", [pid]);
@@ -166,10 +166,10 @@ describe.each(eachLocker)("%s: defaults", (_, create) => {
 
 test("a default TTL is held to what the server enforces, and to the grace", () => {
   const pool = createPool();
-  expect(() => new PostgresLocker({ pool, ttlEnforcement: "server", defaults: { ttl: 0.1 } })).toThrow(
+  expect(() => createLocker({ pool, ttlEnforcement: "server", defaults: { ttl: 0.1 } })).toThrow(
     /`defaults.ttl`/,
   );
-  const build = () => new PostgresLocker({ pool, recoveryGrace: "5s", defaults: { ttl: "6s" } });
+  const build = () => createLocker({ pool, recoveryGrace: "5s", defaults: { ttl: "6s" } });
   expect(build).toThrow(InvalidConfigError);
   expect(build).toThrow(expect.objectContaining({ cause: expect.any(InvalidTtlError) }));
 });
@@ -316,7 +316,7 @@ describe.each(eachLocker)("%s: a namespace", (_, create) => {
 
 test("a namespace shares the sessions of its locker, and has transactions", async () => {
   const pool = createPool();
-  await using locker = new PostgresLocker({ pool, sessions: "shared" });
+  await using locker = createLocker({ pool, sessions: "shared" });
   const space = locker.namespace("billing");
   await using _one = await locker.acquire(uniqueKey());
   await using _other = await space.acquire(uniqueKey());

@@ -1,8 +1,9 @@
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
-import { LockNotAcquiredError, MemoryLocker, PostgresLocker } from "../../src/index.ts";
+import { LockNotAcquiredError, MemoryLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import { createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // What a person sees who looks at a locker or a lock: in the console, in JSON, in its counts, in the debug log.
@@ -12,7 +13,7 @@ const nothing = { locks: 0, sessions: 0, waiting: 0, inFlight: 0, closed: false 
 describe("stats()", () => {
   test.each(["shared", "dedicated"] as const)("counts locks and sessions: %s", async (sessions) => {
     const pool = createPool();
-    const locker = new PostgresLocker({ pool, sessions });
+    const locker = createLocker({ pool, sessions });
     const { stats } = locker;
     expect(stats()).toEqual(nothing);
     const locks = await Promise.all([1, 2, 3].map(() => locker.acquire(uniqueKey())));
@@ -27,8 +28,8 @@ describe("stats()", () => {
   });
 
   test("counts whoever waits, and whoever tries", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using holder = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using holder = createLocker();
     const lock = await holder.acquire(uniqueKey());
     const left = new AbortController();
     const waits = [1, 2].map(() => locker.acquire(lock.key, { wait: true, signal: left.signal }));
@@ -48,7 +49,7 @@ test("the console shows what a locker is, and has", async () => {
   const memory = new MemoryLocker({ namespace: 7 });
   await memory.acquire("a");
   expect(inspect(memory)).toMatch(/^MemoryLocker \{\s+namespace: 7,\s+locks: 1,\s+sessions: 0,\s+waiting: 0/);
-  const locker = new PostgresLocker({ pool: createPool(), namespace: -7, ttlEnforcement: "server" });
+  const locker = createLocker({ namespace: -7, ttlEnforcement: "server" });
   expect(inspect(locker)).toMatch(
     /^PostgresLocker \{\s+namespace: -7,\s+sessions: '0 shared'.*ttlEnforcement: 'server'/s,
   );

@@ -8,7 +8,7 @@ import {
   LockLostError,
   LockNotAcquiredError,
   lockId,
-  PostgresLocker,
+  type PostgresLocker,
   type PostgresLockerOptions,
   type Semaphore,
 } from "../../src/index.ts";
@@ -21,6 +21,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -46,10 +47,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   /** Lockers as of so many processes. */
   const lockers = (count: number, options: Partial<PostgresLockerOptions> = {}) => {
-    const all = Array.from(
-      { length: count },
-      () => new PostgresLocker({ sessions, pool: createPool(), ...options }),
-    );
+    const all = Array.from({ length: count }, () => createLocker({ sessions, ...options }));
     return {
       all,
       semaphores: (key: string, permits: number): Semaphore[] =>

@@ -1,13 +1,12 @@
-import { afterAll, afterEach, beforeAll, describe, expect, inject, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import {
   DatabaseError,
   InvalidTtlError,
   LockExpiredError,
   LockLostError,
   LockNotHeldError,
-  PostgresLocker,
 } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import {
   advisoryLocks,
   connect,
@@ -19,9 +18,11 @@ import {
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
 import { enforcedHolders, isAbort, takeOver } from "../support/enforced-holder.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
 import { costlyModes } from "../support/session-modes.ts";
 import { ownSettings, sessionSettings } from "../support/session-settings.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -275,7 +276,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       "a pool's client in %s transaction is destroyed, and nothing is held",
       async (_in, sql, sqlState, says) => {
         const { pool, handedOut } = observedPool({ max: 2 });
-        await using locker = new PostgresLocker({ sessions, pool, ttlEnforcement });
+        await using locker = createLocker({ sessions, pool, ttlEnforcement });
         for (const options of [{}, { fencing: true }, { mode: "shared" }] as const) {
           const careless = await pool.connect();
           await careless.query(sql).catch(() => {});
@@ -302,7 +303,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
   describe("on a server that fails", () => {
     let server: PostgresServer;
     beforeAll(async () => {
-      server = await PostgresServer.start({ major: inject("postgresMajor") });
+      server = await startServer();
     });
     afterAll(() => server[Symbol.asyncDispose]());
 

@@ -1,14 +1,6 @@
 import { Socket } from "node:net";
-import { afterEach, describe, expect, inject, test, vi } from "vitest";
-import {
-  DatabaseError,
-  type Lock,
-  LockLostError,
-  LockNotHeldError,
-  lockId,
-  PostgresLocker,
-} from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { DatabaseError, type Lock, LockLostError, LockNotHeldError, lockId } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -21,8 +13,10 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -37,7 +31,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("learns it from a release that is under way", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const pool = createPool({ connectionString: proxy.url });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
       proxy.freeze({ direction: "toServer" });
       const released = lock.release().catch((error: unknown) => error);
@@ -48,9 +42,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("a server that crashes ends every lock, and new ones work after the restart", async () => {
-    await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using server = await startServer();
     const pool = createPool({ connectionString: server.url });
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const locks = await Promise.all([1, 2, 3, 4].map(() => locker.acquire(uniqueKey())));
     await (await locker.acquire(uniqueKey())).release();
     const signals = locks.map((lock) => lock.signal);
@@ -66,7 +60,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a link that is cut ends the locks on it at once", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
     const signals = locks.map((lock) => lock.signal);
     proxy.cut();
@@ -78,7 +72,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("a link that the other side closes ends the lock on it", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({ sessions, pool: createPool({ connectionString: proxy.url }) });
+    await using locker = createLocker({ sessions, pool: createPool({ connectionString: proxy.url }) });
     const lock = await locker.acquire(uniqueKey());
     const { signal } = lock;
     proxy.halfClose("toClient");
@@ -90,10 +84,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("a try whose answer comes when the TTL has passed", () => {
     test("grants nothing", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
-      await using locker = new PostgresLocker({
-        sessions,
-        pool: createPool({ connectionString: proxy.url }),
-      });
+      await using locker = createLocker({ sessions, pool: createPool({ connectionString: proxy.url }) });
       await (await locker.acquire(uniqueKey())).release();
       proxy.delay(200);
       for (const mode of ["exclusive", "shared"] as const) {
@@ -107,10 +98,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("grants nothing to one more shared holder, and leaves the first one with the lock", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
-      await using locker = new PostgresLocker({
-        sessions,
-        pool: createPool({ connectionString: proxy.url }),
-      });
+      await using locker = createLocker({ sessions, pool: createPool({ connectionString: proxy.url }) });
       const key = uniqueKey();
       const lock = await locker.acquire(key, { mode: "shared" });
       proxy.delay(200);
@@ -152,7 +140,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("a lock that is freed behind its holder's back", () => {
     test.skipIf(isOverPostgresJs)("by DISCARD ALL is lost, as the next refresh says", async () => {
       const { pool, handedOut } = observedPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
       const { signal } = lock;
       await handedOut[0]?.query("discard all");
@@ -168,7 +156,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       "by pg_advisory_unlock_all is lost on release, and its session is destroyed",
       async () => {
         const { pool, handedOut } = observedPool();
-        await using locker = new PostgresLocker({ sessions, pool });
+        await using locker = createLocker({ sessions, pool });
         const lock = await locker.acquire(uniqueKey());
         await handedOut[0]?.query("select pg_advisory_unlock_all()");
         await expect(lock.release()).rejects.toMatchObject({
@@ -184,7 +172,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("statement_timeout ends no statement of a holder, and is back on return", async () => {
       await using role = await createRole({ settings: { statement_timeout: "100ms" } });
       const { pool, handedOut } = observedPool({ connectionString: role.url });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
       await handedOut[0]?.query("select pg_sleep(0.3)");
       await lock.release();
@@ -195,7 +183,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
 describe("a holder whose backend is terminated", () => {
   test("hears of it by its signal, and holds no more", async () => {
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool: createPool() });
+    await using locker = createLocker({ sessions: "dedicated" });
     const [lock, other] = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
     const { signal } = lock;
     await terminateHolder(lock.id);
@@ -216,7 +204,7 @@ describe("a holder whose backend is terminated", () => {
 
   test.skipIf(isOverPostgresJs)("leaves the key to the next one, and its place in the pool", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     const lock = await locker.acquire(uniqueKey());
     await terminateHolder(lock.id);
     await until(() => !lock.held);
@@ -231,7 +219,7 @@ describe("a holder whose backend is terminated", () => {
   test("learns it from a refresh that is under way", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+    await using locker = createLocker({ sessions: "dedicated", pool });
     const lock = await locker.acquire(uniqueKey());
     const { signal } = lock;
     proxy.freeze({ direction: "toServer" });
@@ -251,7 +239,7 @@ describe("a role's own settings", () => {
     async () => {
       await using role = await createRole({ settings: { idle_session_timeout: "300ms" } });
       const pool = createPool({ connectionString: role.url });
-      await using locker = new PostgresLocker({ sessions: "dedicated", pool });
+      await using locker = createLocker({ sessions: "dedicated", pool });
       // Two sessions of one age: the one that is returned goes by the time-out, the holder stays.
       const [lock, returned] = await Promise.all([locker.acquire(uniqueKey()), locker.acquire(uniqueKey())]);
       expect(pool.totalCount).toBe(2);
@@ -280,7 +268,7 @@ test("when this side closes after the other, no lock is held any more", async ()
       process.nextTick(() => held.push(lock?.held ?? false));
     return Reflect.apply(emit, this, [event, ...about]);
   });
-  await using locker = new PostgresLocker({ pool });
+  await using locker = createLocker({ pool });
   lock = await locker.acquire(uniqueKey());
   proxy.halfClose("toClient");
   await until(() => held.length > 0);

@@ -1,12 +1,6 @@
 import type pg from "pg";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import {
-  DatabaseError,
-  type Lock,
-  LockLostError,
-  LockNotHeldError,
-  PostgresLocker,
-} from "../../src/index.ts";
+import { DatabaseError, type Lock, LockLostError, LockNotHeldError } from "../../src/index.ts";
 import { closeShared } from "../../src/postgres/sql-shared.ts";
 import { StatementBatches } from "../../src/sessions/statement-batches.ts";
 import {
@@ -18,6 +12,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -32,7 +27,7 @@ describe("a lock that is released while a refresh of it has no answer", () => {
   test("is given back once: the session and its other locks stay", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "shared", pool });
+    await using locker = createLocker({ sessions: "shared", pool });
     const lock = await locker.acquire(uniqueKey(), { ttl: 400 });
     const neighbour = await locker.acquire(uniqueKey(), { ttl: "1m" });
     proxy.freeze();
@@ -50,8 +45,8 @@ describe("a lock that is released while a refresh of it has no answer", () => {
   test("and is one of several shared ones leaves it to the others", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "shared", pool });
-    await using other = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker({ sessions: "shared", pool });
+    await using other = createLocker();
     const key = uniqueKey();
     const lock = await locker.acquire(key, { mode: "shared", ttl: 400 });
     const neighbour = await locker.acquire(key, { mode: "shared", ttl: "1m" });
@@ -75,7 +70,7 @@ test("a refresh in a batch that fails is still a proof, and not after DISCARD AL
   const pool = createPool({ connectionString: proxy.url });
   const clients: pg.PoolClient[] = [];
   pool.on("connect", (client) => clients.push(client));
-  await using locker = new PostgresLocker({ sessions: "shared", pool });
+  await using locker = createLocker({ sessions: "shared", pool });
   const lock = await locker.acquire(uniqueKey());
   const { signal } = lock;
   const admin = await connect();
@@ -103,7 +98,7 @@ test("a refresh in a batch that fails is still a proof, and not after DISCARD AL
 test("one more shared holder gets its token, whatever else fails in the batch", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
-  await using locker = new PostgresLocker({ sessions: "shared", pool });
+  await using locker = createLocker({ sessions: "shared", pool });
   const key = uniqueKey();
   const lock = await locker.acquire(key, { mode: "shared" });
   const admin = await connect();
@@ -132,7 +127,7 @@ test("one more shared holder gets its token, whatever else fails in the batch", 
 
 describe("what was found to be over stays over, whoever of the others proves the session", () => {
   test("a lock whose TTL has passed", async () => {
-    await using locker = new PostgresLocker({ sessions: "shared", pool: createPool() });
+    await using locker = createLocker({ sessions: "shared" });
     const lock = await locker.acquire(uniqueKey(), { ttl: "1h", autoRefresh: true });
     const neighbour = await locker.acquire(uniqueKey(), { ttl: "10h" });
     const { signal } = lock;
@@ -145,11 +140,7 @@ describe("what was found to be over stays over, whoever of the others proves the
   });
 
   test("all locks of a session whose lease has passed", async () => {
-    await using locker = new PostgresLocker({
-      sessions: "shared",
-      pool: createPool(),
-      ttlEnforcement: "server",
-    });
+    await using locker = createLocker({ sessions: "shared", ttlEnforcement: "server" });
     const short = await locker.acquire(uniqueKey(), { ttl: "30m" });
     const long = await locker.acquire(uniqueKey(), { ttl: "1h" });
     const { signal } = long;
@@ -167,8 +158,8 @@ describe("the lease of a session that the server ends by itself", () => {
   test("is the smallest TTL as soon as that joins the others", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = new PostgresLocker({ sessions: "shared", pool, ttlEnforcement: "server" });
-    await using other = new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
+    await using locker = createLocker({ sessions: "shared", pool, ttlEnforcement: "server" });
+    await using other = createLocker({ ttlEnforcement: "server" });
     const long = await locker.acquire(uniqueKey(), { ttl: 1_000, autoRefresh: true });
     await using _short = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
     const { signal } = long;
@@ -180,8 +171,8 @@ describe("the lease of a session that the server ends by itself", () => {
 
   test("is that of the others again where the one with the smallest was refused", async () => {
     const options = { ttlEnforcement: "server" } as const;
-    await using locker = new PostgresLocker({ sessions: "shared", pool: createPool(), ...options });
-    await using other = new PostgresLocker({ sessions: "dedicated", pool: createPool(), ...options });
+    await using locker = createLocker({ sessions: "shared", ...options });
+    await using other = createLocker({ sessions: "dedicated", ...options });
     const long = await locker.acquire(uniqueKey(), { ttl: "30s" });
     const theirs = await other.acquire(uniqueKey(), { ttl: 900 });
     expect(await locker.tryAcquire(theirs.key, { ttl: 300 })).toBeUndefined();
@@ -196,7 +187,7 @@ describe("the lease of a session that the server ends by itself", () => {
 test("a session that ended during a release is kept alive no more", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
-  await using locker = new PostgresLocker({ sessions: "shared", pool });
+  await using locker = createLocker({ sessions: "shared", pool });
   const options = { ttl: 600, autoRefresh: true };
   const released = await locker.acquire(uniqueKey(), options);
   const { signal } = await locker.acquire(uniqueKey(), options);
@@ -208,7 +199,7 @@ test("a session that ended during a release is kept alive no more", async () => 
   await until(() => signal.aborted);
   const asked = vi.spyOn(StatementBatches.prototype, "ask");
   // More than the third of a TTL after which it spoke.
-  await using another = new PostgresLocker({ sessions: "dedicated", pool: createPool() });
+  await using another = createLocker({ sessions: "dedicated" });
   const witness = await another.acquire(uniqueKey(), { ttl: 700 });
   await until(() => !witness.held);
   expect(asked).not.toHaveBeenCalled();
@@ -225,7 +216,7 @@ test("close waits for a session that is on its way back to the pool already", as
       return query(...args);
     };
   });
-  const locker = new PostgresLocker({ sessions: "shared", pool });
+  const locker = createLocker({ sessions: "shared", pool });
   await (await locker.acquire(uniqueKey())).release();
   proxy.freeze({ direction: "toClient" });
   await until(() => statements.includes(closeShared.text));

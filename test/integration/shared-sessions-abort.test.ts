@@ -2,8 +2,9 @@ import { getEventListeners } from "node:events";
 import { describe, expect, test } from "vitest";
 import { type Lock, LockNotAcquiredError, lockId } from "../../src/index.ts";
 import { advisoryLocks, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
-import { acquireMany, sharing, sortedIds } from "../support/shared-locker.ts";
+import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -15,7 +16,7 @@ describe("an acquire that is aborted", () => {
   test("while the session is being opened holds nothing, and the session goes back", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     proxy.freeze();
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -31,7 +32,7 @@ describe("an acquire that is aborted", () => {
   test("while the session is being opened keeps nobody else from it", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     proxy.freeze();
     const aborting = new AbortController();
     const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
@@ -48,7 +49,7 @@ describe("an acquire that is aborted", () => {
   test("while it waits for a statement under way is never sent", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const lock = await locker.acquire(uniqueKey());
     proxy.freeze();
     statements.length = 0;
@@ -70,7 +71,7 @@ describe("an acquire that is aborted", () => {
     async (direction) => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const { pool, statements } = observedPool({ connectionString: proxy.url });
-      await using locker = sharing(pool);
+      await using locker = createLocker({ pool, sessions: "shared" });
       const others = await acquireMany(locker, 5);
       proxy.freeze({ direction });
       statements.length = 0;
@@ -95,7 +96,7 @@ describe("an acquire that is aborted", () => {
   test("as one more shared holder leaves the first one with the lock", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const key = uniqueKey();
     const lock = await locker.acquire(key, { mode: "shared" });
     proxy.freeze();
@@ -115,7 +116,7 @@ describe("an acquire that is aborted", () => {
   test("2,000 times by 50 callers leaves no lock, session, listener or timer", async () => {
     const timersBefore = timers();
     const pool = createPool({ max: 4 });
-    const locker = sharing(pool, { maxLocksPerSession: 4 });
+    const locker = createLocker({ pool, sessions: "shared", maxLocksPerSession: 4 });
     const keys = Array.from({ length: 5 }, () => uniqueKey());
     const signals: AbortSignal[] = [];
     const counts = { granted: 0, aborted: 0, refused: 0 };

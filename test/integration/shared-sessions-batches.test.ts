@@ -2,8 +2,9 @@ import { describe, expect, test } from "vitest";
 import type { Lock } from "../../src/index.ts";
 import { sharedStatement } from "../../src/postgres/sql-shared.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
-import { acquireMany, sharing, sortedIds, witnessOf } from "../support/shared-locker.ts";
+import { acquireMany, sortedIds, witnessOf } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -13,7 +14,7 @@ describe("what is asked while a statement is under way", () => {
   test("goes out together, and all of it succeeds", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const [kept, ...locks] = await acquireMany(locker, 101);
     proxy.freeze();
     statements.length = 0;
@@ -31,7 +32,7 @@ describe("what is asked while a statement is under way", () => {
   test("goes out in two halves if it is much, the second before the first is answered", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 201);
     proxy.freeze();
     statements.length = 0;
@@ -47,7 +48,7 @@ describe("what is asked while a statement is under way", () => {
   test("goes out alone where it is alone, in a statement without the price of many", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const texts = () => statements.splice(0).map((each) => (each as { text: string }).text);
     const alone = (["x", "p", "u"] as const).map((operation) => sharedStatement([{ operation }]).text);
     const kept = await locker.acquire(uniqueKey());
@@ -70,7 +71,7 @@ describe("what is asked while a statement is under way", () => {
   test("is done in order: a key that is released and asked for again is granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const [kept, ...locks] = await acquireMany(locker, 51);
     proxy.freeze();
     statements.length = 0;
@@ -90,8 +91,8 @@ describe("what is asked while a statement is under way", () => {
   test("is granted and refused each by itself", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
-    await using other = sharing();
+    await using locker = createLocker({ pool, sessions: "shared" });
+    await using other = createLocker({ sessions: "shared" });
     await using kept = await locker.acquire(uniqueKey());
     const taken = await acquireMany(other, 20);
     proxy.freeze();
@@ -112,7 +113,7 @@ describe("what is asked while a statement is under way", () => {
   test("brings a fencing token to those alone that asked for one", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     await using kept = await locker.acquire(uniqueKey());
     proxy.freeze();
     const refreshed = kept.refresh();
@@ -127,7 +128,7 @@ describe("what is asked while a statement is under way", () => {
 
 test("more locks than fit into one statement are asked for in several", async () => {
   const { pool, statements } = observedPool();
-  await using locker = sharing(pool, { maxLocksPerSession: 3_000 });
+  await using locker = createLocker({ pool, sessions: "shared", maxLocksPerSession: 3_000 });
   await using first = await locker.acquire(uniqueKey());
   statements.length = 0;
   const locks = await acquireMany(locker, 2_500, { ttl: "5m" });
@@ -141,7 +142,7 @@ test.each(["client", "server"] as const)(
   "200 self-refreshing locks cost a few statements a round, ttlEnforcement: %j",
   async (ttlEnforcement) => {
     const { pool, statements } = observedPool();
-    await using locker = sharing(pool, { ttlEnforcement });
+    await using locker = createLocker({ pool, sessions: "shared", ttlEnforcement });
     const locks = await acquireMany(locker, 200, { ttl: 1_500, autoRefresh: true });
     statements.length = 0;
     // Longer than the TTL, which is three rounds or more.

@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { LockLostError, type PostgresLockerOptions } from "../../src/index.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
-import { acquireMany, sharing } from "../support/shared-locker.ts";
+import { acquireMany } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -11,7 +12,7 @@ import { until } from "../support/until.ts";
 describe("close", () => {
   test("frees 500 locks, and ends 50 acquires under way", async () => {
     const pool = createPool();
-    const locker = sharing(pool);
+    const locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 500);
     const signals = locks.map((lock) => lock.signal);
     const acquired = Promise.allSettled(Array.from({ length: 50 }, () => locker.acquire(uniqueKey())));
@@ -28,7 +29,7 @@ describe("close", () => {
   test("ends acquires that are on the way, and frees what they are granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    const locker = sharing(pool);
+    const locker = createLocker({ pool, sessions: "shared" });
     await acquireMany(locker, 10);
     proxy.freeze({ direction: "toClient" });
     statements.length = 0;
@@ -46,7 +47,7 @@ describe("close", () => {
   test("frees a lock that one more shared holder is about to have", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    const locker = sharing(pool);
+    const locker = createLocker({ pool, sessions: "shared" });
     const key = uniqueKey();
     await locker.acquire(key, { mode: "shared" });
     proxy.freeze({ direction: "toClient" });
@@ -64,7 +65,7 @@ describe("close", () => {
   test("frees a lock that was lost because nobody answered", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    const locker = sharing(pool);
+    const locker = createLocker({ pool, sessions: "shared" });
     const { signal } = await locker.acquire(uniqueKey(), { ttl: 400, autoRefresh: true });
     proxy.freeze({ direction: "toClient" });
     await until(() => signal.aborted);
@@ -78,7 +79,7 @@ describe("close", () => {
   test("gives up on a silent server, and ends the session with all its locks", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    const locker = sharing(pool);
+    const locker = createLocker({ pool, sessions: "shared" });
     await acquireMany(locker, 20);
     proxy.freeze();
     await locker.close();
@@ -97,7 +98,7 @@ describe("close", () => {
 
   test("gives a session back at once that carries nothing", async () => {
     const pool = createPool();
-    const locker = sharing(pool);
+    const locker = createLocker({ pool, sessions: "shared" });
     await (await locker.acquire(uniqueKey())).release();
     await locker.close();
     expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
@@ -107,7 +108,7 @@ describe("close", () => {
 async function closeWhileOpening(options: Pick<PostgresLockerOptions, "connWaitTimeout">): Promise<void> {
   await using proxy = await TcpProxy.start(databaseUrl());
   const pool = createPool({ connectionString: proxy.url });
-  const locker = sharing(pool, options);
+  const locker = createLocker({ pool, sessions: "shared", ...options });
   proxy.freeze();
   const acquired = locker.acquire(uniqueKey()).catch((error: unknown) => error);
   await until(() => proxy.size === 1);

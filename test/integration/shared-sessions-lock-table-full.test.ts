@@ -1,9 +1,11 @@
 import type pg from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from "vitest";
-import { type Lock, LockTableFullError, PostgresLocker } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { type Lock, LockTableFullError, type PostgresLocker } from "../../src/index.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, createPool, uniqueKey } from "../support/database.ts";
-import { acquireMany, sharing, sortedIds } from "../support/shared-locker.ts";
+import { createLocker } from "../support/locker.ts";
+import { acquireMany, sortedIds } from "../support/shared-locker.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // A server whose lock table is full refuses what it has no room for, by name, and keeps what is held.
@@ -12,7 +14,7 @@ let server: PostgresServer;
 
 beforeAll(async () => {
   const settings = { max_locks_per_transaction: 10, max_connections: 10 };
-  server = await PostgresServer.start({ major: inject("postgresMajor"), settings });
+  server = await startServer({ settings });
 });
 
 beforeEach(async () => {
@@ -27,7 +29,7 @@ describe("a server without room for another lock", () => {
   test("refuses those that it has no room for, by name, and keeps what is held", async () => {
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
-    await using locker = sharing(pool, { maxLocksPerSession: 10_000 });
+    await using locker = createLocker({ pool, sessions: "shared", maxLocksPerSession: 10_000 });
     const before = await acquireMany(locker, 20);
     const asked = await Promise.allSettled(Array.from({ length: 4_000 }, () => locker.acquire(uniqueKey())));
     const granted = asked.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
@@ -49,7 +51,10 @@ describe("a server without room for another lock", () => {
 
   test("refuses all the same where what is asked comes to a few", async () => {
     const admin = await connect({ connectionString: server.url });
-    await using locker = sharing(createPool({ connectionString: server.url, max: 2 }));
+    await using locker = createLocker({
+      pool: createPool({ connectionString: server.url, max: 2 }),
+      sessions: "shared",
+    });
     const locks = await acquireMany(locker, 20);
     await expect(fill(admin)).rejects.toMatchObject({ code: "53200" });
     for (const count of [1, 2, 7]) {
@@ -69,7 +74,7 @@ describe("a server without room for another lock", () => {
   test("takes back every lock while there is none", async () => {
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const [alone, ...locks] = await acquireMany(locker, 20);
     const kept = locks.slice(10);
     await expect(fill(admin)).rejects.toMatchObject({ code: "53200" });
@@ -83,7 +88,7 @@ describe("a server without room for another lock", () => {
   test("refuses a locker that has no session yet", async () => {
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     await expect(fill(admin)).rejects.toMatchObject({ code: "53200" });
     const asked = await Promise.allSettled([1, 2, 3].map(() => locker.acquire(uniqueKey())));
     for (const each of asked)
@@ -95,8 +100,16 @@ describe("a server without room for another lock", () => {
   test("keeps what each of two lockers holds while both ask for more than there is", async () => {
     const admin = await connect({ connectionString: server.url });
     const options = { maxLocksPerSession: 10_000 };
-    await using one = sharing(createPool({ connectionString: server.url, max: 1 }), options);
-    await using two = sharing(createPool({ connectionString: server.url, max: 1 }), options);
+    await using one = createLocker({
+      pool: createPool({ connectionString: server.url, max: 1 }),
+      sessions: "shared",
+      ...options,
+    });
+    await using two = createLocker({
+      pool: createPool({ connectionString: server.url, max: 1 }),
+      sessions: "shared",
+      ...options,
+    });
     const before = (await Promise.all([acquireMany(one, 20), acquireMany(two, 20)])).flat();
     const granted: Lock[] = [];
     const greedy = async (locker: PostgresLocker): Promise<void> => {
@@ -122,7 +135,7 @@ describe("a server without room for another lock", () => {
 
   test('refuses with sessions: "dedicated" as well', async () => {
     const admin = await connect({ connectionString: server.url });
-    await using locker = new PostgresLocker({
+    await using locker = createLocker({
       pool: createPool({ connectionString: server.url, max: 2 }),
       sessions: "dedicated",
     });

@@ -15,8 +15,9 @@ import {
   terminateHolder,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
-import { acquireMany, sharing, sortedIds } from "../support/shared-locker.ts";
+import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -27,7 +28,10 @@ test.each([
   ["a lock that refreshes itself, and has no answer in time, expires alone", true, LockExpiredError],
 ])("%s, and is freed as soon as the link is back", async (_, autoRefresh, reason) => {
   await using proxy = await TcpProxy.start(databaseUrl());
-  await using locker = sharing(createPool({ connectionString: proxy.url }));
+  await using locker = createLocker({
+    pool: createPool({ connectionString: proxy.url }),
+    sessions: "shared",
+  });
   const short = await locker.acquire(uniqueKey(), { ttl: 400, autoRefresh });
   const long = await locker.acquire(uniqueKey(), { ttl: "1m" });
   const { signal } = short;
@@ -45,8 +49,8 @@ test.each([
 
 describe("the end of a session", () => {
   test("aborts the signal of each of its locks once, and touches no other", async () => {
-    await using locker = sharing(createPool(), { maxLocksPerSession: 20 });
-    await using other = sharing();
+    await using locker = createLocker({ sessions: "shared", maxLocksPerSession: 20 });
+    await using other = createLocker({ sessions: "shared" });
     const locks = await acquireMany(locker, 20);
     const elsewhere = [await locker.acquire(uniqueKey()), await other.acquire(uniqueKey())];
     const heard = locks.map(({ signal }) => {
@@ -77,7 +81,7 @@ describe("the end of a session", () => {
 
   test("leaves every key to the next one, on a new session", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 10);
     const [before] = await holdersOf(locks[0]?.id ?? 0n);
     await terminateHolder(locks[0]?.id ?? 0n);
@@ -93,7 +97,7 @@ describe("the end of a session", () => {
   test("fails what was sent, and asks for what was queued on a new session", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 20);
     proxy.freeze({ direction: "toServer" });
     const refreshed = locks.slice(0, 10).map((lock) => lock.refresh());
@@ -114,7 +118,7 @@ describe("the end of a session", () => {
   test("by a cut link is told at once to all that it carried", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const signals = (await acquireMany(locker, 10)).map((lock) => lock.signal);
     proxy.cut();
     await until(() => signals.every(({ reason }) => reason instanceof LockLostError));
@@ -127,7 +131,7 @@ describe("locks that are freed behind their holders' backs", () => {
     "by DISCARD ALL are all lost, as the next %s says",
     async (what) => {
       const { pool, clients } = observedPool();
-      await using locker = sharing(pool);
+      await using locker = createLocker({ pool, sessions: "shared" });
       const [lock, ...others] = await acquireMany(locker, 10);
       const signals = others.map(({ signal }) => signal);
       await clients[0]?.query("discard all");
@@ -140,7 +144,7 @@ describe("locks that are freed behind their holders' backs", () => {
 
   test("by DISCARD ALL are lost, as the next acquire says, which is granted nothing", async () => {
     const { pool, clients } = observedPool();
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 10);
     await clients[0]?.query("discard all");
     await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(DatabaseError);
@@ -152,7 +156,7 @@ describe("locks that are freed behind their holders' backs", () => {
 
   test("by pg_advisory_unlock_all are all lost, as the first release says", async () => {
     const { pool, clients } = observedPool();
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const [lock, ...others] = await acquireMany(locker, 10);
     const signals = others.map(({ signal }) => signal);
     await clients[0]?.query("select pg_advisory_unlock_all()");
@@ -167,7 +171,7 @@ describe("locks that are freed behind their holders' backs", () => {
 
 test("statements cancelled at any moment leave what the handles say", async () => {
   const pool = createPool({ max: 2 });
-  await using locker = sharing(pool);
+  await using locker = createLocker({ pool, sessions: "shared" });
   await locker.acquire(uniqueKey());
   let over = false;
   const cancelling = (async () => {

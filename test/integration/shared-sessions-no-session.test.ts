@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { DatabaseError, LockLostError, PoolerDetectedError } from "../../src/index.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
-import { sharing } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -11,7 +11,7 @@ import { until } from "../support/until.ts";
 describe("without a session to be had", () => {
   test("everybody is told that the pool is saturated, until it has a session", async () => {
     const pool = createPool({ max: 2 });
-    await using locker = sharing(pool, { connWaitTimeout: 200 });
+    await using locker = createLocker({ pool, sessions: "shared", connWaitTimeout: 200 });
     const [client, other] = [await pool.connect(), await pool.connect()];
     const asked = await Promise.allSettled(Array.from({ length: 20 }, () => locker.acquire(uniqueKey())));
     for (const each of asked)
@@ -28,7 +28,7 @@ describe("without a session to be had", () => {
   test("all who want one are told that the server does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool, { connWaitTimeout: 200 });
+    await using locker = createLocker({ pool, sessions: "shared", connWaitTimeout: 200 });
     proxy.freeze();
     const asked = await Promise.allSettled(Array.from({ length: 20 }, () => locker.acquire(uniqueKey())));
     for (const each of asked) expect(each).toMatchObject({ reason: { reason: "connection-timeout" } });
@@ -41,7 +41,7 @@ describe("without a session to be had", () => {
   test("all who want one are told that the server refuses", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     await proxy.refuse();
     const asked = await Promise.allSettled(Array.from({ length: 20 }, () => locker.acquire(uniqueKey())));
     for (const each of asked) expect((each as PromiseRejectedResult).reason).toBeInstanceOf(DatabaseError);
@@ -55,7 +55,7 @@ describe("without a session to be had", () => {
     pool.on("connect", (client) => {
       (client as unknown as { processID: number }).processID += 1_000_000;
     });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const asked = await Promise.allSettled(Array.from({ length: 20 }, () => locker.acquire(uniqueKey())));
     for (const each of asked) {
       const { reason: error } = each as PromiseRejectedResult;
@@ -63,7 +63,7 @@ describe("without a session to be had", () => {
       expect(error.message).toContain('pooler: "session"');
     }
     expect([await advisoryLocks(), pool.totalCount, clients.length]).toEqual([[], 0, 1]);
-    await using trusting = sharing(pool, { pooler: "session" });
+    await using trusting = createLocker({ pool, sessions: "shared", pooler: "session" });
     await using lock = await trusting.acquire(uniqueKey());
     await lock.refresh();
   });
@@ -71,7 +71,7 @@ describe("without a session to be had", () => {
   test("a session that stops answering is destroyed with all that it carries", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const lock = await locker.acquire(uniqueKey(), { ttl: "1m" });
     const { signal } = lock;
     proxy.freeze();

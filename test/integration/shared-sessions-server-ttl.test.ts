@@ -1,8 +1,8 @@
-import type pg from "pg";
 import { describe, expect, test } from "vitest";
 import { LockExpiredError, type PostgresLocker } from "../../src/index.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
-import { blockFor, sharing, sortedIds, witnessOf } from "../support/shared-locker.ts";
+import { createLocker } from "../support/locker.ts";
+import { blockFor, sortedIds, witnessOf } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -113,6 +113,6 @@ describe("a TTL that the server enforces", () => {
   });
 });
 
-function enforced(pool?: pg.Pool): PostgresLocker {
-  return sharing(pool, { ttlEnforcement: "server" });
+function enforced(pool = createPool()): PostgresLocker {
+  return createLocker({ pool, sessions: "shared", ttlEnforcement: "server" });
 }

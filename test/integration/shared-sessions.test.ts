@@ -8,9 +8,10 @@ import {
   holdersOf,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
 import { sessionSettings } from "../support/session-settings.ts";
-import { acquireMany, sharing, sortedIds } from "../support/shared-locker.ts";
+import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -19,7 +20,7 @@ import { until } from "../support/until.ts";
 describe("the sessions of a locker", () => {
   test("are one for a hundred locks", async () => {
     const pool = createPool();
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 100);
     const held = await advisoryLocks();
     expect(sortedIds(held)).toEqual(sortedIds(locks));
@@ -32,7 +33,7 @@ describe("the sessions of a locker", () => {
 
   test("are as many as maxLocksPerSession makes them, each filled before the next", async () => {
     const pool = createPool();
-    await using locker = sharing(pool, { maxLocksPerSession: 10 });
+    await using locker = createLocker({ pool, sessions: "shared", maxLocksPerSession: 10 });
     const locks = await acquireMany(locker, 25);
     expect(await loads()).toEqual([10, 10, 5]);
     expect(pool.totalCount).toBe(3);
@@ -45,7 +46,7 @@ describe("the sessions of a locker", () => {
 
   test("go back to the pool once they carry nothing, while others of the locker go on", async () => {
     const pool = createPool();
-    await using locker = sharing(pool, { maxLocksPerSession: 2 });
+    await using locker = createLocker({ pool, sessions: "shared", maxLocksPerSession: 2 });
     const [one, two, three] = await acquireMany(locker, 3);
     await one?.release();
     await two?.release();
@@ -57,7 +58,7 @@ describe("the sessions of a locker", () => {
 
   test("are opened anew after that", async () => {
     const pool = createPool({ max: 2 });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     for (let round = 0; round < 3; round++) {
       const lock = await locker.acquire(uniqueKey());
       expect(await holdersOf(lock.id)).toHaveLength(1);
@@ -83,7 +84,7 @@ describe("the sessions of a locker", () => {
         },
       });
       const pool = createPool({ connectionString: role.url, max: 2, application_name: "somebody's" });
-      await using locker = sharing(pool, { ttlEnforcement });
+      await using locker = createLocker({ pool, sessions: "shared", ttlEnforcement });
       const before = await sessionSettings(pool);
       expect(before).toMatchObject({ application_name: "somebody's", tcp_user_timeout: "123456" });
       const locks = await acquireMany(locker, 3, { ttl: "1m", fencing: true });
@@ -99,7 +100,7 @@ describe("the sessions of a locker", () => {
       settings: { idle_session_timeout: "300", statement_timeout: "100" },
     });
     const { pool, clients } = observedPool({ connectionString: role.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const locks = await acquireMany(locker, 20);
     const idle = createPool({ connectionString: role.url, max: 2 });
     await idle.query("select 1");
@@ -113,7 +114,7 @@ describe("the sessions of a locker", () => {
 
   test("leave the rest of the pool to what is done under the locks", async () => {
     const pool = createPool({ max: 3 });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const work = Array.from({ length: 10 }, (_, i) =>
       locker.withLock(uniqueKey(), async (lock) => {
         const { rows } = await pool.query<{ i: number }>("select $1::int as i", [i]);
@@ -128,7 +129,7 @@ describe("the sessions of a locker", () => {
 
 describe("a key that a session has", () => {
   test("is granted to one of many who ask at the same moment", async () => {
-    await using locker = sharing();
+    await using locker = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     const asked = await Promise.allSettled(Array.from({ length: 50 }, () => locker.acquire(key)));
     const locks = asked.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
@@ -145,8 +146,8 @@ describe("a key that a session has", () => {
     ["exclusive", "shared"],
     ["shared", "exclusive"],
   ] as const)("held %s is refused to who wants it %s, and free after one release", async (mode, wanted) => {
-    await using locker = sharing();
-    await using other = sharing();
+    await using locker = createLocker({ sessions: "shared" });
+    await using other = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     await using _neighbour = await locker.acquire(uniqueKey());
     const lock = await locker.acquire(key, { mode });
@@ -159,8 +160,8 @@ describe("a key that a session has", () => {
   });
 
   test("is locked once for all its shared holders, and free after the last of them", async () => {
-    await using locker = sharing();
-    await using other = sharing();
+    await using locker = createLocker({ sessions: "shared" });
+    await using other = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     const locks = await Promise.all([1, 2, 3, 4].map(() => locker.acquire(key, { mode: "shared" })));
     expect(await advisoryLocks()).toMatchObject([{ id: lockId(0, key), mode: "ShareLock" }]);
@@ -178,7 +179,7 @@ describe("a key that a session has", () => {
   test("stays with its other shared holders if one is released during its refresh", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const key = uniqueKey();
     const leaving = await locker.acquire(key, { mode: "shared", ttl: 500 });
     const staying = await locker.acquire(key, { mode: "shared" });
@@ -197,7 +198,7 @@ describe("a key that a session has", () => {
   test("harms no other if given up twice, by an unanswered refresh and by release()", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
-    await using locker = sharing(pool);
+    await using locker = createLocker({ pool, sessions: "shared" });
     const other = await locker.acquire(uniqueKey());
     const lock = await locker.acquire(uniqueKey(), { ttl: 500 });
     proxy.freeze({ direction: "toClient" });
@@ -214,8 +215,8 @@ describe("a key that a session has", () => {
   });
 
   test("is shared with another locker's session", async () => {
-    await using locker = sharing();
-    await using other = sharing();
+    await using locker = createLocker({ sessions: "shared" });
+    await using other = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     const locks = await Promise.all(
       [locker, locker, other, other].map((each) => each.acquire(key, { mode: "shared" })),
@@ -226,7 +227,7 @@ describe("a key that a session has", () => {
   });
 
   test("goes to each of many in turn who wait for it in two lockers", async () => {
-    const lockers = [sharing(), sharing()] as const;
+    const lockers = [createLocker({ sessions: "shared" }), createLocker({ sessions: "shared" })] as const;
     await using one = lockers[0];
     await using two = lockers[1];
     const key = uniqueKey();
@@ -253,7 +254,7 @@ describe("a key that a session has", () => {
 test("two keys with one id are told apart by name", async () => {
   // Two real keys of namespace 0 with one FNV-1a hash.
   const [one, other] = ["amf2oiyzezvcf", "msmbnqwkrawwd"] as const;
-  await using locker = sharing();
+  await using locker = createLocker({ sessions: "shared" });
   const lock = await locker.acquire(one);
   const collision = { reason: "id-collision", key: other, otherKey: one };
   await expect(locker.acquire(other)).rejects.toMatchObject(collision);
@@ -266,8 +267,8 @@ test("two keys with one id are told apart by name", async () => {
 
 describe("fencing tokens", () => {
   test("grow from each holder to the next, over two lockers with a hundred keys each", async () => {
-    await using one = sharing();
-    await using two = sharing();
+    await using one = createLocker({ sessions: "shared" });
+    await using two = createLocker({ sessions: "shared" });
     const keys = Array.from({ length: 100 }, () => uniqueKey());
     const last = new Map<string, bigint>();
     for (let round = 0; round < 6; round++) {
@@ -282,8 +283,8 @@ describe("fencing tokens", () => {
   });
 
   test("grow in the order of the grants where two lockers contend", async () => {
-    await using one = sharing();
-    await using two = sharing();
+    await using one = createLocker({ sessions: "shared" });
+    await using two = createLocker({ sessions: "shared" });
     const keys = Array.from({ length: 4 }, () => uniqueKey());
     const tokens = new Map<string, bigint[]>(keys.map((key) => [key, []]));
     const work = keys.flatMap((key) =>
@@ -306,7 +307,7 @@ describe("fencing tokens", () => {
   });
 
   test("grow from a shared holder, even one that joined another, to an exclusive one", async () => {
-    await using locker = sharing();
+    await using locker = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     const shared: AcquireOptions = { mode: "shared", fencing: true };
     const first = await locker.acquire(key, { ...shared, fencing: false });

@@ -1,7 +1,8 @@
 import { runInNewContext } from "node:vm";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { type AbortSignalLike, PostgresLocker } from "../../src/index.ts";
-import { connect, createPool, uniqueId, uniqueKey } from "../support/database.ts";
+import type { AbortSignalLike, PostgresLocker } from "../../src/index.ts";
+import { connect, uniqueId, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 
 // A caller's signal: the platform's, one of another realm or of a polyfill; one for many callers, and one that misbehaves.
 
@@ -57,7 +58,7 @@ async function heldKey(locker: PostgresLocker): Promise<string> {
 
 describe("a signal is taken by its shape", () => {
   test("of a polyfill: it ends a wait with its own error, and keeps no listener", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = await heldKey(locker);
     const signal = new PolyfilledSignal();
     const waiting = locker.acquire(key, { wait: true, signal });
@@ -70,7 +71,7 @@ describe("a signal is taken by its shape", () => {
   });
 
   test("of another realm: it ends a wait, with its own reason", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = await heldKey(locker);
     const { signal, abort } = foreignController();
     const waiting = locker.acquire(key, { wait: true, signal });
@@ -82,7 +83,7 @@ describe("a signal is taken by its shape", () => {
   });
 
   test("and given to acquireAll, withLock, withTransaction and refresh", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const signal = new PolyfilledSignal();
     const group = await locker.acquireAll([uniqueKey(), uniqueKey()], { signal });
     await group.refresh("20s", { signal });
@@ -99,7 +100,7 @@ describe("a signal is taken by its shape", () => {
     ["a controller", new AbortController()],
     ["null", null],
   ])("%s is none", async (_, signal) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await expect(locker.acquire(uniqueKey(), { signal: signal as never })).rejects.toMatchObject({
       name: "InvalidConfigError",
       message: expect.stringContaining("an AbortSignal"),
@@ -110,7 +111,7 @@ describe("a signal is taken by its shape", () => {
 describe("one signal for many", () => {
   test("has one listener, and none when they have what they want; no warning is printed", async () => {
     const warned = vi.spyOn(process, "emitWarning");
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const controller = new AbortController();
     const [adding, removing] = [
       vi.spyOn(controller.signal, "addEventListener"),
@@ -130,8 +131,8 @@ describe("one signal for many", () => {
   });
 
   test("aborts all of them, also those of another locker, each with its reason", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using another = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using another = createLocker();
     const controller = new AbortController();
     const keys = await Promise.all([heldKey(locker), heldKey(another)]);
     const { signal } = controller;
@@ -150,7 +151,7 @@ describe("one signal for many", () => {
   });
 
   test("goes on for the others when one of them leaves, in whatever order", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = await heldKey(locker);
     const { signal, abort } = foreignController();
     const waiting = (["20ms", true, "60ms", true] as const).map((wait) =>
@@ -172,7 +173,7 @@ describe("a signal that misbehaves leaves nothing behind", () => {
   test.each([0, 1, 2, 3, 4, 5, 6])(
     "it aborts in its own getter, when it is asked for time %i",
     async (at) => {
-      await using locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+      await using locker = createLocker({ sessions: "dedicated" });
       let asked = 0;
       class Trap extends PolyfilledSignal {
         override get aborted(): boolean {
@@ -190,7 +191,7 @@ describe("a signal that misbehaves leaves nothing behind", () => {
   );
 
   test("it aborts as soon as it is listened to", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     class Eager extends PolyfilledSignal {
       override addEventListener(type: "abort", listener: () => void): void {
         super.addEventListener(type, listener);
@@ -203,7 +204,7 @@ describe("a signal that misbehaves leaves nothing behind", () => {
   });
 
   test("whoever hears of the abort acquires again with it: refused at once", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = await heldKey(locker);
     const controller = new AbortController();
     const again: Promise<unknown>[] = [];
@@ -219,7 +220,7 @@ describe("a signal that misbehaves leaves nothing behind", () => {
   });
 
   test("an abort while the server has the statement: what is granted goes back", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const session = await connect();
     for (let round = 0; round < 20; round += 1) {
       const controller = new AbortController();

@@ -1,9 +1,9 @@
 import { expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { within } from "../../src/runtime/clock.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 
 // A process that stands still for longer than a statement of ours may take finds its timers due before it has read its sockets. What
 // arrived in that time counts all the same: the TTLs here are of ten minutes.
@@ -28,8 +28,8 @@ test.each(isOverPostgresJs ? stalled.slice(0, 1) : stalled)(
   async (sessions, ttlEnforcement, count) => {
     const options = { sessions, ttlEnforcement, connWaitTimeout: "5s" } as const;
     const pool = createPool({ max: 40 });
-    await using locker = new PostgresLocker({ pool, ...options });
-    await using unconnected = new PostgresLocker({ pool: createPool(), ...options });
+    await using locker = createLocker({ pool, ...options });
+    await using unconnected = createLocker({ ...options });
     const take = (key: string) => locker.acquire(key, { ttl: "10m", autoRefresh: true });
     const [held, leaving] = await Promise.all([
       Promise.all(keys(count).map(take)),
@@ -58,7 +58,7 @@ test.each(isOverPostgresJs ? stalled.slice(0, 1) : stalled)(
 
 test("a connection half made when the event loop stands still is finished later", async () => {
   for (const pause of [0, 1, 3, 6]) {
-    await using locker = new PostgresLocker({ pool: createPool(), connWaitTimeout: "1s" });
+    await using locker = createLocker({ connWaitTimeout: "1s" });
     const acquiring = locker.acquire(uniqueKey(), { ttl: "10m" });
     await new Promise((resolve) => setTimeout(resolve, pause));
     block(1_300);

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Lock, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
+import type { Lock, PostgresLocker, PostgresLockerOptions } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // The server waits for a synchronous standby that is away: every commit hangs, and that of a fencing token, too. No other lock is
@@ -50,7 +51,7 @@ async function refusal(acquiring: Promise<unknown>): Promise<Refused> {
 
 test("a fenced acquire loses no other lock and leaves nothing, in every mode", async () => {
   const lockerWith = (options: Partial<PostgresLockerOptions>): PostgresLocker =>
-    new PostgresLocker({ pool: createPool({ connectionString: server.url, max: 40 }), ...options });
+    createLocker({ pool: createPool({ connectionString: server.url, max: 40 }), ...options });
   await using shared = lockerWith({ sessions: "shared" });
   await using enforced = lockerWith({ sessions: "shared", ttlEnforcement: "server" });
   await using dedicated = lockerWith({ sessions: "dedicated" });
@@ -96,7 +97,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
 }, 60_000);
 
 test("a caller's signal ends a fenced acquire at once, and what it had goes back", async () => {
-  const locker = new PostgresLocker({ pool: createPool({ connectionString: server.url }) });
+  const locker = createLocker({ pool: createPool({ connectionString: server.url }) });
   const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
   await standbys("nobody");
   const controller = new AbortController();
@@ -121,7 +122,7 @@ test("a caller's signal ends a fenced acquire at once, and what it had goes back
 }, 60_000);
 
 test("a lock whose TTL passes before its token is there goes back at once", async () => {
-  await using locker = new PostgresLocker({
+  await using locker = createLocker({
     pool: createPool({ connectionString: server.url }),
     ttlEnforcement: "server",
   });

@@ -11,8 +11,9 @@ import {
   SimpleSpanProcessor,
 } from "@opentelemetry/sdk-trace-base";
 import { describe, expect, test } from "vitest";
-import { type Logger, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
+import type { Logger, PostgresLockerOptions } from "../../src/index.ts";
 import { createPool, terminateHolder, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -27,7 +28,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       spanProcessors: [new SimpleSpanProcessor(spanExporter)],
     });
     const meterProvider = new MeterProvider({ readers: [reader] });
-    const locker = new PostgresLocker({
+    const locker = createLocker({
       sessions,
       pool: createPool(),
       meterProvider,
@@ -127,7 +128,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       void lines.push({ level, facts, message });
     const pinoShaped = { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") };
     const fits: Logger[] = [console, pinoShaped];
-    await using _console = new PostgresLocker({ sessions, pool: createPool(), logger: fits[0] as Logger });
+    await using _console = createLocker({ sessions, logger: fits[0] as Logger });
     const { locker } = observed({ logger: pinoShaped });
     await using _ = locker;
     const lock = await locker.acquire(uniqueKey());

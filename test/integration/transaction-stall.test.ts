@@ -1,8 +1,8 @@
 import { Socket } from "node:net";
 import { expect, test } from "vitest";
-import { PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { databaseUrl, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
@@ -18,7 +18,7 @@ test("a commit that took effect is one, whatever stood still after it was sent",
   });
   await child.message((message) => "sent" in message);
   await until(async () => (await written()).length === 1);
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const running = locker.withTransaction(uniqueKey(), async (client) => {
     await client.query(write, ["by this process"]);
     const { write: send } = Socket.prototype;

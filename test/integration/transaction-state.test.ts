@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { DatabaseError, InvalidConfigError, lockId, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError, InvalidConfigError, lockId } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -13,6 +13,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
@@ -83,7 +84,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     ],
   ])("%s: rejects, and nothing is committed without the lock", async (_what, does, kept) => {
     const pool = createPool({ Client } as pg.PoolConfig);
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client: pg.PoolClient) => {
       await client.query(write, ["before"]);
@@ -102,8 +103,8 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
   });
 
   test("commits nothing after another has got the lock meanwhile", async () => {
-    await using locker = new PostgresLocker({ pool: createPool({ Client } as pg.PoolConfig) });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker({ pool: createPool({ Client } as pg.PoolConfig) });
+    await using elsewhere = createLocker();
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client) => {
       await client.query("rollback; begin");
@@ -124,7 +125,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
       const { processID } = earlier as unknown as Session;
       await earlier.query(left).catch(() => {});
       earlier.release();
-      await using locker = new PostgresLocker({ pool });
+      await using locker = createLocker({ pool });
       const running = locker.withTransaction(uniqueKey(), (client) => client.query(write, ["mine"]));
       await expect(running).rejects.toBeInstanceOf(DatabaseError);
       await expect(running).rejects.toThrow(/was in a transaction|transaction is aborted/);
@@ -144,7 +145,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     const earlier = await pool.connect();
     await earlier.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
     earlier.release();
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     await expect(locker.withTransaction(key, never)).rejects.toMatchObject({ reason: "held" });
     const waiting = locker.withTransaction(key, never, { wait: "300ms" });
     await expect(waiting).rejects.toMatchObject({ reason: "wait-timeout" });
@@ -157,7 +158,7 @@ describe("a transaction of the locker's own", () => {
     "commits nothing, and says so, if the function gives its client back",
     async () => {
       const pool = createPool({ max: 1 });
-      await using locker = new PostgresLocker({ pool });
+      await using locker = createLocker({ pool });
       const running = locker.withTransaction(uniqueKey(), async (client: pg.PoolClient) => {
         await client.query(write, ["mine"]);
         client.release();
@@ -172,7 +173,7 @@ describe("a transaction of the locker's own", () => {
   );
 
   test("a savepoint of the function's own, and a rollback to it, change nothing", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await locker.withTransaction(uniqueKey(), async (client) => {
       await client.query(write, ["kept"]);
       await client.query("savepoint a");
@@ -183,7 +184,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("its client is none for a second lock of the same key, but for readers", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     await locker.withTransaction(key, async (client: pg.PoolClient) => {
       for (const options of [{ client }, { client, mode: "shared" }, { client, wait: "5s" }] as const) {
@@ -209,7 +210,7 @@ describe("a transaction of the locker's own", () => {
 
 describe("a client of the caller's", () => {
   test("of two calls at once one is inside, and the other is told so", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -233,8 +234,8 @@ describe("a client of the caller's", () => {
   });
 
   test("two waiting calls for two keys both get their turn, and keep the settings", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using elsewhere = createLocker();
     const client = await connect();
     const [one, two] = [await elsewhere.acquire(uniqueKey()), await elsewhere.acquire(uniqueKey())];
     await client.query("begin; set local lock_timeout = '1234ms'; set local statement_timeout = '54321ms'");
@@ -258,7 +259,7 @@ describe("a client of the caller's", () => {
     ],
     ["by its session", (client, id) => client.query("select pg_advisory_lock($1)", [id])],
   ])("a lock that is held already, %s, is not taken once more", async (_, takes) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -273,7 +274,7 @@ describe("a client of the caller's", () => {
   });
 
   test("keeps the lock after the function until its own end, and isn't asked again", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -296,7 +297,7 @@ describe("a client of the caller's", () => {
     ["prepare transaction", (client) => client.query("prepare transaction 'pg_locker_test'").catch(() => {})],
     ["a statement that failed", (client) => client.query("select 1/0").catch(() => {})],
   ])("is told that the lock has gone with %s in the function", async (_, ends) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -310,7 +311,7 @@ describe("a client of the caller's", () => {
   });
 
   test("in a transaction that has failed: an error that says so, and it stays as it was", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     await client.query("savepoint a");
@@ -326,7 +327,7 @@ describe("a client of the caller's", () => {
   });
 
   test("that is in no transaction is refused at once, even if the call would wait", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await using lock = await locker.acquire(uniqueKey());
     const pool = createPool({ max: 3 });
     for (const client of [await connect(), pool as unknown as pg.Client]) {
@@ -343,7 +344,7 @@ describe("a client of the caller's", () => {
 
   test("that was given back to its pool isn't relied on for the lock that it had", async () => {
     const pool = createPool({ max: 1 });
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await pool.connect();
     await client.query("begin");
     const running = locker.withTransaction(
@@ -369,7 +370,7 @@ describe("a client of the caller's", () => {
   });
 
   test("whose connection has ended: an error, and nothing hangs", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     const running = locker.withTransaction(
@@ -389,8 +390,8 @@ describe("a client of the caller's", () => {
 
 describe("calls that meet on one client", () => {
   test("run their functions one by one, and a refusal undoes no write of another", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
-    await using elsewhere = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
+    await using elsewhere = createLocker();
     const client = await connect();
     await client.query("create table if not exists meeting (who text)");
     await using held = await elsewhere.acquire(uniqueKey());
@@ -421,7 +422,7 @@ describe("calls that meet on one client", () => {
   });
 
   test("may be within each other", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     const inner = await locker.withTransaction(

@@ -1,14 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { describe, expect, test } from "vitest";
-import {
-  DatabaseError,
-  InvalidTtlError,
-  LockExpiredError,
-  LockLostError,
-  lockId,
-  PostgresLocker,
-} from "../../src/index.ts";
+import { DatabaseError, InvalidTtlError, LockExpiredError, LockLostError, lockId } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -18,6 +11,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
@@ -45,7 +39,7 @@ describe.each([false, true])("a link that dies (the client is the caller's: %s)"
     ["under a statement of the function", (client) => client.query("select 1")],
   ])("%s: the call rejects, the server frees the lock later, and nothing is committed", async (_, waits) => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
     const client = await connect({ connectionString: proxy.url });
     if (callers) await client.query("begin");
     const key = uniqueKey();
@@ -77,7 +71,7 @@ describe.each([false, true])("a link that dies (the client is the caller's: %s)"
 
 describe("a transaction of the locker's own", () => {
   test("is kept alive for as long as its function takes, and commits", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const value = await locker.withTransaction(
       uniqueKey(),
       async (client) => {
@@ -93,7 +87,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("whose function runs a statement beyond the TTL: the statement is cancelled", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     const running = locker.withTransaction(
       key,
@@ -109,7 +103,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("whose event loop stands still beyond the TTL commits nothing, and says so", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     for (const after of [() => {}, () => delay(20)]) {
       const running = locker.withTransaction(
@@ -130,7 +124,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("that the server ended for being idle, before this process knew, is lost", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     const running = locker.withTransaction(
       key,
@@ -148,10 +142,10 @@ describe("a transaction of the locker's own", () => {
     const options = "-c idle_in_transaction_session_timeout=77s";
     const pool = createPool({ options });
     const ask = (client: pg.PoolClient) => idleTimeout(client);
-    await using enforced = new PostgresLocker({ pool, ttlEnforcement: "server" });
+    await using enforced = createLocker({ pool, ttlEnforcement: "server" });
     expect(await enforced.withTransaction(uniqueKey(), ask)).toBe("30s");
     expect(await enforced.withTransaction(uniqueKey(), ask, { ttl: "1m" })).toBe("1min");
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     expect(await locker.withTransaction(uniqueKey(), ask)).toBe("77s");
     expect(await locker.withTransaction(uniqueKey(), ask, { ttl: 1234.2 })).toBe("1235ms");
     const client = await pool.connect();
@@ -160,7 +154,7 @@ describe("a transaction of the locker's own", () => {
   });
 
   test("that waited for its lock has its TTL from the grant", async () => {
-    await using locker = new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
+    await using locker = createLocker({ ttlEnforcement: "server" });
     const holder = await connect();
     const key = uniqueKey();
     await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
@@ -182,7 +176,7 @@ describe("a transaction of the locker's own", () => {
     "a TTL of %s is refused, before anything is done",
     async (ttl) => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ pool });
+      await using locker = createLocker({ pool });
       const running = locker.withTransaction(uniqueKey(), never, { ttl: ttl as number });
       await expect(running).rejects.toBeInstanceOf(InvalidTtlError);
       expect(pool.totalCount).toBe(0);
@@ -192,7 +186,7 @@ describe("a transaction of the locker's own", () => {
 
 describe("a client of the caller's", () => {
   test.each(["succeeds", "fails"])("has its own time-out again when the function %s", async (how) => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     await client.query("begin");
     await client.query("set local idle_in_transaction_session_timeout = '55s'");
@@ -212,7 +206,7 @@ describe("a client of the caller's", () => {
   });
 
   test("keeps the smaller TTL of the lock around it", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await locker.withTransaction(
       uniqueKey(),
       async (client: pg.PoolClient) => {
@@ -226,7 +220,7 @@ describe("a client of the caller's", () => {
   });
 
   test("of another library is not kept alive: the server ends its idle transaction", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const session = await connect();
     const client = { query: (text: string, values?: unknown[]) => session.query(text, values) };
     const key = uniqueKey();
@@ -238,7 +232,7 @@ describe("a client of the caller's", () => {
   });
 
   test("a refusal, and a wait that passes, leave its settings as they were", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     await using lock = await locker.acquire(uniqueKey());
     const client = await connect();
     await client.query("begin");

@@ -2,9 +2,8 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { beforeEach, describe, expect, inject, test } from "vitest";
-import { LockerClosedError, lockId, PostgresLocker, type TransactionClient } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/index.ts";
+import { beforeEach, describe, expect, test } from "vitest";
+import { LockerClosedError, lockId, type PostgresLocker, type TransactionClient } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -16,7 +15,9 @@ import {
   type Session,
   uniqueKey,
 } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
@@ -89,7 +90,7 @@ const ways: ReadonlyArray<readonly [string, () => Promise<Ways>]> = [
 
 describe.each(ways)("a wait in %s", (_, make) => {
   test("is one of the server's, in the order of arrival, and ends with the release", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const { run, client } = await make();
     const holder = await connect();
     const key = uniqueKey();
@@ -109,7 +110,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
   });
 
   test("goes on after a bound of the server's, and is granted then", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const { run, client } = await make();
     const holder = await connect();
     const key = uniqueKey();
@@ -133,8 +134,8 @@ describe.each(ways)("a wait in %s", (_, make) => {
 
   test("an abort, a bound that passes and a close() end it at once, without a trace", async () => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
-    const closing = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
+    const closing = createLocker({ pool });
     const { run, client } = await make();
     await client?.query(write, ["before"]);
     const holder = await connect();
@@ -172,12 +173,12 @@ describe.each(ways)("a wait in %s", (_, make) => {
 });
 
 test("a wait is no line in the server's log, however it ends", async () => {
-  await using server = await PostgresServer.start({ major: inject("postgresMajor") });
+  await using server = await startServer();
   const url = server.url;
   const client = await connect({ connectionString: url });
   const holder = await connect({ connectionString: url });
   const pool = createPool({ connectionString: url });
-  await using locker = new PostgresLocker({ pool });
+  await using locker = createLocker({ pool });
   const key = uniqueKey();
   await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
   const log = join(dirname(server.dataDirectory), "server.log");
@@ -205,7 +206,7 @@ test("a wait is no line in the server's log, however it ends", async () => {
 });
 
 test("a transaction's own settings do not end the wait, and are as they were after it", async () => {
-  await using locker = new PostgresLocker({
+  await using locker = createLocker({
     pool: createPool({ options: "-c statement_timeout=400 -c lock_timeout=200" }),
   });
   const holder = await connect();
@@ -225,7 +226,7 @@ test("a transaction's own settings do not end the wait, and are as they were aft
 });
 
 test("of two transactions that wait for each other one is told of a deadlock", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const keys = [uniqueKey(), uniqueKey()] as const;
   let inside = 0;
   const both = async (first: string, second: string) =>
@@ -248,7 +249,7 @@ test("of two transactions that wait for each other one is told of a deadlock", a
 });
 
 test("a deadlock with rows leaves the caller's transaction for the caller to end", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const [one, two] = [await connect(), await connect()];
   const key = uniqueKey();
   await one.query(write, ["row"]);
@@ -279,7 +280,7 @@ test("a deadlock with rows leaves the caller's transaction for the caller to end
 });
 
 test("a wait keeps no snapshot beyond its bound, and no id in its own transaction", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const holder = await connect();
   const key = uniqueKey();
   await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
@@ -313,7 +314,7 @@ test("a wait keeps no snapshot beyond its bound, and no id in its own transactio
 }, 30_000);
 
 test("a storm of aborts leaves the caller's transaction usable, without the lock", async () => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const client = await connect();
   const holder = await connect();
   const key = uniqueKey();
@@ -355,7 +356,7 @@ test("a role without plpgsql waits too, and its transaction survives the bound",
   await using role = await createRole();
   await own.query("revoke usage on language plpgsql from public");
   try {
-    await using locker = new PostgresLocker({ pool: createPool({ connectionString: role.url }) });
+    await using locker = createLocker({ pool: createPool({ connectionString: role.url }) });
     const client = await connect({ connectionString: role.url });
     const holder = await connect();
     const key = uniqueKey();
@@ -391,7 +392,7 @@ test.each<readonly [string, (answer: string) => unknown]>([
   ["as the server wrote it", (answer) => answer],
   ["read as JSON", (answer) => JSON.parse(answer)],
 ])("another library's client with %s answers acquires, waits and tells of a loss", async (_, read) => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   const session = await connect();
   const client = adapter(session, read);
   const key = uniqueKey();
@@ -415,7 +416,7 @@ test.each<readonly [string, unknown]>([
   ["null", null],
   ["a string", "postgres://user:secret@host/db"],
 ])("a client with %s is refused, by its field", async (_, client) => {
-  await using locker = new PostgresLocker({ pool: createPool() });
+  await using locker = createLocker();
   for (const wait of [0, true] as const) {
     const running = locker.withTransaction(uniqueKey(), never, { client: client as TransactionClient, wait });
     await expect(running).rejects.toMatchObject({ name: "InvalidConfigError", field: "client" });
@@ -425,7 +426,7 @@ test.each<readonly [string, unknown]>([
 
 test.skipIf(!PgBouncer.installed)("through PgBouncer in transaction mode, in either way", async () => {
   await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 4 });
-  await using locker = new PostgresLocker({ pool: createPool({ connectionString: bouncer.url }) });
+  await using locker = createLocker({ pool: createPool({ connectionString: bouncer.url }) });
   const client = await connect({ connectionString: bouncer.url });
   const holder = await connect();
   const key = uniqueKey();

@@ -6,7 +6,7 @@ import {
   InvalidConfigError,
   LockerClosedError,
   lockId,
-  PostgresLocker,
+  type PostgresLocker,
 } from "../../src/index.ts";
 import {
   advisoryLocks,
@@ -18,6 +18,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -28,7 +29,7 @@ emptyWrittenTable();
 describe("withTransaction", () => {
   test("holds the lock in the transaction, commits what fn wrote, returns fn's result", async () => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     const answer = await locker.withTransaction(key, async (client: pg.PoolClient) => {
       expect(await holdersOf(lockId(0, key))).toHaveLength(1);
@@ -43,7 +44,7 @@ describe("withTransaction", () => {
   });
 
   test("rolls back where fn fails, and rejects with its error", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     const error = new Error("its own");
     const failing = locker.withTransaction(key, async (client) => {
@@ -60,7 +61,7 @@ describe("withTransaction", () => {
   });
 
   test("rejects where fn passed over a failed statement, for then nothing was committed", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const running = locker.withTransaction(uniqueKey(), async (client) => {
       await client.query(write, ["one"]);
       await client.query("select 1/0").catch(() => {});
@@ -73,7 +74,7 @@ describe("withTransaction", () => {
 
   test.each(["commit", "rollback"])("rejects where fn ended the transaction itself, by %s", async (end) => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client) => {
       await client.query(write, ["under the lock"]);
@@ -88,7 +89,7 @@ describe("withTransaction", () => {
   test("rejects with what the commit says", async () => {
     const client = await connect();
     await client.query("create table checked (a int unique deferrable initially deferred)");
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const running = locker.withTransaction(uniqueKey(), async (tx) => {
       await tx.query("insert into checked values (1), (1)");
     });
@@ -97,7 +98,7 @@ describe("withTransaction", () => {
   });
 
   test("is excluded by a lock, and excludes it", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     const lock = await locker.acquire(key);
     const refused = locker.withTransaction(key, () => expect.unreachable());
@@ -120,10 +121,10 @@ describe("withTransaction", () => {
   });
 
   test("waits, and sees what the one before wrote", async () => {
-    await using one = new PostgresLocker({ pool: createPool() });
-    await using two = new PostgresLocker({ pool: createPool() });
+    await using one = createLocker();
+    await using two = createLocker();
     const options = "-c default_transaction_isolation=repeatable\\ read";
-    await using three = new PostgresLocker({ pool: createPool({ options }) });
+    await using three = createLocker({ pool: createPool({ options }) });
     const key = uniqueKey();
     const append = async (client: pg.PoolClient): Promise<void> => {
       const { rows } = await client.query("select count(*) as count from written");
@@ -140,7 +141,7 @@ describe("withTransaction", () => {
 
   test("a wait that passes, or is aborted, runs nothing and leaves nothing", async () => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const lock = await locker.acquire(uniqueKey());
     const never = () => expect.unreachable();
     const overdue = locker.withTransaction(lock.key, never, { wait: "20ms" });
@@ -157,7 +158,7 @@ describe("withTransaction", () => {
 
   test("a storm of 500 aborts leaves no transaction, lock or checked-out connection", async () => {
     const pool = createPool({ max: 4 });
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const key = uniqueKey();
     const reason = new Error("the caller's own");
     const caller = async (): Promise<void> => {
@@ -182,7 +183,7 @@ describe("withTransaction", () => {
   });
 
   test("if its session ends midway, nothing is committed, and the process lives", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client) => {
       await client.query(write, ["one"]);
@@ -196,7 +197,7 @@ describe("withTransaction", () => {
   });
 
   test("close ends a transaction that is open: nothing of it is kept", async () => {
-    const locker = new PostgresLocker({ pool: createPool() });
+    const locker = createLocker();
     const key = uniqueKey();
     const running = locker.withTransaction(key, async (client) => {
       await client.query(write, ["one"]);
@@ -210,7 +211,7 @@ describe("withTransaction", () => {
 
   test("close() waits for a commit under way, and its caller is told the outcome", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    const locker = new PostgresLocker({ pool: createPool({ connectionString: proxy.url }) });
+    const locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
     const running = locker.withTransaction(uniqueKey(), async (client) => {
       await client.query(write, ["one"]);
       proxy.freeze({ direction: "toClient" });
@@ -225,7 +226,7 @@ describe("withTransaction", () => {
   });
 
   test("an option that there is not is refused", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const misspelt = { tll: "5s" } as object;
     await expect(locker.withTransaction(uniqueKey(), () => {}, misspelt)).rejects.toThrow(
       "Expected `tll` to be absent: the options are ttl, wait, mode, signal, client",
@@ -235,7 +236,7 @@ describe("withTransaction", () => {
 
 describe("withTransaction on a client of the caller's", () => {
   test("keeps the lock until the caller's commit, which is also that of what fn wrote", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -249,7 +250,7 @@ describe("withTransaction on a client of the caller's", () => {
   });
 
   test("leaves the transaction to the caller where fn fails", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
     await client.query("begin");
@@ -261,7 +262,7 @@ describe("withTransaction on a client of the caller's", () => {
   });
 
   test("is refused where there is no transaction, and holds nothing then", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const client = await connect();
     const running = locker.withTransaction(uniqueKey(), () => expect.unreachable(), { client });
     await expect(running).rejects.toBeInstanceOf(InvalidConfigError);
@@ -279,8 +280,8 @@ describe("withTransaction on a client of the caller's", () => {
 describe.skipIf(!PgBouncer.installed)("withTransaction behind PgBouncer in transaction mode", () => {
   test("excludes, commits and rolls back as it does without one", async () => {
     await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 3 });
-    await using one = new PostgresLocker({ pool: createPool({ connectionString: bouncer.url }) });
-    await using two = new PostgresLocker({ pool: createPool({ connectionString: bouncer.url }) });
+    await using one = createLocker({ pool: createPool({ connectionString: bouncer.url }) });
+    await using two = createLocker({ pool: createPool({ connectionString: bouncer.url }) });
     const key = uniqueKey();
     let inside = 0;
     const run = (locker: PostgresLocker, what: string) =>

@@ -1,9 +1,8 @@
 import { once } from "node:events";
 import { type AddressInfo, connect as connectSocket, createServer, type Socket } from "node:net";
 import type pg from "pg";
-import { describe, expect, inject, test } from "vitest";
-import { LockLostError, lockId, PoolerDetectedError, PostgresLocker, StandbyError } from "../../src/index.ts";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { describe, expect, test } from "vitest";
+import { LockLostError, lockId, PoolerDetectedError, StandbyError } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -15,18 +14,20 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 // Sessions whose locks mean nothing are refused before anything is done to them.
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a standby is refused, and trusted once it is promoted", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using primary = await startServer();
     await using standby = await primary.standby();
     const pool = createPool({ connectionString: standby.url });
     const admin = createPool({ connectionString: standby.url });
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const key = uniqueKey();
     await expect(locker.acquire(key)).rejects.toBeInstanceOf(StandbyError);
     await expect(locker.tryAcquire(key, { mode: "shared" })).rejects.toBeInstanceOf(StandbyError);
@@ -42,11 +43,11 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test.skipIf(isOverPostgresJs)("a standby may be where reads go", async () => {
-    await using primary = await PostgresServer.start({ major: inject("postgresMajor") });
+    await using primary = await startServer();
     await using standby = await primary.standby();
     const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
     if (write === undefined || read === undefined) throw new Error("no pools");
-    await using locker = new PostgresLocker({ sessions, database: { write, read } });
+    await using locker = createLocker({ sessions, database: { write, read } });
     await locker.ping();
     await using lock = await locker.acquire(uniqueKey());
     expect(lock.held).toBe(true);
@@ -56,7 +57,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("is refused, with nothing locked", async () => {
       await using pooler = await startPooler(databaseUrl());
       const pool = createPool({ connectionString: pooler.url });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
       expect(refused).toBeInstanceOf(PoolerDetectedError);
       expect((refused as Error).message).toContain('pooler: "session"');
@@ -70,7 +71,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await using role = await createRole({ settings: { idle_session_timeout: "400ms" } });
       await using pooler = await startPooler(role.url);
       const pool = createPool({ connectionString: pooler.url, application_name: "somebody's" });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
       expect((await servedBy(pooler)).map((session) => session["application_name"])).toEqual(["somebody's"]);
       // The time-out that a holder's session goes without ends this one.
@@ -103,7 +104,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("is found by a refresh, and its lock is lost", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const lock = await locker.acquire(uniqueKey());
       const { signal } = lock;
       await pretend();
@@ -119,7 +120,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("is found by an acquire, which is granted nothing", async () => {
       const pool = createPool();
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       // What is in the pool, or carries a lock, is a session from before.
       const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
       await locks[0]?.release();
@@ -143,7 +144,7 @@ describe("a session that announces another backend than the one which serves it"
   test("is accepted if the caller says that the pooler keeps a session a client", async () => {
     await using pooler = await startPooler(databaseUrl());
     const pool = createPool({ connectionString: pooler.url });
-    await using locker = new PostgresLocker({ sessions: "dedicated", pool, pooler: "session" });
+    await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
     const lock = await locker.acquire(uniqueKey());
     await lock.refresh();
     expect(await advisoryLocks()).toMatchObject([{ id: lock.id, pid: pooler.pids[0] }]);

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { type Lock, PostgresLocker } from "../../src/index.ts";
-import { advisoryLocks, createPool, holdersOf, uniqueKey } from "../support/database.ts";
+import type { Lock, PostgresLocker } from "../../src/index.ts";
+import { advisoryLocks, holdersOf, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 
 // Under TTLs that the server enforces, a session is kept as long as the smallest TTL on it: a lock of a short TTL endangers none of a
 // long one.
@@ -9,7 +10,7 @@ function block(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
 
-const enforced = (): PostgresLocker => new PostgresLocker({ pool: createPool(), ttlEnforcement: "server" });
+const enforced = (): PostgresLocker => createLocker({ ttlEnforcement: "server" });
 
 async function longLocks(locker: PostgresLocker, mode?: "shared"): Promise<Lock[]> {
   const options = { ttl: "10m", ...(mode && { mode }) };
@@ -89,7 +90,7 @@ describe("sessions", () => {
   });
 
   test("are one, whatever the TTLs, if the server enforces none", async () => {
-    await using locker = new PostgresLocker({ pool: createPool() });
+    await using locker = createLocker();
     const locks = await Promise.all(
       [5_000, 60_000, 600_000].map((ttl) => locker.acquire(uniqueKey(), { ttl })),
     );

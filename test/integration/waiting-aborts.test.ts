@@ -1,9 +1,10 @@
 import { getEventListeners } from "node:events";
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { LockerClosedError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
+import { LockerClosedError, LockNotAcquiredError, type PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool } from "../support/database.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // However a wait ends before it has the lock, it ends at once, in the server as well, and leaves nothing: no lock, no session, no
@@ -33,7 +34,7 @@ async function loud(): Promise<string[]> {
 }
 
 const reason = new Error("the caller's own reason");
-const locker = () => new PostgresLocker({ pool: createPool({ connectionString: server.url, max: 3 }) });
+const locker = () => createLocker({ pool: createPool({ connectionString: server.url, max: 3 }) });
 const timers = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
 
 /** Each way to wait for a lock, which resolves when it was granted and given back. */

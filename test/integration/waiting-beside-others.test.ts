@@ -1,9 +1,10 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, inject, test, vi } from "vitest";
-import { DatabaseError, PostgresLocker } from "../../src/index.ts";
+import { DatabaseError, type PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { Child } from "../support/child.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // Waiters beside those who know nothing of this library: psql, the Go package, an index build, a vacuum, a role with settings.
@@ -219,8 +220,8 @@ describe("a role with", () => {
     url.username = role as string;
     const key = uniqueKey();
     const pool = createPool({ connectionString: url.href });
-    await using holder = new PostgresLocker({ pool: createPool({ connectionString: url.href }) });
-    await using locker = new PostgresLocker({ pool });
+    await using holder = createLocker({ pool: createPool({ connectionString: url.href }) });
+    await using locker = createLocker({ pool });
     const first = await holder.acquire(key);
     const waiting = locker.acquire(key, { wait: true });
     await server.waiters(first.id, 1);

@@ -1,8 +1,9 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { type LockNotAcquiredError, type Logger, PostgresLocker } from "../../src/index.ts";
+import type { LockNotAcquiredError, Logger, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, type Session, uniqueKey } from "../support/database.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
+import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -37,7 +38,7 @@ function lockerOn(
   connectionString: string,
   options: { logger?: Logger; pooler?: "session" } = {},
 ): PostgresLocker {
-  return new PostgresLocker({ pool: createPool({ connectionString, max: 2 }), ...options });
+  return createLocker({ pool: createPool({ connectionString, max: 2 }), ...options });
 }
 
 /** The codes of an error and of what caused it, the outermost first. */
@@ -224,7 +225,7 @@ describe("a black hole on the link of a waiter", () => {
     proxy.freeze();
     // What is made from now on.
     (pool.options as { connectionString: string }).connectionString = proxy.url;
-    await using locker = new PostgresLocker({ pool });
+    await using locker = createLocker({ pool });
     const start = performance.now();
     const refused = await locker.acquire(uniqueKey(), { wait: "1s" }).catch((error: unknown) => error);
     expect(performance.now() - start).toBeLessThan(3_000);
@@ -358,7 +359,7 @@ describe("a server whose connections are all taken", () => {
 test("a pool whose connections are all checked out is waited for", async () => {
   await using held = await HeldByHand.on(server);
   const pool = createPool({ connectionString: server.url, max: 1 });
-  await using locker = new PostgresLocker({ pool, connWaitTimeout: "100ms" });
+  await using locker = createLocker({ pool, connWaitTimeout: "100ms" });
   const taken = await pool.connect();
   const waiting = locker.acquire(held.key, { wait: true });
   waiting.catch(() => {});

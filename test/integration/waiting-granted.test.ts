@@ -1,8 +1,9 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { type Lock, LockerClosedError, PostgresLocker } from "../../src/index.ts";
+import { type Lock, LockerClosedError, type PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // A lock that was waited for in the server is one as any other, however it was granted: in the server, or by a try beyond the limit.
@@ -214,7 +215,7 @@ test("lockers that are closed at whatever point of a wait leave nothing", async 
   const round = async (): Promise<void> => {
     for (let times = 0; times < 15; times += 1) {
       const pool = createPool({ connectionString: server.url, max: 1, idleTimeoutMillis: 50 });
-      const locker = new PostgresLocker({ pool });
+      const locker = createLocker({ pool });
       const waits = Array.from({ length: 3 }, () =>
         locker.acquire(key, { wait: true }).then(
           async (lock) => {

@@ -1,9 +1,10 @@
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { InvalidConfigError, type Lock, lockId, PostgresLocker } from "../../src/index.ts";
+import { InvalidConfigError, type Lock, lockId } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // How many sessions a locker waits on in the server, and what becomes of those who wait beyond it.
@@ -39,7 +40,7 @@ async function waitedFor(held: readonly HeldByHand[]): Promise<number[]> {
 describe("maxWaitingSessions", () => {
   test.each([0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, "4", null])("can't be %s", (got) => {
     const options = { pool: createPool({ connectionString: server.url }), maxWaitingSessions: got };
-    const make = () => new PostgresLocker(options as unknown as { pool: never });
+    const make = () => createLocker(options as unknown as { pool: never });
     expect(make).toThrow(InvalidConfigError);
     expect(make).toThrow(/`maxWaitingSessions`.*whole number/);
   });

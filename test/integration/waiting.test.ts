@@ -1,6 +1,6 @@
 import { getEventListeners } from "node:events";
 import { describe, expect, test } from "vitest";
-import { LockerClosedError, lockId, PostgresLocker } from "../../src/index.ts";
+import { LockerClosedError, lockId, type PostgresLocker } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import {
   advisoryLocks,
@@ -12,6 +12,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -35,9 +36,9 @@ async function waiters(count = 1): Promise<void> {
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("a caller that waits", () => {
     test("keeps no connection of the pool: a pool of one serves others", async () => {
-      await using holder = new PostgresLocker({ sessions, pool: createPool() });
+      await using holder = createLocker({ sessions });
       const pool = createPool({ max: 1 });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const key = uniqueKey();
       const lock = await holder.acquire(key);
       const waiting = locker.acquire(key, { wait: true });
@@ -49,9 +50,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("is one of many in its process, of whom one goes to the database", async () => {
-      await using holder = new PostgresLocker({ sessions, pool: createPool() });
+      await using holder = createLocker({ sessions });
       const pool = createPool({ max: 3 });
-      await using locker = new PostgresLocker({ sessions, pool });
+      await using locker = createLocker({ sessions, pool });
       const key = uniqueKey();
       const lock = await holder.acquire(key);
       let served = 0;
@@ -74,7 +75,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("and is aborted leaves nothing behind, at whatever point: a storm of 2,000", async () => {
-      const holder = new PostgresLocker({ sessions, pool: createPool() });
+      const holder = createLocker({ sessions });
       const pool = createPool({ max: 5 });
       const key = uniqueKey();
       let stop = false;
@@ -83,7 +84,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
           await holder.withLock(key, () => new Promise((resolve) => setTimeout(resolve, 1)), { wait: true });
       })();
       {
-        await using locker = new PostgresLocker({ sessions, pool });
+        await using locker = createLocker({ sessions, pool });
         const reason = new Error("the caller's own");
         const counts = { granted: 0, aborted: 0 };
         const caller = async (): Promise<void> => {
@@ -119,8 +120,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("is told when its locker closes, and nothing is left", async () => {
-      await using holder = new PostgresLocker({ sessions, pool: createPool() });
-      const locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using holder = createLocker({ sessions });
+      const locker = createLocker({ sessions });
       const key = uniqueKey();
       await using lock = await holder.acquire(key);
       const waits = Promise.allSettled([
@@ -134,8 +135,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test("is told when its locker closes in the step in which it begins to wait", async () => {
-      await using holder = new PostgresLocker({ sessions, pool: createPool() });
-      const locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using holder = createLocker({ sessions });
+      const locker = createLocker({ sessions });
       const key = uniqueKey();
       await using _lock = await holder.acquire(key);
       const waiting = locker.acquire(key, { wait: true });
@@ -146,7 +147,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
     test("gets a lock that a Go service holds", async () => {
       const go = await connect();
-      await using locker = new PostgresLocker({ sessions, pool: createPool() });
+      await using locker = createLocker({ sessions });
       const key = uniqueKey();
       const id = lockId(0, key).toString();
       await go.query("select pg_advisory_lock($1)", [id]);
@@ -166,9 +167,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       );
 
     test("are all served after their holder's session is ended, one at a time", async () => {
-      await using holder = new PostgresLocker({ sessions, pool: createPool() });
-      await using one = new PostgresLocker({ sessions, pool: createPool() });
-      await using two = new PostgresLocker({ sessions, pool: createPool() });
+      await using holder = createLocker({ sessions });
+      await using one = createLocker({ sessions });
+      await using two = createLocker({ sessions });
       const lock = await holder.acquire(uniqueKey());
       let inside = 0;
       let served = 0;
@@ -192,8 +193,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         env: { DATABASE_URL: databaseUrl(), SESSIONS: sessions },
       });
       await child.message(({ pid }) => pid !== undefined);
-      await using one = new PostgresLocker({ sessions, pool: createPool() });
-      await using two = new PostgresLocker({ sessions, pool: createPool() });
+      await using one = createLocker({ sessions });
+      await using two = createLocker({ sessions });
       let served = 0;
       const all = crowd([one, two], key, () => {
         served += 1;
@@ -206,9 +207,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
 
     test.skipIf(isOverPostgresJs)("hold up CREATE INDEX CONCURRENTLY for a few seconds at most", async () => {
-      await using holder = new PostgresLocker({ sessions, pool: createPool() });
-      await using one = new PostgresLocker({ sessions, pool: createPool() });
-      await using two = new PostgresLocker({ sessions, pool: createPool() });
+      await using holder = createLocker({ sessions });
+      await using one = createLocker({ sessions });
+      await using two = createLocker({ sessions });
       const client = await connect();
       await client.query("create table if not exists indexed (a int)");
       const lock = await holder.acquire(uniqueKey());

@@ -1,12 +1,13 @@
 import { describe, expect, test } from "vitest";
-import { type Lock, LockLostError, LockNotAcquiredError, PostgresLocker } from "../../src/index.ts";
+import { type Lock, LockLostError, LockNotAcquiredError } from "../../src/index.ts";
 import { createPool, terminateHolder, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("fn gets a held lock, its answer comes back, and the lock is released", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const key = uniqueKey();
     let seen: Lock | undefined;
     const answer = await locker.withLock(key, (lock) => {
@@ -29,20 +30,20 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       },
     ],
   ])("an fn that %s has its lock released and its error passed on", async (_, fn) => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const key = uniqueKey();
     await expect(locker.withLock(key, fn)).rejects.toThrow("mine");
     await locker.withLock(key, () => {});
   });
 
   test("an fn that throws undefined rejects with undefined", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const outcome = locker.withLock(uniqueKey(), () => Promise.reject(undefined));
     await expect(outcome.catch((error) => ({ error }))).resolves.toEqual({ error: undefined });
   });
 
   test("a contended withLock does not run fn", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const key = uniqueKey();
     await using _held = await locker.acquire(key);
     let ran = false;
@@ -55,7 +56,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("tryWithLock answers with what fn answers", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     expect(await locker.tryWithLock(uniqueKey(), async () => "done")).toEqual({
       acquired: true,
       value: "done",
@@ -63,7 +64,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("the loss of the lock rejects at once, though fn never settles", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const running = locker.withLock(uniqueKey(), async (lock) => {
       await terminateHolder(lock.id);
       await new Promise(() => {});
@@ -72,7 +73,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("the loss of the lock rejects, though fn ignores it and succeeds", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const running = locker.withLock(uniqueKey(), async (lock) => {
       await terminateHolder(lock.id);
       await until(() => !lock.held);
@@ -83,7 +84,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
   test("an error of fn wins over one of the release, and carries it", async () => {
     const pool = createPool();
-    await using locker = new PostgresLocker({ sessions, pool });
+    await using locker = createLocker({ sessions, pool });
     const captured = new Promise<{ query(text: string): Promise<unknown> }>((resolve) =>
       pool.once("acquire", resolve),
     );
@@ -100,7 +101,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("a lock is refreshed while fn runs, far past its TTL", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const held = await locker.withLock(
       uniqueKey(),
       async (lock) => {
@@ -114,7 +115,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 
   test("a lock refreshed by itself stops being so when it is released", async () => {
-    await using locker = new PostgresLocker({ sessions, pool: createPool() });
+    await using locker = createLocker({ sessions });
     const lock = await locker.acquire(uniqueKey(), { ttl: "100ms", autoRefresh: true });
     await until(() => lock.held);
     await lock.release();

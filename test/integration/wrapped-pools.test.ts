@@ -1,7 +1,8 @@
 import pg from "pg";
 import { afterEach, describe, expect, test } from "vitest";
-import { DatabaseError, PostgresLocker } from "../../src/index.ts";
-import { advisoryLocks, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import { DatabaseError, lockId } from "../../src/index.ts";
+import { advisoryLocks, databaseUrl, holdersOf, terminateHolder, uniqueKey } from "../support/database.ts";
+import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 // Pools are subclassed, wrapped by hand, and patched by tracing agents: each carries locks, and gets every connection back.
@@ -210,7 +211,7 @@ const kinds: ReadonlyArray<readonly [string, (config: Config) => unknown]> = [
 describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) => {
   test.each(kinds)("%s: carries a lock, and gets its connection back", async (_, make) => {
     const pool = make({ max: 2 }) as pg.Pool;
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     const key = uniqueKey();
     for (let times = 0; times < 3; times += 1) {
       const lock = await locker.acquire(key);
@@ -227,6 +228,19 @@ describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) =
     await locker.ping();
   });
 
+  test.each(kinds)("%s: a session that ends in a transaction goes back, too", async (_, make) => {
+    const pool = make({ max: 1 }) as pg.Pool;
+    await using locker = createLocker({ pool, sessions, connWaitTimeout: "5s" });
+    const key = uniqueKey();
+    const running = locker.withTransaction(key, async (client: pg.PoolClient) => {
+      const ended = new Promise<void>((resolve) => void client.once("end", resolve));
+      await terminateHolder(lockId(0, key));
+      await ended;
+    });
+    await expect(running).rejects.toThrow(DatabaseError);
+    await locker.withTransaction(key, () => {});
+  });
+
   test("what a client throws is a DatabaseError, and its connection isn't used again", async () => {
     let isBroken = false;
     const Throwing = querying((query) => (...args) => {
@@ -234,7 +248,7 @@ describe.each(["dedicated", "shared"] as const)("with %s sessions", (sessions) =
       return query(...args);
     });
     const pool = create(Throwing, { max: 2 });
-    await using locker = new PostgresLocker({ pool, sessions });
+    await using locker = createLocker({ pool, sessions });
     await (await locker.acquire(uniqueKey())).release();
     isBroken = true;
     const failed = locker.acquire(uniqueKey());
@@ -256,7 +270,7 @@ test.each([
 ])("what a pool's connect %s is a DatabaseError", async (_, connect) => {
   const pool = create(pg.Pool, { max: 1 });
   Object.assign(pool, { connect });
-  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
+  await using locker = createLocker({ pool, sessions: "dedicated" });
   const failed = locker.acquire(uniqueKey());
   await expect(failed).rejects.toThrow(DatabaseError);
   await expect(failed).rejects.toThrow("no connection today");
@@ -266,7 +280,7 @@ test("a client that can't be given back is a DatabaseError", async () => {
   const pool = create(pg.Pool, { max: 1 });
   const client = new pg.Client({ connectionString });
   Object.assign(pool, { connect: async () => client });
-  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
+  await using locker = createLocker({ pool, sessions: "dedicated" });
   const failed = locker.acquire(uniqueKey());
   await expect(failed).rejects.toThrow(DatabaseError);
   await expect(failed).rejects.toThrow("the pool's `connect` gave a client that has no `release`");
@@ -275,7 +289,7 @@ test("a client that can't be given back is a DatabaseError", async () => {
 test("a pool that does not say what its clients are is told so by ping", async () => {
   const pool = create(pg.Pool, { max: 1 });
   Object.assign(pool, { Client: undefined });
-  await using locker = new PostgresLocker({ pool, sessions: "dedicated" });
+  await using locker = createLocker({ pool, sessions: "dedicated" });
   await expect(locker.ping()).rejects.toThrow(
     "Ping failed: Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`",
   );
@@ -284,7 +298,7 @@ test("a pool that does not say what its clients are is told so by ping", async (
 test("a connection that is promised after its caller gave up goes back", async () => {
   const pool = create(KnowsPromisesOnly, { max: 1 });
   const client = await pool.connect();
-  await using locker = new PostgresLocker({ pool, sessions: "dedicated", connWaitTimeout: "50ms" });
+  await using locker = createLocker({ pool, sessions: "dedicated", connWaitTimeout: "50ms" });
   await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
   client.release();
   await until(() => pool.idleCount === 1 && pool.waitingCount === 0);

@@ -1,10 +1,10 @@
 import { connect as connectSocket } from "node:net";
 import { kill } from "node:process";
 import type pg from "pg";
-import { inject } from "vitest";
-import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, type Session } from "./database.ts";
 import { ServerLog } from "./server-log.ts";
+import { startServer } from "./start-server.ts";
 import { until } from "./until.ts";
 
 // What the tests of waiting in the server are made of: by hand, with plain clients, on a server of the file's own.
@@ -65,7 +65,7 @@ export class WaitingServer implements AsyncDisposable {
   }
 
   static async start(settings: Record<string, string | number> = {}): Promise<WaitingServer> {
-    return new WaitingServer(await PostgresServer.start({ major: inject("postgresMajor"), settings }));
+    return new WaitingServer(await startServer({ settings }));
   }
 
   get url(): string {

@@ -178,6 +178,8 @@ export interface RoleOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** How many sessions it may have at a time. Default: any number. */
   readonly connectionLimit?: number;
+  /** Whether the server asks it for its password, which is `secret`, as it asks nobody else. Default: it doesn't. */
+  readonly asksPassword?: boolean;
 }
 
 /** A role that may log in to this file's database, and nothing else. Its end is that of its sessions. */
@@ -188,6 +190,12 @@ export async function createRole(
   await onServer(
     `create role ${name} login password 'secret' connection limit ${options.connectionLimit ?? -1}`,
   );
+  if (options.asksPassword) {
+    await onServer(
+      "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
+    );
+    await onServer(`grant password_required to ${name}`);
+  }
   for (const [setting, value] of Object.entries(options.settings ?? {}))
     await onServer(`alter role ${name} set ${setting} = '${value}'`);
   return {

@@ -1,8 +1,8 @@
-import { type Locker, MemoryLocker, type MemoryLockerOptions, PostgresLocker } from "../../src/index.ts";
-import { createPool } from "./database.ts";
+import { type Locker, MemoryLocker, type MemoryLockerOptions } from "../../src/index.ts";
+import { createLocker } from "./locker.ts";
 
 /** For `describe.each`: what holds wherever locks live. */
 export const eachLocker: ReadonlyArray<readonly [string, (options?: MemoryLockerOptions) => Locker]> = [
-  ["PostgresLocker", (options = {}) => new PostgresLocker({ pool: createPool(), ...options })],
+  ["PostgresLocker", (options = {}) => createLocker({ ...options })],
   ["MemoryLocker", (options = {}) => new MemoryLocker(options)],
 ];

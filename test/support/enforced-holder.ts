@@ -1,13 +1,9 @@
 import type pg from "pg";
 import { expect } from "vitest";
-import {
-  type AcquireOptions,
-  type Lock,
-  PostgresLocker,
-  type PostgresLockerOptions,
-} from "../../src/index.ts";
+import type { AcquireOptions, Lock, PostgresLocker, PostgresLockerOptions } from "../../src/index.ts";
 import { Child, type ChildMessage } from "./child.ts";
 import { createPool, databaseUrl } from "./database.ts";
+import { createLocker } from "./locker.ts";
 import type { TcpProxy } from "./tcp-proxy.ts";
 import { until } from "./until.ts";
 
@@ -31,7 +27,7 @@ export function enforcedHolders(sessions: NonNullable<PostgresLockerOptions["ses
   const enforced = (
     pool: pg.Pool = createPool(),
     options: Pick<PostgresLockerOptions, "sessions"> = {},
-  ): PostgresLocker => new PostgresLocker({ pool, ttlEnforcement: "server", sessions, ...options });
+  ): PostgresLocker => createLocker({ pool, ttlEnforcement: "server", sessions, ...options });
 
   /** A process that is about to hold. */
   const ready = async (key: string, options: AcquireOptions, url = databaseUrl()): Promise<Child> => {

@@ -1,7 +1,8 @@
 import type pg from "pg";
-import { lockId, PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
+import { lockId, type PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
 import type { WaitingServer } from "./bounded-wait.ts";
 import { createPool, type Session, uniqueKey } from "./database.ts";
+import { createLocker } from "./locker.ts";
 
 export interface FleetOptions extends Omit<PostgresLockerOptions, "pool" | "database" | "connectionString"> {
   readonly maxWaitingSessions?: number;
@@ -22,7 +23,7 @@ export class Fleet implements AsyncDisposable {
     const { poolConfig, ...rest } = options;
     const one = () => {
       const pool = createPool({ connectionString: url, max: 1, ...poolConfig });
-      return new PostgresLocker({ pool, ...rest });
+      return createLocker({ pool, ...rest });
     };
     const fleet = new Fleet(Array.from({ length: count }, one));
     // Not all at once: connecting is what a small machine is slowest at.

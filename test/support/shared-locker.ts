@@ -1,22 +1,9 @@
-import type pg from "pg";
-import {
-  type AcquireOptions,
-  type Lock,
-  PostgresLocker,
-  type PostgresLockerOptions,
-} from "../../src/index.ts";
-import { createPool, uniqueKey } from "./database.ts";
+import type { AcquireOptions, Lock, PostgresLocker } from "../../src/index.ts";
+import { uniqueKey } from "./database.ts";
+import { createLocker } from "./locker.ts";
 import { until } from "./until.ts";
 
 // What the tests of many locks on one session are made of.
-
-/** A locker whose locks share sessions. */
-export function sharing(
-  pool: pg.Pool = createPool(),
-  options: Omit<PostgresLockerOptions, "pool" | "sessions"> = {},
-): PostgresLocker {
-  return new PostgresLocker({ pool, sessions: "shared", ...options });
-}
 
 /** All at the same moment, each of a key of its own. */
 export function acquireMany(
@@ -34,7 +21,7 @@ export function sortedIds(some: readonly { readonly id: bigint }[]): bigint[] {
 
 /** A lock that nobody refreshes: when it lapses, that many milliseconds have passed. */
 export async function witnessOf(ttl: number): Promise<Lock> {
-  const locker = new PostgresLocker({ pool: createPool(), sessions: "dedicated" });
+  const locker = createLocker({ sessions: "dedicated" });
   const lock = await locker.acquire(uniqueKey(), { ttl });
   void until(() => !lock.held, { deadline: ttl + 5_000 }).then(() => locker.close());
   return lock;
