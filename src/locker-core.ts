@@ -83,6 +83,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   readonly telemetry: Telemetry;
   readonly #parts: LockerCoreParts;
   readonly #defaults: CheckedDefaults;
+  readonly #makeId: (namespace: number, key: LockKey, text: string) => bigint;
   readonly #registry = new LockRegistry();
   readonly #admission: Admission;
   readonly #owner: LockOwner;
@@ -92,10 +93,12 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   #closed: Promise<void> | undefined;
 
   constructor(parts: LockerCoreParts) {
-    const { telemetry, breaker, assertTtl } = parts;
+    const { telemetry, breaker, assertTtl, lockId } = parts;
     this.telemetry = telemetry;
     this.#parts = parts;
     this.#defaults = checkDefaults(parts.defaults, { ttl: parts.defaultTtl, assertTtl });
+    this.#makeId =
+      lockId === undefined ? fnv : (namespace, key, text) => ownLockId(lockId, namespace, key, text);
     this.#admission = new Admission({ telemetry, breaker, registry: this.#registry });
     this.#owner = {
       telemetry,
@@ -103,7 +106,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       expiries: new Expiries(),
       assertTtl,
       forget: (lock) => this.freed(lock),
-      expired: ({ id }) => this.#admission.wake(id),
+      expired: ({ id }) => this.#admission.polling.wake(id),
     };
     this.#hold = (grant, wanted) => {
       const lock = new HeldLock(wanted, grant, this.#owner);
@@ -130,8 +133,8 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   // Not async, as it is called most: the promise of the attempt goes out as it is.
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
-      const wanted = this.#lockWanted(key, options);
-      const least = holdAtLeastOf(options);
+      const wanted = this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
+      const least = options === undefined ? 0 : holdAtLeastOf(options);
       const taken = this.#takeOrPart(wanted, this.#holdForCaller);
       if (least === 0) return taken;
       return heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: this.telemetry.log });
@@ -145,7 +148,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   async acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup> {
-    const wanted = assertKeys(keys).map((key) => this.#lockWanted(key, options));
+    const checkedKeys = assertKeys(keys);
+    const checked = options === undefined ? noOptions : assertAcquireOptions(options);
+    const wanted = checkedKeys.map((key) => this.wanted(key, checked));
     assertNoHoldAtLeast(options);
     return acquireInOrder(wanted, (one) => this.#takeOrPart(one, this.#hold));
   }
@@ -206,7 +211,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   async ping(options: PingOptions = {}): Promise<void> {
-    this.#admission.assertOpen();
+    this.#admission.closing.throwIfAborted();
     const signal = stopSignalOf(signalOf(options));
     await this.telemetry.observe("ping", undefined, signal, async () => {
       signal?.throwIfAborted();
@@ -234,9 +239,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   async inspect(key: LockKey, options: InspectOptions = {}): Promise<LockInspection> {
-    this.#admission.assertOpen();
+    this.#admission.closing.throwIfAborted();
     const text = keyText(key);
-    const id = this.#idOf(key, text);
+    const id = this.#makeId(this.#parts.namespace, key, text);
     const signal = inspectSignalOf(options);
     stopSignalOf(signal)?.throwIfAborted();
     const seen = await this.#parts.look({ id, own: () => this.#registry.with(id).map(ownLock) }, signal);
@@ -271,13 +276,13 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
 
   /** A place to wait in may be free. */
   offerPlace(): void {
-    this.#admission.offerPlace();
+    this.#admission.polling.offerPlace();
   }
 
   /** What a caller asks for, checked. */
   wanted(key: LockKey, options: AcquireOptions): Wanted {
-    this.#admission.assertOpen();
-    const { assertTtl } = this.#parts;
+    this.#admission.closing.throwIfAborted();
+    const { assertTtl, namespace } = this.#parts;
     const text = keyText(key);
     const defaults = this.#defaults;
     const {
@@ -292,7 +297,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     } = options;
     return {
       key: text,
-      id: this.#idOf(key, text),
+      id: this.#makeId(namespace, key, text),
       mode,
       fencing,
       autoRefresh,
@@ -300,7 +305,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       client,
       ttl: ttl === undefined ? defaults.ttl : assertTtl(ttl),
       wait: wait === undefined ? defaults.wait : assertWait(wait),
-      signal: stopSignalOf(signal),
+      signal: signal === undefined ? undefined : stopSignalOf(signal),
     };
   }
 
@@ -331,17 +336,8 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   /** Nothing of a lock is left in the server. */
   freed(lock: RegisteredLock): void {
     this.#registry.delete(lock);
-    this.#admission.wake(lock.id);
+    this.#admission.polling.wake(lock.id);
     this.#semaphores.freed(lock.id);
-  }
-
-  #idOf(key: LockKey, text: string): bigint {
-    const { namespace, lockId } = this.#parts;
-    return lockId === undefined ? fnv(namespace, key) : ownLockId(lockId, namespace, key, text);
-  }
-
-  #lockWanted(key: LockKey, options: AcquireOptions | undefined): Wanted {
-    return this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
   }
 }
 

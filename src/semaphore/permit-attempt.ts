@@ -9,7 +9,7 @@ import type { Admission } from "../waiting/admission.ts";
 import { askOnce } from "../waiting/ask-once.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { PauseAfterFault } from "../waiting/pause-after-fault.ts";
-import { firstTry, Wait } from "../waiting/wait.ts";
+import { firstTry, untilGranted } from "../waiting/wait.ts";
 import { idAt, permitsOf, turnstile } from "./permit-block.ts";
 import type { Places, Seen } from "./places.ts";
 
@@ -135,7 +135,7 @@ export class PermitAttempt {
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,
       };
-      turn = await new Wait(admission, { wanted, store, hold, around: undefined }).untilGranted();
+      turn = await untilGranted(admission, { wanted, store, hold, around: undefined });
       for (let rest = shortestRest; turn.held; rest = Math.min(rest * 1.5, longestRest)) {
         const since = places.timesFreed;
         const permit = await this.#takeFree({ isNext: true });

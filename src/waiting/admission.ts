@@ -6,7 +6,7 @@ import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { Attempt, type Granted, type Hold, type Holdings, type Wanted } from "./attempt.ts";
 import { Polling } from "./polling.ts";
-import { lockAround } from "./reentrancy.ts";
+import { type Around, lockAround } from "./reentrancy.ts";
 import { type AskedWait, Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
@@ -15,6 +15,7 @@ export class Admission implements WaitSurroundings {
   readonly log: Logger;
   readonly breaker: CircuitBreaker | undefined;
   readonly registry: Holdings;
+  /** Aborts with a {@link LockerClosedError} when the locker closes. */
   readonly closing = new Stop();
   hasConnected = false;
   readonly telemetry: Telemetry;
@@ -35,11 +36,6 @@ export class Admission implements WaitSurroundings {
   /** How many callers have no answer yet, and how many of those wait for a holder. */
   get counts(): { inFlight: number; waiting: number } {
     return { inFlight: this.#underWay - this.#waiting, waiting: this.#waiting };
-  }
-
-  /** @throws {LockerClosedError} */
-  assertOpen(): void {
-    this.closing.throwIfAborted();
   }
 
   /** Ends every attempt and every wait, and lets nobody begin one. */
@@ -65,16 +61,6 @@ export class Admission implements WaitSurroundings {
     if (this.#underWay === 0) this.#onIdle?.();
   }
 
-  /** The lock may be free: a holder of this locker has given it back, or has stopped relying on it. */
-  wake(id: bigint): void {
-    this.polling.wake(id);
-  }
-
-  /** A place to wait in may be free. */
-  offerPlace(): void {
-    this.polling.offerPlace();
-  }
-
   /**
    * Takes the lock, after a wait if one is wanted; counts and times how it ended.
    *
@@ -84,33 +70,59 @@ export class Admission implements WaitSurroundings {
     // Whether the caller itself holds it is not sure: see `lockAround`. A wait without a bound might have no end.
     const around = lockAround(this, wanted.id);
     const mayWait = wanted.wait > 0 && (around === undefined || Number.isFinite(wanted.wait));
-    if (!mayWait) return this.#takeNow(wanted, store, hold, around !== undefined);
-    return this.telemetry.measure("acquire", wanted, wanted.signal, () =>
-      this.#wait({ wanted, store, hold, around }),
-    );
-  }
-
-  #takeNow<G extends Granted, H>(
-    wanted: Wanted,
-    store: LockStore<G>,
-    hold: Hold<G, H>,
-    reentrant: boolean,
-  ): Promise<H> {
     return new Promise((resolve, reject) => {
-      new OnlyTry(wanted, this, { hold, reentrant, resolve, reject }).begin(store);
+      if (mayWait) new WaitingCall(this, { wanted, store, hold, around }, { resolve, reject }).begin();
+      else new OnlyTry(wanted, this, { hold, around, resolve, reject }).begin(store);
     });
   }
 
-  async #wait<G extends Granted, H>(asked: AskedWait<G, H>): Promise<H> {
-    asked.wanted.signal?.throwIfAborted();
-    this.began();
+  waitBegan(): void {
     this.#waiting += 1;
-    try {
-      return await new Wait(this, asked).untilGranted();
-    } finally {
-      this.#waiting -= 1;
-      this.ended();
-    }
+    this.began();
+  }
+
+  waitEnded(): void {
+    this.#waiting -= 1;
+    this.ended();
+  }
+}
+
+/** A call that waits, from its beginning to its end. */
+class WaitingCall<G extends Granted, H> extends Wait<G, H> {
+  readonly #admission: Admission;
+  readonly #wanted: Wanted;
+  readonly #resolve: (lock: H) => void;
+  readonly #reject: (error: unknown) => void;
+
+  constructor(
+    admission: Admission,
+    asked: AskedWait<G, H>,
+    { resolve, reject }: { resolve(lock: H): void; reject(error: unknown): void },
+  ) {
+    super(admission, asked);
+    this.#admission = admission;
+    this.#wanted = asked.wanted;
+    this.#resolve = resolve;
+    this.#reject = reject;
+  }
+
+  override begin(): void {
+    this.#admission.waitBegan();
+    super.begin();
+  }
+
+  protected override onGranted(lock: H): void {
+    this.#admission.waitEnded();
+    this.#admission.telemetry.succeeded("acquire", this.start);
+    this.#resolve(lock);
+  }
+
+  protected override onFailed(error: unknown): void {
+    const { start } = this;
+    const { signal } = this.#wanted;
+    this.#admission.waitEnded();
+    this.#admission.telemetry.failed("acquire", this.#wanted, { error, signal, start });
+    this.#reject(error);
   }
 }
 
@@ -119,7 +131,7 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> {
   readonly #wanted: Wanted;
   readonly #admission: Admission;
   readonly #hold: Hold<G, H>;
-  readonly #reentrant: boolean;
+  readonly #own: Around | undefined;
   readonly #resolve: (lock: H) => void;
   readonly #reject: (error: unknown) => void;
   readonly #start: number;
@@ -129,7 +141,7 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> {
     admission: Admission,
     parts: {
       hold: Hold<G, H>;
-      reentrant: boolean;
+      around: Around | undefined;
       resolve: (lock: H) => void;
       reject: (error: unknown) => void;
     },
@@ -138,7 +150,7 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> {
     this.#wanted = wanted;
     this.#admission = admission;
     this.#hold = parts.hold;
-    this.#reentrant = parts.reentrant;
+    this.#own = parts.around;
     this.#resolve = parts.resolve;
     this.#reject = parts.reject;
     this.#start = performance.now();
@@ -162,7 +174,7 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> {
 
   protected override onHeld(): void {
     const { key } = this.#wanted;
-    this.onFailed(new LockNotAcquiredError({ key, reason: "held", reentrant: this.#reentrant }));
+    this.onFailed(new LockNotAcquiredError({ key, reason: "held", reentrant: this.#own !== undefined }));
   }
 
   protected override onFailed(error: unknown): void {

@@ -135,7 +135,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   }
 
   #endOn(signal: StopSignal | undefined): void {
-    if (signal === undefined) return;
+    if (signal === undefined || this.#state !== "asking") return;
     this.#links ??= [];
     this.#links.push(signal.listen(() => this.#leave(signal.reason)));
     // A signal may abort while it is asked whether it has.
@@ -149,8 +149,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
 
   #leave(reason: unknown): void {
     if (this.#state !== "asking") return;
-    this.#state = "left";
-    this.#stopListening();
+    this.#end("left");
     debug("abandoned", () => ({ key: this.key, sent: this.sent }));
     this.abandoned = true;
     this.cancel?.();
@@ -167,7 +166,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
       void undo(grant, this.#around).then(() => this.#answered());
       return;
     }
-    this.#tell();
+    this.#end("told");
     if (isDebugged) debug("granted", () => ({ key: this.key }));
     this.#around.hasConnected = true;
     try {
@@ -182,7 +181,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
       this.#answered();
       return;
     }
-    this.#tell();
+    this.#end("told");
     const { key } = this;
     debug("refused", () => ({ key, ...refusal }));
     if (refusal.refused === "pool-saturated") {
@@ -204,16 +203,13 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
       this.#answered();
       return;
     }
-    this.#tell();
+    this.#end("told");
     this.onFailed(error);
   }
 
-  #tell(): void {
-    this.#state = "told";
-    this.#stopListening();
-  }
-
-  #stopListening(): void {
+  /** From now on nothing else ends it. */
+  #end(state: "told" | "left"): void {
+    this.#state = state;
     this.cut();
     if (this.#links !== undefined) for (const link of this.#links) link.cut();
   }

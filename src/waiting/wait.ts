@@ -1,5 +1,6 @@
 import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { LockMode } from "../contract/locker.ts";
 import { isPassing } from "../postgres/passing-fault.ts";
 import { Alarm } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
@@ -11,7 +12,7 @@ import type { AttemptSurroundings, Granted, Hold, How, Wanted } from "./attempt.
 import { PauseAfterFault } from "./pause-after-fault.ts";
 import type { Poller, Polling } from "./polling.ts";
 import type { Around } from "./reentrancy.ts";
-import type { Place, WaitingLines } from "./waiting-lines.ts";
+import type { InLine, Place, WaitingLines } from "./waiting-lines.ts";
 
 /**
  * Milliseconds of one wait in the server, after which the caller asks again. It is how old the oldest snapshot gets because of those
@@ -38,77 +39,150 @@ export interface AskedWait<G extends Granted, H> {
   readonly around: Around | undefined;
 }
 
+//   in line ──its turn──▶ going ──granted, ended, a fault that no waiting mends──▶ over
+//      └── its caller's signal, close(), its bound ──▶ over
+type State =
+  | { readonly is: "in line" }
+  /** `end`: aborts with whatever ends the wait, and ends what is under way. */
+  | { readonly is: "going"; readonly end: Stop }
+  | { readonly is: "over" };
+
+const inLine: State = { is: "in line" };
+const over: State = { is: "over" };
+
 /**
  * One caller's wait for a lock, from its call to the grant, whatever becomes of the database meanwhile.
  *
  *     in line ──first──▶ trying ──refused──▶ waiting in the server ──bound──▶ waiting in the server …
  *                          ▲  └── no place ──▶ polling ──a place, a tick, a release here──▶ trying
  *                          └──── a fault, a pause ────┘
+ *
+ * While it stands in line it is this one object, because thousands may: no promise, no signal and no suspended function. What it needs
+ * to go to the database is made when its turn has come. It is itself the link in the ring of those that close() ends.
  */
-export class Wait<G extends Granted, H> extends Link {
+export abstract class Wait<G extends Granted, H> extends Link implements InLine {
+  readonly id: bigint;
+  readonly mode: LockMode;
   readonly #around: WaitSurroundings;
   readonly #wanted: Wanted;
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #own: Around | undefined;
-  /** Whatever ends it: its caller's signal, the end of the locker, its bound. */
-  readonly #over = new Stop();
-  readonly #signals: readonly StopSignal[] = [this.#over];
-  /** Its bound, by `performance.now()`. */
-  readonly #until: number;
-  /** The bound of its first try, as long as that is under way. */
-  #tryUntil: number | undefined;
+  /** Of the call, by `performance.now()`. */
+  protected readonly start = performance.now();
+  #state: State = inLine;
+  /** `undefined`: it waits past the line. */
+  #place: Place | undefined;
+  /** Its first try is under way, or about to be. */
+  #isFirstTry = true;
   #lastFault: Error | undefined;
   #isTold = false;
-  /** Of its bound, or of that of its first try. */
+  /** For its bound, or for that of its first try. */
   #alarm: Alarm<Wait<G, H>> | undefined;
+  /** Those that it listens to, apart from the one of close(). */
+  #links: Link[] | undefined;
 
-  constructor(around: WaitSurroundings, asked: AskedWait<G, H>) {
+  constructor(around: WaitSurroundings, { wanted, store, hold, around: own }: AskedWait<G, H>) {
     super();
-    const { wanted, store, hold } = asked;
-    this.#own = asked.around;
+    this.id = wanted.id;
+    this.mode = wanted.mode;
+    this.#own = own;
     this.#around = around;
     this.#wanted = wanted;
     this.#store = store;
     this.#hold = hold;
-    const start = performance.now();
-    this.#until = start + wanted.wait;
-    this.#tryUntil = start + Math.max(wanted.wait, firstTry);
   }
 
-  /** @throws {LockNotAcquiredError} {LockerClosedError} the reason of the caller's signal, or what no waiting mends */
-  async untilGranted(): Promise<H> {
-    const { id, mode, wait, signal, alsoEndedBy } = this.#wanted;
-    const endedBy = [signal, alsoEndedBy].filter((each) => each !== undefined);
-    const links = endedBy.map((each) => each.listen(() => this.#over.abort(each.reason)));
-    this.#around.closing.add(this);
-    const aborted = [...endedBy, this.#around.closing].find((each) => each.aborted);
-    if (aborted !== undefined) this.#over.abort(aborted.reason);
-    if (Number.isFinite(wait)) this.#alarm = new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#end);
-    try {
-      if (this.#store.skipsLine) return await this.#goOn({ isFirst: true });
-      const place = this.#around.lines.join(id, mode);
-      if (!place.isFirst) this.#tell();
-      let granted = false;
-      try {
-        const tryUntil = this.#tryUntil;
-        if (!place.isFirst) this.#keepBound();
-        await abandonOnAbort(place.turn, this.#signals);
-        this.#tryUntil = tryUntil;
-        const lock = await this.#goOn(place);
-        granted = true;
-        return lock;
-      } finally {
-        this.#around.lines.leave(place, granted);
+  // What came of it, once.
+  protected abstract onGranted(lock: H): void;
+  /** {@link LockNotAcquiredError}, {@link LockerClosedError}, the reason of the caller's signal, or a fault that no waiting mends. */
+  protected abstract onFailed(error: unknown): void;
+
+  /** Stands in line, unless something has ended it already. */
+  begin(): void {
+    const { closing, lines } = this.#around;
+    const { wait, signal, alsoEndedBy } = this.#wanted;
+    closing.add(this);
+    this.#endOn(signal);
+    this.#endOn(alsoEndedBy);
+    if (closing.aborted) this.#end(closing.reason);
+    if (this.#state.is === "over") return;
+    if (this.#store.skipsLine) {
+      this.onTurn();
+    } else {
+      this.#place = lines.join(this);
+      if (this.#isFirst) {
+        this.onTurn();
+      } else {
+        this.#isFirstTry = false;
+        this.#tell();
       }
-    } finally {
-      this.#alarm?.stop();
-      this.cut();
-      for (const link of links) link.cut();
+    }
+    if (Number.isFinite(wait)) this.#alarm = new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#atBound);
+  }
+
+  #endOn(signal: StopSignal | undefined): void {
+    if (signal === undefined || this.#state.is === "over") return;
+    this.#links ??= [];
+    this.#links.push(signal.listen(() => this.#end(signal.reason)));
+    // A signal may abort while it is asked whether it has.
+    if (signal.aborted) this.#end(signal.reason);
+  }
+
+  /** It may go to the database. A second call does nothing. */
+  onTurn(): void {
+    if (this.#state.is !== "in line") return;
+    const end = new Stop();
+    this.#state = { is: "going", end };
+    this.#isFirstTry = true;
+    // In a step of its own: whoever has left the line may be in the middle of an abort, or of close().
+    queueMicrotask(() => void this.#go(end));
+  }
+
+  /** Whether nobody stands before it. */
+  get #isFirst(): boolean {
+    return this.#place === undefined || this.#around.lines.isFirst(this.#place);
+  }
+
+  /** Never rejects. */
+  async #go(end: Stop): Promise<void> {
+    let lock: H;
+    try {
+      lock = await this.#untilGranted(end);
+    } catch (error) {
+      this.#leave({ granted: false });
+      this.onFailed(error);
+      return;
+    }
+    this.#leave({ granted: true });
+    this.onGranted(lock);
+  }
+
+  /** Ends it, if it is not over: at once as long as it stands in line, otherwise with what is under way. */
+  #end(reason: unknown): void {
+    if (this.#state.is === "going") {
+      this.#state.end.abort(reason);
+    } else if (this.#state.is === "in line") {
+      this.#leave({ granted: false });
+      this.onFailed(reason);
     }
   }
 
-  /** That it waits, once. */
+  /** It is over: nothing of it is left in line, and nothing ends it any more. */
+  #leave({ granted }: { granted: boolean }): void {
+    this.#state = over;
+    this.#alarm?.stop();
+    this.cut();
+    if (this.#links !== undefined) for (const link of this.#links) link.cut();
+    if (this.#place !== undefined) this.#around.lines.leave(this.#place, granted);
+  }
+
+  /** The locker closes. */
+  override onAbort(): void {
+    this.#end(this.#around.closing.reason);
+  }
+
+  /** Says that it waits, once. */
   #tell(): void {
     if (!this.#isTold) this.#around.telemetry.events.waiting(this.#wanted);
     this.#isTold = true;
@@ -116,35 +190,30 @@ export class Wait<G extends Granted, H> extends Link {
 
   /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
   #keepBound(): void {
-    this.#tryUntil = undefined;
+    this.#isFirstTry = false;
     if (this.#wanted.wait < firstTry) this.#alarm?.reset();
   }
 
-  /** The locker closes. */
-  override onAbort(): void {
-    this.#over.abort(this.#around.closing.reason);
-  }
-
   static #left<G extends Granted, H>(this: void, wait: Wait<G, H>): number {
-    return (wait.#tryUntil ?? wait.#until) - performance.now();
+    const bound = wait.#wanted.wait;
+    return wait.start + (wait.#isFirstTry ? Math.max(bound, firstTry) : bound) - performance.now();
   }
 
-  /** Its bound has passed. */
-  static #end<G extends Granted, H>(this: void, of: Wait<G, H>): void {
+  static #atBound<G extends Granted, H>(this: void, of: Wait<G, H>): void {
     const { key, wait } = of.#wanted;
     const cause = of.#lastFault ?? (of.#around.hasConnected ? undefined : new Error("no answer"));
     const reentrant = of.#own?.isHeld() ?? false;
-    of.#over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }));
+    of.#end(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }));
   }
 
   /** Goes on until the lock is granted, in spite of any fault that waiting can mend. */
-  async #goOn(place: Pick<Place, "isFirst">): Promise<H> {
+  async #untilGranted(end: Stop): Promise<H> {
     const pause = new PauseAfterFault();
     for (;;) {
       try {
-        return await this.#waitInServer(place);
+        return await this.#waitInServer(end);
       } catch (error) {
-        const ended = this.#over.aborted && this.#over.reason === error;
+        const ended = end.aborted && end.reason === error;
         if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
         // What is wrong with a client of the caller's is the caller's to mend.
         if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
@@ -152,12 +221,12 @@ export class Wait<G extends Granted, H> extends Link {
         this.#lastFault = toError(error);
         this.#around.telemetry.ridingOut(this.#wanted, this.#lastFault, { isFirst });
       }
-      await pauseFor(pause.next(this.#lastFault), this.#signals);
+      await pauseFor(pause.next(this.#lastFault), [end]);
     }
   }
 
   /** Tries, and then waits in the server; polls as long as there is no place to wait in. @throws a fault of the database */
-  async #waitInServer(place: Pick<Place, "isFirst">): Promise<H> {
+  async #waitInServer(end: Stop): Promise<H> {
     const { polling, registry } = this.#around;
     const store = this.#store;
     let poller: Poller | undefined;
@@ -169,29 +238,29 @@ export class Wait<G extends Granted, H> extends Link {
           !registry.keepOut(this.#wanted) &&
           (poller !== undefined || (store.canTry?.() ?? true))
         ) {
-          const lock = await this.#ask(poller === undefined ? "tryLock" : "pollLock");
+          const lock = await this.#ask(poller === undefined ? "tryLock" : "pollLock", end);
           if (lock !== undefined) return lock;
         }
         tries = false;
         if (store.skipsLine !== true) {
-          this.#tryUntil = undefined;
+          this.#isFirstTry = false;
           this.#tell();
         }
-        const left = this.#until - performance.now();
-        if (left <= 0 && this.#tryUntil === undefined) Wait.#end(this);
-        this.#over.throwIfAborted();
+        const left = this.start + this.#wanted.wait - performance.now();
+        if (left <= 0 && !this.#isFirstTry) Wait.#atBound(this);
+        end.throwIfAborted();
         const isNext = poller === undefined ? polling.isEmpty : polling.isOldest(poller);
-        if (place.isFirst && (isNext || store.bringsPlace) && store.hasPlaceToWait?.()) {
+        if (this.#isFirst && (isNext || store.bringsPlace) && store.hasPlaceToWait?.()) {
           if (poller !== undefined) polling.leave(poller);
           poller = undefined;
           polling.offerPlace();
-          const lock = await this.#ask(Math.min(waitBound, left));
+          const lock = await this.#ask(Math.min(waitBound, left), end);
           if (lock !== undefined) return lock;
-          this.#tryUntil = undefined;
+          this.#isFirstTry = false;
         } else {
           if (poller === undefined) this.#keepBound();
           poller ??= polling.join(this.#wanted.id);
-          await abandonOnAbort(polling.sleep(poller), this.#signals);
+          await abandonOnAbort(polling.sleep(poller), [end]);
           tries = true;
         }
       }
@@ -201,13 +270,38 @@ export class Wait<G extends Granted, H> extends Link {
   }
 
   /** Asks once, and returns `undefined` if somebody else holds the lock. */
-  #ask(how: How): Promise<H | undefined> {
+  #ask(how: How, end: Stop): Promise<H | undefined> {
     debug("wait", () => ({ key: this.#wanted.key, how: typeof how === "number" ? "in the server" : how }));
     return askOnce(this.#wanted, this.#around, {
       store: this.#store,
       hold: this.#hold,
       how,
-      signals: this.#signals,
+      signals: [end],
     });
+  }
+}
+
+/** Waits until the lock is granted. @throws what {@link Wait} fails with */
+export function untilGranted<G extends Granted, H>(
+  around: WaitSurroundings,
+  asked: AskedWait<G, H>,
+): Promise<H> {
+  return new Promise((resolve, reject) => {
+    new PromisedWait(around, asked, { resolve, reject }).begin();
+  });
+}
+
+class PromisedWait<G extends Granted, H> extends Wait<G, H> {
+  protected override readonly onGranted: (lock: H) => void;
+  protected override readonly onFailed: (error: unknown) => void;
+
+  constructor(
+    around: WaitSurroundings,
+    asked: AskedWait<G, H>,
+    { resolve, reject }: { resolve(lock: H): void; reject(error: unknown): void },
+  ) {
+    super(around, asked);
+    this.onGranted = resolve;
+    this.onFailed = reject;
   }
 }

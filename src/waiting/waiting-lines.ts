@@ -1,42 +1,22 @@
 import type { LockMode } from "../contract/locker.ts";
 import { Queue, type Queued } from "../runtime/queue.ts";
 
+/** Who waits for a lock. */
+export interface InLine {
+  readonly id: bigint;
+  readonly mode: LockMode;
+  /**
+   * It may go to the database: whoever stood before it has left, or they are readers, as it is, who have just been let in. Called again
+   * as others leave.
+   */
+  onTurn(): void;
+}
+
 /** Where a caller stands among those of its process that wait for the same lock. */
-export interface Place {
-  readonly id: bigint;
-  readonly mode: LockMode;
-  /** Whether nobody stands before it. */
-  readonly isFirst: boolean;
-  /** Resolves when it may go to the database: nobody is before it, or they are readers, as it is, who have just been let in. */
-  readonly turn: Promise<void>;
-}
-
-class Waiter implements Place {
-  readonly id: bigint;
-  readonly mode: LockMode;
-  readonly turn: Promise<void>;
-  readonly line: Line;
-  readonly advance: () => void;
-  queued: Queued<Waiter> | undefined;
-
-  constructor(id: bigint, mode: LockMode, line: Line) {
-    this.id = id;
-    this.mode = mode;
-    this.line = line;
-    let advance = (): void => {};
-    this.turn = new Promise<void>((resolve) => {
-      advance = resolve;
-    });
-    this.advance = advance;
-  }
-
-  get isFirst(): boolean {
-    return this.line.waiters.first === this;
-  }
-}
+export type Place = Queued<InLine>;
 
 interface Line {
-  readonly waiters: Queue<Waiter>;
+  readonly waiters: Queue<InLine>;
   writers: number;
 }
 
@@ -44,29 +24,36 @@ interface Line {
 export class WaitingLines {
   readonly #lines = new Map<bigint, Line>();
 
-  join(id: bigint, mode: LockMode): Place {
-    const line = this.#lines.get(id) ?? { waiters: new Queue<Waiter>(), writers: 0 };
+  /** Whether it is the waiter's turn is the waiter's to ask: {@link isFirst}. */
+  join(waiter: InLine): Place {
+    const { id, mode } = waiter;
+    const line = this.#lines.get(id) ?? { waiters: new Queue<InLine>(), writers: 0 };
     this.#lines.set(id, line);
-    const waiter = new Waiter(id, mode, line);
-    waiter.queued = line.waiters.push(waiter);
     if (mode === "exclusive") line.writers += 1;
-    if (waiter.isFirst) waiter.advance();
-    return waiter;
+    return line.waiters.push(waiter);
   }
 
-  /** `granted`: it has got the lock. Readers that stand behind a reader who has may all try at once. */
+  /** Whether nobody stands before it. */
+  isFirst({ value }: Place): boolean {
+    return this.#lines.get(value.id)?.waiters.first === value;
+  }
+
+  /**
+   * Leaves the line. `granted`: with the lock; then the readers that stand behind a reader may all try at once. A second call does
+   * nothing.
+   */
   leave(place: Place, granted: boolean): void {
-    const waiter = place as Waiter;
-    const { line, queued } = waiter;
-    if (queued === undefined || !queued.isQueued) return;
-    line.waiters.remove(queued);
-    if (waiter.mode === "exclusive") line.writers -= 1;
-    if (line.waiters.size === 0) this.#lines.delete(waiter.id);
-    line.waiters.first?.advance();
-    if (!granted || waiter.mode === "exclusive") return;
+    const { id, mode } = place.value;
+    const line = this.#lines.get(id);
+    if (line === undefined || !place.isQueued) return;
+    line.waiters.remove(place);
+    if (mode === "exclusive") line.writers -= 1;
+    if (line.waiters.size === 0) this.#lines.delete(id);
+    line.waiters.first?.onTurn();
+    if (!granted || mode === "exclusive") return;
     for (const next of line.waiters) {
       if (next.mode === "exclusive") break;
-      next.advance();
+      next.onTurn();
     }
   }
 

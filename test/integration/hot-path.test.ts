@@ -23,14 +23,20 @@ test("acquire and release enter few functions in few files, and leave little gar
     });
     const env = { LIBRARY: pathToFileURL(join(library, "index.js")).href, DATABASE_URL: databaseUrl() };
     await using child = Child.start("hot-path.mjs", { env });
-    const { acquire, release, bytes } = await child.message((message) => "bytes" in message, {
-      deadline: 60_000,
-    });
+    const { acquire, release, bytes, heldLock, waiter } = await child.message(
+      (message) => "bytes" in message,
+      {
+        deadline: 60_000,
+      },
+    );
     expect(acquire).toMatchObject({ files: expect.toSatisfy((files: number) => files <= 28) });
     expect(acquire).toMatchObject({ functions: expect.toSatisfy((count: number) => count <= 145) });
     expect(release).toMatchObject({ files: expect.toSatisfy((files: number) => files <= 22) });
     expect(release).toMatchObject({ functions: expect.toSatisfy((count: number) => count <= 100) });
     expect(bytes).toBeLessThan(3_800);
+    // What stays of each in memory: the handle and its promise, and so for the caller that stands in line.
+    expect(heldLock).toBeLessThan(800);
+    expect(waiter).toBeLessThan(800);
   } finally {
     await rm(library, { recursive: true, force: true });
   }

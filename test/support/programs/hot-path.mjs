@@ -3,7 +3,7 @@ import { Session } from "node:inspector/promises";
 import pg from "pg";
 
 const { PostgresLocker } = await import(process.env.LIBRARY);
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 20 });
 const locker = new PostgresLocker({ pool });
 const inspector = new Session();
 inspector.connect();
@@ -54,8 +54,38 @@ await inspector.post("HeapProfiler.startSampling", {
 await cycles(30_000, 64);
 const { profile } = await inspector.post("HeapProfiler.stopSampling");
 const sizeOf = ({ selfSize, children }) => children.reduce((sum, child) => sum + sizeOf(child), selfSize);
+const bytes = Math.round(sizeOf(profile.head) / 30_000);
+
+/** Bytes that each of what is made stays in memory with. */
+async function keptBytes(make) {
+  const used = async () => {
+    // What has just been answered may still be on its way.
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await inspector.post("HeapProfiler.collectGarbage");
+    return process.memoryUsage().heapUsed;
+  };
+  const before = await used();
+  const made = await make(10_000);
+  const each = Math.round(((await used()) - before) / 10_000);
+  return { made, each };
+}
+
+const held = await keptBytes(async (count) => {
+  const locks = [];
+  for (let at = 0; at < count; at += 500) {
+    const some = Array.from({ length: 500 }, (_, more) => locker.acquire(`held ${at + more}`));
+    locks.push(...(await Promise.all(some)));
+  }
+  return locks;
+});
+await Promise.all(held.made.map((each) => each.release()));
+const waiting = await keptBytes(async (count) =>
+  Array.from({ length: count }, () => locker.acquire("kept", { wait: true })),
+);
+const ended = Promise.allSettled(waiting.made);
 await kept.release();
 await locker.close();
+await ended;
 await pool.end();
 inspector.disconnect();
-console.log(JSON.stringify({ acquire, release, bytes: Math.round(sizeOf(profile.head) / 30_000) }));
+console.log(JSON.stringify({ acquire, release, bytes, heldLock: held.each, waiter: waiting.each }));
