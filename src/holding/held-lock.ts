@@ -5,7 +5,7 @@ import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
-import type { Expiring, Expiry } from "../runtime/expiries.ts";
+import { Expiring } from "../runtime/expiries.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
@@ -20,11 +20,12 @@ import { jsonOf, shownOf } from "./shown-lock.ts";
  * What sees to a lock while it is held: the end of its TTL is watched, if its holder refreshes or nobody does; it refreshes by itself, with
  * a timer of its own; or its session proves it, with one timer for all its locks. Nothing does once it has ended.
  */
-type Upkeep = Expiry | OwnRefreshes | typeof itsSessions | typeof nobodys;
+type Upkeep = OwnRefreshes | typeof itsHolders | typeof itsSessions | typeof nobodys;
+const itsHolders = "its holder's";
 const itsSessions = "its session's";
 const nobodys = "nobody's";
 
-export class HeldLock implements Lock, GoneListener, ReleaseListener, RegisteredLock, Expiring {
+export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseListener, RegisteredLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
@@ -44,6 +45,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     grant: Grant,
     owner: LockOwner,
   ) {
+    super();
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
@@ -54,9 +56,9 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     this.#window = new TrustWindow(facts.ttl, grant.provenAt, grant.lapses ? enforcedRule : clientRule);
     this.#controller = undefined;
     this.#freeing = undefined;
-    this.#upkeep = nobodys;
     if (!facts.autoRefresh) {
-      this.#upkeep = owner.expiries.watch(this);
+      this.#upkeep = itsHolders;
+      owner.expiries.watch(this);
     } else if (grant.keepProven === undefined) {
       this.#upkeep = new OwnRefreshes(this);
     } else {
@@ -75,14 +77,9 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     return this.#grant.fencingToken;
   }
 
-  /** The TTL that ends first: that of a refresh without an answer, maybe. */
-  get term(): number {
-    return this.#window.soonest.ttl;
-  }
-
-  /** When the statement with that TTL was sent. */
-  get since(): Instant {
-    return this.#window.soonest.sentAt;
+  /** The TTL that ends first, that of a refresh without an answer maybe, and when the statement with it was sent. */
+  get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
+    return this.#window.soonest;
   }
 
   get held(): boolean {
@@ -163,7 +160,9 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
   /** From now on the holder refreshes, or nobody. */
   stopRefreshing(): void {
     this.#stopUpkeep();
-    if (this.#state.is === "held") this.#upkeep = this.#owner.expiries.watch(this);
+    if (this.#state.is !== "held") return;
+    this.#upkeep = itsHolders;
+    this.#owner.expiries.watch(this);
   }
 
   #stopUpkeep(): void {
@@ -175,8 +174,8 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
       upkeep.stop();
-    } else if (upkeep !== nobodys) {
-      this.#owner.expiries.stop(upkeep);
+    } else if (upkeep === itsHolders) {
+      this.leave();
     }
   }
 
@@ -185,7 +184,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     const upkeep = this.#upkeep;
     if (upkeep === itsSessions) this.#grant.keepProven?.(this.ttl);
     else if (upkeep instanceof OwnRefreshes) upkeep.moved();
-    else if (upkeep !== nobodys) this.#owner.expiries.moved(upkeep);
+    else if (upkeep === itsHolders) this.#owner.expiries.watch(this);
   }
 
   /** Ends holding because the locker closes; settles when nothing is left of the lock in the server. Never rejects. */
@@ -327,7 +326,7 @@ export class HeldLock implements Lock, GoneListener, ReleaseListener, Registered
     this.#stopUpkeep();
     if (state.is === "released" || state.is === "lost") this.#owner.forget(this);
     if (state.is === "expired") this.#owner.expired(this);
-    const reason = this.#lossReason();
+    const reason = state.is === "released" ? undefined : this.#lossReason();
     // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
     if (reason !== undefined) this.#controller?.abort(reason);
     this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);

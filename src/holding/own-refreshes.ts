@@ -4,8 +4,8 @@ import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 interface RefreshedLock {
   /** Milliseconds. */
   readonly ttl: number;
-  /** When the statement was sent that last proved it. */
-  readonly since: Instant;
+  /** When the statement was sent whose TTL ends first. */
+  readonly soonest: { readonly sentAt: Instant };
   /** Milliseconds until its holder must stop relying on it. */
   readonly left: number;
   refresh(): Promise<void>;
@@ -24,7 +24,7 @@ export class OwnRefreshes {
 
   constructor(lock: RefreshedLock) {
     this.#lock = lock;
-    this.#triedAt = lock.since;
+    this.#triedAt = lock.soonest.sentAt;
     this.#alarm = new Alarm<OwnRefreshes>(this, OwnRefreshes.#untilNext, OwnRefreshes.#ring);
   }
 
@@ -41,7 +41,7 @@ export class OwnRefreshes {
   static #untilNext(this: void, refreshes: OwnRefreshes): number {
     const lock = refreshes.#lock;
     if (refreshes.#state !== "resting") return lock.left;
-    const rested = Math.min(elapsedSince(lock.since), elapsedSince(refreshes.#triedAt));
+    const rested = Math.min(elapsedSince(lock.soonest.sentAt), elapsedSince(refreshes.#triedAt));
     return Math.min(lock.left, lock.ttl * refreshes.#restShare - rested);
   }
 

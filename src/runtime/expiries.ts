@@ -1,14 +1,54 @@
 import { type Instant, longestTimer } from "./clock.ts";
 
-/** What ends when its time has passed. */
-export interface Expiring {
-  /** Milliseconds; two with the same term expire in the order of {@link since}. */
-  readonly term: number;
-  /** Since when the term counts. */
-  readonly since: Instant;
+/** What ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
+export abstract class Expiring {
+  #line: Line | undefined;
+  #sentAt = 0;
+  #previous: Expiring | undefined;
+  #next: Expiring | undefined;
+
+  /** The TTL that ends first, in milliseconds, and since when it counts. Two with the same TTL expire in the order of that. */
+  abstract get soonest(): { readonly ttl: number; readonly sentAt: Instant };
   /** Milliseconds to go, as of now. */
-  readonly left: number;
-  expire(): void;
+  abstract get left(): number;
+  abstract expire(): void;
+
+  /** Only {@link Expiries} calls it. Most come in order; one whose answer was long in coming belongs before those sent later. */
+  enter(line: Line, sentAt: number): void {
+    let before = line.last;
+    while (before !== undefined && before.#sentAt > sentAt) before = before.#previous;
+    const next = before === undefined ? line.first : before.#next;
+    this.#line = line;
+    this.#sentAt = sentAt;
+    this.#previous = before;
+    this.#next = next;
+    if (before === undefined) line.first = this;
+    else before.#next = this;
+    if (next === undefined) line.last = this;
+    else next.#previous = this;
+    if (before === undefined || !line.isTimed) line.look();
+  }
+
+  /** Is watched no more. A second call does nothing. */
+  leave(): void {
+    const line = this.#line;
+    if (line === undefined) return;
+    const previous = this.#previous;
+    const next = this.#next;
+    if (previous === undefined) line.first = next;
+    else previous.#next = next;
+    if (next === undefined) line.last = previous;
+    else next.#previous = previous;
+    this.#line = undefined;
+    this.#previous = undefined;
+    this.#next = undefined;
+  }
+
+  /** Whether it stands where it belongs: it has not been proved since. */
+  isInPlace(): boolean {
+    const { ttl, sentAt } = this.soonest;
+    return this.#sentAt === sentAt.monotonic && this.#line?.ttl === ttl;
+  }
 }
 
 /**
@@ -18,124 +58,64 @@ export interface Expiring {
 export class Expiries {
   readonly #lines = new Map<number, Line>();
 
-  /** @returns what is to be given to {@link stop} and {@link moved} */
-  watch(expiring: Expiring): Expiry {
-    const expiry = new Expiry(expiring);
-    this.#insert(expiry);
-    return expiry;
-  }
-
-  /** Does nothing the second time. */
-  stop(expiry: Expiry): void {
-    expiry.remove();
-  }
-
-  /** Its term has changed, or counts from another moment. */
-  moved(expiry: Expiry): void {
-    expiry.remove();
-    this.#insert(expiry);
-  }
-
-  #insert(expiry: Expiry): void {
-    const { term } = expiry.expiring;
-    let line = this.#lines.get(term);
+  /** To be called again when the TTL has changed, or counts from another moment. {@link Expiring.leave} ends it. */
+  watch(expiring: Expiring): void {
+    expiring.leave();
+    const { ttl, sentAt } = expiring.soonest;
+    let line = this.#lines.get(ttl);
     if (line === undefined) {
-      line = new Line(term, this);
-      this.#lines.set(term, line);
+      line = new Line(ttl, this);
+      this.#lines.set(ttl, line);
     }
-    line.insert(expiry);
+    expiring.enter(line, sentAt.monotonic);
   }
 
   /** Only a {@link Line} calls it, when nothing is in it any more. */
-  forget(term: number): void {
-    this.#lines.delete(term);
+  forget(ttl: number): void {
+    this.#lines.delete(ttl);
   }
 }
 
-/** A place in a line. */
-export class Expiry {
-  readonly expiring: Expiring;
-  since: number;
-  previous: Expiry | undefined;
-  next: Expiry | undefined;
-  line: Line | undefined;
-
-  constructor(expiring: Expiring) {
-    this.expiring = expiring;
-    this.since = 0;
-    this.previous = undefined;
-    this.next = undefined;
-    this.line = undefined;
-  }
-
-  remove(): void {
-    const { line, previous, next } = this;
-    if (line === undefined) return;
-    if (previous === undefined) line.first = next;
-    else previous.next = next;
-    if (next === undefined) line.last = previous;
-    else next.previous = previous;
-    this.line = undefined;
-    this.previous = undefined;
-    this.next = undefined;
-  }
-}
-
-/** All that have one term; the first to expire is the first in it. */
+/** All that have one TTL; the first to expire is the first in it. */
 class Line {
-  readonly #term: number;
+  readonly ttl: number;
   readonly #expiries: Expiries;
-  first: Expiry | undefined;
-  last: Expiry | undefined;
+  first: Expiring | undefined;
+  last: Expiring | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(term: number, expiries: Expiries) {
-    this.#term = term;
+  constructor(ttl: number, expiries: Expiries) {
+    this.ttl = ttl;
     this.#expiries = expiries;
-    this.first = undefined;
-    this.last = undefined;
   }
 
-  /** Most come in order. An answer that was long in coming belongs before those that were asked for later. */
-  insert(expiry: Expiry): void {
-    expiry.since = expiry.expiring.since.monotonic;
-    let before = this.last;
-    while (before !== undefined && before.since > expiry.since) before = before.previous;
-    const next = before === undefined ? this.first : before.next;
-    expiry.line = this;
-    expiry.previous = before;
-    expiry.next = next;
-    if (before === undefined) this.first = expiry;
-    else before.next = expiry;
-    if (next === undefined) this.last = expiry;
-    else next.previous = expiry;
-    if (this.#timer === undefined || before === undefined) this.#look();
+  get isTimed(): boolean {
+    return this.#timer !== undefined;
   }
 
   /** Sets the timer anew, for the first. */
-  #look(): void {
+  look(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     if (this.first === undefined) {
-      this.#expiries.forget(this.#term);
+      this.#expiries.forget(this.ttl);
       return;
     }
     // A timer may fire up to a millisecond early; rounding up keeps it from firing twice for one moment.
-    const wait = Math.min(Math.max(Math.ceil(this.first.expiring.left), 1), longestTimer);
+    const wait = Math.min(Math.max(Math.ceil(this.first.left), 1), longestTimer);
     this.#timer = setTimeout(Line.#ring, wait, this).unref();
   }
 
   static #ring(this: void, line: Line): void {
-    for (let expiry = line.first; expiry !== undefined; expiry = line.first) {
-      if (expiry.expiring.left > 0) {
-        if (expiry.since === expiry.expiring.since.monotonic && expiry.expiring.term === line.#term) break;
-        // It has been proved since.
-        line.#expiries.moved(expiry);
+    for (let { first } = line; first !== undefined; first = line.first) {
+      if (first.left > 0) {
+        if (first.isInPlace()) break;
+        line.#expiries.watch(first);
         continue;
       }
-      expiry.remove();
-      expiry.expiring.expire();
+      first.leave();
+      first.expire();
     }
-    line.#look();
+    line.look();
   }
 }

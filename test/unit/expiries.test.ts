@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { elapsedSince, type Instant, now } from "../../src/runtime/clock.ts";
-import { Expiries, type Expiring } from "../../src/runtime/expiries.ts";
+import { Expiries, Expiring } from "../../src/runtime/expiries.ts";
 
 // Many that expire, on a clock that the test moves.
 
@@ -11,13 +11,18 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-class Perishable implements Expiring {
+class Perishable extends Expiring {
   since: Instant = now();
   expiredAt: number | undefined;
   term: number;
 
   constructor(term: number) {
+    super();
     this.term = term;
+  }
+
+  get soonest(): { ttl: number; sentAt: Instant } {
+    return { ttl: this.term, sentAt: this.since };
   }
 
   get left(): number {
@@ -42,9 +47,10 @@ test("each expires when its own term has passed, whatever the others'", () => {
 
 test("a thousand of one term have one timer, which is gone when nothing is left", () => {
   const expiries = new Expiries();
-  const watched = Array.from({ length: 1_000 }, () => expiries.watch(new Perishable(1_000)));
+  const watched = Array.from({ length: 1_000 }, () => new Perishable(1_000));
+  for (const each of watched) expiries.watch(each);
   expect(vi.getTimerCount()).toBe(1);
-  for (const each of watched) expiries.stop(each);
+  for (const each of watched) each.leave();
   vi.advanceTimersByTime(1_000);
   expect(vi.getTimerCount()).toBe(0);
 });
@@ -52,8 +58,8 @@ test("a thousand of one term have one timer, which is gone when nothing is left"
 test("one that is stopped, even twice, does not expire, and the others do", () => {
   const expiries = new Expiries();
   const [first, second, third] = [new Perishable(100), new Perishable(100), new Perishable(100)];
-  const [watched] = [first, second, third].map((each) => expiries.watch(each));
-  if (watched !== undefined) for (const _ of [1, 2]) expiries.stop(watched);
+  for (const each of [first, second, third]) expiries.watch(each);
+  for (const _ of [1, 2]) first.leave();
   vi.advanceTimersByTime(100);
   expect([first.expiredAt !== undefined, second.expiredAt, third.expiredAt]).toEqual([
     false,
@@ -66,11 +72,11 @@ test("one that is proved meanwhile expires a term after that, and holds up nobod
   const start = performance.now();
   const expiries = new Expiries();
   const [told, silent, other] = [new Perishable(100), new Perishable(100), new Perishable(100)];
-  const watched = [told, silent, other].map((each) => expiries.watch(each));
+  for (const each of [told, silent, other]) expiries.watch(each);
   vi.advanceTimersByTime(50);
   told.since = now();
   silent.since = now();
-  if (watched[0] !== undefined) expiries.moved(watched[0]);
+  expiries.watch(told);
   vi.advanceTimersByTime(200);
   expect([told, silent, other].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([150, 150, 100]);
 });
@@ -79,10 +85,10 @@ test("a shorter term counts from its own moment", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const one = new Perishable(10_000);
-  const watched = expiries.watch(one);
+  expiries.watch(one);
   vi.advanceTimersByTime(500);
   Object.assign(one, { term: 100, since: now() });
-  expiries.moved(watched);
+  expiries.watch(one);
   vi.advanceTimersByTime(100);
   expect((one.expiredAt ?? 0) - start).toBe(600);
 });
