@@ -79,8 +79,7 @@ export class SharedLock implements Grant, Carried, Task {
     this.listener = listener;
     this.isAgain = isAgain;
     this.operation = how === "taking" ? taking[request.mode] : joining;
-    // Only a session that isn't open yet may keep it waiting, and be asked for how long.
-    this.askedAt = session.isOpen ? 0 : performance.now();
+    this.askedAt = 0;
     this.carriedFor = undefined;
     this.provenWithin = undefined;
     this.#goneListener = undefined;

@@ -80,6 +80,8 @@ type State =
  */
 export class SharedSession {
   readonly #options: SharedSessionOptions;
+  /** Locks are carried by sessions of their own class: see `ttlClassOf`. `undefined`: the server enforces no TTL. */
+  readonly ttlClass: number | undefined;
   /** What it carries, or is about to. */
   readonly #carried = new SmallestTtl();
   /** What of that is to be proved over and over. */
@@ -99,6 +101,7 @@ export class SharedSession {
   /** Begins to open. */
   constructor(options: SharedSessionOptions) {
     this.#options = options;
+    this.ttlClass = options.ttlClass;
     this.#batches = new StatementBatches({
       keepalive: this.#keepalive,
       name: options.name,
@@ -113,15 +116,9 @@ export class SharedSession {
    * be lost with the first stall. Its holder stops relying on it in time all the same.
    */
   #leaseWanted(): number {
-    const { ttlClass } = this.#options;
-    return ttlClass === undefined
+    return this.ttlClass === undefined
       ? Number.POSITIVE_INFINITY
-      : this.#carried.noLessThan(smallestOfClass(ttlClass));
-  }
-
-  /** Locks are carried by sessions of their own class: see `ttlClassOf`. */
-  get ttlClass(): number | undefined {
-    return this.#options.ttlClass;
+      : this.#carried.noLessThan(smallestOfClass(this.ttlClass));
   }
 
   /** Which server it is on, as long as that isn't started anew. */
@@ -148,8 +145,9 @@ export class SharedSession {
   }
 
   get goneBecause(): Error | undefined {
-    const gone = this.#on?.session.goneBecause;
-    if (gone !== undefined || this.#keepalive.left > 0) return gone;
+    const gone = this.#state.is === "opening" ? undefined : this.#state.on?.session.goneBecause;
+    // Without a TTL that the server enforces there is no lease.
+    if (gone !== undefined || this.ttlClass === undefined || this.#keepalive.left > 0) return gone;
     // Whoever asked has been told that it is over, which no late answer may take back.
     const over = new Error("the lease of its session has passed");
     queueMicrotask(() => this.destroy(over));
@@ -184,7 +182,7 @@ export class SharedSession {
   /** Does nothing the second time. */
   drop(lock: Carried): void {
     if (lock.carriedFor === undefined || this.#hasEnded) return;
-    this.keepProven(lock, undefined);
+    if (lock.provenWithin !== undefined) this.keepProven(lock, undefined);
     this.#carried.change(lock.carriedFor, undefined);
     lock.carriedFor = undefined;
     if (this.#carried.size > 0) return;

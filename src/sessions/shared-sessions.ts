@@ -137,29 +137,26 @@ export class SharedSessions implements SharedLocks {
       return;
     }
     if (lock.state !== "gone") this.#settle(lock, "held");
-    const left = (): number => believableOf(lock, request.ttl) - elapsedSince(sentAt);
-    if (request.fencing && left() > 0)
-      void this.#fence(lock, request, left).then(
-        () => this.#grant(lock, { request, listener, sentAt }),
-        listener.failed.bind(listener),
-      );
-    else this.#grant(lock, { request, listener, sentAt });
-  }
-
-  /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
-  #grant(
-    lock: SharedLock,
-    {
-      request,
-      listener,
-      sentAt,
-    }: { request: LockRequest; listener: TryListener<SharedLock>; sentAt: Instant },
-  ): void {
-    const { key, ttl } = request;
-    if (elapsedSince(sentAt) < believableOf(lock, ttl)) {
+    if (elapsedSince(sentAt) >= believableOf(lock, request.ttl)) {
+      this.#giveBackLate(lock, request, listener);
+      return;
+    }
+    if (!request.fencing) {
       listener.granted(lock);
       return;
     }
+    const left = (): number => believableOf(lock, request.ttl) - elapsedSince(sentAt);
+    void this.#fence(lock, request, left).then(
+      () => {
+        if (left() > 0) listener.granted(lock);
+        else this.#giveBackLate(lock, request, listener);
+      },
+      (error: unknown) => listener.failed(error),
+    );
+  }
+
+  /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
+  #giveBackLate(lock: SharedLock, { key, ttl }: LockRequest, listener: TryListener<SharedLock>): void {
     const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
     const late = (): void => listener.failed(new DatabaseError({ doing: "Taking the lock", key, cause }));
     lock.release().then(late, late);

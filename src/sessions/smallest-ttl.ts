@@ -1,11 +1,8 @@
 /** The TTLs of many, in milliseconds, and the smallest of them at hand: few differ, however many there are. */
 export class SmallestTtl {
   readonly #counts = new Map<number, number>();
-  #size = 0;
-
-  get size(): number {
-    return this.#size;
-  }
+  /** How many there are. Only {@link change} writes it. */
+  size = 0;
 
   /** `Infinity` where there is none. */
   get value(): number {
@@ -24,13 +21,12 @@ export class SmallestTtl {
   /** One that had a TTL has another; `undefined`: it had none, or has none any more. */
   change(before: number | undefined, now: number | undefined): void {
     if (before === now) return;
-    this.#count(before, -1);
-    this.#count(now, 1);
+    if (before !== undefined) this.#count(before, -1);
+    if (now !== undefined) this.#count(now, 1);
   }
 
-  #count(ttl: number | undefined, more: 1 | -1): void {
-    if (ttl === undefined) return;
-    this.#size += more;
+  #count(ttl: number, more: 1 | -1): void {
+    this.size += more;
     const count = (this.#counts.get(ttl) ?? 0) + more;
     if (count > 0) this.#counts.set(ttl, count);
     else this.#counts.delete(ttl);

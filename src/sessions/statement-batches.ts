@@ -27,8 +27,8 @@ export interface Task {
   readonly id: bigint;
   /** Absent if the session alone is meant. */
   readonly key: string | undefined;
-  /** By `performance.now()`. */
-  readonly askedAt: number;
+  /** By `performance.now()`; written if it has to wait until the session is open. */
+  askedAt: number;
   /** Whose it is: it is left out if that is abandoned by the time it could be sent. Absent if nobody can leave. */
   readonly request: LockRequest | undefined;
   done(answer: OperationAnswer, sentAt: Instant): void;
@@ -96,6 +96,7 @@ export class StatementBatches {
   ask(task: Task): void {
     const state = this.#state;
     if (state.is === "opening") {
+      task.askedAt = performance.now();
       this.#tasks.push(task);
       return;
     }
@@ -292,7 +293,7 @@ export function askForProof(
       operation: proving,
       id: lock?.id ?? 0n,
       key: lock?.key,
-      askedAt: performance.now(),
+      askedAt: 0,
       request: undefined,
       done: (_, sentAt) => resolve(sentAt),
       undone: () => failed(new DatabaseError({ doing, cause: new Error("there was none") })),
