@@ -26,7 +26,7 @@ export abstract class Expiring {
     else before.#next = this;
     if (next === undefined) line.last = this;
     else next.#previous = this;
-    if (before === undefined || !line.isTimed) line.look();
+    if (before === undefined) line.look();
   }
 
   /** Is watched no more. A second call does nothing. */
@@ -87,10 +87,6 @@ class Line {
   constructor(ttl: number, expiries: Expiries) {
     this.ttl = ttl;
     this.#expiries = expiries;
-  }
-
-  get isTimed(): boolean {
-    return this.#timer !== undefined;
   }
 
   /** Sets the timer anew, for the first. */

@@ -15,15 +15,14 @@ import type { Around } from "./reentrancy.ts";
 import type { InLine, Place, WaitingLines } from "./waiting-lines.ts";
 
 /**
- * Milliseconds of one wait in the server, after which the caller asks again. It is how old the oldest snapshot gets because of those
- * who wait, and how long `CREATE INDEX CONCURRENTLY` waits for each of them; a hundred that wait for 5 s each are 20 statements a
- * second.
+ * Milliseconds of one wait in the server, after which the caller asks again. It bounds how old a snapshot gets because of waiters, and how
+ * long `CREATE INDEX CONCURRENTLY` waits for each of them. A hundred waiters with 5 s each send 20 statements a second.
  */
 export const waitBound = 5_000;
 /** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
 export const firstTry = 1_000;
 
-/** Whose waits these are. */
+/** What a wait needs of its locker. */
 export interface WaitSurroundings extends AttemptSurroundings {
   readonly telemetry: Telemetry;
   readonly lines: WaitingLines;
@@ -43,7 +42,7 @@ export interface AskedWait<G extends Granted, H> {
 //      └── its caller's signal, close(), its bound ──▶ over
 type State =
   | { readonly is: "in line" }
-  /** `end`: aborts with whatever ends the wait, and ends what is under way. */
+  /** `end` aborts with whatever ends the wait, and so ends what is under way. */
   | { readonly is: "going"; readonly end: Stop }
   | { readonly is: "over" };
 
@@ -68,18 +67,18 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #own: Around | undefined;
-  /** Of the call, by `performance.now()`. */
+  /** When the call was made, by `performance.now()`. */
   protected readonly start = performance.now();
   #state: State = inLine;
   /** `undefined`: it waits past the line. */
   #place: Place | undefined;
-  /** Its first try is under way, or about to be. */
+  /** Whether its first try is under way, or about to be. */
   #isFirstTry = true;
   #lastFault: Error | undefined;
   #isTold = false;
-  /** For its bound, or for that of its first try. */
+  /** Rings at its bound, or at that of its first try. Absent if it has none. */
   #alarm: Alarm<Wait<G, H>> | undefined;
-  /** Those that it listens to, apart from the one of close(). */
+  /** Its links to signals, apart from close(). */
   #links: Link[] | undefined;
 
   constructor(around: WaitSurroundings, { wanted, store, hold, around: own }: AskedWait<G, H>) {
@@ -93,7 +92,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
     this.#hold = hold;
   }
 
-  // What came of it, once.
+  // One of these is called, once.
   protected abstract onGranted(lock: H): void;
   /** {@link LockNotAcquiredError}, {@link LockerClosedError}, the reason of the caller's signal, or a fault that no waiting mends. */
   protected abstract onFailed(error: unknown): void;
@@ -107,36 +106,39 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
     this.#endOn(alsoEndedBy);
     if (closing.aborted) this.#end(closing.reason);
     if (this.#state.is === "over") return;
-    if (this.#store.skipsLine) {
-      this.onTurn();
-    } else {
-      this.#place = lines.join(this);
-      if (this.#isFirst) {
-        this.onTurn();
-      } else {
-        this.#isFirstTry = false;
-        this.#tell();
-      }
+    if (!this.#store.skipsLine) this.#place = lines.join(this);
+    if (!this.#isFirst) {
+      this.#isFirstTry = false;
+      this.#tell();
     }
     if (Number.isFinite(wait)) this.#alarm = new Alarm<Wait<G, H>>(this, Wait.#left, Wait.#atBound);
+    // Past the line, in this very step: what a caller sends next on a client of its own comes after it.
+    if (this.#place === undefined) void this.#go(this.#beginToGo());
+    else if (this.#isFirst) this.onTurn();
   }
 
   #endOn(signal: StopSignal | undefined): void {
     if (signal === undefined || this.#state.is === "over") return;
     this.#links ??= [];
     this.#links.push(signal.listen(() => this.#end(signal.reason)));
-    // A signal may abort while it is asked whether it has.
+    // A signal may abort at the very moment it is asked.
     if (signal.aborted) this.#end(signal.reason);
   }
 
   /** It may go to the database. A second call does nothing. */
   onTurn(): void {
     if (this.#state.is !== "in line") return;
+    const end = this.#beginToGo();
+    // In a step of its own: whoever has left the line may be in the middle of an abort or of close(), and a caller that leaves as soon as
+    // it has called asks nothing of the server.
+    queueMicrotask(() => void this.#go(end));
+  }
+
+  #beginToGo(): Stop {
     const end = new Stop();
     this.#state = { is: "going", end };
     this.#isFirstTry = true;
-    // In a step of its own: whoever has left the line may be in the middle of an abort, or of close().
-    queueMicrotask(() => void this.#go(end));
+    return end;
   }
 
   /** Whether nobody stands before it. */
@@ -148,6 +150,8 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
   async #go(end: Stop): Promise<void> {
     let lock: H;
     try {
+      // It may have ended between its turn and this step.
+      end.throwIfAborted();
       lock = await this.#untilGranted(end);
     } catch (error) {
       this.#leave({ granted: false });
@@ -182,7 +186,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
     this.#end(this.#around.closing.reason);
   }
 
-  /** Says that it waits, once. */
+  /** Tells listeners once that it waits. */
   #tell(): void {
     if (!this.#isTold) this.#around.telemetry.events.waiting(this.#wanted);
     this.#isTold = true;
@@ -206,7 +210,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
     of.#end(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause }));
   }
 
-  /** Goes on until the lock is granted, in spite of any fault that waiting can mend. */
+  /** Goes on until the lock is granted, whatever fault occurs that waiting can mend. */
   async #untilGranted(end: Stop): Promise<H> {
     const pause = new PauseAfterFault();
     for (;;) {
@@ -215,7 +219,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
       } catch (error) {
         const ended = end.aborted && end.reason === error;
         if (ended || !isPassing(error, this.#around.hasConnected)) throw error;
-        // What is wrong with a client of the caller's is the caller's to mend.
+        // The caller has to mend whatever is wrong with its own client.
         if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
         const isFirst = this.#lastFault === undefined;
         this.#lastFault = toError(error);
@@ -225,7 +229,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine 
     }
   }
 
-  /** Tries, and then waits in the server; polls as long as there is no place to wait in. @throws a fault of the database */
+  /** Tries, and then waits in the server; polls while there is no place to wait there. @throws a fault of the database */
   async #waitInServer(end: Stop): Promise<H> {
     const { polling, registry } = this.#around;
     const store = this.#store;

@@ -1,18 +1,18 @@
 import type { LockMode } from "../contract/locker.ts";
 import { Queue, type Queued } from "../runtime/queue.ts";
 
-/** Who waits for a lock. */
+/** A caller that stands in a line. */
 export interface InLine {
   readonly id: bigint;
   readonly mode: LockMode;
   /**
-   * It may go to the database: whoever stood before it has left, or they are readers, as it is, who have just been let in. Called again
-   * as others leave.
+   * It may go to the database: everybody before it has left, or it is a reader behind readers that have just been let in. May be called
+   * more than once.
    */
   onTurn(): void;
 }
 
-/** Where a caller stands among those of its process that wait for the same lock. */
+/** A caller's place among those of its locker that wait for the same lock. */
 export type Place = Queued<InLine>;
 
 interface Line {
@@ -20,11 +20,11 @@ interface Line {
   writers: number;
 }
 
-/** The callers of one locker that wait, in a line for each lock, in order of arrival. */
+/** The waiting callers of one locker: a line for each lock, in order of arrival. */
 export class WaitingLines {
   readonly #lines = new Map<bigint, Line>();
 
-  /** Whether it is the waiter's turn is the waiter's to ask: {@link isFirst}. */
+  /** Enters the line. Does not call {@link InLine.onTurn}: whether it is first, {@link isFirst} says. */
   join(waiter: InLine): Place {
     const { id, mode } = waiter;
     const line = this.#lines.get(id) ?? { waiters: new Queue<InLine>(), writers: 0 };
@@ -39,8 +39,9 @@ export class WaitingLines {
   }
 
   /**
-   * Leaves the line. `granted`: with the lock; then the readers that stand behind a reader may all try at once. A second call does
-   * nothing.
+   * Leaves the line. A second call does nothing.
+   *
+   * @param granted whether it has the lock; then the readers right behind a reader may all try at once
    */
   leave(place: Place, granted: boolean): void {
     const { id, mode } = place.value;
@@ -57,7 +58,7 @@ export class WaitingLines {
     }
   }
 
-  /** How many wait. */
+  /** How many callers wait for a lock. */
   lengthOf(id: bigint): number {
     return this.#lines.get(id)?.waiters.size ?? 0;
   }
