@@ -13,7 +13,7 @@ import {
   MemoryLocker,
   PostgresLocker,
 } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { advisoryLocks, createPool, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
@@ -292,11 +292,8 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await other.term(2);
     expect(terms).toBe(1);
     finish();
-    // It waits in the server.
-    await until(
-      async () =>
-        (await onServer("select from pg_locks where locktype = 'advisory' and not granted")).length > 0,
-    );
+    // It waits in the server, so that it is next.
+    await until(async () => (await advisoryLocks()).some(({ granted }) => !granted));
     (await other.term(2)).return();
     await until(() => terms === 2);
     stop.abort();
