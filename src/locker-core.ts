@@ -58,7 +58,7 @@ export const defaultTtl = 30_000;
 export interface LockerCoreParts {
   /** An int32. */
   readonly namespace: number;
-  /** `undefined`: that of the Go package. */
+  /** `undefined`: as in the Go package. */
   readonly lockId: LockIdFunction | undefined;
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
@@ -68,14 +68,14 @@ export interface LockerCoreParts {
   readonly defaultTtl: number;
   readonly defaults: LockDefaults | undefined;
   readonly store: LockerStore;
-  /** Where a lock is to be had on a session of the caller's. @throws {InvalidConfigError} */
+  /** The store for locks on a session of the caller's. @throws {InvalidConfigError} */
   storeOn(client: SessionClient): LockStore<Grant>;
-  /** Who has a lock, and who waits for it, wherever that is. */
+  /** Who holds a lock and who waits for it, in any process. */
   look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
 }
 
 /**
- * What is the same wherever locks live: options in, handles out, a registry of what is held, and an end that leaves nothing behind.
+ * What is the same wherever locks live: options in, handles out, a registry of held locks, and a close that leaves nothing behind.
  *
  *     acquire ── admission: may it try now? ── store: granted ── handle, registry ──▶ held ── release ──▶ forgotten
  */
@@ -125,12 +125,12 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     });
   }
 
-  /** As the functions that run under its locks know it. */
+  /** Identifies the locker to functions that run under its locks. */
   get owner(): object {
     return this.#admission;
   }
 
-  // Not async, as it is called most: the promise of the attempt goes out as it is.
+  // Not async, because it is called most: the promise of the attempt is returned as it is.
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
       const wanted = this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
@@ -219,7 +219,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     });
   }
 
-  /** @param endFirst what is to end before the sessions do */
+  /** @param endFirst ends whatever has to end before the sessions do */
   close(options?: CloseOptions, endFirst?: () => Promise<void>): Promise<void> {
     if (this.#closed !== undefined) return this.#closed;
     let drain: number;
@@ -274,12 +274,12 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     };
   }
 
-  /** A place to wait in may be free. */
+  /** A place to wait in the server may be free. */
   offerPlace(): void {
     this.#admission.polling.offerPlace();
   }
 
-  /** What a caller asks for, checked. */
+  /** Checks what a caller asks for. */
   wanted(key: LockKey, options: AcquireOptions): Wanted {
     this.#admission.closing.throwIfAborted();
     const { assertTtl, namespace } = this.#parts;
@@ -309,7 +309,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     };
   }
 
-  /** As {@link take}, unless it is to take part in a lock that the function around it holds. */
+  /** Takes part in the lock of the function around it, if that is wanted and there is one; otherwise takes the lock. */
   #takeOrPart<H extends Lock>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
     const part = wanted.reentrant ? takePart(this.owner, wanted) : undefined;
     if (part !== undefined) return part;
@@ -320,7 +320,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     return this.take(wanted, this.#parts.storeOn(wanted.client), told);
   }
 
-  /** Tries or waits, as is wanted, in the order that all callers of this locker share. */
+  /** Tries or waits, as wanted, in the one order of all this locker's callers. */
   take<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
     return this.telemetry.isTraced
       ? this.telemetry.inSpan("acquire", wanted, wanted.signal, () =>
@@ -333,7 +333,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#registry.add(lock);
   }
 
-  /** Nothing of a lock is left in the server. */
+  /** Called when the server has nothing left of a lock. */
   freed(lock: RegisteredLock): void {
     this.#registry.delete(lock);
     this.#admission.polling.wake(lock.id);

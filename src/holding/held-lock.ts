@@ -29,7 +29,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** By the wall clock: milliseconds since 1970. */
+  /** When it was granted, in milliseconds since 1970. */
   readonly grantedAt: number;
   readonly #owner: LockOwner;
   readonly #grant: Grant;
@@ -91,7 +91,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   }
 
   get expiresAt(): Date {
-    // Whatever was asked of its session since counts, too.
+    // Whatever its session has proved since then counts as well.
     if (this.#state.is === "held") this.left;
     return new Date(this.#window.until);
   }
@@ -100,7 +100,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     return this.held ? Math.max(this.left, 0) : 0;
   }
 
-  /** The backend of its session, if there is one and it is known. */
+  /** The backend of its session, if that is known. */
   get pid(): number | undefined {
     return this.#grant.pid;
   }
@@ -132,7 +132,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     );
   }
 
-  // Not async, as it is called most: there is no promise but that of the answer and the caller's.
+  // Not async, because it is called most: an async function would make one more promise.
   release(): Promise<void> {
     const { telemetry } = this.#owner;
     return telemetry.isTraced
@@ -157,7 +157,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     });
   }
 
-  /** From now on the holder refreshes, or nobody. */
+  /** From now on, only its holder refreshes the lock. */
   stopRefreshing(): void {
     this.#stopUpkeep();
     if (this.#state.is !== "held") return;
@@ -169,7 +169,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     const upkeep = this.#upkeep;
     this.#upkeep = nobodys;
     if (upkeep === itsSessions) {
-      // What the session has proved up to now counts; what it proves from now on does not.
+      // What the session has proved so far counts; what it proves from now on does not.
       this.#window.extend(this.#grant.provenAt);
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
@@ -179,7 +179,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     }
   }
 
-  /** Its TTL has changed, or may be about to; or it has been proved. */
+  /** Called when its TTL has changed, or may be about to, or when the lock has been proved. */
   #moved(): void {
     const upkeep = this.#upkeep;
     if (upkeep === itsSessions) this.#grant.keepProven?.(this.ttl);
@@ -187,13 +187,13 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     else if (upkeep === itsHolders) this.#owner.expiries.watch(this);
   }
 
-  /** Ends holding because the locker closes; settles when nothing is left of the lock in the server. Never rejects. */
+  /** Ends holding because the locker closes. Settles when the server has nothing left of the lock. Never rejects. */
   async close(): Promise<void> {
     if (this.#state.is === "held") this.#end({ is: "closed" });
     await this.#freeQuietly();
   }
 
-  /** Whether the TTL has passed. Whoever asked has then been told so, which no proof of the session may take back. */
+  /** Whether the TTL has passed. The caller is then told so, and no later proof by the session may take that back. */
   #isOver(): boolean {
     if (this.left > 0) return false;
     queueMicrotask(() => this.expire());
@@ -202,7 +202,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
 
   /** Milliseconds until the holder must stop relying on it. */
   get left(): number {
-    // Whatever was asked of the session, for another lock perhaps, proves this one as well.
+    // Whatever the session was asked, perhaps for another lock, proves this one as well.
     if (this.#upkeep === itsSessions) this.#window.extend(this.#grant.provenAt);
     return this.#window.left;
   }
@@ -214,15 +214,15 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     let asked: AskedTtl | undefined;
     try {
       const sentAt = await throughBreaker(this.#owner.breaker, () => {
-        // The breaker may have taken its time, too, and what is over is not asked for: the session may be somebody else's.
+        // The breaker may have taken its time. A lock that is over is not asked for: its session may be somebody else's by now.
         const left = this.left;
         if (this.#state !== state || left <= 0) return Promise.resolve(undefined);
         asked = this.#window.ask(ttl);
         if (ttl < this.ttl) this.#moved();
-        // The answer has to come while the holder still relies on the lock, with something to spare for what it then does.
+        // The answer must come while the holder still relies on the lock, with some time to spare.
         return this.#grant.refresh(ttl, Math.max(left * 0.9, 1));
       });
-      // Meanwhile the lock may have been released, lost or closed, or have expired: what is over stays over.
+      // In the meantime the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();
       if (asked !== undefined) this.#window.answered(asked, sentAt);
@@ -254,7 +254,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     });
   }
 
-  /** What its holder has given back is free. */
+  /** The lock that its holder has given back is free. */
   freed(): void {
     const state = this.#state;
     if (state.is !== "releasing") return;
@@ -263,7 +263,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     state.resolve();
   }
 
-  /** What its holder has given back was not held, as far as is known. */
+  /** The lock that its holder has given back was not held, or may not have been. */
   notFreed(cause: unknown): void {
     const state = this.#state;
     if (state.is !== "releasing") return;
@@ -282,13 +282,13 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     return error;
   }
 
-  /** Gives the lock back in the server, once, whoever asks first. */
+  /** Gives the lock back in the server, once, whoever asks. */
   #free(): Promise<void> {
     this.#freeing ??= this.#grant.release();
     return this.#freeing;
   }
 
-  /** For a lock that nobody believes in any more. A failure has ended the session, and the lock with it. */
+  /** Gives back a lock that nobody relies on any more. A failure has ended the session, and the lock with it. */
   async #freeQuietly(): Promise<void> {
     await this.#free().catch((err: unknown) => {
       this.#owner.telemetry.log.debug(
@@ -301,16 +301,16 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
 
   expire(): void {
     if (this.#state.is !== "held") return;
-    // Where it was to be proved over and over, and was not, its holder has nothing to decide, either.
+    // An auto-refreshed lock that could not be refreshed is given back at once, too: its holder has no decision to make.
     const over = this.#grant.lapses || this.#upkeep === itsSessions;
     this.#end({ is: "expired" }, { isKept: !over });
     if (over) void this.#freeQuietly();
   }
 
-  /** The session ended by itself. A release under way learns it from its own statement. */
+  /** The session has ended by itself. A release under way learns that from its own statement. */
   gone(cause: Error): void {
     if (this.#state.is === "held") {
-      // Where the server ended it because the TTL had passed, a timer of ours was only late.
+      // If the server ended it because the TTL had passed, our timer was only late.
       if (this.left > 0) this.#end({ is: "lost", cause });
       else this.#end({ is: "expired" });
     }
@@ -327,7 +327,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     if (state.is === "released" || state.is === "lost") this.#owner.forget(this);
     if (state.is === "expired") this.#owner.expired(this);
     const reason = state.is === "released" ? undefined : this.#lossReason();
-    // First the registry, then the signal, whose listeners are the holder's own code, then whoever watches.
+    // The registry first, then the signal, whose listeners are the holder's own code, then log and metrics.
     if (reason !== undefined) this.#controller?.abort(reason);
     this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);
   }
@@ -339,7 +339,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   #notHeld(because?: unknown): LockNotHeldError {
     const { key } = this;
     if (this.#state.is !== "held") return notHeldIn(this.#state, key);
-    // Asked before any timer or socket event could tell.
+    // The caller may ask before any timer or socket event could tell.
     const cause = because ?? this.#grant.goneBecause;
     return notHeldIn(this.expired ? { is: "expired" } : { is: "lost", cause }, key);
   }

@@ -3,9 +3,9 @@ import { longestTimer } from "../runtime/clock.ts";
 
 /** What the registry knows of a lock. */
 export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {
-  /** The backend of its session, where it is known. */
+  /** The backend of its session, if that is known. */
   readonly pid?: number | undefined;
-  /** By the wall clock, in milliseconds since 1970; where it is known. */
+  /** When it was granted, in milliseconds since 1970, if that is known. */
   readonly grantedAt?: number;
   readonly fencingToken?: bigint | undefined;
   /** Ends holding because the locker closes. Absent if the lock ends with something else that closes. Never rejects. */
@@ -16,7 +16,7 @@ export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expi
 export class LockRegistry {
   /** An array if several share it. */
   readonly #byId = new Map<bigint, RegisteredLock | RegisteredLock[]>();
-  /** Set while {@link drained} waits. */
+  /** Set while a call of {@link drained} waits. */
   #onDelete: (() => void) | undefined;
 
   add(lock: RegisteredLock): void {
@@ -58,7 +58,7 @@ export class LockRegistry {
     });
   }
 
-  /** Those of one lock, in the order of their grants. */
+  /** The holders of one lock id, in the order of their grants. */
   with(id: bigint): readonly RegisteredLock[] {
     return this.#of(id);
   }
@@ -77,17 +77,17 @@ export class LockRegistry {
     return false;
   }
 
-  /** Ends them all. Never rejects. */
+  /** Ends all of them. Never rejects. */
   async close(): Promise<void> {
     await Promise.all([...this.#byId.values()].flat().map((lock) => lock.close?.()));
   }
 
-  /** A key other than `key` whose lock has the same id. */
+  /** Another key that is held here and has the same id. */
   namesake({ id, key }: Pick<Lock, "id" | "key">): string | undefined {
     return this.#of(id).find((lock) => lock.key !== key)?.key;
   }
 
-  /** Whether a holder of `key` in this very locker, whose end will be noticed, keeps out a caller of `mode`. */
+  /** Whether a holder of `key` in this locker keeps out a caller of `mode`, and its end will be noticed. */
   keepOut({ id, key, mode }: Pick<Lock, "id" | "key" | "mode">): boolean {
     return this.#of(id).some((lock) => {
       const excludes = lock.mode === "exclusive" || mode === "exclusive";

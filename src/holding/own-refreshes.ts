@@ -1,6 +1,6 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 
-/** What is needed of the lock. */
+/** What it needs of the lock. */
 interface RefreshedLock {
   /** Milliseconds. */
   readonly ttl: number;
@@ -12,11 +12,11 @@ interface RefreshedLock {
   expire(): void;
 }
 
-/** Refreshes a lock that has a session to itself, over and over, and ends it when its TTL has passed: with one timer for both. */
+/** Refreshes a lock that has a session to itself, again and again, and ends it when its TTL has passed; one timer does both. */
 export class OwnRefreshes {
   readonly #lock: RefreshedLock;
   readonly #alarm: Alarm<OwnRefreshes>;
-  /** Fraction of the TTL between refreshes: at most a third, and not the same for all, so that not all speak at once. */
+  /** Fraction of the TTL between refreshes: at most a third, jittered so that handles do not refresh in step. */
   readonly #restShare = 0.28 + Math.random() * 0.05;
   #state: "resting" | "refreshing" | "stopped" = "resting";
   /** When a refresh was last tried. */
@@ -33,7 +33,7 @@ export class OwnRefreshes {
     this.#alarm.stop();
   }
 
-  /** The lock has another TTL than before, or may be about to. */
+  /** The lock's TTL has changed, or may be about to. */
   moved(): void {
     if (this.#state !== "stopped") this.#alarm.reset();
   }

@@ -1,26 +1,25 @@
 import { type Client, query, type Result, type Statement, script, unnamed } from "./driver.ts";
 
-/** What a statement answered: the first value of its row, if it has one, and its command tag, such as `COMMIT`. */
+/** The answer to a statement: the first value of its row, if there is one, and its command tag, such as `COMMIT`. */
 export interface Reply {
   readonly value: string | null | undefined;
   readonly tag: string;
 }
 
-/** Who sends something, and is told once what came of it. An error is whatever the driver, or what is wrapped around it, made of it. */
+/** Sends something, and is told the outcome once. An error is whatever the driver, or a wrapper around it, made of it. */
 export interface Sender {
   replied(reply: Reply): void;
   failed(error: unknown): void;
 }
 
 /**
- * Sends a statement, or several in one message, and tells its sender once what came of it. Never throws. For what answers one value at
- * most; of several statements it is that of the last. Several are one transaction of the server
+ * Sends a statement, or several in one message, and tells the sender the outcome once. Never throws. A statement may answer at most one
+ * value; of several statements, the last one's counts. Several are one transaction in the server
  * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
  *
- * If the driver is the JavaScript one, it is a message exchange of our own (`client.query` takes any object with a `submit`,
- * as those of pg-cursor): the driver's own spends half of its time on copies and on a description of the columns, which
- * nobody reads here. Otherwise it is a plain query, for its promise, and not a prepared one: that is what everything that wraps a client
- * can do.
+ * With the JavaScript driver this is a message exchange of our own: `client.query` takes any object with a `submit`, such as those of
+ * pg-cursor. The driver's own exchange spends half of its time on copies and on a description of the columns, which nobody reads here.
+ * Otherwise it is a plain query that returns a promise, and not a prepared one, because every wrapper around a client supports that.
  */
 export function exchange(
   client: Client,
@@ -49,22 +48,22 @@ export function exchange(
   }
 }
 
-/** What is wrapped around a client may write something of its own into each text, and then one name would stand for several. */
+/** A wrapper around a client may add something to each text, and then one name would stand for several statements. */
 function preparable(client: Client, statement: Statement): Statement {
   return isDriversOwn(client.query) ? statement : unnamed(statement);
 }
 
-/** What the last one of several statements in a message said. */
+/** The answer of the last statement in a message. */
 function replyOf(results: readonly Result[]): Reply {
   const last = results.at(-1);
   if (last === undefined) throw new Error("the server answered nothing");
   return { value: last.rows[0]?.[0], tag: last.command ?? "" };
 }
 
-/** A parameter in the text format. The items of an array are such that they need no quotes. */
+/** A parameter in the text format. The items of an array must be such that they need no quotes. */
 export type Value = string | null | readonly string[];
 
-/** What is needed of the driver's connection. */
+/** What an exchange needs of the driver's connection. */
 interface Connection {
   readonly parsedStatements: Readonly<Record<string, string | undefined>>;
   readonly stream: { cork(): void; uncork(): void };
@@ -80,8 +79,8 @@ interface ExchangeClient {
 }
 
 /**
- * Whether it is the JavaScript driver, on a socket, and nothing is wrapped around its `query`. A tracing agent, or an
- * application's own wrapper, expects text or a promise there. And not one that pipelines, which refuses whatever is not its own.
+ * Whether this is the JavaScript driver, on a socket, with nothing wrapped around its `query`: a tracing agent or an application's own
+ * wrapper expects text or a promise there. Nor may the client pipeline, because it then refuses whatever is not its own.
  */
 function takesExchanges(client: Client | ExchangeClient): client is ExchangeClient {
   const { connection, pipeline } = client as { connection?: Partial<Connection>; pipeline?: boolean };
@@ -93,7 +92,7 @@ function takesExchanges(client: Client | ExchangeClient): client is ExchangeClie
   );
 }
 
-/** Known by its text, because an application may have several copies of the driver; only the driver's own method calls `submit`. */
+/** Recognised by its text, because an application may have several copies of the driver. Only the driver's own method calls `submit`. */
 function isDriversOwn(method: (...args: never[]) => unknown): boolean {
   let known = driversOwn.get(method);
   if (known === undefined) {
@@ -105,13 +104,13 @@ function isDriversOwn(method: (...args: never[]) => unknown): boolean {
 
 const driversOwn = new WeakMap<object, boolean>();
 
-/** What the driver calls as the messages of an answer come. */
+/** Takes the messages of an answer from the driver. */
 abstract class Answered implements Reply {
   readonly text: string;
   value: string | null | undefined;
   tag = "";
   readonly #sender: Sender;
-  /** What the driver puts in the place of {@link callback} if it has a `query_timeout`. */
+  /** What the driver sets as {@link callback} if it has a `query_timeout`. */
   #drivers: Callback | undefined;
 
   constructor(text: string, sender: Sender) {
@@ -119,7 +118,7 @@ abstract class Answered implements Reply {
     this.#sender = sender;
   }
 
-  /** For the driver alone, which calls it without its object. */
+  /** For the driver only, which calls it as a plain function. */
   get callback(): Callback {
     return this.#drivers ?? ((error) => this.#end(error));
   }
@@ -157,7 +156,7 @@ abstract class Answered implements Reply {
 
 type Callback = (error: Error | null) => void;
 
-/** One Query message, of which the last row and the last command tag count. */
+/** One Query message. The last row and the last command tag count. */
 class ScriptExchange extends Answered {
   submit(connection: Connection): null {
     connection.query(this.text);
@@ -165,7 +164,7 @@ class ScriptExchange extends Answered {
   }
 }
 
-/** Bind, Execute and Sync, with Parse before them if the connection does not know the statement. The driver calls the rest. */
+/** Bind, Execute and Sync, after a Parse if the connection does not know the statement. */
 class Exchange extends Answered {
   readonly name: string;
   readonly #values: readonly Value[];
@@ -180,7 +179,7 @@ class Exchange extends Answered {
     const { name, text } = this;
     connection.stream.cork();
     try {
-      // The driver notes what was parsed, by the name and the text that it reads here.
+      // The driver notes what was parsed by the `name` and `text` of this object.
       if (name === "" || connection.parsedStatements[name] === undefined) {
         connection.parse({ name, text, types: [] });
       }

@@ -1,22 +1,22 @@
-/** What a locker tells of one of its shared sessions, in one notification. */
+/** What one notification of a locker says about one of its shared sessions. */
 export interface KeyMessage {
-  /** The backend of the session. */
+  /** The session's backend. */
   readonly pid: number;
   readonly namespace: number;
-  /** Keys of locks that the session has, or is about to have. */
+  /** The keys of locks that the session has, or is about to have. */
   readonly keys: readonly string[];
   /** How many messages about this session come after this one. */
   readonly more: number;
 }
 
-/** Bytes of a payload, of which PostgreSQL takes 7999. */
+/** Bytes of a payload. PostgreSQL takes at most 7999. */
 const longest = 7_900;
-/** Messages about one session: some half a megabyte, of a queue that all of the server's notifications share. */
+/** Messages about one session: about half a megabyte, in a queue that all notifications of the server share. */
 const most = 64;
 
 /**
- * The messages about one session, as payloads: of ASCII, whatever the encoding of the database. A key that is too long for one is left
- * out, and so is what is beyond the most.
+ * The messages about one session, as payloads in ASCII, whatever the encoding of the database. A key that is too long for a message is
+ * left out, and so are keys beyond the last message.
  */
 export function keyMessages(
   pid: number,
@@ -42,7 +42,7 @@ export function keyMessages(
   );
 }
 
-/** @returns `undefined` for what is no such message: anybody may write one */
+/** @returns `undefined` if it is no such message: anybody may send a notification */
 export function readKeyMessage(payload: string): KeyMessage | undefined {
   try {
     const { pid, namespace, keys, more } = JSON.parse(payload) as Record<keyof KeyMessage, unknown>;

@@ -14,17 +14,17 @@ import {
 } from "./driver.ts";
 import { exchange, type Reply, type Sender, type Value } from "./exchange.ts";
 
-/** Milliseconds that the server has for one statement of ours, apart from those that wait for a lock. */
+/** Milliseconds that the server has for one statement of ours, except those that wait for a lock. */
 export const statementDeadline = 5_000;
 
-/** A wait for a session as a deadline: {@link statementDeadline} if it has no bound, because a silent server must not hang a call. */
+/** The deadline of a wait for a session: {@link statementDeadline} if it has no bound, because a silent server must not hang a call. */
 export function boundedWait(wait: number): number {
   return Number.isFinite(wait) ? wait : statementDeadline;
 }
 
 export interface Answer<T> {
   readonly said: T;
-  /** When the statement was sent. What it proves was true no earlier. */
+  /** When the statement was sent. What it proves became true no earlier. */
   readonly sentAt: Instant;
 }
 
@@ -39,23 +39,23 @@ type State =
 /**
  * One PostgreSQL connection that carries locks, from its reservation until it is returned or destroyed.
  *
- * It has an error listener all that time: a checked-out client without one takes the process down
+ * It has an error listener all that time, because a checked-out client without one takes the process down
  * (https://github.com/brianc/node-postgres/issues/2439).
  */
 export class Session {
-  /** The backend announced at the start, if the driver tells it. */
+  /** The backend that was announced at the start, if the driver tells it. */
   readonly announcedPid: number | undefined;
-  /** The driver's own, for statements of a caller whose transaction this is. */
+  /** The driver's client, for statements of a caller whose transaction this is. */
   readonly client: Client;
   readonly #release: Release;
   readonly #endListening: () => void;
   #state: State = { is: "reserved" };
-  /** The statement that is under way; those in the queue start when it and those before them have ended. */
+  /** The statement under way; those in the queue start when it and those before them have ended. */
   #underWay: Turn | undefined;
   readonly #queue: Turn[] = [];
   readonly #lossListeners = new Set<(cause: Error) => void>();
 
-  /** To be called in the same step in which the pool hands out the client. */
+  /** Call this in the very step in which the pool hands out the client. */
   constructor(client: Client, release: Release) {
     this.client = client;
     this.#release = release;
@@ -65,7 +65,7 @@ export class Session {
     this.#endListening = listenForHalfClose(client, this.#onEnd);
   }
 
-  /** Why the session has gone; `undefined` while it has not, as far as is known. */
+  /** Why the session has gone; `undefined` while it is not known to have. */
   get goneBecause(): Error | undefined {
     return this.#state.is === "gone" ? this.#state.cause : undefined;
   }
@@ -76,12 +76,12 @@ export class Session {
     return status === "T" || status === "E";
   }
 
-  /** Whoever had the client before may have left it in one. @throws {DatabaseError} */
+  /** Its previous user may have left the client in a transaction. @throws {DatabaseError} it did */
   assertOutsideTransaction(doing: string): void {
     if (this.inTransaction) throw clientInTransaction(doing);
   }
 
-  /** Calls `listener` once, and never at once, if the session goes, by whatever cause, before it is returned. */
+  /** Calls `listener` once, and never within this call, if the session goes for any reason before it is returned. */
   onGone(listener: (cause: Error) => void): void {
     const gone = this.goneBecause;
     if (gone === undefined) this.#lossListeners.add(listener);
@@ -89,9 +89,9 @@ export class Session {
   }
 
   /**
-   * Sends one statement that returns one value of JSON, after those before it. Without an answer within `deadline`
-   * milliseconds the session is destroyed, because a late answer would be taken for the next statement's; and the statement is
-   * cancelled in the server, which doesn't notice a closed socket as long as it waits for something else.
+   * Sends one statement that returns one value of JSON, after those before it. If there is no answer within `deadline` milliseconds, the
+   * session is destroyed, because a late answer would be taken for the next statement's. The statement is also cancelled in the server,
+   * which doesn't notice a closed socket while it waits for something else.
    *
    * After any other failure the session is as the statement left it, and the caller decides.
    *
@@ -101,7 +101,7 @@ export class Session {
     return this.#promise({ doing, what: statement, values, deadline }, jsonOf<T>);
   }
 
-  /** Sends several statements in one message, as {@link run} does one; the last of them returns one value of JSON. */
+  /** Sends several statements in one message, as {@link run} sends one. The last of them returns one value of JSON. */
   runScript<T>(doing: string, text: string, deadline: number): Promise<Answer<T>> {
     return this.#promise({ doing, what: text, values: [], deadline }, jsonOf<T>);
   }
@@ -116,7 +116,7 @@ export class Session {
     return this.#promise({ doing, what: text, values: [], deadline }, ({ tag }) => tag);
   }
 
-  /** Sends one statement, as {@link run} does, and tells who asks. */
+  /** Sends one statement, as {@link run} does, and tells a receiver instead of returning a promise. */
   send(asked: Asked, receiver: Receiver): void {
     const turn = new Turn(this, asked, receiver);
     if (this.#underWay !== undefined) {
@@ -148,7 +148,7 @@ export class Session {
     });
   }
 
-  /** Gives the session back for others to use. Only for one that holds no lock and has its own settings again. */
+  /** Gives the session back to the pool. Only for a session that holds no lock and has its own settings again. */
   return(): void {
     if (this.#state.is !== "reserved") return;
     this.#state = { is: "returned" };
@@ -158,7 +158,7 @@ export class Session {
     callHook("pool's listener", () => this.#release());
   }
 
-  /** Ends the session, and with it every lock that it may hold, known or not. Does nothing once it is returned or gone. */
+  /** Ends the session, and with it every lock that it may hold, known or unknown. Does nothing once it is returned or gone. */
   destroy(cause: Error): void {
     if (this.#state.is !== "reserved") return;
     this.#state = { is: "gone", cause };
@@ -172,14 +172,14 @@ export class Session {
   readonly #onEnd = (): void => this.destroy(new Error("the connection was closed"));
 }
 
-/** The transaction of whoever had the client before is not ours to use. */
+/** The error for a client that its previous user left in a transaction, which is not ours to use. */
 export function clientInTransaction(doing: string): DatabaseError {
   return new DatabaseError({ doing, cause: new Error("the pool's client was in a transaction") });
 }
 
-/** What is sent; several statements in one message are a text. */
+/** What is sent: a statement, or several in one message, as a text. */
 export interface Asked {
-  /** What is being done, as an error says it: `Taking the lock`. */
+  /** What is being done, as an error is to say it: `Taking the lock`. */
   readonly doing: string;
   readonly what: Statement | string;
   readonly values: readonly Value[];
@@ -187,7 +187,7 @@ export interface Asked {
   readonly deadline: number;
 }
 
-/** Who is told once what came of a statement. */
+/** Is told the outcome of a statement, once. */
 export interface Receiver {
   replied(reply: Reply, sentAt: Instant): void;
   failed(error: DatabaseError): void;
@@ -236,7 +236,7 @@ class Turn implements Sender {
     this.#end()?.failed(new DatabaseError({ doing: this.#asked.doing, cause: error }));
   }
 
-  /** The deadline has passed. */
+  /** Called when the deadline has passed. */
   late(): void {
     const { doing, deadline } = this.#asked;
     const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
@@ -247,7 +247,7 @@ class Turn implements Sender {
     receiver?.failed(new DatabaseError({ doing, cause }));
   }
 
-  /** The next one starts first: the server is at work on it, while whoever asked is at work on this one's answer. */
+  /** Starts the next statement first: the server works on it while the receiver works on this one's answer. */
   #end(): Receiver | undefined {
     this.#deadline.clear();
     this.#session.startNext();
@@ -257,13 +257,13 @@ class Turn implements Sender {
   }
 }
 
-/** What a statement answered with one value of JSON; an answer without a value is none. */
+/** Reads an answer of one value of JSON. @throws {SyntaxError} there is no value */
 function jsonOf<T>({ value }: Reply, sentAt: Instant): Answer<T> {
   return { said: JSON.parse(String(value)) as T, sentAt };
 }
 
 /**
- * Clients whose prepared statements are not what the driver takes them for: somebody ran DISCARD ALL or DEALLOCATE ALL, or a
+ * Clients whose prepared statements are not what the driver takes them for, because somebody ran DISCARD ALL or DEALLOCATE ALL, or a
  * pooler hands out one server session after another.
  */
 const unprepared = new WeakSet<Client>();

@@ -2,7 +2,7 @@ import type { LockMode } from "../contract/locker.ts";
 import type { Recovering } from "../postgres/reservation.ts";
 import type { Instant } from "../runtime/clock.ts";
 
-/** What is asked of whoever grants locks. */
+/** What a store is asked for. */
 export interface LockRequest {
   readonly key: string;
   readonly id: bigint;
@@ -11,22 +11,22 @@ export interface LockRequest {
   readonly ttl: number;
   /** Whether the holder gets a fencing token. */
   readonly fencing: boolean;
-  /** Set when the caller has given up: nothing more is to be sent for it. */
+  /** Set when the caller has given up: nothing more may be sent for it. */
   abandoned: boolean;
   /** Set as soon as something is sent that may grant the lock. */
   sent: boolean;
-  /** Ends a wait in the server; set while there is one. Its answer still comes, and says whether the lock was granted. */
+  /** Ends a wait in the server; set while there is one. The answer still comes, and says whether the lock was granted. */
   cancel: (() => void) | undefined;
 }
 
-/** Who is told once what came of a try for a lock: at once if that is a refusal that needs no question, later otherwise. */
+/** Is told the outcome of a try, once: at once if it is a refusal that needs no question to the server, later otherwise. */
 export interface TryListener<G> {
   granted(grant: G): void;
   refused(refusal: Refusal): void;
   failed(error: unknown): void;
 }
 
-/** Tells a listener what a promise comes to. */
+/** Tells a listener the outcome of a promise. */
 export function tell<G extends object>(listener: TryListener<G>, answer: Promise<G | Refusal>): void {
   answer.then(
     (granted) => {
@@ -37,37 +37,37 @@ export function tell<G extends object>(listener: TryListener<G>, answer: Promise
   );
 }
 
-/** Makes a promise of what a listener would be told. */
+/** Returns a promise of what a listener would be told. */
 export function promised<G>(ask: (listener: TryListener<G>) => void): Promise<G | Refusal> {
   return new Promise((granted, failed) => ask({ granted, refused: granted, failed }));
 }
 
-/** Where locks are to be had: how one is tried for, and waited for. */
+/** Where locks live: how one is tried for, and waited for. */
 export interface LockStore<G> {
   /** Tries once. */
   tryLock(request: LockRequest, listener: TryListener<G>): void;
-  /** Whether a try would not have to queue for a connection first. Default: it wouldn't. */
+  /** Whether a try can be made without queueing for a connection. Default: yes. */
   canTry?(): boolean;
-  /** Tries once, as one of many that do so again and again. Default: {@link tryLock}. */
+  /** Tries once, as one of many callers that poll. Default: {@link tryLock}. */
   pollLock?(request: LockRequest, listener: TryListener<G>): void;
-  /** Whether there is a place to wait in the server. Default: there is none. */
+  /** Whether there is a place to wait in the server. Default: no. */
   hasPlaceToWait?(): boolean;
   /**
-   * Waits in the server, for `bound` milliseconds at most or until {@link LockRequest.cancel}. Is refused at once if there is no
-   * place to do so.
+   * Waits in the server, for at most `bound` milliseconds or until {@link LockRequest.cancel}. Refuses at once if there is no place to
+   * wait.
    */
   waitLock?(request: LockRequest, bound: number, listener: TryListener<G>): void;
-  /** It waits on a connection of its own, not on one of the few that others queue for. */
+  /** Whether it waits on a connection of its own, not on one of the few that others queue for. */
   readonly bringsPlace?: boolean;
-  /** It waits in the server at once, without a try and past the line of its process. */
+  /** Whether it waits in the server at once, without a try and past the line of its process. */
   readonly skipsLine?: boolean;
 }
 
-/** Who is told what becomes of a lock by itself. */
+/** Is told when a lock ends by itself. */
 export interface GoneListener {
-  /** It has gone. */
+  /** The lock has gone. */
   gone(cause: Error): void;
-  /** It was to be proved over and over, see {@link Grant.keepProven}, and its TTL may have passed without. */
+  /** The lock was to be kept proven, see {@link Grant.keepProven}, and its TTL may have passed without a proof. */
   overdue(): void;
 }
 
@@ -76,43 +76,42 @@ export interface Grant {
   /** When the statement was sent that last showed the lock to be held, whoever asked. */
   readonly provenAt: Instant;
   readonly fencingToken: bigint | undefined;
-  /** Whether the lock goes by itself when its TTL passes: its holder then gives it back at once, for it is over. */
+  /** Whether the server frees the lock when its TTL passes. The holder then gives it back at once, because it is over. */
   readonly lapses: boolean;
   /**
-   * Has the lock proved at a third of a TTL of so many milliseconds, over and over, together with what else its session
-   * carries, and its listener told when that fails; `undefined`: no more. Absent where nobody does, and the holder refreshes
-   * by itself.
+   * Proves the lock again and again, within a third of `ttl` milliseconds, together with whatever else its session carries, and tells the
+   * listener when that fails; `undefined`: no longer. Absent if the session does no such thing; the holder then refreshes the lock itself.
    */
   keepProven?(ttl: number | undefined): void;
-  /** The backend of the session that has the lock. Absent where there is none. */
+  /** The backend of the session that has the lock. Absent if there is none. */
   readonly pid?: number | undefined;
-  /** Why it is gone, where that is known. */
+  /** Why the lock is gone, if that is known. */
   readonly goneBecause: Error | undefined;
-  /** Tells `listener`, the only one there is, and of its going once. */
+  /** Tells `listener`, the only one, once when the lock has gone. */
   onGone(listener: GoneListener): void;
   /**
-   * Proves within `deadline` milliseconds that the lock is held, and keeps it for another `ttl`. A failure ends it.
+   * Proves within `deadline` milliseconds that the lock is held, and keeps it for another `ttl`. A failure ends the lock.
    *
    * @returns when the proof was asked for
    */
   refresh(ttl: number, deadline: number): Promise<Instant>;
-  /** Gives the lock back; a failure ends it all the same, and says that it was not held, or not surely so. */
+  /** Gives the lock back. A failure ends it all the same, and says that it was not held, or may not have been. */
   release(): Promise<void>;
-  /** As {@link release}, but tells a listener: for locks that are many. May be called again, and says the same then. */
+  /** Gives the lock back as {@link release} does, but without a promise, because locks are many. A second call is told the same. */
   free?(listener: ReleaseListener): void;
 }
 
-/** Who is told once what came of a release: at once if nothing has to be asked for it. */
+/** Is told the outcome of a release, once: at once if the server need not be asked. */
 export interface ReleaseListener {
   freed(): void;
   notFreed(error: unknown): void;
 }
 
-/** Why a lock was not granted, when nothing went wrong. `waited` is in milliseconds. */
+/** Why a lock was not granted, although nothing went wrong. `waited` is in milliseconds. */
 export type Refusal =
   | {
       readonly refused: "held";
-      /** By the caller's own transaction, or its session: a wait for that has no end. */
+      /** Held by the caller's own transaction or session: a wait for that would never end. */
       readonly byItself?: true;
     }
   | { readonly refused: "pool-saturated"; readonly waited: number }

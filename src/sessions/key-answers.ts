@@ -10,13 +10,13 @@ import {
   stopListening,
 } from "../postgres/sql-answers.ts";
 
-/** What the driver tells of a notification. */
+/** A notification as the driver delivers it. */
 interface Notification {
   readonly channel: string;
   readonly payload?: string | undefined;
 }
 
-/** Of a client of node-postgres, what its pool's type need not say. */
+/** What a client of node-postgres has that the type of its pool doesn't require. */
 interface NotifiedClient {
   on(event: "notification", listener: (message: Notification) => void): unknown;
   removeListener(event: "notification", listener: (message: Notification) => void): unknown;
@@ -27,7 +27,7 @@ interface Carrier {
   readonly session: Session;
   /** Its backend. */
   readonly pid: number;
-  /** Of the locks that it has, or is about to have. */
+  /** The keys of the locks that it has, or is about to have. */
   readonly keys: () => Iterable<string>;
 }
 
@@ -38,21 +38,21 @@ type State =
   | { readonly is: "listening"; readonly carrier: Carrier; readonly asked: Promise<unknown> }
   | { readonly is: "mute" };
 
-/** Milliseconds that a session has carried locks before anybody listens: most have long gone by then. */
+/** Milliseconds that a session is open before anybody listens on it: most are gone by then. */
 const patience = 1_000;
-/** Milliseconds for the connection over which an answer goes, and for the answer. */
+/** Milliseconds to connect for an answer, and for the answer itself. */
 const answerTime = 2_000;
-/** Questions that are kept while another is being answered; who isn't answered shows lock ids. */
+/** Questions that are kept while another is being answered; whoever gets no answer shows lock ids. */
 const mostQuestions = 8;
 
 /**
- * Tells the keys of the locks on a locker's shared sessions to whoever asks, such as `pg-locker ls`: PostgreSQL itself knows their ids
- * alone. Nothing of it is done for a lock: one of the sessions listens for questions, with a statement of its own once it has been open
- * for a second. An answer goes over a connection beside the pool that is made for it, because a notification is written while nobody
- * else writes one, and a session with locks must wait for nobody.
+ * Tells the keys of the locks on a locker's shared sessions to whoever asks, such as `pg-locker ls`: PostgreSQL itself knows only their
+ * ids. It costs an acquire nothing: one of the sessions listens for questions, with a statement of its own once it has been open for a
+ * second. An answer goes over a new connection beside the pool, because PostgreSQL writes notifications one at a time, and a session with
+ * locks must wait for nobody.
  *
- * PostgreSQL up to 18 wakes each session that listens at each notification of its database, on whatever channel: some 12 µs of the
- * server for a locker (measured). That is why one session listens for all of a locker, and why it can be turned off.
+ * PostgreSQL up to 18 wakes every listening session at every notification in its database, on whatever channel: about 12 µs of server
+ * time for each locker (measured). That is why only one session of a locker listens, and why this can be turned off.
  */
 export class KeyAnswers {
   readonly #pool: Pool;
@@ -68,7 +68,7 @@ export class KeyAnswers {
     if (!canConnectBeside(pool)) this.#state = { is: "mute" };
   }
 
-  /** A session has been opened. It is forgotten when it has gone. */
+  /** Called when a session has been opened. It is forgotten when it has gone. */
   join(carrier: Carrier): void {
     this.#carriers.add(carrier);
     carrier.session.onGone(() => this.#forget(carrier.session));
@@ -76,7 +76,7 @@ export class KeyAnswers {
   }
 
   /**
-   * A session is about to go back to its pool: it no longer listens.
+   * Called before a session goes back to its pool; afterwards it no longer listens.
    *
    * @throws {DatabaseError} it may still listen; then it must not go back
    */
@@ -113,7 +113,7 @@ export class KeyAnswers {
     const { session } = carrier;
     clientOf(session).on("notification", this.#onNotification);
     const asked = session.command("Listening", listenForQuestions, statementDeadline).catch(() => {
-      // Of a session that has gone, another takes the place. What speaks the protocol need not have notifications.
+      // Another session takes the place of one that has gone. Other servers that speak the protocol may have no notifications.
       if (session.goneBecause !== undefined) return;
       clientOf(session).removeListener("notification", this.#onNotification);
       if (this.#state.is === "listening" && this.#state.carrier === carrier) this.#state = { is: "mute" };
@@ -128,7 +128,7 @@ export class KeyAnswers {
     if (!this.#isAnswering) void this.#answer();
   };
 
-  /** Never rejects: whoever asked doesn't wait for long. */
+  /** Answers the questions. Never rejects: whoever asked doesn't wait for long. */
   async #answer(): Promise<void> {
     this.#isAnswering = true;
     try {

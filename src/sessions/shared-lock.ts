@@ -5,14 +5,14 @@ import type { GoneListener, Grant, LockRequest, ReleaseListener, TryListener } f
 import type { Carried, SharedSession } from "./shared-session.ts";
 import { askForProof, type Task, type Undone } from "./statement-batches.ts";
 
-/** Who sees to the locks of several sessions: only it changes the state of a lock. */
+/** Manages the locks of several sessions. Only it changes the state of a lock. */
 export interface SharedLocks {
   taken(lock: SharedLock, answer: OperationAnswer, sentAt: Instant): void;
   notTaken(lock: SharedLock, why: Undone): void;
   takingFailed(lock: SharedLock, error: unknown): void;
-  /** Its holder gives it back. It is told by {@link SharedLock.released}. */
+  /** The holder gives the lock back, and is told the outcome by {@link SharedLock.released}. */
   free(lock: SharedLock): void;
-  /** `undefined`: it was not done. */
+  /** The answer to giving a lock back. `undefined`: it was not done. */
   freed(lock: SharedLock, answer: OperationAnswer): void;
   freeingFailed(lock: SharedLock, error: unknown): void;
 }
@@ -22,7 +22,7 @@ export interface SharedLocks {
 //      └── refused, a fault ──▶ gone             its session ends, from any of them ──▶ gone
 type SharedLockState = "taking" | "joining" | "held" | "freeing" | "gone";
 
-/** One holder's lock on a session that carries many: from the first attempt to its end. */
+/** One holder's lock on a session that carries many, from the attempt to its end. */
 export class SharedLock implements Grant, Carried, Task {
   readonly #locks: SharedLocks;
   readonly session: SharedSession;
@@ -31,21 +31,21 @@ export class SharedLock implements Grant, Carried, Task {
   readonly mode: LockMode;
   readonly lapses: boolean;
   state: SharedLockState;
-  /** The same lock of another holder, on this session or on another one. Only the locks in the registry's chain have one. */
+  /** The same lock held by somebody else, on this session or another. Set only while the lock is in the registry's chain. */
   beside: SharedLock | undefined;
-  /** Those who ask for the same lock while it is taken or freed. */
+  /** Callers who asked for the same lock while it was being taken or freed. */
   whenSettled: Array<() => void> | undefined;
   fencingToken: bigint | undefined;
   goneCause: Error | undefined;
-  // Of the attempt, until its answer.
+  // The attempt, until its answer.
   request: LockRequest | undefined;
   listener: TryListener<SharedLock> | undefined;
-  /** Whether it was asked for before, on a session that ended before its turn came. */
+  /** Whether it was asked for once already, on a session that ended before its turn came. */
   readonly isAgain: boolean;
-  // Of the operation that is under way.
+  // The operation under way.
   operation: Operation;
   askedAt: number;
-  // Written by its session alone.
+  // Only its session writes these.
   carriedFor: number | undefined;
   provenWithin: number | undefined;
   #goneListener: GoneListener | undefined;
@@ -87,7 +87,7 @@ export class SharedLock implements Grant, Carried, Task {
     this.#released = undefined;
   }
 
-  /** Whether it isn't known at this moment if the server has it. */
+  /** Whether it is unknown at this moment if the server has granted it. */
   get isSettling(): boolean {
     return this.state === "taking" || this.state === "freeing";
   }
@@ -148,7 +148,7 @@ export class SharedLock implements Grant, Carried, Task {
     try {
       return await within(deadline, askForProof(this.session, this));
     } catch (error) {
-      // Its holder relies on it no more. The session may well live, and the others on it.
+      // Its holder relies on it no longer. The session, and other locks on it, may well live on.
       this.release().catch(() => {});
       throw error;
     }
@@ -158,7 +158,7 @@ export class SharedLock implements Grant, Carried, Task {
     return new Promise((freed, notFreed) => this.free({ freed, notFreed }));
   }
 
-  /** Once, whoever asks: a refresh without an answer, or the holder. By then, the lock in the server may be another's. */
+  /** Gives the lock back once, whether a refresh without an answer asks or the holder: after that, the server's lock may be another's. */
   free(listener: ReleaseListener): void {
     const others = this.#releaseListeners;
     if (this.#released !== undefined) {
@@ -172,7 +172,7 @@ export class SharedLock implements Grant, Carried, Task {
     }
   }
 
-  /** `error`: it was no longer held, as far as is known. */
+  /** The lock has been given back. @param error it may not have been held any more */
   released(error?: unknown): void {
     this.#released = error === undefined ? released : { error };
     const listeners = this.#releaseListeners;
@@ -188,7 +188,7 @@ function tellReleased(listener: ReleaseListener, error: unknown): void {
   else listener.notFreed(error);
 }
 
-/** Those of one lock, from the first in the registry on. */
+/** All holders' locks with one id, beginning with the first in the registry. */
 export function* chainOf(first: SharedLock | undefined): Generator<SharedLock> {
   for (let lock = first; lock !== undefined; lock = lock.beside) yield lock;
 }

@@ -19,45 +19,45 @@ export interface SharedSessionOptions {
   readonly pool: Pool;
   readonly connWaitTimeout: number;
   readonly trustPooler: boolean;
-  /** The server ends the session when nothing came from it for the smallest TTL that it carries. */
+  /** The server ends the session when it has heard nothing for the smallest TTL among its locks. */
   readonly enforced: boolean;
-  /** Of the TTLs of its locks, see {@link SharedSession.ttlClass}. */
+  /** The class of its locks' TTLs: see {@link SharedSession.ttlClass}. */
   readonly ttlClass: number | undefined;
   /** `application_name`. */
   readonly name: string;
   readonly recovery: RecoveryGrace | undefined;
   readonly events: LockEventSource;
   readonly keyAnswers: KeyAnswers | undefined;
-  /** Of the locks that the session carries, or is about to. */
+  /** The keys of the locks that the session carries, or is about to. */
   readonly keysOf: (session: SharedSession) => Iterable<string>;
-  /** It takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
+  /** Called when it takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
-  /** Nothing has been proved for the smallest TTL of the locks that are to be, see {@link SharedSession.keepProven}. */
+  /** Called when nothing was proved for the smallest TTL of the locks that it keeps proven: see {@link SharedSession.keepProven}. */
   readonly onOverdue: (session: SharedSession) => void;
 }
 
-/** A lock, or an attempt at one, in the books of its session, which alone writes them. In milliseconds. */
+/** What a session notes of a lock, or of an attempt at one. Only the session writes it. In milliseconds. */
 export interface Carried {
-  /** Its TTL; `undefined` while the session does not carry it. */
+  /** The lock's TTL; `undefined` while the session does not carry the lock. */
   carriedFor: number | undefined;
-  /** The TTL within a third of which it is proved, over and over; `undefined`: it is not. */
+  /** The lock is proved again and again, within a third of this TTL; `undefined`: it is not. */
   provenWithin: number | undefined;
 }
 
-/** Milliseconds that a session without locks is kept for the next one. */
+/** Milliseconds that a session without locks is kept for the next lock. */
 const linger = 500;
-/** Milliseconds between two looks at whether somebody else wants its connection by then. */
+/** Milliseconds between two checks whether somebody else wants its connection. */
 const courtesy = 10;
 
 /**
- * Whether a lock on a connection of the pool would leave none to the application, which would then wait for itself: such locks have
+ * Whether a lock on a connection of the pool would leave the application without one, so that it would wait for itself. Such locks get
  * connections beside the pool.
  */
 export function leavesNothing({ options }: Pool): boolean {
   return options.max === 1;
 }
 
-/** A session that is open, and how it was before. */
+/** An open session, and the settings that it had before. */
 interface Opened {
   readonly session: Session;
   readonly said: OpenSharedAnswer;
@@ -73,21 +73,21 @@ type State =
   | { readonly is: "gone"; readonly on: Opened | undefined };
 
 /**
- * One session that carries many locks: how it is opened, what keeps it, and when it goes back or is lost.
+ * One session that carries many locks: how it is opened, what keeps it alive, and when it goes back or is lost.
  *
- * With a TTL that the server enforces, the server keeps the session for the smallest TTL of all that it carries. The session speaks often
- * enough for that, and if it can't, all its locks are lost before the server ends it.
+ * If the server enforces TTLs, it keeps the session for the smallest TTL among its locks. The session speaks often enough for that; if it
+ * can't, all its locks are lost before the server ends it.
  */
 export class SharedSession {
   readonly #options: SharedSessionOptions;
-  /** Locks are carried by sessions of their own class: see `ttlClassOf`. `undefined`: the server enforces no TTL. */
+  /** The class of TTLs that it carries: see `ttlClassOf`. `undefined`: the server enforces no TTL. */
   readonly ttlClass: number | undefined;
-  /** What it carries, or is about to. */
+  /** The TTLs of what it carries, or is about to. */
   readonly #carried = new SmallestTtl();
-  /** What of that is to be proved over and over. */
+  /** The TTLs of the locks that it keeps proven. */
   readonly #kept = new SmallestTtl();
   #state: State = { is: "opening", closeWhenOpen: false };
-  /** If it is one beside the pool. */
+  /** Set if it is a connection beside the pool. */
   #own: OwnSession | undefined;
   readonly #keepalive = new SessionKeepalive({
     speak: () => askForProof(this),
@@ -98,7 +98,7 @@ export class SharedSession {
   /** Runs while it is open and empty. */
   #lingering: NodeJS.Timeout | undefined;
 
-  /** Begins to open. */
+  /** Begins to open the session. */
   constructor(options: SharedSessionOptions) {
     this.#options = options;
     this.ttlClass = options.ttlClass;
@@ -112,8 +112,8 @@ export class SharedSession {
   }
 
   /**
-   * The smallest TTL that it carries; but a lock that was refreshed to a smaller class doesn't shorten that of the others, which would
-   * be lost with the first stall. Its holder stops relying on it in time all the same.
+   * The smallest TTL that it carries. But a lock that was refreshed to a smaller class doesn't shorten the lease of the others, which the
+   * first stall would then end. Its holder stops relying on it in time all the same.
    */
   #leaseWanted(): number {
     return this.ttlClass === undefined
@@ -121,7 +121,7 @@ export class SharedSession {
       : this.#carried.noLessThan(smallestOfClass(this.ttlClass));
   }
 
-  /** Which server it is on, as long as that isn't started anew. */
+  /** Identifies the server it is on, until that is restarted. */
   get server(): string {
     return this.#on?.said.server ?? "";
   }
@@ -134,7 +134,7 @@ export class SharedSession {
     return this.#carried.size;
   }
 
-  /** When the statement was sent that last showed it to live. */
+  /** When the last statement was sent that showed the session to be alive. */
   get provenAt(): Instant {
     return this.#keepalive.provenAt;
   }
@@ -148,7 +148,7 @@ export class SharedSession {
     const gone = this.#state.is === "opening" ? undefined : this.#state.on?.session.goneBecause;
     // Without a TTL that the server enforces there is no lease.
     if (gone !== undefined || this.ttlClass === undefined || this.#keepalive.left > 0) return gone;
-    // Whoever asked has been told that it is over, which no late answer may take back.
+    // The caller is told that the session is over, and no late answer may take that back.
     const over = new Error("the lease of its session has passed");
     queueMicrotask(() => this.destroy(over));
     return over;
@@ -158,12 +158,12 @@ export class SharedSession {
     return this.#state.is === "opening" ? undefined : this.#state.on;
   }
 
-  /** It takes no more locks. */
+  /** Whether it takes no more locks. */
   get #hasEnded(): boolean {
     return this.#state.is === "returning" || this.#state.is === "gone";
   }
 
-  /** Carries a lock, or an attempt at one, from now on; or with another TTL than before. */
+  /** Carries a lock, or an attempt at one, from now on, or changes its TTL. */
   carry(lock: Carried, ttl: number): void {
     this.#carried.change(lock.carriedFor, ttl);
     lock.carriedFor = ttl;
@@ -171,7 +171,7 @@ export class SharedSession {
     this.#lingering = undefined;
   }
 
-  /** Proves a lock that it carries at a third of so many milliseconds, over and over; `undefined`: no more. */
+  /** Proves a lock that it carries again and again, within a third of `ttl` milliseconds; `undefined`: no longer. */
   keepProven(lock: Carried, ttl: number | undefined): void {
     if (ttl === lock.provenWithin || lock.carriedFor === undefined || this.#hasEnded) return;
     this.#kept.change(lock.provenWithin, ttl);
@@ -179,7 +179,7 @@ export class SharedSession {
     this.#keepalive.proveWithin(this.#kept.value);
   }
 
-  /** Does nothing the second time. */
+  /** Carries a lock no longer. A second call does nothing. */
   drop(lock: Carried): void {
     if (lock.carriedFor === undefined || this.#hasEnded) return;
     if (lock.provenWithin !== undefined) this.keepProven(lock, undefined);
@@ -190,16 +190,16 @@ export class SharedSession {
     this.#restIfEmpty();
   }
 
-  /** What carries nothing goes back if that stays so. */
+  /** A session that carries nothing goes back to the pool if that stays so for a while. */
   #restIfEmpty(): void {
     if (this.#carried.size > 0 || this.#state.is !== "open") return;
     clearTimeout(this.#lingering);
-    // Whatever lease the last lock has left it: the session is to be back before the server ends it.
+    // The lease of the last lock still runs: the session must be back before the server ends it.
     const stay = Math.max(Math.min(linger, this.#keepalive.left / 2), 0);
     this.#lingerUntil(performance.now() + stay);
   }
 
-  /** Those who queue for a connection of the pool have it before. */
+  /** Goes back at once if somebody queues for a connection of the pool. */
   #lingerUntil(end: number): void {
     const left = end - performance.now();
     const isWanted = this.#own === undefined && (this.#options.pool.waitingCount ?? 0) > 0;
@@ -216,12 +216,12 @@ export class SharedSession {
     this.#batches.ask(task);
   }
 
-  /** Ends it, and with it every lock that it carries. */
+  /** Ends the session, and with it every lock that it carries. */
   destroy(cause: Error): void {
     this.#on?.session.destroy(cause);
   }
 
-  /** Gives it back to the pool if it carries nothing, once it is open and has answered. Never rejects. */
+  /** Gives the session back to the pool if it carries nothing, once it is open and nothing is under way. Never rejects. */
   async close(): Promise<void> {
     if (this.#state.is === "opening") {
       this.#state = { is: "opening", closeWhenOpen: true };
@@ -235,7 +235,7 @@ export class SharedSession {
   #return(on: Opened): void {
     this.#options.events.sessionClosed("shared", on.said.pid, undefined);
     debug("session returned", () => ({ pid: on.said.pid }));
-    // In this very step, so that it takes no lock any more.
+    // The state changes in this very step, so that it takes no more locks.
     const returned = Promise.resolve().then(() => this.#giveBack(on));
     this.#end({ is: "returning", on, returned }, undefined);
   }

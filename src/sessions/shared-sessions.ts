@@ -20,18 +20,18 @@ export interface SharedSessionsOptions {
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
   readonly maxLocksPerSession: number;
-  /** Whether whoever asks is told the keys of the locks. */
+  /** Whether the keys of the locks are told to whoever asks. */
   readonly tellKeys: boolean;
   readonly recovery: SharedSessionOptions["recovery"];
   readonly events: SharedSessionOptions["events"];
 }
 
 /**
- * A few sessions that carry all the locks of a locker. Each is filled before another is opened, and given back when it has
- * been empty for a while.
+ * A few sessions that carry all the locks of a locker. Each is filled before another is opened, and is given back when it has been empty
+ * for a while.
  *
- * The server would let a session take its own lock again. So nothing is asked of it for a lock that one of the sessions has: the
- * registry here says who is refused.
+ * The server would let a session take its own lock again. So a lock that one of the sessions has is not asked for: the registry here
+ * decides who is refused.
  */
 export class SharedSessions implements SharedLocks {
   readonly #options: SharedSessionsOptions;
@@ -39,7 +39,7 @@ export class SharedSessions implements SharedLocks {
   readonly #locks = new Map<bigint, SharedLock>();
   readonly #sessions = new Set<SharedSession>();
   readonly #tokens: FencingTokens;
-  /** Those that take no more locks, and are not back in the pool yet. */
+  /** Sessions that take no more locks, but are not back in the pool yet. */
   readonly #leaving = new Set<SharedSession>();
   readonly #enforced: boolean;
   readonly #keyAnswers: KeyAnswers | undefined;
@@ -57,7 +57,7 @@ export class SharedSessions implements SharedLocks {
    * Tries once. A failure is a {@link LockNotAcquiredError} with the reason `"connection-timeout"`, a {@link LockTableFullError},
    * {@link StandbyError}, {@link PoolerDetectedError} or {@link DatabaseError}.
    *
-   * @param isAgain whether it was asked before, on a session that ended before its turn came
+   * @param isAgain whether the lock was asked for once already, on a session that ended before its turn came
    */
   tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
     const first = this.#locks.get(request.id);
@@ -81,14 +81,14 @@ export class SharedSessions implements SharedLocks {
     const ttlClass = this.#classOf(request.ttl);
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
-      // Nothing is taken, but the session is proved. A writer that waits is not passed.
+      // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
       this.#ask(request, listener, { how: "joining", session, isAgain });
       return;
     }
     this.#ask(request, listener, { how: "taking", session: this.#withRoom(request.ttl), isAgain });
   }
 
-  /** Whether a session has room, or a connection of the pool is to be had without a queue. */
+  /** Whether a session has room, or the pool has a connection without a queue. */
   canTry(): boolean {
     for (const session of this.#sessions) {
       if (session.isOpen && session.load < this.#options.maxLocksPerSession) return true;
@@ -97,17 +97,17 @@ export class SharedSessions implements SharedLocks {
     return leavesNothing(pool) || hasRoom(pool);
   }
 
-  /** As {@link tryLock}: what is asked at the same time goes out together anyway. */
+  /** Does what {@link tryLock} does: tries at the same time go out together anyway. */
   pollLock(request: LockRequest, listener: TryListener<SharedLock>): void {
     this.tryLock(request, listener);
   }
 
-  /** How many there are, or are about to be. */
+  /** How many sessions there are, or are about to be. */
   get size(): number {
     return this.#sessions.size + this.#leaving.size;
   }
 
-  /** Gives back the sessions that carry nothing. Never rejects. */
+  /** Gives the sessions back that carry nothing. Never rejects. */
   async close(): Promise<void> {
     const sessions = [...this.#sessions, ...this.#leaving];
     await Promise.all([this.#tokens.close(), ...sessions.map((session) => session.close())]);
@@ -155,7 +155,7 @@ export class SharedSessions implements SharedLocks {
     );
   }
 
-  /** A lock whose TTL has passed by the time of the answer was never held: it goes back, as if there had been no answer. */
+  /** A lock whose TTL passed before the answer came was never held: it goes back, as if there had been no answer. */
   #giveBackLate(lock: SharedLock, { key, ttl }: LockRequest, listener: TryListener<SharedLock>): void {
     const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
     const late = (): void => listener.failed(new DatabaseError({ doing: "Taking the lock", key, cause }));
@@ -163,8 +163,8 @@ export class SharedSessions implements SharedLocks {
   }
 
   /**
-   * Draws the token of a lock that is to have one. If its TTL passes before that is done (`left` milliseconds), the lock goes back:
-   * nobody could rely on it any more, while others on its session keep it in the server.
+   * Draws the fencing token of a lock. If the rest of its TTL, `left` milliseconds, passes before that is done, the lock goes back: nobody
+   * could rely on it any more, but other locks on its session would keep it in the server.
    */
   async #fence(lock: SharedLock, { key }: LockRequest, left: () => number): Promise<void> {
     try {
@@ -178,7 +178,7 @@ export class SharedSessions implements SharedLocks {
     }
   }
 
-  /** If nothing was sent for it, because its session had ended before or others had waited longer for one, it is asked once more. */
+  /** A lock for which nothing was sent, because its session ended first or others had waited longer for one, is asked for once more. */
   notTaken(lock: SharedLock, why: Undone): void {
     const { request, listener, isAgain } = lock;
     lock.request = undefined;
@@ -208,7 +208,7 @@ export class SharedSessions implements SharedLocks {
     listener?.failed(error);
   }
 
-  /** A lock that was not granted. What it joined may have no other holder by now. */
+  /** Forgets a lock that was not granted. The lock that it joined may have no other holder by now. */
   #leave(lock: SharedLock): void {
     if (lock.state === "joining") lock.release().catch(() => {});
     else this.#forget(lock);
@@ -217,7 +217,7 @@ export class SharedSessions implements SharedLocks {
   free(lock: SharedLock): void {
     for (let other = this.#locks.get(lock.id); other !== undefined; other = other.beside) {
       if (other === lock || other.session !== lock.session) continue;
-      // The server has it once for all of them.
+      // The server has the lock once for all of them.
       this.#forget(lock);
       lock.released();
       return;
@@ -235,7 +235,7 @@ export class SharedSessions implements SharedLocks {
     }
     const cause = noLongerHeld();
     const error = new DatabaseError({ doing: "Giving back the lock", key: lock.key, cause });
-    // Nor, then, is it sure to have the others.
+    // So it may have lost the others as well.
     lock.session.destroy(error);
     this.freeingFailed(lock, error);
   }
@@ -259,7 +259,7 @@ export class SharedSessions implements SharedLocks {
     for (const settled of waiting) queueMicrotask(settled);
   }
 
-  /** Does nothing the second time. */
+  /** Takes a lock out of the registry. A second call does nothing. */
   #unlist(lock: SharedLock): void {
     const { id, beside } = lock;
     lock.beside = undefined;
@@ -281,7 +281,7 @@ export class SharedSessions implements SharedLocks {
     const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery, events } = this.#options;
     for (const session of this.#sessions) {
       const gone = session.goneBecause;
-      // The server may have ended it, and the news not be here yet.
+      // The server may have ended it, without the news being here yet.
       if (gone !== undefined) session.destroy(gone);
       else if (session.ttlClass === ttlClass && session.load < maxLocksPerSession) return session;
     }
@@ -313,7 +313,7 @@ export class SharedSessions implements SharedLocks {
       return;
     }
     const lost = this.#carriedBy(session);
-    // First the registry, then the holders: their listeners are code of theirs.
+    // The registry first, then the holders: their listeners run code of their own.
     for (const lock of lost) {
       this.#unlist(lock);
       this.#settle(lock, "gone");

@@ -21,33 +21,33 @@ import { sessionTimeout } from "./server-ttl.ts";
 import type { SessionKeepalive } from "./session-keepalive.ts";
 import { distrust } from "./trust.ts";
 
-/** One operation on one lock, and who is told once what came of it. */
+/** One operation on one lock, and who is told the outcome, once. */
 export interface Task {
   readonly operation: Operation;
   readonly id: bigint;
-  /** Absent if the session alone is meant. */
+  /** Absent if the operation is about the session alone. */
   readonly key: string | undefined;
-  /** By `performance.now()`; written if it has to wait until the session is open. */
+  /** By `performance.now()`; set if the task has to wait until the session is open. */
   askedAt: number;
-  /** Whose it is: it is left out if that is abandoned by the time it could be sent. Absent if nobody can leave. */
+  /** The request behind it: if that is abandoned before the task is sent, the task is left out. Absent if nobody can leave. */
   readonly request: LockRequest | undefined;
   done(answer: OperationAnswer, sentAt: Instant): void;
-  /** It was not done, and nothing is wrong. */
+  /** The operation was not done, and nothing is wrong. */
   undone(why: Undone): void;
-  /** If it was done is not known, but its effect is gone. */
+  /** It is not known whether the operation was done, but its effect is gone. */
   failed(error: unknown): void;
 }
 
 /**
- * Why an operation was not done: `"not wanted"` if its caller left before its turn came, `"not sent"` if its session ended before, so
- * that it can be asked again on another one. So it can if there was no session, and it was early to hear so.
+ * Why an operation was not done: `"not wanted"` if its caller left before its turn came; `"not sent"` if its session ended first, so
+ * that it can be tried on another one; or there was no session. With `isEarly`, it heard that early, and can be tried again as well.
  */
 export type Undone = (NoSession & { readonly isEarly?: boolean }) | "not wanted" | "not sent";
 
-/** A session that is open. */
+/** An open session. */
 interface Opened {
   readonly session: Session;
-  /** Of its backend, which must stay the same. */
+  /** Its backend, which must stay the same. */
   readonly pid: number;
 }
 
@@ -55,15 +55,15 @@ export interface StatementBatchesParts {
   readonly keepalive: SessionKeepalive;
   /** `application_name`, which must stay the same. */
   readonly name: string;
-  /** Milliseconds that the server is to keep the session from now on. Absent if it keeps it for ever. */
+  /** How long the server is to keep the session from now on, in milliseconds. Absent if it keeps the session for ever. */
   readonly leaseWanted: (() => number) | undefined;
-  /** There is nothing more to send. */
+  /** Called when there is nothing more to send. */
   onIdle(): void;
 }
 
-/** At most that many go out in one statement, so that no answer takes long. */
+/** At most this many operations go out in one statement, so that no answer takes long. */
 const longestBatch = 1_000;
-/** If more callers than this take part, the server serves one half while this process is busy with the other. */
+/** With more callers than this, the server serves one half of them while this process is busy with the other. */
 const halvedAbove = 128;
 
 const doing = "Asking a session";
@@ -76,23 +76,23 @@ type State =
   | { readonly is: "busy"; readonly on: Opened };
 
 /**
- * Queues the operations on one session, from before it is open. Those that come while a statement is under way go out together in the
+ * Queues the operations on one session, even before it is open. Those that arrive while a statement is under way go out together in the
  * next one, in order of arrival. None of them ever waits in the server, so no lock delays another.
  */
 export class StatementBatches {
   readonly #parts: StatementBatchesParts;
   #state: State = { is: "opening" };
   #tasks: Task[] = [];
-  /** The place of the first of them that has not been sent. */
+  /** Index of the first task that has not been sent. */
   #next = 0;
-  /** Those who wait until nothing is under way. */
+  /** Callers of {@link idle}, which wait until nothing is under way. */
   #idlers: Array<() => void> = [];
 
   constructor(parts: StatementBatchesParts) {
     this.#parts = parts;
   }
 
-  /** Tells the task what came of it: {@link DatabaseError}, {@link LockTableFullError} and the like if that is an error. */
+  /** Queues a task, and tells it the outcome. An error is a {@link DatabaseError}, a {@link LockTableFullError} or the like. */
   ask(task: Task): void {
     const state = this.#state;
     if (state.is === "opening") {
@@ -109,12 +109,12 @@ export class StatementBatches {
     if (state.is === "idle") this.#flush(state.on, 0);
   }
 
-  /** The session is open. */
+  /** Called when the session is open. */
   begin(on: Opened): void {
     this.#flush(on, 0);
   }
 
-  /** There is no session. Whoever came late, and so has not waited as long as the others, may ask again. */
+  /** Called when there is no session. A task that came late, and has waited less than the others, may be asked again. */
   refuse(why: NoSession): void {
     for (const task of this.#takeAll()) {
       if (why.refused === "recovering") {
@@ -126,12 +126,12 @@ export class StatementBatches {
     }
   }
 
-  /** None could be opened. */
+  /** Called when no session could be opened. */
   fail(error: unknown): void {
     for (const task of this.#takeAll()) task.failed(named(error, task));
   }
 
-  /** It has ended. */
+  /** Called when the session has ended. */
   gone(cause: Error): void {
     for (const task of this.#takeAll()) notSent(task, cause);
   }
@@ -152,7 +152,7 @@ export class StatementBatches {
     }
   }
 
-  /** Sends what waits. `answered`: how many have just been answered. */
+  /** Sends what is queued. @param answered how many operations have just been answered */
   #flush(on: Opened, answered: number): void {
     const batch = this.#nextBatch(answered);
     if (batch.length > 0) {
@@ -176,11 +176,11 @@ export class StatementBatches {
         task.undone("not wanted");
         continue;
       }
-      // From here on a caller can't leave without something to be undone.
+      // From here on, a caller that leaves leaves something to undo.
       if (task.request !== undefined) task.request.sent = true;
       batch.push(task);
     }
-    // Not at each batch: with 100,000 callers, that would copy them a hundred times.
+    // Not after each batch: with 100,000 callers, that would copy them a hundred times.
     if (this.#next * 2 > this.#tasks.length) {
       this.#tasks = this.#tasks.slice(this.#next);
       this.#next = 0;
@@ -190,7 +190,7 @@ export class StatementBatches {
 
   #send(on: Opened, batch: readonly Task[]): void {
     this.#post(on, batch, {
-      // First the next ones: the server is at work on them while these callers are at work on their answers.
+      // The next batch goes out first: the server works on it while these callers work on their answers.
       answered: (answers, sentAt) => {
         this.#flush(on, batch.length);
         for (let at = 0; at < batch.length; at += 1) {
@@ -247,9 +247,9 @@ export class StatementBatches {
   }
 
   /**
-   * After a statement that failed half-way: its settings are those of before, but the locks that it had taken stay, and
-   * those that it had freed are free. What it took is given back; what it was to free is freed. What it was to prove is proved by
-   * that. Never rejects.
+   * Cleans up after a statement that failed half-way. The server has rolled its settings back, but session locks that it took stay
+   * taken, and those that it freed stay free. So what it took is given back, and what it was to free is freed; that also proves what it
+   * was to prove. Never rejects.
    */
   async #recover(on: Opened, batch: readonly Task[], error: Error): Promise<void> {
     const { session } = on;
@@ -278,11 +278,11 @@ export class StatementBatches {
 }
 
 /**
- * Asks a session for a proof that it lives, and has not been changed.
+ * Asks a session to prove that it lives and is still the one that was opened.
  *
- * @param lock whose it is, for the error
- * @returns when that was asked for
- * @throws {DatabaseError} it has ended @throws {StandbyError} @throws {PoolerDetectedError} it is not to be trusted
+ * @param lock the lock that the proof is for, which the error names
+ * @returns when the proof was asked for
+ * @throws {DatabaseError} the session has ended @throws {StandbyError} @throws {PoolerDetectedError} it can't be trusted
  */
 export function askForProof(
   session: { ask(task: Task): void },
@@ -310,14 +310,14 @@ function valuesOf(batch: ReadonlyArray<Pick<Task, "operation" | "id">>, timeout:
   return [timeout, batch.map(({ id }) => id.toString()), batch.map(({ operation }) => operation)];
 }
 
-/** The error as that of whoever asked: what was done, and the key. */
+/** The error as the task's caller gets it: with what was being done, and the key. */
 function named(error: unknown, { operation, key }: Task): unknown {
   if (!(error instanceof DatabaseError) || key === undefined) return namedLockError(error);
   const asked = isTaking(operation) ? "Taking" : isProof(operation) ? "Refreshing" : "Giving back";
   return namedLockError(new DatabaseError({ doing: `${asked} the lock`, key, cause: error.cause }));
 }
 
-/** Its session ended before its turn came. */
+/** Tells a task that its session ended before its turn came. */
 function notSent(task: Task, cause: Error): void {
   if (isTaking(task.operation)) task.undone("not sent");
   else task.failed(named(new DatabaseError({ doing, cause }), task));

@@ -10,7 +10,7 @@ import { type Around, lockAround } from "./reentrancy.ts";
 import { type AskedWait, Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
-/** Decides who of a locker's callers tries for a lock, and when. An {@link Attempt} tries once; a {@link Wait} goes on until it is granted. */
+/** Decides which callers of a locker may try for a lock, and when. An {@link Attempt} tries once, a {@link Wait} until it is granted. */
 export class Admission implements WaitSurroundings {
   readonly log: Logger;
   readonly breaker: CircuitBreaker | undefined;
@@ -21,7 +21,7 @@ export class Admission implements WaitSurroundings {
   readonly telemetry: Telemetry;
   readonly lines = new WaitingLines();
   readonly polling = new Polling();
-  /** How many attempts have no answer yet, or one that their caller, who has given up, left to be undone. */
+  /** How many attempts have no answer yet, those included whose caller has left and whose grant would have to be undone. */
   #underWay = 0;
   #waiting = 0;
   #onIdle: (() => void) | undefined;
@@ -33,12 +33,12 @@ export class Admission implements WaitSurroundings {
     this.registry = parts.registry;
   }
 
-  /** How many callers have no answer yet, and how many of those wait for a holder. */
+  /** How many callers have no answer yet (`inFlight`), and how many wait for a holder (`waiting`). */
   get counts(): { inFlight: number; waiting: number } {
     return { inFlight: this.#underWay - this.#waiting, waiting: this.#waiting };
   }
 
-  /** Ends every attempt and every wait, and lets nobody begin one. */
+  /** Ends every attempt and every wait, and lets nobody begin another. */
   stop(): void {
     this.closing.abort(new LockerClosedError());
   }
@@ -67,7 +67,7 @@ export class Admission implements WaitSurroundings {
    * @throws {LockNotAcquiredError} {LockerClosedError} the reason of the caller's signal, or what the store fails with
    */
   take<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
-    // Whether the caller itself holds it is not sure: see `lockAround`. A wait without a bound might have no end.
+    // It is not certain that the caller itself holds the lock: see `lockAround`. But a wait without a bound might never end.
     const around = lockAround(this, wanted.id);
     const mayWait = wanted.wait > 0 && (around === undefined || Number.isFinite(wanted.wait));
     return new Promise((resolve, reject) => {
@@ -87,7 +87,7 @@ export class Admission implements WaitSurroundings {
   }
 }
 
-/** A call that waits, from its beginning to its end. */
+/** A call with a wait, from beginning to end. */
 class WaitingCall<G extends Granted, H> extends Wait<G, H> {
   readonly #admission: Admission;
   readonly #wanted: Wanted;
@@ -126,7 +126,7 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> {
   }
 }
 
-/** A call that doesn't wait, from its beginning to its end. */
+/** A call without a wait, from beginning to end. */
 class OnlyTry<G extends Granted, H> extends Attempt<G> {
   readonly #wanted: Wanted;
   readonly #admission: Admission;
@@ -159,7 +159,7 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> {
   begin(store: LockStore<G>): void {
     this.#admission.began();
     const { id, mode, signal, alsoEndedBy } = this.#wanted;
-    // Readers that come one after the other would never let a writer in.
+    // Otherwise readers that come one after another would never let a writer in.
     if (mode === "shared" && this.#admission.lines.hasWriter(id)) this.onHeld();
     else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
     else this.ask(store, "tryLock", [signal, alsoEndedBy]);

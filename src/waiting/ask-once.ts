@@ -32,7 +32,7 @@ export function askOnce<G extends Granted, H>(
   });
 }
 
-/** Settles a promise with what came of it. */
+/** An attempt that settles a promise. */
 class PromisedAttempt<G extends Granted, H> extends Attempt<G> {
   readonly #wanted: Wanted;
   readonly #hold: Hold<G, H>;

@@ -33,20 +33,20 @@ export interface Wanted {
   readonly alsoEndedBy?: StopSignal;
 }
 
-/** What can be given back if nobody wants it any more. */
+/** A lock that can be given back if nobody wants it any more. */
 export interface Granted {
   release(): Promise<unknown>;
 }
 
-/** What a locker holds, as far as it says who may try. */
+/** What an attempt needs to know of the locks that its locker holds. */
 export interface Holdings {
-  /** Whether a holder of the key in this locker, whose end will be told to the locker's admission, keeps the caller out. */
+  /** Whether a holder of the key in this locker keeps the caller out, and the locker's admission will be told of its end. */
   keepOut(wanted: Pick<Lock, "key" | "id" | "mode">): boolean;
-  /** A key held in this locker that is another, but has the same id. */
+  /** Another key that is held in this locker and has the same id. */
   namesake(wanted: Pick<Lock, "key" | "id">): string | undefined;
 }
 
-/** Whose attempts these are. */
+/** What an attempt needs of its locker. */
 export interface AttemptSurroundings {
   readonly log: Logger;
   readonly breaker: CircuitBreaker | undefined;
@@ -60,10 +60,10 @@ export interface AttemptSurroundings {
   ended(): void;
 }
 
-/** Enters what is granted into the registry, as a caller gets it; called in the very step in which it is sure that somebody wants it. */
+/** Makes what the caller gets of a grant, and registers it; called in the very step in which it is certain that somebody wants it. */
 export type Hold<G, H> = (grant: G, wanted: Wanted) => H;
 
-/** A number: it waits in the server for that many milliseconds at most. */
+/** How a store is asked. A number: it waits in the server, for at most that many milliseconds. */
 export type How = "tryLock" | "pollLock" | number;
 
 //   asking ──▶ told: granted, held, failed
@@ -71,8 +71,8 @@ export type How = "tryLock" | "pollLock" | number;
 type State = "asking" | "told" | "left";
 
 /**
- * One question to a store, from its call to its answer. It is what the store asks for, who is told of the answer, and what close() ends:
- * it is itself the link in the ring of those that close() ends.
+ * One question to a store, from the call to the answer. It is the request that the store gets, the listener that is told the answer, and
+ * the link in the ring of those that close() ends.
  */
 export abstract class Attempt<G extends Granted> extends Link implements LockRequest, TryListener<G> {
   readonly key: string;
@@ -85,7 +85,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   cancel: (() => void) | undefined;
   readonly #around: AttemptSurroundings;
   #state: State;
-  /** Those that it listens to, apart from the one of close(). */
+  /** Its links to signals, apart from close(). */
   #links: Link[] | undefined;
   /** Whether close() waits for the answer of an attempt that was left. */
   #isAwaited: boolean;
@@ -106,8 +106,8 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     this.#isAwaited = false;
   }
 
-  // What came of it, once: the lock was granted, in the very step in which it is sure that somebody wants it; somebody else holds it;
-  // or it failed, or was left.
+  // One of these is called, once. onGranted is called in the very step in which it is certain that somebody wants the lock; onHeld, if
+  // somebody else holds it; onFailed, for a failure, or if the caller has left.
   protected abstract onGranted(grant: G): void;
   protected abstract onHeld(): void;
   protected abstract onFailed(error: unknown): void;
@@ -116,7 +116,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   ask(store: LockStore<G>, how: How, signals?: ReadonlyArray<StopSignal | undefined>): void {
     const { closing, breaker } = this.#around;
     closing.add(this);
-    // Whoever acquires several may come to the next one after the end.
+    // A caller that acquires several may come to the next one after close().
     if (closing.aborted) this.#leave(closing.reason);
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
     if (this.#state !== "asking") return;
@@ -124,7 +124,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
       askStore(store, this, how, this);
       return;
     }
-    // The breaker may take its time: a policy that is half open lets one through first.
+    // The breaker may take its time: a half-open policy lets one call through first.
     const asked = throughBreaker(breaker, () =>
       this.abandoned ? abandoned : promised<G>((listener) => askStore(store, this, how, listener)),
     );
@@ -138,7 +138,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     if (signal === undefined || this.#state !== "asking") return;
     this.#links ??= [];
     this.#links.push(signal.listen(() => this.#leave(signal.reason)));
-    // A signal may abort while it is asked whether it has.
+    // A signal may abort at the very moment it is asked.
     if (signal.aborted) this.#leave(signal.reason);
   }
 
@@ -153,7 +153,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     debug("abandoned", () => ({ key: this.key, sent: this.sent }));
     this.abandoned = true;
     this.cancel?.();
-    // As long as it waits for a connection, perhaps for long, it has nothing to undo.
+    // While it still waits for a connection, perhaps for long, there is nothing to undo.
     if (this.sent) {
       this.#isAwaited = true;
       this.#around.began();

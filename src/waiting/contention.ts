@@ -2,7 +2,7 @@ import { LockNotAcquiredError } from "../contract/errors.ts";
 
 const contention: ReadonlySet<string> = new Set(["held", "wait-timeout"]);
 
-/** For those who would rather have nothing than an error if somebody else holds the lock. @throws any other error, as it is */
+/** Turns the error that somebody else holds the lock into `undefined`. @throws any other error, unchanged */
 export function undefinedIfContended(error: unknown): undefined {
   if (error instanceof LockNotAcquiredError && contention.has(error.reason)) return undefined;
   throw error;

@@ -2,19 +2,19 @@ import { Queue, type Queued } from "../runtime/queue.ts";
 
 /** Milliseconds between two tries for a lock. */
 const interval = 500;
-/** That many are woken in one step, so that their tries go out together, in one statement a session. */
+/** This many are woken in one step, so that their tries go out together, in one statement for each session. */
 const together = 1_000;
-/** The tries may keep the process busy for this share of the time at most. */
+/** The tries may keep the process busy for at most this share of the time. */
 const busyShare = 0.25;
-/** Milliseconds between two steps, at least. */
+/** Milliseconds between two steps, at the least. */
 const shortest = 20;
 
-/** A caller that has no place in the server to wait in. Only {@link Polling} changes it. */
+/** A caller that has no place to wait in the server. Only {@link Polling} changes it. */
 export class Poller {
   readonly id: bigint;
   aged: Queued<Poller> | undefined;
   asleep: Queued<Poller> | undefined;
-  /** It was woken while it didn't sleep, and so tries once more before it does. */
+  /** Whether it was woken while it didn't sleep; it then tries once more before it sleeps. */
   wasWoken = false;
   wakeUp: () => void = () => {};
 
@@ -24,15 +24,15 @@ export class Poller {
 }
 
 /**
- * Those of a locker that wait without a place in the server. About twice a second they try for their locks, all together; less often
- * if they are so many that this would keep the process busy. A place that becomes free is offered to the oldest.
+ * The callers of a locker that wait without a place in the server. About twice a second they all try for their locks together; less often
+ * if there are so many that this would keep the process busy. A place that becomes free is offered to the oldest.
  */
 export class Polling {
   /** In the order in which they began to want a place. */
   readonly #byAge = new Queue<Poller>();
   /** In the order in which they are to be woken. */
   readonly #asleep = new Queue<Poller>();
-  /** A set if several want the same lock. */
+  /** A set if several callers want the same lock. */
   readonly #byId = new Map<bigint, Poller | Set<Poller>>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -111,7 +111,7 @@ export class Polling {
       this.#wakeOne(next);
     }
     this.#timer = undefined;
-    // Those who were woken send their tries before this.
+    // Those that were woken send their tries before this runs.
     setImmediate(() => {
       if (this.isEmpty || this.#timer !== undefined) return;
       const took = performance.now() - began;

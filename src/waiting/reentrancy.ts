@@ -5,20 +5,20 @@ import { SiblingGate } from "./sibling-gate.ts";
 
 /** A lock that is held around the code that runs. */
 export interface Around {
-  /** The locker that both belong to. */
+  /** The locker that the lock belongs to. */
   readonly owner: object;
   readonly id: bigint;
-  /** The client of the transaction that has the lock, if it is one of the caller's. */
+  /** The client of the transaction that has the lock, if it is the caller's own. */
   readonly client?: object | undefined;
-  /** Absent for that of a transaction, in which nobody takes part. */
+  /** Absent for the lock of a transaction, in which nobody can take part. */
   readonly scope?: Scope;
   isHeld(): boolean;
 }
 
-/** The lock of a `withLock`, as long as its function runs. */
+/** The lock of a `withLock`, while its function runs. */
 export interface Scope {
   readonly lock: Lock;
-  /** Keeps those apart who take part in it. */
+  /** Keeps callers apart that take part in it. */
   readonly gate: SiblingGate;
   /** Called when the function has ended. */
   readonly onEnd: Set<() => void>;
@@ -27,27 +27,27 @@ export interface Scope {
 const around = new AsyncLocalStorage<readonly Around[]>();
 
 /**
- * The lock around a call: that of the innermost function that {@link runAround} runs under it at this moment, if the call is made by
- * that, or by what it started.
+ * The lock around a call: that of the innermost function which {@link runAround} is running under the lock at this moment, if that
+ * function, or anything it started, makes the call.
  *
- * What it started is all that Node.js knows: it may be the work of a stranger, which a limiter starts when that of somebody else has
- * ended. So nobody takes part in a lock without having asked to.
+ * Node.js knows only what started what. That may be a stranger's work, which a limiter starts when somebody else's has ended. So nobody
+ * takes part in a lock without having asked to.
  */
 export function lockAround(owner: object, id: bigint): Around | undefined {
   const locks = around.getStore();
-  // As it is, mostly: there is nothing to make a function for.
+  // The usual case, which needs no closure.
   if (locks === undefined) return undefined;
   return locks.findLast((one) => one.owner === owner && one.id === id && one.isHeld());
 }
 
-/** Whether this is called by a function that runs under a lock in the transaction of this client, or by what that started. */
+/** Whether the caller is a function that runs under a lock in the transaction of this client, or was started by one. */
 export function isInTransactionOf(client: object): boolean {
   return (around.getStore() ?? []).some((one) => one.client === client && one.isHeld());
 }
 
-/** Runs `fn` so that {@link lockAround} knows of the locks. Never throws, but rejects. */
+/** Runs `fn` so that {@link lockAround} knows of the locks. Rejects instead of throwing. */
 export function runAround<T>(locks: readonly Around[], fn: () => T | Promise<T>): Promise<T> {
-  // An async function, for `fn` may throw before it makes a promise.
+  // An async function, because `fn` may throw before it returns a promise.
   return around.run([...(around.getStore() ?? []), ...locks], async () => fn());
 }
 
@@ -60,8 +60,8 @@ export interface Acquired {
 /**
  * Runs `fn` under locks that have just been acquired, and gives them back however `fn` ends.
  *
- * Rejects with the loss as soon as one is lost, even if `fn` ignores `signal` and runs on, or never settles. An error of `fn` wins over
- * one of the release, which it then carries as `suppressed`, where it is an object.
+ * Rejects with the loss as soon as one of them is lost, even if `fn` ignores `signal` and runs on, or never settles. An error of `fn` wins
+ * over one of the release, which it then carries as `suppressed`, if it is an object.
  */
 export async function runUnder<T, L extends Acquired>(
   { owner, locks }: { owner: object; locks: readonly Lock[] },
@@ -89,7 +89,7 @@ export async function runUnder<T, L extends Acquired>(
   return value;
 }
 
-/** Whoever still takes part is told that the lock is over. */
+/** Tells everybody who still takes part that the lock is over. */
 function end(scopes: readonly Scope[]): void {
   for (const { onEnd } of scopes) for (const tell of onEnd) tell();
 }
@@ -97,7 +97,7 @@ function end(scopes: readonly Scope[]): void {
 function untilLost<T>(acquired: Acquired, work: () => Promise<T>): Promise<T> {
   const { signal } = acquired;
   return new Promise((resolve, reject) => {
-    // It may have been lost between its grant and this step.
+    // The lock may have been lost between its grant and this step.
     signal.throwIfAborted();
     const onLoss = (): void => reject(signal.reason);
     signal.addEventListener("abort", onLoss, { once: true });
@@ -107,7 +107,7 @@ function untilLost<T>(acquired: Acquired, work: () => Promise<T>): Promise<T> {
   });
 }
 
-/** Keeps a second error with the first, where that can carry it and has none yet, such as a `SuppressedError`. */
+/** Keeps a second error with the first, as a `SuppressedError` does, if the first is an object and carries none yet. */
 export function carry(error: unknown, suppressed: unknown): void {
   if (typeof error !== "object" || error === null || "suppressed" in error) return;
   Reflect.defineProperty(error, "suppressed", { value: suppressed, configurable: true, writable: true });

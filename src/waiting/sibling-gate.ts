@@ -12,8 +12,8 @@ interface Waiter {
 }
 
 /**
- * Keeps apart the calls that take part in one lock inside the function that holds it. In order of arrival; readers that come one after
- * the other are let in together.
+ * Keeps calls apart that take part in one lock inside the function that holds it. They are let in by order of arrival; readers that follow
+ * each other are let in together.
  */
 export class SiblingGate {
   readonly #waiters = new Queue<Waiter>();
@@ -21,10 +21,10 @@ export class SiblingGate {
   #hasWriter = false;
 
   /**
-   * Lets a caller in, after a wait of that many milliseconds at most.
+   * Lets a caller in, after a wait of at most `wait` milliseconds.
    *
-   * @returns what it calls when it leaves; a second call does nothing
-   * @throws {LockNotAcquiredError} a sibling is in, for all of the wait; or the reason of a signal
+   * @returns a function to call on leaving; a second call does nothing
+   * @throws {LockNotAcquiredError} a sibling stayed in for the whole wait; or the reason of a signal
    */
   async enter(wanted: {
     readonly key: string;
@@ -55,7 +55,7 @@ export class SiblingGate {
           );
     try {
       await abandonOnAbort(turn, [...signals, over], () => {
-        // It may have been let in, and not know yet.
+        // It may have been let in without knowing yet.
         if (waiter.isIn) this.#count(mode, -1);
         else this.#drop(waiter);
         this.#advance();
