@@ -191,5 +191,8 @@ function keepFromPool(client: object): () => void {
     );
   };
   Reflect.set(client, "release", refuse);
-  return () => Reflect.set(client, "release", release);
+  // Once: by the second time the pool may have handed the client out again, with a release of that time.
+  return () => {
+    if ((client as { release?: unknown }).release === refuse) Reflect.set(client, "release", release);
+  };
 }

@@ -172,6 +172,27 @@ describe("a transaction of the locker's own", () => {
     },
   );
 
+  test.skipIf(isOverPostgresJs)(
+    "gives its client to whoever queues for it, with a release that works",
+    async () => {
+      const pool = createPool({ max: 1 });
+      await using locker = createLocker({ pool });
+      for (const end of ["commit", "roll back"]) {
+        const running = locker.withTransaction(uniqueKey(), async () => {
+          const next = pool.connect();
+          await until(() => pool.waitingCount === 1);
+          if (end === "roll back") throw Object.assign(new Error("roll back"), { next });
+          return { next };
+        });
+        const { next } = await running.catch((error) => error);
+        const client: pg.PoolClient = await next;
+        await running.catch(() => {});
+        client.release();
+        expect(pool.idleCount).toBe(1);
+      }
+    },
+  );
+
   test("a savepoint of the function's own, and a rollback to it, change nothing", async () => {
     await using locker = createLocker();
     await locker.withTransaction(uniqueKey(), async (client) => {
