@@ -22,7 +22,7 @@ const failures = [
   () => Promise.reject(error),
 ];
 
-/** Of a function that runs under a lock. */
+/** Cases about `withLock` and `tryWithLock`. */
 export const scopeCases: readonly Case[] = [
   {
     says: "withLock answers with what its function answers, and releases whatever that does",
@@ -105,7 +105,7 @@ export const scopeCases: readonly Case[] = [
         },
         { wait: patience },
       );
-      // Behind it in line: when this one's wait has passed, the other's function could have run.
+      // This call stands behind the other in line: by the time its wait has passed, the other's function could have run.
       assert.equal(await locker.tryAcquire(key, { wait: brief }), undefined);
       await whatIsDue();
       assert.deepEqual([ran, lock.held], [false, true]);

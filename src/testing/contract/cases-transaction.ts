@@ -12,7 +12,7 @@ const about = (says: string, run: (given: GivenTransactions) => Promise<void>): 
   },
 });
 
-/** What a `TransactionLocker` keeps beyond a `Locker`, whatever stands behind its clients: nothing is run by them. */
+/** Cases about `withTransaction`. They run no statements, so the clients may be of any kind. */
 export const transactionCases: readonly Case[] = [
   about(
     "answers with what its function answers, which has the lock and a client",
