@@ -1,9 +1,9 @@
 // The defects that scripts/mutants.mjs seeds.
 
 /**
- * Each replaces `what`, which stands exactly once in the file, by `by`; `test` is the name with those of its groups.
+ * Each replaces `what`, which occurs exactly once in the file, by `by`. `test` is the test's name with those of its groups.
  *
- * What comes out compiles: a defect that the compiler finds needs no test.
+ * The result must compile: a defect that the compiler finds needs no test.
  */
 export const mutants = [
   {
