@@ -1,4 +1,4 @@
-/** One table for each scenario that was measured: a row for each figure, with its aim and whether that was met. */
+/** A table for each measured scenario: a row for each figure, with its aim and whether that was met. */
 const tables = {
   handOver: ({ rounds, aim, p50, p99 }) => {
     const met = p50.libraryMs < aim.libraryMs && p50.ratio <= aim.ratio;
@@ -170,7 +170,7 @@ const tables = {
   },
 };
 
-/** What was measured in a scenario, in Markdown that reads well as it is. */
+/** The results of a scenario as a Markdown table that is also readable as plain text. */
 export function tableOf(name, results) {
   const { title, rounds, header, rows } = tables[name](results);
   const rule = header.map((_, column) => (column < 2 ? "---" : "---:"));
@@ -186,7 +186,7 @@ export function tableOf(name, results) {
   ].join("\n");
 }
 
-/** As JSON, with four decimals. */
+/** Writes results as JSON, with four decimals. */
 export function asJson(results) {
   const rounded = JSON.stringify(results, (_, v) => (typeof v === "number" ? Number(v.toFixed(4)) : v), 2);
   return `${rounded}\n`;

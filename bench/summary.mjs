@@ -1,5 +1,4 @@
-// The README's figures, beside those of what else could be picked; and docs/bench.md, with every aim and every table. Both from
-// the results.
+// Writes the README's figures, beside those of the alternatives, and docs/bench.md, with every aim and every table, from the results.
 import { readFileSync, writeFileSync } from "node:fs";
 import { tableOf } from "./report.mjs";
 
@@ -22,7 +21,7 @@ export function pagesOf(results) {
   };
 }
 
-/** What a user would ask, with what the others do in the same run. */
+/** The figures that matter to a user, with those of the alternatives in the same run. */
 function figuresOf({ rates, handOver, manyLocks, fleet }) {
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const others = {
@@ -63,7 +62,7 @@ function figuresOf({ rates, handOver, manyLocks, fleet }) {
   return table.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 
-/** A row for each aim, and for what has none but says something. */
+/** The table of aims: a row for each aim, and for some figures without one. */
 function aimsOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, serverCpu, manyLocks }) {
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const { aim } = rates;
