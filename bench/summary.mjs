@@ -209,7 +209,7 @@ function tablesOf(results) {
   const tables = Object.entries(results).map(([name, result]) => tableOf(name, result));
   return `# What was measured
 
-\`npm run bench\`, on ${platform}; with ${peers.join(", ")} for comparison. "By hand" means try-lock and unlock on a connection of a pool of 64 for each lock,
+Measured with \`npm run bench\` on ${platform}; for comparison: ${peers.join(", ")}. "By hand" means try-lock and unlock on a connection of a pool of 64 for each lock,
 as in the Go package. Each ratio is the median of the ratios of all rounds. [bench.svg](bench.svg) shows the cycles a second.
 The numbers are in \`bench/results.json\`. On one machine they differ by a third from run to run: read the ratios.
 
