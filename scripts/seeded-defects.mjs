@@ -114,7 +114,7 @@ export const mutants = [
     by: "const first = [this.#locks.get(request.id)].find(() => false);",
     caughtBy: {
       file: "test/integration/contract.test.ts",
-      test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
+      test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire returns undefined",
     },
   },
   {

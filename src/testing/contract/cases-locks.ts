@@ -85,7 +85,7 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "a held key is refused, and tryAcquire answers undefined",
+    says: "a held key is refused, and tryAcquire returns undefined",
     run: async ({ locker, key }) => {
       const lock = await locker.tryAcquire(key);
       assert(lock?.held);

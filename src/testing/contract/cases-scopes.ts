@@ -25,7 +25,7 @@ const failures = [
 /** Cases about `withLock` and `tryWithLock`. */
 export const scopeCases: readonly Case[] = [
   {
-    says: "withLock answers with what its function answers, and releases whatever that does",
+    says: "withLock returns what its function returns, and releases whatever that does",
     run: async ({ locker, key }) => {
       assert.equal(await locker.withLock(key, async (lock) => lock.key === key && lock.held), true);
       await assertFree(locker, key);
@@ -82,7 +82,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "tryWithLock answers without running its function where the lock is held",
+    says: "tryWithLock returns without running its function if the lock is held",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       assert.deepEqual(await locker.tryWithLock(key, () => 42), { acquired: true, value: 42 });

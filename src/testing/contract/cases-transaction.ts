@@ -15,7 +15,7 @@ const about = (says: string, run: (given: GivenTransactions) => Promise<void>): 
 /** Cases about `withTransaction`. They run no statements, so the clients may be of any kind. */
 export const transactionCases: readonly Case[] = [
   about(
-    "answers with what its function answers, which has the lock and a client",
+    "returns what its function returns, which has the lock and a client",
     async ({ locker, key }) => {
       const answer = await locker.withTransaction(key, async (client) => {
         assert.equal(typeof client.query, "function");
@@ -34,7 +34,7 @@ export const transactionCases: readonly Case[] = [
     await assertRejectsWith(failing, error);
     await assertFree(locker, key);
   }),
-  about("is refused where the lock is held, and doesn't run its function", async ({ locker, key }) => {
+  about("is refused if the lock is held, and doesn't run its function", async ({ locker, key }) => {
     const lock = await locker.acquire(key);
     await assert.rejects(
       locker.withTransaction(key, () => assert.fail("it ran")),
