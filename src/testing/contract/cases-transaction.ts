@@ -14,18 +14,15 @@ const about = (says: string, run: (given: GivenTransactions) => Promise<void>): 
 
 /** Cases about `withTransaction`. They run no statements, so the clients may be of any kind. */
 export const transactionCases: readonly Case[] = [
-  about(
-    "returns what its function returns, which has the lock and a client",
-    async ({ locker, key }) => {
-      const answer = await locker.withTransaction(key, async (client) => {
-        assert.equal(typeof client.query, "function");
-        assert.equal(await locker.tryAcquire(key), undefined);
-        return 42;
-      });
-      assert.equal(answer, 42);
-      await assertFree(locker, key);
-    },
-  ),
+  about("returns what its function returns, which has the lock and a client", async ({ locker, key }) => {
+    const answer = await locker.withTransaction(key, async (client) => {
+      assert.equal(typeof client.query, "function");
+      assert.equal(await locker.tryAcquire(key), undefined);
+      return 42;
+    });
+    assert.equal(answer, 42);
+    await assertFree(locker, key);
+  }),
   about("rejects with what its function throws, and frees the lock", async ({ locker, key }) => {
     const error = new Error("the function's own");
     const failing = locker.withTransaction(key, () => {
