@@ -1,5 +1,6 @@
-// Three processes that always want one key, each with some work under it: the share of one that uses the library, beside two that
-// wait inside the server, as the Go package's WithLock does; and beside that, the share that it has when it does the same by hand.
+// Three processes compete for one key without a pause, each with some work under the lock. Measures the share of turns of one process that
+// uses the library, beside two that wait inside the server, as the Go package's WithLock does; for comparison, its share if it also waits
+// by hand.
 import { withChildren } from "./child.mjs";
 import { withDatabase } from "./database.mjs";
 import { interleaved, median, now } from "./statistics.mjs";

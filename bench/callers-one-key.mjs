@@ -1,4 +1,4 @@
-// How often a second 64 callers of one process hand one lock on among themselves.
+// Measures how many times a second 64 callers of one process hand over one lock among themselves.
 
 import pg from "pg";
 import { PostgresLocker } from "../dist/index.js";
@@ -48,7 +48,7 @@ export function callersOneKey() {
   });
 }
 
-/** Operations a second, from the first to the last; all callers come back for more until there were enough. */
+/** Measures operations a second, from the first to the last. All callers repeat the operation until there were enough. */
 async function perSecond(operation, wanted) {
   let started = 0;
   const caller = async () => {

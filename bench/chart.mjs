@@ -1,4 +1,4 @@
-// docs/bench.svg: cycles a second, as ratios to the baseline, from what was measured.
+// Draws docs/bench.svg from the results: cycles a second, as ratios to the baseline.
 import { writeFileSync } from "node:fs";
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";

@@ -23,7 +23,7 @@ export class Child {
     });
   }
 
-  /** Resolves with the answer; rejects where the child fails, or ends. */
+  /** Resolves with the answer; rejects if the child fails or ends. */
   ask(what, facts = {}) {
     this.#count += 1;
     const number = this.#count;
@@ -36,7 +36,7 @@ export class Child {
   async end() {
     if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
     const exited = once(this.#process, "exit");
-    // It ends its connections, and with them itself; or else, by force.
+    // The child closes its connections and exits; if it doesn't, it is killed.
     this.#process.disconnect();
     const late = setTimeout(() => this.#process.kill("SIGKILL"), 5_000);
     await exited;
@@ -44,7 +44,7 @@ export class Child {
   }
 }
 
-/** Runs `work` with so many children, which have ended when it resolves. */
+/** Runs `work` with `count` children. They have ended when it resolves. */
 export async function withChildren(count, program, url, work) {
   const children = Array.from({ length: count }, () => new Child(program, url));
   try {

@@ -1,4 +1,4 @@
-// How long the command line takes to start, beside `node -e 0`: medians of 20. After `npm run build`, with a database in
+// Measures how long the command line takes to start, compared with `node -e 0`: medians of 20. After `npm run build`, with a database in
 // DATABASE_URL or one that is started for it: node bench/cli-start.mjs
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
@@ -16,7 +16,7 @@ const cases = {
 };
 const times = Object.fromEntries(Object.keys(cases).map((name) => [name, []]));
 
-// In turn, so that whatever else the machine does meets all alike.
+// The cases take turns, so that other load on the machine affects all of them alike.
 for (let round = 0; round < rounds; round += 1) {
   for (const [name, args] of Object.entries(cases)) {
     const start = performance.now();

@@ -1,5 +1,5 @@
-// A hundred callers in four processes wait for one key, whose holder works for some seconds: what they ask of the server
-// meanwhile, and how long it takes from the release until all of them have had it.
+// A hundred callers in four processes wait for one key, whose holder works for some seconds. Measures how many statements they send in that
+// time, and how long it takes from the release until all of them have had the lock.
 import { setTimeout as delay } from "node:timers/promises";
 import { withChildren } from "./child.mjs";
 import { withClient, withDatabase } from "./database.mjs";
@@ -10,11 +10,11 @@ import { untilSeenWaiting, waysToWait } from "./ways-to-wait.mjs";
 const rounds = 3;
 const processes = 4;
 const callersEach = 25;
-/** Milliseconds. The library's ask again after each bound of 5 s: two of these. Who blocks asks for nothing. */
+/** How long the lock is held, in milliseconds. The library's callers ask again every 5 s, so twice; blocked sessions send nothing. */
 const holdMs = { blocked: 500, library: 10_000 };
 const warmUpMs = 500;
 const aim = { statementsPerSecond: 20 };
-/** A hundred sessions that block, beside those of the library. And the statements are counted by the server. */
+/** Room for a hundred blocked sessions beside those of the library; the server counts statements. */
 const settings = { max_connections: 150, shared_preload_libraries: "pg_stat_statements" };
 
 export function crowd() {
@@ -57,7 +57,7 @@ async function crowdOf({ way, holder, observer, parts, milliseconds }) {
   const release = await holder.acquire(key);
   await Promise.all(parts.map((part) => part.ask("startToWait", { way, key, callers: callersEach })));
   await untilSeenWaiting(observer, way, way === "blocked" ? processes * callersEach : processes);
-  // Whatever comes with starting to wait is over.
+  // By now the statements that begin the waits are over.
   await delay(500);
   const before = await statements(observer);
   const start = now();

@@ -2,8 +2,8 @@ import pg from "pg";
 import { PostgresServer } from "../dist/testing/index.js";
 
 /**
- * Runs `work` with the connection string of a PostgreSQL: the one that `DATABASE_URL` names, else one of its own with these
- * settings, which is gone afterwards. Answers what `work` answers, and on what it was measured.
+ * Runs `work` with the connection string of a PostgreSQL: the one in `DATABASE_URL`, otherwise a temporary one with these settings. Returns
+ * the result of `work`, and the versions with which it was measured.
  */
 export async function withDatabase(settings, work) {
   const server = process.env.DATABASE_URL ? undefined : await PostgresServer.start({ settings });
@@ -15,7 +15,7 @@ export async function withDatabase(settings, work) {
   }
 }
 
-/** Runs `work` with a connection of its own. */
+/** Runs `work` with a new connection, which is closed afterwards. */
 export async function withClient(url, work) {
   const client = new pg.Client({ connectionString: url });
   await client.connect();

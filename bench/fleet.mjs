@@ -1,5 +1,5 @@
-// A hundred lockers, as of a hundred processes, wait for one key: what they ask of the server while it is held, how long it takes from
-// the release until all of them have had it, what their waits cost others, and how soon one of them has it when its holder dies.
+// A hundred lockers, like a hundred processes, wait for one key. Measures what they send to the server while it is held, how long it takes
+// from the release until all of them have had the lock, what their waits cost others, and how soon one of them gets it if its holder dies.
 import { setTimeout as delay } from "node:timers/promises";
 import { lockId } from "../dist/index.js";
 import { withChildren } from "./child.mjs";
@@ -11,13 +11,13 @@ const rounds = 5;
 const processes = 4;
 const lockersEach = 25;
 const waiters = processes * lockersEach;
-/** Milliseconds. Those of the library ask again after each bound: two of these. Who blocks asks for nothing. */
+/** How long the lock is held, in milliseconds. The library's lockers ask again after each bound, so twice; blocked sessions send nothing. */
 const holdMs = { blocked: 500, library: 10_000 };
 const warmUpMs = 500;
 const takeOvers = 30;
-/** How long the oldest snapshot is looked for, in milliseconds: twice the bound of a wait, and some. */
+/** For how many milliseconds the oldest snapshot is sampled: a bit more than twice the bound of a wait. */
 const horizonMs = 12_000;
-/** Of one wait in the server, in milliseconds. */
+/** The bound of one wait in the server, in milliseconds. */
 const bound = 5_000;
 const aim = {
   allThroughRatio: 2,
@@ -25,7 +25,7 @@ const aim = {
   roundTripsPerSecond: 25,
   connections: 105,
   takeOverMs: 10,
-  // The bound, and what a busy machine takes to notice that it has passed.
+  // The bound, plus the time that a busy machine needs to notice that it has passed.
   oldestSnapshotMs: 1.05 * bound,
   indexBuildMs: 2 * bound,
 };
@@ -80,7 +80,7 @@ async function through({ way, holder, observer, parts, milliseconds }) {
   const key = `bench:fleet:${way}`;
   const release = await holder.acquire(key);
   await startAll({ way, key, parts, observer });
-  // Whatever comes with starting to wait is over.
+  // By now the statements that begin the waits are over.
   await delay(500);
   const before = await roundTrips(parts);
   const start = now();
@@ -99,13 +99,13 @@ async function through({ way, holder, observer, parts, milliseconds }) {
   };
 }
 
-/** Of all processes, the holder's among them. */
+/** The round trips of all processes, including the holder's. */
 async function roundTrips(parts) {
   const each = await Promise.all(parts.map((part) => part.ask("roundTrips")));
   return each.reduce((sum, one) => sum + one, counted.roundTrips);
 }
 
-/** The oldest snapshot of those who wait, and how long an index build takes beside them, in milliseconds. */
+/** Measures the age of the waiters' oldest snapshot, and how long an index build takes beside them, in milliseconds. */
 async function cost({ holder, observer, parts }) {
   const key = "bench:fleet:cost";
   const release = await holder.acquire(key);
@@ -130,7 +130,7 @@ async function cost({ holder, observer, parts }) {
   return { oldestSnapshotMs, indexBuildMs };
 }
 
-/** Milliseconds from the end of the holder's session until who waits in another process has the lock. */
+/** Measures the milliseconds from the end of the holder's session until a waiter in another process has the lock. */
 async function takeOver(way, [holder, waiter], observer) {
   const key = `bench:take-over:${way}`;
   await holder.ask("startToAcquire", { way, key });

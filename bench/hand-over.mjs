@@ -9,8 +9,8 @@ const aim = { libraryMs: 1, ratio: 1.5 };
 /** Not measured; at the start of each round, in which connections may have to be made. */
 const warmUp = 10;
 /**
- * The holder gives back so many milliseconds after the other one was seen to wait: time to fall asleep, and some at random.
- * For whoever polls, the randomness spans an interval of its polls.
+ * The holder releases the lock some milliseconds after the other process was seen waiting: a fixed time, plus a random one. For polling, the
+ * random time spans one interval between polls.
  */
 const ways = {
   library: { handOvers: 120, asleep: 10, random: 5 },
@@ -43,7 +43,7 @@ async function measure(pair, observer) {
   return { rounds, handOversPerRound, aim, p50: summary(0.5), p99: summary(0.99) };
 }
 
-/** Milliseconds of each hand-over, sorted. */
+/** The sorted durations of all hand-overs, in milliseconds. */
 async function timesOf(pair, observer, way) {
   const { handOvers, asleep, random } = ways[way];
   const key = `bench:hand-over:${way}`;

@@ -1,5 +1,5 @@
-// What an acquire costs beside others on its session, on which `maxLocksPerSession` has its default: the server walks all locks
-// of a session at the end of each statement. node bench/locks-per-session.mjs
+// Measures how long an acquire takes with other locks on its session, because the server walks all locks of a session at the end of each
+// statement. The default of `maxLocksPerSession` is based on it. node bench/locks-per-session.mjs
 import pg from "pg";
 import { PostgresLocker } from "../dist/index.js";
 import { withDatabase } from "./database.mjs";

@@ -19,7 +19,7 @@ async function manyHeld(url) {
   const pool = new pg.Pool({ connectionString: url, max: 20 });
   const [locker, empty] = [new PostgresLocker({ pool }), new PostgresLocker({ pool })];
   try {
-    /** The median of an acquire, in milliseconds. */
+    /** The median duration of an acquire, in milliseconds. */
     const acquire = async (locker) => {
       const times = [];
       for (let i = 0; i < 1_000; i += 1) {
@@ -36,7 +36,7 @@ async function manyHeld(url) {
       Array.from({ length: held }, (_, i) => locker.acquire(`held:${i}`, { ttl: "10s", autoRefresh: true })),
     );
     const bytes = (memory() - before) / held;
-    // Of two lockers: one that holds all those, and one that holds none.
+    // Two lockers: one that holds all the locks, and one that holds none.
     const lockers = { beside: locker, alone: empty };
     const acquires = await interleaved(rounds, ["alone", "beside"], (which) => acquire(lockers[which]));
     await empty.close();

@@ -1,6 +1,7 @@
-// What one primary carries: cycles, held locks, room for them, processes that wait, connections, refused ones, and what a crash costs.
-// For docs/scaling.md. `npm run build`, then node bench/one-primary.mjs [cycles] [held] [room] [waiting] [connections] [refused] [crash].
-// On Linux, because it reads from /proc what the server's processes use.
+// Measures the capacity of one primary for docs/scaling.md: cycles, held locks, room for locks, waiting processes, connections, refused
+// connections, and the cost of a crash. `npm run build`, then
+// node bench/one-primary.mjs [cycles] [held] [room] [waiting] [connections] [refused] [crash].
+// Needs Linux, because it reads the usage of the server's processes from /proc.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { PostgresLocker } from "../dist/index.js";
@@ -16,7 +17,7 @@ for (const [name, part] of Object.entries(parts)) {
   console.table(await part());
 }
 
-/** Processor time of the server for an acquire and a release, one after the other and many at once. */
+/** Measures the server's processor time for an acquire and a release, one after the other and many at once. */
 async function cycles() {
   return withServer({}, async ({ url, ask }) => {
     const rows = [];
@@ -52,7 +53,7 @@ async function cycles() {
   });
 }
 
-/** What so many locks, held on sessions of 1,000 each, cost: the server's memory, a look at them, and an acquire beside them. */
+/** Measures what many held locks cost, 1,000 on each session: the server's memory, listing them, and an acquire beside them. */
 async function held() {
   const rows = [];
   for (const count of [0, 10_000, 100_000, 200_000]) {
@@ -98,7 +99,7 @@ async function held() {
   return rows;
 }
 
-/** What room for locks costs: the server makes it at its start, whether they are held or not. */
+/** Measures what room for locks costs: the server allocates it at its start, whether or not locks are held. */
 async function room() {
   const rows = [];
   for (const max_locks_per_transaction of [64, 1_000, 4_000, 16_000]) {
@@ -114,8 +115,8 @@ async function room() {
 }
 
 /**
- * So many lockers, as of so many processes, wait: what they cost while they wait, and when the lock goes through them. All for one key,
- * or each ten for one; and without the server's look for deadlocks, which goes through all who wait for the key.
+ * Measures what waiting lockers, one for each process, cost while they wait and while the lock is handed over among them: all for one key,
+ * ten for each key, and without the server's deadlock check, which goes through all waiters of a key.
  */
 async function waiting() {
   const cases = [
@@ -144,9 +145,9 @@ async function waiting() {
           Number(
             (await ask("select count(*) from pg_locks where locktype = 'advisory' and not granted"))[0].count,
           );
-        // Not all at every moment: some ask again.
+        // Not all of them wait at every moment, because some are asking again.
         while ((await waits()) < 0.9 * processes) await delay(200);
-        await delay(11_000); // What they opened for a moment is gone, and they no longer ask in step.
+        await delay(11_000); // Short-lived connections are gone by then, and the lockers no longer ask in step.
         const pids = (await sessionsOf(ask, "application_name like 'pg-locker %'")).map(({ pid }) => pid);
         const seconds = 20;
         const cpu = new CpuWatch(pids);
@@ -176,7 +177,7 @@ async function waiting() {
   return rows;
 }
 
-/** The connections of one locker, by what it does. */
+/** Counts the connections of one locker, by what it does. */
 async function connections() {
   return withServer({ max_locks_per_transaction: 1_000 }, async ({ url, ask }) => {
     const others = new PostgresLocker({ connectionString: url });
@@ -207,7 +208,7 @@ async function connections() {
     for (const [what, act] of Object.entries(cases)) {
       const locker = new PostgresLocker({ connectionString: url });
       await act(locker);
-      await delay(11_500); // Past whatever is opened for a moment, and the pool's own idle time-out of 10 s.
+      await delay(11_500); // Longer than short-lived connections last, and than the pool's idle time-out of 10 s.
       const own = (await sessionsOf(ask)).filter(({ pid }) => !beside.has(pid));
       rows.push({ locker: what, connections: own.length });
       await locker.close();
@@ -218,7 +219,7 @@ async function connections() {
   });
 }
 
-/** Connections that are refused, because `max_connections` is reached: each is a process of the server all the same. */
+/** Measures connections that are refused because `max_connections` is reached: each still starts a process in the server. */
 async function refused() {
   const server = await PostgresServer.start({ settings: { max_connections: 10 } });
   const opened = [];
@@ -238,7 +239,7 @@ async function refused() {
   return [{ refused: count, "server CPU, ms each": (cpuMs / count).toFixed(2) }];
 }
 
-/** A crash: so many lockers hold a lock each and want it back at once. From when the server accepts again. */
+/** Measures a crash: each locker holds a lock and wants it back at once. Times count from when the server accepts connections again. */
 async function crash() {
   const rows = [];
   for (const count of [50, 100, 200]) {

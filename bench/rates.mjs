@@ -1,4 +1,4 @@
-// Cycles of acquire and release, each caller on a key of its own: this library, what its peers make of it, and the baseline.
+// Measures cycles of acquire and release, each caller on its own key: this library, its peers, and the baseline.
 import { readFile } from "node:fs/promises";
 import { withClient, withDatabase } from "./database.mjs";
 import { advisoryLock } from "./peers/advisory-lock.mjs";
@@ -25,7 +25,7 @@ const contenders = {
   redlockUniversal,
 };
 const crowds = [1, 64, 1_024];
-/** Beside the baseline, and beside `redlock`; for one caller, the p50 of a cycle. */
+/** The aims by number of callers: ratios to the baseline and to `redlock`; for one caller, the ratio of the p50 of a cycle. */
 const aim = { 1: { p50: 1 }, 64: { byHand: 12, redlock: 2.5 }, 1024: { byHand: 20, redlock: 4 } };
 
 export function rates() {
@@ -72,7 +72,7 @@ async function measure({ url, redisUrl, callers }) {
   }
 }
 
-/** For so many milliseconds: cycles a second, and how long one takes, in milliseconds. */
+/** Runs cycles for a number of milliseconds. Returns the cycles a second, and the duration of each in milliseconds. */
 async function cycles({ caller }, callers, milliseconds) {
   const times = [];
   const start = performance.now();
@@ -95,7 +95,7 @@ async function cycles({ caller }, callers, milliseconds) {
   };
 }
 
-/** How many more connections the server takes, once those of the others that are measured are there. */
+/** How many more connections the server accepts besides those of the other contenders. */
 async function spare(url) {
   const { rows } = await withClient(url, (client) =>
     client.query(
@@ -106,7 +106,7 @@ async function spare(url) {
   return rows[0].connections - 2 * 64 - 20;
 }
 
-/** The releases of the peers that were measured, by package. */
+/** The versions of the measured peers, by package. */
 async function versions() {
   const named = Object.values(contenders).filter((contender) => contender.package !== undefined);
   const entries = named.map(async ({ package: name }) => {

@@ -8,8 +8,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Redis } from "ioredis";
 
 /**
- * Runs `work` with the URL of a Redis: the one that `REDIS_URL` names, else one of its own, which is gone afterwards and keeps
- * nothing on disk; `undefined` where `redis-server` is not installed.
+ * Runs `work` with the URL of a Redis server: the one in `REDIS_URL`, otherwise a temporary one that keeps nothing on disk; `undefined` if
+ * `redis-server` is not installed.
  */
 export async function withRedis(work) {
   if (process.env.REDIS_URL) return await work(process.env.REDIS_URL);
@@ -37,7 +37,7 @@ export async function withRedis(work) {
   }
 }
 
-/** A client of it, connected. One that reconnects by itself would keep the bench from ending. */
+/** Returns a connected client. It doesn't reconnect by itself, which would keep the bench from ending. */
 export async function redisClient(url) {
   const client = new Redis(url, { lazyConnect: true, retryStrategy: () => null });
   client.on("error", () => {});

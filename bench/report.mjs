@@ -1,4 +1,4 @@
-/** One table for each scenario that was measured: a row for each figure, with its aim and whether that was met. */
+/** A table for each measured scenario: a row for each figure, with its aim and whether that was met. */
 const tables = {
   handOver: ({ rounds, aim, p50, p99 }) => {
     const met = p50.libraryMs < aim.libraryMs && p50.ratio <= aim.ratio;
@@ -15,7 +15,7 @@ const tables = {
   },
 
   callersOneKey: ({ rounds, callers, perSecond: { blocked, library, ratio } }) => ({
-    title: "callers of one process on one key, hand-overs a second",
+    title: "hand-overs a second between callers of one process on one key",
     rounds,
     header: ["callers", "", "blocked in the server", "library", "ratio", "aim"],
     rows: [[String(callers), "", blocked.toFixed(0), library.toFixed(0), ratio.toFixed(2), ""]],
@@ -36,13 +36,13 @@ const tables = {
         ["while it is held", "statements a second", ...asked, "", `${most} ${met}`],
         [
           "from the release",
-          "until all are through",
+          "until all have had it",
           ms(allThroughMs.blocked),
           ms(allThroughMs.library),
           allThroughMs.ratio.toFixed(2),
           "",
         ],
-        ["", "statements meanwhile", ...all, "", ""],
+        ["", "statements in that time", ...all, "", ""],
       ],
     };
   },
@@ -58,7 +58,7 @@ const tables = {
     ];
     const alone = (value, wanted) => ["", ms(value), "", `${wanted} ms ${verdict(value <= wanted)}`];
     return {
-      title: `${waiters} lockers, as of ${waiters} processes, on one key`,
+      title: `${waiters} lockers, like ${waiters} processes, on one key`,
       rounds,
       header: ["", "", "blocked in the server", "library", "ratio", "aim"],
       rows: [
@@ -68,13 +68,13 @@ const tables = {
         ["", "index build", ...alone(indexBuildMs, aim.indexBuildMs)],
         [
           "from the release",
-          "until all are through",
+          "until all have had it",
           ms(allThroughMs.blocked),
           ms(allThroughMs.library),
           allThroughMs.ratio.toFixed(2),
           `${aim.allThroughRatio} ${verdict(allThroughMs.ratio <= aim.allThroughRatio)}`,
         ],
-        ["", "round trips a hand-over", ...counts(roundTripsPerHandOver, aim.roundTripsPerHandOver)],
+        ["", "round trips for each hand-over", ...counts(roundTripsPerHandOver, aim.roundTripsPerHandOver)],
         [
           "from the end of the holder's session",
           "to the next grant, p50",
@@ -108,7 +108,7 @@ const tables = {
   }),
 
   rates: ({ rounds, aim, crowds }) => ({
-    title: "acquire + release, each caller on a key of its own",
+    title: "acquire and release, each caller on its own key",
     rounds,
     header: [
       "callers",
@@ -146,7 +146,7 @@ const tables = {
       header: ["", "", "library", "aim"],
       rows: [
         row(
-          "acquire beside them, against none held",
+          "time of an acquire, relative to none held",
           acquireMs.ratio.toFixed(2),
           aim.heldRatio,
           acquireMs.ratio <= aim.heldRatio,
@@ -154,23 +154,23 @@ const tables = {
         row(
           "statements a second",
           statementsPerSecond.toFixed(1),
-          `one a session and third of 10 s: ${(connections / 2.8).toFixed(1)}`,
+          `one for each session and third of 10 s: ${(connections / 2.8).toFixed(1)}`,
           statementsPerSecond <= connections / 2.8,
         ),
         row(
-          "of a core",
+          "CPU, of one core",
           `${(cpuShare * 100).toFixed(1)} %`,
           `${aim.cpuShare * 100} %`,
           cpuShare < aim.cpuShare,
         ),
-        row("bytes a lock", bytes.toFixed(0), aim.bytes, bytes < aim.bytes),
+        row("bytes for each lock", bytes.toFixed(0), aim.bytes, bytes < aim.bytes),
         row("connections", String(connections), aim.connections, connections <= aim.connections),
       ],
     };
   },
 };
 
-/** What was measured in a scenario, in Markdown that reads well as it is. */
+/** The results of a scenario as a Markdown table that is also readable as plain text. */
 export function tableOf(name, results) {
   const { title, rounds, header, rows } = tables[name](results);
   const rule = header.map((_, column) => (column < 2 ? "---" : "---:"));
@@ -186,7 +186,7 @@ export function tableOf(name, results) {
   ].join("\n");
 }
 
-/** As JSON, with four decimals. */
+/** Writes results as JSON, with four decimals. */
 export function asJson(results) {
   const rounded = JSON.stringify(results, (_, v) => (typeof v === "number" ? Number(v.toFixed(4)) : v), 2);
   return `${rounded}\n`;

@@ -1,6 +1,6 @@
-// Measures the scenarios that are named, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [fleet] [besideOthers]
-// [serverCpu] [manyLocks]
-// In results.json, those that were not measured keep what they had; README.md, docs/bench.md and docs/bench.svg are made from it.
+// Measures the named scenarios, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [fleet] [besideOthers] [serverCpu]
+// [manyLocks]
+// In results.json, the other scenarios keep their results; README.md, docs/bench.md and docs/bench.svg are written from it.
 import { readFileSync, writeFileSync } from "node:fs";
 import { besideOthers } from "./beside-others.mjs";
 import { callersOneKey } from "./callers-one-key.mjs";

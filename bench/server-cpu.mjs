@@ -1,4 +1,4 @@
-// What an acquire and a release that nobody waits for cost the server's processors, against a try-lock and an unlock by hand.
+// Measures the server's processor time for an acquire and a release that nobody waits for, compared with a try-lock and an unlock by hand.
 import { readFileSync } from "node:fs";
 import { withClient, withDatabase } from "./database.mjs";
 import { byHand } from "./peers/by-hand.mjs";
@@ -31,7 +31,7 @@ async function measure({ url, observer, callers }) {
     return (microseconds(pids) - before) / cycles[callers];
   };
   try {
-    // And so every connection is there.
+    // A warm-up, which also opens every connection.
     for (const name of Object.keys(contenders)) await cyclesOf(started[name], callers, cycles[callers] / 2);
     const us = await interleaved(rounds, Object.keys(contenders), run);
     return {
@@ -57,7 +57,7 @@ async function cyclesOf({ caller }, callers, count) {
   await Promise.all(Array.from({ length: callers }, (_, number) => one(number)));
 }
 
-/** The processes of the server's sessions, but for the observer's. */
+/** The pids of the server's sessions, except the observer's. */
 async function backends(observer) {
   const { rows } = await observer.query(
     "select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()",
@@ -65,10 +65,10 @@ async function backends(observer) {
   return rows.map(({ pid }) => pid);
 }
 
-/** What processes have used of the processors until now. NaN where it can't be read: not on Linux, or on another machine. */
+/** The processor time that processes have used so far, in microseconds. NaN if it can't be read: not on Linux, or on another machine. */
 function microseconds(pids) {
   try {
-    // In nanoseconds, where /proc/<pid>/stat has hundredths of a second.
+    // `schedstat` is in nanoseconds, while /proc/<pid>/stat has only hundredths of a second.
     const times = pids.map((pid) => Number(readFileSync(`/proc/${pid}/schedstat`, "utf8").split(" ")[0]));
     return times.reduce((sum, each) => sum + each, 0) / 1_000;
   } catch {

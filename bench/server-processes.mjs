@@ -25,7 +25,7 @@ export class CpuWatch {
   }
 }
 
-/** Milliseconds that a postmaster and its children have used of the processors; of those children that still run. */
+/** The processor time of a postmaster and its running children, in milliseconds. */
 export function cpuOf(postmaster) {
   const all = readdirSync("/proc").filter((pid) => {
     const stat = read(`/proc/${pid}/stat`);
@@ -37,7 +37,7 @@ export function cpuOf(postmaster) {
   return all.reduce((sum, pid) => sum + nanoseconds(pid), 0) / 1e6;
 }
 
-/** Milliseconds that those children of a postmaster have used which have ended; in hundredths of a second. */
+/** The processor time of a postmaster's ended children, in milliseconds, with a resolution of 10 ms. */
 export function cpuOfEnded(postmaster) {
   const stat = read(`/proc/${postmaster}/stat`);
   // `cutime` and `cstime`, by their places after the state.
@@ -45,13 +45,13 @@ export function cpuOfEnded(postmaster) {
   return (Number(fields[13]) + Number(fields[14])) * 10;
 }
 
-/** Bytes of a process, in which what several share counts as a share each. */
+/** The memory of a process in bytes, in which shared memory counts proportionally (PSS). */
 export function proportionalBytes(pid) {
   const [, kilobytes] = /^Pss:\s+(\d+) kB/m.exec(read(`/proc/${pid}/smaps_rollup`)) ?? [];
   return kilobytes === undefined ? Number.NaN : Number(kilobytes) * 1_024;
 }
 
-/** Of the processors; /proc/<pid>/stat has hundredths of a second only. */
+/** The processor time of a process in nanoseconds. /proc/<pid>/stat has only hundredths of a second. */
 function nanoseconds(pid) {
   return Number(read(`/proc/${pid}/schedstat`).split(" ")[0]);
 }

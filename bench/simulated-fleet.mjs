@@ -5,24 +5,24 @@ import { percentile, sorted } from "./statistics.mjs";
 
 /** As measured; see docs/scaling.md. Microseconds of the server's processors, and bytes. */
 const cost = {
-  /** A wait of 5 s in the server: to end it, and to ask again. */
+  /** To end a wait of 5 s in the server and start it again. */
   wait: 430,
   /**
-   * Of the look for deadlocks that each wait of more than `deadlock_timeout` (1 s) begins: for each pair of those who wait for the key.
-   * It has the whole lock table to itself meanwhile, so that there is never more than one of them at a time.
+   * The deadlock check of each wait of more than `deadlock_timeout` (1 s), for each pair of waiters of the key. It locks the whole lock table,
+   * so there is never more than one check at a time.
    */
   deadlockCheckEachPair: 0.018,
-  /** To make a connection, and a session of it. */
+  /** To open a connection and its session. */
   connect: 3_300,
-  /** To refuse one, because `max_connections` is reached. */
+  /** To refuse a connection because `max_connections` is reached. */
   refuse: 640,
   connectionBytes: 1.7 * 2 ** 20,
 };
-/** Milliseconds, as the library has them: the bound of a wait in the server, of a connection, and the pauses after a fault. */
+/** The library's durations in milliseconds: the bounds of a wait in the server and of connecting, and the pauses after a fault. */
 const library = { wait: 5_000, connect: 5_000, firstPause: 100, lastPause: 3_000 };
 const cores = 16;
 
-/** Each process waits for one key, and asks again whenever a wait of 5 s has passed. `deadlockTimeout` in seconds. */
+/** Simulates processes that each wait for one key and ask again after each 5 s. `deadlockTimeout` is in seconds. */
 function minuteOfWaiting({ processes, keys, primaries = 1, deadlockTimeout = 1 }) {
   const here = Math.round(processes / primaries);
   const isChecked = deadlockTimeout * 1_000 < library.wait;
@@ -37,7 +37,7 @@ function minuteOfWaiting({ processes, keys, primaries = 1, deadlockTimeout = 1 }
     const { i, doing } = event.what;
     if (doing === "check") {
       const done = lockTable.serve(event.at, checkUs / 1_000);
-      // Whoever asks meanwhile waits for it.
+      // Requests that come during the check wait for its end.
       late.push(done - event.at);
       events.add(Math.max(done, event.at + library.wait - deadlockTimeout * 1_000), { i, doing: "ask" });
     } else {
@@ -66,8 +66,8 @@ function minuteOfWaiting({ processes, keys, primaries = 1, deadlockTimeout = 1 }
 }
 
 /**
- * All of them lost their connections at once, and come again as the library does; for 20 s nobody answers. From when the primaries accept
- * again. `room`: how many connections a primary allows.
+ * Simulates processes that lost their connections at once and connect again as the library does, while the primaries are down for 20 s.
+ * Times count from when the primaries accept connections again. `room`: how many connections a primary allows.
  */
 function afterCrash({ processes, primaries = 1, room = Number.POSITIVE_INFINITY }) {
   const here = Math.round(processes / primaries);
@@ -109,7 +109,7 @@ function afterCrash({ processes, primaries = 1, room = Number.POSITIVE_INFINITY 
   };
 }
 
-/** So many cores, which serve what comes in the order in which it comes. */
+/** A server with several cores, which serve requests in order of arrival. */
 class Server {
   #free;
   #served = [];
@@ -118,7 +118,7 @@ class Server {
     this.#free = new Array(count).fill(0);
   }
 
-  /** @returns when it is done */
+  /** Serves a request. @returns when it is done */
   serve(at, milliseconds) {
     let first = 0;
     for (let core = 1; core < this.#free.length; core += 1) {
@@ -135,7 +135,7 @@ class Server {
   }
 }
 
-/** In the order of their time: a binary heap. */
+/** Events in order of time, in a binary heap. */
 class Events {
   #heap = [];
 

@@ -1,7 +1,6 @@
 /**
- * How many statements of this database the server has carried out, without those of the bench that look. Exact: each is
- * counted as it ends, prepared or not; one that fails is not. NaN where the server that `DATABASE_URL` names has no
- * pg_stat_statements.
+ * How many statements the server has executed in this database, without the bench's own queries. It is exact: each statement is counted
+ * when it ends, prepared or not, unless it fails. NaN if the server in `DATABASE_URL` has no pg_stat_statements.
  */
 export async function statements(observer) {
   const { rows } = await observer.query("select from pg_extension where extname = 'pg_stat_statements'");

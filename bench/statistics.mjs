@@ -6,7 +6,7 @@ export function median(values) {
   return percentile(sorted(values), 0.5);
 }
 
-/** The median of the rounds' own ratios: what the machine does during a round, it does to both. */
+/** The median of the ratios of all rounds: other load during a round affects both values of its ratio. */
 export function medianRatio(ours, theirs) {
   return median(ours.map((value, round) => value / theirs[round]));
 }
@@ -16,8 +16,8 @@ export function sorted(values) {
 }
 
 /**
- * Calls `measure` with each name in each round, and answers what it answered by name, round for round. Each name goes first
- * in turn, so that none always finds the warmer server.
+ * Calls `measure` with each name in each round, and returns the results by name, one for each round. The names take turns at going first, so
+ * that none always finds a warmer server.
  */
 export async function interleaved(rounds, names, measure) {
   const perRound = Object.fromEntries(names.map((name) => [name, []]));

@@ -1,5 +1,4 @@
-// The README's figures, beside those of what else could be picked; and docs/bench.md, with every aim and every table. Both from
-// the results.
+// Writes the README's figures, beside those of the alternatives, and docs/bench.md, with every aim and every table, from the results.
 import { readFileSync, writeFileSync } from "node:fs";
 import { tableOf } from "./report.mjs";
 
@@ -22,7 +21,7 @@ export function pagesOf(results) {
   };
 }
 
-/** What a user would ask, with what the others do in the same run. */
+/** The figures that matter to a user, with those of the alternatives in the same run. */
 function figuresOf({ rates, handOver, manyLocks, fleet }) {
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const others = {
@@ -54,16 +53,16 @@ function figuresOf({ rates, handOver, manyLocks, fleet }) {
       `a connection for each lock: ${count(held)}`,
     ],
     [
-      `${fleet.waiters} lockers, as of ${fleet.waiters} processes, wait for one key`,
+      `${fleet.waiters} lockers, like ${fleet.waiters} processes, wait for one key`,
       `${fleet.roundTripsPerSecond.library.toFixed(0)} statements a second`,
       `polling every 100 ms: ${count(fleet.waiters * 10)}`,
     ],
   ];
-  const table = [["", "pg-locker", "instead"], ["---", "---:", "---"], ...rows];
+  const table = [["", "pg-locker", "alternatives"], ["---", "---:", "---"], ...rows];
   return table.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 
-/** A row for each aim, and for what has none but says something. */
+/** The table of aims: a row for each aim, and for some figures without one. */
 function aimsOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, serverCpu, manyLocks }) {
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const { aim } = rates;
@@ -88,39 +87,39 @@ function aimsOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, se
   const { blockedMs, pollingMs, libraryMs, ratio } = handOver.p50;
   const rows = [
     [
-      "**Acquire and release**, the p50 of a cycle against the two statements by hand: 1 caller",
+      "**Acquire and release**, the p50 of a cycle, relative to the two statements by hand: 1 caller",
       ...p50(alone.shared, aim[1].p50),
     ],
     ["1 caller, dedicated sessions", ...p50(alone.dedicated, aim[1].p50)],
     ["64 callers, dedicated sessions", ...p50(some.dedicated, aim[1].p50)],
     [
-      "**Cycles a second**, against those by hand on 64 connections: 64 callers",
+      "**Cycles a second**, relative to by hand on 64 connections: 64 callers",
       ...byHand(some.shared, aim[64].byHand),
     ],
     ["1,024 callers", ...byHand(many.shared, aim[1024].byHand)],
-    ["against `redlock` on one Redis: 64 callers", ...beside(some.shared, aim[64].redlock)],
+    ["relative to `redlock` on one Redis: 64 callers", ...beside(some.shared, aim[64].redlock)],
     ["1,024 callers", ...beside(many.shared, aim[1024].redlock)],
     [
-      `**${count(manyLocks.held)} locks held**: an acquire beside them, against none`,
+      `**${count(manyLocks.held)} locks held**: the time of an acquire, relative to none held`,
       most(manyAim.heldRatio),
       acquireMs.ratio.toFixed(2),
       verdict(acquireMs.ratio <= manyAim.heldRatio),
     ],
     ["connections", most(manyAim.connections), connections, verdict(connections <= manyAim.connections)],
     [
-      "statements a second, to refresh them all",
+      "statements a second to refresh them all",
       most(perThird.toFixed(1)),
       statementsPerSecond.toFixed(1),
       verdict(statementsPerSecond <= perThird),
     ],
     [
-      "CPU of the process meanwhile, of a core",
+      "CPU of the process in that time, of one core",
       `< ${manyAim.cpuShare * 100} %`,
       `${(cpuShare * 100).toFixed(1)} %`,
       verdict(cpuShare < manyAim.cpuShare),
     ],
     [
-      "memory of one in the process",
+      "memory of one lock in the process",
       `< ${count(manyAim.bytes)} bytes`,
       `${count(bytes)} bytes`,
       verdict(bytes < manyAim.bytes),
@@ -132,13 +131,13 @@ function aimsOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, se
       verdict(libraryMs < handOver.aim.libraryMs),
     ],
     [
-      "against a wait that is blocked in the server",
+      "relative to a wait that is blocked in the server",
       most(handOver.aim.ratio),
       `${ratio.toFixed(2)} (${ms(blockedMs)})`,
       verdict(ratio <= handOver.aim.ratio),
     ],
     [
-      `${callersOneKey.callers} callers of one process on one key, hand-overs a second, against as many blocked in the server`,
+      `${callersOneKey.callers} callers of one process on one key, hand-overs a second, relative to as many blocked in the server`,
       "",
       `${callersOneKey.perSecond.ratio.toFixed(2)} (${count(callersOneKey.perSecond.library)} a second)`,
       "",
@@ -150,7 +149,7 @@ function aimsOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, se
       verdict(crowd.statementsPerSecond.library < crowd.aim.statementsPerSecond),
     ],
     [
-      "from the release until all are through, against all blocked in the server",
+      "from the release until all have had the lock, relative to all blocked in the server",
       "",
       `${crowd.allThroughMs.ratio.toFixed(2)} (${ms(crowd.allThroughMs.library)})`,
       "",
@@ -159,11 +158,11 @@ function aimsOf({ rates, handOver, callersOneKey, crowd, fleet, besideOthers, se
     [
       "**Beside two clients that queue in the server** without a pause: its share",
       `≥ ${percent(besideOthers.aim.share)}`,
-      `${percent(besideOthers.share.library)} (${percent(besideOthers.share.blocked)} if it does as they do)`,
+      `${percent(besideOthers.share.library)} (${percent(besideOthers.share.blocked)} if it queues as they do)`,
       verdict(besideOthers.share.library >= besideOthers.aim.share),
     ],
     ...serverCpu.crowds.map(({ callers, ratio, libraryUs }) => [
-      `Processor time of the server for an acquire and a release, against those by hand: ${callers} ${callers === 1 ? "caller" : "callers"}`,
+      `Processor time of the server for an acquire and a release, relative to by hand: ${callers} ${callers === 1 ? "caller" : "callers"}`,
       "",
       `${ratio.toFixed(2)} (${libraryUs.toFixed(1)} µs)`,
       "",
@@ -180,13 +179,13 @@ function fleetRows({ waiters, aim, ...measured }) {
   const inMs = (what, value, wanted) => [what, `≤ ${count(wanted)} ms`, ms(value), verdict(value <= wanted)];
   return [
     row(
-      `**${waiters} lockers, as of ${waiters} processes**, on one key: from the release until all are through, against all blocked in the server`,
+      `**${waiters} lockers, like ${waiters} processes**, on one key: from the release until all have had the lock, relative to all blocked in the server`,
       allThroughMs.ratio,
       aim.allThroughRatio,
       `${allThroughMs.ratio.toFixed(2)} (${ms(allThroughMs.library)})`,
     ),
     row(
-      "round trips a hand-over",
+      "round trips for each hand-over",
       roundTripsPerHandOver.library,
       aim.roundTripsPerHandOver,
       roundTripsPerHandOver.library.toFixed(1),
@@ -197,7 +196,7 @@ function fleetRows({ waiters, aim, ...measured }) {
       aim.roundTripsPerSecond,
       roundTripsPerSecond.library.toFixed(1),
     ),
-    row("connections meanwhile", connections.library, aim.connections, String(connections.library)),
+    row("connections in that time", connections.library, aim.connections, String(connections.library)),
     inMs("from the end of the holder's session to the next grant, p50", takeOverMs.library, aim.takeOverMs),
     inMs("oldest snapshot while they wait", oldestSnapshotMs, aim.oldestSnapshotMs),
     inMs("`create index concurrently` beside them", indexBuildMs, aim.indexBuildMs),
@@ -210,17 +209,17 @@ function tablesOf(results) {
   const tables = Object.entries(results).map(([name, result]) => tableOf(name, result));
   return `# What was measured
 
-\`npm run bench\`, on ${platform}; the peers are ${peers.join(", ")}. "By hand" is a connection of a pool of 64 for each lock,
-try-lock and unlock on it, as the Go package does it. Ratios are medians of the rounds' own. [bench.svg](bench.svg) shows the first
-table. \`results.json\` in \`bench/\` has the numbers. Numbers of one machine differ by a third from run to run: read the ratios.
+Measured with \`npm run bench\` on ${platform}; for comparison: ${peers.join(", ")}. "By hand" means try-lock and unlock on a connection of a pool of 64 for each lock,
+as in the Go package. Each ratio is the median of the ratios of all rounds. [bench.svg](bench.svg) shows the cycles a second.
+The numbers are in \`bench/results.json\`. On one machine they differ by a third from run to run: read the ratios.
 
 ## Aims
 
 ${aimsOf(results)}
 
-What was missed, and why. With many callers, one acquire and release costs the server 1.5 to 5 µs and this process 4.5 to 10 µs,
+Why some aims were missed: with many callers, one acquire and release costs the server 1.5 to 5 µs and this process 4.5 to 10 µs,
 depending on the run. Socket writes come first, then garbage collection, promises, bookkeeping and timers; nothing dominates. A
-Node.js process has one core for that. \`redlock\` does as much in the process, but less in its server.
+Node.js process has one core for all of it. \`redlock\` does as much work in the process, but less in its server.
 
 ## Every table
 

@@ -1,5 +1,5 @@
-// How many sessions to wait on are enough: one process waits for 16 keys that another has, which gives them back in any order.
-// For each limit: from the release to the grant, and connections. `node bench/waiting-sessions.mjs` after `npm run build`.
+// Measures how many waiting sessions are enough: one process waits for 16 keys that another process releases in any order. For each limit,
+// it prints the time from the release to the grant, and the connections. `node bench/waiting-sessions.mjs` after `npm run build`.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { PostgresLocker } from "../dist/index.js";

@@ -7,8 +7,8 @@ import { lockId, PostgresLocker } from "../dist/index.js";
 const pollInterval = 100;
 
 /**
- * `sessions`: how many of those who wait by hand have a connection at a time. `idleTimeoutMillis`: after how long a connection that
- * nobody uses is ended; default: never, so that none is made anew in what is measured.
+ * `sessions`: how many callers that wait by hand have a connection at a time. `idleTimeoutMillis`: after how long an unused connection is
+ * closed; by default never, so that none is opened during a measurement.
  */
 export const waysToWait = {
   library(url, sessions, { idleTimeoutMillis = 0 } = {}) {
@@ -26,7 +26,7 @@ export const waysToWait = {
     };
   },
 
-  /** The server is asked to wait. */
+  /** Waits inside the server, without a bound. */
   blocked(url, sessions) {
     return byHand(poolOf("blocked", url, sessions), (client, id) =>
       client.query("select pg_advisory_lock($1)", [id]),
@@ -53,7 +53,7 @@ function byHand(pool, lock) {
       const id = lockId(0, key).toString();
       const client = await pool.connect();
       inUse.add(client);
-      client.on("error", ignore); // Of a session that is ended on purpose.
+      client.on("error", ignore); // The measurement may end the session on purpose.
       await lock(client, id);
       return async () => {
         let failed = true;
@@ -75,7 +75,7 @@ function byHand(pool, lock) {
   };
 }
 
-/** How often this process has heard the server out: a message of several statements is one round trip. */
+/** Counts this process's round trips to the server: a message with several statements is one round trip. */
 export const counted = { roundTrips: 0 };
 
 class CountingClient extends pg.Client {
@@ -101,7 +101,7 @@ function poolOf(way, connectionString, max, idleTimeoutMillis = 0) {
   return pool;
 }
 
-/** How many connections a way has; those of the library have a name of its own while it uses them. */
+/** How many connections a way has; those that the library uses have its `application_name`. */
 export async function connectionsOf(client, way) {
   const { rows } = await client.query(
     `select count(*)::int as count from pg_stat_activity
@@ -111,13 +111,13 @@ export async function connectionsOf(client, way) {
   return rows[0].count;
 }
 
-/** How those who wait show in the server: a session for each locker that waits, or one for each of those who block. */
+/** How waiting callers are counted in the server: one session for each waiting locker, or one for each blocked caller. */
 const seen = {
   library: "select count(*)::int as waiting from pg_locks where locktype = 'advisory' and not granted",
   blocked: "select count(*)::int as waiting from pg_locks where locktype = 'advisory' and not granted",
 };
 
-/** Resolves when the server shows so many waiters; at once for those who poll, whom it can't show. */
+/** Resolves when the server shows the expected number of waiters; at once for polling, which it can't show. */
 export async function untilSeenWaiting(client, way, expected) {
   if (seen[way] === undefined) return;
   const patience = AbortSignal.timeout(20_000);

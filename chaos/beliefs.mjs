@@ -1,9 +1,9 @@
-// What the callers of a worker believe to hold. Whenever a holder asks `held` and hears true, that is in the journal, with a time that
-// was read before the asking: it held then or later. All are asked together over and over, before each step, and all through a blocked
-// event loop.
+// The claims of a worker's callers. Whenever a holder reads `held` as true, the journal records it with a time that was read before
+// `held`, so the lock was held then or later. `held` is read for all claims at intervals, before each step of a holder, and throughout a
+// blocked event loop.
 import { LockExpiredError, LockNotHeldError } from "../dist/index.js";
 
-/** Milliseconds between two rounds of asking. */
+/** Milliseconds between two rounds of reading `held`. */
 const pause = 4;
 
 export class Beliefs {
@@ -23,7 +23,7 @@ export class Beliefs {
     this.#asking = setInterval(() => this.askAll(), pause);
   }
 
-  /** The last time is in the journal, with what was counted. */
+  /** Writes the last tick and the counts to the journal. */
   stop() {
     clearInterval(this.#asking);
     this.askAll();
@@ -34,7 +34,7 @@ export class Beliefs {
     return this.#count;
   }
 
-  /** A lock was granted that was asked for at that time. `undefined`: it was over when the news came. */
+  /** Begins a claim on a lock that was requested at the time `asked`. Returns `undefined` if the lock was already over. */
   begin(lock, { key, asked }) {
     this.#journal.count("acquire");
     const at = this.#now();
@@ -55,7 +55,7 @@ export class Beliefs {
     this.#journal.note("unclaimed", { key, at: this.#now() });
   }
 
-  /** Asks one. */
+  /** Reads `held` for one claim. */
   asks(claim) {
     const at = this.#now();
     if (claim.lock.held) {
@@ -67,20 +67,20 @@ export class Beliefs {
     return false;
   }
 
-  /** Asks before something is decided, which is in the journal at once. */
+  /** Reads `held` before the holder decides something, and writes the result to the journal at once. */
   decides(claim) {
     if (!this.asks(claim)) return false;
     this.#journal.note("held", { of: claim.id, at: claim.last });
     return true;
   }
 
-  /** From here on it is asked no more: its holder is about to give it back. */
+  /** Stops reading `held` for a claim, because its holder is about to release the lock. */
   leave(claim) {
     this.asks(claim);
     this.#isOver(claim, { byChoice: true });
   }
 
-  /** How a claim ended, by what its release rejected with; `undefined`: it was released. */
+  /** Records how a claim ended. `error`: what its release rejected with; `undefined` if it was released. */
   end(claim, error) {
     const why = error === undefined ? "released" : this.#why(claim, error);
     if (claim.isNoted) this.#journal.note("end", { of: claim.id, how: why });
@@ -104,7 +104,7 @@ export class Beliefs {
 
   #why(claim, error) {
     const { signal } = claim.lock;
-    // Whoever stopped believing by itself is told by the signal, at the latest when the release says so.
+    // A holder that stopped relying on its lock by itself must be told by the signal, at the latest when the release fails.
     if (claim.isOver && error instanceof LockNotHeldError && error.reason !== "released" && !signal.aborted)
       this.#journal.wrong(
         `claim ${claim.id} of key ${claim.key} was ${error.reason}, and its signal is silent`,

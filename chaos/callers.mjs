@@ -1,11 +1,11 @@
-// What the callers of a worker do, over and over: each takes its turn with a key, or several, in one of the ways that there are.
+// The callers of a worker. Each takes turn after turn: with one key or several, in one of the ways below.
 import { setTimeout as delay } from "node:timers/promises";
 import { LockerError, LockNotHeldError } from "../dist/index.js";
 import { between } from "./plan.mjs";
 import { write } from "./resource.mjs";
 import { insertWritten, lastWritten } from "./transactions.mjs";
 
-/** Of a hundred turns. */
+/** How many of a hundred turns are of each kind. */
 const turns = [
   [58, "one"],
   [12, "scope"],
@@ -15,7 +15,7 @@ const turns = [
   [4, "shrink"],
 ];
 
-/** What an acquire may fail with. Anything else is wrong. */
+/** The errors that an acquire may fail with. Any other is wrong. */
 const passing = new Set([
   "LOCK_NOT_ACQUIRED",
   "DATABASE_ERROR",
@@ -25,7 +25,7 @@ const passing = new Set([
   "LOCKER_CLOSED",
 ]);
 
-/** Milliseconds that a call may take beyond its wait: some deadlines, and a stall, on a machine that is busy. */
+/** How many milliseconds longer than its wait a call may take: several deadlines and a stall, on a busy machine. */
 const patience = 60_000;
 
 export class Callers {
@@ -62,7 +62,7 @@ export class Callers {
     }
   }
 
-  /** Whether every call comes to its end. */
+  /** Checks that no call takes too long. */
   look() {
     const now = this.#now();
     for (const [call, { doing, until }] of this.#calls) {
@@ -89,7 +89,7 @@ export class Callers {
     }
   }
 
-  /** One lock, exclusive or shared, tried or waited for. */
+  /** Takes one lock, exclusive or shared, with or without a wait. */
   async #one(random) {
     const key = this.#draw.one(random);
     const mode = random() < 0.2 ? "shared" : "exclusive";
@@ -99,7 +99,7 @@ export class Callers {
     await this.#release(random, claim);
   }
 
-  /** Holds past the TTL without a refresh, and writes all the same. */
+  /** Holds a lock past its TTL without a refresh, and writes nevertheless. */
   async #overrun(random) {
     const key = this.#shortLived(random);
     const claim = await this.#acquire(random, key, {});
@@ -109,7 +109,7 @@ export class Callers {
     await this.#release(random, claim);
   }
 
-  /** Two refreshes at once, of which the second asks for less; then until that is over. */
+  /** Sends two refreshes at once, the second with a shorter TTL, and holds the lock until that has passed. */
   async #shrink(random) {
     const key = this.#shortLived(random);
     const claim = await this.#acquire(random, key, {});
@@ -153,15 +153,15 @@ export class Callers {
       await this.#pauseAfterFailure(random);
       return;
     }
-    // It rejects at once with a loss, while the function may still run.
+    // The call rejects as soon as the lock is lost, while the function may still be running.
     this.#beliefs.leave(claim);
     this.#beliefs.end(claim, failure);
   }
 
-  /** Several keys, all or none. */
+  /** Takes several keys, all or none. */
   async #group(random) {
     const places = this.#draw.several(random, 2 + Math.floor(random() * 3), ["warm", "cold", "cold"]);
-    // Not longer than the shortest.
+    // At most the shortest TTL of the keys.
     const ttl = Math.min(...places.map((place) => this.#draw.ttl(random, place)));
     const options = { ...this.#options(random, places[0]), ttl, autoRefresh: random() < 0.5 };
     const pending = places.map((key) => {
@@ -193,11 +193,11 @@ export class Callers {
       this.#failed("release", error);
       for (const claim of claims) this.#beliefs.end(claim, error);
       if (claims.some(({ lock }) => lock.signal.aborted) && !group.signal.aborted)
-        this.#journal.wrong(`a lock of a group was lost, and the group's signal is silent`);
+        this.#journal.wrong(`a lock of a group was lost, but the group's signal did not abort`);
     }
   }
 
-  /** Reads the last number of the key that was committed, and writes the next one. */
+  /** Reads the last committed number of the key, and writes the next one. */
   async #inTransaction(random) {
     const key = this.#draw.one(random);
     const { name } = this.#keys[key];
@@ -214,7 +214,7 @@ export class Callers {
         const at = this.#now();
         state = "inside";
         const { rows } = await client.query(lastWritten, [key]);
-        // The connection may be the old primary's: which one it was, is known from here on.
+        // The connection may be to the old primary. From here on it is known which server it is.
         this.#journal.note("entered", { of, key, at, since, ttl: options.ttl, more: rows[0].timeline });
         if (random() < 0.5) await delay(between(random, [0, 40]));
         await client.query(insertWritten, [this.#written(of), key, rows[0].n + 1]);
@@ -234,7 +234,7 @@ export class Callers {
       this.#journal.count("withTransaction");
     } catch (error) {
       how = state === "left" && error.sqlState === undefined ? "unknown" : "not committed";
-      // What the function's own statements fail with goes through.
+      // An error of the function's own statements is passed on.
       if (error === ownError) this.#journal.count("failed: withTransaction: a statement of its function");
       else this.#failed("withTransaction", error);
     }
@@ -248,7 +248,7 @@ export class Callers {
     return `${this.writer}-${of}`;
   }
 
-  /** Names what this worker's transactions write. */
+  /** The prefix of the ids that this worker's transactions write. */
   writer = "";
 
   #options(random, key) {
@@ -290,7 +290,7 @@ export class Callers {
     if (error !== undefined && error.reason !== "held") this.#beliefs.unclaimed(key);
   }
 
-  /** A moment; and longer if the database is in trouble, so that the errors of a fault don't become the work of a run. */
+  /** Pauses briefly, and longer if the database is failing, so that a run doesn't consist mostly of errors. */
   #pauseAfterFailure(random) {
     const isInTrouble = this.#now() - this.#troubledAt < 50;
     return delay(between(random, isInTrouble ? [100, 600] : [2, 20]));
@@ -310,7 +310,7 @@ export class Callers {
         refreshAt = this.#now() + lock.ttl * 0.35;
       }
       if (random() < 0.05) {
-        // Decided while it believed, and done some time later.
+        // The write is decided while the lock is held, and sent some time later.
         const decided = this.#beliefs.decides(claim);
         if (random() < 0.3) await delay(between(random, [0, 100]));
         if (decided) await this.#put(claim, "decided");
@@ -338,14 +338,14 @@ export class Callers {
       this.#failed("release", error);
     }
     const why = this.#beliefs.end(claim, failure);
-    // A holder that does not ask any more, and writes all the same.
+    // A holder that no longer checks `held`, and writes nevertheless.
     if (why !== "released" && random() < 0.6) {
       await delay(between(random, [0, 500]));
       await this.#put(claim, "late");
     }
   }
 
-  /** Writes to what the lock protects. A reader does not. */
+  /** Writes to the resource that the lock protects, unless the holder is a reader. */
   async #put({ id, key, lock, isNoted }, how) {
     if (lock.mode === "shared" || !isNoted) return;
     const since = this.#now();
@@ -362,7 +362,7 @@ export class Callers {
     }
   }
 
-  /** Remembers that it is under way, for `look`. */
+  /** Records that a call is under way, for `look`. */
   async #bounded(doing, call, wait = 0) {
     const me = {};
     this.#calls.set(me, { doing, until: this.#now() + wait + patience });
@@ -389,7 +389,7 @@ export class Callers {
   }
 }
 
-/** Milliseconds to hold: mostly a few. */
+/** How long to hold a lock in milliseconds: mostly a few. */
 function lasting(random) {
   const card = random();
   if (card < 0.8) return between(random, [0, 10]);

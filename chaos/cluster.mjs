@@ -1,4 +1,4 @@
-// The processes of a run: the server, the links, the workers; and what is done to them.
+// The processes of a run (servers, links, workers), and the faults that are injected into them.
 import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
 import { appendFileSync, chmodSync } from "node:fs";
@@ -10,16 +10,16 @@ import { roleOf } from "./observer.mjs";
 import { coveredByGrace, pooledOf } from "./plan.mjs";
 import { Pooler } from "./pooler.mjs";
 
-/** Milliseconds after which a session that was terminated has surely gone. */
+/** Milliseconds after which a terminated session has certainly gone. */
 const dying = 100;
-/** Milliseconds that a fault waits for something to do it to: a worker that holds something, or that is connected. */
+/** How many milliseconds a fault waits for a target: a worker that holds a lock or is connected. */
 const patience = 3_000;
-/** Milliseconds in which there is a standby again, however often its server is restarted. */
+/** Milliseconds within which there must be a standby again, however often its server is restarted. */
 const toCopy = 60_000;
 
-/** Every other worker has a session for each lock. */
+/** Every other worker uses dedicated sessions. */
 const sessionsOf = (worker) => (worker % 2 === 0 ? "dedicated" : "shared");
-/** Callers at once. */
+/** The number of simultaneous callers of a worker. */
 const lanesOf = { shared: 700, dedicated: 24 };
 
 const timelineNow =
@@ -30,27 +30,27 @@ const program = (name) => fileURLToPath(new URL(name, import.meta.url));
 export class Cluster {
   /** The primary. */
   server;
-  /** The server of what the locks protect: a standby may lack its primary's last writes, and a resource must not. */
+  /** The server of the resource that the locks protect. It is separate, because a promoted standby may lack its primary's last writes. */
   resource;
-  /** What was injected, with the time before it began and after it was over. */
+  /** The injected faults, each with a time before it began and a time after it was over. */
   injected = [];
-  /** What ended sessions that their holders had not given up: see `endedByOthers`. */
+  /** The faults that ended sessions which their holders still relied on: see `endedByOthers`. */
   endings = [];
-  /** Those of them that explain an overlap. */
+  /** The endings that excuse an overlap. */
   excuses = [];
   wrong = [];
   #now;
   #facts;
   #history;
   #links;
-  /** The promise of one. */
+  /** A promise of the standby. */
   #standby;
-  /** Of the worker that goes through one. */
+  /** The pooler in front of the server, and the worker that goes through it. */
   #pooler;
   #pooled;
   /** The half of the workers that was cut off by the last `crash-in-hole`. */
   #inHole = "second";
-  /** Of each worker to the server, and to its own host. */
+  /** For each worker, its way to the server and to its own host. */
   #ways = [];
   #calls = new Map();
   #children = new Map();
@@ -58,27 +58,27 @@ export class Cluster {
   #life = 0;
   #isEnding = false;
 
-  /** @param facts what every worker is told @param history is told of each worker @param now the clock */
+  /** @param facts the facts that every worker gets @param history records each worker's life @param now the clock */
   constructor({ facts, history, now }) {
     this.#facts = facts;
     this.#history = history;
     this.#now = now;
   }
 
-  /** Callers of the workers, by their sort. */
+  /** The numbers of callers of the two kinds of workers. */
   get lanes() {
     return Object.values(lanesOf);
   }
 
   async startServers() {
-    // A standby is soon back at a primary that was restarted.
+    // So that a standby reconnects soon after its primary was restarted.
     const settings = { max_connections: 500, wal_retrieve_retry_interval: "100ms" };
     this.server = await PostgresServer.start({ settings });
     this.resource = await PostgresServer.start();
     this.#standBy();
   }
 
-  /** Starts the links, then the workers; resolves when all of these are ready. */
+  /** Starts the links and then the workers. Resolves when all workers are ready. */
   async startWorkers(count) {
     const { directory, keep } = this.#facts;
     const numbers = [this.server.port, this.resource.port, count].map(String);
@@ -98,13 +98,13 @@ export class Cluster {
     await Promise.all(ways.map((_, index) => this.#startWorker(index + 1)));
   }
 
-  /** Whether a fault can be injected on this machine. */
+  /** Whether this kind of fault can be injected on this machine. */
   allows(kind) {
     if (kind === "pooler-kill") return this.#pooler !== undefined;
     return kind !== "vanish" || this.#ways.every(({ direct }) => direct !== undefined);
   }
 
-  /** Does to a worker, or to the server, what the plan says. */
+  /** Injects a fault of the plan into a worker or the server. */
   async inject(fault, observer) {
     const injected = { ...fault, at: this.#now(), until: Number.POSITIVE_INFINITY };
     this.injected.push(injected);
@@ -116,7 +116,7 @@ export class Cluster {
     if (keep) appendFileSync(join(directory, "faults.jsonl"), `${JSON.stringify(injected)}\n`);
   }
 
-  /** Tells the workers to work no more, but to stay connected. Resolves when they have stopped, or are late. */
+  /** Tells the workers to stop working but stay connected. Resolves when they have stopped or the deadline has passed. */
   async stopWorkers(deadline) {
     const stopping = [...this.#children].map(async ([worker, child]) => {
       const stopped = this.#message(child, "stopped");
@@ -127,7 +127,7 @@ export class Cluster {
     await Promise.all(stopping);
   }
 
-  /** Lets the workers close their lockers and end by themselves; then ends the pooler, which would keep sessions. */
+  /** Lets the workers close their lockers and exit by themselves; then ends the pooler, which would keep sessions open. */
   async closeWorkers(deadline) {
     const closing = [...this.#children].map(async ([worker, child]) => {
       this.#expected.add(child);
@@ -141,7 +141,7 @@ export class Cluster {
     await this.#pooler?.kill();
   }
 
-  /** What a vanished host has left open without a lock, nobody but the server's keepalive would end. */
+  /** Ends the connections without a lock that vanished hosts have left open, which otherwise only the server's keepalive would end. */
   async endVanished() {
     for (const worker of this.#children.keys()) await this.#call(worker, "endVanished");
   }
@@ -153,7 +153,7 @@ export class Cluster {
     }
   }
 
-  /** Ends every process, however far the run has come. */
+  /** Ends every process, at any stage of the run. */
   async dispose() {
     this.#isEnding = true;
     for (const child of this.#children.values()) child.kill("SIGKILL");
@@ -166,11 +166,11 @@ export class Cluster {
     for (const server of [this.server, standby, this.resource]) await server?.[Symbol.asyncDispose]();
   }
 
-  /** Answers when it took effect, if that was later than the beginning; `false`: there was nothing to do it to. */
+  /** Injects a fault. Returns when it took effect if that was later than its start, or `false` if there was nothing to apply it to. */
   async #do({ kind, worker, lasts, amount }, observer) {
     if (!this.allows(kind)) return false;
     const child = this.#children.get(worker);
-    // It has ended by itself, which is wrong, and told.
+    // The worker has ended by itself, which is wrong and has been reported.
     if (worker !== undefined && child === undefined) return false;
     switch (kind) {
       case "kill":
@@ -283,7 +283,7 @@ export class Cluster {
         const at = this.#now();
         const call = "select pg_terminate_backend(pid) from unnest($1::int4[]) as pid";
         const terminate = () => observer.ask(call, [held.map(({ pid }) => pid)]);
-        // Which locks those sessions have by then, nobody knows: they may have got others meanwhile.
+        // It is unknown which locks those sessions have by then: they may have taken others in the meantime.
         await this.#ending(kind, worker, terminate);
         return at;
       }
@@ -309,21 +309,21 @@ export class Cluster {
     return workers.filter((worker) => worker <= workers.length / 2 === (which === "first"));
   }
 
-  /** The server takes it for a crash, ends every session and starts again. */
+  /** Kills one backend. The server treats that as a crash, ends every session and restarts. */
   async #killBackend(kind, observer) {
     const started = "select pg_postmaster_start_time()::text, (select count(*) from pg_stat_activity)";
     let hit = false;
     await this.#ending(kind, undefined, async () => {
       for (const late = this.#now() + patience; !hit && this.#now() < late; ) hit = await killOne(observer);
       if (!hit) return;
-      // Asked until it is answered by the server that has started again.
+      // Asks until the restarted server answers.
       await delay(50);
       await observer.ask(started);
     });
     return hit ? undefined : false;
   }
 
-  /** The old primary has gone before there is another. */
+  /** Stops the primary and then promotes its standby. */
   async #promote(kind, observer) {
     const promoted = await this.#standby;
     const old = this.server;
@@ -340,8 +340,8 @@ export class Cluster {
   }
 
   /**
-   * While the old primary goes on, every new connection is one to the new primary. Half of the workers lose what they have to
-   * the old one at once; the others keep it until that is stopped.
+   * Promotes the standby while the old primary goes on. Every new connection goes to the new primary. Half of the workers lose their
+   * connections to the old primary at once; the others keep theirs until it is stopped.
    */
   async #failOver(kind, lasts, observer) {
     const promoted = await this.#standby;
@@ -351,7 +351,7 @@ export class Cluster {
     this.#ended(beside);
     await promoted.promote();
     this.server = promoted;
-    // First: what is granted there has to be seen.
+    // The observer switches first, so that it sees every grant of the new primary.
     observer.follow(promoted.url);
     this.#pooler?.follow(promoted.port);
     await this.#redirect(promoted);
@@ -373,8 +373,8 @@ export class Cluster {
   }
 
   /**
-   * Makes a standby of the server. If that is restarted meanwhile, the copy is in vain, and is made again; while it starts, it
-   * refuses a copy at once.
+   * Makes a standby of the server. If the server is restarted in the meantime, the copy is useless and is made again; while the server
+   * starts, it refuses a copy at once.
    */
   #standBy() {
     const late = this.#now() + toCopy;
@@ -388,13 +388,13 @@ export class Cluster {
       }
     };
     this.#standby = attempt();
-    // Whoever wants it hears of it.
+    // Code that awaits the standby gets the error.
     this.#standby.catch(() => {});
   }
 
   async #startPooler(worker) {
     const { directory } = this.#facts;
-    // It runs as another user.
+    // The server runs as another user.
     chmodSync(directory, 0o711);
     const started = (child) => {
       this.#links.send({ began: child.pid });
@@ -424,7 +424,7 @@ export class Cluster {
       seed: facts.seed + 104_729 * this.#life,
       journal,
       writer: `${worker}-${this.#life}`,
-      // Of every other life, whatever its worker.
+      // In every other life of a worker.
       hooksThrow: Math.floor(this.#life / 2) % 2 === 1,
       link: through,
       direct,
@@ -469,7 +469,7 @@ export class Cluster {
   #call(worker, call, ...values) {
     const id = `${call} ${this.#now()} ${worker}`;
     return new Promise((resolve) => {
-      // The run is over, and its faults with it.
+      // The run is over, so the fault doesn't matter any more.
       if (!this.#links.connected) return resolve();
       this.#calls.set(id, resolve);
       this.#links.send({ id, worker, call, values });
@@ -485,7 +485,7 @@ function urlOf(url, user, { host, port } = {}) {
   return changed.href;
 }
 
-/** SIGKILL of any backend of a worker's. Answers whether there was one. */
+/** Kills any backend of a worker with SIGKILL. Returns whether there was one. */
 async function killOne(observer) {
   const [backend] = await observer.ask(
     "select pid from pg_stat_activity where usename like 'chaos_worker_%' order by random() limit 1",
@@ -493,7 +493,7 @@ async function killOne(observer) {
   try {
     if (backend !== undefined) process.kill(backend.pid, "SIGKILL");
   } catch (error) {
-    // It has ended meanwhile.
+    // The backend has already ended.
     if (error.code !== "ESRCH") throw error;
     return false;
   }

@@ -1,4 +1,4 @@
-// All that judges a run, with the figures of what it saw.
+// All judges of a run, and the figures that they collect.
 import {
   hasLostItsRow,
   judgeClaim,
@@ -12,21 +12,21 @@ import {
   // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 } from "./judge.mjs";
 
-/** Milliseconds beyond twice the longest TTL of its key that a lock may be in the server without a claim. */
+/** A lock may be in the server without a claim for twice the longest TTL of its key plus this many milliseconds. */
 const slack = 500;
 
 export class Court {
-  /** How many claims ended how: of each half by itself. */
+  /** The number of claims by the way in which they ended, for each half. */
   claims = [new Map(), new Map()];
   transactions = 0;
   readers = 0;
   overlaps = [0, 0];
-  /** Milliseconds of the overlaps of the second half, by what explains them: how many, and the longest. */
+  /** The excused overlaps of the second half by their excuse: how many there were, and the longest in milliseconds. */
   explained = new Map();
   checks = 0;
   excused = 0;
   missing = 0;
-  /** Locks that were held over a stall of their process. */
+  /** The number of locks that were held across a stall of their process. */
   keptOverStall = 0;
   unavailable = new Costs();
   rows;
@@ -36,12 +36,12 @@ export class Court {
   #overlaps;
   #tokens;
   #unavailability;
-  /** Those that somebody wants at any time: of the others, the next claim says nothing. */
+  /** The keys that somebody wants at any time. For other keys, the time of the next claim says nothing. */
   #hot;
   #cluster;
   #leftOpen = false;
 
-  /** @param keys with the name, the heat and the TTLs of each @param half answers when the second half began */
+  /** @param keys with the name, the heat and the TTLs of each @param half returns when the second half began */
   constructor({ keys, half }) {
     this.half = half;
     const longest = new Map(keys.map(({ name, ttls }) => [name, ttls[1]]));
@@ -62,7 +62,7 @@ export class Court {
     return [...this.#wrong, ...judges.flatMap(({ wrong }) => wrong)];
   }
 
-  /** In the order in which they began. */
+  /** Judges a claim. To be called in the order in which claims began. */
   claim(claim, samples) {
     const { endings, excuses, injected } = this.#cluster;
     const counts = this.claims[claim.start < this.half() ? 0 : 1];
@@ -82,17 +82,17 @@ export class Court {
     this.rows.claim(claim);
   }
 
-  /** A time in which a lock may be in the server without a claim. */
+  /** Records a time during which a lock may be in the server without a claim. */
   span(span) {
     this.rows.claim(span);
   }
 
-  /** When all claims that it may show are known. */
+  /** Judges a sample. To be called once all claims that it may show are known. */
   sample(sample) {
     this.rows.sample(sample);
   }
 
-  /** What became of a transaction, by its caller and by the database. */
+  /** Compares what the caller and the database say about a transaction. */
   transaction({ claim, how, isThere, settled }) {
     const told = `${claim.key}: a transaction of worker ${claim.worker}`;
     if (how === "not committed" && isThere)
@@ -101,14 +101,14 @@ export class Court {
       this.#wrong.push(`${told} was not committed, and its caller told otherwise`);
   }
 
-  /** A transaction was committed that somebody had left open. */
+  /** Records that a transaction was committed although it had been left open. */
   leftOpen() {
     if (this.#leftOpen) return;
     this.#leftOpen = true;
     this.#wrong.push("what an application had left uncommitted on a client of the pool was committed");
   }
 
-  /** A write that the resource accepted. */
+  /** Judges a write that the resource accepted. */
   write(row) {
     this.writes.write(row);
   }
@@ -123,7 +123,7 @@ export class Court {
   }
 }
 
-/** Figures of which the median is asked for, in two digits, without keeping each. */
+/** Collects durations and computes their median to two digits, without keeping each value. */
 class Costs {
   worst;
   #counts = new Map();

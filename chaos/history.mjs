@@ -1,21 +1,20 @@
-// Puts in order what the workers wrote down and what the observer saw, while the run goes on, and hands it to whoever judges: each claim
-// when it has ended, in the order in which they began, and each sample when all claims that it may show are known. What was handed
-// over is forgotten.
+// Puts the workers' journals and the observer's samples in order while the run goes on, and passes them to the judge: each claim once it has
+// ended, in the order in which the claims began, and each sample once all claims that it may show are known. Then it forgets them.
 //
 //     journals ──▶ claims that have ended ──▶ up to the *horizon*, in order ──▶ judges
 //     samples  ──────────────────────────────▶ up to the horizon
 //
-// The horizon is the earliest time at which a claim may have begun that isn't known to its end: the start of one that is held, or of a
-// transaction of which it isn't known whether it was committed; the last time that a worker has written down; now.
+// The horizon is the earliest time at which an unfinished claim may have begun: the start of a claim that is still held, or of a transaction
+// whose commit is still unknown; the last time that a worker has written down; or now.
 import { rmSync } from "node:fs";
 // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 import { JournalReader } from "./journal.mjs";
 
-/** Milliseconds after which nothing of a transaction is under way any more, whose caller had no answer or was killed. */
+/** Milliseconds after which a transaction whose caller got no answer, or was killed, has certainly ended. */
 const settling = 3_000;
 
 export class History {
-  /** What the workers counted, by name. */
+  /** The workers' counts, by name. */
   did = new Map();
   wrong = [];
   #keys;
@@ -30,9 +29,9 @@ export class History {
   #asking;
 
   /**
-   * @param keys with the name of each @param keep leaves the journals @param now the clock
+   * @param keys with the name of each @param keep whether the journals are kept @param now the clock
    * @param judge has `claim(claim, samples)`, `span(span)` and `sample(sample)`
-   * @param committed answers which of some transactions were committed
+   * @param committed returns which of the given transactions were committed
    */
   constructor({ keys, keep, now, judge, committed }) {
     this.#keys = keys;
@@ -42,7 +41,7 @@ export class History {
     this.#committed = committed;
   }
 
-  /** A worker is about to begin. Answers what tells of its end. */
+  /** Records that a worker is about to begin. Returns a function to call when it has ended. */
   life({ worker, journal, writer }) {
     const life = {
       worker,
@@ -65,7 +64,7 @@ export class History {
     this.#samples.push(sample);
   }
 
-  /** Judges what can be. */
+  /** Judges everything that can be judged by now. */
   advance() {
     const now = this.#now();
     for (const life of this.#lives) this.#read(life);
@@ -92,7 +91,7 @@ export class History {
     return now - horizon;
   }
 
-  /** When all workers have ended: judges the rest. */
+  /** Judges the rest, once all workers have ended. */
   async finish() {
     for (;;) {
       this.advance();
@@ -211,7 +210,7 @@ export class History {
     }
   }
 
-  /** Asks the database what became of the transactions that are over. */
+  /** Asks the database which of the finished transactions were committed. */
   #lookUp() {
     if (this.#asking !== undefined) return;
     const now = this.#now();
@@ -223,14 +222,14 @@ export class History {
         const asked = new Set(due);
         this.#unknown = this.#unknown.filter((each) => !asked.has(each));
       })
-      // It is asked again.
+      // The question is asked again later.
       .catch(() => {})
       .finally(() => {
         this.#asking = undefined;
       });
   }
 
-  /** What is in the database was committed under the lock, from when the function was called until it had come to its end. */
+  /** Judges a transaction. If it is in the database, it is a claim from the start to the end of its function. */
   #judgeTransaction({ claim, how, since }, isThere) {
     count(this.did, `transaction ${how}${isThere ? ", and there" : ""}`);
     this.#judge.transaction({ claim, how, isThere, settled: since });

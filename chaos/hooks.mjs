@@ -1,6 +1,6 @@
-// Hooks of a user's that throw, each of them, always: a logger that wants a request's context, a meter and a tracer whose exporter has gone.
+// User hooks that throw on every call: a logger that needs a request's context, a meter and a tracer whose exporter has gone.
 
-/** Always the same: what it costs to make one isn't to be felt. */
+/** The same error each time, so that the cost of making one doesn't matter. */
 const thrown = new Error("a hook that throws");
 
 function throws() {

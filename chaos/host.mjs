@@ -1,9 +1,9 @@
-// A host of a worker's own, as far as the network goes: a namespace that reaches this machine by two links, one of which can
-// vanish. Linux, as root, with iproute2.
+// A separate host for a worker, as far as the network is concerned: a network namespace that reaches this machine by two links, one of
+// which can vanish. Needs Linux, root and iproute2.
 import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 
-/** Several commands in one process: whoever waits for it forwards nothing meanwhile. */
+/** Runs several commands in one process, because the proxy forwards nothing while it waits for them. */
 function succeed(commands, ...options) {
   const input = commands.join("\n");
   return (
@@ -12,9 +12,9 @@ function succeed(commands, ...options) {
 }
 
 export class Host {
-  /** What a command is to begin with to run there. */
+  /** The prefix of a command that runs in the namespace. */
   prefix;
-  /** Where this machine is reached from there: by the link that can vanish, and by the one that can't. */
+  /** This machine's addresses from inside the namespace: on the link that can vanish, and on the one that can't. */
   address;
   direct;
   #name;
@@ -23,7 +23,7 @@ export class Host {
   constructor() {
     this.#name = `pgl${randomBytes(3).toString("hex")}`;
     this.prefix = ["ip", "netns", "exec", this.#name];
-    // Two networks of four addresses each, of those that are for benchmarks (RFC 2544).
+    // Two networks of four addresses each, from the range for benchmarks (RFC 2544).
     const [third, fourth] = randomBytes(2);
     const network = (at) => `198.18.${third}.${(fourth & 0xf8) + at}`;
     this.#links = ["a", "b"].map((letter, at) => ({
@@ -35,7 +35,7 @@ export class Host {
     [this.address, this.direct] = this.#links.map(({ address }) => address);
   }
 
-  /** Whether this machine lets us. */
+  /** Creates the namespace. Returns whether this machine allows it. */
   start() {
     const here = this.#links.flatMap(({ here, there, address }) => [
       `link add ${here} type veth peer name ${there}`,
@@ -52,12 +52,12 @@ export class Host {
     return false;
   }
 
-  /** From now on every packet is lost by the first link, both ways, and nobody is told. */
+  /** Makes the first link drop every packet in both directions, silently. */
   vanish() {
     succeed([`link del ${this.#links[0].here}`]);
   }
 
-  /** Nothing of what was on it is left, nor says goodbye; the next one has its addresses. */
+  /** Replaces the host. Everything on it vanishes without closing its connections; the new host has the same addresses. */
   replace() {
     this.end();
     if (!this.start()) throw new Error("a network namespace could not be made again");

@@ -1,5 +1,5 @@
-// What a worker writes down while it works, and who reads it: records of 48 bytes. Each is written before the next step is taken, so
-// that the kernel has it, and a SIGKILL takes nothing back.
+// The journal that a worker writes while it works, and its reader. Records have 48 bytes. Each is handed to the kernel before the next step,
+// so that a SIGKILL loses none.
 //
 //     byte 0   what           2  key         4  id          8  time            16  since            24  token
 //     byte 1   how                                             ms                  ms
@@ -8,30 +8,30 @@ import { closeSync, openSync, readSync, writeSync } from "node:fs";
 
 const size = 48;
 
-/** What a record says. `of`: of which claim or other thing, by its id. */
+/** The kinds of records. */
 const whats = [
-  // A lock was held when its holder first asked.
+  // A lock was held when its holder first read `held`.
   "claim",
-  // Every claim that isn't over was asked at that time, and held.
+  // At that time `held` was true for every claim that isn't over.
   "tick",
-  // A claim, when its holder decided something.
+  // A claim was held when its holder decided something.
   "held",
-  // It was last held then, and is asked no more.
+  // A claim was last held at that time, and is no longer checked.
   "over",
-  // How it ended.
+  // How a claim ended.
   "end",
   // A write with the token of a claim was answered.
   "put",
-  // A lock may be in the server without a claim from here on: of a group that isn't complete, or of a transaction.
+  // From here on a lock may be in the server without a claim: the lock of an incomplete group, or of a transaction.
   "pending",
   "settled",
   // An attempt is over without a claim, and its lock was granted, or may have been: the server may have it for a while from here on.
   "unclaimed",
-  // The function of a transaction was called, has come to its end, and what became of it.
+  // The function of a transaction was called; it has ended; and the outcome of the transaction.
   "entered",
   "left",
   "outcome",
-  // A text by its number, and how often it applied since the last time.
+  // A text with its number; and how often that text was counted since the last time.
   "name",
   "count",
   "wrong",
@@ -83,7 +83,7 @@ export class Journal {
     writeSync(this.#file, record);
   }
 
-  /** Counts what happened. Written with the next tick. */
+  /** Counts an event. The counts are written with the next tick. */
   count(name) {
     this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
   }
@@ -117,7 +117,7 @@ export class Journal {
   }
 }
 
-/** Reads a journal as it grows. */
+/** Reads a journal while it grows. */
 export class JournalReader {
   #path;
   #file;
@@ -129,7 +129,7 @@ export class JournalReader {
     this.#path = path;
   }
 
-  /** What was written since the last call. */
+  /** Yields the records that were written since the last call. */
   *read() {
     for (;;) {
       const bytes = this.#more();
@@ -171,7 +171,7 @@ export class JournalReader {
     try {
       this.#file ??= openSync(this.#path, "r");
     } catch {
-      // It isn't there yet, or its worker was killed before it had begun.
+      // The journal doesn't exist yet, or its worker was killed before it wrote any.
       return undefined;
     }
     const read = readSync(this.#file, this.#chunk);

@@ -16,7 +16,7 @@ export interface Claim {
   readonly refused: ReadonlyArray<{ readonly from: number; readonly to: number }>;
 }
 
-/** Sessions ended by others: those of a worker, or of all. */
+/** A fault that ended sessions from outside: those of one worker, or all. */
 export interface Ending {
   readonly kind: string;
   readonly worker?: number | undefined;

@@ -1,15 +1,15 @@
-// Decides whether the run was right, from what the workers wrote down, what an observer saw in the server, and what was done
-// to both. Nothing here does anything but compute. Times are milliseconds on the machine's monotonic clock.
+// Decides whether the run was right, from the workers' journals, the observer's samples of the server, and the injected faults. This file
+// only computes. Times are milliseconds on the machine's monotonic clock.
 //
 // Everything is judged as it comes, so that an hour takes no more memory than a minute: claims in the order in which they began, each
-// when it has ended, and the samples in between. See history.mjs, which puts them in order.
+// once it has ended, and the samples in between. history.mjs puts them in order.
 
 /**
- * What ended the session of a claim before `at`, if that was somebody else: an ending of its worker's sessions, or of all
- * (`worker` undefined), on the server of a timeline or on any, that may have come between the grant and `at`.
+ * Returns the fault that may have ended the session of a claim from outside before `at`: an ending of its worker's sessions, or of all
+ * sessions (`worker` undefined), on the server of one timeline or on any server, that may have come between the grant and `at`.
  *
- * The grant came after it was asked for, and at most a TTL before the belief. A claim whose release found the lock had its
- * session to the end; which is no good where its server was no longer the only primary (`beside`).
+ * The grant came after the request, and at most a TTL before the start of the claim. If a release found its lock, the session lived to the
+ * end, which doesn't help if its server was no longer the only primary (`beside`).
  */
 export function endedByOthers(claim, at, endings) {
   const granted = Math.max(claim.asked, claim.start - claim.ttl);
@@ -24,12 +24,12 @@ export function endedByOthers(claim, at, endings) {
 }
 
 /**
- * The pairs of claims in one key at the same time, of which one at least is exclusive: each with the kind of ending that explains it
- * and whether its holder heard of that before its TTL passed; and what is wrong with them, as sentences. While no session is ended by
- * others, each overlap is wrong.
+ * Finds pairs of claims on one key that overlap, at least one of them exclusive. Reports each with the kind of fault that excuses it and
+ * whether the holder learned of that before its TTL passed, and collects the wrong ones as sentences. While no session is ended from
+ * outside, every overlap is wrong.
  *
- * Where a primary is left for another, holders of the one refresh while the other grants. They do so until their server has
- * gone, and a TTL from then on is the longest that they may believe. Of two claims of one server, the other explains nothing.
+ * After a switch to another primary, holders on the old one may refresh while the new one grants. They can do so until their server has
+ * gone, and may rely on their locks for at most a TTL after that. That excuses nothing if one server granted both claims.
  */
 export class Overlaps {
   wrong = [];
@@ -37,19 +37,19 @@ export class Overlaps {
   #open = new Map();
   #onOverlap;
 
-  /** @param onOverlap is given each */
+  /** @param onOverlap called with each overlap */
   constructor(endings, onOverlap = () => {}) {
     this.#endings = endings;
     this.#onOverlap = onOverlap;
   }
 
   claim(second) {
-    // Those that end before this one begins end before every later one.
+    // Claims that end before this one begins also end before every later one begins.
     const still = (this.#open.get(second.key) ?? []).filter((first) => first.end > second.start);
     for (const first of still) {
       if (first.mode === "shared" && second.mode === "shared") continue;
       const milliseconds = Math.min(first.end, second.end) - second.start;
-      // A belief seen only once is a moment: it counts, too.
+      // A claim that was seen only once has no duration, but it counts too.
       this.#judge({ first, second, at: second.start, milliseconds });
     }
     still.push(second);
@@ -57,7 +57,7 @@ export class Overlaps {
   }
 
   #judge(overlap) {
-    // The one who believes wrongly is mostly the first; where the news of a grant came late, it is the second.
+    // Usually the first claim is the wrong one; if the answer with a grant came late, it is the second.
     const isOfOneServer = overlap.first.timeline === overlap.second.timeline;
     const explaining = isOfOneServer ? this.#endings.filter(({ beside }) => !beside) : this.#endings;
     const candidates = [overlap.first, overlap.second].map((claim) => ({
@@ -73,11 +73,12 @@ export class Overlaps {
   }
 }
 
-/** Milliseconds of an overlap in which the server that was left may still have answered. */
+/** The milliseconds of an overlap during which the old primary may still have answered. */
 const refreshed = ({ at }, { timeline, until }) => (timeline === undefined ? 0 : Math.max(0, until - at));
 
 /**
- * Of two holders of a key, the later one has the larger token; unless both only read, or somebody else had ended a session in between.
+ * Checks that the later of two holders of a key has the larger token, unless both are readers, or a session was ended from outside in
+ * between.
  */
 export class Tokens {
   wrong = [];
@@ -103,7 +104,7 @@ export class Tokens {
   }
 }
 
-/** The accepted writes, in the order in which they took effect, that carry a smaller token than one before of their key. */
+/** Finds accepted writes with a smaller token than an earlier write of the same key. Takes writes in the order in which they took effect. */
 export class StaleWrites {
   wrong = [];
   accepted = 0;
@@ -119,7 +120,8 @@ export class StaleWrites {
 }
 
 /**
- * Writes that were refused while their holder believed, from before it was sent until after the answer: others had been let in.
+ * Finds writes of a claim that were refused although the lock was held from before the sending until after the answer, so that somebody
+ * else must have been let in.
  *
  * @returns what is wrong, as sentences
  */
@@ -132,14 +134,13 @@ export function refusedInBelief(claim, endings) {
 }
 
 /**
- * Holds a claim against what the server said. A sample is `{ from, to, rows }`, with the times before and after it was
- * taken and, by key, a list of `{ pid, worker, mode }`, one for each lock that was granted; `worker` is undefined where its session was
- * ending.
+ * Compares a claim with the server's samples. A sample is `{ from, to, rows }`, with the times before and after it was taken and, by key,
+ * a list of `{ pid, worker, mode }`, one for each granted lock; `worker` is undefined if the session was ending.
  *
- * A claim that spans a sample is in it, unless somebody else had ended the session.
+ * A claim must be in every sample that lies within it, unless its session was ended from outside.
  *
- * @param samples in the order of time, all that may lie within the claim
- * @returns how many were looked at, how many were excused, and what is wrong
+ * @param samples all samples that may lie within the claim, in order of time
+ * @returns how many samples were checked, how many were excused, and what is wrong
  */
 export function judgeClaim(claim, samples, endings) {
   let checks = 0;
@@ -161,8 +162,8 @@ export function judgeClaim(claim, samples, endings) {
 }
 
 /**
- * A lock is in the server for no longer than its key allows without a claim of its worker. Takes note of the longest such time, and
- * of what is wrong.
+ * Checks that no lock is in the server without a claim of its worker for longer than its key allows. Records the longest such time, and
+ * what is wrong.
  */
 export class Rows {
   longest = { milliseconds: 0, ofAllowed: 0 };
@@ -171,12 +172,12 @@ export class Rows {
   #holders = new Map();
   #seen = new Map();
 
-  /** @param allowed milliseconds, by key */
+  /** @param allowed the allowed milliseconds, by key */
   constructor(allowed) {
     this.#allowed = allowed;
   }
 
-  /** A claim, or a time in which a lock may well be in the server without one. Before every sample that it may span. */
+  /** Records a claim, or a time during which a lock may be in the server without one. To be called before every sample within it. */
   claim({ worker, key, start, end }) {
     const name = holderOf({ worker, key });
     const holder = this.#holders.get(name) ?? { spans: [], last: Number.NEGATIVE_INFINITY };
@@ -193,7 +194,7 @@ export class Rows {
         const worker = said ?? before?.worker;
         const { isClaimed, last } = this.#claimed({ worker, key }, { from, to });
         if (isClaimed) seen.set(name, { worker, since: undefined, told: false });
-        // Claimed between two samples: the clock begins anew.
+        // The lock was claimed between two samples, so the time counts anew.
         else seen.set(name, this.#unclaimed({ pid, key, worker, doing, from, last, before }));
       }
     }
@@ -212,8 +213,8 @@ export class Rows {
   }
 
   #unclaimed({ pid, key, worker, doing, from, last, before }) {
-    // Only what is sure: unclaimed from the first sample on that has it so, up to the beginning of this one, in which nobody looks at a
-    // clock while the server answers.
+    // Counts only the certain time: from the first sample with the unclaimed lock to the beginning of this sample, because it is unknown when
+    // exactly the server answered.
     const isSame = before?.since !== undefined && last <= before.since;
     const since = isSame ? before.since : from;
     const milliseconds = from - since;
@@ -231,10 +232,10 @@ export class Rows {
 }
 
 /**
- * A process that stood still for longer than any statement's deadline, with a lock whose TTL is longer still, has that lock afterwards.
+ * Checks that a process that stood still for longer than any statement's deadline still has a lock whose TTL is even longer.
  *
- * Judged are claims that were asked for after everything before the stall was over, and that ended before anything else was done to
- * their worker or the server.
+ * It judges claims that were requested after every earlier fault was over, and that ended before another fault hit their worker or the
+ * server.
  */
 export function lostByStall(claim, faults) {
   const stall = faults.findLast(
@@ -262,14 +263,14 @@ export function lostByStall(claim, faults) {
   };
 }
 
-/** By choice. */
+/** The ways in which a holder ends a claim itself. */
 const ended = new Set(["released", "committed"]);
 const stalls = new Set(["stall-stop", "stall-block"]);
-/** Milliseconds after which the end of a claim is surely known. */
+/** Milliseconds after which the end of a claim is certainly known. */
 const settling = 50;
 
 /**
- * Whether what a transaction committed may be missing: it was committed shortly before a failover, and the standby had not heard of it,
+ * Whether a committed transaction may be missing: because it was committed shortly before a failover and the standby had not received it,
  * or on the old primary afterwards.
  */
 export function hasLostItsRow(claim, settled, endings) {
@@ -279,19 +280,19 @@ export function hasLostItsRow(claim, settled, endings) {
   );
 }
 
-/** Milliseconds that a standby may be behind. */
+/** The milliseconds by which a standby may lag behind. */
 const replicationLag = 2_000;
 
 /**
- * For each fault that cost a holder its lock, the milliseconds from the fault to the next claim of the key by anyone. Faults
- * after which nobody came until the end of the run are left out.
+ * Measures, for each fault that cost a holder its lock, the milliseconds from the fault to the next claim of the key by anyone. Faults
+ * without a next claim in the run are left out.
  */
 export class Unavailability {
   #faults;
   #waiting = new Map();
   #onCost;
 
-  /** @param faults all that are known when a claim is judged @param onCost is given `{ fault, key, milliseconds }` of each */
+  /** @param faults all faults known when a claim is judged @param onCost called with `{ fault, key, milliseconds }` for each */
   constructor(faults, onCost) {
     this.#faults = faults;
     this.#onCost = onCost;
@@ -317,7 +318,7 @@ export class Unavailability {
   }
 }
 
-/** Why a run proves nothing: too little was done, or too little was done to it. */
+/** Why a run proves nothing: too little work was done, or too few faults were injected. */
 export function voidBecause({ acquires, seconds, floor, faults, kinds, samples, did, ways }) {
   const because = [];
   if (!(acquires / seconds >= floor)) {
@@ -332,8 +333,8 @@ export function voidBecause({ acquires, seconds, floor, faults, kinds, samples, 
 }
 
 /**
- * Whether the session of a claim lived on: its release found the lock, or its transaction was committed. The readers of a key on one
- * session have one lock in the server: as long as there is another, a release is counted off, and the server isn't asked.
+ * Whether the session of a claim lived to its end: its release found the lock, or its transaction was committed. The readers of a key on
+ * one session share one lock in the server: while there is another reader, a release doesn't ask the server, so it proves nothing.
  */
 const hadItToTheEnd = ({ why, mode }) => why === "committed" || (why === "released" && mode !== "shared");
 

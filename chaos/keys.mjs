@@ -1,16 +1,16 @@
-// The keys that the callers compete for: a few that everybody wants, and many that hardly anybody does. Each has a range of TTLs of its
-// own, so that short and long ones stand side by side, and so that a lock which nobody claims can be held against its own bound.
+// The keys that the callers compete for: a few that everybody wants, and many that hardly anybody wants. Each key has its own range of TTLs,
+// so that short and long TTLs occur together, and so that an unclaimed lock can be judged by its own key's limit.
 import { between } from "./plan.mjs";
 
-/** Milliseconds. The last one is longer than any stall, and more than four times as long as the others, with which it shares no session. */
+/** TTLs in milliseconds. The long ones are longer than any stall, and more than four times the others, so they share no session with them. */
 const ordinary = { short: [500, 1_500], middle: [3_000, 5_000], long: [21_000, 25_000] };
-/** With a grace, which no TTL may exceed, and which has to pass after each fault of the server. */
+/** TTLs with a grace: no TTL may exceed the grace, which must pass after each fault of the server. */
 const graceful = { short: [500, 900], middle: [900, 1_500], long: [1_500, 2_000] };
 
 /** Milliseconds for which nobody is granted a lock after the server has started again, with `--grace`. */
 export const grace = 2_000;
 
-/** How many keys there are of each heat and sort. */
+/** The number of keys of each heat and TTL range. */
 const counts = {
   hot: { short: 6, middle: 2 },
   warm: { short: 16, middle: 16, long: 16 },
@@ -44,13 +44,13 @@ export class Draw {
     for (const [place, { heat }] of keys.entries()) this.#byHeat[heat].push(place);
   }
 
-  /** The place of one of the keys. */
+  /** Draws the index of one key. */
   one(random, heats = usual) {
     const places = this.#byHeat[heats[Math.floor(random() * heats.length)]];
     return places[Math.floor(random() * places.length)];
   }
 
-  /** The places of several, all different. */
+  /** Draws the indexes of several different keys. */
   several(random, count, heats) {
     const places = new Set();
     while (places.size < count) places.add(this.one(random, heats));

@@ -1,10 +1,10 @@
-// Looks into the server, over a connection that no fault touches, about fifty times a second.
+// Reads the server's list of locks, over a connection that no fault affects, about fifty times a second.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 
 const pause = 60;
 
-// The plan has to read the locks once. Where their session ends in that moment, its role is null.
+// The query must read the locks only once. If a lock's session ends at that moment, its role is null.
 const locks = `
 select l.pid, ((l.classid::int8 << 32) | l.objid::int8)::text as id, l.mode, a.usename as role,
        concat_ws(' ', a.state, 'for', round(extract(epoch from clock_timestamp() - a.state_change) * 1000), 'ms',
@@ -13,20 +13,20 @@ select l.pid, ((l.classid::int8 << 32) | l.objid::int8)::text as id, l.mode, a.u
  where l.locktype = 'advisory' and l.granted and l.objsubid = 1`;
 
 export class Observer {
-  /** How many samples were taken. */
+  /** The number of samples taken. */
   samples = 0;
   #onSample;
   #url;
   #keys;
   #now;
-  /** Of a client that is connected, or will be. */
+  /** A promise of a connected client. */
   #client;
   #latest;
   #last = Promise.resolve();
   #running;
   #stopped = false;
 
-  /** @param keys the key of each lock id @param onSample is given each, with every lock of a key, by key */
+  /** @param keys the key of each lock id @param onSample called with each sample: the locks by key */
   constructor({ url, keys, now, onSample }) {
     this.#onSample = onSample;
     this.#url = url;
@@ -38,7 +38,7 @@ export class Observer {
     this.#running = this.#run();
   }
 
-  /** Looks into another server from now on. A sample that is under way is dropped. */
+  /** Observes another server from now on. A sample under way is dropped. */
   follow(url) {
     this.#url = url;
     this.#client?.then((client) => client.end()).catch(() => {});
@@ -52,8 +52,8 @@ export class Observer {
   }
 
   /**
-   * The locks that there are now: of the keys, and others. With one of those a locker proves at first that the server keeps
-   * locks. Waits for the server while that is down.
+   * Returns the current locks: those of the keys, and others, such as the one with which a locker proves that the server keeps locks. Waits
+   * while the server is down.
    */
   async look() {
     for (;;) {
@@ -70,7 +70,7 @@ export class Observer {
     }
   }
 
-  /** Waits for the server while that is down. */
+  /** Runs a statement. Waits while the server is down. */
   async ask(text, values) {
     for (;;) {
       try {
@@ -87,7 +87,7 @@ export class Observer {
       const client = this.#client;
       const from = this.#now();
       const seen = await this.look().catch(() => undefined);
-      // Only what was seen in one go: where the server was down in between, the look began later than that.
+      // Keeps only samples taken over one connection: if the server was down in between, the query was sent later than `from`.
       if (seen !== undefined && client !== undefined && client === this.#client) {
         const rows = new Map();
         for (const { key, pid, mode, role, doing } of seen.keys) {
@@ -108,7 +108,7 @@ export class Observer {
     }
   }
 
-  /** One at a time, whoever asks. */
+  /** Runs one statement at a time. */
   #query(text, values) {
     const answer = this.#last.then(async () => (await this.#connected()).query(text, values));
     this.#last = answer.catch(() => {});
@@ -139,7 +139,7 @@ export class Observer {
   }
 }
 
-/** Not what a server says that goes or comes, or a socket that has gone. */
+/** Whether an error is a programming mistake rather than due to a server that stops or starts, or a broken socket. */
 const isMistake = (error) => /^(42|22|23)/.test(error?.code ?? "");
 
 const rolePrefix = "chaos_worker_";

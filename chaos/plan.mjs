@@ -1,11 +1,11 @@
-// What is done to whom, and when: all of it follows from the seed. Nothing here does anything but compute.
+// The plan: which faults are injected where and when. All of it follows from the seed. This file only computes.
 
-/** What the holders' own processes and links can do wrong. No session ends by it before its holder stops believing. */
+/** Faults of the holders' own processes and links. None of them ends a session while its holder still relies on it. */
 export const ownFaults = {
   kill: { does: "SIGKILL of a worker; another takes its place", lasts: [100, 600] },
   "stop-short": { does: "SIGSTOP for less than any TTL, then SIGCONT", lasts: [50, 450] },
   "stop-long": { does: "SIGSTOP for more than a short TTL, then SIGCONT", lasts: [1_600, 2_400] },
-  block: { does: "a blocked event loop that goes on asking `held`", lasts: [100, 1_500] },
+  block: { does: "a blocked event loop that keeps reading `held`", lasts: [100, 1_500] },
   "stall-stop": { does: "SIGSTOP for more than a statement's deadline of 5 s", lasts: [5_200, 7_000] },
   "stall-block": { does: "an event loop blocked for more than 5 s", lasts: [5_200, 7_000] },
   "hole-both": { does: "a black hole, both ways", lasts: [200, 1_500] },
@@ -19,7 +19,7 @@ export const ownFaults = {
   "clock-back": { does: "the wall clock set back", lasts: [0, 0], amount: [50, 3_600_000] },
 };
 
-/** Sessions ended by others, one worker's at a time. */
+/** Faults that end the sessions of one worker from outside. */
 export const sessionFaults = {
   terminate: { does: "pg_terminate_backend of a worker's holders", lasts: [0, 0] },
   "terminate-in-hole": { does: "the same, while the worker is in a black hole", lasts: [300, 1_200] },
@@ -27,12 +27,12 @@ export const sessionFaults = {
   "half-close-server": { does: "a FIN to the server on each of a worker's connections", lasts: [0, 0] },
 };
 
-/** The same, of the one worker that goes through a pooler: see `pooledOf`. */
+/** Faults that end the sessions of the one worker that goes through a pooler: see `pooledOf`. */
 export const poolerFaults = {
   "pooler-kill": { does: "SIGKILL of a worker's PgBouncer; another takes its place", lasts: [0, 0] },
 };
 
-/** Sessions ended by others, everybody's at once. */
+/** Faults that end all sessions at once. */
 export const serverFaults = {
   restart: { does: "restart of the server, fast", lasts: [0, 0] },
   crash: { does: "crash of the server, immediate, and a new start", lasts: [0, 0] },
@@ -48,18 +48,18 @@ export const serverFaults = {
 export const faultKinds = { ...ownFaults, ...sessionFaults, ...poolerFaults, ...serverFaults };
 
 /**
- * After which, with a grace, nobody holds a lock beside a holder of before: the server's locks began anew, and no old primary went on.
- * The others end one session while its server goes on.
+ * The faults after which, with a grace, nobody holds a lock beside an earlier holder: they reset the server's locks, and no old primary goes
+ * on. The other faults end one session while its server goes on.
  */
 export const coveredByGrace = new Set(["restart", "crash", "backend-kill", "crash-in-hole", "promotion"]);
 
-/** The worker that goes through a pooler, where there is one. */
+/** The worker that goes through the pooler, if there is one. */
 export const pooledOf = (workers) => workers;
 
-/** Milliseconds at the end in which nothing is done any more, so that what is left is what leaked. */
+/** Milliseconds without faults at the end, so that any lock that is left has leaked. */
 const calm = 2_000;
 
-/** A small generator of numbers from 0 up to 1, the same for the same seed (mulberry32). */
+/** A small generator of pseudo-random numbers from 0 to 1, determined by the seed (mulberry32). */
 export function randomOf(seed) {
   let state = seed >>> 0;
   return () => {
@@ -76,8 +76,8 @@ export function between(random, [least, most]) {
 }
 
 /**
- * The faults of a run in the order in which they begin, each with the milliseconds from the start of the run. In the first
- * half only those of `ownFaults`; in the second half the others, too.
+ * The faults of a run in the order in which they begin, each with its time in milliseconds from the start of the run. The first half has
+ * only those of `ownFaults`; the second half has the others too.
  *
  * @param grace milliseconds that have to pass after each fault of the server
  */
@@ -107,7 +107,7 @@ export function planOf({ seed, minutes, workers, grace = 0 }) {
   fill({ ...pooler, faults, from: half, to: length, end: length - calm });
   const random = randomOf(seed);
   const kinds = () => shuffled(random, Object.keys(serverFaults));
-  // A start takes a second or so, and a run of half a minute is to see each of them.
+  // A start of the server takes about a second, and a run of half a minute must include each kind.
   const gaps = isShort ? [1_000, Math.min(4_000, (half - calm) / 9)] : [4_000, 14_000];
   const apart = gaps.map((gap) => gap + grace);
   fill({ random, faults, from: half, to: length, kinds, gaps: apart, worker: undefined, end: length - calm });
@@ -116,13 +116,13 @@ export function planOf({ seed, minutes, workers, grace = 0 }) {
 
 const stalls = ["stall-stop", "stall-block"];
 
-/** They take as long as all others together, so only every fourth deal of a worker has one; the first two workers begin with them. */
+/** Stalls take as long as all other faults together, so only every fourth deal of a worker has one; the first two workers begin with one. */
 function stallsOf(worker, deal) {
   if (deal % 4 !== (worker <= 2 ? 0 : 2)) return [];
   return [stalls[(worker + Math.floor(deal / 4)) % 2]];
 }
 
-/** Deals the kinds like cards: each once before any comes again. */
+/** Deals the kinds like cards: each occurs once before any occurs again. */
 function fill({ random, faults, from, to, kinds, gaps, worker, end }) {
   let at = from;
   for (let deal = 0; ; deal += 1) {

@@ -1,4 +1,4 @@
-// The PgBouncer, in session mode, that one worker goes through; where it is installed.
+// The PgBouncer, in session mode, through which one worker connects, if it is installed.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chownSync, closeSync, existsSync, mkdirSync, openSync, writeFileSync } from "node:fs";
@@ -10,7 +10,7 @@ import { postgresAccount } from "../dist/testing/postgres/account.js";
 // Debian's folder for it is in root's PATH only.
 const folders = [...(process.env.PATH ?? "").split(delimiter), "/usr/sbin", "/usr/local/sbin"];
 const program = folders.map((folder) => join(folder, "pgbouncer")).find((path) => existsSync(path));
-/** Milliseconds in which it has to let somebody in. */
+/** Milliseconds within which PgBouncer must accept a connection. */
 const deadline = 60_000;
 
 export class Pooler {
@@ -22,8 +22,8 @@ export class Pooler {
   #child;
 
   /**
-   * @param directory where it has its files, below one that everybody may pass @param user whom it logs in as
-   * @param started is told each process of it
+   * @param directory the directory for its files, inside one that everybody may pass through @param user the role it logs in as
+   * @param started called with each of its processes
    */
   constructor({ directory, user, started }) {
     this.#directory = directory;
@@ -36,25 +36,25 @@ export class Pooler {
     this.port = await freePort();
     mkdirSync(this.#directory);
     this.#configure(target);
-    // It refuses to run as root, as PostgreSQL does.
+    // Like PostgreSQL, PgBouncer refuses to run as root.
     const account = postgresAccount();
     if (account !== undefined) chownSync(this.#directory, account.uid, account.gid);
     await this.#launch();
   }
 
-  /** Whoever is let in from now on gets a session of another server. The others keep what they have. */
+  /** Sends new clients to another server from now on. Present clients keep their sessions. */
   follow(target) {
     this.#configure(target);
     this.#child.kill("SIGHUP");
   }
 
-  /** Killed, and started again. */
+  /** Kills PgBouncer and starts it again. */
   async restart() {
     await this.kill();
     await this.#launch();
   }
 
-  /** With every connection on both of its sides. */
+  /** Kills PgBouncer, which closes every connection on both sides. */
   async kill() {
     if (this.#hasEnded) return;
     const exited = once(this.#child, "exit");
@@ -68,7 +68,7 @@ export class Pooler {
     while (!(await this.#isReady())) {
       if (performance.now() > late) throw new Error(`pgbouncer does not listen within ${deadline} ms`);
       await delay(20);
-      // Its port may be somebody's for the moment, who connects to somewhere.
+      // Its port may be in use for the moment, as the local end of another program's connection.
       if (this.#hasEnded) await this.#spawn();
     }
   }
@@ -77,7 +77,7 @@ export class Pooler {
     const log = openSync(join(this.#directory, "log"), "a");
     const child = spawn(program, [join(this.#directory, "pgbouncer.ini")], {
       ...postgresAccount(),
-      // A session of its own: Ctrl-C in a terminal must not end it before the workers.
+      // In its own session, so that Ctrl-C in a terminal doesn't end it before the workers.
       detached: true,
       stdio: ["ignore", log, log],
     });

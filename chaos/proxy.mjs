@@ -1,5 +1,5 @@
-// The links between the workers and the server, one TCP proxy for each worker, in a process of their own: a worker that is
-// stopped doesn't stop its link. Where the machine allows it, each worker has a host of its own. Started by run.mjs:
+// The links between the workers and the server: one TCP proxy for each worker, in a separate process, so that stopping a worker doesn't
+// stop its link. If the machine allows it, each worker has its own host. Started by run.mjs:
 // proxy.mjs <port of the server> <port of the resource's server> <number of workers> [<folder to remove>]
 import { once } from "node:events";
 import { rmSync } from "node:fs";
@@ -10,49 +10,49 @@ import { Host } from "./host.mjs";
 
 const [serverPort, resourcePort, count] = process.argv.slice(2, 5).map(Number);
 const folder = process.argv[5];
-/** Milliseconds that the server's end of a link is left open when the worker's end has been reset: longer than any TTL. */
+/** Milliseconds for which the server's end of a link stays open after the worker's end was reset: longer than any TTL. */
 const orphaned = 30_000;
 /** The workers, and the pooler. */
 const processes = new Set();
 
-/** The way of one worker to the server, and all its connections. */
+/** The link of one worker to the server, with all its connections. */
 class Link {
   #proxy;
   #host;
   #ofVanished = [];
 
-  /** @param host where its worker is, if not here */
+  /** @param host the host of the worker, if it has its own */
   async start(host) {
     this.#host = host;
     this.#proxy = await TcpProxy.start(urlOf(serverPort), host && { address: host.address });
     return this.#proxy.port;
   }
 
-  /** Its worker's host is cut off, and nobody is told. */
+  /** Cuts the worker's host off, silently. */
   vanish() {
     this.#ofVanished.push(this.#proxy.snapshot());
     this.#host.vanish();
   }
 
   /**
-   * Ends, towards the server, what hosts that vanished have left open. A holder's session the server has ended by then, a TTL after it
-   * last heard of it; one without a lock waits for the server's keepalive, which would take minutes.
+   * Ends, towards the server, the connections that vanished hosts have left open. The server has already ended the sessions of holders, a
+   * TTL after it last heard from them; sessions without a lock would wait for the server's keepalive, which takes minutes.
    */
   endVanished() {
     for (const those of this.#ofVanished.splice(0)) those.endTowardsServer();
   }
 
-  /** There is another host in the place of the one that vanished. What was on the link stays as it is, for all who are left. */
+  /** Puts another host in the place of the one that vanished. Connections on the link stay as they are. */
   replace() {
     this.#host.replace();
   }
 
-  /** From now on, connections go to another server. Those that there are stay where they are. */
+  /** Sends new connections to another server from now on. Existing ones stay where they are. */
   redirect(port) {
     this.#proxy.retarget(urlOf(port));
   }
 
-  /** Forwards nothing more in these directions. Connections stay open, and new ones are accepted. */
+  /** Stops forwarding in these directions. Connections stay open, and new ones are accepted. */
   freeze(frozen) {
     for (const direction of frozen) this.#proxy.freeze({ direction });
   }
@@ -61,13 +61,13 @@ class Link {
     this.#proxy.delay(milliseconds);
   }
 
-  /** Forwards what was held back, and everything from here on, at once. */
+  /** Forwards everything that was held back, and forwards without delay from now on. */
   heal() {
     this.#proxy.delay(0);
     this.#proxy.thaw();
   }
 
-  /** Ends the flow in one direction with a FIN, after what is in it. */
+  /** Sends a FIN in one direction, after all data that is on its way. */
   halfClose(direction) {
     this.#proxy.halfClose(direction);
   }
@@ -96,7 +96,7 @@ async function listen(onConnection, address = "127.0.0.1") {
   return listener.address().port;
 }
 
-/** The way to the resource, past all faults, from a host of its own. */
+/** Connects a worker on its own host to the resource, unaffected by faults. */
 function relay(client) {
   const server = connect({ host: "127.0.0.1", port: resourcePort });
   for (const socket of [client, server]) socket.on("error", () => {});
@@ -107,7 +107,7 @@ function relay(client) {
 
 const links = Array.from({ length: count }, () => new Link());
 const hosts = links.map(() => new Host());
-// All of them or none.
+// Either every worker has its own host, or none has.
 const separate = hosts.every((host) => host.start());
 if (!separate) endHosts();
 
@@ -120,24 +120,24 @@ process.on("message", ({ id, worker, call, values = [], began, ended }) => {
   if (ended !== undefined) processes.delete(ended);
   if (call === undefined) return;
   links[worker - 1][call](...values);
-  // The run may have gone meanwhile.
+  // The run may have ended in the meantime.
   process.send({ id }, () => {});
 });
 
-// The run has gone, however it ended: a worker that is stopped can't see that by itself.
+// The run has ended in some way. A stopped worker can't notice that by itself, so it is killed here.
 process.on("disconnect", () => {
   for (const pid of processes) {
     try {
       process.kill(pid, "SIGKILL");
     } catch {
-      // It has ended already.
+      // The process has already ended.
     }
   }
   if (separate) endHosts();
   if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   process.exit(0);
 });
-// To the whole group, perhaps: it ends after the run, and cleans up.
+// The signal may have gone to the whole process group: this process ends after the run, once it has cleaned up.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {});
 
 const ways = await Promise.all(

@@ -35,17 +35,17 @@ export function reportLines(run) {
       `${of("acquireAll")} acquireAll, ${of("withLock")} withLock, ${of("withTransaction")} withTransaction`,
     ),
     tell("refreshes", `${of("refresh")} by hand`),
-    tell("claims", `${claims[0]} while no session was ended by others, ${claims[1]} afterwards`),
+    tell("claims", `${claims[0]} while no session was ended from outside, ${claims[1]} afterwards`),
     again(
       `${ended("released")} released, ${ended("committed")} committed, ${ended("expired")} expired, ${ended("lost")} lost, ${ended("cut short")} killed`,
     ),
-    again(`of those ${court.readers} readers'; ${court.keptOverStall} held over a stall of more than 5 s`),
+    again(`${court.readers} of them by readers; ${court.keptOverStall} held across a stall of more than 5 s`),
     tell("errors", ""),
     ...failed
       .sort(([, a], [, b]) => b - a)
       .map(([what, times]) => again(`${String(times).padStart(7)}  ${what.slice("failed: ".length)}`)),
     "",
-    tell("faults", `${before.length} of the holders' own, then ${after.length} with those of others`),
+    tell("faults", `${before.length} of the holders' own kinds, then ${after.length} of all kinds`),
     ...Object.entries(faultKinds).map(([kind, { does }]) => {
       const times = injected.filter((fault) => fault.kind === kind).length;
       const lacking = kinds.includes(kind) ? "" : ", which this machine doesn't allow";
@@ -55,13 +55,13 @@ export function reportLines(run) {
     "",
     tell(
       "overlaps",
-      `${court.overlaps[0]} while no session was ended by others, ${court.overlaps[1]} afterwards`,
+      `${court.overlaps[0]} while no session was ended from outside, ${court.overlaps[1]} afterwards`,
     ),
     ...[...court.explained].map(([name, { times, longest }]) =>
       again(`${String(times).padStart(7)}  ${name}: at most ${longest.toFixed(1)} ms`),
     ),
-    tell("server", `${samples} samples; ${court.checks} times a claim was looked for in one`),
-    again(`${court.missing} missing; ${court.excused} after others had ended the session`),
+    tell("server", `${samples} samples; a claim was looked up in one ${court.checks} times`),
+    again(`${court.missing} missing; ${court.excused} after the session had been ended from outside`),
     again(
       `longest time a lock was there unclaimed: ${rows.longest.milliseconds.toFixed(0)} ms; at most ${(100 * rows.longest.ofAllowed).toFixed(0)} % of what its key allows`,
     ),

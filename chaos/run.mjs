@@ -1,5 +1,5 @@
 // The proof that locks hold, judged by an independent observer: run.mjs [--minutes N] [--seed S] [--grace] [--plan] [--keep]
-// Several processes compete for keys on a real PostgreSQL, while faults are injected after a plan that follows from the
+// Several processes compete for keys on a real PostgreSQL, while faults are injected according to a plan that follows from the
 // seed. Exits with 1 if anything was wrong, or if too little happened to prove anything. See docs/chaos.md.
 import { randomInt } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -24,15 +24,15 @@ import { committedOf, createWritten, grantWritten, writtenTwice } from "./transa
 
 const workers = 4;
 const namespace = 7;
-/** Milliseconds that a fault may be late, as on a busy machine; else it is left out, where one of its kind has been. */
+/** How many milliseconds late a fault may be, as on a busy machine. A later one is left out if its kind has already occurred. */
 const late = 1_000;
-/** Acquires a second. A quieter run proves nothing. */
+/** The least number of acquires a second. A run with fewer proves nothing. */
 const floor = 5;
-/** Milliseconds between two looks at what the workers wrote. */
+/** Milliseconds between two readings of the journals. */
 const pause = 250;
-/** Milliseconds between two lines that say how it goes, in a long run. */
+/** Milliseconds between two progress lines, in a long run. */
 const progress = 60_000;
-/** What callers do. A run in which nobody came to one of these proves nothing of it. */
+/** What callers do. A run in which one of these never happened proves nothing about it. */
 const ways = ["try", "wait", "refresh", "acquireAll", "withLock", "withTransaction", "left open"];
 
 const { values: given } = parseArgs({
@@ -48,7 +48,7 @@ const minutes = Number(given.minutes);
 const seed = Number(given.seed);
 const least = given.grace ? 1.5 : 0.5;
 if (!(minutes >= least && minutes <= 24 * 60))
-  throw new Error(`Expected --minutes to be from ${least}, for each fault to come, to 1440`);
+  throw new Error(`Expected --minutes to be from ${least}, so that each kind of fault occurs, to 1440`);
 if (!(Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32)) {
   throw new Error("Expected --seed to be a whole number from 0 to 4294967295");
 }
@@ -64,7 +64,7 @@ let cleaning;
 
 if (given.plan) print(...planLines(plan));
 else {
-  // Whatever ends this process: the server ends by its own watch, the links with their channel to it, and they end the workers.
+  // However this process ends, the server's watchdog ends the server, and the links end when their channel closes, and end the workers.
   process.on("exit", () => {
     if (directory !== undefined && !given.keep) rmSync(directory, { recursive: true, force: true });
   });
@@ -73,7 +73,7 @@ else {
     ["SIGTERM", 143],
     ["SIGHUP", 129],
   ]) {
-    // A second one, which npm passes on after the terminal, must not cut the cleaning short.
+    // A second signal, which npm passes on after the terminal's own, must not interrupt the clean-up.
     process.on(signal, () => void cleanUp().finally(() => process.exit(code)));
   }
   try {
@@ -143,7 +143,7 @@ async function main() {
   return verdict({ court, history, observer, twice, leaks, seconds, load: looking.load });
 }
 
-/** Judges what has come, over and over, until it is stopped. */
+/** Judges new records and samples at intervals until it is stopped. */
 function look({ history, court, resource, started }) {
   let isStopping = false;
   let told = started + progress;
@@ -174,7 +174,7 @@ function look({ history, court, resource, started }) {
   })();
   running.catch(() => {});
   return {
-    /** Of the machine, on average. */
+    /** The machine's average load. */
     get load() {
       return loads.reduce((sum, load) => sum + load, 0) / loads.length;
     },
@@ -185,7 +185,7 @@ function look({ history, court, resource, started }) {
   };
 }
 
-/** Answers the version of the servers, and a client of the one that has the resource. */
+/** Creates the tables and roles. Returns the version of the servers, and a client of the resource's server. */
 async function prepare() {
   const client = new pg.Client({ connectionString: cluster.server.url });
   await client.connect();
@@ -196,7 +196,7 @@ async function prepare() {
   const { rows } = await client.query("show server_version");
   await client.end();
   const resource = new pg.Client({ connectionString: cluster.resource.url });
-  // The statement in hand, or the next one, rejects with it.
+  // The current statement, or the next one, rejects with the error.
   resource.on("error", () => {});
   await resource.connect();
   await resource.query(createResource);
@@ -206,7 +206,7 @@ async function prepare() {
   return { version: rows[0].server_version, resource };
 }
 
-/** Injects the faults, those of each worker and of the server one after the other; resolves at the end of the run. */
+/** Injects the faults: for each worker and for the server, one after the other. Resolves at the end of the run. */
 async function follow(observer, started) {
   const targets = new Set(plan.faults.map(({ worker }) => worker));
   const until = (at) => delay(Math.max(0, started + at - now()));
@@ -224,7 +224,7 @@ async function follow(observer, started) {
   await until(plan.length);
 }
 
-/** Stops the workers and lets them close; answers what they left behind. */
+/** Stops the workers and lets them close. Returns what they left behind. */
 async function drain(observer, resource) {
   await cluster.stopWorkers(60_000);
   await delay(100);

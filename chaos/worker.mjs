@@ -39,7 +39,7 @@ const locker = new PostgresLocker({
   connWaitTimeout: "2s",
   ...(hooksThrow && throwingHooks),
 });
-// Writes go straight to the resource's own server: a holder that is cut off from its lock still reaches what the lock protects.
+// Writes go directly to the resource's own server: a holder that is cut off from its lock can still reach the resource.
 const resource = new pg.Pool({ connectionString: direct, max: 10, connectionTimeoutMillis: 2_000 });
 resource.on("error", () => {});
 
@@ -48,7 +48,7 @@ const callers = new Callers({ locker, beliefs, journal, resource, draw: new Draw
 callers.writer = writer;
 
 process.on("warning", ({ name, message, stack }) => {
-  // That a hook has thrown is known; the driver's own plans are not a fault.
+  // The warning about throwing hooks is expected, and a deprecation of the driver is not a fault.
   if (name === "DeprecationWarning") journal.count(`failed: warning: ${message.slice(0, 60)}`);
   else if (name !== "PgLockerWarning") journal.wrong(`a warning: ${stack}`);
 });
@@ -76,7 +76,7 @@ beliefs.stop();
 clearInterval(looking);
 process.send({ stopped: true });
 
-/** The application that has the pool, too: it begins transactions, and gives the clients back as they are. */
+/** An application that shares the pool: it begins transactions, and returns the clients without ending them. */
 async function forget(random) {
   while (!callers.isStopping) {
     await delay(between(random, [500, 3_000]));
@@ -90,12 +90,12 @@ async function forget(random) {
       });
       journal.count("left open");
     } catch {
-      // It has no luck with the database either.
+      // The application is hit by the same faults.
     }
   }
 }
 
-/** The wall clock's, by so many milliseconds, as far as this process knows. */
+/** Shifts the wall clock of this process by a number of milliseconds. */
 function setClock(milliseconds) {
   const { now: before } = Date;
   Date.now = () => before() + milliseconds;

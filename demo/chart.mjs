@@ -1,9 +1,9 @@
-// The time line, as text of at most 100 columns.
+// Draws the time line as text of at most 100 columns.
 
 const columns = 86;
 const colours = [36, 33, 35];
 
-/** Functions that colour a text, or leave it as it is. */
+/** Functions that colour a text, or return it unchanged. */
 export function painter(coloured) {
   const paint = (code) => (text) => (coloured ? `\u001b[${code}m${text}\u001b[0m` : text);
   return {
@@ -15,7 +15,7 @@ export function painter(coloured) {
   };
 }
 
-/** A row for each worker: when its processes lived, and when they held. */
+/** Draws a row for each worker that shows when its processes lived and when they held the lock. */
 export function chart(run, paint) {
   const { turns, lives, from, to } = run;
   const column = (at) =>
@@ -46,7 +46,7 @@ function axis(length) {
   return `            ${line.join("").trimEnd()}`;
 }
 
-/** A line for each turn, and for each kill. */
+/** Writes a line for each turn and each kill. */
 export function events(run, paint) {
   const { turns, from } = run;
   let killed;

@@ -1,5 +1,5 @@
-// Three processes compete for one key, on a real PostgreSQL; the holder is killed in mid-work, twice. Prints who held
-// when. The exit status is 1 if two ever overlapped, the shared file was corrupted, or a kill or a take-over did not happen.
+// Three processes compete for one key on a real PostgreSQL; twice, the holder is killed in mid-work. Prints who held the lock and when. The
+// exit status is 1 if two holders ever overlapped, the shared file was corrupted, or a kill or a take-over did not happen.
 import { fork } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
@@ -28,27 +28,27 @@ let server;
 let cleaning;
 
 /**
- * Runs it, and resolves with the exit status. Once a process.
+ * Runs the demo, and resolves with the exit status. May be called once in a process.
  *
- * @param options.url the database; `undefined`: a PostgreSQL of the demo's own
- * @throws what keeps it from running
+ * @param options.url the database; `undefined`: the demo starts its own PostgreSQL
+ * @throws the error that keeps it from running
  */
 export async function demo({ url }) {
   directory = mkdtempSync(join(tmpdir(), "pg-locker-demo-"));
-  // Whatever ends this process: the children end with their channel to it, the server by its own watch.
+  // However this process ends, the children end when their channel closes, and the server's watchdog ends the server.
   process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
   for (const [signal, code] of [
     ["SIGINT", 130],
     ["SIGTERM", 143],
     ["SIGHUP", 129],
   ]) {
-    // A second one, which npm passes on after the terminal, must not cut the cleaning short.
+    // A second signal, which npm passes on after the terminal's own, must not interrupt the clean-up.
     process.on(signal, () => void cleanUp().finally(() => process.exit(code)));
   }
   try {
     return await main(url);
   } catch (error) {
-    // Where a signal ends it, that is what is told.
+    // If a signal ends the demo, its exit status is the signal's, and not this error.
     if (cleaning !== undefined) await new Promise(() => {});
     throw error;
   } finally {
@@ -68,7 +68,7 @@ async function main(given) {
   return verdict(run.turns, counter, failure);
 }
 
-/** A database that can't be used is said once, not by three processes. */
+/** Checks the named database, so that an unusable one is reported once and not by three processes. */
 async function named(url) {
   const locker = new PostgresLocker({ connectionString: url });
   try {
@@ -86,7 +86,7 @@ async function ownDatabase() {
   return server.url;
 }
 
-/** Runs the workers until there were enough turns; resolves with what kept it from doing so. */
+/** Runs the workers until there were enough turns. Resolves with the reason if that failed. */
 function compete(url) {
   return new Promise((resolve) => {
     let turns = 0;
@@ -108,7 +108,7 @@ function compete(url) {
     const timer = setTimeout(() => stop(`only ${turns} turns in ${deadline / 1_000} s`), deadline);
     const start = (worker) => {
       const program = fileURLToPath(new URL("worker.mjs", import.meta.url));
-      // In the environment, for there may be a password in it, and a command line is seen by everybody.
+      // Passed in the environment, because it may contain a password, and anybody can see a command line.
       const env = { ...process.env, DATABASE_URL: url };
       const child = fork(program, [String(worker), directory, key], { env });
       const life = { worker, from: now(), to: undefined };
@@ -130,7 +130,7 @@ function compete(url) {
         life.to = now();
         if (cleaning !== undefined) return;
         if (!killed && code !== 0) return stop(`worker ${worker} ended with exit code ${code}`);
-        // What a supervisor would do, some time later.
+        // Restarts the worker some time later, as a supervisor would.
         await delay(400);
         if (killed && !stopping) start(worker);
       });

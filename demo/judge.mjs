@@ -1,10 +1,10 @@
-// Decides whether the run was right, from what the processes wrote down. Nothing here does anything but compute.
+// Decides from the processes' journals whether the run was right. This file only computes.
 
 /**
  * The turns of all workers, in the order in which they began.
  *
- * A turn begins when `tryAcquire` has answered and ends before `release` is called: all that time its process believes
- * that it holds. A killed process believes until it is killed, or until its last line if that is later.
+ * A turn begins when `tryAcquire` has returned and ends before `release` is called: during that time its process relies on the lock. The
+ * turn of a killed process ends when it is killed, or with its last line if that is later.
  */
 export function turnsOf(lines, kills) {
   const turns = [];
@@ -38,7 +38,7 @@ export function turnsOf(lines, kills) {
   return turns.sort((a, b) => a.start - b.start);
 }
 
-/** Every pair of turns in which two processes believed at the same time. */
+/** Every pair of turns in which two processes relied on the lock at the same time. */
 export function overlapsOf(turns) {
   const overlaps = [];
   const ordered = [...turns].sort((a, b) => a.start - b.start);
@@ -60,7 +60,7 @@ export function corruptionsOf(turns, counter) {
       wrong.push(`worker ${turn.worker} read ${turn.read}, where ${possible.join(" or ")} had been left`);
     }
     if (turn.wrote !== undefined) possible = [turn.wrote];
-    // Killed on the way, it may have written or not.
+    // A process that was killed in its turn may or may not have written.
     else if (turn.read !== undefined) possible = [turn.read, turn.read + 1];
   }
   if (!possible.includes(counter))
@@ -68,7 +68,7 @@ export function corruptionsOf(turns, counter) {
   return wrong;
 }
 
-/** For each holder that was killed, who came next, and how many milliseconds after the kill. */
+/** For each killed holder, the next holder, and how many milliseconds after the kill it came. */
 export function takeoversOf(turns) {
   return turns
     .filter((turn) => turn.ended === "killed")

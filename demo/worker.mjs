@@ -12,7 +12,7 @@ const counterFile = join(directory, "counter");
 const inUseFile = join(directory, "in-use-by");
 const journal = openSync(join(directory, `journal-${worker}-${pid}.jsonl`), "a");
 
-// Synchronously: the kernel has the line before the next step is taken, and a SIGKILL takes nothing back.
+// Writes synchronously, so that the kernel has the line before the next step and a SIGKILL can't lose it.
 function note(what, facts = {}) {
   const at = Number(process.hrtime.bigint()) / 1e6;
   writeSync(journal, `${JSON.stringify({ at, worker, pid, what, ...facts })}\n`);
@@ -22,7 +22,7 @@ let stopping = false;
 process.on("message", () => {
   stopping = true;
 });
-// The demo has gone, however it ended.
+// The demo has ended in some way.
 process.on("disconnect", () => process.exit(0));
 
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 1 });
@@ -50,7 +50,7 @@ await locker.close();
 await pool.end();
 process.disconnect();
 
-/** Adds one to the counter in the shared file, slowly: a second process at it would lose one of the two additions. */
+/** Adds one to the counter in the shared file, slowly, so that a second process at the same time would lose one of the additions. */
 async function work(lock) {
   writeFileSync(inUseFile, String(pid));
   const counter = Number(readFileSync(counterFile, "utf8"));

@@ -1,7 +1,7 @@
-// A late write that is refused. A worker takes a lock, is paused in mid-work for longer than its TTL, and writes when it goes on;
-// meanwhile another has taken over. No lock can keep that write from going out: the table does, by the fencing token.
+// A late write that is refused. A worker takes a lock, is paused in mid-work for longer than its TTL, and writes when it goes on, after
+// another worker has taken over. No lock can keep the write from being sent, but the table refuses it by its fencing token.
 //
-// Run once, it starts the two workers itself, pauses the first with SIGSTOP, and tells what happens.
+// Run this once: it starts the two workers itself, pauses the first with SIGSTOP, and prints what happens.
 import { fork } from "node:child_process";
 import { on, once } from "node:events";
 import { fileURLToPath } from "node:url";
@@ -14,8 +14,8 @@ if (process.send) await work();
 else await main();
 
 /**
- * The write that checks the token, in one statement: of two that come at the same time the later one sees what the earlier one
- * stored. Yours has the column beside what the lock protects, and the same condition. Whether it was accepted.
+ * Writes and checks the token in one statement: of two writes at the same time, the later one sees the token of the earlier one. In your
+ * table, add the column to the rows that the lock protects, and use the same condition. Returns whether the write was accepted.
  */
 async function write(pool, { token, by }) {
   const { rowCount } = await pool.query(
@@ -27,20 +27,20 @@ async function write(pool, { token, by }) {
   return rowCount === 1;
 }
 
-/** A worker: takes the lock, and writes when it is told to, which is when its work is done. */
+/** A worker: takes the lock, and writes when it is told to, as if its work were done then. */
 async function work() {
   const name = process.argv[2];
-  process.once("disconnect", () => process.exit()); // Whoever started it has gone.
+  process.once("disconnect", () => process.exit()); // The process that started it has ended.
   const pool = new pg.Pool({ connectionString: DATABASE_URL });
-  // Without `ttlEnforcement: "server"` the lock of a paused process would be nobody else's until it goes on, or ends.
+  // Without `ttlEnforcement: "server"`, nobody else could get the lock of a paused process until it goes on or ends.
   const locker = new PostgresLocker({ connectionString: DATABASE_URL, ttlEnforcement: "server" });
   const lock = await locker.acquire(KEY, { ttl: TTL, autoRefresh: true, fencing: true, wait: true });
   const told = once(process, "message");
-  lock.assertHeld(); // Right before the write, as it should be: and yet the pause comes after it.
+  lock.assertHeld(); // Right before the write, as it should be; but the pause comes after it.
   process.send({ has: lock.fencingToken });
   await told;
   process.send({ wrote: await write(pool, { token: lock.fencingToken, by: name }), held: lock.held });
-  await lock.release().catch(() => {}); // The lock of the one that was paused has ended.
+  await lock.release().catch(() => {}); // The lock of the paused worker has ended.
   await locker.close();
   await pool.end();
   process.disconnect();
@@ -84,14 +84,14 @@ async function main() {
     if (!asPromised) process.exitCode = 1;
     await Promise.all(workers.map((worker) => worker.exited));
   } finally {
-    for (const worker of workers) worker.process.kill("SIGKILL"); // A stopped process ends by nothing less.
+    for (const worker of workers) worker.process.kill("SIGKILL"); // Only SIGKILL ends a stopped process.
     await pool.end();
   }
 }
 
-/** One that says things, in order. Rejects when it ends before it has said the next one. */
+/** Starts a worker whose messages can be awaited in order. Waiting rejects if the worker ends first. */
 function start(name, workers) {
-  // "advanced": with tokens, which JSON can't carry.
+  // "advanced" serialization, because tokens are bigints, which JSON can't represent.
   const child = fork(fileURLToPath(import.meta.url), [name], { serialization: "advanced" });
   const ended = new AbortController();
   const said = on(child, "message", { signal: ended.signal });

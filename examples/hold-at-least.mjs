@@ -1,7 +1,7 @@
-// A job at fixed times without a table: each tick is begun by one replica, though their clocks differ and the job is over in no time.
+// A job at fixed times without a table: one replica begins each tick, although their clocks differ and the job takes no time.
 //
-// The lock is held for longer than two clocks can differ, so that a replica that is late finds it held, not free again. It holds as long as
-// the replica that did the job lives: `singleton-cron.mjs` has the way for a job that must never run twice.
+// The lock is held for longer than two clocks can differ, so that a late replica finds it held, not free again. That works only while the
+// replica that did the job lives: `singleton-cron.mjs` is for a job that must never run twice.
 import { setTimeout as delay } from "node:timers/promises";
 import { PostgresLocker } from "pg-locker";
 
@@ -17,7 +17,7 @@ for (let tick = latest(); ; tick = Math.max(tick + INTERVAL, latest())) {
   await delay(tick - Date.now(), undefined, { signal: stop.signal }).catch(() => {});
   if (stop.signal.aborted) break;
   try {
-    // Returns as soon as the job is done; the lock is held on.
+    // Returns as soon as the job is done, but the lock stays held.
     const { acquired } = await locker.tryWithLock(JOB, () => job(tick), { holdAtLeast: HOLD_AT_LEAST });
     say(acquired ? "done" : "done elsewhere", { tick: new Date(tick) });
   } catch (error) {
@@ -27,7 +27,7 @@ for (let tick = latest(); ; tick = Math.max(tick + INTERVAL, latest())) {
 // Frees the lock. With `{ drain: HOLD_AT_LEAST }`, it would be held until its time has passed.
 await locker.close();
 
-/** Yours. */
+/** Your job. */
 async function job(tick) {
   say("running", { tick: new Date(tick) });
 }

@@ -1,7 +1,7 @@
-// A job at fixed times, in a service of several replicas: each tick is done once, by one of them.
+// A job at fixed times, in a service with several replicas: one of them does the job at each tick, once.
 //
-// The lock keeps two runs from overlapping, also those of two ticks. It can't keep a tick from being done twice: a replica
-// whose clock is late finds the lock free, for the first has finished. The row does, which is there once a tick is done.
+// The lock prevents two runs from overlapping, even those of two ticks. It can't prevent a tick from being done twice, because a replica
+// whose clock is late finds the lock free after the first has finished. The row, written when a tick is done, prevents that.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { PostgresLocker } from "pg-locker";
@@ -13,18 +13,18 @@ const WORK = Number(process.env.WORK ?? 1_000);
 const stop = new AbortController();
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => stop.abort(new Error(signal)));
 
-// A run takes two connections: one is the lock, the other is for the statements of the job.
+// A run uses two connections: one for the lock, and one for the job's statements.
 const pool = new pg.Pool({ connectionString: DATABASE_URL });
 pool.on("error", (error) => say("connection lost", { why: error.message }));
-// The server ends the lock of a replica that it hasn't heard from for a TTL, so that another can take over its tick.
+// The server ends the lock of a replica that has been silent for a TTL, so that another can take over its tick.
 const locker = new PostgresLocker({ pool, ttlEnforcement: "server" });
 
-// Under a lock: two that create a table at the same time can fail, with `if not exists`, too.
+// Under a lock, because two replicas that create a table at the same time can fail even with `if not exists`.
 const table = `create table if not exists cron_runs
   (job text, tick timestamptz, result text not null, primary key (job, tick))`;
 await locker.withLock("cron:table", () => pool.query(table), { wait: "30s" });
 
-// Begins with the tick that came last, which nobody may have done: this may be the restart after a crash in mid-job.
+// Begins with the latest tick, which may not have been done: this may be a restart after a crash in mid-job.
 const latest = () => Math.floor(Date.now() / INTERVAL) * INTERVAL;
 for (let tick = latest(); ; tick = Math.max(tick + INTERVAL, latest())) {
   await delay(tick - Date.now(), undefined, { signal: stop.signal }).catch(() => {});
@@ -34,7 +34,7 @@ for (let tick = latest(); ; tick = Math.max(tick + INTERVAL, latest())) {
 await locker.close();
 await pool.end();
 
-/** Does one tick, unless it is done. Waits for whoever is at it, to take over if that dies; until the next tick is due. */
+/** Does one tick, unless it is done. Waits for the replica that is doing it, to take over if that one dies, until the next tick is due. */
 async function run(tick) {
   const options = { wait: INTERVAL, signal: stop.signal };
   const once = async (lock) => {
@@ -43,10 +43,9 @@ async function run(tick) {
     say("running", { tick });
     const result = await job(tick, lock.signal);
     lock.assertHeld();
-    // What the job brings about and the note that it is done, in one statement (or one transaction): a replica that dies
-    // before this leaves neither, and the next one begins anew. So an e-mail could go out twice. To have it rather not sent
-    // than sent twice, insert the row before the job. Should the lock have been lost unseen, the primary key refuses the
-    // second row.
+    // Write the job's result and the record that it is done in one statement (or one transaction): a replica that dies before this
+    // leaves neither, and the next one starts over. So an e-mail could be sent twice. If it should rather not be sent at all than sent
+    // twice, insert the row before the job. If the lock was lost unnoticed, the primary key refuses the second row.
     const insert = "insert into cron_runs (job, tick, result) values ($1, $2, $3) on conflict do nothing";
     const { rowCount } = await pool.query(insert, [JOB, tick, result]);
     say(rowCount === 1 ? "done" : "already done", { tick });
@@ -55,12 +54,12 @@ async function run(tick) {
     const { acquired } = await locker.tryWithLock(`cron:${JOB}`, once, options);
     if (!acquired) say("still running elsewhere", { tick });
   } catch (error) {
-    // The lock lost, the database in trouble, or an error of the job. The others wait for this tick and try it once each.
+    // The lock was lost, the database failed, or the job threw. The other replicas wait for this tick and try it once each.
     if (!stop.signal.aborted) say("failed", { tick, why: error.message });
   }
 }
 
-/** Yours. SIGTERM lets it finish; the loss of the lock stops it, if `signal` is passed on to whatever takes long. */
+/** Your job. SIGTERM lets it finish; the loss of the lock stops it if `signal` is passed to everything that takes long. */
 async function job(tick, signal) {
   await delay(WORK, undefined, { signal });
   return `report of ${tick.toISOString()}`;

@@ -1,7 +1,7 @@
-// Builds dist/ from src/. The library is a few files, because each that Node.js loads makes an import half a millisecond longer:
-// those of `shaken` are apart, so that a bundler leaves out what isn't used. dist/cjs/ has the same as CommonJS. The part for tests,
-// as an ES module, stays a file for each of src/. dist/cli/ is CommonJS, a few files for each command, and has its own copy of what it
-// takes of the library and of OpenTelemetry: all for a quick start.
+// Builds dist/ from src/. The library is bundled into a few files, because each file that Node.js loads makes an import half a millisecond
+// longer. The modules in `shaken` stay separate, so that a bundler can leave out unused ones. dist/cjs/ has the same as CommonJS. The part
+// for tests, as an ES module, keeps one file for each file of src/. dist/cli/ is CommonJS, has a few files for each command, and contains
+// its own copy of the parts of the library and of OpenTelemetry that it uses, to start quickly.
 import { spawnSync } from "node:child_process";
 import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
@@ -17,21 +17,21 @@ const { status } = spawnSync(process.execPath, tsc, { stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
 
 const compiled = readdirSync("dist", { recursive: true });
-/** What a locker needs of the folders in `shaken` is in the library itself: two files that import each other can't be loaded. */
+/** The modules in `shaken` that a locker needs go into the library itself, to avoid files that import each other. */
 const neededByLibrary = importedFrom("postgres-locker.js");
 const modules = compiled.filter(
   (file) => file.endsWith(".js") && !isIn("cli", file) && !isIn("testing", file),
 );
 
-/** What the package exports: files of dist/, without their ending. */
+/** The package's exports: files of dist/, without their extension. */
 const entries = Object.values(JSON.parse(readFileSync("package.json", "utf8")).exports)
   .flatMap((conditions) => conditions.import?.default ?? conditions.default ?? [])
   .map((file) => relative("dist", file).replace(/\.js$/, ""));
 const library = entries.filter((entry) => !isIn("testing", entry));
 
 /**
- * Takes the line breaks and the indentation out of SQL: they are for whoever reads src/, and no minifier takes them. No text in
- * our SQL has a line break of its own, and no comment.
+ * Removes line breaks and indentation from SQL. They only help readers of src/, and no minifier removes them. Our SQL contains no comments
+ * and no string with a line break.
  */
 const shortSql = {
   name: "short-sql",
@@ -47,7 +47,7 @@ const shortSql = {
 };
 
 await bundle(library, { dir: "dist/cjs", format: "cjs" });
-// One file by itself: it shares so little with the library that a file of their own for that would be dearer.
+// Bundled separately: it shares so little with the library that a shared file would cost more.
 await bundle(
   entries.filter((entry) => isIn("testing", entry)),
   { dir: "dist/cjs", format: "cjs", codeSplitting: false },
@@ -57,7 +57,7 @@ requireWhereItIsCaught();
 
 await bundleCommandLine("dist/bundled-cli");
 
-// What the part for tests loads of the library by itself.
+// The modules of the library that the part for tests imports one by one.
 const kept = importedBy(compiled.filter((file) => file.endsWith(".js") && isIn("testing", file)));
 for (const file of modules) if (!kept.has(file)) rmSync(join("dist", file));
 for (const [from, to] of [
@@ -105,7 +105,7 @@ async function bundle(names, output) {
   });
 }
 
-/** The places of all strings, and of the parts of all templates. */
+/** The positions of all strings and template parts. */
 function texts(node) {
   if (node === null || typeof node !== "object") return [];
   const isText =
@@ -113,13 +113,13 @@ function texts(node) {
   return isText ? [node] : Object.values(node).flatMap(texts);
 }
 
-/** The programs of the command line, and what they load when it is asked for. Each finds the others, and package.json, by its own place. */
+/** Bundles the programs of the command line. Each finds the others, and package.json, relative to its own path. */
 async function bundleCommandLine(dir) {
   const programs = ["start", "main", "run/runner", "own-server/program"];
   const made = await rolldown({
     input: Object.fromEntries(programs.map((file) => [basename(file), join("dist/cli", `${file}.js`)])),
     platform: "node",
-    // Of an installed package, a bundle would miss the fixes, and the application may have another version of the driver.
+    // Installed packages stay external: a bundled copy would miss fixes, and the application may use another version of the driver.
     external: (id) => /^[^./]/.test(id) && id !== "@opentelemetry/api",
     plugins: [shortSql],
   });
@@ -135,8 +135,8 @@ async function bundleCommandLine(dir) {
 }
 
 /**
- * In CommonJS, has a driver be required in the very block that catches that it isn't installed: otherwise a bundler fails for want of a
- * driver that the application doesn't use.
+ * In CommonJS, moves the `require` of a driver into the block that catches its absence: otherwise a bundler fails if a driver that the
+ * application doesn't use isn't installed.
  */
 function requireWhereItIsCaught() {
   for (const name of readdirSync("dist/cjs").filter((file) => file.endsWith(".js"))) {
@@ -146,7 +146,7 @@ function requireWhereItIsCaught() {
   }
 }
 
-/** The name of the file that a module goes to; `null`: to that of its entry. */
+/** The file into which a module goes; `null`: that of its entry. */
 function chunkOf(id, isEntry) {
   const file = relative("dist", id);
   if (isEntry.has(id) || isIn("testing", file)) return null;
@@ -154,7 +154,7 @@ function chunkOf(id, isEntry) {
   return shaken.find((folder) => isIn(folder, file)) ?? "library";
 }
 
-/** The modules that one imports, and those that they import. */
+/** The modules that a module imports, directly or indirectly. */
 function importedFrom(file) {
   const reached = new Set([file]);
   for (const each of reached) {
@@ -165,7 +165,7 @@ function importedFrom(file) {
   return reached;
 }
 
-/** The declarations that these name, and those that they name. */
+/** The declaration files that these import, directly or indirectly. */
 function reachable(files) {
   const reached = new Set(files);
   for (const file of reached) {
@@ -177,7 +177,7 @@ function reachable(files) {
   return reached;
 }
 
-/** The modules of the library that these import, except its index.js; and what those import. */
+/** The modules of the library, except its index.js, that these import, directly or indirectly. */
 function importedBy(files) {
   const entry = new Set(entries.map((name) => `${name}.js`));
   const imported = new Set();

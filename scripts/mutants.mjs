@@ -1,6 +1,6 @@
-// Shows that the tests can fail: seeds one defect after the other into a copy of the project, and runs the test that is to catch
-// it, which has passed on the unchanged copy first. `node scripts/mutants.mjs`, or with names for some of them. A
-// mutant whose place in the source is not found exactly once no longer applies, and is to be rewritten.
+// Shows that the tests can fail: seeds one defect after the other into a copy of the project, and runs the test that should catch it, which
+// must first pass on the unchanged copy. `node scripts/mutants.mjs`, or with the names of some mutants. A mutant whose place in the source
+// is not found exactly once no longer applies and must be rewritten.
 import { spawn } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -12,11 +12,11 @@ import { mutants } from "./seeded-defects.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** What the tests are and need. The libraries are those of the project itself. */
+/** The files that the tests need. The installed packages are those of the project itself. */
 const copied = ["src", "test", "demo", "examples", "bench", "docs", "package.json", "README.md", "LICENSE"];
 const copiedIfThere = ["CHANGELOG.md", "tsconfig.json", "tsconfig.build.json", "vitest.config.ts", "chaos"];
 
-/** A run without an end: more than any of the tests is given. */
+/** Milliseconds after which a run counts as hanging: more than any test may take. */
 const deadline = 180_000;
 
 const asked = process.argv.slice(2);
@@ -32,7 +32,7 @@ const folder = await mkdtemp(join(tmpdir(), "pg-locker-mutants-"));
 const copy = join(folder, "project");
 const report = join(folder, "report.json");
 let running;
-// Also where this ends by an error. The server of this process is ended with it by a process of its own.
+// Also if this process ends by an error. A separate process ends this process's server.
 process.on("exit", () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
 for (const [signal, number] of [
   ["SIGINT", 2],
@@ -78,7 +78,7 @@ const caught = rows.filter(({ verdict }) => verdict === "caught").length;
 console.log(`${caught} of ${chosen.length} caught`);
 process.exit(caught === chosen.length ? 0 : 1);
 
-/** A test that did not run caught nothing. */
+/** The verdict on a mutant. A test that did not run caught nothing. */
 function verdictOf(outcome) {
   if (outcome === "failed") return "caught";
   return outcome === "passed" ? "SURVIVED" : `NOT RUN (${outcome})`;
@@ -93,7 +93,7 @@ async function copyProject() {
   await symlink(join(root, "node_modules"), join(copy, "node_modules"));
 }
 
-/** The file's text with the defect. */
+/** The text of the file with the defect. */
 async function mutated({ name, file, what, by }) {
   const text = await readFile(join(copy, file), "utf8");
   const found = text.split(what).length - 1;
@@ -111,7 +111,7 @@ async function build(what) {
   process.exit(2);
 }
 
-/** Runs tests in the copy; the answer tells of each how it ended: `passed`, `failed`, or why neither. */
+/** Runs tests in the copy. Returns for each how it ended: `passed`, `failed`, or why it did neither. */
 async function run(tests) {
   await rm(report, { force: true });
   const files = [...new Set(tests.map(({ file }) => file))];
@@ -135,7 +135,7 @@ async function run(tests) {
 /** Runs a command in the copy. */
 function start([command, ...args], env = {}) {
   return new Promise((resolve, reject) => {
-    // Without PG_MAJOR, DATABASE_URL says it all: the server is of the default major.
+    // Without PG_MAJOR, the server in DATABASE_URL counts as one of the default major version.
     const { PG_MAJOR: _, ...inherited } = process.env;
     const child = spawn(command, args, { cwd: copy, env: { ...inherited, ...env }, detached: true });
     const overdue = setTimeout(endRunning, deadline);
@@ -155,7 +155,7 @@ function start([command, ...args], env = {}) {
   });
 }
 
-/** With all that it started: it leads a group of its own. */
+/** Ends the running command with all its children: it leads its own process group. */
 function endRunning() {
   if (running?.pid === undefined) return;
   try {

@@ -1,9 +1,9 @@
 // The defects that scripts/mutants.mjs seeds.
 
 /**
- * Each replaces `what`, which stands exactly once in the file, by `by`; `test` is the name with those of its groups.
+ * Each replaces `what`, which occurs exactly once in the file, by `by`. `test` is the test's name with those of its groups.
  *
- * What comes out compiles: a defect that the compiler finds needs no test.
+ * The result must compile: a defect that the compiler finds needs no test.
  */
 export const mutants = [
   {
@@ -114,7 +114,7 @@ export const mutants = [
     by: "const first = [this.#locks.get(request.id)].find(() => false);",
     caughtBy: {
       file: "test/integration/contract.test.ts",
-      test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire answers undefined",
+      test: "PostgresLocker, shared sessions, TTL enforced by the client keeps the contract of a Locker a held key is refused, and tryAcquire returns undefined",
     },
   },
   {

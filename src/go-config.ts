@@ -6,10 +6,10 @@ import { type Check, exactly, is, optional } from "./contract/option-checks.ts";
 import type { PostgresLockerOptions } from "./locker-options.ts";
 import { checked } from "./option-rules.ts";
 
-/** The settings that the Go package has, by the names it has for them. */
+/** The settings of the Go package, under the Go package's names. */
 export interface LockerConfig extends Pick<PostgresLockerOptions, "namespace" | "connWaitTimeout"> {}
 
-/** Go's `null` leaves the default, as if the field were not there. */
+/** Accepts `null` as well, which in Go leaves the default, as if the field were absent. */
 const orNull =
   (check: Check): Check =>
   (value, path) =>
@@ -28,19 +28,19 @@ const lockerConfig = exactly("an object", {
 });
 
 /**
- * Reads the Go package's JSON configuration, as text or already parsed. `connWaitTimeout` is what Go's own encoding writes, a
- * number of nanoseconds, so that one document means the same to both: `{"namespace": 7, "connWaitTimeout": 5000000000}` is
- * 5 s. `null` leaves the default.
+ * Reads the Go package's JSON configuration, as text or already parsed. `connWaitTimeout` is a number of nanoseconds, as Go encodes a
+ * duration, so that one document means the same to both: with `{"namespace": 7, "connWaitTimeout": 5000000000}` it is 5 s. `null`
+ * leaves the default.
  *
- * Some documents are taken by one of the two only, and mean nothing else to the other:
+ * The two accept different documents in some cases, but never read one document in two ways:
  *
- * - A string, `"5s"`, is taken here and refused by Go.
- * - A number from 1 to 999999, less than 1 ms, is refused here: it was most likely meant as milliseconds.
- * - Unknown fields, `"Namespace"` for `"namespace"` and a document of `null` are refused here; Go passes over the
- *   first and the last, and takes the second.
+ * - A string such as `"5s"` is accepted here and refused by Go.
+ * - A number from 1 to 999999, which is less than 1 ms, is refused here: it was most likely meant as milliseconds.
+ * - Unknown fields, `"Namespace"` instead of `"namespace"`, and a document of `null` are refused here; Go ignores the
+ *   first and the last, and accepts the second.
  *
- * @returns options to spread into those of a `PostgresLocker`; a duration as a string
- * @throws {InvalidConfigError} an unknown field, or a value that its field can't take
+ * @returns options to spread into those of a `PostgresLocker`; durations are strings
+ * @throws {InvalidConfigError} a field is unknown, or its value can't be used
  */
 export function parseConfig(json: unknown): LockerConfig {
   const parsed = typeof json === "string" ? parseOnce(json, ["namespace", "connWaitTimeout"]) : json;
@@ -55,7 +55,7 @@ export function parseConfig(json: unknown): LockerConfig {
   };
 }
 
-/** Refuses a field that is there twice: Go and JavaScript may take different ones. */
+/** Parses JSON, and refuses a field that occurs twice, because Go and JavaScript may use different ones. */
 function parseOnce(json: string, fields: readonly string[]): unknown {
   let parsed: unknown;
   try {
@@ -70,15 +70,15 @@ function parseOnce(json: string, fields: readonly string[]): unknown {
   return parsed;
 }
 
-/** A duration in a form that says its unit, if it came as a number. */
+/** The duration as it was given if it is a string; a number becomes a string with its unit. */
 function asGiven(value: unknown, milliseconds: number): Duration {
   if (milliseconds === 0) return 0;
   return typeof value === "string" ? value : formatDuration(milliseconds);
 }
 
 /**
- * Reads the Go package's environment variables, `NAMESPACE` and `CONN_WAIT_TIMEOUT`, each after `prefix`. A variable that
- * is absent or empty leaves the default.
+ * Reads the Go package's environment variables: `NAMESPACE` and `CONN_WAIT_TIMEOUT`, with `prefix` in front of each name. A variable
+ * that is absent or empty leaves the default.
  *
  * @returns options to spread into those of a `PostgresLocker`
  * @throws {InvalidConfigError} names the variable
@@ -106,12 +106,12 @@ export function configFromEnv(env: Readonly<Record<string, string | undefined>>,
 }
 
 const nanosecond = 1e-6;
-/** Milliseconds: what Go's int64 of nanoseconds does not hold. */
+/** The first duration, in milliseconds, that doesn't fit into Go's int64 of nanoseconds. */
 const tooLongForGo = 2 ** 63 * nanosecond;
 
 /**
- * A duration as the Go package reads it, a number of nanoseconds or a text: milliseconds, or `undefined` for what is none.
- * Less than a nanosecond is nothing to Go.
+ * Converts a duration that the Go package would read, a number of nanoseconds or a text, to milliseconds; `undefined` if it isn't one. Go
+ * ignores fractions of a nanosecond.
  */
 function goDuration(value: unknown): number | undefined {
   const isNumber = typeof value === "number";

@@ -6,40 +6,41 @@ import type { Duration, Logger } from "./contract/locker.ts";
 import type { PostgresJs } from "./postgres/postgres-js.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 
-/** How a locker reaches its database: exactly one of the four. */
+/** How a locker reaches its database: exactly one of these four options. */
 export interface LockerConnection {
   /**
-   * A node-postgres `Pool`, which stays the caller's: `close()` doesn't end it. Locks take connections from it while they are held.
+   * A node-postgres `Pool`. It remains the caller's: `close()` doesn't end it. Locks use connections of the pool while they are held.
    *
    * @example
    * const locker = new PostgresLocker({ pool: new pg.Pool() });
    */
   readonly pool?: PoolLike;
   /**
-   * Two pools, if reads go elsewhere: locks live on `write`, and `ping()` proves `read` as well. Both stay the caller's.
+   * Two pools, for a service whose reads go to another server. Locks live on `write`; `ping()` checks `read` as well. Both remain the
+   * caller's.
    *
    * @example
    * const locker = new PostgresLocker({ database: { write: primary, read: replica } });
    */
   readonly database?: { readonly write: PoolLike; readonly read?: PoolLike };
   /**
-   * A connection string. The locker makes a pool of its own for it, and ends that on `close()`.
+   * A connection string. The locker makes its own node-postgres pool, and ends it on `close()`.
    *
    * @example
    * const locker = new PostgresLocker({ connectionString: process.env.DATABASE_URL });
    */
   readonly connectionString?: string;
   /**
-   * The `sql` of postgres.js, which stays the caller's. The locker makes connections of its own as `sql` does, by the same options, and
-   * ends them on `close()`: while locks are held or asked for, at most `sql.options.max`, and those of callers who wait. Nothing is run
-   * on `sql` itself, so `sql.end()` ends no lock. What differs from a node-postgres `Pool` is in docs/drivers.md.
+   * The `sql` of postgres.js. It remains the caller's. The locker opens its own connections with the options of `sql` and ends them on
+   * `close()`: at most `sql.options.max` while locks are held or acquired, plus those on which callers wait. It runs nothing on `sql`
+   * itself, so `sql.end()` ends no lock. docs/drivers.md says what differs from a node-postgres `Pool`.
    */
   readonly sql?: PostgresJs;
 }
 
 export interface PostgresLockerOptions extends LockerConnection {
   /**
-   * Keeps services apart that share a database: part of the lock id. An int32.
+   * Keeps services that share a database apart: an int32 that is part of the lock id.
    *
    * @default 0
    * @example
@@ -47,8 +48,8 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly namespace?: number;
   /**
-   * How long a call waits for a connection of the pool. 0 is the default; negative: no bound. When it has passed, the call rejects with
-   * `LockNotAcquiredError`, whose `reason` is `"pool-saturated"` or `"connection-timeout"`.
+   * How long a call waits for a connection of the pool. 0 means the default; a negative duration means no bound. When the time is up, the
+   * call rejects with a `LockNotAcquiredError` whose `reason` is `"pool-saturated"` or `"connection-timeout"`.
    *
    * @default "5s"
    * @example
@@ -56,8 +57,8 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly connWaitTimeout?: Duration;
   /**
-   * What to do if a connection pooler stands before the server. `"refuse"`: reject with `PoolerDetectedError`. `"session"` says that it is
-   * one that keeps a session for each client, such as PgBouncer in session mode.
+   * What to do if a connection pooler stands in front of the server. `"refuse"`: reject with `PoolerDetectedError`. `"session"`: accept it,
+   * because it keeps a session for each client, as PgBouncer does in session mode.
    *
    * @default "refuse"
    * @example
@@ -65,8 +66,8 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly pooler?: "refuse" | "session";
   /**
-   * `"shared"`: as few connections of the pool as possible carry all locks, and what is asked at the same time goes out together.
-   * `"dedicated"`: each lock has a connection to itself, as with the Go package.
+   * `"shared"`: as few connections of the pool as possible carry all locks, and operations that come at the same time are sent together.
+   * `"dedicated"`: each lock has its own connection, as with the Go package.
    *
    * @default "shared"
    * @example
@@ -74,8 +75,8 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly sessions?: "dedicated" | "shared";
   /**
-   * With `sessions: "shared"`: how many locks a connection carries before another one is opened. A whole number from 1 up. The server
-   * walks all of a session's locks at the end of each of its statements.
+   * With `sessions: "shared"`: how many locks a connection carries before another one is opened. A whole number from 1 up. A high number
+   * costs time, because the server walks all of a session's locks at the end of each of its statements.
    *
    * @default 1000
    * @example
@@ -83,9 +84,9 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly maxLocksPerSession?: number;
   /**
-   * With `sessions: "shared"`: whether whoever may connect to the database is told the keys of the locks, if it asks, as `pg-locker ls`
-   * does. One session of the locker that has been open for a second listens for that (`LISTEN`); PostgreSQL up to 18 wakes it at each
-   * notification of anybody in the database, for some 12 µs.
+   * With `sessions: "shared"`: whether the locker tells the keys of its locks to any client of the database that asks, as `pg-locker ls`
+   * does. One of its sessions, once it has been open for a second, listens for such questions (`LISTEN`). PostgreSQL up to 18 wakes that
+   * session for every notification in the database, which takes some 12 µs.
    *
    * @default true
    * @example
@@ -93,10 +94,10 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly tellKeys?: boolean;
   /**
-   * On how many connections, beside the pool, callers may wait inside the server; those count on which a lock that was waited for is still
-   * held. Further callers try about twice a second until there is room. A whole number from 1 up.
+   * On how many connections beside the pool callers may wait inside the server. A connection also counts while it carries a lock that was
+   * waited for on it. Further callers try about twice a second until a connection is free. A whole number from 1 up.
    *
-   * One is enough to wait for one lock; each more makes the hand-over of one more lock immediate, and may take one more of the
+   * One is enough to wait for one lock. Each further one makes the hand-over of one more lock immediate, and may use one more of the
    * server's `max_connections` for each process.
    *
    * @default 4
@@ -105,12 +106,12 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly maxWaitingSessions?: number;
   /**
-   * Who ends a lock whose TTL has passed.
+   * Who ends an expired lock.
    *
-   * `"client"`: its holder stops relying on it, but the lock stays, and keeps others out until `release()`, `refresh()` or
-   * `close()`, or until the holder's process ends. A logger is warned of each such lock, once.
+   * `"client"`: the holder stops relying on the lock, but it stays in the server and keeps others out until `release()`, `refresh()` or
+   * `close()`, or until the holder's process ends. The logger gets one warning for each such lock.
    *
-   * `"server"`: the database ends the lock's session, and so frees the lock, whatever has become of the holder. A TTL is then from
+   * `"server"`: the database ends the lock's session and so frees the lock, whatever has happened to the holder. A TTL must then be from
    * 1 ms to 2147483647 ms.
    *
    * @default "client"
@@ -119,14 +120,14 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly ttlEnforcement?: "client" | "server";
   /**
-   * How long after a restart, a crash or a failover of the server nobody is granted a lock. All locks are gone then, but a holder who is
-   * cut off doesn't know, and relies on its own for the rest of its TTL: with a grace, the next holder comes after that. A TTL above
-   * it is refused with `InvalidTtlError`, and the default TTL is no longer than it.
+   * How long nobody is granted a lock after a restart, a crash or a failover of the server. All locks are gone then, but a holder that is
+   * cut off doesn't know it, and relies on its lock for the rest of its TTL. With a grace, the next holder comes only after that. A TTL
+   * longer than the grace is refused with `InvalidTtlError`, and the default TTL is at most the grace.
    *
-   * Until it has passed, waits wait, and whoever doesn't wait gets `LockNotAcquiredError` with the reason `"recovering"`. It has to be the
-   * same for all lockers of a key. It costs one statement for each session that is opened.
+   * During the grace, callers with `wait` keep waiting, and others get a `LockNotAcquiredError` with the reason `"recovering"`. It must be
+   * the same for all lockers that use a key. It costs one statement for each session that is opened.
    *
-   * From 1 ms to 2147483647 ms. What it doesn't cover is in docs/guarantees.md.
+   * From 1 ms to 2147483647 ms. docs/guarantees.md says what it doesn't cover.
    *
    * @default off
    * @example
@@ -135,7 +136,7 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly recoveryGrace?: Duration;
   /**
-   * What is taken for an option that a call leaves out: `{ ttl, wait, autoRefresh }`. See {@link LockDefaults}.
+   * Values for options that a call leaves out: `{ ttl, wait, autoRefresh }`. See {@link LockDefaults}.
    *
    * @default none
    * @example
@@ -143,8 +144,9 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly defaults?: LockDefaults;
   /**
-   * Makes the id of a lock: a bigint from -2^63 to 2^63-1, the same for the same arguments, in every process. {@link sha256LockId} is
-   * one that nobody can aim at. Lockers that differ in it don't exclude each other, and the Go package has the default.
+   * Computes the id of a lock: a bigint from -2^63 to 2^63-1, the same for the same arguments in every process. With {@link sha256LockId}
+   * nobody can choose a key whose id collides with another's. Lockers with different functions don't exclude each other. The Go package
+   * uses the default.
    *
    * @default `lockId`, which is that of the Go package
    * @example
@@ -152,8 +154,8 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly lockId?: LockIdFunction;
   /**
-   * What calls of the database go through: anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. An open one makes
-   * `acquire` and `refresh` reject with `CircuitOpenError`; a lock that is held stays held, and a release passes.
+   * A circuit breaker for calls to the database: anything with cockatiel's `execute(fn)`, or `createCircuitBreaker()`. While it is open,
+   * `acquire` and `refresh` reject with `CircuitOpenError`; held locks stay held, and releases pass.
    *
    * @default none
    * @example
@@ -161,7 +163,8 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly circuitBreaker?: CircuitBreaker;
   /**
-   * Anything with `debug`, `info`, `warn` and `error`, each of which takes facts and a message: pino's loggers, or `console`.
+   * A logger: anything with `debug`, `info`, `warn` and `error`, each of which takes facts and a message, such as a pino logger or
+   * `console`.
    *
    * @default nothing is logged
    * @example
@@ -169,17 +172,17 @@ export interface PostgresLockerOptions extends LockerConnection {
    */
   readonly logger?: Logger;
   /**
-   * Where the spans of `acquire`, `refresh`, `release`, `ping` and `close` go.
+   * The OpenTelemetry provider for the spans of `acquire`, `refresh`, `release`, `ping` and `close`.
    *
-   * @default the global one of `@opentelemetry/api`
+   * @default the global provider of `@opentelemetry/api`
    * @example
    * const locker = new PostgresLocker({ pool, tracerProvider });
    */
   readonly tracerProvider?: TracerProvider;
   /**
-   * Where the counts and latencies go.
+   * The OpenTelemetry provider for counters and latencies.
    *
-   * @default the global one of `@opentelemetry/api`
+   * @default the global provider of `@opentelemetry/api`
    * @example
    * const locker = new PostgresLocker({ pool, meterProvider });
    */
@@ -199,13 +202,13 @@ export interface MemoryLockerOptions
     | "meterProvider"
   > {
   /**
-   * Makes the client of a transaction, which `withTransaction` hands to its function: a fake that notes what it is told, or one of a
-   * database for tests, such as PGlite. The locker tells it `begin` before the function, and `commit` or `rollback` after it, and nothing
-   * else. A client that is given to `withTransaction` is the caller's: it is told nothing.
+   * Makes the client that `withTransaction` passes to its function: a fake that records its statements, or the client of a test database
+   * such as PGlite. The locker sends it `begin` before the function, `commit` or `rollback` after it, and nothing else. If the caller
+   * gives `withTransaction` a client of its own, the locker sends that client nothing.
    *
    * Called once for each `withTransaction` without a `client`, under the lock. If it throws, so does `withTransaction`.
    *
-   * @default a client whose `query` rejects with `InvalidConfigError`, and which is told nothing
+   * @default a client whose `query` rejects with `InvalidConfigError`, and which gets no statement
    * @example
    * const told: string[] = [];
    * const query = async (text: string) => {

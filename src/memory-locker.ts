@@ -24,17 +24,18 @@ import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 import { carry } from "./waiting/reentrancy.ts";
 
 /**
- * The same contract inside one process, for tests and for services of one replica. Two lockers share nothing.
+ * A locker with the same contract as `PostgresLocker` inside one process, for tests and for services with one replica. Two lockers share
+ * nothing.
  *
- * A lock whose TTL has passed keeps others out until its holder releases it, as with `PostgresLocker`; with `ttlEnforcement:
- * "server"`, too, it goes to the next caller.
+ * As with `PostgresLocker`, an expired lock keeps others out until its holder releases it; with `ttlEnforcement: "server"`, it goes to
+ * the next caller.
  */
 export class MemoryLocker implements TransactionLocker {
   readonly #core: LockerCore;
   readonly #transaction: (() => TransactionClient | Promise<TransactionClient>) | undefined;
   readonly #shown: object;
 
-  /** @throws {InvalidConfigError} names the field, what it got and what it wants */
+  /** Creates a locker. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: MemoryLockerOptions = {}) {
     const checked = checkMemoryLockerOptions(options);
     const { namespace = 0, ttlEnforcement = "client" } = checked;
@@ -54,7 +55,7 @@ export class MemoryLocker implements TransactionLocker {
       look: async ({ id }) => ({ holders: store.holdersOf(id), waiters: [] }),
     });
     this.#transaction = checked.transaction;
-    // So that `const { acquire } = locker` works.
+    // Makes `const { acquire } = locker` work.
     bindMethods(this, [
       "acquire",
       "tryAcquire",
@@ -102,11 +103,11 @@ export class MemoryLocker implements TransactionLocker {
   }
 
   /**
-   * Runs `fn` under the lock of `key`, with the client that the option `transaction` makes, which is told `begin`, and `commit` or
-   * `rollback`; or with that of `options.client`, which is told nothing.
+   * Runs `fn` under the lock of `key`, with the client that the option `transaction` makes, which gets `begin`, and then `commit` or
+   * `rollback`. With `options.client`, `fn` runs with that client, which gets no statement from the locker.
    *
-   * The lock lasts until `fn` has ended, also with a client of the caller's, whose transaction `PostgresLocker` would wait for. There is
-   * no server to end a transaction that is idle: a `ttl` is checked, and otherwise means nothing.
+   * The lock lasts until `fn` has ended, even with a caller's client, whose lock would last until the end of the transaction with
+   * `PostgresLocker`. There is no server that ends an idle transaction, so `ttl` is checked and then ignored.
    *
    * @throws what `acquire` throws; then `fn` has not run
    * @throws {LockLostError} the locker was closed meanwhile; nothing is committed
@@ -183,7 +184,7 @@ export class MemoryLocker implements TransactionLocker {
     return this.#core.ping(options);
   }
 
-  /** What it holds and does at this moment, for a log line, a health page or a test. Works after `close()`, too. */
+  /** Returns what the locker holds and does at this moment, for a log line, a health page or a test. Works after `close()`, too. */
   stats(): LockerStats {
     return this.#core.stats();
   }
@@ -202,7 +203,7 @@ export class MemoryLocker implements TransactionLocker {
   }
 }
 
-/** What a function is given if the test has not said what: one that needs no client does without. */
+/** The client for `withTransaction` if the option `transaction` is absent. A function that doesn't use its client still works. */
 const withoutTransaction: TransactionClient = {
   query: async () => {
     const wants = "given to MemoryLocker, if a transaction is to have a client";

@@ -5,14 +5,14 @@ import type { Locker } from "./contract/locker.ts";
 import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 
-/** A locker whose keys get a prefix. Everything else is its parent's. */
+/** A locker that adds a prefix to every key and passes everything else to its parent. */
 export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.asyncDispose>>
   implements NamespacedLocker
 {
   protected readonly parent: L;
   readonly #prefix: string;
 
-  /** @throws {EmptyKeyError} @throws {InvalidKeyError} */
+  /** Makes the prefix from `name` and `:`. @throws {EmptyKeyError} @throws {InvalidKeyError} */
   constructor(parent: L, name: string) {
     if (typeof name !== "string")
       throw new InvalidConfigError({ field: "name", got: name, wants: "a string" });
@@ -55,9 +55,9 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
 
   readonly isHeld: Locker["isHeld"] = async (key, options) => this.parent.isHeld(this.prefixed(key), options);
 
-  /** Of locks, those whose keys have the prefix; of sessions, all. */
+  /** Adds a listener for the events of locks whose keys have the prefix, and of all sessions. */
   readonly on: Locker["on"] = (event, listener) => {
-    // What is no function is refused by name, further on.
+    // The parent refuses a listener that isn't a function.
     if (typeof listener !== "function") return this.parent.on(event, listener);
     return this.parent.on(event, (told) => {
       if (!("key" in told) || told.key.startsWith(this.#prefix)) listener(told);
@@ -81,12 +81,12 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
   }
 
   #all(keys: readonly LockKey[]): readonly LockKey[] {
-    // What is no array is refused by name, further on.
+    // The parent refuses `keys` that isn't an array.
     return Array.isArray(keys) ? keys.map((key) => this.prefixed(key)) : keys;
   }
 }
 
-/** What `namespace` of a `PostgresLocker` returns. */
+/** A `PostgresLocker` whose keys have a prefix, as `locker.namespace` returns it. It has no `close()`: the locker itself is closed. */
 export interface NamespacedPostgresLocker
   extends NamespacedLocker,
     Pick<TransactionLocker, "withTransaction"> {
@@ -105,7 +105,7 @@ export class PrefixedPostgresLocker
   }
 }
 
-/** A key with a prefix of ASCII. @throws {EmptyKeyError} @throws {InvalidKeyError} */
+/** Puts an ASCII prefix in front of a key. @throws {EmptyKeyError} @throws {InvalidKeyError} */
 function prefixedKey(prefix: string, key: LockKey): LockKey {
   const text = keyText(key);
   return text.isWellFormed()
@@ -113,7 +113,7 @@ function prefixedKey(prefix: string, key: LockKey): LockKey {
     : Buffer.concat([Buffer.from(prefix, "utf8"), key as Uint8Array]);
 }
 
-/** For what takes a text alone. @throws {EmptyKeyError} @throws {InvalidKeyError} */
+/** Puts the prefix in front of a key that must be a string. @throws {EmptyKeyError} @throws {InvalidKeyError} */
 function prefixedText(prefix: string, key: string): string {
   if (typeof key !== "string") throw new InvalidKeyError(key);
   return prefix + keyText(key);

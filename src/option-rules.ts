@@ -26,7 +26,7 @@ const pool: Check = (got, path) => {
   ) {
     return { path, got, wants: "a node-postgres Pool" };
   }
-  // Often from the environment, and so a string, with which the pool itself goes on.
+  // `max` often comes from the environment as a string, which the pool accepts.
   const { max } = got["options"];
   return typeof max === "number" ? undefined : { path: `${path}.options.max`, got: max, wants: "a number" };
 };
@@ -42,7 +42,7 @@ const shared = {
   ttlEnforcement: optional(oneOf("client", "server")),
   defaults: optional(
     exactly("an object { ttl, wait, autoRefresh }", {
-      // The times are checked where it is known who enforces them.
+      // `ttl` and `wait` are checked later, when it is known who enforces them.
       ttl: () => undefined,
       wait: () => undefined,
       autoRefresh: optional(is("true or false", (value) => typeof value === "boolean")),
@@ -84,14 +84,14 @@ const memoryLockerOptions = exactly("an object", {
   ),
 });
 
-/** @throws {InvalidConfigError} */
+/** Checks and copies the options of a `PostgresLocker`. @throws {InvalidConfigError} */
 export function checkPostgresLockerOptions(options: unknown): PostgresLockerOptions {
   const taken = checked<PostgresLockerOptions>(postgresLockerOptions, options);
   const given = (["pool", "database", "connectionString", "sql"] as const).filter(
     (field) => taken[field] !== undefined,
   );
   if (given.length === 0) {
-    // What was meant, if the variable that should hold it is not set.
+    // The field that was meant, if it is there but `undefined`, because a variable is not set.
     const [meant = "pool"] = (["connectionString", "database", "sql"] as const).filter(
       (field) => field in taken,
     );
@@ -115,18 +115,18 @@ export function checkPostgresLockerOptions(options: unknown): PostgresLockerOpti
   return taken;
 }
 
-/** @throws {InvalidConfigError} */
+/** Checks and copies the options of a `MemoryLocker`. @throws {InvalidConfigError} */
 export function checkMemoryLockerOptions(options: unknown): MemoryLockerOptions {
   return checked<MemoryLockerOptions>(memoryLockerOptions, options);
 }
 
-/** Milliseconds to wait for a connection; `Infinity` if there is no bound. */
+/** The option `connWaitTimeout` in milliseconds; `Infinity` if there is no bound. */
 export function connWaitMilliseconds(configured: Duration | undefined): number {
   const wait = milliseconds(configured ?? 0) ?? 0;
   return wait === 0 ? 5_000 : wait < 0 ? Number.POSITIVE_INFINITY : Math.min(wait, longestTimer);
 }
 
-/** Fields whose values are no secrets. Under any other name, a misspelt one too, a string may be a password. */
+/** Fields whose values may be shown. Under any other name, even a misspelt one, a string may be a password. */
 const plainFields: ReadonlySet<string> = new Set([
   "namespace",
   "connWaitTimeout",
@@ -145,9 +145,9 @@ const plainFields: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * A copy of the options, which their caller may go on to change.
+ * Checks options and copies them, because the caller may change its object later.
  *
- * @throws {InvalidConfigError} of the first thing that is wrong with them
+ * @throws {InvalidConfigError} names the first thing that is wrong
  */
 export function checked<T>(check: Check, options: unknown): T {
   const fault = check(options, "");

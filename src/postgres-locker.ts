@@ -29,8 +29,8 @@ import { assertTtlWithin, RecoveryGrace } from "./sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
 
 /**
- * Locks that are PostgreSQL session advisory locks: a lock is held as long as its session lives, and its holder may rely on it for its
- * TTL at most.
+ * A locker whose locks are PostgreSQL session advisory locks. A lock lasts at most as long as its session, and its holder may rely on it
+ * for at most its TTL after the last refresh.
  *
  * @example
  * const locker = new PostgresLocker({ pool, namespace: 7 });
@@ -42,7 +42,7 @@ export class PostgresLocker implements TransactionLocker {
   readonly #onClients: ClientLocks;
   readonly #shown: { readonly namespace: number; readonly sessions: string; readonly ttlEnforcement: string };
 
-  /** Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
+  /** Creates a locker. Opens no connection. @throws {InvalidConfigError} names the field, what it got and what it wants */
   constructor(options: PostgresLockerOptions) {
     const checked = checkPostgresLockerOptions(options);
     const { namespace = 0, pooler = "refuse", ttlEnforcement = "client", sessions = "shared" } = checked;
@@ -93,7 +93,7 @@ export class PostgresLocker implements TransactionLocker {
       recovery,
     });
     this.#shown = { namespace, sessions, ttlEnforcement };
-    // So that `const { acquire } = locker` works.
+    // Makes `const { acquire } = locker` work.
     bindMethods(this, [
       "acquire",
       "tryAcquire",
@@ -141,21 +141,21 @@ export class PostgresLocker implements TransactionLocker {
   }
 
   /**
-   * Runs `fn` under a lock that lasts until the end of a transaction: what `fn` writes through `client` is committed if and
-   * only if the lock was held all the while. If `fn` fails, all of it is rolled back.
+   * Runs `fn` in a transaction, under a lock that lasts until the transaction ends. What `fn` writes through `client` is committed if
+   * and only if the lock was held throughout. If `fn` throws, the transaction is rolled back.
    *
-   * The transaction is one of the locker's own, in `read committed`; or, with the option `client`, the caller's, which then
-   * stays open, and keeps the lock until the caller ends it. Uses nothing else of the session, so that a pooler in
-   * transaction mode serves as well.
+   * The locker begins a transaction of its own, in `read committed`. With the option `client`, it uses the caller's transaction, which
+   * stays open and keeps the lock until the caller ends it. It uses no other feature of the session, so it works behind a pooler in
+   * transaction mode.
    *
-   * `fn` neither ends the transaction nor goes back to a savepoint that is older than the lock: the call then rejects, and of the
-   * locker's own transaction nothing is committed but what `fn` has itself.
+   * `fn` must not end the transaction, nor roll back to a savepoint older than the lock. If it does, the call rejects, and nothing more
+   * of the locker's own transaction is committed than what `fn` committed itself.
    *
    * @throws what `acquire` throws; then `fn` has not run
-   * @throws {DatabaseError} the commit failed; without an answer, it is not known whether it took effect. Or `fn` had ended the
-   *   transaction itself, or a statement of it had failed. Or (40P01) this transaction and another waited for each other's locks
-   * @throws {LockExpiredError} the `ttl` passed without an answer of the server; nothing is committed
-   * @throws {LockLostError} the server ended the transaction for that, before this process knew
+   * @throws {DatabaseError} the commit failed (if it got no answer, it may have taken effect), `fn` ended the transaction itself, a
+   *   statement of `fn` failed, or this transaction and another waited for each other's locks (40P01)
+   * @throws {LockExpiredError} the `ttl` passed without an answer from the server; nothing is committed
+   * @throws {LockLostError} the server ended the transaction because the `ttl` had passed, before this process knew
    * @throws what `fn` throws
    */
   withTransaction<T, C extends TransactionClient = TransactionClient>(
@@ -214,7 +214,7 @@ export class PostgresLocker implements TransactionLocker {
     return this.#core.ping(options);
   }
 
-  /** What it holds and does at this moment, for a log line, a health page or a test. Works after `close()`, too. */
+  /** Returns what the locker holds and does at this moment, for a log line, a health page or a test. Works after `close()`, too. */
   stats(): LockerStats {
     return this.#core.stats();
   }

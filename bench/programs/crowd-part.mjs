@@ -1,4 +1,4 @@
-// A process with many callers that wait for one key; each gives it back at once.
+// A process with many callers that wait for one key; each releases it at once.
 import { now } from "../statistics.mjs";
 import { opener, serve } from "./serve.mjs";
 
@@ -16,7 +16,7 @@ serve({
     through.catch(() => {});
   },
 
-  /** When each of them had given the lock back. */
+  /** Returns when each caller had released the lock. */
   async through() {
     return through;
   },

@@ -14,7 +14,7 @@ process.once("disconnect", async () => {
 });
 
 function some(way, count) {
-  // A locker that waits needs none of its pool: what it has left there goes.
+  // A waiting locker needs no connection of its pool, so idle ones are closed.
   const options = { idleTimeoutMillis: 1_000 };
   while (opened[way].length < count) opened[way].push(waysToWait[way](process.env.DATABASE_URL, 1, options));
   return opened[way].slice(0, count);
@@ -31,7 +31,7 @@ serve({
     through.catch(() => {});
   },
 
-  /** When each of them had given the lock back. */
+  /** Returns when each locker had released the lock. */
   async through() {
     return through;
   },
@@ -40,7 +40,7 @@ serve({
     return counted.roundTrips;
   },
 
-  /** One of them alone. */
+  /** Starts an acquire of one locker alone. */
   async startToAcquire({ way, key }) {
     acquired = some(way, 1)[0]
       .acquire(key)
@@ -52,7 +52,7 @@ serve({
     acquired.catch(() => {});
   },
 
-  /** When the acquire returned. */
+  /** Returns when the acquire returned. */
   async acquired() {
     return acquired;
   },
@@ -61,7 +61,7 @@ serve({
     await release();
   },
 
-  /** Gives back what it has no more. */
+  /** Releases a lock that is already lost. */
   async forget() {
     await release().catch(() => {});
   },

@@ -19,12 +19,12 @@ serve({
     acquired.catch(() => {});
   },
 
-  /** When the acquire returned. */
+  /** Returns when the acquire returned. */
   async acquired() {
     return acquired;
   },
 
-  /** When release was called, `after` so many milliseconds. */
+  /** Releases the lock after `after` milliseconds. Returns when release was called. */
   async release({ after }) {
     await delay(after);
     const at = now();

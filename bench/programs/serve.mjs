@@ -13,7 +13,7 @@ export function opener(sessions) {
   };
 }
 
-/** Answers what the parent asks, until that has gone. */
+/** Answers the parent's requests until the parent has ended. */
 export function serve(handlers) {
   process.on("message", async ({ number, what, facts }) => {
     const reply = await handlers[what](facts).then(
@@ -23,7 +23,7 @@ export function serve(handlers) {
     if (process.connected) process.send(reply);
   });
   process.once("disconnect", () => {
-    // However little of it works any more.
+    // Exits in any case, even if closing the connections hangs.
     setTimeout(() => process.exit(1), 4_000).unref();
   });
 }

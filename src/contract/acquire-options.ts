@@ -20,7 +20,8 @@ const acquireOptions = [
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
 /**
- * A misspelt option would be an option ignored: with `{ tll: "1h" }`, the lock of a long job would expire under it.
+ * Checks the options of an acquire. An unknown name throws, because a misspelt option would be ignored: with `{ tll: "1h" }`, the lock
+ * of a long job would expire while the job runs.
  *
  * @throws {InvalidConfigError} names the option
  */
@@ -43,7 +44,7 @@ export function assertAcquireOptions(options: unknown, known = acquireOptions): 
   return options;
 }
 
-/** @throws {InvalidConfigError} names the option */
+/** Checks the options of `withTransaction`. @throws {InvalidConfigError} names the option */
 export function assertTransactionOptions(options: unknown): TransactionOptions {
   const checked: TransactionOptions = assertAcquireOptions(options, transactionOptions);
   const { client } = checked;
@@ -55,8 +56,8 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
 }
 
 /**
- * Those of a lock around a function, which refreshes itself unless told otherwise. The function is checked as well: where it
- * is not one, nothing is to be reserved for it.
+ * Checks the options of `withLock`, whose lock refreshes itself unless told otherwise. Checks the function too, so that no session is
+ * reserved for something that can't be called.
  *
  * @throws {InvalidConfigError} names the option
  */
@@ -70,24 +71,24 @@ export function assertScope(
   return { ...checked, autoRefresh: checked.autoRefresh ?? autoRefresh };
 }
 
-/** @throws {InvalidConfigError} */
+/** Checks that `fn` can be called. @throws {InvalidConfigError} */
 export function assertFunction(fn: unknown): void {
   if (typeof fn !== "function") throw new InvalidConfigError({ field: "fn", got: fn, wants: "a function" });
 }
 
-/** The signal of options that have nothing else. @throws {InvalidConfigError} */
+/** The signal of options whose only field it is. @throws {InvalidConfigError} */
 export function signalOf(options: { readonly signal?: AbortSignalLike }): AbortSignalLike | undefined {
   assertObject(options);
   assertSignal(options.signal);
   return options.signal;
 }
 
-/** The signal of `inspect`, whose only option it is. @throws {InvalidConfigError} */
+/** The signal of the options of `inspect`; an unknown option throws. @throws {InvalidConfigError} */
 export function inspectSignalOf(options: unknown): AbortSignalLike | undefined {
   return assertAcquireOptions(options, ["signal"]).signal;
 }
 
-/** @returns milliseconds to wait for what is held @throws {InvalidConfigError} */
+/** The `drain` of `close()`. @returns milliseconds to wait for the locks that are held @throws {InvalidConfigError} */
 export function drainOf(options: unknown): number {
   if (options === undefined) return 0;
   assertObject(options);
@@ -117,7 +118,7 @@ function assertBoolean(field: string, got: unknown): void {
   }
 }
 
-/** By its shape. A pool has that, too, and would take the lock on whichever session is free. */
+/** Checks a client by its shape. A pool has the same shape, but would run each statement on whichever session is free. */
 function assertSessionClient(client: unknown): void {
   if (client === undefined) return;
   const { query, on, removeListener, totalCount } = (client ?? {}) as Record<string, unknown>;
@@ -127,7 +128,7 @@ function assertSessionClient(client: unknown): void {
   throw new InvalidConfigError({ field: "client", got: client, wants });
 }
 
-/** A signal is known by its shape, because polyfills have classes of their own. */
+/** Checks a signal by its shape, because polyfills have classes of their own. */
 function assertSignal(signal: unknown): void {
   if (signal === undefined) return;
   const { aborted, addEventListener, removeEventListener } = (signal ?? {}) as Partial<AbortSignalLike>;
@@ -138,14 +139,14 @@ function assertSignal(signal: unknown): void {
   if (!isOne) throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
 }
 
-/** @returns milliseconds @throws {InvalidTtlError} */
+/** Checks a TTL. @returns milliseconds @throws {InvalidTtlError} */
 export function assertPositiveTtl(got: unknown): number {
   const ttl = milliseconds(got);
   if (ttl === undefined || !(ttl > 0) || ttl === Number.POSITIVE_INFINITY) throw new InvalidTtlError(got);
   return ttl;
 }
 
-/** @returns milliseconds, 0 for no wait, `Infinity` for one without a bound @throws {InvalidConfigError} */
+/** Checks the option `wait`. @returns milliseconds: 0 to try once, `Infinity` to wait without a bound @throws {InvalidConfigError} */
 export function assertWait(got: unknown): number {
   if (got === undefined) return 0;
   if (got === true) return Number.POSITIVE_INFINITY;
@@ -160,7 +161,7 @@ export function assertWait(got: unknown): number {
   return wait;
 }
 
-/** @throws {InvalidConfigError} @throws {EmptyKeyError} @throws {InvalidKeyError} */
+/** Checks the keys of `acquireAll`. @throws {InvalidConfigError} @throws {EmptyKeyError} @throws {InvalidKeyError} */
 export function assertKeys(got: unknown): readonly LockKey[] {
   if (!Array.isArray(got)) throw new InvalidConfigError({ field: "keys", got, wants: "an array of keys" });
   if (got.length === 0) {

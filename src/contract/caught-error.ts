@@ -1,13 +1,13 @@
-// What a `catch` gets is anything: this is how it becomes an error, a sentence or a code.
+// A `catch` may get any value. These functions make an error, a sentence or a code of it.
 
-/** What was thrown, as an error: itself if it is one. */
+/** The thrown value itself if it is an error, otherwise an error whose `cause` it is. */
 export function toError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error(sentenceOf(thrown), { cause: thrown });
 }
 
 /**
- * What was thrown, in words: not everything can be made into a string. The driver reports a refused connection to a host of several
- * addresses as an AggregateError without a message.
+ * Describes a thrown value in words, even one that can't be made into a string. If a host has several addresses and all of them refuse
+ * the connection, the driver throws an AggregateError without a message: the messages of its errors are used.
  */
 export function sentenceOf(thrown: unknown): string {
   if (thrown instanceof AggregateError && thrown.message === "")
@@ -19,13 +19,13 @@ export function sentenceOf(thrown: unknown): string {
   }
 }
 
-/** The code of an error: the system's (`"ENOENT"`), the server's SQLSTATE or this library's own. `undefined` if it has none, or a number. */
+/** The code of an error: the system's (`"ENOENT"`), the server's SQLSTATE or this library's own. `undefined` if it has none or it is a number. */
 export function codeOf(thrown: unknown): string | undefined {
   if (!(thrown instanceof Error) || !("code" in thrown)) return undefined;
   return typeof thrown.code === "string" ? thrown.code : undefined;
 }
 
-/** Whether an error has one of these codes. */
+/** Whether a thrown value is an error with one of these codes. */
 export function hasCode(thrown: unknown, ...codes: readonly string[]): boolean {
   return codes.includes(codeOf(thrown) ?? "");
 }

@@ -1,17 +1,17 @@
 import type { AcquireOptions, Duration } from "./locker.ts";
 
 /**
- * What is needed of the client of a transaction. Those of node-postgres fit, and so does an object that runs a statement in the
- * transaction of another library.
+ * What the locker needs of the client of a transaction. A client of node-postgres fits, and so does any object that runs statements in
+ * another library's transaction.
  *
- * All calls of the locker are `query(text, values)`, with strings and nulls as values, for the parameters `$1`, `$2` and so
- * on. They read the first row by the name of its column, which is a text.
+ * The locker only calls `query(text, values)`. The values are strings and nulls for the parameters `$1`, `$2` and so on; the locker
+ * reads the first row, by column name, and each column is of type text.
  */
 export interface TransactionClient {
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
 }
 
-/** What is needed of a client that a lock is taken on: a `Client` of node-postgres, or one of its `Pool`, fits. */
+/** What the locker needs of a client to take a lock on it. A `Client` of node-postgres fits, and so does a client of its `Pool`. */
 export interface SessionClient extends TransactionClient {
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end" | "drain", listener: () => void): unknown;
@@ -22,12 +22,12 @@ export interface SessionClient extends TransactionClient {
 export interface TransactionOptions<C extends TransactionClient = TransactionClient>
   extends Pick<AcquireOptions, "signal" | "mode"> {
   /**
-   * How long PostgreSQL lets the transaction be idle, as `idle_in_transaction_session_timeout`: a duration from 1 ms to 24 days.
-   * After that it ends the session, and frees the lock; the call rejects with a `LockExpiredError` before.
+   * How long PostgreSQL lets the transaction be idle (`idle_in_transaction_session_timeout`): a duration from 1 ms to 24 days.
+   * After that, PostgreSQL ends the session and frees the lock; the call rejects with a `LockExpiredError` before that happens.
    *
-   * While the process lives and the link does, the locker keeps the transaction alive, however long `fn` is at something else.
-   * But a statement of `fn` that takes longer than that ends the call, too: nothing tells it from a dead link. On a client of
-   * another library than node-postgres nothing is kept alive: there, `fn` sends a statement within each `ttl`.
+   * While the process and the connection live, the locker keeps the transaction alive, however long `fn` does something else. A
+   * statement of `fn` that takes longer than `ttl` ends the call too, because it can't be told from a dead connection. On a client
+   * of a library other than node-postgres nothing is kept alive: there, `fn` must send a statement within each `ttl`.
    *
    * @default "30s" with `ttlEnforcement: "server"`, otherwise none
    * @example
@@ -35,8 +35,9 @@ export interface TransactionOptions<C extends TransactionClient = TransactionCli
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. 0: try once. The call waits in the server, in its transaction, for seconds at a time: callers that wait are served in the order in
-   * which they came. If transactions wait for each other, one of them gets a `DatabaseError` with the `sqlState` 40P01.
+   * How long to wait for a holder to give the lock back: a duration, `true` for as long as it takes, or 0 to try once. The call waits
+   * inside the server, in its transaction, for seconds at a time. Callers are served in order of arrival. If transactions wait for each
+   * other, one of them gets a `DatabaseError` whose `sqlState` is 40P01.
    *
    * @default 0
    * @example
@@ -44,7 +45,7 @@ export interface TransactionOptions<C extends TransactionClient = TransactionCli
    */
   readonly wait?: Duration | true;
   /**
-   * A client with a transaction begun, which stays the caller's to commit or to roll back: the lock lasts until then.
+   * A client on which the caller has begun a transaction. The caller commits it or rolls it back; the lock lasts until then.
    *
    * @default a client of the pool, with a transaction of its own
    * @example
@@ -55,7 +56,7 @@ export interface TransactionOptions<C extends TransactionClient = TransactionCli
   readonly client?: C;
 }
 
-/** What is needed of a connection pool: a `Pool` of node-postgres, a subclass of it, or a wrapper that has what is here. */
+/** What the locker needs of a connection pool. A `Pool` of node-postgres fits, and so does a subclass or a wrapper with these members. */
 export interface PoolLike {
   connect(callback: never): unknown;
   on(event: "error", listener: never): unknown;

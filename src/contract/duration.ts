@@ -14,10 +14,10 @@ const part = /(\d+\.?\d*|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)/y;
 
 /**
  * Reads a duration in Go's grammar (https://pkg.go.dev/time#ParseDuration): an optional sign, then one or more decimal
- * numbers, each with a unit (`ns`, `us`, `ms`, `s`, `m`, `h`); a bare `"0"` needs none. It is what every option of this package
- * takes that is a duration.
+ * numbers, each with a unit (`ns`, `us`, `ms`, `s`, `m`, `h`); a bare `"0"` needs none. Every option of this package that is a
+ * duration takes such a string.
  *
- * @returns milliseconds, maybe a fraction of one, and negative after a minus sign; `undefined` if the text is not of that grammar
+ * @returns milliseconds, possibly fractional, negative after a minus sign; `undefined` if the text doesn't follow the grammar
  */
 export function parseDuration(text: string): number | undefined {
   const signed = /^[+-]/.test(text);
@@ -37,13 +37,13 @@ export function parseDuration(text: string): number | undefined {
   return sign * total;
 }
 
-/** A duration as a caller wrote it, in milliseconds; `undefined` for what is none. May be negative or infinite. */
+/** Converts a duration as a caller wrote it to milliseconds, which may be negative or infinite; `undefined` if it is not a duration. */
 export function milliseconds(duration: unknown): number | undefined {
   if (typeof duration === "number") return Number.isNaN(duration) ? undefined : duration;
   return typeof duration === "string" ? parseDuration(duration) : undefined;
 }
 
-/** A duration as Go prints it: `1m30s`, `250ms`, `1.5s`. */
+/** Formats a duration as Go prints it: `1m30s`, `250ms`, `1.5s`. */
 export function formatDuration(milliseconds: number): string {
   if (milliseconds < 0) return `-${formatDuration(-milliseconds)}`;
   const whole = round(milliseconds, 1e6);
@@ -58,7 +58,7 @@ export function formatDuration(milliseconds: number): string {
   return `${head}${seconds}s`;
 }
 
-/** To the nanosecond, which takes away what binary fractions add. */
+/** Rounds to the nanosecond, which removes the noise of binary fractions. */
 function round(value: number, perUnit: number): number {
   return Math.round(value * perUnit) / perUnit;
 }

@@ -7,55 +7,55 @@ import type { AbortSignalLike, Duration } from "./locker.ts";
 /** One stretch of leading, from the election to the end of `onElected`. */
 export interface LeaderTerm {
   /**
-   * Aborts when leading has to end: the lock was lost or has expired (its reason is that of `lock.signal`), the signal of `elect`
-   * aborted (its reason), or the locker closes (a `LockerClosedError`). Pass it to whatever is done as leader.
+   * Aborts when this process must stop leading: because the lock was lost or expired (the reason is that of `lock.signal`), because the
+   * signal of `elect` aborted (its reason), or because the locker closes (a `LockerClosedError`). Pass it to all work done as leader.
    */
   readonly signal: AbortSignal;
 }
 
-/** Who leads, as its session shows in PostgreSQL. All but `isSelf` is `undefined` with a `MemoryLocker`. */
+/** The current leader, as its session appears in PostgreSQL. With a `MemoryLocker`, every field except `isSelf` is `undefined`. */
 export interface Leader {
-  /** Whether it is this very `elect`. */
+  /** Whether the leader is the `elect` call whose `onNewLeader` this is. */
   readonly isSelf: boolean;
-  /** The address of its host; `"local"` over a Unix socket. `undefined` if PostgreSQL hides it from this role. */
+  /** The address of the leader's host; `"local"` over a Unix socket. `undefined` if PostgreSQL hides it from this role. */
   readonly host: string | undefined;
-  /** The backend of its session, as `pg_stat_activity` has it. */
+  /** The process id of the leader's backend, as in `pg_stat_activity`. */
   readonly pid: number | undefined;
-  /** When its session was opened. `undefined` if PostgreSQL hides it from this role. */
+  /** When the leader's session was opened. `undefined` if PostgreSQL hides it from this role. */
   readonly sessionSince: Date | undefined;
 }
 
 export interface ElectOptions {
   /**
-   * Leads: runs when this process has been elected, under a lock that refreshes itself. Returning, or the end of the promise, resigns;
-   * throwing resigns, and ends the election. Once `term.signal` has aborted it should come to its end soon: until it has, this process
-   * neither resigns nor stands again.
+   * The leader's work: runs once this process has been elected, under a lock that refreshes itself. When it returns, or its promise
+   * resolves, the process resigns; when it throws, the process resigns and `elect` rejects. It should end soon after `term.signal`
+   * aborts: until it does, this process neither resigns nor stands again.
    */
   readonly onElected: (lock: Lock, term: LeaderTerm) => unknown;
   /**
-   * Called with each new leader: with this process as soon as it leads, with another when two looks in a row have shown it. There is a
-   * look once in a `retryPeriod`, of one statement; without this option nobody looks. One leader is told from another by its session.
-   * Whatever it throws changes nothing.
+   * Called with each new leader: at once if it is this process, or after two checks in a row have seen another one. A check is one
+   * statement each `retryPeriod`; without this option there are none. Leaders are told apart by their sessions. If `onNewLeader`
+   * throws, nothing changes.
    *
-   * @default nobody looks
+   * @default none: the leader is not checked
    */
   readonly onNewLeader?: (leader: Leader) => unknown;
   /**
-   * Its abort ends the election: a candidate stops waiting, a leader is told by `term.signal`. The promise then resolves.
+   * Ends the election when it aborts: a candidate stops waiting, and a leader's `term.signal` aborts. The promise then resolves.
    *
-   * @default it goes on until the locker closes
+   * @default none: the election goes on until the locker closes
    */
   readonly signal?: AbortSignalLike;
   /**
-   * How long a leader leads without a sign of the server, and with `ttlEnforcement: "server"` how long the server waits for one of the
-   * leader: the lease duration of others. It is refreshed at a third of that.
+   * How long a leader leads without an answer from the server and, with `ttlEnforcement: "server"`, how long the server waits for the
+   * leader. Other libraries call it the lease duration. The lock is refreshed after a third of it.
    *
    * @default as `acquire`: `"30s"`, or the locker's `recoveryGrace` if that is less
    */
   readonly ttl?: Duration;
   /**
-   * The pause between resigning and standing again, in which others may be elected; up to a fifth longer, by chance. It is also the time
-   * between two looks for `onNewLeader`. Whoever waits waits inside the server, without such pauses.
+   * The pause between resigning and standing again, plus up to a fifth at random, so that another candidate can be elected. It is also
+   * the time between two checks for `onNewLeader`. Candidates wait inside the server, without pauses.
    *
    * @default "2s"
    */
@@ -68,19 +68,19 @@ export interface ElectOptions {
   readonly fencing?: boolean;
 }
 
-/** What a locker has for leader election. */
+/** The part of a locker that does leader election. */
 export interface LeaderElector {
   /**
-   * Stands for election, leads as long as `onElected` runs, resigns, and stands again, until it is told to end. Of all who stand for
-   * `key`, in whatever process, one at a time leads: it holds the lock of the key, which is refreshed meanwhile.
+   * Stands for election, leads while `onElected` runs, resigns, and stands again, until it is told to end. Of all candidates for `key`,
+   * in any process, one at a time leads: the one that holds the lock of the key, which is refreshed while it leads.
    *
-   * Returning from `onElected` resigns, and so does its throwing. After it has returned, or come to its end because the lock was lost,
-   * this process pauses for `retryPeriod` and stands again. What waiting can mend (a restart, a failover) it waits out.
+   * The process resigns when `onElected` returns or throws. After it has returned, or has ended because the lock was lost, the process
+   * pauses for `retryPeriod` and stands again. Faults that pass by themselves (a restart, a failover) are waited out.
    *
-   * Resolves when it was told to end, by `options.signal` or by `close()`, and `onElected` has come to its end. After a loss, or
-   * when told to end, what `onElected` throws doesn't count, as that is how work stops.
+   * Resolves once `options.signal` or `close()` has told it to end and `onElected` has ended. After a loss, or once told to end, an
+   * error of `onElected` is ignored, because throwing is how work stops.
    *
-   * Use `ttlEnforcement: "server"`: otherwise a leader that is stopped or cut off is replaced only when its session ends.
+   * Use `ttlEnforcement: "server"`: without it, a leader that is stopped or cut off is replaced only when its session ends.
    *
    * @example
    * const stop = new AbortController();
@@ -92,8 +92,8 @@ export interface LeaderElector {
    *   },
    * });
    *
-   * @throws what `onElected` throws of itself, once the lock has been given back
-   * @throws what `acquire` throws and no waiting mends: a wrong password, a bad key or TTL, a pooler
+   * @throws what `onElected` throws while leading, once the lock has been released
+   * @throws what `acquire` throws if waiting can't help: a wrong password, a bad key or TTL, a pooler
    * @throws {InvalidConfigError} an option is unknown or of the wrong type
    * @throws {LockerClosedError} called after `close()`
    */
@@ -104,13 +104,13 @@ const known = ["onElected", "onNewLeader", "signal", "ttl", "retryPeriod", "fenc
 /** Milliseconds. */
 const defaultRetryPeriod = 2_000;
 
-/** With `retryPeriod` in milliseconds. */
+/** Checked options of `elect`, with `retryPeriod` in milliseconds. */
 export interface CheckedElectOptions extends ElectOptions {
   readonly retryPeriod: number;
 }
 
 /**
- * A copy of the options. `ttl` is checked where it is used.
+ * Checks the options of `elect`, except `ttl`, which each acquire checks. Returns a copy.
  *
  * @throws {InvalidConfigError} names the option
  */

@@ -8,8 +8,8 @@ import {
 import { conceal, quote, show } from "./shown-value.ts";
 
 /**
- * Base of every error that this library makes. Match on `code`, or with `instanceof`, which knows the errors of another copy of
- * the library in the same process, too: an application may have it as an ES module and a dependency as CommonJS.
+ * Base class of every error of this library. Match on `code` or with `instanceof`, which also recognises errors from another copy of
+ * the library in the same process: an application may load it as an ES module, and a dependency as CommonJS.
  */
 export abstract class LockerError extends Error {
   abstract readonly code: string;
@@ -21,7 +21,7 @@ export abstract class LockerError extends Error {
 
   /** @internal */
   static override [Symbol.hasInstance](value: unknown): boolean {
-    // biome-ignore lint/complexity/noThisInStatic: it is the class that stands at the right of `instanceof`
+    // biome-ignore lint/complexity/noThisInStatic: `this` is the class to the right of `instanceof`
     return isOfClass(this, LockerError, value);
   }
 }
@@ -33,11 +33,11 @@ export class LockNotAcquiredError extends LockerError {
   readonly code = LockNotAcquiredError.code;
   readonly key: string;
   readonly reason: NotAcquiredReason;
-  /** How long the call waited for the lock or for a session, in milliseconds, if the reason is that time. */
+  /** How long the call waited for the lock or for a session, in milliseconds, if it ran out of time. */
   readonly waited: number | undefined;
-  /** With `"id-collision"`, the key whose lock has the same id. */
+  /** With the reason `"id-collision"`, the key whose lock has the same id. */
   readonly otherKey: string | undefined;
-  /** With `"recovering"`, the milliseconds until the locker's `recoveryGrace` has passed, and locks are granted again. */
+  /** With the reason `"recovering"`, the milliseconds until the locker's `recoveryGrace` has passed and locks are granted again. */
   readonly graceLeft: number | undefined;
 
   constructor(facts: NotAcquiredFacts) {
@@ -52,7 +52,7 @@ export class LockNotAcquiredError extends LockerError {
 
 export type NotHeldReason = "released" | "expired" | "lost" | "closed";
 
-/** The lock was no longer held, and is not now. With `reason: "lost"`, `cause` says what ended it. */
+/** The lock is no longer held. With the reason `"lost"`, `cause` says what ended it. */
 export class LockNotHeldError extends LockerError {
   override readonly name = "LockNotHeldError";
   static readonly code = "LOCK_NOT_HELD";
@@ -74,7 +74,7 @@ const notHeldSentence: Record<NotHeldReason, string> = {
   closed: "its locker was closed",
 };
 
-/** What `lock.signal` aborts with when holding ended without a release. `cause` says what ended it. */
+/** The reason of `lock.signal` if the lock ended without a release and before its TTL. `cause` says what ended it. */
 export class LockLostError extends LockerError {
   override readonly name = "LockLostError";
   static readonly code = "LOCK_LOST";
@@ -87,7 +87,7 @@ export class LockLostError extends LockerError {
   }
 }
 
-/** What `lock.signal` aborts with when the TTL passed without a refresh. */
+/** The reason of `lock.signal` if the TTL passed without a refresh. */
 export class LockExpiredError extends LockerError {
   override readonly name = "LockExpiredError";
   static readonly code = "LOCK_EXPIRED";
@@ -103,7 +103,7 @@ export class LockExpiredError extends LockerError {
   }
 }
 
-/** A key has at least one character. */
+/** The key is empty. A key has at least one character. */
 export class EmptyKeyError extends LockerError {
   override readonly name = "EmptyKeyError";
   static readonly code = "EMPTY_KEY";
@@ -114,7 +114,10 @@ export class EmptyKeyError extends LockerError {
   }
 }
 
-/** A key is a string of well-formed UTF-16, because a lone surrogate would share its lock with every other one; or it is bytes. */
+/**
+ * The key is neither a string of well-formed UTF-16 nor a `Uint8Array`. A lone surrogate is refused because all of them would share
+ * one lock.
+ */
 export class InvalidKeyError extends LockerError {
   override readonly name = "InvalidKeyError";
   static readonly code = "INVALID_KEY";
@@ -125,7 +128,7 @@ export class InvalidKeyError extends LockerError {
   }
 }
 
-/** A TTL is a positive, finite duration, and one that the server can enforce if it is to. */
+/** The TTL is not a positive, finite duration, or the server is to enforce it and can't enforce one of that length. */
 export class InvalidTtlError extends LockerError {
   override readonly name = "InvalidTtlError";
   static readonly code = "INVALID_TTL";
@@ -136,14 +139,14 @@ export class InvalidTtlError extends LockerError {
   }
 }
 
-/** An option that can't be used. */
+/** An option is unknown, or its value can't be used. `field` names it. */
 export class InvalidConfigError extends LockerError {
   override readonly name = "InvalidConfigError";
   static readonly code = "INVALID_CONFIG";
   readonly code = InvalidConfigError.code;
   readonly field: string;
 
-  /** `secret`: what was given may be a password or hold one, so that a string is not shown. */
+  /** `secret`: the given value may be or contain a password, so a string is not shown. */
   constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean; cause?: unknown }) {
     const got =
       facts.secret && typeof facts.got === "string" && facts.got !== ""
@@ -165,7 +168,7 @@ export class CircuitOpenError extends LockerError {
   }
 }
 
-/** The locker has been closed. */
+/** The locker has been closed, so it takes no more calls. */
 export class LockerClosedError extends LockerError {
   override readonly name = "LockerClosedError";
   static readonly code = "LOCKER_CLOSED";
@@ -181,11 +184,11 @@ export class DatabaseError extends LockerError {
   override readonly name = "DatabaseError";
   static readonly code = "DATABASE_ERROR";
   readonly code = DatabaseError.code;
-  /** PostgreSQL's code, such as `"57P01"`, if the server said one. */
+  /** The SQLSTATE, such as `"57P01"`, if the server sent one. */
   readonly sqlState: string | undefined;
-  /** The key of the lock that it was about, if it was about one. */
+  /** The key of the lock that the failed operation was about, if it was about one. */
   readonly key: string | undefined;
-  /** What failed: "Taking the lock", say. */
+  /** The operation that failed, such as "Taking the lock". */
   readonly doing: string;
 
   constructor(facts: { doing: string; key?: string | undefined; cause: unknown }) {
@@ -197,7 +200,7 @@ export class DatabaseError extends LockerError {
   }
 }
 
-/** Between this process and the server stands a pooler, which gives a statement whichever session is free. */
+/** A connection pooler stands between this process and the server. It runs each statement on whichever session is free. */
 export class PoolerDetectedError extends LockerError {
   override readonly name = "PoolerDetectedError";
   static readonly code = "POOLER_DETECTED";
@@ -212,7 +215,7 @@ export class PoolerDetectedError extends LockerError {
   }
 }
 
-/** The server says that it grants advisory locks, and keeps none: everybody would hold every lock. */
+/** The server says that it grants advisory locks but does not keep them, so every caller would hold every lock. */
 export class LocksNotKeptError extends LockerError {
   override readonly name = "LocksNotKeptError";
   static readonly code = "LOCKS_NOT_KEPT";
@@ -220,13 +223,13 @@ export class LocksNotKeptError extends LockerError {
 
   constructor() {
     super(
-      "The server answers that advisory locks are granted, but does not keep them: a second session was granted the same one, " +
-        "or the first found nothing of it. Some databases that speak PostgreSQL's protocol do so. Connect the locker to a PostgreSQL",
+      "The server says that it grants advisory locks but does not keep them: a second session was granted the same lock, " +
+        "or the first could not find its own. Some databases that speak PostgreSQL's protocol do this. Connect the locker to PostgreSQL",
     );
   }
 }
 
-/** The server's table of locks is full, for every session of every database. The lock was not taken, and none was lost. */
+/** The server's lock table, which all databases share, is full. The lock was not taken, and no other lock was lost. */
 export class LockTableFullError extends LockerError {
   override readonly name = "LockTableFullError";
   static readonly code = "LOCK_TABLE_FULL";
@@ -241,18 +244,18 @@ export class LockTableFullError extends LockerError {
   }
 }
 
-/** The server is older than PostgreSQL 14, which has no time-out for idle sessions: neither to set one, nor to be safe of one. */
+/** The server is older than PostgreSQL 14, so it lacks the setting `idle_session_timeout`, which every session of a locker sets. */
 export class ServerTooOldError extends LockerError {
   override readonly name = "ServerTooOldError";
   static readonly code = "SERVER_TOO_OLD";
   readonly code = ServerTooOldError.code;
 
   constructor(facts: { cause: unknown }) {
-    super("The server is older than PostgreSQL 14, which is the oldest that is supported", causeOf(facts));
+    super("The server is older than PostgreSQL 14, the oldest version supported", causeOf(facts));
   }
 }
 
-/** The server is a standby: its locks exclude nobody on the primary. */
+/** The server is a standby. Its locks exclude nobody on the primary. */
 export class StandbyError extends LockerError {
   override readonly name = "StandbyError";
   static readonly code = "STANDBY";
@@ -265,18 +268,18 @@ export class StandbyError extends LockerError {
   }
 }
 
-/** The error of something that was done for the lock of a key: its sentence names that. */
+/** A `DatabaseError` with its key set, so that its message names the lock; any other error as it is. */
 export function aboutKey(error: unknown, key: string): unknown {
   if (!(error instanceof DatabaseError) || error.key !== undefined) return error;
   return new DatabaseError({ doing: error.doing, key, cause: error.cause });
 }
 
-/** The error by its own name, if acquiring a lock has one for it. */
+/** The specific error class for a `DatabaseError` of an acquire, if there is one; otherwise the error itself. */
 export function namedLockError(error: unknown): unknown {
   if (!(error instanceof DatabaseError)) return error;
   const { sqlState, cause } = error;
   if (sqlState === "53200") return new LockTableFullError({ cause });
-  // 42704: no such setting. Of those that are asked for, `idle_session_timeout` is the youngest, of 14.
+  // 42704: no such setting. The newest that the locker sets is `idle_session_timeout`, of PostgreSQL 14.
   if (sqlState === "42704") return new ServerTooOldError({ cause });
   return error;
 }
@@ -285,13 +288,13 @@ function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
   return facts.cause === undefined ? undefined : { cause: facts.cause };
 }
 
-/** The error for a connection string that can't be read carries that string, with its password, as `input`. */
+/** Removes `input` from the error for an invalid connection string: it holds the string, with its password. */
 function withoutSecrets(cause: unknown): unknown {
   return cause instanceof Error && "input" in cause ? new Error(cause.message) : cause;
 }
 
 function sqlStateOf(cause: unknown): string | undefined {
   const code = codeOf(cause);
-  // Node's own codes (ECONNREFUSED) are longer.
+  // A code of Node.js, such as ECONNREFUSED, is longer than a SQLSTATE.
   return code !== undefined && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }

@@ -4,7 +4,7 @@ import type { AcquireOptions } from "./locker.ts";
 
 const field = "holdAtLeast";
 
-/** @returns milliseconds; 0 if nothing was asked @throws {InvalidConfigError} */
+/** Checks the option `holdAtLeast`. @returns milliseconds; 0 if it is absent @throws {InvalidConfigError} */
 export function holdAtLeastOf(options: Pick<AcquireOptions, typeof field> | undefined): number {
   const got: unknown = options?.[field];
   if (got === undefined) return 0;
@@ -16,9 +16,13 @@ export function holdAtLeastOf(options: Pick<AcquireOptions, typeof field> | unde
   return least;
 }
 
-/** Several locks are taken and given back together, also those that nobody got to use. @throws {InvalidConfigError} */
+/**
+ * Refuses `holdAtLeast` for several locks: a call that gets only some of them gives those back, and they must not be kept.
+ *
+ * @throws {InvalidConfigError}
+ */
 export function assertNoHoldAtLeast(options: AcquireOptions | undefined): void {
   const got: unknown = options?.[field];
   if (got === undefined) return;
-  throw new InvalidConfigError({ field, got, wants: "absent: several locks at once are not kept longer" });
+  throw new InvalidConfigError({ field, got, wants: "absent: it can't be used with several locks" });
 }

@@ -3,19 +3,31 @@ import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
 import type { AcquireOptions } from "./locker.ts";
 
 /**
- * What a locker takes for an option that a call leaves out, or gives as `undefined`. An option that is given counts instead: `wait: 0`
- * tries once, whatever the default.
+ * The values that a locker uses for options that a call leaves out or gives as `undefined`. An option of the call takes precedence:
+ * `wait: 0` tries once, whatever the default.
  */
 export interface LockDefaults {
-  /** Of every lock. Of a `withTransaction` only with `ttlEnforcement: "server"`. @default "30s", or `recoveryGrace` if that is less */
+  /**
+   * The TTL of every lock; for `withTransaction` only with `ttlEnforcement: "server"`.
+   *
+   * @default "30s", or `recoveryGrace` if that is less
+   */
   readonly ttl?: AcquireOptions["ttl"];
-  /** Of every call that takes a lock, `withTransaction` too. @default 0 */
+  /**
+   * The `wait` of every call that takes a lock, including `withTransaction`.
+   *
+   * @default 0
+   */
   readonly wait?: AcquireOptions["wait"];
-  /** Of every call that takes a lock, with a function or without. @default `true` with a function, `false` without */
+  /**
+   * The `autoRefresh` of every call that takes a lock, with or without a function.
+   *
+   * @default `true` with a function, `false` without
+   */
   readonly autoRefresh?: boolean;
 }
 
-/** In milliseconds. */
+/** Checked `LockDefaults`, with every duration in milliseconds. */
 export interface CheckedDefaults {
   readonly ttl: number;
   readonly wait: number;
@@ -23,7 +35,9 @@ export interface CheckedDefaults {
 }
 
 /**
- * @param ttl what it is without a default, in milliseconds
+ * Checks the option `defaults` of a locker.
+ *
+ * @param ttl the TTL if `defaults` has none, in milliseconds
  * @throws {InvalidConfigError} names the field
  */
 export function checkDefaults(

@@ -1,25 +1,25 @@
 import type { LockMode } from "./locker.ts";
 
-/** What a locker tells, by the name of the event: see `locker.on`. */
+/** The events of a locker, by name, with what a listener gets: see `locker.on`. */
 export interface LockEvents {
-  /** A lock was granted, and its caller is about to get it. */
+  /** A lock was granted; its caller is about to get the handle. */
   readonly acquired: LockEvent & {
     readonly mode: LockMode;
     /** Milliseconds from the call to the grant. */
     readonly waited: number;
     readonly fencingToken: bigint | undefined;
   };
-  /** A lock was given back by its holder, while it was held. */
+  /** A holder released a lock that it still held. */
   readonly released: LockEvent;
-  /** Holding has ended without a release: what `lock.signal` aborts with. A locker that is closed ends its locks so, too. */
+  /** A lock ended without a release, also by `close()`. `reason` is what `lock.signal` aborts with. */
   readonly lost: LockEvent & { readonly reason: Error };
-  /** A caller begins to wait for a lock that somebody else has. Once for each wait. */
+  /** A caller begins to wait for a lock that somebody else holds. Once for each wait. */
   readonly waiting: LockEvent & { readonly mode: LockMode };
-  /** A connection has been made fit to carry locks, or to wait for them. Never with a `MemoryLocker`. */
+  /** A connection is ready to carry locks or to wait for them. Never with a `MemoryLocker`. */
   readonly sessionOpened: SessionEvent;
-  /** Such a connection goes back to its pool, or is gone, with all locks that it carried. */
+  /** A connection that carried locks, or waited for them, goes back to its pool, or has ended with all its locks. */
   readonly sessionClosed: SessionEvent & {
-    /** Why it is gone; `undefined`: it carried nothing, and went back or ended as it should. */
+    /** Why the session ended; `undefined` if it carried no lock and was returned or ended as it should. */
     readonly reason: Error | undefined;
   };
 }
@@ -36,9 +36,9 @@ export interface LockEvent {
 
 export interface SessionEvent {
   readonly namespace: number;
-  /** The backend. */
+  /** The process id of the session's backend. */
   readonly pid: number;
-  /** What it is for: many locks, one lock, or waiting inside the server and the lock that was waited for. */
+  /** What the session is for: many locks, one lock, or waiting inside the server for one lock and then carrying it. */
   readonly use: "shared" | "dedicated" | "waiting";
 }
 

@@ -3,17 +3,17 @@ import { EmptyKeyError, InvalidConfigError, InvalidKeyError, LockerError } from 
 import { type LockKey, plainKey, textOfBytes } from "./lock-key.ts";
 
 const utf8 = new TextEncoder();
-/** What is hashed: a namespace, and then room for a key. This one is for the keys that are usual. */
+/** A reusable buffer for what is hashed, a namespace and a key, large enough for usual keys. */
 const usual = roomFor(256);
 
 /**
- * The signed 64-bit number that PostgreSQL knows a lock by: FNV-1a 64 over the namespace as four big-endian bytes, then
- * the key's bytes, which are UTF-8 if it is a string. The Go package `distributedlock/postgres` makes the same, so that a Go
+ * The signed 64-bit number by which PostgreSQL knows a lock: FNV-1a 64 over the namespace as four big-endian bytes, then
+ * the key's bytes, which are UTF-8 if it is a string. The Go package `distributedlock/postgres` computes the same number, so a Go
  * service with the same namespace and key contends with this one.
  *
- * Keys are taken as they are: no Unicode normalisation, no trimming. Two keys may share an id; see the
- * `"id-collision"` reason of `LockNotAcquiredError`. Whoever may choose a key can choose one whose id is another's: if that is not
- * to be, see {@link sha256LockId}.
+ * Keys are used as they are: no Unicode normalisation, no trimming. Two keys may share an id: see the reason `"id-collision"` of
+ * `LockNotAcquiredError`. Anyone who can choose a key can choose one whose id equals that of another key; {@link sha256LockId}
+ * prevents that.
  *
  * @param namespace an int32
  * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} as `acquire` does
@@ -25,8 +25,8 @@ export function lockId(namespace: number, key: LockKey): bigint {
 }
 
 /**
- * A key as it is shown, in `lock.key` and in errors. Bytes that aren't UTF-8 are lone surrogates, which no key of a string has, so
- * that no two keys are shown alike.
+ * The text that shows a key in `lock.key` and in errors. Bytes that aren't UTF-8 become lone surrogates, which no string key may
+ * contain, so no two keys have the same text.
  *
  * @throws {EmptyKeyError} @throws {InvalidKeyError}
  */
@@ -39,9 +39,9 @@ export function keyText(key: unknown): string {
   return textOfBytes(key);
 }
 
-/** The id of a key by FNV, without a check. */
+/** The id of a key by FNV-1a, without checking the arguments. */
 export function fnv(namespace: number, key: LockKey): bigint {
-  // UTF-8 takes three bytes at most for what is one unit of a string.
+  // UTF-8 takes at most three bytes for each code unit of a string.
   const room = 3 * key.length <= usual.key.length ? usual : roomFor(3 * key.length);
   room.view.setInt32(0, namespace);
   let length = 4;
@@ -52,12 +52,12 @@ export function fnv(namespace: number, key: LockKey): bigint {
     length += key.length;
   }
   const { bytes } = room;
-  // A 64-bit state in two unsigned halves: BigInt arithmetic per byte would block for 150 ms on a key of a megabyte.
+  // The 64-bit state is kept in two unsigned halves: BigInt arithmetic would block for 150 ms on a key of one megabyte.
   let high = 0xcbf29ce4;
   let low = 0x84222325;
   for (let at = 0; at < length; at += 1) {
     low = (low ^ (bytes[at] as number)) >>> 0;
-    // times the prime 2^40 + 0x1b3; every product stays below 2^53
+    // Multiply by the prime 2^40 + 0x1b3; every product stays below 2^53.
     const product = low * 0x1b3;
     high = (high * 0x1b3 + low * 0x100 + Math.floor(product / 0x1_0000_0000)) % 0x1_0000_0000;
     low = product >>> 0;
@@ -76,23 +76,23 @@ export function isInt32(value: unknown): value is number {
   return typeof value === "number" && Number.isInteger(value) && value >= -(2 ** 31) && value < 2 ** 31;
 }
 
-/** @throws {InvalidConfigError} */
+/** Checks that a namespace is an int32. @throws {InvalidConfigError} */
 export function assertNamespace(namespace: unknown): asserts namespace is number {
   if (isInt32(namespace)) return;
   throw new InvalidConfigError({ field: "namespace", got: namespace, wants: int32Range });
 }
 
 /**
- * How a locker makes the id of a lock: see the option `lockId` of `PostgresLocker`. Of a key that came as bytes, it gets the string
- * that they encode, if they do; so a `Uint8Array` is never UTF-8.
+ * Computes the id of a lock: the option `lockId` of `PostgresLocker`. A key given as bytes that are valid UTF-8 is passed as the string
+ * they encode, so a `Uint8Array` argument is never valid UTF-8.
  */
 export type LockIdFunction = (namespace: number, key: LockKey) => bigint;
 
 /**
- * An id of the caller's own making, checked.
+ * Calls the user's `lockId` function and checks the id that it returns.
  *
- * @param text the key, as it is shown
- * @throws {InvalidConfigError} it is no bigint of 64 bits with a sign, or the function threw
+ * @param text the key as it is shown
+ * @throws {InvalidConfigError} the id is not a signed 64-bit bigint, or the function threw
  */
 export function ownLockId(make: LockIdFunction, namespace: number, key: LockKey, text: string): bigint {
   let id: unknown;

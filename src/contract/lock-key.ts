@@ -3,15 +3,15 @@ import { isUint8Array } from "node:util/types";
 import { EmptyKeyError, InvalidKeyError } from "./errors.ts";
 
 /**
- * What a caller names a lock by: a string without lone surrogates, or bytes, for keys that another language made and that aren't
- * UTF-8. Bytes that are UTF-8 are the same key as the string that they encode.
+ * The name of a lock: a string without lone surrogates, or bytes, for keys that were made in another language and aren't UTF-8.
+ * Bytes that are valid UTF-8 are the same key as the string they encode.
  */
 export type LockKey = string | Uint8Array;
 
-/** A byte that is no part of a character is shown as the lone surrogate of this number and its own: as in Python (PEP 383). */
+/** A byte that isn't part of a UTF-8 character is shown as the lone surrogate U+DC00 plus the byte, as in Python (PEP 383). */
 const escapeBase = 0xdc00;
 
-/** The bytes of a key, from the text by which it is shown. */
+/** The bytes of a key, from the text that shows it. */
 export function keyBytes(text: string): Uint8Array {
   if (text.isWellFormed()) return Buffer.from(text, "utf8");
   return Buffer.concat(
@@ -23,17 +23,17 @@ export function keyBytes(text: string): Uint8Array {
   );
 }
 
-/** Bytes by their text, which says the same, if there is one: so one key is one value, in whichever form it came. */
+/** A key in its canonical form: bytes that are valid UTF-8 become the string they encode, so that one key is always one value. */
 export function plainKey(key: LockKey, text: string): LockKey {
   if (typeof key === "string" || text.isWellFormed()) return text;
-  // The caller may go on to change its own.
+  // A copy, because the caller may change its array later.
   return Uint8Array.from(key);
 }
 
 /**
- * The text of a key of bytes: see {@link LockKey}.
+ * The text that shows a key given as bytes: see {@link LockKey}.
  *
- * @throws {EmptyKeyError} @throws {InvalidKeyError} they aren't bytes, either
+ * @throws {EmptyKeyError} @throws {InvalidKeyError} `key` is not a `Uint8Array`
  */
 export function textOfBytes(key: unknown): string {
   if (!isUint8Array(key)) throw new InvalidKeyError(key);
@@ -57,7 +57,7 @@ function escaped(bytes: Uint8Array): string {
   return parts.join("");
 }
 
-/** How many bytes a character has that begins with this one. */
+/** The length in bytes of the UTF-8 character that starts with this byte. */
 function lengthAfter(first: number): number {
   if (first < 0xc2) return 1;
   if (first < 0xe0) return 2;

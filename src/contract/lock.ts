@@ -2,8 +2,7 @@ import type { AbortSignalLike, Duration, LockMode } from "./locker.ts";
 
 export interface RefreshOptions {
   /**
-   * Stops waiting for the result when it aborts; the call then rejects with the signal's own `reason`. The refresh itself may still take
-   * effect.
+   * Ends the call when it aborts: the call then rejects with the signal's own `reason`. The refresh may still take effect.
    *
    * @default none
    * @example
@@ -13,84 +12,83 @@ export interface RefreshOptions {
 }
 
 /**
- * The handle a holder has. Methods may overlap; releasing twice is an error that changes nothing.
+ * The handle of a lock. Its methods may overlap. A second `release()` throws and changes nothing.
  *
- * With `await using`, the lock is released at the end of the block; a lock that has ended by then is passed over
- * quietly.
+ * With `await using`, the lock is released at the end of the block; if the lock has already ended by then, nothing is thrown.
  */
 export interface Lock extends AsyncDisposable {
-  /** Of a key of bytes that aren't UTF-8, each such byte is a lone surrogate, from U+DC80 to U+DCFF, as in Python. */
+  /** The key as text. A byte that isn't part of valid UTF-8 is shown as a lone surrogate, U+DC80 to U+DCFF, as in Python. */
   readonly key: string;
-  /** What PostgreSQL sees; see `lockId`. */
+  /** The number by which PostgreSQL knows the lock: see `lockId`. */
   readonly id: bigint;
   readonly mode: LockMode;
-  /** Milliseconds, as last acquired or refreshed. Does not count down. */
+  /** The TTL in milliseconds, as last acquired or refreshed. Does not count down. */
   readonly ttl: number;
   /**
-   * Whether the holder may rely on the lock. Read from the clock and the session at the moment of asking, so it
-   * is right even when the event loop was blocked.
+   * Whether the holder may rely on the lock. Computed from the clock and the session on each read, so it is right even if the event
+   * loop was blocked.
    */
   readonly held: boolean;
-  /** Whether the TTL passed without a refresh. By default the lock keeps others out all the same: see {@link AcquireOptions.ttl}. */
+  /** Whether the TTL passed without a refresh. By default the lock still keeps others out: see {@link AcquireOptions.ttl}. */
   readonly expired: boolean;
   /**
-   * When the holder must stop relying on the lock, unless it is refreshed, by this machine's wall clock (`Date.now()`). For people and
-   * logs: {@link held} and {@link remaining} are right even if that clock is set or the machine was suspended. Stays as it is when the
-   * lock has ended.
+   * When the holder must stop relying on the lock unless it is refreshed, by this machine's wall clock (`Date.now()`). Meant for people
+   * and logs: code should use {@link held} or {@link remaining}, which are right even if the clock was set or the machine suspended.
+   * Keeps its value once the lock has ended.
    */
   readonly expiresAt: Date;
-  /** Milliseconds for which the holder may still rely on the lock without a refresh; 0 once it isn't {@link held}. */
+  /** Milliseconds for which the holder may still rely on the lock without a refresh; 0 once it is no longer {@link held}. */
   readonly remaining: number;
   /**
-   * A number that grows from each holder of the key to the next, also when the server crashes or fails over; `undefined`
-   * without the option `fencing`. Write it with whatever the lock protects, and let that refuse a smaller one: a holder
-   * that was paused, and comes back after the next one has written, is then told so.
+   * A number that grows from each holder of the key to the next, even if the server crashes or fails over; `undefined`
+   * without the option `fencing`. Send it with every write to the resource that the lock protects, and have the resource refuse a
+   * smaller number: that stops a holder that was paused and resumes after the next one has written.
    */
   readonly fencingToken: bigint | undefined;
   /**
-   * Aborts when holding ends without a release: its reason is a `LockLostError` or a `LockExpiredError`. Never on a
-   * release. Pass it to whatever is done under the lock.
+   * Aborts when the lock ends without a release; its reason is a `LockLostError` or a `LockExpiredError`. Never aborts on a release.
+   * Pass it to everything that runs under the lock.
    */
   readonly signal: AbortSignal;
-  /** @throws {LockNotHeldError} unless {@link held} */
+  /** Throws unless the lock is {@link held}. @throws {LockNotHeldError} */
   assertHeld(): void;
   /**
-   * Proves that the session still lives and is the same one, and lets the holder rely on the lock for another `ttl` from now.
+   * Proves that the session is alive and still the same, so that the holder may rely on the lock for another `ttl` from now.
    *
-   * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that the caller's
-   * signal, a bad `ttl` or the circuit breaker stops leaves the lock as it was.
+   * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that is stopped by the caller's
+   * signal, a bad `ttl` or the circuit breaker leaves the lock as it was.
    *
-   * @param ttl default: as before
-   * @throws {LockNotHeldError} released, expired, lost or closed; an expired lock is freed in the server
+   * @param ttl the new TTL; without it, the TTL stays as it is
+   * @throws {LockNotHeldError} the lock was released, expired, lost or closed; an expired lock is freed in the server
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
    * @throws {CircuitOpenError} the circuit breaker refused
    */
   refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
   /**
-   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever the outcome, nothing is held
+   * Gives the lock back. Neither the circuit breaker nor a signal stops it. Whatever the outcome, the lock is not held
    * afterwards.
    *
-   * @throws {LockNotHeldError} it was no longer held: released, expired, lost or closed
+   * @throws {LockNotHeldError} the lock was no longer held: released, expired, lost or closed
    */
   release(): Promise<void>;
 }
 
-/** Several locks, taken together. */
+/** The handle of several locks that were acquired together. */
 export interface LockGroup extends AsyncDisposable {
   /** The locks, in the order in which the keys were given. */
   readonly locks: readonly Lock[];
-  /** Whether all of its locks are held. */
+  /** Whether all of the locks are held. */
   readonly held: boolean;
-  /** That of the first to expire: see {@link Lock.expiresAt}. */
+  /** When the first of the locks expires: see {@link Lock.expiresAt}. */
   readonly expiresAt: Date;
-  /** That of the first to expire: see {@link Lock.remaining}. */
+  /** Milliseconds until the first of the locks expires: see {@link Lock.remaining}. */
   readonly remaining: number;
-  /** Aborts with the first of them whose holding ends without a release, for that one's reason. */
+  /** Aborts when the first of the locks ends without a release, with that lock's reason. */
   readonly signal: AbortSignal;
-  /** @throws {LockNotHeldError} of the first that is not held */
+  /** Throws unless all of the locks are held. @throws {LockNotHeldError} names the first that is not */
   assertHeld(): void;
-  /** Refreshes each of them; rejects with the first failure, when all have answered. See {@link Lock.refresh}. */
+  /** Refreshes all of the locks; rejects with the first failure once every refresh has ended. See {@link Lock.refresh}. */
   refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;
-  /** Gives all of them back at once; rejects with the first failure, when all are given back. */
+  /** Releases all of the locks at once; rejects with the first failure once every release has ended. */
   release(): Promise<void>;
 }

@@ -16,7 +16,7 @@ export type Duration = number | string;
 
 export type LockMode = "exclusive" | "shared";
 
-/** What is needed of an `AbortSignal`: those of other realms, and of polyfills such as `abort-controller`, fit as well. */
+/** What the locker needs of an `AbortSignal`. Signals of other realms, and of polyfills such as `abort-controller`, fit too. */
 export interface AbortSignalLike {
   readonly aborted: boolean;
   readonly reason?: unknown;
@@ -26,11 +26,11 @@ export interface AbortSignalLike {
 
 export interface AcquireOptions {
   /**
-   * By default the lock stays in the server when this has passed, and keeps others out until `release()`, `refresh()` or `close()`.
-   * With the locker's option `ttlEnforcement: "server"` PostgreSQL ends it.
+   * How long the holder may rely on the lock without a refresh, counted from when the granting statement was sent, so that the holder
+   * stops before the server would.
    *
-   * It is how long the holder may rely on the lock without a refresh, counted from the moment when the granting statement was
-   * sent, so that the holder stops first.
+   * By default an expired lock stays in the server and keeps others out until `release()`, `refresh()` or `close()`. With the locker's
+   * option `ttlEnforcement: "server"`, PostgreSQL ends it.
    *
    * @default "30s", or the locker's `recoveryGrace` if that is less
    * @example
@@ -38,12 +38,12 @@ export interface AcquireOptions {
    */
   readonly ttl?: Duration;
   /**
-   * How long to wait for a holder to give the lock back: a duration, or `true` for as long as it takes. 0: try once. When it has passed,
-   * the call rejects with `LockNotAcquiredError`, whose `reason` is `"wait-timeout"`.
+   * How long to wait for a holder to give the lock back: a duration, `true` for as long as it takes, or 0 to try once. When the time is
+   * up, the call rejects with a `LockNotAcquiredError` whose `reason` is `"wait-timeout"`.
    *
-   * Callers of one locker are served in order of arrival. The first of them waits inside the server, in its own order, on one of at most
-   * `maxWaitingSessions` connections beside the pool. What waiting can mend (a restart, a failover, a full pool) doesn't end a wait
-   * before its bound; then the `cause` of the error is the last fault.
+   * Callers of one locker are served in order of arrival. The first of them waits inside the server, in the server's own order, on one
+   * of at most `maxWaitingSessions` connections beside the pool. Faults that pass by themselves (a restart, a failover, a full pool)
+   * don't end a wait early; if the time runs out during one, it is the `cause` of the error.
    *
    * @default 0
    * @example
@@ -51,8 +51,8 @@ export interface AcquireOptions {
    */
   readonly wait?: Duration | true;
   /**
-   * Gives up when it aborts; the call then rejects with the signal's own `reason`, and a lock that is granted all the same is given back.
-   * One signal may serve any number of calls.
+   * Ends the call when it aborts: the call then rejects with the signal's own `reason`, and a lock that is granted too late is given
+   * back. One signal may serve any number of calls.
    *
    * @default none
    * @example
@@ -60,7 +60,7 @@ export interface AcquireOptions {
    */
   readonly signal?: AbortSignalLike;
   /**
-   * Who else may hold the key: any number of `"shared"` holders exclude an exclusive one, and it excludes them.
+   * `"shared"`: any number of shared holders may hold the lock at once. `"exclusive"`: nobody else may hold it in either mode.
    *
    * @default "exclusive"
    * @example
@@ -68,7 +68,8 @@ export interface AcquireOptions {
    */
   readonly mode?: LockMode;
   /**
-   * Refreshes the lock at a third of its TTL, until it ends. A lock that nobody releases is then held for as long as the process lives.
+   * Refreshes the lock after a third of its TTL, over and over, until it ends. A lock that nobody releases is then held for as long as
+   * the process lives.
    *
    * @default false; true for `withLock` and `tryWithLock`
    * @example
@@ -76,7 +77,7 @@ export interface AcquireOptions {
    */
   readonly autoRefresh?: boolean;
   /**
-   * Gives the lock a fencing token, see {@link Lock.fencingToken}. Each one costs the server a write to disk.
+   * Gives the lock a fencing token: see {@link Lock.fencingToken}. Each token costs the server a write to disk.
    *
    * @default false
    * @example
@@ -84,14 +85,14 @@ export interface AcquireOptions {
    */
   readonly fencing?: boolean;
   /**
-   * `true`: inside the function of a `withLock` for the same key, takes part in the lock that is held there, instead of being refused.
+   * `true`: a call inside the function of a `withLock` for the same key shares the lock that is held there, instead of being refused.
    *
-   * Inside is every call that the function makes, and every call that those make. Those of one function exclude each other, and `wait`
-   * is for that; the function itself goes on beside them, unless it awaits them. The lock is given back by the outer call, whose `ttl`
-   * and `autoRefresh` count; a lock that is shared there is not had alone here.
+   * Every call that the function makes, directly or not, is inside it. Such calls exclude each other, and `wait` waits for another of
+   * them; the function itself runs on alongside them unless it awaits them. The outer call releases the lock, and its `ttl` and
+   * `autoRefresh` apply. A call that asks for the exclusive mode is refused if the outer lock is shared.
    *
-   * Not for what a limiter runs (p-queue, bottleneck): it starts one caller's work from inside another's function, and the two would
-   * share a lock. See docs/not-supported.md.
+   * Don't use it in work that a limiter (p-queue, bottleneck) runs: a limiter starts one caller's work from inside another's function,
+   * so the two would share a lock. See docs/not-supported.md.
    *
    * @default false
    * @example
@@ -99,11 +100,12 @@ export interface AcquireOptions {
    */
   readonly reentrant?: boolean;
   /**
-   * The session to take the lock on: a connected client of node-postgres that stays the caller's, for what must run on the very session
-   * that has the lock. Not a `Pool`. The end of its connection is the end of the lock, and `lock.signal` aborts.
+   * The client whose session takes the lock: a connected client of node-postgres, not a `Pool`, that remains the caller's. Use it for
+   * statements that must run on the very session that holds the lock. When its connection ends, the lock is lost and `lock.signal`
+   * aborts.
    *
-   * The lock has nothing to do with a transaction of the client: a rollback keeps it. Statements of the locker's stand in line with the
-   * caller's own, so `ttl` has to be longer than the longest of those. One key can be held once on a client.
+   * The lock is independent of the client's transactions: a rollback keeps it. The locker's statements queue behind the caller's own,
+   * so `ttl` must be longer than the longest of those. A client can hold a key once.
    *
    * Release the lock before the client goes back to its pool. Only with a `PostgresLocker`, and not with `ttlEnforcement: "server"`.
    *
@@ -114,11 +116,12 @@ export interface AcquireOptions {
    */
   readonly client?: SessionClient;
   /**
-   * How long the lock is kept at the least, from its grant, however early it is released, for jobs in a fleet whose clocks differ. A
-   * release before that returns at once; the handle is no longer held then, but nobody gets the lock until the time has passed. It is
-   * free at once if the process or its session ends, or on a `close()` without a `drain`. Not for `acquireAll`. See docs/hold-at-least.md.
+   * The minimum time from the grant for which the lock keeps others out, however early it is released: for scheduled jobs on machines
+   * whose clocks differ. An earlier release returns at once and ends the handle, but nobody gets the lock until the time has passed.
+   * The lock is freed at once if the process or its session ends, or on a `close()` without `drain`. Not for `acquireAll`. See
+   * docs/hold-at-least.md.
    *
-   * @default 0: it is given back when it is released
+   * @default 0: a release frees the lock
    * @example
    * await locker.tryWithLock("digest", send, { holdAtLeast: "30s" });
    */
@@ -130,7 +133,7 @@ export type TryResult<T> = { readonly acquired: false } | { readonly acquired: t
 
 export interface CloseOptions {
   /**
-   * How long to wait for the locks that are held, before they are freed. 0: not at all.
+   * How long `close()` waits for holders to release their locks before it frees them. 0: not at all.
    *
    * @default 0
    * @example
@@ -141,7 +144,7 @@ export interface CloseOptions {
 
 export interface PingOptions {
   /**
-   * Gives up when it aborts; the call then rejects with the signal's own `reason`.
+   * Ends the call when it aborts: the call then rejects with the signal's own `reason`.
    *
    * @default none
    * @example
@@ -150,28 +153,28 @@ export interface PingOptions {
   readonly signal?: AbortSignalLike;
 }
 
-/** What a locker has at one moment. Made by counting; nothing is asked of the server. */
+/** What a locker holds and does at one moment, counted in this process: the server is not asked. */
 export interface LockerStats {
-  /** Held by it, those of transactions and those that have expired in the server's keeping included. */
+  /** Locks held, including those of transactions and expired ones that are still in the server. */
   readonly locks: number;
-  /** Connections that carry its locks, or on which callers wait. */
+  /** Connections that carry locks of this locker, or on which its callers wait. */
   readonly sessions: number;
   /** Callers that wait for a holder. */
   readonly waiting: number;
-  /** Callers that try, or whose abandoned try is being undone. */
+  /** Callers whose attempt is under way, or whose abandoned attempt is being undone. */
   readonly inFlight: number;
   readonly closed: boolean;
 }
 
 /**
- * Hands out locks. Safe to use from any number of callers at once; its methods may be called without their object.
+ * Acquires locks. Safe to use from any number of callers at once. Its methods are bound, so they can be passed as functions.
  */
 export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
   /**
-   * Takes the lock of `key`. Waits for a holder only with the option `wait`.
+   * Acquires the lock of `key`. Waits for a holder only with the option `wait`.
    *
-   * Inside the function of `withLock`, a wait without a bound for the same key could never end: such a call tries once. With the option
-   * `reentrant` it takes part in the lock.
+   * Inside the function of `withLock`, waiting without a bound for the same key would never end, so such a call tries once. With the
+   * option `reentrant` it shares the lock.
    *
    * On failure nothing is held and no session is reserved.
    *
@@ -185,49 +188,49 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
    * @throws {StandbyError} the server is a standby, whose locks exclude nobody on the primary
    * @throws {PoolerDetectedError} the session is not the server's own
    * @throws {ServerTooOldError} @throws {LockTableFullError}
-   * @throws {LocksNotKeptError} the server keeps no lock that it grants; found with the first that a locker is granted
+   * @throws {LocksNotKeptError} the server does not keep the locks that it grants; checked on a locker's first grant
    * @throws {DatabaseError} PostgreSQL or the driver failed
    * @throws the `reason` of `options.signal`, when that aborts
    */
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock>;
   /**
-   * As {@link acquire}, but resolves with `undefined` if the lock is held elsewhere, for all of the wait if there is one. Every
-   * other failure throws; so does `"recovering"`, because `undefined` says that somebody else is at work.
+   * Like {@link acquire}, but resolves with `undefined` if the lock is held elsewhere, or still is at the end of `wait`. Every other
+   * failure throws, also the reason `"recovering"`, because `undefined` means that somebody else holds the lock.
    */
   tryAcquire(key: LockKey, options?: AcquireOptions): Promise<Lock | undefined>;
   /**
-   * Takes the locks of several keys, all or none, within one `wait`. They are taken in the order of their ids, so that two
-   * callers that want some of the same keys never keep each other waiting for ever.
+   * Acquires the locks of several keys, all or none, within one `wait`. Every caller acquires in the order of the lock ids, so callers
+   * with overlapping keys cannot deadlock.
    *
-   * While it waits for the next one it holds those before, and refreshes them. On failure none is held.
+   * While it waits for one lock, it holds and refreshes those that it already has. On failure none is held.
    *
-   * @throws what {@link acquire} throws; a `LockNotAcquiredError` says which key
-   * @throws {InvalidConfigError} `keys` is no array, or an empty one, or a key occurs twice
-   * @throws {LockLostError} @throws {LockExpiredError} one was lost while another was awaited
+   * @throws what {@link acquire} throws; a `LockNotAcquiredError` names the key
+   * @throws {InvalidConfigError} `keys` is not an array, is empty, or has a key twice
+   * @throws {LockLostError} @throws {LockExpiredError} one lock ended while the call waited for another
    */
   acquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup>;
-  /** As {@link acquireAll}, but returns `undefined` if somebody else holds one of them, for all of the wait if there is one. */
+  /** Like {@link acquireAll}, but resolves with `undefined` if one of the locks is held elsewhere, or still is at the end of `wait`. */
   tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined>;
   /**
-   * Runs `fn` under the lock of `key`, which is refreshed while `fn` runs, and released however it ends.
+   * Runs `fn` under the lock of `key`. The lock is refreshed while `fn` runs, and released when `fn` returns or throws.
    *
-   * When the lock is lost, the call rejects at once with what `lock.signal` aborts with, even if `fn` ignores that signal
-   * and runs on. An error of `fn` wins over one of the release, which it carries as `suppressed`.
+   * If the lock is lost, the call rejects at once with the reason of `lock.signal`, even if `fn` ignores that signal and runs on. If
+   * both `fn` and the release fail, the call rejects with the error of `fn`, which has that of the release as `suppressed`.
    *
    * @throws what {@link acquire} throws; then `fn` has not run
    * @throws {LockLostError} @throws {LockExpiredError} the lock ended before `fn` did
    * @throws what `fn` throws
    */
   withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T>;
-  /** As {@link withLock}, but resolves with `{ acquired: false }`, without running `fn`, if the lock is held elsewhere. */
+  /** Like {@link withLock}, but resolves with `{ acquired: false }`, without running `fn`, if the lock is held elsewhere. */
   tryWithLock<T>(
     key: LockKey,
     fn: (lock: Lock) => T | Promise<T>,
     options?: AcquireOptions,
   ): Promise<TryResult<T>>;
   /**
-   * Runs `fn` under the locks of several keys, all or none, as {@link withLock} does under one. With the first of them that is lost, the
-   * call rejects.
+   * Runs `fn` under the locks of several keys, all or none, as {@link withLock} does under one. The call rejects when the first of them
+   * is lost.
    *
    * @throws what {@link acquireAll} and {@link withLock} throw
    */
@@ -237,11 +240,11 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
     options?: AcquireOptions,
   ): Promise<T>;
   /**
-   * A function that takes what `fn` takes, and runs it under a lock, as {@link withLock} does, whenever it is called. `this` is passed
-   * on; what `fn` returns is returned as a promise. For the lock's own `signal`, use {@link withLock}.
+   * Returns a function with the parameters of `fn` that runs `fn` under a lock each time it is called, as {@link withLock} does. It
+   * passes `this` on, and returns the result of `fn` as a promise. If `fn` needs the lock's `signal`, use {@link withLock}.
    *
-   * @param key the key, or a function that makes it of the arguments
-   * @throws {InvalidConfigError} at once: `fn` is no function, or an option can't be used. A key is checked when it is used
+   * @param key the key, or a function that computes it from the arguments
+   * @throws {InvalidConfigError} at once: `fn` is not a function, or an option can't be used. The key is checked on each call
    * @example
    * const settle = locker.wrapWithLock((account: string) => `account:${account}`, settleAccount, { wait: "10s" });
    * await settle("7");
@@ -252,57 +255,57 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
     options?: AcquireOptions,
   ): UnderLock<F>;
   /**
-   * The same locker, whose keys get the prefix `name` and `:`. `locker.namespace("billing").acquire("42")` takes the lock of
-   * `"billing:42"`, which is also its `lock.key`; the namespace number stays what it is. May be used again on what it returns.
+   * Returns this locker with `name` and `:` as the prefix of every key. `locker.namespace("billing").acquire("42")` acquires the lock
+   * of `"billing:42"`, which is also its `lock.key`. The namespace number stays the same. Calls can be chained.
    *
-   * It shares all sessions, and has no `close()`: what it takes is freed by that of the locker.
+   * It shares all sessions and has no `close()`: closing the locker itself frees its locks.
    *
-   * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} `name` is no string that could be a key
+   * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} `name` is not a string that could be a key
    */
   namespace(name: string): NamespacedLocker;
   /**
-   * Who has the lock of a key, and who waits for it. Takes nothing, and waits for nobody. What it says may be over by the time it is
-   * read: to do something only if nobody else does, use {@link tryAcquire}.
+   * Returns who holds the lock of a key and who waits for it. Acquires nothing and waits for nobody. The answer may be out of date by
+   * the time it is read: to do something only if nobody else does, use {@link tryAcquire}.
    *
-   * A `PostgresLocker` asks the server, on a connection of its own beside the pool, within 10 s. It tells of every holder, of whichever
+   * A `PostgresLocker` asks the server, on a connection of its own beside the pool, within 10 s. It sees every holder, in whichever
    * process, library or language.
    *
    * @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} @throws {LockerClosedError}
-   * @throws {DatabaseError} @throws {StandbyError} the server is a standby, which doesn't know the locks of its primary
+   * @throws {DatabaseError} @throws {StandbyError} the server is a standby, which can't see the locks of its primary
    * @throws the `reason` of `options.signal`, when that aborts
    */
   inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection>;
-  /** Whether anybody has the lock of a key, this locker included. As {@link inspect}, whose `held` it is. */
+  /** Returns whether anybody holds the lock of a key, this locker included: the field `held` of {@link inspect}. */
   isHeld(key: LockKey, options?: InspectOptions): Promise<boolean>;
   /**
-   * Has `listener` called with what happens to the locks and the sessions of this locker, until the function that is returned is called.
-   * The same is published for all lockers of the process on the `node:diagnostics_channel`s `pg-locker:acquired` and so on.
+   * Calls `listener` for each such event of this locker's locks or sessions. Returns a function that stops it. The events of all lockers
+   * of the process are also published on `node:diagnostics_channel`, as `pg-locker:acquired` and so on.
    *
-   * Locks of `withTransaction` are not among them. What a listener throws changes nothing: Node.js prints a warning, once.
+   * Locks of `withTransaction` have no events. An error of a listener changes nothing: Node.js prints one warning.
    *
-   * @throws {InvalidConfigError} there is no such event, or `listener` is no function
+   * @throws {InvalidConfigError} there is no such event, or `listener` is not a function
    * @example
    * const stop = locker.on("lost", ({ key, reason }) => console.error(key, reason));
    */
   on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void;
   /**
-   * Proves that locks could be taken now: that the server answers where locks live, and where reads go if that is
-   * elsewhere. Has a deadline, and needs no free connection of the pool.
+   * Proves that a lock could be acquired now: that the server of the locks answers, and so does the server for reads if it is another.
+   * Has a deadline, and needs no free connection of the pool.
    *
-   * @throws {DatabaseError} no answer, or an error
-   * @throws {StandbyError} locks would live on a standby
-   * @throws {PoolerDetectedError} a pooler stands between
+   * @throws {DatabaseError} the server did not answer, or answered with an error
+   * @throws {StandbyError} the server of the locks is a standby
+   * @throws {PoolerDetectedError} a pooler stands between this process and the server
    * @throws {LockerClosedError} after {@link close}
    */
   ping(options?: PingOptions): Promise<void>;
   /**
-   * Frees every lock, within seconds whatever the server does, and ends what the locker itself opened. Their handles'
-   * signals abort. Acquires under way reject with `LockerClosedError` and leave nothing behind.
+   * Frees every lock, within seconds whatever the server does, and closes the connections that the locker opened. The signals of the
+   * handles abort. Acquires under way reject with `LockerClosedError` and leave nothing behind.
    *
-   * With `drain`, the locks that are held are first waited for, for that long at most: the functions of `withLock` and
-   * `withTransaction` may come to their end. Nothing new is acquired from the call on.
+   * With `drain`, it first waits for up to that long for holders to release their locks, so that the functions of `withLock` and
+   * `withTransaction` can finish. From the call on, nothing new is acquired.
    *
-   * A second call resolves with the first, whatever its options.
+   * A second call resolves together with the first, whatever its options.
    *
    * @example
    * process.once("SIGTERM", () => void locker.close({ drain: "20s" }));
@@ -312,7 +315,7 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
   close(options?: CloseOptions): Promise<void>;
 }
 
-/** pino and `console` both fit. */
+/** What the locker needs of a logger. pino and `console` both fit. */
 export interface Logger {
   debug(facts: object, message: string): void;
   info(facts: object, message: string): void;

@@ -10,21 +10,21 @@ export type NotAcquiredReason =
   | "id-collision"
   | "recovering";
 
-/** What an error of a lock that was not acquired is made of. */
+/** What a `LockNotAcquiredError` is made of. */
 export interface NotAcquiredFacts {
   readonly key: string;
   readonly reason: NotAcquiredReason;
   readonly waited?: number;
   readonly otherKey?: string;
   readonly graceLeft?: number;
-  /** Whether the caller has it itself: see {@link Reentrancy}. */
+  /** Whether the caller itself holds the lock: see {@link Reentrancy}. */
   readonly reentrant?: Reentrancy;
   readonly cause?: unknown;
 }
 
 /**
- * Whether the lock that a caller wants is its own: `true`, by the `withLock` around the call; `"transaction"`, by its transaction or
- * its session; `"shared"`, by a `withLock` around it that has it shared, while the call wants it alone.
+ * Whether the caller itself holds the lock that it asks for. `true`: the `withLock` around the call holds it. `"transaction"`: its
+ * transaction or its session does. `"shared"`: the `withLock` around the call holds it shared, and the call asks for it exclusively.
  */
 export type Reentrancy = boolean | "transaction" | "shared";
 
@@ -39,7 +39,7 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
       }
       return facts.cause === undefined
         ? `${lock}: still held elsewhere after ${facts.waited} ms`
-        : `${lock}: not granted within ${facts.waited} ms, and the database was in trouble: ${sentenceOf(facts.cause)}`;
+        : `${lock}: not granted within ${facts.waited} ms, and the database was failing: ${sentenceOf(facts.cause)}`;
     case "pool-saturated":
       return `${lock}: every connection of the pool is checked out, and none came back within ${facts.waited} ms`;
     case "connection-timeout":
@@ -47,7 +47,7 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
     case "id-collision":
       return `${lock}: its id is also that of ${quote(facts.otherKey ?? "")}, which this locker holds; rename one of the two keys`;
     case "recovering":
-      return `${lock}: the server's locks began anew, by a restart, a crash or a failover, and by \`recoveryGrace\` nobody is granted one for another ${formatDuration(Math.ceil(facts.graceLeft ?? 0))}`;
+      return `${lock}: the server's lock table is new since a restart, a crash or a failover, and \`recoveryGrace\` lets nobody acquire a lock for another ${formatDuration(Math.ceil(facts.graceLeft ?? 0))}`;
   }
 }
 
@@ -56,7 +56,7 @@ function heldSentence(reentrant: Reentrancy): string {
     case false:
       return "it is held elsewhere";
     case "transaction":
-      return "this very transaction, or its session, has it already, and a lock is not re-entrant";
+      return "this transaction, or its session, already holds it, and a lock is not re-entrant";
     case "shared":
       return "the `withLock` around this call holds it shared, and a shared lock does not become an exclusive one";
     default:

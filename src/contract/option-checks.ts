@@ -1,13 +1,13 @@
-// What an object of options is checked with, field by field.
+// The checks of an options object, field by field.
 
-/** What is wrong with a value, and where in the options that is. */
+/** What is wrong with an option, and where it is in the options object. */
 export interface Fault {
   readonly path: string;
   readonly got: unknown;
   readonly wants: string;
 }
 
-/** @returns `undefined` if a value fits */
+/** Checks one value. @returns `undefined` if it fits */
 export type Check = (value: unknown, path: string) => Fault | undefined;
 
 export const is =
@@ -28,7 +28,7 @@ export const optional =
   (value, path) =>
     value === undefined ? undefined : check(value, path);
 
-/** An object that has these fields and no other. */
+/** Checks that a value is an object with these fields and no others. */
 export const exactly =
   (wants: string, fields: Readonly<Record<string, Check>>): Check =>
   (got, path) => {

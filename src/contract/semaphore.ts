@@ -4,60 +4,59 @@ import type { Lock } from "./lock.ts";
 import type { AcquireOptions, TryResult } from "./locker.ts";
 
 /**
- * Those of a lock, except for two: a permit has no reader mode, and no fencing token, because its holders are not one after the
- * other.
+ * The options of a permit. A permit has neither a mode nor a fencing token, because several are held at the same time.
  */
 export interface PermitOptions
   extends Pick<AcquireOptions, "ttl" | "wait" | "signal" | "autoRefresh" | "holdAtLeast"> {}
 
 /**
- * Up to so many callers at the same time, in whatever processes. A permit is a {@link Lock}: its `key` is that of the semaphore,
- * its `id` that of the place which it has, and what holds for the TTL, the loss, the refresh and the release of a lock holds for it.
+ * Lets a fixed number of callers, in any number of processes, hold a permit at the same time. A permit is a {@link Lock}: its `key` is
+ * that of the semaphore, its `id` is that of the place it occupies, and its TTL, loss, refresh and release are those of a lock.
  *
- * Those who wait are served one after the other, in the order in which the server queues them: a permit that becomes free is for the
- * first of them, and nobody who comes later gets past. Its methods may be called without their object.
+ * Waiting callers are served one after the other, in the server's queue order: a permit that becomes free goes to the first of them,
+ * and no later caller overtakes. The methods are bound, so they can be passed as functions.
  */
 export interface Semaphore {
   readonly key: string;
-  /** How many can be held at the same time. */
+  /** The number of permits that can be held at the same time. */
   readonly permits: number;
   /**
-   * Takes a permit. Waits for one only with the option `wait`.
+   * Acquires a permit. Waits for one only with the option `wait`.
    *
-   * Inside the functions of `withPermit` that hold all of the permits a wait could never end: such a call tries once.
+   * If the functions of `withPermit` around the call hold all the permits, waiting would never end, so such a call tries once.
    *
    * On failure nothing is held.
    *
-   * @throws {InvalidConfigError} those who hold a permit give another number of `permits`: its field is `"permits"`, and the message
-   *   names both numbers. Or an option is unknown or of the wrong type
-   * @throws {LockNotAcquiredError} `"held"`: all permits are held, or others wait for one. `"wait-timeout"`: so they were for all of the
-   *   wait. Otherwise as for a lock
+   * @throws {InvalidConfigError} the current holders use a different number of `permits` (`field` is `"permits"`, and the message names
+   *   both numbers), or an option is unknown or of the wrong type
+   * @throws {LockNotAcquiredError} `"held"`: all permits are held, or others wait for one. `"wait-timeout"`: that was still so at the end
+   *   of the wait. The other reasons are those of a lock
    * @throws what `acquire` of a locker throws
    */
   acquire(options?: PermitOptions): Promise<Lock>;
-  /** As {@link acquire}, but returns `undefined` if all permits are held, or others wait for one, for all of the wait if there is one. */
+  /** Like {@link acquire}, but resolves with `undefined` if all permits are held or others wait for one, or still so at the end of `wait`. */
   tryAcquire(options?: PermitOptions): Promise<Lock | undefined>;
   /**
-   * Runs `fn` with a permit, which is refreshed meanwhile and released however `fn` ends. If the permit is lost, the call rejects at once
-   * with what `permit.signal` aborts with.
+   * Runs `fn` with a permit. The permit is refreshed while `fn` runs, and released when `fn` returns or throws. If it is lost, the call
+   * rejects at once with the reason of `permit.signal`.
    *
    * @throws what {@link acquire} throws; then `fn` has not run
    * @throws {LockLostError} @throws {LockExpiredError} the permit ended before `fn` did
    * @throws what `fn` throws
    */
   withPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<T>;
-  /** As {@link withPermit}, but returns `{ acquired: false }`, without running `fn`, if {@link tryAcquire} would return `undefined`. */
+  /** Like {@link withPermit}, but resolves with `{ acquired: false }`, without running `fn`, if {@link tryAcquire} would get no permit. */
   tryWithPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<TryResult<T>>;
 }
 
-/** What a locker has for semaphores. */
+/** The part of a locker that makes semaphores. */
 export interface SemaphoreMaker {
   /**
-   * A semaphore: up to `permits` callers, in whatever processes, hold a permit of `key` at the same time. Takes nothing and asks
-   * nothing. It has nothing to do with the lock of the same key.
+   * Returns a semaphore: up to `permits` callers, in any number of processes, hold a permit of `key` at the same time. Acquires nothing
+   * and asks the server nothing. It is independent of the lock of the same key.
    *
-   * All have to give the same number: whoever has another one than those who hold a permit is refused, with an error that names
-   * both.
+   * All callers must give the same number of permits: a caller whose number differs from that of the current holders is refused, with
+   * an error that names both numbers.
    *
    * @param permits a whole number from 1 to 1000
    * @throws {EmptyKeyError} @throws {InvalidKeyError}
@@ -69,10 +68,10 @@ export interface SemaphoreMaker {
   semaphore(key: string, permits: number): Semaphore;
 }
 
-/** More would be a table of locks that the server walks for each look. */
+/** The most permits of a semaphore: each check walks the server's lock table, which grows with them. */
 const mostPermits = 1_000;
 
-/** @throws {InvalidConfigError} */
+/** Checks a number of permits. @throws {InvalidConfigError} */
 export function assertPermits(got: unknown): void {
   if (Number.isInteger(got) && (got as number) >= 1 && (got as number) <= mostPermits) return;
   throw new InvalidConfigError({ field: "permits", got, wants: `a whole number from 1 to ${mostPermits}` });
@@ -80,12 +79,12 @@ export function assertPermits(got: unknown): void {
 
 const known = ["ttl", "wait", "signal", "autoRefresh", "holdAtLeast"];
 
-/** @throws {InvalidConfigError} names the option */
+/** Checks the options of a permit. @throws {InvalidConfigError} names the option */
 export function assertPermitOptions(options: unknown): PermitOptions {
   return options === undefined ? {} : assertAcquireOptions(options, known);
 }
 
-/** Those of a permit around a function: it refreshes itself unless told otherwise. @throws {InvalidConfigError} names the option */
+/** Checks the options of `withPermit`, whose permit refreshes itself unless told otherwise. @throws {InvalidConfigError} names the option */
 export function assertPermitScope(fn: unknown, options: unknown): PermitOptions {
   assertFunction(fn);
   const checked = assertPermitOptions(options);

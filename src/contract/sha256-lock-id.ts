@@ -3,11 +3,11 @@ import { assertNamespace, keyText } from "./lock-id.ts";
 import type { LockKey } from "./lock-key.ts";
 
 /**
- * A lock id that nobody can aim at: the first eight bytes, big-endian and read as signed, of the SHA-256 of the namespace as four
- * big-endian bytes and then the key's bytes. For the option `lockId` of a locker, if its keys are chosen by those who mustn't be able
- * to make theirs collide with somebody else's. By FNV, the default, that takes no time; here, 2^64 tries.
+ * Computes a lock id that nobody can make collide: the first eight bytes, big-endian and read as signed, of the SHA-256 of the namespace
+ * as four big-endian bytes and then the key's bytes. For the option `lockId` of a locker, if users choose the keys and mustn't be able
+ * to pick one that collides with another's. That takes no time with FNV, the default, and 2^64 tries here.
  *
- * Lockers with it and lockers without it don't exclude each other, and neither does the Go package.
+ * Lockers that use it don't exclude lockers that don't, nor the Go package.
  *
  * @example
  * const locker = new PostgresLocker({ pool, lockId: sha256LockId });

@@ -1,8 +1,8 @@
-/** How a value that was not expected is shown in a sentence: `"5"` (string), `-1` (number). */
+/** Shows an unexpected value in an error message: `"5"` (string), `-1` (number). */
 export function show(value: unknown): string {
   switch (typeof value) {
     case "string":
-      // A connection string in the wrong place has a password all the same.
+      // A connection string that was passed in the wrong place may still hold a password.
       return value.length > 60 || value.includes("://")
         ? conceal(value)
         : `\`${JSON.stringify(value)}\` (string)`;
@@ -20,12 +20,12 @@ export function show(value: unknown): string {
   }
 }
 
-/** What an error says in place of a text that may be a password, or contain one. */
+/** What an error message shows in place of a text that may be or contain a password. */
 export function conceal(text: string): string {
   return `a string of ${text.length} characters`;
 }
 
-/** A key in a sentence, cut if it is long. */
+/** Quotes a key for an error message; a long one is cut. */
 export function quote(key: string): string {
   return JSON.stringify(key.length > 100 ? `${key.slice(0, 99)}…` : key);
 }

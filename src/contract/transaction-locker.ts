@@ -3,8 +3,8 @@ import type { LockKey } from "./lock-key.ts";
 import type { Locker } from "./locker.ts";
 
 /**
- * A locker with `withTransaction`: what code is typed against that uses transactions. `PostgresLocker` is one, and so is `MemoryLocker`,
- * for tests.
+ * A locker with `withTransaction`: the type for code that takes any locker and uses transactions. `PostgresLocker` implements it, and so
+ * does `MemoryLocker`, for tests.
  *
  * @example
  * class Invoices {
@@ -18,8 +18,8 @@ import type { Locker } from "./locker.ts";
  */
 export interface TransactionLocker extends Locker {
   /**
-   * Runs `fn` under the lock of `key` and in a transaction: what `fn` writes through `client` is kept if and only if the lock was held
-   * all the while. If `fn` fails, all of it is rolled back, and the lock is given back.
+   * Runs `fn` in a transaction, under the lock of `key`. What `fn` writes through `client` is committed if and only if the lock was held
+   * throughout. If `fn` throws, the transaction is rolled back and the lock released.
    *
    * @throws what {@link Locker.acquire} throws; then `fn` has not run
    * @throws what `fn` throws

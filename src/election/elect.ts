@@ -7,34 +7,36 @@ import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.
 import { runAround } from "../waiting/reentrancy.ts";
 import { LeaderWatch } from "./leader-watch.ts";
 
-/** What an election needs of the locker. */
+/** The parts of a locker that an election uses. */
 export interface ElectionParts {
-  /** The locker, as the functions that run under its locks know it. */
+  /** The object that identifies the locker to functions that run under its locks. */
   readonly owner: object;
   readonly log: Logger;
   /** Aborts when the locker begins to close. */
   readonly closing: StopSignal;
-  /** Whether a lock whose TTL has passed is free, whatever has become of its holder. */
+  /** Whether an expired lock is freed even if its holder is cut off: `ttlEnforcement: "server"`. */
   readonly freesExpired: boolean;
-  /** What is asked for with the key, checked. */
+  /** Checks the key and the options, and returns the lock id. */
   wanted(options: Pick<AcquireOptions, "ttl">): { readonly id: bigint };
   acquire(key: string, options: AcquireOptions): Promise<Lock>;
-  /** Who holds a lock alone, as the server shows it. */
+  /** The holder of an exclusive lock, as the server shows it. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
 }
 
-/** Of the pause, by chance: the factor by which others in the field (client-go) jitter theirs. */
+/** The pause is up to this share longer, at random. The same factor as in client-go, Kubernetes' leader election. */
 const jitter = 0.2;
 
 /**
- *     standing ──elected──▶ leading ──onElected returns, or has come to its end after a loss──▶ pausing ──▶ standing …
+ * Runs an election until it is told to end:
+ *
+ *     standing ──elected──▶ leading ──onElected returns, or has ended after a loss──▶ pausing ──▶ standing …
  *        │                    └── onElected throws ──▶ ended: rejects
- *        └── told to end: its signal, close() ─────────▶ ended: resolves, once onElected has come to its end
+ *        └── told to end: its signal, close() ─────────▶ ended: resolves, once onElected has ended
  *
- * Nobody but the holder of the lock leads. A process stands again only when its last term has come to its end, so that it is never at
- * work twice.
+ * Only the holder of the lock leads. A process stands again only after its last term has ended, so it never does a leader's work twice
+ * at once.
  *
- * @throws what `acquire` throws and no waiting mends, or what `onElected` throws
+ * @throws what `acquire` throws if waiting can't help, or what `onElected` throws
  */
 export async function elect(key: string, options: ElectOptions, parts: ElectionParts): Promise<void> {
   const { signal, ttl, fencing = false, retryPeriod, onElected, onNewLeader } = checkElectOptions(options);
@@ -62,14 +64,14 @@ export async function elect(key: string, options: ElectOptions, parts: ElectionP
       await pauseFor(Math.min(retryPeriod * (1 + Math.random() * jitter), longestTimer), toldToEnd);
     }
   } catch (error) {
-    // Being told to end is how an election ends; it is no failure.
+    // An election that was told to end has not failed.
     if (!toldToEnd.some((each) => each?.aborted && each.reason === error)) throw error;
   } finally {
     watch?.stop();
   }
 }
 
-/** Leads until `onElected` has come to its end, and then resigns. @throws what `onElected` throws of itself */
+/** Leads until `onElected` has ended, and then resigns. @throws what `onElected` throws while it leads */
 async function lead(
   key: string,
   lock: Lock,
@@ -86,7 +88,7 @@ async function lead(
   const ending = new AbortController();
   const ends = [stopSignalOf(lock.signal), ...toldToEnd].filter((each) => each !== undefined);
   const links = ends.map((each) => each.listen(() => ending.abort(each.reason)));
-  // It may have been lost, or told to end, between its grant and this step.
+  // The lock may have been lost, or the election told to end, between the grant and this step.
   const already = ends.find((each) => each.aborted);
   if (already !== undefined) ending.abort(already.reason);
   log.info({ key }, "elected");
@@ -94,8 +96,8 @@ async function lead(
     const known = { owner, id: lock.id, isHeld: () => lock.held };
     if (already === undefined) await runAround([known], () => onElected(lock, { signal: ending.signal }));
   } catch (err) {
-    // The work was told to stop, and this is how it did. So it was if it found by asking that the lock had ended: the signal aborts in the
-    // microtask after that.
+    // Work that was told to stop may stop by throwing. That includes work that has just read `held` as false: the signal aborts in the
+    // microtask after that read.
     if (!ending.signal.aborted) throw err;
     log.debug({ key, err }, "the work of a leader that had to stop has thrown");
   } finally {
@@ -105,7 +107,7 @@ async function lead(
   }
 }
 
-/** A lock that has ended is passed over, as is one that `onElected` has given back itself. */
+/** Releases the lock. Ignores that it has already ended, or that `onElected` has released it itself. */
 async function resign(lock: Lock): Promise<void> {
   await lock.release().catch((error: unknown) => {
     if (!(error instanceof LockNotHeldError)) throw error;

@@ -4,7 +4,7 @@ import type { Logger } from "../contract/locker.ts";
 import { longestTimer } from "../runtime/clock.ts";
 import { callHook } from "../runtime/user-hook.ts";
 
-/** What it needs of the locker. */
+/** The parts of a locker that a leader watch uses. */
 interface LeaderWatchParts {
   readonly log: Logger;
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
@@ -12,26 +12,26 @@ interface LeaderWatchParts {
 
 interface LeaderWatchOptions {
   readonly id: bigint;
-  /** Milliseconds between two looks. */
+  /** Milliseconds between two checks. */
   readonly every: number;
   onNewLeader(leader: Leader): unknown;
 }
 
 /**
- * Looks who leads, over and over, and tells of each new leader. One is told from another by its session. A look that fails tells
- * nothing, and neither does one that finds nobody.
+ * Checks at intervals who leads, and reports each new leader. Leaders are told apart by their sessions. A check that fails, or that finds
+ * no leader, reports nothing.
  */
 export class LeaderWatch {
   readonly #parts: LeaderWatchParts;
   readonly #options: LeaderWatchOptions;
-  /** The lock of this process, as long as it leads. */
+  /** The lock of this process while it leads. */
   #own: Lock | undefined;
   #last: Leader | undefined;
-  /** Somebody else who was seen once. */
+  /** Another leader that has been seen only once so far. */
   #unconfirmed: Leader | undefined;
   #timer: NodeJS.Timeout | undefined;
   #isLooking = false;
-  /** Something has changed since the look that is under way was sent. */
+  /** Whether something has changed since the check in flight was sent, so that another one must follow. */
   #again = false;
   #isStopped = false;
 
@@ -41,7 +41,7 @@ export class LeaderWatch {
     this.#look();
   }
 
-  /** This process leads by that lock, or no longer. */
+  /** Called when this process begins to lead, with its lock, and when it no longer leads, with `undefined`. */
   leads(lock: Lock | undefined): void {
     this.#own = lock;
     if (lock !== undefined) this.#look();
@@ -61,7 +61,7 @@ export class LeaderWatch {
     this.#parts
       .holderOf(this.#options.id)
       .then((seen) => {
-        // The server may have shown the one before or after.
+        // If the own lock changed during the check, the server may have shown the leader before or after the change.
         const changed = before !== this.#own || (before !== undefined && !before.held);
         if (seen !== undefined && !changed) this.#saw({ isSelf: before !== undefined, ...seen });
       })
@@ -77,7 +77,7 @@ export class LeaderWatch {
 
   #saw(leader: Leader): void {
     if (this.#isStopped || isSame(leader, this.#last)) return;
-    // The server may show a grant to this very process that is still on its way to it. By the next look it has arrived.
+    // The other leader may be this very process, whose grant is still on its way to it. By the next check the grant has arrived.
     if (!leader.isSelf && !isSame(leader, this.#unconfirmed)) {
       this.#unconfirmed = leader;
       return;

@@ -6,11 +6,11 @@ import { longestTimer } from "../runtime/clock.ts";
 import { type Link, stopSignalOf } from "../runtime/stop-signal.ts";
 import { jsonOf } from "./shown-lock.ts";
 
-/** Of a TTL, within which a lock may be left alone: the server's margin, and a slow timer. */
+/** The share of a TTL for which a lock needs no refresh; the rest allows for the server's margin and a slow timer. */
 const unrefreshedShare = 0.9;
 
 export interface LeastHold {
-  /** Milliseconds from now. */
+  /** How long to hold the lock at least, in milliseconds from its grant. */
   readonly least: number;
   /** Whether the lock refreshes itself. */
   readonly autoRefresh: boolean;
@@ -21,9 +21,9 @@ export interface LeastHold {
 //    │                          └── the session ends, a refresh fails, close() ──▶ free
 //    └──release(), later, or a loss ──▶ as any lock
 /**
- * A lock that is given back no earlier than so many milliseconds after its grant, whenever it is released.
+ * A lock that stays in the server for a minimum time after its grant, however early its caller releases it.
  *
- * The time is that of the monotonic clock alone. It stands still while the machine is suspended, so that the lock is held too long
+ * The time is measured by the monotonic clock alone, which stands still while the machine is suspended: the lock is then held too long
  * rather than too short.
  */
 class HeldAtLeast implements Lock {
@@ -32,11 +32,11 @@ class HeldAtLeast implements Lock {
   readonly mode: LockMode;
   readonly #lock: Lock;
   readonly #hold: LeastHold;
-  /** By `performance.now()`. */
+  /** When the minimum time is up, by `performance.now()`. */
   readonly #until: number;
   #isReleased = false;
   #controller: AbortController | undefined;
-  /** Tells the caller of a loss, as long as it has not released. */
+  /** Passes a loss on to the caller, until the caller releases the lock. */
   #loss: Link | undefined;
 
   constructor(lock: Lock, hold: LeastHold) {
@@ -64,7 +64,7 @@ class HeldAtLeast implements Lock {
     return this.#lock.fencingToken;
   }
 
-  /** What `JSON.stringify` writes: a `bigint` is a string there. */
+  /** What `JSON.stringify` writes, with each `bigint` as a string. */
   toJSON(): object {
     return jsonOf(this);
   }
@@ -103,7 +103,7 @@ class HeldAtLeast implements Lock {
     if (this.#isReleased) throw this.#released();
     if (!this.#lock.held || this.#left() <= 0) return await this.#lock.release();
     this.#isReleased = true;
-    // A loss from now on is none of the caller's.
+    // From now on a loss doesn't concern the caller.
     this.#loss?.cut();
     this.#keep();
   }
@@ -123,7 +123,7 @@ class HeldAtLeast implements Lock {
     return this.#until - performance.now();
   }
 
-  /** Holds the lock until its time has passed, and then gives it back. */
+  /** Keeps the lock until the minimum time is up, and then releases it. */
   #keep(): void {
     const lock = this.#lock;
     const { least, autoRefresh, log } = this.#hold;
@@ -159,7 +159,7 @@ class HeldAtLeast implements Lock {
   }
 }
 
-/** The same lock, once it has been granted, to be held at least so long. */
+/** Wraps a lock, once it has been granted, so that it is held for a minimum time. */
 export async function heldAtLeast(taken: Promise<Lock>, hold: LeastHold): Promise<Lock> {
   return new HeldAtLeast(await taken, hold);
 }

@@ -10,7 +10,7 @@ export type HoldingState =
   | { readonly is: "held" }
   | {
       readonly is: "releasing";
-      /** Settle the call of its holder, which began at `start`, by `performance.now()`. */
+      /** These settle the holder's call to `release()`, which began at `start`, by `performance.now()`. */
       readonly resolve: () => void;
       readonly reject: (error: unknown) => void;
       readonly start: number;
@@ -20,11 +20,11 @@ export type HoldingState =
   | { readonly is: "lost"; readonly cause: unknown }
   | { readonly is: "closed" };
 
-// One of each for all locks.
+// States without data, shared by all locks.
 export const held: HoldingState = { is: "held" };
 export const released: HoldingState = { is: "released" };
 
-/** What the signal of a lock aborts with in a state; `undefined` where it doesn't. */
+/** The reason of `lock.signal` in a state; `undefined` if the signal hasn't aborted. */
 export function lossOf(
   state: HoldingState,
   { key, ttl }: { key: string; ttl: number },
@@ -41,7 +41,7 @@ export function lossOf(
   }
 }
 
-/** Why a lock in such a state can't be refreshed, or released once more. */
+/** The error of a refresh or a release in a state in which the lock is not held. */
 export function notHeldIn(state: Exclude<HoldingState, { is: "held" }>, key: string): LockNotHeldError {
   switch (state.is) {
     case "lost":

@@ -4,21 +4,21 @@ import type { Duration } from "../contract/locker.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 
-/** A lock that refreshes itself until it is told not to. */
+/** A lock that refreshes itself until `stopRefreshing()` is called. */
 type Kept = Lock & { stopRefreshing(): void };
 
 /**
- * Takes several locks, all or none, within one wait.
+ * Acquires several locks, all or none, within one wait.
  *
- * All are tried for at once, as most often nobody has one of them. If somebody does, those before it are kept, in the order of the
- * ids, and it is waited for; then the rest is tried for, and so on. Nobody ever waits with a lock in hand whose id is larger, so
- * callers with overlapping keys cannot deadlock.
+ * It first tries for all of them at once, because usually all are free. If one is held elsewhere, it keeps the granted locks with smaller
+ * ids, releases the others, and waits for the held one; then it tries for the rest in the same way. A caller never waits while it holds
+ * a lock with a larger id, so callers with overlapping keys cannot deadlock.
  *
- * Without a wait, they are then taken one by one in that order, so that of two callers that meet, one has them all. What the other one
- * got when it tried for all at once is on its way back by then: a lock that is refused is tried for again for a moment, a few times as
- * long as all at once took.
+ * Without a wait, it then takes the locks one by one in the order of their ids, so that of two callers that collide, one gets them all.
+ * The other is still giving back what it got when it tried for all at once. A lock that is refused is therefore tried again for a
+ * moment, a few times as long as the first try took.
  *
- * As long as the later ones are awaited, the earlier ones are refreshed. The loss of one ends the rest.
+ * While it waits for later locks, it refreshes the earlier ones. If one is lost, the others are released.
  *
  * @throws what `acquire` throws, {LockLostError} or {LockExpiredError}; then none is held
  */
@@ -34,10 +34,10 @@ export async function acquireInOrder(
   const take = (one: Wanted, wait: number): Promise<Kept> =>
     acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
   const keep = (...locks: readonly Kept[]): void => {
-    // First all of them: one that was lost must not keep those after it from being given back.
+    // All locks are recorded first, so that they are all released if one of them turns out to be lost.
     taken.push(...locks);
     for (const { signal } of locks) {
-      // It may have been lost between its grant and this step.
+      // The lock may have been lost between its grant and this step.
       if (signal.aborted) throw signal.reason;
       signal.addEventListener("abort", () => firstLoss.abort(signal.reason), { once: true });
     }
@@ -71,7 +71,7 @@ export async function acquireInOrder(
   return new HeldLockGroup(wanted, taken, firstLoss.signal);
 }
 
-/** Tries until it is granted, or that time has come by `performance.now()`. @throws what the last try throws */
+/** Repeats a try until it is granted or a moment by `performance.now()` has come. @throws what the last try throws */
 async function persist(
   attempt: () => Promise<Kept>,
   until: number,
@@ -88,23 +88,23 @@ async function persist(
   }
 }
 
-/** Milliseconds. The last one is worth a try with nothing left. */
+/** The milliseconds that are left of the wait; never 0, so that the last lock is tried for even if no time is left. */
 function left({ wait }: Wanted, start: number): number {
   return Math.max(wait - (performance.now() - start), Number.MIN_VALUE);
 }
 
-/** What a caller is told whose wait is over: how long that was. */
+/** The error for a caller whose wait is over, with the length of its whole wait. */
 function inTime({ key, wait }: Wanted, error: unknown): unknown {
   if (!(error instanceof LockNotAcquiredError) || error.reason !== "wait-timeout") return error;
   return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause: error.cause });
 }
 
-/** All at once. Tries every one, and then rejects with the first failure. */
+/** Releases all locks at once. Rejects with the first failure once every release has settled. */
 function giveBack(taken: readonly Lock[]): Promise<void> {
   return allSettled(taken.map((lock) => lock.release()));
 }
 
-/** When all have settled. @throws the first failure */
+/** Waits until all promises have settled. @throws the first failure */
 async function allSettled(work: ReadonlyArray<Promise<void>>): Promise<void> {
   const outcomes = await Promise.allSettled(work);
   for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;

@@ -3,15 +3,15 @@ import type { Expiries } from "../runtime/expiries.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { HeldLock } from "./held-lock.ts";
 
-/** What a handle needs of the locker that made it. */
+/** The parts of a locker that its handles use. */
 export interface LockOwner {
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
   readonly expiries: Expiries;
-  /** @returns milliseconds @throws {InvalidTtlError} */
+  /** Checks a TTL. @returns milliseconds @throws {InvalidTtlError} */
   assertTtl(got: unknown): number;
-  /** Nothing of this lock is left in the server. */
+  /** Called when nothing of this lock is left in the server. */
   forget(lock: HeldLock): void;
-  /** The holder no longer believes, but the server may still have the lock. */
+  /** Called when the holder no longer relies on the lock, while the server may still have it. */
   expired(lock: HeldLock): void;
 }

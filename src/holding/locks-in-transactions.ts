@@ -16,9 +16,9 @@ import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { carry, isInTransactionOf, runAround } from "../waiting/reentrancy.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 
-/** What is needed of the locker. */
+/** The parts of a locker that `withTransaction` uses. */
 export interface LockerOfTransactions {
-  /** @throws what is wrong with them */
+  /** Checks the key and the options. @throws what is wrong with them */
   wanted(key: LockKey, options: AcquireOptions): Wanted;
   take<G extends { release(): Promise<unknown> }, H>(
     wanted: Wanted,
@@ -28,11 +28,11 @@ export interface LockerOfTransactions {
   readonly telemetry: Telemetry;
   register(lock: RegisteredLock): void;
   freed(lock: RegisteredLock): void;
-  /** As the functions that run under its locks know it. */
+  /** The object that identifies the locker to functions that run under its locks. */
   readonly owner: object;
 }
 
-/** Functions that run in a transaction, under a lock that lasts until its end. */
+/** Runs functions in a transaction, under a lock that lasts until the transaction ends. */
 export class LocksInTransactions {
   readonly #locker: LockerOfTransactions;
   readonly #own: OwnTransactions;
@@ -43,7 +43,7 @@ export class LocksInTransactions {
     locker: LockerOfTransactions,
     parts: {
       pool: Pool;
-      /** Milliseconds. */
+      /** The longest wait for a connection of the pool, in milliseconds. */
       connWaitTimeout: number;
       ttlEnforcement: "client" | "server";
       recovery: RecoveryGrace | undefined;
@@ -56,12 +56,12 @@ export class LocksInTransactions {
     this.#enforced = ttlEnforcement === "server";
   }
 
-  /** Ends every transaction of the locker's own; nothing of them is kept. Never rejects. */
+  /** Rolls back every transaction that the locker began itself. Never rejects. */
   close(): Promise<void> {
     return this.#own.close();
   }
 
-  /** As `PostgresLocker.withTransaction` says. */
+  /** See `PostgresLocker.withTransaction`. */
   async run<T, C extends TransactionClient>(
     key: LockKey,
     fn: (client: C) => T | Promise<T>,
@@ -110,7 +110,7 @@ export class LocksInTransactions {
         : new CallersTransactionStore({ client, ttl, recovery: this.#recovery, own: this.#own });
     const hold = (lock: TransactionLock): { lock: TransactionLock; entry: RegisteredLock } => {
       const { key, id, mode } = wanted;
-      // One whose session has gone keeps nobody out any more.
+      // A transaction whose session has ended keeps nobody out any more.
       const entry = {
         key,
         id,
@@ -126,7 +126,7 @@ export class LocksInTransactions {
     try {
       return await this.#locker.take({ ...wanted, alsoEndedBy: store.hopeless }, store, hold);
     } catch (error) {
-      // What the caller does next must not come in between.
+      // The caller's next statement must not come in between.
       await store.settled();
       throw error;
     }
@@ -134,13 +134,13 @@ export class LocksInTransactions {
 }
 
 interface TransactionStore extends LockStore<TransactionLock> {
-  /** Ends the attempt for a cause that no waiting mends. */
+  /** Ends the attempt because of an error that waiting can't help. */
   readonly hopeless: Stop;
-  /** Whatever is under way on the caller's client, and what undoes it, is over. */
+  /** Resolves when nothing is under way on the caller's client any more, including what undoes an attempt. */
   settled(): Promise<void>;
 }
 
-/** They have done nothing yet, so only the first of a line takes a connection of the pool. */
+/** Acquires locks in transactions that the locker begins itself. They have done nothing before, so only the first of a line needs a connection. */
 class OwnTransactionStore implements TransactionStore {
   readonly bringsPlace = true;
   readonly hopeless = new Stop();
@@ -168,7 +168,7 @@ class OwnTransactionStore implements TransactionStore {
   async settled(): Promise<void> {}
 }
 
-/** In a transaction of the caller's, a wait is one of the server's at once: in a line of this process, a deadlock would never be found. */
+/** Acquires locks in callers' transactions. Each wait begins in the server at once: in a line in this process, no deadlock would be detected. */
 class CallersTransactionStore implements TransactionStore {
   readonly bringsPlace = true;
   readonly skipsLine = true;
@@ -220,7 +220,7 @@ class CallersTransactionStore implements TransactionStore {
       cancelWait: (pid, lockId) => this.#own.cancelWait(pid, lockId),
     });
     this.#settled = untilSettled(this.#client, this.#isWithin);
-    // Whatever it is, it is that of a transaction that is the caller's to begin anew.
+    // Any error ends the attempt, because only the caller can begin its transaction anew.
     answer.catch((error: unknown) => this.hopeless.abort(error));
     const granted = await answer;
     if ("refused" in granted && granted.refused === "held" && granted.byItself) {
@@ -232,7 +232,7 @@ class CallersTransactionStore implements TransactionStore {
   }
 }
 
-/** Aborts when the wait of a request is cancelled. */
+/** A signal that aborts when the wait of a request is cancelled. */
 function cancelled(request: LockRequest): Stop {
   const left = new Stop();
   request.cancel = () => left.abort(undefined);

@@ -11,14 +11,15 @@ import type { Wanted } from "../waiting/attempt.ts";
 import { lockAround, type Scope } from "../waiting/reentrancy.ts";
 
 /**
- * Takes part in the lock that the function around the call holds.
+ * Shares the lock that the `withLock` around the call holds.
  *
  *     held ── release() ──▶ released
  *      └── the outer lock is lost, or its function ends first ──▶ over
  *
- * @returns `undefined`: there is none, and the lock has to be acquired
- * @throws (as a rejection) {LockNotAcquiredError} it is shared and wanted alone, or another call of the same function has it
- * @throws {InvalidConfigError} what is wanted is not what the outer lock is
+ * @returns `undefined` if no such lock is held around the call, so that it has to be acquired
+ * @throws (as a rejection) {LockNotAcquiredError} the outer lock is shared and this call wants it exclusively, or another call of the
+ *   same function has it
+ * @throws {InvalidConfigError} the call asks for something that the outer lock doesn't have
  */
 export function takePart(owner: object, wanted: Wanted): Promise<NestedLock> | undefined {
   const scope = lockAround(owner, wanted.id)?.scope;
@@ -39,7 +40,8 @@ async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
     throw new InvalidConfigError({ field: "fencing", got: true, wants });
   }
   if (wanted.client !== undefined) {
-    const wants = "absent: this call takes part in the lock of the `withLock` around it, wherever that is";
+    const wants =
+      "absent: this call shares the lock of the `withLock` around it, on whichever session that is";
     throw new InvalidConfigError({ field: "client", got: wanted.client, wants });
   }
   const leave = await scope.gate.enter({ ...wanted, signals: [wanted.signal, wanted.alsoEndedBy] });
@@ -52,7 +54,7 @@ async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
   return new NestedLock(scope, mode, leave);
 }
 
-/** A part in a lock that somebody else acquired, and gives back. */
+/** The handle of a call that shares the lock of the `withLock` around it, which acquired the lock and will release it. */
 export class NestedLock implements Lock {
   readonly mode: LockMode;
   readonly #scope: Scope;
@@ -135,7 +137,7 @@ export class NestedLock implements Lock {
     });
   }
 
-  /** The outer lock is refreshed by whoever holds it. */
+  /** Does nothing: the outer lock is refreshed by its own holder. */
   stopRefreshing(): void {}
 
   readonly #onEnd = (): void => {

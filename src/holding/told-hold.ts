@@ -3,7 +3,7 @@ import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { Grant } from "../sessions/grant.ts";
 import type { Hold } from "../waiting/attempt.ts";
 
-/** Holds what is granted, and has it told; the call for it has just begun. */
+/** Wraps `hold` so that it also emits the event `acquired`. To be called at the start of the acquire, from which `waited` is counted. */
 export function telling<H extends Lock>(events: LockEventSource, hold: Hold<Grant, H>): Hold<Grant, H> {
   const start = performance.now();
   return (grant, wanted) => {

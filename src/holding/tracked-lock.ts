@@ -4,8 +4,8 @@ import type { Duration, LockMode, Logger } from "../contract/locker.ts";
 import type { HeldLock } from "./held-lock.ts";
 
 /**
- * Writes a line to the log for each handle that the garbage collector takes while its lock is held: nobody can release that lock any
- * more but `close()`, and with `autoRefresh` it is held for as long as the process lives.
+ * Logs each handle that is garbage-collected while its lock is held. Only `close()` can release such a lock, and with `autoRefresh` it is
+ * held for as long as the process lives.
  */
 export class HandleTracker {
   readonly #log: Logger;
@@ -13,7 +13,7 @@ export class HandleTracker {
     if (!lock.held && !lock.expired) return;
     this.#log.warn(
       { key: lock.key, id: lock.id.toString() },
-      `the handle of the lock ${JSON.stringify(lock.key)} was lost without a release: nobody can give it back before close()`,
+      `the handle of the lock ${JSON.stringify(lock.key)} was garbage-collected without a release: only close() can free the lock now`,
     );
   });
 
@@ -28,7 +28,7 @@ export class HandleTracker {
   }
 }
 
-/** What a caller has in hand, which nothing of the locker's refers to. */
+/** The object that the caller gets. Nothing in the locker refers to it, so that it can be garbage-collected. */
 class TrackedLock implements Lock {
   readonly key: string;
   readonly id: bigint;

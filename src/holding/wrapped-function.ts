@@ -2,7 +2,7 @@ import type { LockKey } from "../contract/lock-key.ts";
 import type { AcquireOptions, Locker } from "../contract/locker.ts";
 import type { UnderLock } from "../contract/under-lock.ts";
 
-/** A function that runs another one under a lock whenever it is called: see `locker.wrapWithLock`. */
+/** Makes a function that runs `fn` under a lock each time it is called: see `locker.wrapWithLock`. */
 export function wrappedFunction<F extends (this: never, ...args: never[]) => unknown>(
   withLock: Locker["withLock"],
   wrapped: {

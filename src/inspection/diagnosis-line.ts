@@ -13,7 +13,7 @@ import { within } from "../runtime/clock.ts";
 
 const doing = "Asking";
 
-/** A connection of the diagnosis's own. */
+/** A connection that a diagnosis opened for itself. */
 export class DiagnosisLine {
   readonly session: Session;
   readonly deadline: number;
@@ -28,7 +28,7 @@ export class DiagnosisLine {
     });
   }
 
-  /** @throws {DatabaseError} */
+  /** Opens a connection beside the pool. @throws {DatabaseError} */
   static async open(pool: Pool, deadline: number): Promise<DiagnosisLine> {
     let client: OwnClient | undefined;
     try {
@@ -45,12 +45,12 @@ export class DiagnosisLine {
     return DiagnosisLine.open(this.#pool, this.deadline);
   }
 
-  /** @throws {DatabaseError} */
+  /** Runs one statement and returns its answer. @throws {DatabaseError} */
   async ask<T>(statement: Statement, values: Value[] = []): Promise<T> {
     return (await this.session.run<T>(doing, statement, values, this.deadline)).said;
   }
 
-  /** Whether it could: a pooler in statement mode refuses transactions. @throws {DatabaseError} */
+  /** Begins a transaction. Returns whether that worked: a pooler in statement mode refuses transactions. @throws {DatabaseError} */
   async begin(): Promise<boolean> {
     try {
       await this.session.command(doing, begin, this.deadline);
@@ -61,7 +61,7 @@ export class DiagnosisLine {
     }
   }
 
-  /** Ends what {@link begin} began. @throws {DatabaseError} */
+  /** Rolls back the transaction that {@link begin} began. @throws {DatabaseError} */
   async rollback(): Promise<void> {
     await this.session.command(doing, rollback, this.deadline);
   }

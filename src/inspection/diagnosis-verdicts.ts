@@ -7,7 +7,7 @@ import type {
   VersionAnswer,
 } from "./sql-diagnosis.ts";
 
-/** What a database is looked at for, in the order of the findings. */
+/** The checks of a diagnosis, in the order of its findings. */
 export type DiagnosisCheck =
   | "reachable"
   | "version"
@@ -24,10 +24,10 @@ export type DiagnosisCheck =
   | "fencing"
   | "privileges";
 
-/** What was found, in a sentence without any secret, and what to do about it. */
+/** The result of one check: what was found, in a sentence without secrets, and what to do about it. */
 export interface Finding {
   readonly check: DiagnosisCheck;
-  /** `"warn"`: locks work, and something about them is not as it could be. `"fail"`: don't take locks here. */
+  /** `"warn"`: locks work, but something could be better. `"fail"`: don't take locks here. */
   readonly verdict: "ok" | "warn" | "fail";
   readonly found: string;
   readonly advice?: string;
@@ -35,15 +35,15 @@ export interface Finding {
 
 export type Verdict = Omit<Finding, "check">;
 
-/** Milliseconds: a lock costs one round trip to take and one to give back, so that more than five such pairs a second are had. */
+/** A round trip of more milliseconds is slow. A lock takes two, one to acquire and one to release: five locks a second at this limit. */
 const slowRoundTrip = 100;
-/** Milliseconds. */
+/** Clocks that differ by more milliseconds than this get a warning. */
 const clocksApart = 1_000;
-/** Milliseconds: a try-lock takes less than one, but on a busy server. */
+/** A shorter `statement_timeout`, in milliseconds, gets a warning: on a busy server it may end the statement that takes a lock. */
 const shortStatement = 1_000;
 /** The share of the lock table that may be used without a warning. */
 const half = 0.5;
-/** The share of the lock table, and of the connections that a limit allows, from which on it is said to be nearly full. */
+/** The share of the lock table, or of the allowed connections, above which it counts as nearly full. */
 const nearlyAll = 0.9;
 
 export function reachableVerdict(roundTrip: number, samples: number): Verdict {
@@ -53,7 +53,7 @@ export function reachableVerdict(roundTrip: number, samples: number): Verdict {
   return { verdict: "warn", found, advice };
 }
 
-/** Why there is no session. `sqlState`: the server's, if it was the server that refused. */
+/** The verdict if there is no session. `sqlState`: the server's, if it was the server that refused. */
 export function unreachableVerdict(found: string, sqlState: string | undefined): Verdict {
   const advice =
     refusals[sqlState ?? ""] ??
@@ -65,13 +65,13 @@ const wrongRole = "Is it the right user and password? pg_hba.conf on the server 
 const refusals: Record<string, string> = {
   "28000": wrongRole,
   "28P01": wrongRole,
-  "3D000": "Name a database that there is: advisory locks of one database mean nothing in another",
+  "3D000": "Name a database that exists: advisory locks of one database mean nothing in another",
   "42501": "Grant the role CONNECT on the database",
   "53200":
-    "The server's lock table is full, for everybody: release locks, or raise max_locks_per_transaction, which takes a restart",
+    "The server's lock table is full: release locks, or raise max_locks_per_transaction, which takes a restart",
   "53300": "No connection is left for this role: close some, or raise the limit",
-  "55000": "The database lets nobody connect (allow_connections)",
-  "57P03": "The server is starting, or stopping: ask again",
+  "55000": "The database accepts no connections (allow_connections)",
+  "57P03": "The server is starting or stopping: try again",
 };
 
 export function versionVerdict({ number, name }: VersionAnswer): Verdict {
@@ -80,7 +80,7 @@ export function versionVerdict({ number, name }: VersionAnswer): Verdict {
   return {
     verdict: "fail",
     found,
-    advice: "Upgrade the server: PostgreSQL 14 is the oldest that is supported",
+    advice: "Upgrade the server: PostgreSQL 14 is the oldest version supported",
   };
 }
 
@@ -90,22 +90,22 @@ export function primaryVerdict(standby: boolean): Verdict {
   return { verdict: "fail", found, advice: "Connect to the primary" };
 }
 
-/** What was seen of whoever stands between this process and the server. */
+/** The signs of a pooler between this process and the server. */
 export interface PoolerSigns {
-  /** The backend that was announced at the start; `undefined` if the driver doesn't tell. */
+  /** The backend that was announced when the connection was opened; `undefined` if the driver doesn't expose it. */
   readonly announced: number | undefined;
-  /** The backends that served one connection, one statement after another. */
+  /** The backends that served successive statements of one connection. */
   readonly pids: ReadonlySet<number>;
-  /** Whether the transaction of a second connection took the backend of the first; or why that is not known. */
+  /** Whether a transaction of a second connection got the backend of the first, or why that is unknown. */
   readonly taken: boolean | { readonly unknown: string };
 }
 
-/** Whether one statement and the next may be served by different sessions. */
+/** Whether different sessions may serve successive statements of one connection. */
 export function sharesSessions({ pids, taken }: PoolerSigns): boolean {
   return pids.size > 1 || taken === true;
 }
 
-/** @param meant what a locker is told: by default it refuses whatever stands between */
+/** The verdict on a pooler. @param meant the locker's option `pooler`: by default it refuses every pooler */
 export function poolerVerdict(signs: PoolerSigns, meant: "refuse" | "session" = "refuse"): Verdict {
   const { announced, pids, taken } = signs;
   const [actual] = pids;
@@ -138,7 +138,7 @@ export function poolerVerdict(signs: PoolerSigns, meant: "refuse" | "session" = 
   };
 }
 
-/** The settings that {@link timeoutsVerdict} looks at: all of them in milliseconds, 0 for none. */
+/** The settings that {@link timeoutsVerdict} checks, all in milliseconds; 0 means no time-out. */
 export const timeouts = [
   "idle_session_timeout",
   "statement_timeout",
@@ -170,7 +170,7 @@ export function timeoutsVerdict(settings: SettingsAnswer): Verdict {
   return { verdict: "ok", found: `${found}: a lock's session sets its own` };
 }
 
-/** Where a setting comes from, as `pg_settings.source` has it. */
+/** Where a setting comes from, in words for `pg_settings.source`. */
 function originOf(settings: SettingsAnswer, name: string): string {
   const source = settings[name]?.source ?? "";
   return `(${origins[source] ?? source})`;
@@ -187,7 +187,7 @@ const origins: Record<string, string> = {
   global: "of the server",
 };
 
-/** The server reserves this much; measured, it takes twice as many before it says that it is full. */
+/** The verdict on the lock table. `room` is what the server reserves; measured, it takes twice as many locks before it is full. */
 export function lockTableVerdict({ used, advisory, room }: LockTableUse): Verdict {
   const found = `${used} of ${room} locks in use (${percent(used / room)}), ${advisory} of them advisory`;
   if (used < room * half) return { verdict: "ok", found };
@@ -222,7 +222,7 @@ export function connectionsVerdict(answer: ConnectionsAnswer): Verdict {
   };
 }
 
-/** A session for a lock, and one that hears of releases for those who wait. */
+/** The connections that a locker needs: one that carries locks, and one that waits for a lock. */
 const connectionsNeeded = 2;
 
 function isFull({ used, limit }: { used: number; limit: number }): boolean {
@@ -233,13 +233,13 @@ function share({ used, limit }: { used: number; limit: number }): number {
   return limit === 0 ? Number.POSITIVE_INFINITY : used / limit;
 }
 
-/** `ahead`: milliseconds by which the server's clock is before this machine's, give or take `uncertain`. */
+/** The verdict on the clocks. `ahead`: milliseconds by which the server's clock is ahead of this machine's, give or take `uncertain`. */
 export function clockVerdict({ ahead, uncertain }: { ahead: number; uncertain: number }): Verdict {
   const give = `give or take ${inMilliseconds(uncertain)}`;
   const apart = inMilliseconds(Math.abs(ahead));
   const found =
     Math.abs(ahead) <= uncertain
-      ? `the server's and this machine's agree, ${give}`
+      ? `the clocks of the server and this machine agree, ${give}`
       : `the server's is ${apart} ${ahead > 0 ? "ahead of" : "behind"} this machine's, ${give}`;
   if (Math.abs(ahead) - uncertain <= clocksApart) return { verdict: "ok", found };
   const advice =
@@ -247,17 +247,18 @@ export function clockVerdict({ ahead, uncertain }: { ahead: number; uncertain: n
   return { verdict: "warn", found, advice };
 }
 
-/** `set`: what the server says the time-out is, once it was set to a minute; `refused`: or why it was not. */
+/** The verdict on `ttlEnforcement: "server"`. `set`: the time-out that the server reports after it was set to a minute. `refused`: why it was not. */
 export function serverTtlVerdict(tried: {
   set?: string | undefined;
   refused?: string;
   shared: boolean;
-  /** Whether a TTL is going to be enforced so. */
+  /** Whether the user wants the server to enforce TTLs. */
   isWanted: boolean;
 }): Verdict {
   const { set, refused, shared, isWanted } = tried;
   if (shared) {
-    const found = "not behind a pooler that shares sessions: the time-out would be somebody else's";
+    const found =
+      "not possible behind a pooler that shares sessions: the time-out would affect other clients";
     return { verdict: isWanted ? "fail" : "warn", found, advice: "Connect to the server's own port" };
   }
   if (set === "1min") {
@@ -271,10 +272,10 @@ export function serverTtlVerdict(tried: {
   return { verdict: "warn", found, advice: 'Leave `ttlEnforcement` at "client"' };
 }
 
-/** The settings that {@link fencingVerdict} looks at. */
+/** The settings that {@link fencingVerdict} checks. */
 export const durability = ["fsync", "synchronous_commit", "synchronous_standby_names"];
 
-/** `breaks`: no token can be drawn at all. */
+/** The verdict on fencing tokens. `breaks`: no token can be drawn at all. */
 export function fencingVerdict(
   missing: readonly string[],
   { settings, standby }: { settings: SettingsAnswer; standby: boolean },
@@ -311,11 +312,11 @@ export function fencingVerdict(
   };
 }
 
-/** A token was drawn, and did not come: its commit waits for a standby. */
+/** The verdict if a token was drawn but did not arrive, because its commit waits for a standby. */
 export function undrawnVerdict(refused: string, { isWanted }: { isWanted: boolean }): Verdict {
   return {
     verdict: isWanted ? "fail" : "warn",
-    found: `a token waits for a synchronous standby, and did not come: ${refused}`,
+    found: `a token waits for a synchronous standby and did not arrive: ${refused}`,
     advice:
       "Start a standby of synchronous_standby_names, or take its name out of there; or go without tokens (`--no-fencing`)",
   };

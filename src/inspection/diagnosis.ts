@@ -53,32 +53,47 @@ import {
 } from "./sql-diagnosis.ts";
 import { type SeenLock, seenLocks } from "./sql-inspection.ts";
 
-/** Besides `deadline`, how locks are going to be taken: the options of `PostgresLocker` and `acquire` of the same names. */
+/** The options of `diagnose`. All except `deadline` say how locks will be used, and are named like those of `PostgresLocker` and `acquire`. */
 export interface DiagnosisOptions {
-  /** How long the server has for each connection and each statement. Default 5 s. */
+  /**
+   * How long the server may take for each connection and each statement.
+   *
+   * @default "5s"
+   */
   readonly deadline?: Duration;
-  /** `"session"`: a pooler that keeps a session for each client is no fault. Default `"refuse"`: it is one, as for a locker. */
+  /**
+   * `"refuse"`: any pooler fails the check, as it does for a locker. `"session"`: a pooler that keeps a session for each client passes.
+   *
+   * @default "refuse"
+   */
   readonly pooler?: "refuse" | "session";
-  /** `true`: what keeps tokens from being drawn fails; `false`: it is not looked at. Default: it is a warning. */
+  /**
+   * `true`: the check fails if fencing tokens can't be drawn. `false`: that is not checked.
+   *
+   * @default it is a warning
+   */
   readonly fencing?: boolean;
-  /** `"server"`: what keeps the server from enforcing a TTL fails. Default: it is a warning. */
+  /**
+   * `"server"`: the check fails if the server can't enforce a TTL.
+   *
+   * @default it is a warning
+   */
   readonly ttlEnforcement?: "client" | "server";
 }
 
-/** Round trips that are timed. */
+/** How many round trips are timed. */
 const samples = 5;
-/** Attempts at being given somebody else's session: a single one misses if others keep the pooler busy. */
+/** How often to try for another client's session: a single try can miss if others keep the pooler busy. */
 const attempts = 3;
 
 /**
- * Whether a database is fit for locks: a finding for each of its sides, in a fixed order.
+ * Checks whether a database is fit for locks. Returns one finding for each check, in a fixed order.
  *
- * It asks over at most three connections at once of its own, made as the pool makes them, so that a saturated pool says as much
- * as an idle one. It leaves nothing behind: no lock, no setting, and no session. If tokens wait for a synchronous standby, it draws
- * one, to see whether one answers.
+ * It opens at most three connections at once beside the pool, with the pool's settings, so it works even if the pool is saturated. It
+ * leaves nothing behind: no lock, no setting and no session. If tokens wait for a synchronous standby, it draws one, to see whether
+ * the standby answers.
  *
- * A server that can't be reached, refuses or falls silent is a finding that fails, and no error: what it was not asked after
- * that is left out.
+ * If the server can't be reached, refuses or falls silent, that is a finding that fails, not an error; the checks after it are left out.
  *
  * @throws {InvalidConfigError} `deadline` is not a positive, finite duration
  */
@@ -101,7 +116,7 @@ export async function diagnose(pool: PoolLike, options: DiagnosisOptions = {}): 
   }
 }
 
-/** The connections are counted before those of the pooler and of the locks are made. */
+/** Makes all checks. Connections are counted before the checks of the pooler and of the locks open their own. */
 async function examine(examination: Examination): Promise<Finding[]> {
   const findings: Finding[] = [];
   const { line } = examination;
@@ -115,7 +130,7 @@ async function examine(examination: Examination): Promise<Finding[]> {
           check,
           verdict: "fail",
           found: message,
-          advice: "Ask again: the server fell silent, or left",
+          advice: "Try again: the server fell silent or closed the connection",
         });
         break;
       }
@@ -144,7 +159,7 @@ const order: readonly DiagnosisCheck[] = [
   "privileges",
 ];
 
-/** How each check is made, in the order in which they are made. */
+/** The function for each check, in the order in which the checks are made. */
 const looks: Record<DiagnosisCheck, Look> = {
   reachable: async (examination) => reachableVerdict(await examination.timeRoundTrips(), samples),
   version: async ({ line }) => versionVerdict(await line.ask<VersionAnswer>(askVersion)),
@@ -159,7 +174,7 @@ const looks: Record<DiagnosisCheck, Look> = {
   pooler: async (examination) => poolerVerdict(await examination.lookForPooler(), examination.options.pooler),
   fencing: async (examination) => {
     const { line, options, standby } = examination;
-    if (options.fencing === false) return { verdict: "ok", found: "not looked at: no tokens are wanted" };
+    if (options.fencing === false) return { verdict: "ok", found: "not checked: no tokens are wanted" };
     const missing = await line.ask<string[]>(askFencing);
     const settings = await line.ask<SettingsAnswer>(askSettings, [durability]);
     const { breaks, ...seen } = fencingVerdict(missing, { settings, standby });
@@ -181,14 +196,14 @@ const looks: Record<DiagnosisCheck, Look> = {
   locks: (examination) => examination.proveLocks(),
 };
 
-/** What is known so far of one database. */
+/** A diagnosis under way, with what it has found out so far. */
 class Examination {
   readonly line: DiagnosisLine;
   readonly options: DiagnosisOptions;
   readonly #pool: Pool;
   readonly #pids = new Set<number>();
   standby = false;
-  /** A statement and the next may be served by different sessions. */
+  /** Whether different sessions may serve successive statements of one connection. */
   shared = false;
 
   constructor(pool: Pool, line: DiagnosisLine, options: DiagnosisOptions) {
@@ -197,7 +212,7 @@ class Examination {
     this.options = options;
   }
 
-  /** @returns milliseconds */
+  /** Measures the median round trip. @returns milliseconds */
   async timeRoundTrips(): Promise<number> {
     const times: number[] = [];
     for (let sample = 0; sample < samples; sample++) {
@@ -218,7 +233,7 @@ class Examination {
 
   async lookForPooler(): Promise<PoolerSigns> {
     const taken = await this.#isTaken().catch(async (error: Error) => {
-      // If the server has fallen silent, that is what is found, here and below.
+      // If the server has fallen silent, this throws, and that is the finding. The same below.
       await this.#ping();
       return { unknown: error.message };
     });
@@ -228,8 +243,8 @@ class Examination {
   }
 
   /**
-   * Whether the transaction of a second client gets the session of the first, which is idle: what a pooler that shares sessions
-   * does even if it is idle itself, and the first would be none the wiser.
+   * Whether a transaction of a second client gets the session of the first client, which is idle. A pooler that shares sessions does
+   * that even if it has nothing else to do, and the first client wouldn't notice.
    */
   async #isTaken(): Promise<boolean> {
     const other = await this.line.another();
@@ -238,7 +253,7 @@ class Examination {
         const mine = await this.#ping();
         if (!(await other.begin())) return true;
         const [, theirs] = await other.ask<[boolean, number]>(ping);
-        // Before the first is asked again: of a pooler with a single session, it would wait for the second.
+        // `theirs === mine` comes first: with a single session in the pooler, a ping of the first client would wait for the second.
         const taken = theirs === mine || mine !== (await this.#ping());
         await other.rollback();
         if (taken) return true;
@@ -250,10 +265,10 @@ class Examination {
   }
 
   /**
-   * Draws a token, on a connection of its own: one that waits for a standby knows nothing of the end of its client, and so is
-   * cancelled.
+   * Draws a fencing token on a separate connection. If its commit waits for a standby, it is cancelled, because the server wouldn't
+   * notice that the client has gone.
    *
-   * @returns why there is none; `undefined` if there is
+   * @returns why there is no token, or `undefined` if there is one
    */
   async drawToken(): Promise<string | undefined> {
     const drawer = await this.line.another();
@@ -272,7 +287,7 @@ class Examination {
 
   async proveLocks(): Promise<Verdict> {
     if (this.shared) {
-      // What is taken on a session of others stays there.
+      // A lock taken on a session that others use would stay there.
       return { verdict: "warn", found: "not tried, behind a pooler that shares sessions" };
     }
     const proof = new LocksKept(this.#pool);
@@ -280,25 +295,25 @@ class Examination {
       await proof.prove(statementDeadline);
     } catch (error) {
       if (!(error instanceof LocksNotKeptError)) throw error;
-      return { verdict: "fail", found: error.message, advice: "Connect to a PostgreSQL" };
+      return { verdict: "fail", found: error.message, advice: "Connect to PostgreSQL" };
     }
     if (proof.areProven) {
       return { verdict: "ok", found: "real: listed by the server, and refused to a second session" };
     }
     await this.#ping();
-    const found = "not proved: that takes two more connections, which were not to be had, or failed";
-    return { verdict: "warn", found, advice: "Close some connections, and ask again" };
+    const found = "not proved: that takes two more connections, which were not available or failed";
+    return { verdict: "warn", found, advice: "Close some connections and try again" };
   }
 }
 
-/** By how many milliseconds the server's clock is ahead of this machine's, from the quickest of some answers. */
+/** How many milliseconds the server's clock is ahead of this machine's, measured by the quickest of several answers. */
 async function compareClocks(line: DiagnosisLine): Promise<{ ahead: number; uncertain: number }> {
   let best = { ahead: 0, uncertain: Number.POSITIVE_INFINITY };
   for (let sample = 0; sample < samples; sample++) {
     const sent = now();
     const theirs = await line.ask<number>(askClock);
     const halfway = (performance.now() - sent.monotonic) / 2;
-    // This machine's wall clock is read in whole milliseconds.
+    // One millisecond more, because this machine's wall clock is read in whole milliseconds.
     if (halfway + 1 < best.uncertain)
       best = { ahead: theirs - (sent.wall + halfway), uncertain: halfway + 1 };
   }

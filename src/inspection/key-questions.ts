@@ -5,19 +5,19 @@ import { readKeyMessage } from "../postgres/key-message.ts";
 import { listenForAnswers, notify, questionChannel, replyChannel } from "../postgres/sql-answers.ts";
 import { within } from "../runtime/clock.ts";
 
-/** A key, and the namespace of its locker. */
+/** A key that a locker has told, with the locker's namespace. */
 export interface ToldKey {
   readonly key: string;
   readonly namespace: number;
 }
 
 /**
- * Asks the lockers of the database for the keys of the locks on their shared sessions. Anybody may answer: what is told counts only for
- * the lock whose id is that of the key.
+ * Asks the lockers of the database for the keys of the locks on their shared sessions. Anybody may answer, so an answer counts only for
+ * the lock whose id matches the key.
  *
  * @param options.pids the backends of the sessions whose lockers are expected to answer
- * @param options.milliseconds how long to wait for them
- * @returns what was told by then, by lock id. Never rejects: on a standby, or if the server's notifications are held up, nothing is
+ * @param options.milliseconds how long to wait for the answers
+ * @returns the keys that arrived in time, by lock id. Never rejects: on a standby, or if the server delays notifications, it is empty
  */
 export async function keysTold(
   client: OwnClient,
@@ -44,7 +44,7 @@ export async function keysTold(
     };
     await within(milliseconds, asked());
   } catch {
-    // Too late, or not at all.
+    // The answers came too late or not at all.
   }
   return told;
 }

@@ -1,22 +1,22 @@
-// What a session says of the lock that it has, beside its key: a comment, in a statement of nothing else, which pg_stat_activity shows as
-// the session's last one. So it is there as long as the session says nothing else, even if its process stands still; it takes no table, and
-// is seen by those who may see what others run: the session's own role, and members of pg_read_all_stats.
+// The description of a session's lock, beside its key. It is a comment, sent as a statement of its own, which pg_stat_activity shows as
+// the session's last statement. It stays there until the session sends another statement, even if its process stands still. It needs no
+// table. The session's own role and members of pg_read_all_stats can see it.
 
-/** What `pg-locker run --name … --detail …` says of its lock. One of the two is there. */
+/** The description that `pg-locker run --name … --detail …` gives its lock. At least one of the two is present. */
 export interface LockDescription {
   readonly name?: string;
   readonly detail?: string;
 }
 
-/** How it begins, for a look at the sessions of all. */
+/** The beginning of a description comment, by which SQL finds it among all sessions. */
 export const descriptionStart = "/* pg-locker ";
 
-/** Bytes that a comment may have: `track_activity_query_size` is 1024 by default, and cuts off the rest. */
+/** The longest comment in bytes: by default, `track_activity_query_size` cuts a statement after 1024. */
 const longest = 1_000;
 
-/** @returns the comment; `undefined` if the description is too long to be shown */
+/** Writes a description as a comment. @returns `undefined` if the description is too long to be shown */
 export function descriptionComment(description: LockDescription): string | undefined {
-  // In ASCII, whatever the encoding of the database, and without a slash, which would begin or end a comment.
+  // ASCII only, because of the database's encoding, and without a slash, which would begin or end a comment.
   const text = JSON.stringify(description).replace(
     /[/\u007f-\uffff]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
@@ -25,7 +25,7 @@ export function descriptionComment(description: LockDescription): string | undef
   return comment.length > longest ? undefined : comment;
 }
 
-/** What such a comment says, if it is one. A server that shows less than most may have cut it off. */
+/** Reads a description comment; `undefined` if the statement isn't one. A server with a small `track_activity_query_size` may have cut it. */
 export function descriptionIn(statement: string | null): LockDescription | undefined {
   if (!statement?.startsWith(descriptionStart)) return undefined;
   const text = statement.slice(descriptionStart.length).replace(/ \*\/$/, "");
@@ -41,7 +41,7 @@ function parsed(text: string): LockDescription | undefined {
       ...(typeof detail === "string" && { detail }),
     };
   } catch {
-    // Not one of ours, or cut off in the middle of a character.
+    // Something else wrote the comment, or it was cut in the middle of a character.
     return undefined;
   }
 }

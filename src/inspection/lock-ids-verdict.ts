@@ -5,23 +5,26 @@ import { named } from "../postgres/application-name.ts";
 import type { Verdict } from "./diagnosis-verdicts.ts";
 import type { SeenLock } from "./sql-inspection.ts";
 
-/** How an id was made, in words. */
+/** The ways to make a lock id, in words. */
 const kinds = { fnv: "`lockId`, the default", sha256: "`sha256LockId`", own: "a `lockId` of their own" };
 
 /**
- * Whether the lockers that hold locks make their ids in one way, because only then do they exclude each other. Told by sessions that
- * carry one lock, whose name has the key: dedicated ones, and those that wait.
+ * The verdict on whether all lockers make their lock ids in the same way, because only then do they exclude each other. It is judged by
+ * sessions that carry one lock, whose name has the key: dedicated and waiting sessions.
  */
 export function lockIdsVerdict(locks: readonly SeenLock[]): Verdict {
   const ways = new Set(locks.map(wayOf).filter((way) => way !== undefined));
   const found = [...ways].sort().map((way) => kinds[way]);
   if (found.length < 2) {
-    const by = found.length === 0 ? "no session tells how, for the moment" : `by ${found.join("")}`;
-    return { verdict: "ok", found: `lock ids in one way, as far as sessions tell their key: ${by}` };
+    const by = found.length === 0 ? "no session shows a key now" : `by ${found.join("")}`;
+    return {
+      verdict: "ok",
+      found: `lock ids are made in one way, as far as sessions show their keys: ${by}`,
+    };
   }
   return {
     verdict: "warn",
-    found: `there are lock ids by ${found.join(" and by ")}, which don't exclude each other`,
+    found: `lock ids are made by ${found.join(" and by ")}, which don't exclude each other`,
     advice: "Give all lockers of a key the same `lockId`",
   };
 }

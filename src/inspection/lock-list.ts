@@ -20,70 +20,74 @@ import { keysTold } from "./key-questions.ts";
 import { descriptionIn, type LockDescription } from "./lock-description.ts";
 import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
 
-/** A lock that a session or a prepared transaction has, or that somebody waits for, as PostgreSQL shows it. */
+/** A lock that a session or a prepared transaction holds, or that a session waits for, as PostgreSQL shows it. */
 export interface LockInfo {
   readonly id: bigint;
   /**
-   * Known for a dedicated session of this library, by another row with the same id, or if its holder tells it (see `keysWithin`); else
-   * `undefined`.
+   * The key, if it is known: from the name of a dedicated session of this library, from another row with the same id, or because its
+   * holder tells it (see `keysWithin`). Otherwise `undefined`.
    */
   readonly key: string | undefined;
-  /** The beginning of a key that is too long to be told whole. */
+  /** The beginning of the key, if the key is too long to be shown whole. */
   readonly keyStart: string | undefined;
-  /** Known for a session of this library, and if another row tells the key; else `undefined`. */
+  /** The namespace, if the session is of this library or another row has the key. Otherwise `undefined`. */
   readonly namespace: number | undefined;
   readonly mode: LockMode;
-  /** `"waiting"`: its session waits inside the server. A process of this library has the first of its callers wait there. */
+  /** `"waiting"`: the session waits inside the server. A locker lets only the first of its callers wait there. */
   readonly state: "held" | "waiting";
-  /** Since when it waits inside the server. When a lock was granted, PostgreSQL does not know. */
+  /** Since when the session has waited inside the server. (PostgreSQL doesn't record when a lock was granted.) */
   readonly waitingSince: Date | undefined;
-  /** The backend of the session. `undefined` if a prepared transaction has the lock. */
+  /** The process id of the session's backend. `undefined` if a prepared transaction has the lock. */
   readonly pid: number | undefined;
   /**
-   * The name (gid) of the prepared transaction that has the lock, which has no session: `COMMIT PREPARED` or `ROLLBACK PREPARED`
-   * frees it. `undefined` if a session has the lock.
+   * The name (gid) of the prepared transaction that has the lock. It has no session: `COMMIT PREPARED` or `ROLLBACK PREPARED`
+   * frees the lock. `undefined` if a session has the lock.
    */
   readonly preparedTransaction: string | undefined;
   readonly applicationName: string | undefined;
   readonly user: string | undefined;
-  /** The address of the client; `"local"` over a Unix socket. */
+  /** The address of the session's client; `"local"` over a Unix socket. */
   readonly host: string | undefined;
-  /** `"idle"` between two statements, `"idle in transaction"`, `"active"`: as `pg_stat_activity` has it. */
+  /** The session's state as in `pg_stat_activity`: `"idle"` between two statements, `"idle in transaction"`, `"active"`. */
   readonly sessionState: string | undefined;
-  /** When the session was opened: no lock of it is older. */
+  /** When the session was opened. None of its locks is older. */
   readonly sessionSince: Date | undefined;
-  /** When its last statement began or ended: a refresh, say. Of a prepared transaction, when it was prepared. */
+  /** When the session's last statement, such as a refresh, began or ended. For a prepared transaction, when it was prepared. */
   readonly activeAt: Date | undefined;
-  /** What `pg-locker run --name … --detail …` says of its lock. */
+  /** The description that `pg-locker run --name … --detail …` gave the lock. */
   readonly description: LockDescription | undefined;
-  /** PostgreSQL hides the last five from this role; a member of `pg_read_all_stats` sees them. */
+  /** Whether PostgreSQL hides the five fields before this one from the role. A member of `pg_read_all_stats` sees them. */
   readonly isHidden: boolean;
 }
 
 export interface ListLocksOptions {
-  /** Those of this lock alone. Default: all. */
+  /**
+   * Lists only the lock with this id.
+   *
+   * @default all locks
+   */
   readonly id?: bigint;
   /**
-   * Asks the lockers that hold locks on shared sessions for the keys, which PostgreSQL doesn't know, and waits so long for their answers
-   * (a number is milliseconds). Keys of lockers that don't answer by then, of those that don't hold them for a second yet, and of those
-   * with `tellKeys: false`, stay unknown.
+   * Asks the lockers that hold locks on shared sessions for the keys, which PostgreSQL doesn't know, and waits this long for the answers
+   * (a number is milliseconds). A key stays unknown if its locker doesn't answer in time, has held the lock for less than a second, or
+   * has `tellKeys: false`.
    *
-   * @default nobody is asked
+   * @default no locker is asked
    */
   readonly keysWithin?: Duration;
-  /** Its abort ends the look, and its connection. */
+  /** Ends the call and its connection when it aborts. */
   readonly signal?: AbortSignal;
 }
 
 /**
- * The advisory locks of the pool's database: who has them, and who waits for them. Of those on one bigint, whoever took them:
- * locks of the Go package, of `pg_advisory_lock` by hand, and of prepared transactions are among them. Holders come before those
- * who wait.
+ * Lists the advisory locks in the pool's database: who holds them and who waits for them. It lists every lock on a single bigint, whoever
+ * took it, including those of the Go package, of `pg_advisory_lock` called by hand and of prepared transactions. Holders come before
+ * waiters.
  *
- * Uses a connection of its own beside the pool, and settles within 10 s.
+ * Uses its own connection beside the pool, and settles within 10 s.
  *
  * @throws {DatabaseError}
- * @throws {InvalidConfigError} `keysWithin` is no duration
+ * @throws {InvalidConfigError} `keysWithin` is not a duration
  * @throws the signal's `reason` if it aborts
  */
 export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}): Promise<LockInfo[]> {
@@ -113,7 +117,7 @@ export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}):
     .sort(byIdThenState);
 }
 
-/** The sessions that carry many locks, of whose keys they tell nothing by themselves. */
+/** The pids of the sessions that carry many locks, whose keys are not in their names. */
 function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
   return new Set(
     seen.flatMap(({ pid, name, granted }) => (granted && isSharedName(name ?? "") ? (pid ?? []) : [])),
@@ -121,7 +125,7 @@ function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
 }
 
 /**
- * The locks with one id, as {@link listLocks} has them, on a primary.
+ * Lists the locks with one id, as {@link listLocks} does. Only on a primary.
  *
  * @throws {DatabaseError} @throws {StandbyError} @throws the reason of the signal
  */
@@ -146,10 +150,10 @@ function byIdThenState(one: LockInfo, other: LockInfo): number {
 }
 
 /**
- * Ends the sessions of `pids`, of those of them alone that have the lock in this very moment; with a session go all its locks.
- * Their holders hear of it, by `lock.signal`.
+ * Ends those of the sessions in `pids` that hold the lock at this moment. A session ends with all its locks. Their holders learn of it by
+ * `lock.signal`.
  *
- * @returns the pids of the sessions that were told to end; the others no longer had the lock
+ * @returns the pids of the sessions that were ended; the others no longer held the lock
  * @throws {DatabaseError} `sqlState` is `"42501"` if the role may not end a session: then none was ended, or not all
  */
 export async function endHolders(
@@ -170,7 +174,7 @@ function infoOf(seen: SeenLock): LockInfo {
   return {
     id,
     key: isWhole ? told.key : undefined,
-    // Another application may call itself as it likes.
+    // Any application may choose such a name.
     keyStart: !isWhole && told?.mayBeCut ? told.key : undefined,
     namespace: told?.namespace,
     mode: seen.mode,
@@ -220,7 +224,7 @@ async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
   return JSON.parse(String(rows[0]?.[0])) as T;
 }
 
-/** If the server has fallen silent, neither the caller nor the end of the process waits for it. */
+/** Ends a client without making the caller, or the exit of the process, wait for a server that has fallen silent. */
 function takeLeave(client: OwnClient): void {
   const late = setTimeout(() => destroySocket(client), statementDeadline).unref();
   client.unref?.();

@@ -3,14 +3,14 @@ import type { AbortSignalLike } from "../contract/locker.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { type LockInfo, locksOf } from "./lock-list.ts";
 
-/** What a locker knows of a lock of its own. */
+/** What a locker knows about a lock that it holds. */
 export interface OwnLock {
   readonly pid: number | undefined;
   readonly since: Date | undefined;
   readonly fencingToken: bigint | undefined;
 }
 
-/** A lock that is looked at, and what the one who looks has of it. */
+/** A lock to inspect, and what the inspecting locker itself holds of it. */
 export interface SoughtLock {
   readonly id: bigint;
   own(): readonly OwnLock[];
@@ -19,7 +19,7 @@ export interface SoughtLock {
 export type LockState = Pick<LockInspection, "holders" | "waiters">;
 
 /**
- * Who has a lock, and who waits for it in the server.
+ * Returns who holds a lock and who waits for it inside the server.
  *
  * @throws {DatabaseError} @throws {StandbyError} @throws the reason of the signal
  */
@@ -29,7 +29,7 @@ export async function lookAtLock(
   signal: AbortSignalLike | undefined,
 ): Promise<LockState> {
   const seen = await locksOf(pool, lock.id, signal);
-  // What was granted meanwhile is known by now.
+  // Read after the answer, so that locks that were granted in the meantime are known.
   const own = lock.own();
   return {
     holders: seen.filter(({ state }) => state === "held").map((info) => holderOf(info, own)),
@@ -40,7 +40,7 @@ export async function lookAtLock(
 }
 
 function holderOf(info: LockInfo, own: readonly OwnLock[]): LockHolder {
-  // One that is shared may have several holders here, for which the server has it once: they are in the order of their grants.
+  // A shared lock may have several holders here, for which the server has it once. They are in the order of their grants.
   const first = own.find(({ pid }) => pid !== undefined && pid === info.pid);
   return {
     ...sessionOf(info),

@@ -8,10 +8,10 @@ const since: Record<LockTableDated["from"], string> = {
   promotion: "since the last checkpoint, as the server was promoted and has not been restarted",
 };
 
-/** How old the lock table is, and what a `recoveryGrace` costs. Of a standby, nothing is known. */
+/** The verdict on the age of the lock table and the cost of a `recoveryGrace`. `dated`: `undefined` for a standby. */
 export function recoveryVerdict(dated: LockTableDated | undefined): Verdict {
   if (dated === undefined) {
-    const found = "a standby doesn't tell how old its lock table is";
+    const found = "a standby doesn't say how old its lock table is";
     return { verdict: "warn", found, advice: "Connect to the primary" };
   }
   const { age, from, isPromoted, checkpointTimeout } = dated;

@@ -1,10 +1,9 @@
 import { statement } from "../postgres/driver.ts";
 import { durable, fencingToken } from "../postgres/sql.ts";
 
-// What a database is asked about its fitness for locks. Each returns one value of JSON, reads what every role may read, and
-// leaves nothing behind.
+// The statements of a diagnosis. Each returns one JSON value, reads only what every role may read, and leaves nothing behind.
 
-/** Returns {@link VersionAnswer}. */
+/** Asks for the server's version. Returns {@link VersionAnswer}. */
 export const askVersion = statement(`
 select pg_catalog.json_build_object(
          'number', pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
@@ -16,14 +15,14 @@ export interface VersionAnswer {
   readonly name: string;
 }
 
-/** The server's clock as it is now, not at the begin of a transaction: milliseconds since 1970. */
+/** The server's clock at this moment, not at the beginning of the transaction: milliseconds since 1970. */
 export const askClock = statement(
   "select pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000)::pg_catalog.text",
 );
 
 /**
- * Settings as this session has them from its server, database and role, by name; those that the server doesn't know are left
- * out. Parameter: their names. Returns {@link SettingsAnswer}.
+ * The values of settings in this session, as inherited from the server, the database and the role. Settings that the server doesn't know
+ * are left out. Parameter: their names. Returns {@link SettingsAnswer}.
  */
 export const askSettings = statement(`
 select coalesce(pg_catalog.json_object_agg(name, pg_catalog.json_build_object(
@@ -36,10 +35,11 @@ export type SettingsAnswer = Readonly<
 >;
 
 /**
- * How full the server's table of locks is. By the function, as in `ownLocks`: the answer is needed most when the table is full.
+ * How full the server's lock table is. It calls `pg_lock_status()`, which takes no lock itself, because the answer is needed most when
+ * the table is full.
  *
- * It has an entry for each thing that is locked and, in a second table twice as long, one for each session that locks it.
- * Locks by the fast path are in neither, and predicate locks in a table of their own. Returns {@link LockTableUse}.
+ * The table has an entry for each locked object. A second table, twice as long, has one for each session that locks it. Fast-path locks
+ * are in neither, and predicate locks have a table of their own. Returns {@link LockTableUse}.
  */
 export const askLockTableUse = statement(`
 select pg_catalog.json_build_object(
@@ -57,14 +57,14 @@ select pg_catalog.json_build_object(
 export interface LockTableUse {
   readonly used: number;
   readonly advisory: number;
-  /** What the server has reserved memory for; it makes do with some that is unused elsewhere as well. */
+  /** How many locks the server has reserved memory for. It can use some more memory that is free elsewhere. */
   readonly room: number;
 }
 
 /**
- * How many connections there are, apart from this one, and how many there may be; -1: no limit. What a role without privileges sees of
- * others' sessions has no `backend_type`, but the database, which the server's own processes do not have. A limit of a role or a
- * database binds no superuser. Returns {@link ConnectionsAnswer}.
+ * How many connections there are besides this one, and how many are allowed; -1: no limit. A role without privileges can't see the
+ * `backend_type` of others' sessions, but it sees their database, which the server's own processes don't have. The limit of a role or
+ * of a database doesn't apply to superusers. Returns {@link ConnectionsAnswer}.
  */
 export const askConnections = statement(`
 select pg_catalog.json_build_object(
@@ -86,7 +86,7 @@ select pg_catalog.json_build_object(
        pg_catalog.pg_database as database
  where role.rolname operator(pg_catalog.=) session_user and database.datname operator(pg_catalog.=) pg_catalog.current_database()`);
 
-/** How many there are besides this one, and the limit; -1: none. */
+/** The connections besides this one, and their limit; -1: no limit. */
 type Counted = readonly [used: number, limit: number];
 
 export interface ConnectionsAnswer {
@@ -95,7 +95,7 @@ export interface ConnectionsAnswer {
   readonly database: Counted;
 }
 
-/** Sets, for this very statement, what a TTL that the server enforces is made of. Returns what came of it, in a list. */
+/** Sets, for this statement only, the settings with which the server enforces a TTL. Returns their new values in a list. */
 export const tryEnforcing = statement(`
 select pg_catalog.json_build_array(
          pg_catalog.set_config('idle_session_timeout', '60000', true),
@@ -104,7 +104,7 @@ select pg_catalog.json_build_array(
          pg_catalog.set_config('tcp_keepalives_count', '3', true),
          pg_catalog.set_config('tcp_user_timeout', '60000', true))::pg_catalog.text`);
 
-/** Those functions that a fencing token needs and the role may not call: a list of names. */
+/** The functions that a fencing token needs and the role may not call: a list of names. */
 export const askFencing = statement(`
 select coalesce(pg_catalog.json_agg(missing.name), '[]')::pg_catalog.text
   from (select needed.name
@@ -116,15 +116,15 @@ select coalesce(pg_catalog.json_agg(missing.name), '[]')::pg_catalog.text
         having not coalesce(pg_catalog.bool_and(pg_catalog.has_function_privilege(known.oid, 'execute'))
                  filter (where not 'bytea'::pg_catalog.regtype::pg_catalog.oid operator(pg_catalog.=) any (known.proargtypes)), false)) as missing`);
 
-/** Draws a fencing token, as the statement that takes a lock does; returns when it is durable. */
+/** Draws a fencing token, as the statement that takes a lock does. Returns once the token is durable. */
 export const tryDrawing = statement(`
 select pg_catalog.json_build_array(${durable}, ${fencingToken})::pg_catalog.text`);
 
-/** Ends the statement of a backend of the same role. Parameter: its pid. Returns whether the backend was told. */
+/** Cancels the statement of a backend of the same role. Parameter: its pid. Returns whether the backend was signalled. */
 export const cancelBackend = statement(`
 select pg_catalog.to_json(pg_catalog.pg_cancel_backend($1::pg_catalog.int4))::pg_catalog.text`);
 
-/** Whose sessions the role may see, and end. Returns {@link PrivilegesAnswer}. */
+/** Whose sessions the role may see and end. Returns {@link PrivilegesAnswer}. */
 export const askPrivileges = statement(`
 select pg_catalog.json_build_object(
          'role', session_user,

@@ -1,16 +1,16 @@
 import { statement } from "../postgres/driver.ts";
 import { descriptionStart } from "./lock-description.ts";
 
-// The statements that look at the locks of everybody, and end the session of a holder.
+// The statements that list everybody's locks and end the session of a holder.
 
 /**
  * Every advisory lock of the (bigint) space in this database, granted or waited for, with its session as far as PostgreSQL
  * shows it. Parameter: lock ids; null: all. Returns {@link SeenLock}s.
  *
- * Of the sessions of others, a role that is no member of `pg_read_all_stats` sees the name and not much more
+ * A role that is not a member of `pg_read_all_stats` sees little more than the name of other roles' sessions
  * (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW): their query is then
- * `<insufficient privilege>`, even if there is none. The session that asks is left out. A prepared transaction has no session:
- * its locks have the virtual id of its transaction in common with the lock on its own id, which leads to its name.
+ * `<insufficient privilege>`, even if there is none. The session that asks is left out. A prepared transaction has no session; its locks
+ * share a virtual transaction id with the lock on its own transaction id, which leads to its name.
  */
 export const seenLocks = statement(`
 select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -47,7 +47,7 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
  where ($1::pg_catalog.int8[] is null or lock.id operator(pg_catalog.=) any ($1::pg_catalog.int8[]))
    and (lock.pid is null or lock.pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid())`);
 
-/** The same, and whether the server is a standby, whose list says nothing of the primary's locks. Returns {@link SeenTable}. */
+/** {@link seenLocks}, and whether the server is a standby, whose list says nothing about the primary's locks. Returns {@link SeenTable}. */
 export const seenTable = statement(`
 select pg_catalog.json_build_object(
          'standby', pg_catalog.pg_is_in_recovery(),
@@ -60,30 +60,30 @@ export interface SeenTable {
 
 export interface SeenLock {
   readonly id: string;
-  /** Null if a prepared transaction has the lock. */
+  /** The pid of the session's backend. Null if a prepared transaction has the lock. */
   readonly pid: number | null;
   readonly mode: "exclusive" | "shared";
   readonly granted: boolean;
-  /** A time as PostgreSQL writes it for JSON; null unless it waits inside the server. */
+  /** Since when it has waited inside the server, in PostgreSQL's JSON format for times; null if it doesn't wait. */
   readonly waitStart: string | null;
-  /** `application_name`. Null, like the rest of its columns, if the session has ended by then. */
+  /** The session's `application_name`. Null, like the columns after it, if the session has just ended. */
   readonly name: string | null;
   readonly user: string | null;
-  /** Whether the server keeps back what follows. */
+  /** Whether the server hides the fields that follow from this role. */
   readonly hidden: boolean;
   readonly host: string | null;
   readonly state: string | null;
   readonly sessionSince: string | null;
   readonly activeAt: string | null;
-  /** The comment that describes its lock, if that is the last that the session has said. */
+  /** The comment that describes the lock, if it is the session's last statement. */
   readonly description: string | null;
-  /** The gid of a prepared transaction; empty if it has just ended. Null: it is a session's. */
+  /** The gid of the prepared transaction that has the lock; empty if it has just ended. Null: a session has the lock. */
   readonly prepared: string | null;
 }
 
 /**
- * Ends sessions that have a lock in this very statement, and no others. Parameters: lock id, backend pids. Returns the pids of
- * those that it had ended, as far as the server says.
+ * Ends those of the given sessions that hold the lock when the statement runs. Parameters: lock id, backend pids. Returns the pids of the
+ * sessions that were ended, as far as the server says.
  */
 export const endSessions = statement(`
 select coalesce(pg_catalog.json_agg(holder.pid), '[]')::pg_catalog.text

@@ -1,14 +1,14 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of Drizzle's `PgTransaction`, whichever its driver. */
+/** What the locker needs of Drizzle's `PgTransaction`, with any driver. */
 export interface DrizzleTransaction {
   execute(query: never): PromiseLike<unknown>;
   setTransaction(config: never): Promise<unknown>;
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of Drizzle, whose own end is that of the lock.
+ * Makes the `client` of `withTransaction` from a Drizzle transaction. The lock lasts until that transaction ends.
  *
  * ```ts
  * await db.transaction((tx) =>
@@ -16,9 +16,9 @@ export interface DrizzleTransaction {
  * );
  * ```
  *
- * Drizzle doesn't tell that a transaction has ended: `withTransaction` finds that out by itself.
+ * Drizzle doesn't say whether a transaction has ended; `withTransaction` finds that out by itself.
  *
- * @throws {InvalidConfigError} `transaction` is not one: `undefined`, or the database that makes them
+ * @throws {InvalidConfigError} `transaction` is not a transaction, but `undefined` or the database itself
  */
 export function fromDrizzle(transaction: DrizzleTransaction): TransactionClient {
   if (!hasMethods(transaction, "execute", "setTransaction")) {
@@ -33,7 +33,7 @@ export function fromDrizzle(transaction: DrizzleTransaction): TransactionClient 
   });
 }
 
-/** A statement as Drizzle takes one: an object that can be turned into SQL, here one that is SQL already. */
+/** Wraps SQL text in the kind of object that Drizzle accepts as a query. */
 function written(sql: string, params: unknown[]): object {
   const query = { toQuery: () => ({ sql, params }), getSQL: () => query };
   return query;

@@ -1,7 +1,7 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of Knex's `Transaction`, which is also Objection's. */
+/** What the locker needs of Knex's `Transaction`, which Objection uses too. */
 export interface KnexTransaction {
   isCompleted(): boolean;
   readonly client: unknown;
@@ -12,8 +12,8 @@ interface KnexClient {
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of Knex or of Objection, whose own `commit` or `rollback` ends the lock.
- * With Knex's client `"pg"`.
+ * Makes the `client` of `withTransaction` from a transaction of Knex or Objection. The lock lasts until its `commit` or `rollback`. It
+ * needs Knex's client `"pg"`.
  *
  * ```ts
  * await knex.transaction((trx) =>
@@ -21,7 +21,7 @@ interface KnexClient {
  * );
  * ```
  *
- * @throws {InvalidConfigError} `transaction` is not one, or has ended: `undefined`, or the Knex that makes them
+ * @throws {InvalidConfigError} `transaction` has ended, or is not a transaction, but `undefined` or the Knex instance itself
  */
 export function fromKnex(transaction: KnexTransaction): TransactionClient {
   if (!hasMethods(transaction, "isCompleted") || !hasMethods(transaction.client, "acquireConnection")) {
@@ -33,7 +33,7 @@ export function fromKnex(transaction: KnexTransaction): TransactionClient {
   const client = transaction.client as unknown as KnexClient;
   return transactionClient(transaction, {
     isOpen: () => !transaction.isCompleted(),
-    // That of the transaction, which it keeps. Past Knex's own hooks, which may rename the columns.
+    // The transaction always returns its own connection. A query on it bypasses Knex's hooks, which may rename columns.
     run: async (text, values) => (await client.acquireConnection()).query(text, values),
   });
 }

@@ -1,7 +1,7 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of Kysely's `Transaction`. */
+/** What the locker needs of Kysely's `Transaction`. */
 export interface KyselyTransaction {
   readonly isTransaction: true;
   executeQuery(query: never): Promise<{ readonly rows: unknown[] }>;
@@ -17,7 +17,7 @@ interface CompiledQuery {
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of Kysely, whose own `commit` or `rollback` ends the lock.
+ * Makes the `client` of `withTransaction` from a Kysely transaction. The lock lasts until its `commit` or `rollback`.
  *
  * ```ts
  * await db.transaction().execute((trx) =>
@@ -27,7 +27,7 @@ interface CompiledQuery {
  * );
  * ```
  *
- * @throws {InvalidConfigError} `transaction` is not one: `undefined`, or the Kysely that makes them
+ * @throws {InvalidConfigError} `transaction` is not a transaction, but `undefined` or the Kysely instance itself
  */
 export function fromKysely(transaction: KyselyTransaction): TransactionClient {
   if (!hasMethods(transaction, "executeQuery", "withoutPlugins") || !transaction.isTransaction) {
@@ -36,7 +36,7 @@ export function fromKysely(transaction: KyselyTransaction): TransactionClient {
       "the transaction that Kysely's `db.transaction().execute(…)` hands to its function",
     );
   }
-  // A plugin may rename the columns.
+  // Without plugins, because a plugin may rename columns.
   const plain = transaction.withoutPlugins() as unknown as {
     executeQuery(query: CompiledQuery): Promise<{ rows: unknown[] }>;
   };
@@ -48,7 +48,7 @@ export function fromKysely(transaction: KyselyTransaction): TransactionClient {
         query: { kind: "RawNode", sqlFragments: [sql], parameters: [] },
         queryId: { queryId: "pg-locker" },
       }),
-    // Kysely keeps that to itself, but hands out no connection after the end.
+    // Kysely doesn't say whether the transaction has ended, but gives out no connection after its end.
     hadEnded: () =>
       Promise.resolve(transaction.getExecutor())
         .then((executor) => executor.provideConnection(async () => {}))

@@ -2,14 +2,14 @@ import type { TransactionClient } from "../contract/clients.ts";
 import { fromKysely, type KyselyTransaction } from "./from-kysely.ts";
 import { hasMethods, notTransaction } from "./transaction-of.ts";
 
-/** What is needed of MikroORM's `EntityManager`. */
+/** What the locker needs of MikroORM's `EntityManager`. */
 export interface MikroOrmEntityManager {
   getTransactionContext(): unknown;
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of MikroORM 7, whose own end is that of the lock. What is persisted in
- * the function is written when MikroORM flushes, which is before its commit and so under the lock.
+ * Makes the `client` of `withTransaction` from a MikroORM 7 transaction. The lock lasts until that transaction ends. MikroORM writes
+ * what the function persists when it flushes, which is before its commit and so under the lock.
  *
  * ```ts
  * await em.transactional((em) =>
@@ -17,7 +17,7 @@ export interface MikroOrmEntityManager {
  * );
  * ```
  *
- * @throws {InvalidConfigError} `transaction` has none begun: `undefined`, or an entity manager outside of `transactional`
+ * @throws {InvalidConfigError} `transaction` is `undefined`, or an entity manager without an open transaction
  */
 export function fromMikroOrm(transaction: MikroOrmEntityManager): TransactionClient {
   const context = hasMethods(transaction, "getTransactionContext")
@@ -29,6 +29,6 @@ export function fromMikroOrm(transaction: MikroOrmEntityManager): TransactionCli
       "the entity manager that MikroORM's `em.transactional(…)` hands to its function",
     );
   }
-  // MikroORM is built on Kysely.
+  // MikroORM 7 is built on Kysely, so the context is a Kysely transaction.
   return fromKysely(context as KyselyTransaction);
 }

@@ -1,14 +1,14 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of postgres.js's `TransactionSql`. */
+/** What the locker needs of postgres.js's `TransactionSql`. */
 export interface PostgresJsTransaction {
   unsafe(query: string, parameters?: never): PromiseLike<readonly unknown[]>;
   savepoint(run: never): Promise<unknown>;
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of postgres.js, whose own end is that of the lock.
+ * Makes the `client` of `withTransaction` from a postgres.js transaction. The lock lasts until that transaction ends.
  *
  * ```ts
  * await sql.begin((tx) =>
@@ -16,9 +16,9 @@ export interface PostgresJsTransaction {
  * );
  * ```
  *
- * postgres.js doesn't tell that a transaction has ended: `withTransaction` finds that out by itself.
+ * postgres.js doesn't say whether a transaction has ended; `withTransaction` finds that out by itself.
  *
- * @throws {InvalidConfigError} `transaction` is not one: `undefined`, or the `sql` that makes them
+ * @throws {InvalidConfigError} `transaction` is not a transaction, but `undefined` or the `sql` outside of one
  */
 export function fromPostgresJs(transaction: PostgresJsTransaction): TransactionClient {
   if (!hasMethods(transaction, "unsafe", "savepoint")) {

@@ -2,17 +2,17 @@ import { hasCode } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of Prisma's `TransactionClient`. */
+/** What the locker needs of Prisma's `TransactionClient`. */
 export interface PrismaTransaction {
-  // biome-ignore lint/suspicious/noExplicitAny: Prisma's own.
+  // biome-ignore lint/suspicious/noExplicitAny: this is Prisma's signature
   $queryRawUnsafe(query: string, ...values: any[]): PromiseLike<unknown>;
-  /** Only the client that makes transactions has it. */
+  /** Absent from a transaction: only the `PrismaClient` itself has it. */
   readonly $connect?: undefined;
 }
 
 /**
- * The `client` of `withTransaction` for an interactive transaction of Prisma, whose own end is that of the lock. Prisma ends one
- * after its `timeout`, 5 s by default, and the lock with it: raise it if the call waits for the lock.
+ * Makes the `client` of `withTransaction` from an interactive Prisma transaction. The lock lasts until that transaction ends. Prisma
+ * ends a transaction, and so the lock, after its `timeout`, 5 s by default: raise it if the call waits for the lock.
  *
  * ```ts
  * await prisma.$transaction((tx) =>
@@ -20,7 +20,7 @@ export interface PrismaTransaction {
  * );
  * ```
  *
- * @throws {InvalidConfigError} `transaction` is not one: `undefined`, or the `PrismaClient` itself
+ * @throws {InvalidConfigError} `transaction` is not a transaction, but `undefined` or the `PrismaClient` itself
  */
 export function fromPrisma(transaction: PrismaTransaction): TransactionClient {
   if (!hasMethods(transaction, "$queryRawUnsafe") || transaction.$connect !== undefined) {
@@ -31,7 +31,7 @@ export function fromPrisma(transaction: PrismaTransaction): TransactionClient {
   }
   return transactionClient(transaction, {
     run: (text, values) => transaction.$queryRawUnsafe(text, ...values),
-    // https://www.prisma.io/docs/orm/reference/error-reference#p2028
+    // P2028: a transaction API error (https://www.prisma.io/docs/orm/reference/error-reference#p2028).
     hadEnded: (error) => hasCode(error, "P2028"),
   });
 }

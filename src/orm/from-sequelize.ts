@@ -1,21 +1,21 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of Sequelize's `Transaction`. */
+/** What the locker needs of Sequelize's `Transaction`. */
 export interface SequelizeTransaction {
   afterCommit(hook: never): void;
 }
 
-/** What its types leave out. */
+/** Members of Sequelize's `Transaction` that its types leave out. */
 interface StartedTransaction {
   readonly connection?: TransactionClient;
-  /** `"commit"` or `"rollback"`, once it has ended. */
+  /** `"commit"` or `"rollback"` once the transaction has ended. */
   readonly finished?: string;
   readonly parent?: StartedTransaction;
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of Sequelize 6, whose own `commit` or `rollback` ends the lock.
+ * Makes the `client` of `withTransaction` from a Sequelize 6 transaction. The lock lasts until its `commit` or `rollback`.
  *
  * ```ts
  * await sequelize.transaction((transaction) =>
@@ -25,7 +25,7 @@ interface StartedTransaction {
  * );
  * ```
  *
- * @throws {InvalidConfigError} `transaction` is not one, or has ended: `undefined`, or the Sequelize that makes them
+ * @throws {InvalidConfigError} `transaction` has ended, or is not a transaction, but `undefined` or the Sequelize instance itself
  */
 export function fromSequelize(transaction: SequelizeTransaction): TransactionClient {
   const started = transaction as unknown as StartedTransaction | undefined;
@@ -42,7 +42,7 @@ export function fromSequelize(transaction: SequelizeTransaction): TransactionCli
   });
 }
 
-/** A nested one, which is a savepoint, ends with the one around it at the latest. */
+/** Whether a transaction and all those around it are open: a nested one is a savepoint, which ends with the outer one. */
 function isOpen(transaction: StartedTransaction | undefined): boolean {
   return transaction === undefined || (transaction.finished === undefined && isOpen(transaction.parent));
 }

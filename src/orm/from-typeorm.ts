@@ -1,20 +1,20 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { hasMethods, notTransaction, transactionClient } from "./transaction-of.ts";
 
-/** What is needed of TypeORM's `QueryRunner`. */
+/** What the locker needs of TypeORM's `QueryRunner`. */
 export interface TypeOrmQueryRunner {
   readonly isTransactionActive: boolean;
   connect(): Promise<unknown>;
 }
 
-/** What is needed of TypeORM's `EntityManager`. */
+/** What the locker needs of TypeORM's `EntityManager`. */
 export interface TypeOrmEntityManager {
   readonly queryRunner?: TypeOrmQueryRunner | undefined;
 }
 
 /**
- * The `client` of `withTransaction` for a transaction of TypeORM, whose own end is that of the lock: for the `EntityManager` that
- * `dataSource.transaction(…)` hands to its function, or a `QueryRunner` after `startTransaction()`.
+ * Makes the `client` of `withTransaction` from a TypeORM transaction: the `EntityManager` that `dataSource.transaction(…)` passes to its
+ * function, or a `QueryRunner` after `startTransaction()`. The lock lasts until that transaction ends.
  *
  * ```ts
  * await dataSource.transaction((manager) =>
@@ -22,7 +22,7 @@ export interface TypeOrmEntityManager {
  * );
  * ```
  *
- * @throws {InvalidConfigError} `transaction` has none begun: `undefined`, `dataSource.manager`, or one that has ended
+ * @throws {InvalidConfigError} `transaction` is `undefined`, is `dataSource.manager`, or has no open transaction
  */
 export function fromTypeORM(transaction: TypeOrmEntityManager | TypeOrmQueryRunner): TransactionClient {
   const runner = runnerOf(transaction);

@@ -1,24 +1,24 @@
 import type { TransactionClient } from "../contract/clients.ts";
 import { InvalidConfigError } from "../contract/errors.ts";
 
-/** How an ORM's transaction is asked. */
+/** How to use an ORM's transaction. */
 export interface TransactionOf {
-  /** Runs a statement in the transaction. Its parameters are `$1`, `$2`, …; it resolves with the rows, by column name. */
+  /** Runs a statement in the transaction. The parameters are `$1`, `$2` and so on; resolves with the rows, by column name. */
   run(text: string, values: unknown[]): PromiseLike<unknown>;
-  /** Whether a statement would still be part of the transaction. Asked before each one. */
+  /** Whether the transaction is still open. Called before each statement. */
   isOpen?(): boolean;
-  /** Whether a statement failed because the transaction had ended. Default: it is not open any more, as {@link isOpen} says. */
+  /** Whether a statement failed because the transaction had ended. Without it, {@link isOpen} decides. */
   hadEnded?(error: unknown): boolean | Promise<boolean>;
 }
 
-/** One for each transaction: what is asked on it at once waits its turn by it. */
+/** One client for each transaction, so that simultaneous calls on a transaction queue on the same client. */
 const clients = new WeakMap<object, TransactionClient>();
 
 /**
- * The client for `withTransaction` over an ORM's transaction: always the same one for the same `transaction`.
+ * Makes the client for `withTransaction` from an ORM's transaction. Returns the same client each time for the same `transaction`.
  *
- * Its `query` rejects with an `InvalidConfigError` after the end of the transaction, if the ORM can tell; otherwise with the
- * driver's own error, which the ORM may have wrapped.
+ * After the end of the transaction, its `query` rejects with an `InvalidConfigError` if the ORM can tell that it has ended; otherwise with
+ * the driver's own error, which the ORM may have wrapped.
  */
 export function transactionClient(transaction: object, how: TransactionOf): TransactionClient {
   const known = clients.get(transaction);
@@ -39,7 +39,7 @@ export function transactionClient(transaction: object, how: TransactionOf): Tran
   return client;
 }
 
-/** The error for what is no transaction. `wants` says where the right object comes from. */
+/** The error for a value that is not a transaction. `wants` says where the right object comes from. */
 export function notTransaction(got: unknown, wants: string): InvalidConfigError {
   return new InvalidConfigError({ field: "transaction", got, wants });
 }
@@ -52,19 +52,19 @@ function ended(): InvalidConfigError {
   });
 }
 
-/** Whether all of `methods` are there to be called. */
+/** Whether a value has all of these methods. */
 export function hasMethods(value: unknown, ...methods: string[]): value is object {
   if ((typeof value !== "object" && typeof value !== "function") || value === null) return false;
   return methods.every((name) => typeof (value as Record<string, unknown>)[name] === "function");
 }
 
-/** node-postgres returns the rows in an object, postgres.js and Prisma return them as they are. */
+/** The rows of a result: node-postgres returns them in an object, postgres.js and Prisma return an array. */
 function rowsOf(result: unknown): Record<string, unknown>[] {
   const rows = Array.isArray(result) ? result : (result as { rows: unknown[] }).rows;
   return rows as Record<string, unknown>[];
 }
 
-/** The SQLSTATE is that of the innermost error: Drizzle wraps the driver's own as `cause`. */
+/** The innermost error, which has the SQLSTATE: Drizzle wraps the driver's error as `cause`. */
 function driversOwn(error: unknown): unknown {
   let innermost = error;
   while (innermost instanceof Error && innermost.cause instanceof Error) innermost = innermost.cause;

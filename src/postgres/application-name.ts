@@ -1,16 +1,16 @@
 import { keyText } from "../contract/lock-id.ts";
 import { keyBytes } from "../contract/lock-key.ts";
 
-// NAMEDATALEN - 1: the server cuts a longer name, at a byte.
+// NAMEDATALEN - 1: the server cuts a longer name at this byte.
 const longest = 63;
-/** The most that a character takes, percent-encoded. */
+/** The most bytes that one percent-encoded character takes. */
 const widest = 12;
 
 /**
- * What pg_stat_activity shows of a holder: `pg-locker`, the namespace and the key, which every role may read.
+ * The `application_name` of a holder's session: `pg-locker`, the namespace and the key. Every role may read it in `pg_stat_activity`.
  *
- * Characters that are not printable ASCII are percent-encoded, as the server would spoil them (`?` up to 15, `\xc3` from
- * 16 on), and so is `%`; the key is cut at a whole character.
+ * `%` and all characters that are not printable ASCII are percent-encoded, because the server would replace the latter (with `?` up to
+ * PostgreSQL 15, with `\xc3` from 16 on). A long key is cut after a whole character.
  */
 export function applicationName(namespace: number, key: string): string {
   let name = `pg-locker ${namespace} `;
@@ -23,16 +23,16 @@ export function applicationName(namespace: number, key: string): string {
   return name;
 }
 
-/** What the name of a session tells. */
+/** What the `application_name` of one of our sessions says. */
 export interface Named {
   readonly namespace: number;
-  /** The key of a session with one lock; only its beginning if it was cut. */
+  /** The key, for a session with one lock; only its beginning if it was cut. */
   readonly key: string | undefined;
   /** Whether the name is so long that the key may have been cut. */
   readonly mayBeCut: boolean;
 }
 
-/** What such a name tells, if it is one. */
+/** Parses an `application_name`; `undefined` if it is not one of ours. */
 export function named(name: string): Named | undefined {
   const [, digits, text] = /^pg-locker (-?\d+) (.*)$/s.exec(name) ?? [];
   if (digits === undefined || text === undefined) return undefined;
@@ -40,7 +40,7 @@ export function named(name: string): Named | undefined {
   if ([waitingName, sharedName, fencingName].some((nameOf) => name === nameOf(namespace)))
     return { namespace, key: undefined, mayBeCut: false };
   const key = percentDecoded(text);
-  // Not one of ours, whoever wrote it.
+  // The key can't be decoded, so something else made the name.
   if (key === undefined) return { namespace, key, mayBeCut: false };
   return { namespace, key, mayBeCut: name.length > longest - widest };
 }
@@ -51,7 +51,7 @@ function percentEncoded(character: string): string {
     .join("");
 }
 
-/** The text of a key; `undefined` if there is a `%` that encodes nothing. */
+/** Decodes a percent-encoded key; `undefined` if a `%` encodes nothing. */
 function percentDecoded(text: string): string | undefined {
   const parts = text.split(/(%[0-9A-Fa-f]{2})/);
   if (parts.some((part, at) => at % 2 === 0 && part.includes("%"))) return undefined;
@@ -62,23 +62,23 @@ function percentDecoded(text: string): string | undefined {
   return whole.length === 0 ? undefined : keyText(whole);
 }
 
-/** What pg_stat_activity shows of a session that is kept for whoever waits next. */
+/** The `application_name` of a waiting session that is idle, kept for the next caller that waits. */
 export function waitingName(namespace: number): string {
   return `pg-locker ${namespace} (waits)`;
 }
 
-/** What it shows of a session that draws fencing tokens. */
+/** The `application_name` of a session that draws fencing tokens. */
 export function fencingName(namespace: number): string {
   return `pg-locker ${namespace} (draws tokens)`;
 }
 
-/** Whether a session carries many locks, by its name. */
+/** Whether an `application_name` is that of a session that carries many locks. */
 export function isSharedName(name: string): boolean {
   const namespace = named(name)?.namespace;
   return namespace !== undefined && name === sharedName(namespace);
 }
 
-/** What it shows of a session that carries many locks. */
+/** The `application_name` of a session that carries many locks. */
 export function sharedName(namespace: number): string {
   return `pg-locker ${namespace} (shared)`;
 }

@@ -3,19 +3,19 @@ import { within } from "../runtime/clock.ts";
 import { clientBeside, destroySocket, type OwnClient, type Pool } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
-/** A session of ours alone, beside the pool. */
+/** A session on a connection of the locker's own, beside the pool. */
 export interface OwnSession {
   readonly session: Session;
   readonly client: OwnClient;
-  /** Ends it politely. Never rejects, and takes seconds at most. For one that holds no lock. */
+  /** Ends the connection with a Terminate message. For a session that holds no lock. Never rejects, and takes seconds at most. */
   end(): Promise<void>;
 }
 
 /**
- * Connects beside a pool, as the pool itself would.
+ * Opens a connection beside a pool, with the pool's own settings.
  *
- * @param connecting is told of the client before it has connected, so that it can be given up
- * @throws {DatabaseError} the server refused, or there was no connection within that many milliseconds
+ * @param connecting called with the client before it has connected, so that the caller can give it up
+ * @throws {DatabaseError} the server refused, or did not answer in time
  */
 export async function connectBeside(
   pool: Pool,
@@ -33,7 +33,7 @@ export async function connectBeside(
     throw new DatabaseError({ doing, cause });
   }
   const own = client;
-  // The client belongs to nobody else, so there is nowhere to give it back to.
+  // The client belongs to no pool, so there is nothing to return it to.
   const session = new Session(own, () => {});
   return { session, client: own, end: () => endPolitely(session, own) };
 }

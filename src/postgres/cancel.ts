@@ -2,20 +2,20 @@ import type { EventEmitter } from "node:events";
 import { isIP } from "node:net";
 import { type Client, isSelfReliant } from "./driver.ts";
 
-/** Milliseconds for all of a cancellation. */
+/** Milliseconds that a whole cancellation may take. */
 const deadline = 5_000;
 
 /**
- * Asks the server to cancel the statement that runs on a client, over a connection of its own
- * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). It is made to the address that
- * the client is connected to, and by TLS if the client is. Takes no place of `max_connections`, and needs no password.
+ * Asks the server to cancel the statement that runs on a client, over a separate connection
+ * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). It connects to the client's own address,
+ * with TLS if the client uses it. The connection doesn't count against `max_connections` and needs no password.
  *
- * Resolves when the server has closed that connection: by then it has sent the signal, so that whoever waits for this and for
- * the statement's answer can send the next statement, and the cancellation does not hit that one. The statement may have ended
- * before; a session that is idle is not harmed. After 5 s without an end the connection is reset.
+ * Resolves when the server has closed that connection. By then the server has signalled the backend, so a caller that awaits both this
+ * and the statement's answer can send its next statement without the cancellation hitting it. If the statement has already ended,
+ * nothing happens: an idle session ignores a cancellation. If the server hasn't closed the connection after 5 s, it is reset.
  *
- * Never rejects. Does nothing if the driver is neither node-postgres's JavaScript one nor postgres.js, or if the client has a stream of
- * the application's own, which can't be made again.
+ * Never rejects. Does nothing if the driver is neither node-postgres in JavaScript nor postgres.js, or if the application gave the
+ * client its own stream, which can't be created a second time.
  */
 export function cancelStatement(client: Client): Promise<void> {
   if (isSelfReliant(client)) return client.cancelStatement();
@@ -36,7 +36,7 @@ export function cancelStatement(client: Client): Promise<void> {
       resolve();
     };
     const timer = setTimeout(() => {
-      // A reset takes back what the system has not sent yet: it would hit some later statement.
+      // A reset discards what the system has not sent yet: a cancellation sent so late would hit a later statement.
       connection.stream.resetAndDestroy?.();
       over();
     }, deadline);
@@ -53,21 +53,21 @@ export function cancelStatement(client: Client): Promise<void> {
   });
 }
 
-/** Whether {@link cancelStatement} can do something for a client. */
+/** Whether {@link cancelStatement} works for this client. */
 export function isCancellable(client: object): boolean {
   return isSelfReliant(client) || targetOf(client as CancellableClient) !== undefined;
 }
 
-/** Whether a statement of this text is what the client has sent last: a cancellation hits whatever the server is at. */
+/** Whether the client's current statement has this text. Checked before a cancellation, which hits whatever statement is running. */
 export function isUnderWay(client: object, text: string): boolean {
   if (isSelfReliant(client)) return client.isUnderWay(text);
   const known = client as Record<"_activeQuery" | "activeQuery", { text?: unknown } | null | undefined>;
-  // The other name is that of older versions; in newer ones, it warns.
+  // Older versions of node-postgres call it `activeQuery`, which prints a warning in newer ones.
   const active = "_activeQuery" in client ? known._activeQuery : known.activeQuery;
   return active?.text === text;
 }
 
-/** What is needed of the driver. */
+/** The members of node-postgres's client that a cancellation needs. */
 interface CancellableClient {
   readonly connection?: Partial<Connection> & { readonly stream?: Partial<Connection["stream"]> };
   readonly processID?: unknown;
@@ -91,7 +91,7 @@ interface Connection extends EventEmitter {
   cancel(pid: number, secret: unknown): void;
 }
 
-/** A path, or a port and a host. */
+/** An address as `connect` takes it: the path of a Unix socket, or a port and a host. */
 type Address = [string] | [number, string];
 
 interface CancelTarget {
@@ -110,19 +110,19 @@ function targetOf(client: CancellableClient): CancelTarget | undefined {
   if (typeof processID !== "number" || secretKey == null) return undefined;
   if (typeof host !== "string" || typeof port !== "number") return undefined;
   const { remoteAddress, remotePort, encrypted = false } = connection.stream ?? {};
-  // Not made by the driver itself; and the secret is not to go out in the clear.
+  // The driver didn't create this stream itself, and the secret key must not be sent unencrypted.
   if (encrypted !== Boolean(ssl)) return undefined;
   const made = { pid: processID, secret: secretKey, sslNegotiation };
   const Connection = connection.constructor as CancelTarget["Connection"];
   if (host.startsWith("/")) {
     return { ...made, Connection, ssl: false, address: [`${host}/.s.PGSQL.${port}`] };
   }
-  // A name may have become another server's meanwhile.
+  // The address, not the host name: by now the name may point to another server.
   if (remoteAddress === undefined || remotePort === undefined) return undefined;
   return { ...made, Connection, ssl: tlsFor(host, ssl), address: [remotePort, remoteAddress] };
 }
 
-/** The certificate is that of the host's name, not of its address. */
+/** The TLS options, with the host's name, because the certificate is issued to the name and not to the address. */
 function tlsFor(host: string, ssl: unknown): false | object {
   if (!ssl) return false;
   const given: { key?: unknown } = typeof ssl === "object" ? ssl : {};
@@ -130,7 +130,7 @@ function tlsFor(host: string, ssl: unknown): false | object {
     host,
     ...(isIP(host) === 0 && { servername: host }),
     ...given,
-    // The driver hides it from a copy.
+    // The driver makes `key` non-enumerable, so the spread does not copy it.
     ...("key" in given && { key: given.key }),
   };
 }

@@ -1,26 +1,26 @@
 import { InvalidConfigError } from "../contract/errors.ts";
 
 /**
- * What is needed of node-postgres: the only place that knows its shape. A `Pool` of `pg` fits, and so do a subclass, and a
- * wrapper that has what is here.
+ * What the library needs of node-postgres. Only this file knows its shape. A `Pool` of `pg` fits, and so does a subclass or a wrapper
+ * with these members.
  */
 export interface Pool {
-  // The callback form calls back in the same step in which the pool gives up its own error listener of the client. A
-  // promise would resolve a moment later, and an error in between would end the process.
+  // The callback form, because the pool calls back in the same step in which it removes its error listener from the client. A
+  // promise would resolve a moment later, and an error in between would crash the process.
   connect(callback: (error: Error | undefined, client: Client | undefined, release?: Release) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "connect" | "remove", listener: (client?: Client) => void): unknown;
   end(): Promise<void>;
-  /** Of a pool of the locker's own: to be called before {@link clientBeside}. */
+  /** Only on a pool that the locker made itself: loads the driver. To be called before {@link clientBeside}. */
   loadDriver?(): Promise<void>;
   readonly totalCount: number;
   readonly idleCount: number;
-  /** How many queue for a connection; absent if the pool doesn't tell. */
+  /** How many callers queue for a connection; absent if the pool doesn't say. */
   readonly waitingCount?: number;
   readonly options: { readonly max: number; readonly connectionTimeoutMillis?: number | null | undefined };
 }
 
-/** Gives a client back to its pool; with an argument, for closing. */
+/** Returns a client to its pool; with a true argument or an error, the pool closes it. */
 export type Release = (destroy?: Error | boolean) => void;
 
 export interface Client {
@@ -28,13 +28,13 @@ export interface Client {
   query(script: Omit<Query, "values">): Promise<Result | readonly Result[]>;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
-  /** As the server said with its last answer: `T` or `E` in a transaction, `I` outside of one. */
+  /** The transaction status of the server's last answer: `T` in a transaction, `E` in one that has failed, `I` outside. */
   getTransactionStatus?(): string | null;
   removeListener(event: "error", listener: (error: Error) => void): unknown;
   removeListener(event: "end", listener: () => void): unknown;
 }
 
-/** What a client of another driver than node-postgres does by itself. */
+/** A client of a driver other than node-postgres, with methods for what differs between drivers. */
 export interface SelfReliantClient extends Client {
   destroySocket(): void;
   cancelStatement(): Promise<void>;
@@ -48,18 +48,18 @@ export function isSelfReliant(client: object): client is SelfReliantClient {
 
 export interface Result {
   readonly rows: Row[];
-  /** The command tag's first word, such as `COMMIT`. */
+  /** The first word of the command tag, such as `COMMIT`. */
   readonly command?: string;
 }
 
-/** A client that is nobody else's. */
+/** A client that the locker created itself and that belongs to no pool. */
 export interface OwnClient extends Client {
   connect(): Promise<void>;
   end(): Promise<void>;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   on(event: "notification", listener: (message: { payload?: string | undefined }) => void): unknown;
-  /** Whether its socket keeps the process alive. */
+  /** Lets the client's socket keep the process alive. */
   ref?(): void;
   unref?(): void;
 }
@@ -72,10 +72,10 @@ export interface Query {
   readonly values: unknown[];
 }
 
-/** A statement; with a name that is its own, the server parses and plans it once for each connection. */
+/** A statement without its values. If it has a name, the server parses and plans it once for each connection. */
 export type Statement = Omit<Query, "values">;
 
-/** Every value as the server wrote it, so that type parsers set by the application change nothing. */
+/** A row with every value as the server wrote it, so that type parsers set by the application don't matter. */
 export type Row = ReadonlyArray<string | null>;
 
 const asWritten = { getTypeParser: () => (value: string) => value };
@@ -84,36 +84,36 @@ export function statement(text: string, name?: string): Statement {
   return { text, rowMode: "array", types: asWritten, ...(name !== undefined && { name }) };
 }
 
-/** The same statement without a name, so that the server parses it again. */
+/** A copy of a statement without its name, so that the server parses it anew. */
 export function unnamed({ text }: Statement): Statement {
   return statement(text);
 }
 
-/** Several statements in one message: one transaction of the server, whose driver returns a result for each. */
+/** Several statements in one message: the server runs them in one transaction, and the driver returns a result for each. */
 export function script(text: string): Omit<Query, "values"> {
   return statement(text);
 }
 
-/** The statement with its values. */
+/** A statement together with its values. */
 export function query(statement: Statement, values: unknown[]): Query {
   return { ...statement, values };
 }
 
-/** The backend that the server announced when the connection was made (BackendKeyData), if the driver tells it. */
+/** The pid of the backend as announced when the connection was opened (BackendKeyData), if the driver exposes it. */
 export function announcedBackend(client: object): number | undefined {
   const pid = "processID" in client ? client.processID : undefined;
   return typeof pid === "number" ? pid : undefined;
 }
 
-/** Whether a client's connection is neither ended nor about to be, as far as the driver tells. */
+/** Whether a client's connection is open and not about to end, as far as the driver says. */
 export function isOpen(client: object): boolean {
   const { _ending, _ended, _queryable } = client as Record<"_ending" | "_ended" | "_queryable", unknown>;
   return _ending !== true && _ended !== true && _queryable !== false;
 }
 
 /**
- * Closes the socket at once. Ending a client politely waits for its peer, forever if the link is dead, and the pool
- * hands out no replacement until then.
+ * Closes a client's socket at once. `client.end()` would wait for the server, forever if the link is dead, and the pool opens no
+ * replacement until then.
  */
 export function destroySocket(client: Client): void {
   if (isSelfReliant(client)) {
@@ -125,11 +125,11 @@ export function destroySocket(client: Client): void {
 }
 
 /**
- * Calls `listener` when the server, or whatever is in between, has closed its half of the connection. Node.js closes our half in that very
- * step, and with it the session ends in the server; the driver tells of neither before the socket is closed, which in a busy process may
- * be a turn of the event loop later, and that may take long.
+ * Calls `listener` when the server, or a device in between, has closed its half of the connection. Node.js closes our half in the same
+ * step, which ends the session in the server. The driver reports neither until the socket is fully closed, which is a turn of the event
+ * loop later, and so can take long in a busy process.
  *
- * @returns what ends the listening
+ * @returns a function that stops listening
  */
 export function listenForHalfClose(client: Client, listener: () => void): () => void {
   const { stream } =
@@ -139,21 +139,21 @@ export function listenForHalfClose(client: Client, listener: () => void): () => 
   return () => void stream.removeListener?.("end", listener);
 }
 
-/** Whether the pool would hand out a connection without a queue, as far as it tells. */
+/** Whether the pool would hand out a connection without queueing, as far as it says. */
 export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
   return idleCount > 0 || !(totalCount >= options.max);
 }
 
-/** Whether {@link clientBeside} can make one: a pool that somebody has wrapped may hide how. */
+/** Whether {@link clientBeside} works for this pool: a wrapper may hide the class of the pool's clients. */
 export function canConnectBeside(pool: Pool): boolean {
   return pool.loadDriver !== undefined || typeof (pool as { Client?: unknown }).Client === "function";
 }
 
 /**
- * A client beside a pool, made as the pool makes its own, except for the driver's bound on a statement: that would give a wait up
- * which the server goes on with.
+ * Creates a client beside a pool, with the pool's own settings except for the driver's time-out of a statement: after that, the driver
+ * would give up a wait that goes on in the server.
  *
- * @throws {InvalidConfigError} the pool, wrapped by hand, does not say what its clients are
+ * @throws {InvalidConfigError} the pool is a wrapper that doesn't expose the class of its clients
  * @throws whatever the driver throws if it can't read the connection string
  */
 export function clientBeside(pool: Pool): OwnClient {
@@ -165,7 +165,7 @@ export function clientBeside(pool: Pool): OwnClient {
   const client = new Client(pool.options);
   const { connectionParameters } = client as { connectionParameters?: { query_timeout?: unknown } };
   if (connectionParameters !== undefined) connectionParameters.query_timeout = 0;
-  // One that fails without a listener ends the process.
+  // A client that fails without an error listener crashes the process.
   client.on("error", () => {});
   return client;
 }

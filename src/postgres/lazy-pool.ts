@@ -13,19 +13,19 @@ export interface LazyPoolOptions {
   readonly connectionTimeoutMillis: number;
 }
 
-/** What is needed of the package. */
+/** The export of the package `pg` that is used. */
 interface NodePostgres {
   readonly Pool: new (options: LazyPoolOptions) => Pool;
   readonly Client: new (options: object) => OwnClient;
 }
 
 /**
- * A pool of node-postgres that is the locker's own. The driver is loaded with the first connection: whoever brings a pool, or the `sql`
- * of another driver, does without.
+ * A node-postgres pool that the locker makes itself. It loads the driver on the first connection, so an application that gives a pool, or
+ * the `sql` of postgres.js, doesn't need `pg`.
  */
 export class LazyPool implements Pool {
   readonly options: LazyPoolOptions;
-  /** The class of its clients, once the driver is loaded. */
+  /** The class of the pool's clients; `undefined` until the driver is loaded. */
   Client: (new (options: object) => OwnClient) | undefined;
   readonly #listeners: Array<(pool: Pool) => void> = [];
   #pool: Pool | undefined;
@@ -64,20 +64,20 @@ export class LazyPool implements Pool {
       try {
         pool.connect(callback);
       } catch (error) {
-        // A connection string that can't be read.
+        // The connection string can't be parsed.
         failed(error);
       }
     }, failed);
   }
 
-  /** @throws {Error} it is not installed */
+  /** Loads `pg`. @throws {Error} it is not installed */
   async loadDriver(): Promise<void> {
     await this.#load();
   }
 
   async end(): Promise<void> {
     this.#isEnded = true;
-    // One that was never wanted isn't loaded for its end.
+    // A driver that was never needed isn't loaded only to end its pool.
     const pool = this.#pool ?? (await this.#loading?.catch(() => undefined));
     await pool?.end();
   }
@@ -98,7 +98,7 @@ export class LazyPool implements Pool {
   }
 }
 
-/** @throws {Error} it is not installed */
+/** Imports `pg`. @throws {Error} it is not installed */
 async function loadNodePostgres(): Promise<NodePostgres> {
   try {
     const { default: pg } = await import("pg");

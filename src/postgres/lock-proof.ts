@@ -4,13 +4,12 @@ import { within } from "../runtime/clock.ts";
 import { clientBeside, destroySocket, type OwnClient, type Pool, query, type Statement } from "./driver.ts";
 import { hasLock, probeLock, unprobeLock } from "./sql.ts";
 
-/** Milliseconds between two attempts at a proof that could not be had. */
+/** Milliseconds before a proof that was not possible is tried again. */
 const pause = 1_000;
 
 /**
  * Proves, once for each locker, that a server keeps the advisory locks that it grants. Databases that speak PostgreSQL's
- * protocol may answer true and lock nothing (https://github.com/cockroachdb/cockroach/issues/13546), and then everybody holds
- * every lock.
+ * protocol may answer true and lock nothing (https://github.com/cockroachdb/cockroach/issues/13546): every caller would hold every lock.
  */
 export class LocksKept {
   readonly #pool: Pool;
@@ -27,8 +26,8 @@ export class LocksKept {
   }
 
   /**
-   * If there is no answer within that many milliseconds, the proof is put off: whoever has been granted a lock in the meantime has a
-   * session.
+   * Proves it, unless that has been done. If the server doesn't answer within the given number of milliseconds, the proof is postponed,
+   * because a lock that was granted in the meantime already has a working session.
    *
    * @throws {LocksNotKeptError}
    */
@@ -60,7 +59,7 @@ export class LocksKept {
       if (error instanceof LocksNotKeptError) throw error;
       this.#notBefore = performance.now() + pause;
     } finally {
-      // If connections are few, the next caller may need theirs.
+      // Waits until the connections have ended, because the next caller may need them if connections are few.
       const left = Math.max(over - performance.now(), 1);
       await Promise.all(
         clients.map((client) => within(left, client.end()).catch(() => destroySocket(client))),
@@ -69,7 +68,7 @@ export class LocksKept {
   }
 }
 
-/** Whether one session finds its lock in the server's own list, and another is refused it. */
+/** Whether a session that took a lock finds it in `pg_locks`, while a second session is refused the same lock. */
 async function areKept(connect: () => Promise<OwnClient>): Promise<boolean> {
   const id = randomBytes(8).readBigInt64BE().toString();
   const ask = async (client: OwnClient, statement: Statement): Promise<boolean> => {

@@ -5,10 +5,10 @@ import { PostgresJsPool } from "./postgres-js-pool.ts";
 import { watchConnections } from "./reservation.ts";
 import { boundedWait } from "./session.ts";
 
-/** As many as a pool of node-postgres has by itself. */
+/** The maximum of connections, the same as the default of node-postgres. */
 const most = 10;
 
-/** The pool that a locker makes itself, if it is told how to connect instead of given one. */
+/** Makes the locker's own pool, if its options say how to connect instead of giving a pool. */
 export function ownPool(
   { connectionString, sql }: { readonly connectionString?: string; readonly sql?: PostgresJs },
   connWaitTimeout: number,
@@ -26,7 +26,7 @@ function lazyPool(connectionString: string | undefined, connWaitTimeout: number)
     keepAlive: true,
     // A locker that holds nothing doesn't keep the process alive; one that holds or waits does.
     allowExitOnIdle: true,
-    // A connection that is never answered would keep the process alive after close().
+    // Without a time-out, a connection that nobody answers would keep the process alive after close().
     connectionTimeoutMillis: boundedWait(connWaitTimeout),
   });
 }

@@ -8,15 +8,16 @@ import {
 } from "../contract/errors.ts";
 
 /**
- * SQLSTATEs of what ends by itself (https://www.postgresql.org/docs/current/errcodes-appendix.html): the connection failed (class
- * 08), the server is out of something (53, except for the lock table, which is an error of its own) or shuts down, starts or
- * restarts (57P), somebody cancelled the statement (57014), the database takes no connections for now, or is still recovering (55000), or the session timed out (25P).
+ * SQLSTATEs of faults that pass by themselves (https://www.postgresql.org/docs/current/errcodes-appendix.html): the connection failed
+ * (class 08); the server has run out of something (53, except for the lock table, which has an error class of its own); it shuts down,
+ * starts or restarts (57P); somebody cancelled the statement (57014); the database accepts no connections for now, or is still
+ * recovering (55000); the session timed out (25P).
  */
 const passingStates = /^(08...|53[013]..|55000|57014|57P0[1-35]|25P0[2-4])$/;
 
 const passingReasons: ReadonlySet<string> = new Set(["pool-saturated", "connection-timeout", "recovering"]);
 
-/** Codes of the system, and of Node.js, of a connection that could not be made, or that broke. */
+/** Codes of the system and of Node.js for a connection that could not be opened or that broke. */
 const passingCodes: ReadonlySet<string> = new Set([
   "ECONNREFUSED",
   "ECONNRESET",
@@ -38,15 +39,15 @@ const passingCodes: ReadonlySet<string> = new Set([
   "ERR_SOCKET_CLOSED",
 ]);
 
-/** Codes for a host or a socket that is not there, which a failover may bring back. */
+/** Codes for a host or a socket that does not exist, and that may exist again after a failover. */
 const absentCodes: ReadonlySet<string> = new Set(["ENOTFOUND", "ENOENT"]);
 
 /**
- * Whether waiting can mend a fault: a restart, a failover, a full pool. A wrong password, a missing database or permission, a
- * pooler and a bad option stay as they are.
+ * Whether a fault may pass if the caller waits, such as a restart, a failover or a full pool. A wrong password, a missing database or
+ * permission, a pooler and a bad option don't pass.
  *
- * @param hasConnected whether this locker has reached its primary before: a host that isn't there, or a standby in its place, is a
- *   failover then, and a mistake otherwise
+ * @param hasConnected whether this locker has reached its primary before. If so, a host that doesn't exist, or a standby in place of the
+ *   primary, means a failover; otherwise, a configuration mistake
  */
 export function isPassing(error: unknown, hasConnected: boolean): boolean {
   if (error instanceof LockNotAcquiredError) {
@@ -66,8 +67,8 @@ function isPassingCause(cause: unknown, hasConnected: boolean): boolean {
   if (code !== undefined && code !== "") {
     return passingStates.test(code) || passingCodes.has(code) || (hasConnected && absentCodes.has(code));
   }
-  // Without a code, the driver says that the connection broke or that no answer came. A mistake of its caller's is a TypeError, or
-  // one of two refusals that have no code either, so that there is nothing but their text to go by.
+  // An error of the driver without a code means that the connection broke or no answer came. The exceptions are a TypeError, which is
+  // the caller's mistake, and two refusals that have no code either and can only be told by their text.
   return !(
     cause instanceof TypeError ||
     cause instanceof RangeError ||

@@ -10,10 +10,11 @@ export interface PingTarget {
 }
 
 /**
- * Proves within `deadline` milliseconds that the server of a pool answers, over a connection of its own: a saturated pool
- * says nothing about the server, and a connection that lies idle in it says nothing about the next.
+ * Proves within `deadline` milliseconds that a pool's server answers, over a new connection beside the pool: a saturated pool says
+ * nothing about the server, and an idle connection says nothing about the next one.
  *
- * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} of the pool where locks live
+ * @throws {DatabaseError} the server did not answer, or answered with an error
+ * @throws {StandbyError} @throws {PoolerDetectedError} only for the pool of the locks
  */
 export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
   let client: OwnClient | undefined;

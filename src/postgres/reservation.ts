@@ -4,24 +4,24 @@ import { isThenable } from "../runtime/thenable.ts";
 import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
-/** Why no session was reserved: all are checked out; or the server did not answer. `waited` is in milliseconds. */
+/** Why no session was reserved: all are checked out, or the server did not answer. `waited` is in milliseconds. */
 export interface NotReserved {
   readonly refused: "pool-saturated" | "connection-timeout";
   readonly waited: number;
 }
 
-/** Why a session is not one that locks are granted on yet: the server's lock table is too young. `graceLeft` is in milliseconds. */
+/** Why no lock may be granted on a session yet: the server's lock table is too young. `graceLeft` is in milliseconds. */
 export interface Recovering {
   readonly refused: "recovering";
   readonly graceLeft: number;
 }
 
-/** Why there is no session. */
+/** Why there is no session for a lock: none could be reserved, or the recovery grace has not passed. */
 export type NoSession = NotReserved | Recovering;
 
 /**
- * Reserves a session of the pool, waiting at most `wait` milliseconds (`Infinity`: without a bound). One that arrives
- * later goes back untouched.
+ * Reserves a session of the pool, waiting at most `wait` milliseconds (`Infinity`: without a bound). A session that arrives later is
+ * returned to the pool unused.
  *
  * @throws {DatabaseError} the pool has ended, or the server refused
  */
@@ -29,7 +29,7 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
   const watch = watchPool(pool);
   const asked = now();
   const queued = pool.idleCount === 0 && pool.totalCount >= pool.options.max;
-  // A pool full of connections that are still being made is not saturated: the server is not answering.
+  // If the pool is full of connections that are still being opened, it isn't saturated: the server doesn't answer.
   const noSession = (): NotReserved => ({
     refused: queued && watch.dialing() === 0 ? "pool-saturated" : "connection-timeout",
     waited: Math.round(elapsedSince(asked)),
@@ -38,7 +38,7 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
     let waiting = true;
     let deadline: Deadline | undefined;
     connect(pool, (error, client, release) => {
-      // Only a client comes with something to release: the pool's own time-out, after ours, calls back without.
+      // `release` is given only together with a client: when the pool's own time-out comes after ours, there is none.
       if (!waiting) return release?.();
       deadline?.clear();
       waiting = false;
@@ -47,7 +47,7 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
       reject(new DatabaseError({ doing: "Reserving a session", cause: error }));
     });
     if (!Number.isFinite(wait)) return;
-    // The pool hands out an idle client in the next tick, before this: most often there is nothing to time.
+    // A pool hands out an idle client in the next tick, before this callback, so usually no deadline is needed.
     process.nextTick(() => {
       if (!waiting) return;
       deadline = new Deadline(wait, {
@@ -63,10 +63,11 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
 type Connected = (error: unknown, client?: Client, release?: Release) => void;
 
 /**
- * Asks the pool for a client. Calls back once; a second client, of a wrapper that answers in both ways, goes back at once.
+ * Asks the pool for a client. Calls back once. If a wrapper answers both by callback and by promise, the second client is returned at
+ * once.
  *
- * A pool of its own kind may know promises only: a subclass whose `connect` is asynchronous and takes nothing, or a wrapper that
- * chains to what `connect` returns. The first would never call back, and the second throws.
+ * Some pools only support promises: a subclass with an async `connect` without parameters never calls back, and a wrapper that calls
+ * `.then` on the result of `connect` throws if it is given a callback.
  */
 function connect(pool: Pool, callback: Connected): void {
   let given: Client | undefined;
@@ -81,7 +82,7 @@ function connect(pool: Pool, callback: Connected): void {
     else callback(new Error("the pool's `connect` gave a client that has no `release`"));
   };
   const promised = (answer: unknown): void => {
-    // What is given to the callback may be promised as nothing.
+    // A pool that calls back may return a promise of `undefined` as well.
     if (isThenable<PooledClient | undefined>(answer))
       answer.then((client) => client && done(undefined, client), done);
   };
@@ -91,7 +92,7 @@ function connect(pool: Pool, callback: Connected): void {
       return;
     }
   } catch {
-    // The same is thrown again, if it is not the callback's fault: a connection string that can't be read.
+    // An error that isn't due to the callback, such as an invalid connection string, is thrown again by the next call.
     promisesOnly.add(pool);
   }
   try {
@@ -113,10 +114,10 @@ function releaseOf(client: PooledClient | undefined): Release | undefined {
   return typeof release === "function" ? (destroy) => release.call(client, destroy) : undefined;
 }
 
-/** Pools that threw at a callback. */
+/** Pools whose `connect` threw when it was given a callback. */
 const promisesOnly = new WeakSet<Pool>();
 
-/** Whether the pool's own, shorter bound ended the wait. Its errors say so in words only. */
+/** Whether the pool's own, shorter time-out ended the wait. Judged by the time, because the pool's error says so only in its text. */
 function isOwnTimeout(pool: Pool, error: unknown, waited: number): boolean {
   const bound = pool.options.connectionTimeoutMillis ?? 0;
   const saidByTheServer = typeof error === "object" && error !== null && "code" in error;
@@ -124,16 +125,15 @@ function isOwnTimeout(pool: Pool, error: unknown, waited: number): boolean {
 }
 
 interface PoolWatch {
-  /** How many of the pool's connections are still being made. */
+  /** How many of the pool's connections are still being opened. */
   dialing(): number;
 }
 
 const watches = new WeakMap<Pool, PoolWatch>();
 
 /**
- * Once per pool and for its life, however many lockers use it. The error listener is what keeps the process alive when
- * the server ends a connection that lies idle in the pool: node-postgres emits that on the pool, where an application
- * may have forgotten to listen.
+ * Watches a pool, once for its whole life, however many lockers use it. Its error listener keeps the process from crashing when the
+ * server ends an idle connection: node-postgres emits that error on the pool, and the application may have no listener there.
  */
 export function watchPool(pool: Pool): PoolWatch {
   const known = watches.get(pool);
@@ -151,10 +151,10 @@ export function watchPool(pool: Pool): PoolWatch {
   return watch;
 }
 
-/** The connections of pools that are the locker's own, for as long as they are open. */
+/** The open connections of pools that lockers made themselves. */
 const connections = new WeakMap<Pool, Set<Client>>();
 
-/** Remembers the connections of a pool of the locker's own, so that {@link endPool} can end them all. */
+/** Keeps track of the connections of a pool that a locker made itself, so that {@link endPool} can end them all. */
 export function watchConnections(pool: Pool): void {
   const open = new Set<Client>();
   connections.set(pool, open);
@@ -166,8 +166,8 @@ export function watchConnections(pool: Pool): void {
 }
 
 /**
- * Ends a pool of the locker's own, in which no lock is left. A connection that is still being made, or whose peer is silent, keeps a
- * pool from ending, and the process from exiting: what is left after a while is cut. Never rejects.
+ * Ends a pool that a locker made itself, once it carries no locks. A connection that is still being opened, or whose server is silent,
+ * would keep the pool from ending and the process from exiting, so those left after a while are cut. Never rejects.
  */
 export async function endPool(pool: Pool): Promise<void> {
   await within(statementDeadline, pool.end()).catch(() => {});

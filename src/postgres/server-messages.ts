@@ -1,35 +1,35 @@
-/** The backend as it announced itself, with what a cancellation must know. */
+/** The backend's announcement of itself: its pid, and the secret key for a cancellation. */
 export interface Announced {
   readonly pid: number;
   readonly secret: Buffer;
 }
 
-/** An error of the server, as a driver makes it. */
+/** An error that the server sent, in the form that drivers give it. */
 export type ServerError = Error & { readonly code: string; readonly severity: string };
 
-/** The letters of the messages that are read. */
+/** The type letters of the messages that are read. */
 const backendKeyData = "K".charCodeAt(0);
 const readyForQuery = "Z".charCodeAt(0);
 const errorResponse = "E".charCodeAt(0);
 
-/** A letter, and a length that counts itself. */
+/** The length of a message header in bytes: the type letter, and the message's length, which includes its own four bytes. */
 const headerLength = 5;
 
 /**
- * Reads along what a server sends, beside a driver that keeps it to itself: whether the session is in a transaction, which backend
- * it is, and why the server ends it (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+ * Reads a server's messages alongside a driver that doesn't expose them: whether the session is in a transaction, which backend serves
+ * it, and why the server ended it (https://www.postgresql.org/docs/current/protocol-message-formats.html).
  */
 export class ServerMessages {
   announced: Announced | undefined;
-  /** As of the last answer: `I` outside of a transaction, `T` in one, `E` in one that has failed. */
+  /** The transaction status of the last answer: `I` outside a transaction, `T` in one, `E` in one that has failed. */
   transactionStatus: string | null = null;
-  /** The server said that it ends the session, and why. */
+  /** The error with which the server ended the session, if it did. */
   fatal: ServerError | undefined;
   #rest: Buffer = Buffer.alloc(0);
-  /** Bytes of a message that nobody reads. */
+  /** Bytes left to skip of a message that isn't needed. */
   #toSkip = 0;
 
-  /** The next bytes that came. */
+  /** Reads the next bytes that arrived. */
   read(bytes: Buffer): void {
     let data = this.#rest.length === 0 ? bytes : Buffer.concat([this.#rest, bytes]);
     for (;;) {
@@ -52,19 +52,19 @@ export class ServerMessages {
 
   #take(type: number, body: Buffer): void {
     if (type === backendKeyData) {
-      // Signed, as the server has it: poolers make up numbers of all 32 bits.
+      // Signed, as in the server: poolers invent numbers that use all 32 bits.
       this.announced = { pid: body.readInt32BE(0), secret: Buffer.from(body.subarray(4)) };
     } else if (type === readyForQuery) {
       this.transactionStatus = body.toString("latin1", 0, 1);
     } else {
       const error = errorOf(body);
-      // What went before it is not what ended the session.
+      // An earlier error is not what ended the session.
       if (error.severity === "FATAL" || error.severity === "PANIC") this.fatal = error;
     }
   }
 }
 
-/** https://www.postgresql.org/docs/current/protocol-error-fields.html */
+/** Parses the body of an ErrorResponse (https://www.postgresql.org/docs/current/protocol-error-fields.html). */
 function errorOf(body: Buffer): ServerError {
   const fields = new Map(
     body
@@ -74,7 +74,7 @@ function errorOf(body: Buffer): ServerError {
   );
   return Object.assign(new Error(fields.get("M") ?? "the server ended the session"), {
     code: fields.get("C") ?? "",
-    // Not translated, other than S.
+    // V is never translated; S is.
     severity: fields.get("V") ?? fields.get("S") ?? "",
   });
 }

@@ -2,28 +2,28 @@ import { isIP, type Socket as NetSocket, Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import type { PostgresJsOptions } from "./postgres-js.ts";
 
-/** Where a server listens: the name is also that of its certificate. */
+/** The address of a server. Its name is also the one that its certificate must have. */
 export interface ServerAddress {
   readonly name: string;
   readonly at: { readonly host: string; readonly port: number } | { readonly path: string };
 }
 
-/** The addresses that the options name, in their order. */
+/** The server addresses in the options, in their order. */
 export function addressesOf({ host, port, path }: PostgresJsOptions): [ServerAddress, ...ServerAddress[]] {
   const named = host.map((name, at) => ({
     name,
     at: typeof path === "string" ? { path } : { host: name, port: port[at] ?? port[0] ?? 5432 },
   }));
   const [first = { name: "localhost", at: { host: "localhost", port: 5432 } }, ...others] = named;
-  // There is one path, whatever the hosts.
+  // With a Unix socket there is one path, however many hosts.
   return typeof path === "string" ? [first] : [first, ...others];
 }
 
 /**
- * Connects to a server, with TLS if the options want it.
+ * Connects to a server, with TLS if the options ask for it.
  *
- * @param opened is told of the socket before it has connected, and of the one of TLS, so that it can be given up
- * @throws {Error} no connection, or no TLS
+ * @param opened called with the socket before it has connected, and then with the TLS socket, so that the caller can give up
+ * @throws {Error} there was no connection, or no TLS
  */
 export async function openSocket(
   options: PostgresJsOptions,
@@ -54,7 +54,7 @@ async function openPlain(
   opened: (socket: Socket) => void,
 ): Promise<Socket> {
   if (typeof options.socket === "function") {
-    // Of the application's own making, and connected already.
+    // A socket that the application made itself, already connected.
     const given = (await options.socket(options)) as Socket;
     opened(given);
     return given;
@@ -67,7 +67,7 @@ async function openPlain(
   return socket;
 }
 
-/** https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL */
+/** Asks the server whether it supports TLS (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL). */
 async function agreesToTls(socket: Socket): Promise<boolean> {
   socket.write(Buffer.from([0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]));
   const answer = await new Promise<Buffer>((resolve, reject) => {
@@ -82,7 +82,7 @@ async function agreesToTls(socket: Socket): Promise<boolean> {
     ] as const;
     for (const [event, listener] of listeners) socket.on(event, listener);
   });
-  // What comes in the clear behind the answer is somebody else's.
+  // Unencrypted data after the answer was injected by an attacker.
   if (answer.length !== 1) throw new Error("Received data after the response to an SSL request");
   return answer[0] === "S".charCodeAt(0);
 }
@@ -92,7 +92,7 @@ function tlsOptions(ssl: PostgresJsOptions["ssl"]): object {
   return typeof ssl === "object" && ssl !== null ? ssl : {};
 }
 
-/** @throws {Error} the socket failed or was closed before */
+/** Waits for an event of a socket. @throws {Error} the socket failed or was closed first */
 function happened(socket: NetSocket, event: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const settle = (settled: () => void): void => {
@@ -110,7 +110,7 @@ function happened(socket: NetSocket, event: string): Promise<void> {
   });
 }
 
-/** The address that a socket is connected to: a name may have become another server's meanwhile. */
+/** The address to which a socket is connected, because by now the host name may point to another server. */
 export function connectedAddress(socket: Socket, address: ServerAddress): ServerAddress {
   const { remoteAddress, remotePort } = socket;
   if ("path" in address.at || remoteAddress === undefined || remotePort === undefined) return address;

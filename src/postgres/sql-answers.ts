@@ -1,19 +1,19 @@
 import { statement } from "./driver.ts";
 
-// How somebody who looks at the locks learns the keys of those on shared sessions: it asks in a notification, and each locker tells in
-// notifications of its own. PostgreSQL has no privileges for them: whoever may connect to the database may ask, and listen.
+// How a process that lists locks learns the keys of locks on shared sessions: it asks in a notification, and each locker answers in
+// notifications. PostgreSQL has no privileges for notifications: anyone who can connect to the database may ask and listen.
 
-/** The channel of the questions. The payload of each names the channel for the answers. */
+/** The channel for questions. The payload of a question names the channel for its answers. */
 export const questionChannel = "pg_locker_keys";
 
 const replyPrefix = "pg_locker_reply_";
 
-/** @param digits 32 that nobody can guess, in hexadecimal */
+/** The name of a channel for answers. @param digits 32 hexadecimal digits that nobody can guess */
 export function replyChannel(digits: string): string {
   return `${replyPrefix}${digits}`;
 }
 
-/** Whether a name is that of a channel for answers: a question can't have a locker write into a channel of an application. */
+/** Whether a name is that of a channel for answers, so that no question can make a locker notify an application's own channel. */
 export function isReplyChannel(name: string): boolean {
   return /^pg_locker_reply_[0-9a-f]{32}$/.test(name);
 }
@@ -21,16 +21,16 @@ export function isReplyChannel(name: string): boolean {
 export const listenForQuestions = statement(`listen ${questionChannel}`);
 export const stopListening = statement(`unlisten ${questionChannel}`);
 
-/** For answers. @param channel one of {@link replyChannel} */
+/** The statement that listens for answers. @param channel a name made by {@link replyChannel} */
 export function listenForAnswers(channel: string): string {
   if (!isReplyChannel(channel)) throw new Error("not a channel for answers");
   return `listen ${channel}`;
 }
 
 /**
- * Notifications in one transaction, which waits for no disk and no standby, as it writes nothing else; and for those of others, which are
- * written one transaction at a time, for a second at most: the lock of that is taken while it commits, when no statement_timeout runs.
- * Parameters: the channel; an array of JSON with the payloads, each below 8000 bytes.
+ * Sends notifications in one transaction. It waits for neither disk nor standby, because it writes nothing else. It waits for the
+ * notifications of others for a second at most: the server writes them one transaction at a time, under a lock that is taken during the
+ * commit, when statement_timeout doesn't apply. Parameters: the channel; a JSON array of the payloads, each below 8000 bytes.
  */
 export const notify = statement(`
 select pg_catalog.json_build_array(

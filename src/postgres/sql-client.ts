@@ -3,22 +3,22 @@ import { type Statement, statement } from "./driver.ts";
 import { mayUseBlocks, serverStart } from "./sql.ts";
 import { listed } from "./sql-transaction.ts";
 
-// A lock on a session that is the caller's: it is taken and given back, and looked for, and no setting is touched. Nothing here is
-// prepared, as the caller may deallocate what it finds. Every parameter is a text to the driver.
+// The statements of a lock on the caller's own session: they take it, release it and look for it, and leave the session's settings
+// alone. None is prepared, because the caller may deallocate prepared statements. The driver sends every parameter as a text.
 
 const text = (parameter: number): string => `$${parameter}::pg_catalog.text`;
 
-/** The locks of the session with the id of a parameter. */
+/** The session's own locks with the id that is in a parameter. */
 const own = (id: string): string => `${listed(id)}
                        and listed.granted
                        and listed.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()`;
 
 /**
- * Takes the lock or is refused; the server is not asked to wait. Parameters: lock id; the backend that was announced (null: not
- * checked). Answers {@link TryClientAnswer}.
+ * Takes the lock or is refused, without waiting in the server. Parameters: lock id; the announced backend (null: not checked). Returns
+ * a {@link TryClientAnswer}.
  *
- * Nothing is done on a standby, nor where the session has the lock already, in whatever way, because the server would grant it once
- * more; nor if the backend is another than was announced. `granted` is null then.
+ * It does nothing, and `granted` is null, on a standby, if the backend is not the announced one, or if the session already has the lock
+ * in either mode or in a transaction, because the server would grant it a second time.
  */
 const tryClientLockWith = (mode: LockMode): Statement =>
   statement(`
@@ -52,16 +52,16 @@ export interface TryClientAnswer {
   readonly mine: boolean;
   /** Null: not tried. */
   readonly granted: boolean | null;
-  /** As for a fencing token. */
+  /** When the server was started, in the form of `DrawAnswer`. */
   readonly server: string;
   readonly lockTimeout: string;
-  /** Of a refusal: whether the role may run a block of code, in which a wait is caught that ends without the lock. */
+  /** After a refusal: whether the role may run a PL/pgSQL block, which catches the error of a wait that ends without the lock. */
   readonly blocks: boolean | null;
 }
 
 /**
- * Whether the session has the lock. Parameters: lock id; `lock_timeout`, which is set until the end of the transaction, if there is one
- * (null: left as it is). Answers {@link LookClientAnswer}.
+ * Whether the session has the lock. Parameters: lock id; a `lock_timeout` to set until the end of the transaction, if there is one (null:
+ * left as it is). Returns a {@link LookClientAnswer}.
  */
 export const lookForClientLock = statement(`
 select pg_catalog.json_build_object(
@@ -77,7 +77,7 @@ export interface LookClientAnswer {
   readonly held: boolean;
 }
 
-/** Gives the lock back. Parameter: lock id. Answers {@link UnlockClientAnswer}. */
+/** Releases the lock. Parameter: lock id. Returns an {@link UnlockClientAnswer}. */
 const unlockClientWith = (mode: LockMode): Statement =>
   statement(`
 select pg_catalog.json_build_object(

@@ -1,14 +1,17 @@
-/** With `E`, a text means the same whatever `standard_conforming_strings` says; without a dollar, it ends no block. */
+/**
+ * Quotes a text as an SQL literal. The `E` prefix makes it independent of `standard_conforming_strings`; `$` is escaped so that the text
+ * can't end a dollar-quoted block.
+ */
 export function textLiteral(text: string): string {
   const escaped: Record<string, string> = { "'": "''", "\\": "\\\\", $: "\\x24" };
   return `E'${text.replace(/[\\'$]/g, (character) => escaped[character] ?? character)}'`;
 }
 
 /**
- * A statement with its values put in for its parameters. A literal has no type of its own, as a parameter without one, so that the
+ * Replaces the parameters of a statement by literals. A literal has no type of its own, just like a parameter without one, so the
  * statement means the same.
  *
- * @param values texts and nulls; an array is of what needs no quotes
+ * @param values texts and nulls, or arrays of values that need no quotes
  */
 export function withLiterals(text: string, values: readonly unknown[]): string {
   return text.replace(/\$(\d+)/g, (_, place: string) => {

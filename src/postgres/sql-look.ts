@@ -1,6 +1,6 @@
 import { statement } from "./driver.ts";
 
-// What is looked up in the server's list of locks, and holds nothing.
+// Statements that read the server's list of locks and take none.
 
 const advisoryHere = `lock.locktype operator(pg_catalog.=) 'advisory' and lock.granted and lock.objsubid operator(pg_catalog.=) 1
    and lock.database operator(pg_catalog.=) (select oid from pg_catalog.pg_database
@@ -9,8 +9,8 @@ const advisoryHere = `lock.locktype operator(pg_catalog.=) 'advisory' and lock.g
          (($1::pg_catalog.int8 operator(pg_catalog.>>) 32) operator(pg_catalog.&) 4294967295)`;
 
 /**
- * Which ids of a block of ids are locked, in whatever mode, by sessions or prepared transactions. Parameters: the smallest id, whose
- * lower bits are zero; the number of those bits, at most 32. Returns {@link HeldInBlock}.
+ * Which ids in a block of ids are locked, in either mode, by sessions or prepared transactions. Parameters: the smallest id, whose low
+ * bits are zero; the number of those bits, at most 32. Returns {@link HeldInBlock}.
  */
 export const heldInBlock = statement(`
 select coalesce(pg_catalog.json_agg(distinct lock.objid::pg_catalog.int8 operator(pg_catalog.-)
@@ -20,12 +20,12 @@ select coalesce(pg_catalog.json_agg(distinct lock.objid::pg_catalog.int8 operato
    and (lock.objid::pg_catalog.int8 operator(pg_catalog.>>) $2::pg_catalog.int4) operator(pg_catalog.=)
          (($1::pg_catalog.int8 operator(pg_catalog.&) 4294967295) operator(pg_catalog.>>) $2::pg_catalog.int4)`);
 
-/** Counted from the smallest id of the block. */
+/** The locked ids, as offsets from the smallest id of the block. */
 export type HeldInBlock = number[];
 
 /**
- * Who holds a lock alone. Parameter: its id. Returns {@link SoleHolder}s, one at most. Of the session of another role, PostgreSQL
- * keeps back all but its pid (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW).
+ * The holder of an exclusive lock. Parameter: the lock id. Returns at most one {@link SoleHolder}. If the session belongs to another
+ * role, PostgreSQL shows only its pid (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW).
  */
 export const soleHolder = statement(`
 select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -40,10 +40,10 @@ select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
    and lock.mode operator(pg_catalog.=) 'ExclusiveLock'`);
 
 export interface SoleHolder {
-  /** Null: a prepared transaction has the lock. */
+  /** The pid of the holder's backend. Null: a prepared transaction has the lock. */
   readonly pid: number | null;
-  /** Null: hidden from this role. */
+  /** The address of the holder's host. Null: hidden from this role. */
   readonly host: string | null;
-  /** When its session was opened, as PostgreSQL writes a time for JSON. Null: hidden from this role. */
+  /** When the holder's session was opened, in PostgreSQL's JSON format for times. Null: hidden from this role. */
   readonly since: string | null;
 }

@@ -2,25 +2,25 @@ import { type Statement, statement } from "./driver.ts";
 import { prepared } from "./sql.ts";
 import { leaveWitness, takeWitness, takeWitnessInTransaction, witnessClass } from "./sql-witness.ts";
 
-// What a server tells, to any role, about when its lock table was made; and a witness that dies with that table.
+// How old the server's lock table is, as far as the server tells any role; and the witness, a lock that vanishes with that table.
 
-/** Every parameter is a text to the driver, as some drivers of a caller's transaction send a value in the type that the server infers. */
+/** A parameter sent as a text, because the driver of a caller's transaction may send values in the type that the server infers. */
 const text = (parameter: number): string => `$${parameter}::pg_catalog.text`;
 
-/** The timeline that the server writes now: of eight hexadecimal digits. A promotion begins the next one at once. */
+/** The server's current timeline, in eight hexadecimal digits. A promotion begins the next timeline at once. */
 const timeline =
   "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)";
 
 /**
- * The evidence, in the columns `started`, `reset`, `promoted` and `timeline`. Fails on a standby.
+ * The evidence for the lock table's age, in the columns `started`, `reset`, `promoted` and `timeline`. Fails on a standby.
  *
- * - `started`: a restart makes the table anew, and so does the machine's.
- * - `reset`: a crash of one backend makes the table anew under the same postmaster, and throws the server's statistics away. Whoever
- *   resets those by hand makes the table look younger than it is, which is the safe side.
- * - `promoted`: at the latest. A promotion makes no table anew, but what was locked on the old primary is free on the new one. No
- *   server tells when it was promoted; but the first checkpoint of its timeline came later. Until there is one, `now`.
- *   Without WAL replayed since the start there was no promotion since, either; nor on the first timeline. The time of a checkpoint
- *   is in whole seconds.
+ * - `started`: when the server was started. A restart of the server or the machine creates a new table.
+ * - `reset`: when the server's statistics were reset. A crash of one backend creates a new table under the same postmaster and discards
+ *   the statistics. A reset by hand makes the table look younger than it is, which is safe.
+ * - `promoted`: the latest time at which the server can have been promoted. A promotion creates no new table, but what was locked on the
+ *   old primary is free on the new one. No server says when it was promoted, but the first checkpoint of its timeline came later, so
+ *   that is used, and `now` until there is one. A server that has replayed no WAL since its start has not been promoted since, nor has
+ *   one on the first timeline. The time of a checkpoint is in whole seconds.
  */
 const evidence = `
        select pg_catalog.pg_postmaster_start_time() as started,
@@ -35,19 +35,19 @@ const evidence = `
               now_at.timeline
          from (select ${timeline} as timeline offset 0) as now_at`;
 
-/** Milliseconds since the latest of the evidence, by the server's clock; never negative, because a clock may have been set back. */
+/** The age of the lock table: milliseconds since the latest evidence, by the server's clock; 0 if the clock was set back since. */
 const age = `greatest(0, pg_catalog.floor(pg_catalog.extract('epoch', pg_catalog.clock_timestamp() operator(pg_catalog.-)
                    greatest(evidence.started, evidence.reset, evidence.promoted))
                  operator(pg_catalog.*) 1000))::pg_catalog.int8`;
 
-/** Stays the same for as long as the table is the same, whatever the clocks do. Null if the server tells none of it. */
+/** A name for the lock table that stays the same as long as the table does, whatever the clocks do. Null if the server hides the facts. */
 const tableName = `(pg_catalog.extract('epoch', evidence.started)::pg_catalog.text
                    operator(pg_catalog.||) ' ' operator(pg_catalog.||) pg_catalog.extract('epoch', evidence.reset)::pg_catalog.text
                    operator(pg_catalog.||) ' ' operator(pg_catalog.||) evidence.timeline)`;
 
 /**
- * Whether a session that knows of the table's age has the witness, which it has as a shared lock. The list of locks is asked, and not a
- * try for the lock itself: two tries at once would refuse each other, and each take the other for a witness.
+ * Whether some session holds the witness, a shared lock of sessions that know the table to be old enough. It reads the list of locks
+ * instead of trying for the lock, because two simultaneous tries would refuse each other, and each would take the other for a witness.
  */
 const isWitnessed = (grace: string): string => `exists (
                   select from pg_catalog.pg_lock_status() as held
@@ -62,17 +62,17 @@ const isWitnessed = (grace: string): string => `exists (
                             where datname operator(pg_catalog.=) pg_catalog.current_database()))`;
 
 /**
- * How old the lock table is, and whether it is old enough for a lock to be granted. If so, takes the witness: as a lock of the
- * session, or of the transaction that this is sent in. Nothing is done on a standby, nor if the backend is not the one that was
- * announced, because the session is then somebody else's as well.
+ * How old the lock table is, and whether it is old enough for a lock to be granted. If it is, takes the witness, as a lock of the
+ * session or of the transaction in which this is sent. Does nothing on a standby, nor if the backend is not the announced one, because
+ * the session is then shared with others.
  *
- * - The table that the asker knows is as old as it says, whatever the server's clock has done since.
- * - Any other table is, at the most, as old as it is since the asker saw the one before. One that claims to be older contradicts
- *   that (it belongs to another server, which was there all the while, or a clock was set), and its age is 0.
- * - The witness is asked only if the age is not enough: that goes through all locks of the server.
+ * - If the table is the one that the caller knows, its age is what the caller says, whatever the server's clock has done since.
+ * - Any other table was created after the caller last saw the known one, so it can't be older than that. If it claims to be, it belongs
+ *   to another server that existed all along, or a clock was set: its age then counts as 0.
+ * - The witness is looked for only if the age is not enough, because that reads all locks of the server.
  *
- * Parameters: milliseconds that the table has to be old; the recovery grace in milliseconds; announced backend pid (null: not
- * checked); the table that the asker knows (null: none), its age, and how long ago it was seen, both in milliseconds. Returns
+ * Parameters: the age that is needed, in milliseconds; the recovery grace in milliseconds; announced backend pid (null: not
+ * checked); the table that the caller knows (null: none), its age, and how long ago it was seen, both in milliseconds. Returns a
  * {@link LockTableAnswer}.
  */
 const askLockTableWith = (take: (grace: string) => string): string => `
@@ -106,20 +106,20 @@ select pg_catalog.json_build_object(
                    offset 0) as judged) end)::pg_catalog.text as answer
   from (select pg_catalog.pg_backend_pid() as pid, pg_catalog.pg_is_in_recovery() as standby offset 0) as asked`;
 
-/** Asks a session how old the lock table is, and takes the witness if that is old enough. Returns {@link LockTableAnswer}. */
+/** Asks how old the lock table is, and makes the session a witness if it is old enough. Returns a {@link LockTableAnswer}. */
 export const askLockTable: Statement = prepared("lock_table", askLockTableWith(takeWitness));
 
-/** {@link askLockTable} for a transaction; not prepared, as nothing in a transaction is. */
+/** {@link askLockTable} for a transaction: not prepared, like every statement that is sent in a transaction. */
 export const askLockTableInTransaction: Statement = statement(askLockTableWith(takeWitnessInTransaction));
 
 export interface LockTableAnswer {
   readonly pid: number;
   readonly standby: boolean;
-  /** Null: not looked at. */
+  /** What was found. Null: nothing was done. */
   readonly seen: {
-    /** Null: the server keeps back when it was started, or had its statistics reset. */
+    /** The name of the lock table. Null: the server hides when it was started or its statistics were reset. */
     readonly table: string | null;
-    /** Milliseconds. */
+    /** The age of the table in milliseconds. */
     readonly age: number;
     readonly isOld: boolean;
   } | null;
@@ -131,7 +131,7 @@ export const dropWitness: Statement = prepared(
   `select pg_catalog.to_json(${leaveWitness(text(1))})::pg_catalog.text`,
 );
 
-/** Dates the lock table for a person: what its age is counted from, and the age. Returns {@link LockTableDated}. */
+/** The age of the lock table, and the event from which it is counted, for display. Returns {@link LockTableDated}. */
 export const dateLockTable: Statement = statement(`
 select pg_catalog.json_build_object(
          'age', ${age},
@@ -145,12 +145,12 @@ select pg_catalog.json_build_object(
   from (${evidence}) as evidence`);
 
 export interface LockTableDated {
-  /** Milliseconds. */
+  /** The age of the table in milliseconds. */
   readonly age: number;
-  /** `"reset"`: of the statistics, as by a crash; or by hand, or by the first start of a server. */
+  /** The event from which the age is counted. `"reset"`: the statistics were reset, by a crash, by hand or on the server's first start. */
   readonly from: "start" | "reset" | "promotion";
-  /** Whether the server has been promoted, and not restarted since: its age is then counted from its last checkpoint. */
+  /** Whether the server has been promoted and not restarted since. The age is then counted from the last checkpoint. */
   readonly isPromoted: boolean;
-  /** Milliseconds at most between two checkpoints of a server that is written to. */
+  /** The longest time between two checkpoints of a server that is written to, in milliseconds. */
   readonly checkpointTimeout: number;
 }

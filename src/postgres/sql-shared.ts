@@ -4,24 +4,24 @@ import { asTheyAre, belt, holderFit, prepared, putBack, serverStart } from "./sq
 
 // The statements of a session that carries many locks.
 
-/** What a session is asked about one lock: a letter, as there may be a thousand in one statement. */
+/** An operation on one lock. It is a single letter, because one statement may carry a thousand of them. */
 export type Operation = "x" | "s" | "u" | "v" | "p" | "j";
 
 export const taking: Record<LockMode, Operation> = { exclusive: "x", shared: "s" };
 export const freeing: Record<LockMode, Operation> = { exclusive: "u", shared: "v" };
 export const proving: Operation = "p";
-/** Adds one more holder to a shared lock that the session has. It is refused if a writer waits, as the server would refuse another session. */
+/** Adds a holder to a shared lock that the session has. Refused if a writer waits, as the server would refuse another session. */
 export const joining: Operation = "j";
 
 /**
- * One character for each operation: `t` or `f`, whether the lock was granted or proved; `1` or `0`, whether the lock that is free
- * now was held. `undefined`: it was not done.
+ * The answer to one operation. `t` or `f`: whether the lock was granted or proved. `1` or `0`: the lock is free now, and whether it was
+ * held before. `undefined`: the operation was not carried out.
  */
 export type OperationAnswer = "t" | "f" | "0" | "1" | undefined;
 
 /**
- * The ids that somebody waits for alone, in this database: that of the locks that this session has. Goes through all locks of the
- * server, once for each statement. `pg_lock_status()` takes no lock itself, which `pg_locks` and `pg_database` would.
+ * The ids in this database for which somebody waits in exclusive mode. Reads all locks of the server, once for each statement.
+ * `pg_lock_status()` takes no lock itself, while `pg_locks` and `pg_database` would.
  */
 const awaitedByWriters = `
                 select (waiting.classid::pg_catalog.int8 operator(pg_catalog.<<) 32)
@@ -46,15 +46,15 @@ const expressions: Record<Operation, (id: string) => string> = {
   u: (id) => freed(`pg_catalog.pg_advisory_unlock(${id})`),
   v: (id) => freed(`pg_catalog.pg_advisory_unlock_shared(${id})`),
   p: () => "'t'",
-  // The server itself would let a session take its own lock again past everybody who waits.
+  // The server would let a session take its own lock again, ahead of everybody who waits.
   j: (id) => `case when ${id} operator(pg_catalog.=) any (array(${awaitedByWriters})) then 'f' else 't' end`,
 };
 
 /**
- * The frame of every statement: proves the session as `prove` does, and sets its time-out before anything is taken.
+ * The common part of every statement: proves the session as `prove` does, and sets its time-out before any lock is taken.
  *
- * Parameters: `idle_session_timeout`, then those of the answers. Returns a text for {@link readSharedAnswer}, which costs the server a
- * tenth less than JSON.
+ * Parameters: `idle_session_timeout`, then those of the operations. Returns a text for {@link readSharedAnswer}, which costs the server
+ * a tenth less than JSON.
  */
 const frame = (what: string, answers: string): Statement =>
   prepared(
@@ -72,11 +72,11 @@ export interface SharedAnswer {
   readonly pid: number;
   readonly standby: boolean;
   readonly name: string;
-  /** An {@link OperationAnswer} for each, in the order of the operations; null: none was done. */
+  /** One {@link OperationAnswer} for each operation, in their order; null: none was carried out. */
   readonly answers: string | null;
 }
 
-/** @param text `4242 f tt1 pg-locker 7 (shared)`; a dash if nothing was done */
+/** Parses an answer. @param text such as `4242 f tt1 pg-locker 7 (shared)`; a dash for the answers if nothing was done */
 export function readSharedAnswer(text: string): SharedAnswer {
   const [pid = "", standby = "", answers = ""] = text.split(" ", 3);
   return {
@@ -87,14 +87,14 @@ export function readSharedAnswer(text: string): SharedAnswer {
   };
 }
 
-/** One operation alone, without the price of many. Further parameter: lock id. */
+/** The statement for a single operation, which is cheaper than the one for several. Further parameter: lock id. */
 const alone = (operation: Operation): Statement =>
   frame(`shared_${operation}`, expressions[operation]("$2::pg_catalog.int8"));
 
 /**
- * Several operations, done in the order given: the rows of a function are evaluated as they come, and an array of a query's rows keeps
- * their order. Further parameters: lock ids; as many letters. An array of letters, because to reach the last character of a text the
- * server goes through all those before it.
+ * The statement for several operations, carried out in the order given: the rows of a function are evaluated one by one, and an array
+ * made from a query's rows keeps their order. Further parameters: lock ids; as many letters. The letters are an array, because to
+ * reach the last character of a text the server walks all those before it.
  */
 const together = (): Statement =>
   frame(
@@ -112,7 +112,7 @@ const together = (): Statement =>
 
 const made = new Map<Operation | "together", Statement>();
 
-/** The statement for some operations of one session. */
+/** The statement that carries out these operations on one session. */
 export function sharedStatement(asked: ReadonlyArray<{ readonly operation: Operation }>): Statement {
   const [only] = asked;
   const which = asked.length === 1 && only !== undefined ? only.operation : "together";
@@ -122,11 +122,11 @@ export function sharedStatement(asked: ReadonlyArray<{ readonly operation: Opera
 }
 
 /**
- * Makes a session fit to carry locks, whatever its role has set. If its backend is not the one that was announced,
- * nothing is set, because it is somebody else's session as well; nor on a standby.
+ * Prepares a session to carry locks, overriding the settings of its role. Sets nothing on a standby, nor if the backend is not the
+ * announced one, because the session is then shared with others.
  *
- * Parameters: announced backend pid (null: not checked), `application_name`, the seconds of TCP keepalive, the milliseconds
- * of `tcp_user_timeout` (null for both: left as they are). Returns {@link OpenSharedAnswer}.
+ * Parameters: announced backend pid (null: not checked), `application_name`, the TCP keepalive in seconds, `tcp_user_timeout` in
+ * milliseconds (null for both: left as they are). Returns {@link OpenSharedAnswer}.
  */
 export const openShared = prepared(
   "open_shared",
@@ -152,12 +152,12 @@ select pg_catalog.json_build_object(
 export interface OpenSharedAnswer {
   readonly pid: number;
   readonly standby: boolean;
-  /** When the server was started, as `DrawAnswer` has it. */
+  /** When the server was started, in the form of `DrawAnswer`. */
   readonly server: string;
   readonly before: readonly string[] | null;
 }
 
-/** Puts back what {@link openShared} found. Parameters: its `before`. */
+/** Restores the settings that {@link openShared} found. Parameters: the `before` of its answer. */
 export const closeShared = prepared(
   "close_shared",
   `
@@ -166,8 +166,8 @@ select pg_catalog.json_build_array(
 );
 
 /**
- * The ids of the locks that the session has, as strings: for after a statement that failed half-way. By the function, and
- * without a look at `pg_database`: if the lock table is full, there is no lock on that shared table either.
+ * The ids of the session's locks, as strings. Used after a statement that failed half-way. It calls `pg_lock_status()` and doesn't read
+ * `pg_database`: if the lock table is full, reading that table would fail, because it needs a lock too.
  */
 export const ownLocks = prepared(
   "own_locks",

@@ -2,18 +2,18 @@ import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
 import { mayUseBlocks } from "./sql.ts";
 
-// A lock in a transaction goes with that transaction, and with a rollback to a savepoint that is older than it. So does a
-// setting that is local to the transaction: each try leaves a mark in one, and wherever the mark is, there the lock is, taken
-// by that very try. `pg_locks` says only that the session has a lock with the id: it may be that of a later transaction.
+// A transaction-level lock ends with its transaction, or with a rollback to a savepoint older than the lock. So does a setting that is
+// local to the transaction. Each try therefore leaves a mark in such a setting: as long as the mark is there, so is the lock of that
+// very try. `pg_locks` says only that the session has a lock with the id, which may be that of a later transaction.
 //
-// Nothing here is prepared: behind a pooler in transaction mode the next transaction is served by another session. Every
-// parameter is a text to the driver, as some drivers send a value in the type that the server infers. Every function, operator
-// and type is PostgreSQL's own, whatever the `search_path`.
+// No statement is prepared, because behind a pooler in transaction mode another session serves the next transaction. Every parameter is
+// sent as a text, because some drivers send values in the type that the server infers. Every function, operator and type is
+// PostgreSQL's own, whatever the `search_path`.
 
-/** What a try leaves in a transaction. A type of its own, so that no statement's text can contain anything else. */
+/** The mark that a try leaves in a transaction. A branded type, so that nothing else can be put into a statement's text. */
 export type Mark = string & { readonly isMark: unique symbol };
 
-/** A mark that no other try has. */
+/** Makes a mark that no other try has. */
 export function newMark(): Mark {
   return `${crypto.randomUUID()};` as Mark;
 }
@@ -25,7 +25,7 @@ const setMarks = (to: string): string => `pg_catalog.set_config('pg_locker.trans
 const text = (parameter: number): string => `$${parameter}::pg_catalog.text`;
 const setLocally = (name: string, to: string): string => `pg_catalog.set_config('${name}', ${to}, true)`;
 
-/** The locks of a lock id, in the list of the server. */
+/** The entries of `pg_locks` with a lock id. */
 export const listed = (id: string): string => `pg_catalog.pg_locks as listed
                      where listed.locktype operator(pg_catalog.=) 'advisory'
                        and listed.objsubid operator(pg_catalog.=) 1::pg_catalog.int2
@@ -35,36 +35,36 @@ export const listed = (id: string): string => `pg_catalog.pg_locks as listed
                            (${id} operator(pg_catalog.&) 4294967295)::pg_catalog.oid`;
 
 /**
- * In `read committed`, whatever the role's default: if a transaction has one snapshot for all its statements, the one
- * that the try itself takes may be older than what the last holder committed.
+ * Begins a transaction in `read committed`, whatever the role's default. At a stricter level the first statement, which tries for the
+ * lock, would fix the snapshot for all others, and it might predate what the last holder committed.
  */
 export const begin = statement("begin isolation level read committed");
 export const rollback = statement("rollback");
 export const commit = statement("commit");
 
-/** Has the server hear of the session; outside of a statement, its time-out of an idle transaction begins anew. */
+/** An empty statement, with which the server restarts the time-out of an idle transaction. */
 export const keepAlive = statement("");
 
 /**
- * In front of {@link begin}, if the driver does not tell whether the session is in a transaction already: then the mark
- * stays. Outside of one it goes with this very statement. Parameter: mark.
+ * Sent before {@link begin} if the driver doesn't say whether the session is already in a transaction. If it is, the mark stays;
+ * otherwise the mark vanishes with this statement. Parameter: mark.
  */
 export const probeTransaction = statement(`select pg_catalog.to_json(${setMarks(text(1))})::pg_catalog.text`);
 
-// Around all that is done in a transaction that is the caller's: whatever goes wrong, it is then as it was before.
+// A savepoint surrounds everything done in a caller's transaction, so that after an error the transaction is as it was before.
 export const savepoint = "savepoint pg_locker";
 export const releaseSavepoint = "release savepoint pg_locker";
 export const rollbackToSavepoint = "rollback to savepoint pg_locker";
 
 /**
- * Takes the lock until the end of the transaction, or is refused; the server is not asked to wait.
+ * Takes the lock until the end of the transaction, or is refused, without waiting in the server.
  *
  * Parameters: lock id; mark; `idle_in_transaction_session_timeout`, in milliseconds (null: left as it is); `lock_timeout` for a
  * {@link waitForLock} that follows a refusal (null: none follows). Returns {@link TryAnswer}.
  *
- * - Nothing is done on a standby, nor if the session has the lock already, in whatever way: the server would grant it once
- *   more. `granted` is null then.
- * - CASE fixes the order of evaluation: the time-out is set before the lock is asked for.
+ * - It does nothing, and `granted` is null, on a standby or if the session already has the lock in any way, because the server would
+ *   grant it a second time.
+ * - CASE fixes the order of evaluation: the time-out is set before the lock is tried.
  */
 const tryTransactionLockWith = (mode: LockMode): string => `
 select pg_catalog.json_build_object(
@@ -105,15 +105,15 @@ const tryCall: Record<LockMode, string> = {
 export interface TryAnswer {
   readonly pid: number;
   readonly standby: boolean;
-  /** Whether the session has a lock with the id that excludes this one. */
+  /** Whether the session itself has a lock with the id that excludes this one. */
   readonly mine: boolean;
   /** Null: not tried. */
   readonly granted: boolean | null;
-  /** What stood in the setting of the marks before: something, if another try of ours is part of the transaction. */
+  /** The previous value of the setting that holds the marks; not empty if the transaction contains another try of this library. */
   readonly marks: string | null;
-  /** What was set: for {@link lookAfterWait} and {@link lookAtEnd}. */
+  /** The settings as they were before, for {@link lookAfterWait} and {@link lookAtEnd} to restore. */
   readonly before: readonly [lockTimeout: string, statementTimeout: string, idleTimeout: string];
-  /** After a refusal: whether the role may run a block of code, which {@link waitForLock} is. */
+  /** After a refusal: whether the role may run a PL/pgSQL block, which {@link waitForLock} needs. */
   readonly blocks: boolean | null;
 }
 
@@ -123,13 +123,14 @@ export const tryTransactionLock: Record<LockMode, Statement> = {
 };
 
 /**
- * Waits for the lock in the server, for as long as `lock_timeout` has it. Returns nothing: the mark tells.
+ * Waits for the lock inside the server, for at most `lock_timeout`. Returns nothing: whether the mark is set says whether the lock was
+ * granted.
  *
- * The block is a subtransaction. A wait that ends by its time-out or by a cancellation fails in there, and is caught: so the
- * transaction goes on, and the server's log has no line of it. A lock that was granted in that moment, and the mark, go with
- * the subtransaction. Every other error, such as a deadlock (40P01), is the transaction's.
+ * The block is a subtransaction. If its wait ends by the time-out or by a cancellation, the error is caught there, so the transaction
+ * goes on and the server logs nothing. A lock that is granted at that moment is undone with the subtransaction, and so is the mark.
+ * Every other error, such as a deadlock (40P01), fails the transaction.
  *
- * A block takes no parameters: an id of 64 bits, and a mark, are all that is put into the text.
+ * A block takes no parameters, so a 64-bit id and a mark are put into its text, and nothing else.
  */
 export function waitForLock(wanted: { id: bigint; mode: LockMode; mark: Mark }): string {
   return `
@@ -141,7 +142,7 @@ exception when lock_not_available or query_canceled then null;
 end $pg_locker$`;
 }
 
-/** {@link waitForLock} without a block of code: a wait that ends otherwise fails, with the transaction or the savepoint. */
+/** {@link waitForLock} without a PL/pgSQL block: a wait that ends without the lock fails the transaction, or its savepoint. */
 export function waitForLockPlainly(wanted: { id: bigint; mode: LockMode; mark: Mark }): string {
   return `
 select pg_catalog.to_json(${setMarks(`pg_catalog.concat(${marks}, '${wanted.mark}')`)})::pg_catalog.text as answer
@@ -152,8 +153,7 @@ const waitCall = ({ id, mode }: { id: bigint; mode: LockMode }): string =>
   `pg_catalog.pg_advisory_xact_lock${mode === "shared" ? "_shared" : ""}('${id}'::pg_catalog.int8)`;
 
 /**
- * Whether the lock was granted after all; if so, two settings are as they were. Parameters: mark, `lock_timeout`,
- * `statement_timeout`.
+ * Whether a wait was granted the lock. If so, restores two settings. Parameters: mark, `lock_timeout`, `statement_timeout`.
  */
 export const lookAfterWait = statement(`
 select pg_catalog.json_build_object(
@@ -164,7 +164,7 @@ select pg_catalog.json_build_object(
   from (select ${marked(text(1))} as held offset 0) as look`);
 
 /**
- * Whether the lock is still that of the transaction; if so, the mark goes, and the time-out is as it was. Parameters: mark,
+ * Whether the transaction still has the lock. If so, removes the mark and restores the time-out. Parameters: mark,
  * `idle_in_transaction_session_timeout` (null: it was not changed).
  */
 export const lookAtEnd = statement(`
@@ -181,8 +181,8 @@ export interface LookAnswer {
 }
 
 /**
- * Commits, if the lock is still that of the transaction. It is one message, so that nothing comes in between: without the mark
- * the first statement fails, with {@link lockHasGone}, and then the server does not run the second.
+ * Commits if the transaction still has the lock. It is one message, so that nothing can come in between: without the mark, the first
+ * statement fails with {@link lockHasGone}, and the server doesn't run the second.
  */
 export function commitUnderLock(mark: Mark): string {
   return `
@@ -191,19 +191,19 @@ select case when ${marked(`'${mark}'`)} then 'held'
 commit`;
 }
 
-/** There is no setting of that name. */
+/** SQLSTATE of the first statement of {@link commitUnderLock} if the mark is gone: there is no setting of that name. */
 export const lockHasGone = "42704";
-/** A statement of the transaction had failed: all that it can do is to roll back. */
+/** SQLSTATE of a statement in a transaction that has failed and can only be rolled back. */
 export const hasFailed = "25P02";
-/** Outside of a transaction there is no savepoint. */
+/** SQLSTATE of a savepoint outside a transaction. */
 export const noTransaction = "25P01";
-/** PostgreSQL ended the session of a transaction that was idle for too long. */
+/** SQLSTATE with which PostgreSQL ends the session of a transaction that was idle for too long. */
 export const idleTooLong = "25P03";
 export const deadlockDetected = "40P01";
 
 /**
- * Cancels the statement of another session, if it waits for the lock at this moment. Parameters: its pid, lock id. Returns
- * whether it did.
+ * Cancels the statement of another session if it is waiting for the lock at this moment. Parameters: the session's pid, lock id.
+ * Returns whether it was cancelled.
  */
 export const cancelWaiter = statement(`
 select pg_catalog.to_json(case when exists (select from ${listed("waiter.id")}

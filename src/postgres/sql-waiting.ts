@@ -5,32 +5,31 @@ import { textLiteral } from "./sql-literal.ts";
 
 // The statements of a session on which a caller waits for a lock inside the server.
 
-/** How one wait is asked for. */
+/** One wait inside the server. */
 export interface WaitInServer {
   readonly id: bigint;
   readonly mode: LockMode;
-  /** Milliseconds, at least 1: 0 would be no bound at all. */
+  /** The longest time to wait in milliseconds, at least 1, because 0 would mean no bound. */
   readonly bound: number;
-  /** What `application_name` becomes; printable ASCII. */
+  /** The new `application_name`, in printable ASCII. */
   readonly name: string;
-  /** `idle_session_timeout` of whoever is granted the lock. */
+  /** The `idle_session_timeout` of the session once it has been granted the lock. */
   readonly sessionTimeout: string;
   readonly fenced: boolean;
   /** Whether the session may use PL/pgSQL: see {@link OpenWaitingAnswer}. */
   readonly quiet: boolean;
-  /** See {@link OpenWaiting.tag}. */
+  /** The tag of the session's prepared statements: see {@link OpenWaiting.tag}. */
   readonly tag: string;
 }
 
 /**
- * One wait, as several statements in one message: a single round trip, and a single transaction of the server.
+ * One wait, as several statements in one message: a single round trip, and a single transaction in the server.
  *
- * - `lock_timeout` bounds it. The error that ends it, or ends it because of a cancel, is caught by the block, so the server's log
- *   gets no line. The settings are in the block as well, because a cancel may come that early; if the block fails they are as they
- *   were before. Without PL/pgSQL the plain statement waits, and each such end is a line in the log.
- * - Whether the lock was granted is asked afterwards, by a try: a grant that comes in the moment of the cancel outlives the
- *   block's rollback. A session takes its own lock again, so after a grant the lock is held twice:
- *   {@link releaseWaited} frees it whatever the count.
+ * - `lock_timeout` bounds the wait. The block catches the error of the time-out, or of a cancellation, so the server logs nothing. The
+ *   settings are set inside the block too, because a cancellation may come that early; if the block fails, they are rolled back.
+ *   Without PL/pgSQL, the plain statement waits, and each time-out or cancellation is a line in the server's log.
+ * - A try afterwards says whether the lock was granted, because a grant at the moment of the cancellation survives the block's rollback.
+ *   A session may take its own lock again, so after a grant the lock is held twice; {@link releaseWaited} frees it whatever the count.
  * - A `do` block takes no parameters. The id is a number that only this function formats; the name is quoted.
  */
 export function waitScript(wait: WaitInServer): string {
@@ -44,8 +43,7 @@ ${verdict(wait)}`;
 }
 
 /**
- * Whether the session has the lock after a {@link waitScript} that failed: its settings were rolled back, but a lock that was
- * granted was not.
+ * Whether the session has the lock after its {@link waitScript} failed: that rolled back its settings, but not a lock that was granted.
  */
 export function verdictScript(wait: WaitInServer): string {
   return `select ${settings(wait)};
@@ -57,7 +55,7 @@ const settings = (wait: WaitInServer): string =>
        pg_catalog.set_config('idle_session_timeout', '${wait.sessionTimeout}', false),
        pg_catalog.set_config('application_name', ${textLiteral(wait.name)}, false)`;
 
-/** Prepared when the session is opened, because nothing should be parsed and planned between a grant and its answer. */
+/** Executes the statement that was prepared when the session was opened, so that nothing is parsed between a grant and its answer. */
 const verdict = (wait: WaitInServer): string => `execute ${verdictName(wait)}(${idLiteral(wait.id)})`;
 
 function verdictName({ mode, fenced, tag }: Pick<WaitInServer, "mode" | "fenced" | "tag">): string {
@@ -83,12 +81,12 @@ export interface WaitAnswer {
   readonly token: string | null;
 }
 
-/** Milliseconds after which the server ends a session that nobody uses, should its client's host have vanished. */
+/** Milliseconds after which the server ends an unused session, in case its client's host has vanished. */
 const idleAtMost = 60_000;
 
 /**
- * Frees the lock that was waited for, however often the session has it, and makes the session fit for the next wait: without a
- * TTL of its own, and named by a parameter. Returns whether it was held. Further parameter: lock id.
+ * Frees the lock that was waited for, however many times the session holds it, and prepares the session for the next wait: it has no TTL
+ * then, and a parameter gives its name. Returns whether the lock was held. Further parameter: lock id.
  */
 const releaseWaitedWith = (mode: LockMode): Statement =>
   prepared(
@@ -110,25 +108,25 @@ export const releaseWaited: Record<LockMode, Statement> = {
 export type ReleaseWaitedAnswer = readonly [wasHeld: boolean, ...others: unknown[]];
 
 export interface OpenWaiting {
-  /** The backend that was announced; absent: not checked. */
+  /** The pid of the announced backend; absent: not checked. */
   readonly announcedPid: number | undefined;
-  /** `application_name` */
+  /** The session's `application_name`. */
   readonly name: string;
-  /** Letters and digits that no other session has: behind a pooler, the server's session may have been another client's. */
+  /** Letters and digits that no other session has, for names that don't clash if a pooler gave the session to another client before. */
   readonly tag: string;
-  /** The seconds of TCP keepalive and the milliseconds of `tcp_user_timeout`; absent: left as they are. */
+  /** The TCP keepalive in seconds and `tcp_user_timeout` in milliseconds; absent: left as they are. */
   readonly belt: readonly [keepalive: string, userTimeout: string] | undefined;
 }
 
 /**
- * Makes a session fit to wait, whatever its role has set. Nothing is set on a standby, nor if the backend is not the one that was
- * announced, because then the session is somebody else's as well. Returns {@link OpenWaitingAnswer}.
+ * Prepares a session to wait, overriding the settings of its role. Sets nothing on a standby, nor if the backend is not the announced
+ * one, because the session is then shared with others. Returns {@link OpenWaitingAnswer}.
  */
 export function openWaitingScript({ announcedPid, name, tag, belt: timeouts }: OpenWaiting): string {
   const set = [
     "pg_catalog.set_config('idle_session_timeout', '0', false)",
     holderFit(textLiteral(name)),
-    // PostgreSQL 17 is the first to have it.
+    // `transaction_timeout` exists since PostgreSQL 17.
     `case when pg_catalog.current_setting('transaction_timeout', true) is not null
                 then pg_catalog.set_config('transaction_timeout', '0', false) end`,
     ...(timeouts === undefined ? [] : [belt(`'${timeouts[0]}'`, `'${timeouts[1]}'`)]),
@@ -165,15 +163,15 @@ function suffix(mode: LockMode): string {
   return mode === "shared" ? "_shared" : "";
 }
 
-/** Quoted, because the smallest id isn't a literal of its type without the sign. */
+/** Formats an id as a quoted literal: unquoted, the smallest bigint would be a number out of range with a minus sign. */
 function idLiteral(id: bigint): string {
   return `'${BigInt.asIntN(64, id)}'::pg_catalog.int8`;
 }
 
 /**
- * One wait on a session that is the caller's: it answers nothing, and leaves no line in the server's log. In a transaction, which it
- * doesn't harm, `lock_timeout` stays set after a grant. Whether the lock was granted is asked afterwards: a grant in the moment of a
- * cancel outlives the rollback of the block. `bound`: in milliseconds.
+ * One wait on the caller's own session. It returns nothing and writes no line to the server's log. It doesn't fail a transaction, but
+ * after a grant leaves `lock_timeout` set in it. Another statement must ask whether the lock was granted, because a grant at the moment
+ * of a cancellation survives the rollback of the block. `bound`: in milliseconds.
  */
 export function waitOnClient({ id, mode, bound }: { id: bigint; mode: LockMode; bound: string }): string {
   return `
@@ -186,9 +184,9 @@ end $pg_locker$`;
 }
 
 /**
- * Which locks may be free, as far as the server's list of locks tells: nobody has one, or readers alone have it and a reader asks.
+ * Which locks may be free, according to the server's list of locks: nobody holds the lock, or only readers do and a reader asks.
  *
- * Parameters: lock ids; as many truth values, whether to share. Returns the places of those in the arrays, counted from 1.
+ * Parameters: lock ids; as many booleans, true for the shared mode. Returns the positions of the free ones in the arrays, from 1.
  */
 export const lookForFree = statement(`
 select coalesce(pg_catalog.json_agg(wanted.at), '[]')::pg_catalog.text

@@ -1,19 +1,19 @@
-// The witness of a recovery grace: a shared advisory lock of sessions that know the lock table to be older than the grace.
+// The witness of a recovery grace: a shared advisory lock held by sessions that know that the lock table is older than the grace.
 
 /**
- * `classid` of the witness, whose `objid` is the recovery grace in milliseconds. It is of the two 32-bit numbers of
- * `pg_advisory_lock(int, int)`, which are a space of their own: no key has an id there.
+ * The `classid` of the witness; its `objid` is the recovery grace in milliseconds. Locks of `pg_advisory_lock(int, int)` have an id space
+ * of their own, so no key can have the id of a witness.
  */
 export const witnessClass = 0x70_67_6c_6b;
 
-/** `grace`: a number, or an expression for one. */
+/** The two numbers of the witness. `grace`: a number, or an SQL expression for one. */
 const witness = (grace: number | string): string => `${witnessClass}, ${grace}::pg_catalog.int4`;
 
-/** Makes the session a witness; never refused. */
+/** Makes the session a witness. Never refused, because nobody takes this lock exclusively. */
 export const takeWitness = (grace: number | string): string =>
   `pg_catalog.pg_try_advisory_lock_shared(${witness(grace)})`;
 
-/** Takes the witness until the end of the transaction. */
+/** Makes the session a witness until the end of the transaction. */
 export const takeWitnessInTransaction = (grace: number | string): string =>
   `pg_catalog.pg_try_advisory_xact_lock_shared(${witness(grace)})`;
 

@@ -3,25 +3,25 @@ import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
 import { leaveWitness, takeWitness } from "./sql-witness.ts";
 
-/** A prepared statement's name must never stand for two texts, whatever versions of this library share a connection. */
+/** A prepared statement, named by a hash of its text: two versions of this library may share a connection, so a name must never have two texts. */
 export function prepared(what: string, text: string): Statement {
   return statement(text, `pg_locker_${what}_${BigInt.asUintN(64, lockId(0, text)).toString(36)}`);
 }
 
-/** Which of the statements of a lock is meant. */
+/** The kind of a lock, which selects the variant of each statement. */
 export interface LockKind {
   readonly mode: LockMode;
-  /** The server ends the session, and frees the lock, a TTL after it last spoke. */
+  /** Whether the server ends the session, and so frees the lock, if it has been silent for a TTL. */
   readonly enforced: boolean;
-  /** The holder gets a fencing token. */
+  /** Whether the holder gets a fencing token. */
   readonly fenced: boolean;
-  /** Its session is a witness of a recovery grace of that many milliseconds, as long as it has the lock. */
+  /** The recovery grace in milliseconds of which the session is a witness while it has the lock; `undefined`: it is none. */
   readonly witness: number | undefined;
 }
 
-/** What only a holder's session needs, in the order of {@link SessionSettings}, after `idle_session_timeout`. */
+/** The settings that only a holder's session changes, in the order of {@link SessionSettings}, after `idle_session_timeout`. */
 const holderSettings = ["statement_timeout", "default_transaction_isolation", "application_name"];
-/** A second guard for a dead link, if the TTL itself can't reach: a session that is busy sending. */
+/** The TCP settings that detect a dead link where `idle_session_timeout` can't: while the server is sending. */
 const linkSettings = [
   "tcp_keepalives_idle",
   "tcp_keepalives_interval",
@@ -32,24 +32,24 @@ const linkSettings = [
 const settingsBeside = ({ enforced }: { enforced: boolean }): string[] =>
   enforced ? [...holderSettings, ...linkSettings] : holderSettings;
 
-/** The settings that its kind of lock changes as the session has them, except `idle_session_timeout`. */
+/** Reads the current values of the settings that this kind of lock changes, except `idle_session_timeout`. */
 export const asTheyAre = (kind: { enforced: boolean }): string =>
   settingsBeside(kind)
     .map((name) => `pg_catalog.current_setting('${name}')`)
     .join(",\n           ");
 
-/** Sets `idle_session_timeout` and those of {@link asTheyAre} to what they were, in parameters from this one on. */
+/** Restores `idle_session_timeout` and the settings of {@link asTheyAre} from parameters, of which the first has the number `first`. */
 export const putBack = (kind: { enforced: boolean }, first: number): string =>
   ["idle_session_timeout", ...settingsBeside(kind)]
     .map((name, at) => `pg_catalog.set_config('${name}', $${first + at}, false)`)
     .join(",\n         ");
 
-/** Makes a session fit to hold something, whatever its role has set, under the `application_name` of a parameter. */
+/** Prepares a session to hold locks, overriding the settings of its role. `name`: the parameter with its `application_name`. */
 export const holderFit = (name: string): string => `pg_catalog.set_config('statement_timeout', '0', false),
            pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
            pg_catalog.set_config('application_name', ${name}, false)`;
 
-/** Sets the belt of a link, from the parameters of the seconds of keepalive and of the milliseconds of time-out. */
+/** Sets the TCP settings that detect a dead link, from parameters with the keepalive in seconds and the time-out in milliseconds. */
 export const belt = (
   keepalive: string,
   userTimeout: string,
@@ -62,25 +62,25 @@ export const belt = (
  * A number that grows from each holder of a lock to the next: the server's timeline in the upper 16 bits, and the id of this
  * statement's own transaction in the lower 48.
  *
- * Transaction ids are assigned in order, here after the grant; and the next grant comes after this statement has ended. The
- * id alone could be assigned again after a crash: the message, which is part of the transaction, makes the commit wait
- * until all that is on disk. A standby that is promoted may know less, but it begins a new timeline.
+ * Transaction ids are assigned in order, this one after the grant, and the next grant comes after this statement has ended. The id
+ * alone could be assigned again after a crash; the logical message, which is part of the transaction, makes the commit wait until it is
+ * on disk. A promoted standby may have received less, but it begins a new timeline.
  */
 export const fencingToken = `((('x' operator(pg_catalog.||) pg_catalog.substr(pg_catalog.pg_walfile_name(
              pg_catalog.pg_logical_emit_message(true, 'pg-locker', '')), 1, 8))::pg_catalog.bit(32)::pg_catalog.int8 operator(pg_catalog.<<) 48)
              operator(pg_catalog.|) pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8)::pg_catalog.text`;
 
 /**
- * True, once the commit of this very statement waits for the disk: without that, whatever the role has set, a token could be
- * handed out again after a crash. One setting is stricter still.
+ * Makes the commit of its own statement wait for the disk, whatever the role has set; always true. Otherwise a token could be handed out
+ * again after a crash. `remote_apply` is kept, because it is stricter still.
  */
 export const durable = `case when pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'remote_apply' then true
                           else pg_catalog.set_config('synchronous_commit', 'on', true) is not null end`;
 
-/** Which server this is, as long as it isn't started anew: its start, to the microsecond. Returned as text. */
+/** Identifies a run of the server: the time of its start to the microsecond, as text. */
 export const serverStart = `pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text`;
 
-/** Draws a fencing token on a session that has no lock. Returns {@link DrawAnswer}. */
+/** Draws a fencing token on a session that carries no lock. Returns {@link DrawAnswer}. */
 export const drawToken = prepared(
   "draw_token",
   `
@@ -92,31 +92,31 @@ select pg_catalog.json_build_object(
 
 export interface DrawAnswer {
   readonly server: string;
-  /** Null on a standby. */
+  /** The fencing token; null on a standby. */
   readonly token: string | null;
 }
 
-/** Makes a session fit to draw tokens. Parameter: `application_name`. */
+/** Prepares a session to draw tokens. Parameter: `application_name`. */
 export const openDrawing = statement(`
 select pg_catalog.json_build_array(
          pg_catalog.set_config('idle_session_timeout', '0', false),
          ${holderFit("$1")})::pg_catalog.text`);
 
 /**
- * Takes the lock or is refused, on a session of its own, in one round trip; the server is never asked to wait.
+ * Takes the lock or is refused, on a dedicated session, in one round trip, without waiting in the server.
  *
  * Parameters: lock id, announced backend pid (null: not checked), `application_name` of a holder, `idle_session_timeout`
- * of a holder; if the TTL is enforced also the seconds of TCP keepalive and the milliseconds of `tcp_user_timeout`.
+ * of a holder; if the TTL is enforced, also the TCP keepalive in seconds and `tcp_user_timeout` in milliseconds.
  * Returns {@link TryLockAnswer}.
  *
- * - Nothing is done on a standby (its locks exclude nobody on the primary) nor if the backend is not the one that was
- *   announced (a pooler stands between, and what is set would stay on somebody else's session): `granted` is null.
+ * - It does nothing, and `granted` is null, on a standby (whose locks exclude nobody on the primary), or if the backend is not the
+ *   announced one (then a pooler stands between, and the settings would stay on a session that others use).
  * - CASE fixes the order of evaluation
- *   (https://www.postgresql.org/docs/current/sql-expressions.html#SYNTAX-EXPRESS-EVAL): the time-out of the session is
- *   that of a holder before the lock is asked for. The settings that only a holder needs come after.
- * - A refusal puts back what was set, so that the session can be returned at once.
- * - `offset 0` keeps the planner from pulling the inner select up, which would call its functions once per mention.
- * - One value of JSON is cheaper to read for the driver than eleven columns.
+ *   (https://www.postgresql.org/docs/current/sql-expressions.html#SYNTAX-EXPRESS-EVAL): the session gets a holder's time-out before
+ *   the lock is tried, and the settings that only a holder needs afterwards.
+ * - A refusal restores the settings, so that the session can be returned at once.
+ * - `offset 0` keeps the planner from flattening the inner select, which would call its functions once for each mention.
+ * - One JSON value is cheaper for the driver to read than eleven columns.
  */
 const tryLockWith = (kind: LockKind): Statement => {
   const shared = kind.mode === "shared" ? "_shared" : "";
@@ -153,20 +153,19 @@ export interface TryLockAnswer {
   readonly standby: boolean;
   /** Null: not tried. */
   readonly granted: boolean | null;
-  /** A 64-bit number as a text, because a number of JSON is too short for it. */
+  /** The fencing token as text, because a JSON number doesn't carry 64 bits. */
   readonly token: string | null;
-  /** What {@link unlock} puts back at the end. Null if the lock was not granted. */
+  /** The settings that {@link unlock} restores. Null if the lock was not granted. */
   readonly before: SessionSettings | null;
 }
 
-/** The settings of a session as they were: `idle_session_timeout`, then those that its kind of lock needs. */
+/** The previous settings of a session: `idle_session_timeout`, then those that its kind of lock changes. */
 export type SessionSettings = readonly string[];
 
 export const tryLock = ofKind(tryLockWith);
 
 /**
- * Unlocks, and puts the session's settings back. Returns whether the session held the lock: the server warns if it did not, and
- * raises no error.
+ * Unlocks, and restores the session's settings. Returns whether the session held the lock: if it did not, the server only warns.
  *
  * Parameters: lock id, then {@link SessionSettings}.
  */
@@ -184,7 +183,7 @@ export type UnlockAnswer = readonly [wasHeld: boolean, ...others: unknown[]];
 
 export const unlock = ofKind(unlockWith);
 
-/** The statements of every kind of lock, each made once. */
+/** Makes the variants of a statement for every kind of lock, each once. */
 function ofKind(make: (kind: LockKind) => Statement): (kind: LockKind) => Statement {
   const made = new Map<number, Statement>();
   return (kind) => {
@@ -197,11 +196,11 @@ function ofKind(make: (kind: LockKind) => Statement): (kind: LockKind) => Statem
 }
 
 /**
- * Proves that the session lives, is the same one and is not on a standby: a primary can be demoted under an open socket.
- * `application_name` is the mark that nothing was discarded: DISCARD ALL, which frees every lock of a session without a
- * word, takes it away as well. (A look into pg_locks would say more, for 0.4 ms with a thousand locks in the server.)
+ * Proves that the session is alive, still the same, and not on a standby: a primary can be demoted under an open socket.
+ * `application_name` shows that nothing was discarded: DISCARD ALL, which silently frees every lock of a session, resets it too.
+ * (Reading pg_locks would say more, but takes 0.4 ms with a thousand locks in the server.)
  *
- * Every statement renews the time-out of an idle session; this one also changes it, unless the session is another's.
+ * Every statement restarts the time-out of an idle session; this one also changes it, unless another backend serves the session.
  *
  * Parameters: backend pid, `idle_session_timeout`. Returns {@link ProveAnswer}.
  */
@@ -222,21 +221,21 @@ export interface ProveAnswer {
   readonly name: string;
 }
 
-/** Whether the role may use PL/pgSQL, in a block of which a wait that ends without the lock is caught. */
+/** Whether the role may use PL/pgSQL, in which a block can catch the error of a wait that ends without the lock. */
 export const mayUseBlocks = `exists (
            select from pg_catalog.pg_language as known
             where known.lanname operator(pg_catalog.=) 'plpgsql'
               and pg_catalog.has_language_privilege(known.oid, 'usage'))`;
 
-/** What a wait of the server ends with, if nothing catches it: its time-out, or a cancellation. */
+/** SQLSTATEs with which a wait in the server ends if no block catches them: its time-out, or a cancellation. */
 export const waitEnded: ReadonlySet<string | undefined> = new Set(["55P03", "57014"]);
 
-/** Proves that a new session would be served, by a primary, and by the backend that was announced. */
+/** Asks whether the server is a standby, and which backend serves the session: proves that new sessions are served. */
 export const ping = statement(
   "select pg_catalog.json_build_array(pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid())::pg_catalog.text",
 );
 
-/** Whether there is a lock with an id, in the list of the server. */
+/** Whether `pg_locks` has a lock with an id. */
 const listed = (id: string, which: string): string => `exists (
          select from pg_catalog.pg_locks
           where locktype operator(pg_catalog.=) 'advisory' and granted and ${which}
@@ -244,12 +243,12 @@ const listed = (id: string, which: string): string => `exists (
             and objid operator(pg_catalog.=) ((${id}) operator(pg_catalog.&) 4294967295)::pg_catalog.oid
             and objsubid operator(pg_catalog.=) 1)`;
 
-/** Whether the session has the lock, which outside of a transaction it had only for the statement that took it. */
+/** Whether the session has the lock. */
 export const hasLock = statement(
   `select pg_catalog.to_json(${listed("$1::pg_catalog.int8", "pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()")})::pg_catalog.text`,
 );
 
-/** Takes a lock that nobody else knows of, to see whether it is kept; and gives it back. */
+/** Tries for a lock that nobody else knows, to see whether the server keeps it. */
 export const probeLock = statement(
   "select pg_catalog.to_json(pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8))::pg_catalog.text",
 );

@@ -1,4 +1,4 @@
-/** Gives an object methods of its own that may be called without it. */
+/** Binds methods to their object, so that they can be passed as functions. */
 export function bindMethods<T extends object>(object: T, names: ReadonlyArray<keyof T>): void {
   for (const name of names) {
     const method = object[name];

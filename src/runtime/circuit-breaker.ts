@@ -4,27 +4,39 @@ import type { Duration } from "../contract/locker.ts";
 import { SamplingBreaker } from "./sampling-breaker.ts";
 
 /**
- * Stands between the locker and a database in trouble. It calls `fn`, or rejects without calling it. Every policy of cockatiel fits,
- * also several wrapped together; one that calls `fn` again gets the outcome of the first call, and one that calls
- * it after its own answer gets a refusal. What the policy returns is not looked at: if `fn` was called, its own outcome counts, so a
- * time-out of the policy changes only what that learns, and a policy that never settles holds nobody up.
+ * Protects a failing database from further load: it either calls `fn` or rejects without calling it. Every policy of cockatiel fits, also
+ * several wrapped together. A policy that calls `fn` again gets the outcome of the first call; one that calls `fn` after it has settled
+ * gets a refusal. What the policy returns is ignored: once `fn` was called, only its own outcome counts. So a time-out of the policy
+ * affects only the policy's own statistics, and a policy that never settles delays nobody.
  */
 export interface CircuitBreaker {
   execute<T>(fn: () => Promise<T>): Promise<T>;
 }
 
 export interface CircuitBreakerOptions {
-  /** Opens when at least this share of the samples failed: percent, from 1 to 100. Default 100. */
+  /**
+   * Opens when at least this share of the samples failed: percent, from 1 to 100.
+   *
+   * @default 100
+   */
   readonly errorRate?: number;
-  /** Fewer samples than this in the window open nothing. Default 20. */
+  /**
+   * Stays closed while the window has fewer samples than this.
+   *
+   * @default 20
+   */
   readonly minimumSamples?: number;
-  /** How long the samples of the window reach back; the breaker opens after that much trouble at the latest. Default `"10s"`. */
+  /**
+   * The length of the window of samples, and so the longest time of failures before the breaker opens.
+   *
+   * @default "10s"
+   */
   readonly openAfter?: Duration;
 }
 
 /**
- * A circuit breaker with the Go package's defaults. While open, it lets one operation through after about 0.5 s, then after
- * ever longer times, about 60 s at most, and closes with the first that succeeds.
+ * Creates a circuit breaker with the Go package's defaults. While open, it lets one operation through after about 0.5 s, then after
+ * ever longer delays of at most about 60 s, and closes when one succeeds.
  *
  * @throws {InvalidConfigError} a field is out of its range
  */
@@ -62,8 +74,8 @@ export function createCircuitBreaker(options: CircuitBreakerOptions = {}): Circu
 }
 
 /**
- * Runs `operation` through the breaker, if there is one. Once it was called, its outcome is its own, whatever the breaker makes
- * of it: a policy that settles before it has ended (a time-out) knows nothing of the lock that it may still get.
+ * Runs `operation` through the breaker, if there is one. Once `operation` was called, its own outcome counts, whatever the breaker
+ * returns: a policy that settles early, such as a time-out, knows nothing of a lock that may still be granted.
  *
  * @throws {CircuitOpenError} the breaker refused, and `operation` was not called
  * @throws what `operation` throws
@@ -78,16 +90,16 @@ export function throughBreaker<T>(
 function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promise<T> {
   let outcome: Promise<T> | undefined;
   return new Promise((resolve, reject) => {
-    /** Once the operation was called, its own outcome counts. */
+    /** Settles with the outcome of the operation, or with a refusal if it was never called. */
     const settle = (cause: unknown): void => {
-      // Whoever was refused has gone: a policy that calls later finds nothing to do.
+      // The caller has its refusal and has gone: a policy that calls later must not start the operation.
       outcome ??= Promise.reject(new CircuitOpenError({ cause }));
       outcome.then(resolve, reject);
     };
-    /** A policy that keeps its result to itself gets the time to learn of the outcome, and no more. */
+    /** Gives the policy a turn of the event loop to see the outcome, but does not wait for its result. */
     const settleSoon = (): void => void setImmediate(settle);
     const call = (): Promise<T> => {
-      // A policy that calls again, such as a retry, gets the same: one operation has one outcome.
+      // A policy that calls again, such as a retry, gets the same promise: one operation has one outcome.
       if (outcome === undefined) {
         outcome = operation();
         outcome.then(settleSoon, settleSoon);

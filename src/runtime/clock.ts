@@ -10,19 +10,19 @@ export function now(): Instant {
 
 /**
  * Milliseconds since `start`, on whichever clock has moved further. The monotonic clock stands still while a machine is
- * suspended, the wall clock can be set back: a holder that goes by the larger of the two never relies on its lock for too long.
+ * suspended, and the wall clock can be set back: a holder that uses the larger of the two never relies on its lock for too long.
  */
 export function elapsedSince(start: Instant): number {
   return Math.max(performance.now() - start.monotonic, Date.now() - start.wall);
 }
 
-/** Milliseconds; Node fires a longer timer at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args). */
+/** The longest timer, in milliseconds: Node.js fires a longer one at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args). */
 export const longestTimer = 2 ** 31 - 1;
 
 /**
- * Calls back when a moment is reached, which may be moved while it waits. Does not keep the process alive.
+ * Calls back at a moment that may be moved while the alarm is set. Does not keep the process alive.
  *
- * Moving the moment later, as every refresh does, costs nothing: the timer that is set fires, looks, and sets the next.
+ * Moving the moment later, as every refresh does, costs nothing: the timer fires at the old moment, checks, and sets the next timer.
  */
 export class Alarm<T> {
   readonly #owner: T;
@@ -31,9 +31,9 @@ export class Alarm<T> {
   #timer: NodeJS.Timeout | undefined;
 
   /**
-   * The two functions are told whose alarm it is, so that ten thousand alarms can share them.
+   * Both functions get the alarm's owner as an argument, so that ten thousand alarms can share them.
    *
-   * @param left milliseconds to go, asked whenever the timer fires
+   * @param left returns the milliseconds to go; called each time the timer fires
    */
   constructor(owner: T, left: (owner: T) => number, ring: (owner: T) => void) {
     this.#owner = owner;
@@ -42,7 +42,7 @@ export class Alarm<T> {
     this.#set();
   }
 
-  /** The moment may have moved earlier. */
+  /** Sets the timer anew. To be called if the moment may have moved earlier. */
   reset(): void {
     this.stop();
     this.#set();
@@ -58,7 +58,7 @@ export class Alarm<T> {
     this.#timer = setTimeout(fire, wait, this).unref();
   }
 
-  /** The timer has fired. */
+  /** Called when the timer fires: rings if the moment is reached, otherwise sets the next timer. */
   look(): void {
     if (this.#left(this.#owner) > 0) this.#set();
     else this.#ring(this.#owner);
@@ -69,15 +69,15 @@ function fire(alarm: { look(): void }): void {
   alarm.look();
 }
 
-/** Milliseconds of a deadline that pass at once, at most: as much as a process that stands still loses of it. */
+/** A deadline is counted in steps of at most this many milliseconds: a process that stands still loses one step, however long it stands. */
 const longestStep = 500;
 
 /**
- * Calls `owner.late()` after that many milliseconds, unless it is cleared before. Time in which the process stood still (a blocked event loop,
- * SIGSTOP) hardly counts: a connection takes several messages to make, none of which could be answered in that time.
+ * Calls `owner.late()` after the given number of milliseconds, unless it is cleared before. Time during which the process stood still (a
+ * blocked event loop, SIGSTOP) hardly counts: opening a connection takes several messages, which can't be answered during that time.
  *
- * Such a process finds its timers due before it has read its sockets. So when the time has passed, one poll phase of the event loop
- * goes by first: whatever has arrived by then is read, and clears the deadline
+ * A process that stood still finds its timers due before it has read its sockets. So when the time is up, one poll phase of the event
+ * loop passes first: an answer that has arrived by then is read, and clears the deadline
  * (https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick).
  */
 export class Deadline {
@@ -108,14 +108,14 @@ export class Deadline {
       deadline.#set();
       return;
     }
-    // The first immediate ends the poll phase that was due; the second one, a phase that began after the timer.
+    // The first immediate runs after the poll phase that was already due; the second, after one that began after the timer.
     deadline.#lastLook = setImmediate(() => {
       deadline.#lastLook = setImmediate(() => deadline.#owner.late());
     });
   }
 }
 
-/** Waits that many milliseconds for an answer. @throws {Error} at the deadline, or what `work` throws */
+/** Waits for `work` for at most the given number of milliseconds. @throws {Error} at the deadline @throws what `work` throws */
 export async function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
   let deadline: Deadline | undefined;
   const overdue = new Promise<never>((_, reject) => {

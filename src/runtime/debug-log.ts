@@ -2,14 +2,14 @@ import { debuglog } from "node:util";
 
 const log = debuglog("pg-locker");
 
-/** For what every lock goes through, which is not even to make a function. */
+/** Whether the debug log is on. Checked first on paths that every lock takes, to avoid creating a function. */
 export const isDebugged = log.enabled;
 
 /**
- * Writes a line to standard error if the process was started with `NODE_DEBUG=pg-locker`: one for each transition, for whoever looks for
- * a fault. Not part of the contract. Keys are in it, values of connections are not.
+ * Writes a line to standard error if the process was started with `NODE_DEBUG=pg-locker`: one for each transition, for debugging. The
+ * lines are not part of the public contract. They contain keys, but no connection settings.
  *
- * @param facts called only if somebody reads them
+ * @param facts called only if the log is on
  */
 export function debug(what: string, facts: () => object): void {
   if (isDebugged) log("%s %j", what, facts());

@@ -10,7 +10,7 @@ import type {
 } from "../contract/lock-events.ts";
 import { callHook } from "./user-hook.ts";
 
-/** Of all lockers of the process. */
+/** The diagnostics channels, on which the events of all lockers of the process are published. */
 export const channels: Record<LockEventName, Channel> = {
   acquired: channel("pg-locker:acquired"),
   released: channel("pg-locker:released"),
@@ -23,17 +23,17 @@ export const channels: Record<LockEventName, Channel> = {
 type ToldLock = Pick<Lock, "key" | "id" | "ttl">;
 type AnyListener = (event: never) => void;
 
-/** Tells what happens to the locks and sessions of one locker. Without anybody who listens, nothing is made that could be told. */
+/** Emits the events of one locker's locks and sessions. An event object is created only if somebody listens. */
 export class LockEventSource {
   readonly namespace: number;
-  /** Empty, mostly: whoever may tell something looks at this and at {@link channels} first, and goes on. */
+  /** The listeners by event. Usually empty, so callers check it and {@link channels} before they build an event. */
   readonly listeners = new Map<LockEventName, Set<{ call: AnyListener }>>();
 
   constructor(namespace: number) {
     this.namespace = namespace;
   }
 
-  /** @throws {InvalidConfigError} */
+  /** Adds a listener. Returns a function that removes it. @throws {InvalidConfigError} */
   on<E extends LockEventName>(event: E, listener: LockEventListener<E>): () => void {
     if (!Object.hasOwn(channels, event)) {
       const wants = `one of ${Object.keys(channels).join(", ")}`;
@@ -44,7 +44,7 @@ export class LockEventSource {
     }
     const listeners = this.listeners.get(event) ?? new Set();
     this.listeners.set(event, listeners);
-    // One function may be given twice, and each time be taken back by itself.
+    // One function may be added twice, and each addition is removed by itself.
     const entry = { call: listener };
     listeners.add(entry);
     return () => {
@@ -63,11 +63,11 @@ export class LockEventSource {
     for (const { call } of this.listeners.get(event) ?? []) {
       callHook(`listener of "${event}"`, () => (call as LockEventListener<E>)(told));
     }
-    // Node.js keeps what a subscriber throws from us.
+    // Node.js catches what a subscriber throws.
     if (channels[event].hasSubscribers) channels[event].publish(told);
   }
 
-  /** `start`: of the call, by `performance.now()`. */
+  /** Emits `acquired`. `start`: when the call began, by `performance.now()`. */
   acquired(lock: ToldLock & Pick<Lock, "mode" | "fencingToken">, start: number): void {
     const { mode, fencingToken } = lock;
     const waited = performance.now() - start;
@@ -75,11 +75,11 @@ export class LockEventSource {
     this.#tellSoon("acquired", () => ({ ...facts, mode, waited, fencingToken }));
   }
 
-  /** Holding has ended. `reason`: `undefined` for a release. */
+  /** Emits `released` if `reason` is `undefined`, otherwise `lost`. */
   ended(lock: ToldLock, reason: Error | undefined): void {
     const facts = this.#factsOf(lock);
     if (reason === undefined) this.#tellSoon("released", () => facts);
-    // A session that dies takes a thousand locks: every holder is told before the first listener.
+    // A session that dies may take a thousand locks with it: every holder is told before the first listener is called.
     else if (this.hasListeners("lost")) setImmediate(() => this.tell("lost", () => ({ ...facts, reason })));
   }
 
@@ -101,7 +101,7 @@ export class LockEventSource {
     this.#tellSoon("sessionClosed", () => ({ namespace, pid, use, reason }));
   }
 
-  /** When whoever tells is at rest: a listener may call anything. */
+  /** Emits an event once the current call has finished, because a listener may call anything. */
   #tellSoon<E extends LockEventName>(event: E, make: () => LockEvents[E]): void {
     if (this.hasListeners(event)) queueMicrotask(() => this.tell(event, make));
   }

@@ -1,6 +1,6 @@
 /**
- * In order of arrival; anybody may leave from anywhere in it. A `Set` that is emptied from its front gets slower with each
- * element that has left: with 100,000 callers in it, its first element took seconds to find in all.
+ * A queue in order of arrival, from any place of which an element may be removed. It replaces a `Set`, which gets slower with each
+ * element that is removed from its front: with 100,000 callers in it, finding the first element took seconds in total.
  */
 export class Queue<T> {
   readonly #ends: Links<T> = emptyLinks();
@@ -24,7 +24,7 @@ export class Queue<T> {
     return queued;
   }
 
-  /** Does nothing the second time. */
+  /** Removes an element. A second call does nothing. */
   remove(queued: Queued<T>): void {
     if (!queued.isQueued) return;
     queued.isQueued = false;
@@ -33,13 +33,13 @@ export class Queue<T> {
     this.#size -= 1;
   }
 
-  /** Whoever is removed while this goes on is left out, if they have not been reached. */
+  /** Iterates over the elements. One that is removed before the iteration reaches it is left out. */
   *[Symbol.iterator](): Generator<T> {
     for (let at = this.#ends.next; at !== this.#ends; at = at.next) yield (at as Queued<T>).value;
   }
 }
 
-/** A place in a queue. Only the queue changes it. */
+/** An element's place in a queue. Only the queue changes it. */
 export interface Queued<T> extends Links<T> {
   readonly value: T;
   isQueued: boolean;

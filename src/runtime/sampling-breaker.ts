@@ -1,28 +1,28 @@
 import { elapsedSince, type Instant, now } from "./clock.ts";
 
-/** How many parts the window is counted in: samples leave it one part at a time. */
+/** The window is counted in this many buckets; samples leave it one bucket at a time. */
 const bucketsOfWindow = 10;
-/** Milliseconds that the first probe waits for; each later one waits longer by `growth`, at most `longestDelay`. */
+/** Milliseconds before the first probe. Each later delay is `growth` times as long, at most `longestDelay`. */
 const firstDelay = 500;
 const growth = 1.5;
 const longestDelay = 60_000;
 
 export interface SamplingBreakerOptions {
-  /** The share of failed samples that opens it: percent. */
+  /** The share of failed samples that opens the breaker: percent. */
   readonly errorRate: number;
   readonly minimumSamples: number;
-  /** How far the samples reach back, in milliseconds. */
+  /** The length of the window of samples, in milliseconds. */
   readonly window: number;
 }
 
 /**
- * A circuit breaker that looks at the share of failures in a window of time:
+ * A circuit breaker that opens on the share of failures in a window of time:
  *
  *   closed --errorRate of minimumSamples failed--> open --its delay has passed--> probing --success--> closed
  *                                                    ^                               |
  *                                                    +---failure, a longer delay-----+
  *
- * What was called in one state, and ends in another, counts for nothing.
+ * A call that began in one state and ends in another is not counted.
  */
 export class SamplingBreaker {
   readonly #options: SamplingBreakerOptions;
@@ -33,7 +33,7 @@ export class SamplingBreaker {
     this.#state = this.#closed();
   }
 
-  /** Calls `fn`, and comes to what that comes to; or rejects without calling it. */
+  /** Calls `fn` and settles as it does, or rejects without calling it if the breaker is open. */
   async execute<T>(fn: () => Promise<T>): Promise<T> {
     const state = this.#enter();
     try {
@@ -46,11 +46,11 @@ export class SamplingBreaker {
     }
   }
 
-  /** The state that a call made now belongs to. @throws if there is to be none */
+  /** The state in which a call made now runs. @throws {Error} if the breaker lets no call through */
   #enter(): Closed | Probing {
     const state = this.#state;
     if (state.is === "closed") return state;
-    if (state.is === "probing") throw new Error("the circuit is open, and one operation is trying it");
+    if (state.is === "probing") throw new Error("the circuit is open, and another operation is probing it");
     if (elapsedSince(state.since) < state.delay) throw new Error("the circuit is open");
     const probing: Probing = { is: "probing", delay: state.nextDelay };
     this.#state = probing;
@@ -89,18 +89,18 @@ interface Closed {
 interface Open {
   readonly is: "open";
   readonly since: Instant;
-  /** Milliseconds until an operation may try. */
+  /** Milliseconds until one operation may probe the database. */
   readonly delay: number;
   readonly nextDelay: number;
 }
 
 interface Probing {
   readonly is: "probing";
-  /** The one after this, if it fails. */
+  /** The delay, in milliseconds, that follows if the probe fails. */
   readonly delay: number;
 }
 
-/** Half as long to half as long again, so that the processes of a fleet don't all try at the same moment. */
+/** Opens the breaker for 0.5 to 1.5 times `delay` at random, so that the processes of a fleet don't all probe at the same moment. */
 function open(delay: number): Open {
   return {
     is: "open",

@@ -1,15 +1,15 @@
 import type { AbortSignalLike } from "../contract/locker.ts";
 
-/** What ends an attempt before its time. */
+/** A signal that ends an attempt early. */
 export interface StopSignal {
   readonly aborted: boolean;
   readonly reason: unknown;
   throwIfAborted(): void;
-  /** Calls back on an abort, unless the link was cut before. */
+  /** Calls `onAbort` on an abort, unless the returned link was cut before. */
   listen(onAbort: () => void): Link;
 }
 
-/** A place in the ring of those who listen. What listens over and over is one itself, and needs no function for it. */
+/** A listener's place in the ring of all listeners. An object that listens often extends it, and so needs no function for each time. */
 export class Link {
   previous: Link;
   next: Link;
@@ -19,10 +19,10 @@ export class Link {
     this.next = this;
   }
 
-  /** The signal has aborted; the link is cut by then. */
+  /** Called when the signal aborts. The link is cut by then. */
   onAbort(): void {}
 
-  /** It has been cut. */
+  /** Called when the link is cut. */
   onCut(): void {}
 
   insertBefore(other: Link): void {
@@ -32,7 +32,7 @@ export class Link {
     other.previous = this;
   }
 
-  /** Does nothing the second time. */
+  /** Stops listening. A second call does nothing. */
   cut(): void {
     this.previous.next = this.next;
     this.next.previous = this.previous;
@@ -42,7 +42,7 @@ export class Link {
   }
 }
 
-/** Listens with a function. */
+/** A link that calls a function on an abort. */
 class Listener extends Link {
   readonly #listener: () => void;
 
@@ -57,11 +57,11 @@ class Listener extends Link {
 }
 
 /**
- * An `AbortController` and its signal, for this library's own use: every attempt listens to one, and listening to the platform's own
- * costs more than all else that an attempt does before its statement is sent.
+ * An `AbortController` and its signal in one, for internal use. Every attempt listens to one, and listening to the platform's own
+ * signal costs more than everything else an attempt does before its statement is sent.
  *
- * Those who listen are linked in a ring. A `Set` that every attempt fills and empties leaves tables behind that keep what was in them
- * alive until the next full collection.
+ * The listeners are linked in a ring. A `Set` that every attempt fills and empties leaves hash tables behind that keep their former
+ * elements alive until the next full garbage collection.
  */
 export class Stop implements StopSignal {
   readonly #ring = new Link();
@@ -85,12 +85,12 @@ export class Stop implements StopSignal {
     return link;
   }
 
-  /** Calls `link.onAbort()` on an abort, unless the link is cut before. It may be in one ring at a time. */
+  /** Calls `link.onAbort()` on an abort, unless the link is cut before. A link is in at most one ring. */
   add(link: Link): void {
     link.insertBefore(this.#ring);
   }
 
-  /** A second call changes nothing. */
+  /** Aborts and calls every listener. A second call changes nothing. */
   abort(reason: unknown): void {
     if (this.#reason !== undefined) return;
     this.#reason = { of: reason };
@@ -104,8 +104,8 @@ export class Stop implements StopSignal {
 }
 
 /**
- * A signal of a caller's. However many attempts listen, it has one listener of ours: Node.js warns of more than ten, and goes through
- * all of them to add one.
+ * Wraps a caller's signal. However many attempts listen, the signal itself gets one listener: Node.js warns if there are more than
+ * ten, and walks all of them to add another.
  */
 class CallersSignal implements StopSignal {
   readonly #signal: AbortSignalLike;
@@ -120,7 +120,7 @@ class CallersSignal implements StopSignal {
     return this.#signal.aborted;
   }
 
-  /** Some polyfills have none. */
+  /** The signal's own reason, or an `AbortError`, because signals of some polyfills have no reason. */
   get reason(): unknown {
     const { reason } = this.#signal;
     if (reason !== undefined || !this.aborted) return reason;
@@ -156,7 +156,7 @@ class CallersSignal implements StopSignal {
   };
 }
 
-/** Listens with a function, and says once that it has been cut. */
+/** A link that calls a function on an abort, and another one, once, when it is cut. */
 class CountedListener extends Listener {
   #onCut: (() => void) | undefined;
 
@@ -174,7 +174,7 @@ class CountedListener extends Listener {
 
 const callersSignals = new WeakMap<AbortSignalLike, CallersSignal>();
 
-/** The signal of a caller's, as everything in here listens to it. */
+/** The internal form of a caller's signal. */
 export function stopSignalOf(signal: AbortSignalLike): StopSignal;
 export function stopSignalOf(signal: AbortSignalLike | undefined): StopSignal | undefined;
 export function stopSignalOf(signal: AbortSignalLike | undefined): StopSignal | undefined {
@@ -187,10 +187,9 @@ export function stopSignalOf(signal: AbortSignalLike | undefined): StopSignal | 
 /**
  * Waits for `work`, or for the first of the signals to abort, whichever comes first.
  *
- * An abort abandons the work, it does not stop it: a statement that was sent may still be carried out, and only its
- * answer says what it did. `abandon` is called in the very step of the abort, so that whoever has to see to that answer
- * is in the books before anything else happens. And the circuit breaker around the work hears how the backend really
- * did, not that a caller had no patience.
+ * An abort abandons the work but does not stop it: a statement that was sent may still be carried out, and only its answer says what
+ * it did. `abandon` is called synchronously on the abort, so that whatever handles that answer is registered before any other code
+ * runs. The circuit breaker around the work still sees how the work itself ended, not that a caller gave up.
  *
  * @throws the `reason` of the signal that aborted, or what `work` throws
  */
@@ -206,7 +205,7 @@ export function abandonOnAbort<T>(
     };
     let hasGivenUp = false;
     const giveUp = (signal: StopSignal): void => {
-      // A signal may abort while it is asked whether it has.
+      // A signal may abort while its `aborted` is read.
       if (hasGivenUp) return;
       hasGivenUp = true;
       stopListening();
@@ -216,7 +215,7 @@ export function abandonOnAbort<T>(
     for (const signal of signals) {
       if (signal !== undefined) listening.push(signal.listen(() => giveUp(signal)));
     }
-    // After an abort these find the promise rejected already, and do nothing.
+    // After an abort the promise is already rejected, and these do nothing.
     work.then(
       (value) => {
         stopListening();
@@ -232,7 +231,7 @@ export function abandonOnAbort<T>(
   });
 }
 
-/** Waits so many milliseconds. @throws the `reason` of the signal that aborted; no timer is left */
+/** Waits the given number of milliseconds. Leaves no timer behind on an abort. @throws the `reason` of the signal that aborted */
 export function pauseFor(
   milliseconds: number,
   signals: ReadonlyArray<StopSignal | undefined>,

@@ -31,18 +31,18 @@ import type { StopSignal } from "./stop-signal.ts";
 import { callHook, hookThrew } from "./user-hook.ts";
 
 export interface TelemetryOptions {
-  /** Default 0. */
+  /** The locker's namespace, for the log and the metrics. @default 0 */
   readonly namespace?: number | undefined;
   readonly logger?: Logger | undefined;
-  /** Default: the global one of `@opentelemetry/api`. */
+  /** Where spans go. @default the global provider of `@opentelemetry/api` */
   readonly tracerProvider?: TracerProvider | undefined;
-  /** Default: the global one of `@opentelemetry/api`. */
+  /** Where metrics go. @default the global provider of `@opentelemetry/api` */
   readonly meterProvider?: MeterProvider | undefined;
 }
 
 export type OperationName = "acquire" | "refresh" | "release" | "ping" | "close";
 
-/** What a span says of the lock; the names are the Go package's, which one dashboard reads for both. */
+/** The attributes of a span about a lock. The names are the Go package's, so that one dashboard serves both. */
 export interface LockFacts {
   readonly key: string;
   readonly id: bigint;
@@ -54,11 +54,11 @@ const scope = "postgres_distributed_lock";
 
 const quiet: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
-/** Spans, metrics and the log. Nothing here decides anything. */
+/** Writes spans, metrics and the log. No decision depends on it. */
 export class Telemetry {
   readonly log: Logger;
   readonly events: LockEventSource;
-  /** Whether there is anybody to read the log. */
+  /** Whether the user gave a logger. */
   readonly isLogged: boolean;
   readonly #tracerProvider: TracerProvider;
   readonly #tracer: Tracer;
@@ -99,7 +99,7 @@ export class Telemetry {
       "{fault}",
       "Faults of the database in spite of which a wait for a lock went on",
     );
-    // Without a unit, as in the Go package: with one, what writes Prometheus's format may append `_milliseconds` to the name.
+    // Without a unit, as in the Go package: with one, a Prometheus exporter may append `_milliseconds` to the name.
     this.#latency = callHook("meter", () =>
       meter.createHistogram(`${scope}_latency_ms`, {
         description: "Milliseconds from the call of an operation to its answer",
@@ -110,7 +110,7 @@ export class Telemetry {
     );
   }
 
-  /** Runs `work` in a span, times it, and counts how it ended. Rejects as `work` does. */
+  /** Runs `work` in a span, measures its duration, and counts its outcome. Rejects as `work` does. */
   observe<T>(
     operation: OperationName,
     lock: LockFacts | undefined,
@@ -121,7 +121,7 @@ export class Telemetry {
     return this.isTraced ? this.inSpan(operation, lock, signal, measure) : measure();
   }
 
-  /** As {@link observe}, without a span. */
+  /** Measures the duration of `work` and counts its outcome, without a span. Rejects as `work` does. */
   async measure<T>(
     operation: OperationName,
     lock: LockFacts | undefined,
@@ -139,7 +139,7 @@ export class Telemetry {
     }
   }
 
-  /** Runs `work`, which says itself how it ended, in a span. Rejects as `work` does. */
+  /** Runs `work`, which records its own outcome, in a span. Rejects as `work` does. */
   inSpan<T>(
     operation: OperationName,
     lock: LockFacts | undefined,
@@ -156,14 +156,14 @@ export class Telemetry {
         );
       });
     });
-    // Without a span, if the tracer failed before it came to the work. One that comes to it later, or again, finds it under way.
+    // If the tracer threw before it called the work, the work runs without a span. A tracer that calls it late, or again, gets this promise.
     outcome ??= work();
     return outcome;
   }
 
   /**
-   * Whether there is anybody to write spans for. Where an application has set no tracer provider, those of its default are
-   * empty, and cost more than all else that is done here.
+   * Whether anybody reads spans. If an application has set no tracer provider, the spans of the default one are empty, yet cost more
+   * than everything else here.
    */
   get isTraced(): boolean {
     if (this.#isTraced) return true;
@@ -177,13 +177,13 @@ export class Telemetry {
     return this.#isTraced;
   }
 
-  /** @param start by `performance.now()` */
+  /** Records a success. @param start when the operation began, by `performance.now()` */
   succeeded(operation: OperationName, start: number): void {
     this.#count(this.#succeeded[operation], 1);
     this.#timed(operation, start);
   }
 
-  /** An operation has failed, or was refused. `start`: by `performance.now()`. */
+  /** Records a failure or a refusal. `start`: when the operation began, by `performance.now()`. */
   failed(
     operation: OperationName,
     lock: LockFacts | undefined,
@@ -201,10 +201,10 @@ export class Telemetry {
     this.log.error({ ...logged(lock), operation, err }, err.message);
   }
 
-  /** A wait goes on in spite of a fault. */
+  /** Records that a wait goes on in spite of a fault. */
   ridingOut(lock: LockFacts, fault: Error, { isFirst }: { isFirst: boolean }): void {
     this.#count(this.#faultsRiddenOut, 1);
-    // An outage of minutes is one warning for each wait, not one for each try.
+    // An outage of minutes makes one warning for each wait, not one for each try.
     const level = isFirst ? "warn" : "debug";
     this.log[level]({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
   }
@@ -214,8 +214,8 @@ export class Telemetry {
   }
 
   /**
-   * Holding has ended: `cause` is `undefined` for a release, and for the end of its locker; `reason`, for a release alone. `isKept`: the lock
-   * still keeps others out.
+   * Records the end of a lock. `reason` is `undefined` for a release; `cause` is `undefined` for a release and for the locker's `close()`.
+   * `isKept`: the lock still keeps others out.
    */
   ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined, isKept = false): void {
     this.#count(this.#held, -1);
@@ -224,11 +224,11 @@ export class Telemetry {
     if (cause === undefined) return;
     this.#count(this.#lost, 1);
     const message = isKept ? `${cause.message}; ${kept}` : cause.message;
-    // A session that dies takes a thousand locks: every holder is told before the first line is written.
+    // A session that dies may take a thousand locks with it: every holder is told before the first line is written.
     this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, message));
   }
 
-  /** As {@link callHook} would, without a function for each call. */
+  /** Adds to a counter. Catches errors as {@link callHook} does, but without creating a function for each call. */
   #count(counter: Counts, more: 1 | -1): void {
     try {
       const returned: unknown = counter?.add(more);
@@ -251,7 +251,7 @@ export class Telemetry {
 const kept =
   'it still keeps others out, until release(), refresh() or close(): only ttlEnforcement "server" ends it';
 
-/** `undefined` if the meter could not make one. */
+/** A counter of the meter; `undefined` if the meter threw when asked for it. */
 type Counts = Counter | UpDownCounter | undefined;
 
 function endSpan(span: Span, outcome: string, error?: unknown): void {
@@ -273,7 +273,7 @@ function guardedLog(logger: Logger): Logger {
   return { debug: guarded("debug"), info: guarded("info"), warn: guarded("warn"), error: guarded("error") };
 }
 
-/** Lines of the log that wait until the event loop has nothing more urgent, so that a slow logger holds nothing up for long. */
+/** Log lines that wait until the event loop has nothing more urgent, so that a slow logger delays nothing for long. */
 class LateLines {
   readonly #lines: Array<() => void> = [];
 
@@ -282,7 +282,7 @@ class LateLines {
     if (this.#lines.length === 1) setImmediate(() => this.#write(0));
   }
 
-  /** For a few milliseconds; then others have their turn. */
+  /** Writes lines for a few milliseconds, and then lets other work run. */
   #write(at: number): void {
     const start = performance.now();
     let next = at;
@@ -305,7 +305,7 @@ const contention: ReadonlySet<string> = new Set([
   "recovering",
 ]);
 
-/** The name of an outcome that is no failure of the database; `undefined` for one that is. */
+/** The name of an outcome that isn't the database's fault; `undefined` if it is. */
 function outcomeOf(error: unknown, signal: StopSignal | undefined): string | undefined {
   if (signal?.aborted && error === signal.reason) return "aborted";
   if (error instanceof LockNotAcquiredError)
@@ -331,7 +331,7 @@ function attributesOf(lock: LockFacts | undefined): Attributes {
   return { "lock.key": lock.key, "lock.id": lock.id.toString(), "lock.ttl": formatDuration(lock.ttl) };
 }
 
-/** An id as a string: neither JSON nor a number carries 64 bits. */
+/** The facts about a lock for the log. The id is a string, because JSON numbers don't carry 64 bits. */
 function logged(lock: LockFacts | undefined): object {
   return lock === undefined ? {} : { key: lock.key, id: lock.id.toString(), ttl: lock.ttl };
 }

@@ -1,30 +1,30 @@
 import { elapsedSince, type Instant, now } from "./clock.ts";
 
-/** A TTL that was asked for, of which it isn't known yet whether it is in force. */
+/** A TTL that a statement in flight sets, and that may or may not be in force already. */
 export interface AskedTtl {
   readonly ttl: number;
   readonly sentAt: Instant;
-  /** Counts what was asked, in the order of sending. */
+  /** The number of the statement, counted in the order of sending. */
   readonly turn: number;
 }
 
-/** Who ends what a TTL is of. */
+/** Who enforces a TTL: the server or the holder. */
 export interface TrustRule {
-  /** What is left of a TTL without the margin. */
+  /** The TTL minus the margin: milliseconds for which the holder may rely on it. */
   trusted(ttl: number): number;
-  /** The server does. */
+  /** Whether the server enforces the TTL. */
   readonly enforced: boolean;
 }
 
 /**
- * How long a holder may rely on what it has:
+ * How long a holder may rely on its lock or session:
  *
  *     until = sent + TTL − margin
  *
- * `sent` is when the statement was sent that last proved it, so that the server, whose TTL begins later, ends it later. If the server
- * enforces the TTL, each statement that sets one may have been carried out as soon as it was sent: then it is the smallest `until` of
- * the last one that was answered and of all that were sent after it. Answers count in the order of sending, whichever is looked at
- * first.
+ * `sent` is when the last statement that proved the lock was sent. The server's TTL begins later, so the server ends the lock later. If
+ * the server enforces the TTL, a statement that sets one may take effect as soon as it is sent: `until` is then the smallest value of
+ * the last answered statement and of all statements sent after it. Answers count in the order in which their statements were sent, in
+ * whatever order they are processed.
  *
  * All times are in milliseconds; a TTL may be infinite.
  */
@@ -34,7 +34,7 @@ export class TrustWindow {
   #provenAt: Instant;
   #turn: number;
   #answered: number;
-  /** The TTLs that statements under way ask for; mostly there is none. */
+  /** The TTLs of statements in flight; usually there are none. */
   #asked: AskedTtl[] | undefined;
 
   constructor(ttl: number, provenAt: Instant, rule: TrustRule) {
@@ -46,17 +46,17 @@ export class TrustWindow {
     this.#asked = undefined;
   }
 
-  /** The TTL that was last proved. */
+  /** The TTL that was last proved, in milliseconds. */
   get ttl(): number {
     return this.#ttl;
   }
 
-  /** When the statement was sent that last proved the lock. */
+  /** When the last statement that proved the lock was sent. */
   get provenAt(): Instant {
     return this.#provenAt;
   }
 
-  /** {@link provenAt}, under the name that an asked TTL has for it. */
+  /** The same as {@link provenAt}, under the name that an {@link AskedTtl} uses. */
   get sentAt(): Instant {
     return this.#provenAt;
   }
@@ -70,7 +70,7 @@ export class TrustWindow {
     return left;
   }
 
-  /** The statement whose TTL ends first: the one that last proved it, or one without an answer. */
+  /** The statement whose TTL ends first: the last one that proved the lock, or one that is still unanswered. */
   get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
     let soonest: { readonly ttl: number; readonly sentAt: Instant } = this;
     if (this.#asked === undefined || !this.#rule.enforced) return soonest;
@@ -84,13 +84,13 @@ export class TrustWindow {
     return soonest;
   }
 
-  /** The moment at which {@link left} is 0, by the wall clock: milliseconds since 1970. */
+  /** When {@link left} reaches 0, by the wall clock: milliseconds since 1970. */
   get until(): number {
     const { ttl, sentAt } = this.soonest;
     return sentAt.wall + this.#rule.trusted(ttl);
   }
 
-  /** A statement is about to be sent that sets a TTL. */
+  /** Records that a statement that sets a TTL is about to be sent. */
   ask(ttl: number): AskedTtl {
     this.#turn += 1;
     const asked = { ttl, sentAt: now(), turn: this.#turn };
@@ -100,9 +100,9 @@ export class TrustWindow {
   }
 
   /**
-   * The answer came: the TTL is in force, unless one that was sent later is already.
+   * Records the answer of a statement: its TTL is in force, unless that of a later statement already is.
    *
-   * @param sentAt when it was really sent, if it had to queue
+   * @param sentAt when the statement was really sent, if it had to queue first
    */
   answered(asked: AskedTtl, sentAt = asked.sentAt): void {
     this.forget(asked);
@@ -112,13 +112,13 @@ export class TrustWindow {
     this.#provenAt = sentAt;
   }
 
-  /** The statement that asked for it is sure to have changed nothing. */
+  /** Drops a TTL whose statement is known to have changed nothing. */
   forget(asked: AskedTtl): void {
     const others = this.#asked?.filter((each) => each !== asked);
     this.#asked = others?.length === 0 ? undefined : others;
   }
 
-  /** Another statement has proved the lock, with the same TTL. */
+  /** Records that another statement has proved the lock, without changing the TTL. */
   extend(provenAt: Instant): void {
     if (provenAt === this.#provenAt) return;
     if (elapsedSince(provenAt) < elapsedSince(this.#provenAt)) this.#provenAt = provenAt;

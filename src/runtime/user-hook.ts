@@ -4,10 +4,10 @@ import { isThenable } from "./thenable.ts";
 const warned = new Set<string>();
 
 /**
- * Calls code of the user's: a logger, a meter, a tracer, an event of a pool. Whatever it throws changes nothing in here; the first
- * time that a hook of a kind does, Node.js prints a warning. A promise that it returns may reject.
+ * Calls the user's code: a logger, a meter, a tracer, an event of a pool. An error of that code changes nothing in the library; on the
+ * first one of each kind of hook, Node.js prints a warning. If the hook returns a promise, that may reject.
  *
- * @returns what the hook returned; `undefined` if it threw
+ * @returns what the hook returned, or `undefined` if it threw
  */
 export function callHook<T>(kind: string, hook: () => T): T | undefined {
   try {
@@ -20,7 +20,7 @@ export function callHook<T>(kind: string, hook: () => T): T | undefined {
   }
 }
 
-/** What {@link callHook} does about an error: for a hook that is called too often for a function around it. */
+/** Handles an error of a hook as {@link callHook} does, for hooks that are called too often to create a function for each call. */
 export function hookThrew(kind: string, error: unknown): void {
   if (warned.has(kind)) return;
   warned.add(kind);

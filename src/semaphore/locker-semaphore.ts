@@ -13,9 +13,9 @@ import { runUnder } from "../waiting/reentrancy.ts";
 interface LockerSemaphoreParts {
   readonly key: string;
   readonly permits: number;
-  /** The locker, as the functions that run under its locks know it. */
+  /** The object that identifies the locker to functions that run under its locks. */
   readonly owner: object;
-  /** With options that have been checked. */
+  /** Acquires a permit. `options` have been checked. */
   acquire(options: PermitOptions): Promise<Lock>;
 }
 
@@ -28,7 +28,7 @@ export class LockerSemaphore implements Semaphore {
     this.key = parts.key;
     this.permits = parts.permits;
     this.#parts = parts;
-    // So that `const { withPermit } = semaphore` works.
+    // Makes `const { withPermit } = semaphore` work.
     bindMethods(this, ["acquire", "tryAcquire", "withPermit", "tryWithPermit"]);
   }
 

@@ -1,34 +1,34 @@
-// The lock ids of a semaphore are a block of 2^19, so that one look at the server's list of locks tells all about it:
+// The lock ids of a semaphore form a block of 2^19 ids, so that one query of the server's list of locks shows its whole state:
 //
 //     first + 0                     the turnstile: whoever holds it is the next to get a permit
 //     first + 1 + n(n − 1)/2 + s    place s, from 0 to n − 1, of a semaphore of n permits
 //
-// `first` is the lock id of the key, followed by a NUL and `pg-locker:semaphore`, with its lowest 19 bits cleared. So the places of
-// different numbers of permits are different locks, and each place says of how many permits it is one.
+// `first` is the lock id of the key followed by a NUL and `pg-locker:semaphore`, with its lowest 19 bits cleared. Semaphores with
+// different numbers of permits have different places, so a held place shows its holder's number of permits.
 
-/** Of a block. 1000 permits take 500,501 ids. */
+/** A block has 2 to the power of this many ids. 1000 permits need 500,501. */
 export const blockBits = 19;
 const low = (1n << BigInt(blockBits)) - 1n;
 
-/** Where the turnstile is, counted from the first id of the block. */
+/** The offset of the turnstile from the first id of the block. */
 export const turnstile = 0;
 
-/** What is hashed for the block of a key. Nobody has such a key by accident. */
+/** The text that is hashed to get the block of a key. No application uses such a key by accident. */
 export function blockKey(key: string): string {
   return `${key}\u0000pg-locker:semaphore`;
 }
 
-/** The first id of the block in which an id lies. */
+/** The first id of the block that contains an id. */
 export function blockOf(id: bigint): bigint {
   return BigInt.asIntN(64, id & ~low);
 }
 
-/** A place, from 0 on, of a semaphore of so many permits, counted from the first id of the block. */
+/** The offset, from the first id of the block, of a place of a semaphore with `permits` permits. Places count from 0. */
 export function placeOf(permits: number, place: number): number {
   return 1 + (permits * (permits - 1)) / 2 + place;
 }
 
-/** Of how many permits a place is one; the reverse of {@link placeOf}. */
+/** The number of permits of the semaphore to which a place belongs: the inverse of {@link placeOf}. */
 export function permitsOf(at: number): number {
   return Math.floor((1 + Math.sqrt(8 * (at - 1) + 1)) / 2);
 }

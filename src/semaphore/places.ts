@@ -2,27 +2,27 @@ import type { Lock } from "../contract/lock.ts";
 import { abandonOnAbort, type StopSignal } from "../runtime/stop-signal.ts";
 import { placeOf, turnstile } from "./permit-block.ts";
 
-/** What a look at a semaphore showed: the places that anybody holds, and the turnstile, counted from the first id of its block. */
+/** The locks of a semaphore that anybody holds, places and turnstile, as offsets from the first id of its block. */
 export type Seen = ReadonlySet<number>;
 
-/** What one process knows of a semaphore that it uses at this moment. */
+/** The state of a semaphore that is in use in this process. */
 export class Places {
   readonly permits: number;
-  /** How many callers are at it. */
+  /** How many callers are acquiring a permit. */
   users = 0;
-  /** How many of them stand in the line, or at its head. */
+  /** How many of these callers are waiting, including the one at the head of the line. */
   waiting = 0;
   readonly #ask: () => Promise<Seen>;
   readonly #held = new Map<number, HeldPlace>();
   readonly #trying = new Set<number>();
   #running: Promise<Seen> | undefined;
-  /** The look that is asked for, and not sent yet. */
+  /** The query that has been requested but not sent yet. */
   #next: Promise<Seen> | undefined;
-  /** How often a place here was given back. */
+  /** How often a permit was released in this process. */
   #freed = 0;
   #onFreed: (() => void) | undefined;
 
-  /** `ask` looks once. */
+  /** `ask` queries the server once. */
   constructor(permits: number, ask: () => Promise<Seen>) {
     this.permits = permits;
     this.#ask = ask;
@@ -33,8 +33,8 @@ export class Places {
   }
 
   /**
-   * Looks, with a statement that is sent after this call. All who ask before it is sent get the same one, so that however many they are,
-   * one at a time is under way.
+   * Queries the semaphore's state with a statement that is sent after this call. All callers before the sending share one statement, so
+   * only one is in flight at a time, however many callers there are.
    */
   look(): Promise<Seen> {
     if (this.#next !== undefined) return this.#next;
@@ -52,7 +52,7 @@ export class Places {
     return look;
   }
 
-  /** One of the places that were free, and that nobody here tries for; any of them, so that those who come together don't meet. */
+  /** Picks a free place that nobody in this process is trying for, at random, so that simultaneous callers don't collide. */
   pickFree(seen: Seen): number | undefined {
     const free: number[] = [];
     for (let place = 0; place < this.permits; place += 1) {
@@ -62,12 +62,12 @@ export class Places {
     return free[Math.floor(Math.random() * free.length)];
   }
 
-  /** Whether somebody waits before all who come, here or as was seen. */
+  /** Whether somebody is already waiting, in this process or elsewhere, so that new callers must wait behind. */
   isQueued(seen: Seen): boolean {
     return this.waiting > 0 || seen.has(turnstile);
   }
 
-  /** Nobody here tries for a place while `work` is under way. */
+  /** Runs `work` while nobody else in this process tries for the place. */
   async reserve<T>(at: number, work: () => Promise<T>): Promise<T> {
     this.#trying.add(at);
     try {
@@ -78,19 +78,19 @@ export class Places {
   }
 
   hold(at: number, permit: Lock): void {
-    // What has gone already was told to be free before.
+    // A permit that has already ended was reported as freed before this call.
     if (permit.held || permit.expired) this.#held.set(at, { permit: new WeakRef(permit), isProved: false });
   }
 
-  /** A look that was sent after the grant has shown nobody with another number of permits. */
+  /** Records that a query sent after the grant has shown no holder with another number of permits. */
   prove(at: number): void {
     const held = this.#held.get(at);
     if (held !== undefined) held.isProved = true;
   }
 
   /**
-   * Whether a permit is held here that was proved: whoever comes with another number of permits sees that one. Only one whose release
-   * has not begun is surely held.
+   * Whether this process holds a proved permit, which callers with another number of permits will see. A permit counts only until its
+   * release begins, because after that it may be free.
    */
   get isBacked(): boolean {
     for (const { permit, isProved } of this.#held.values()) if (isProved && permit.deref()?.held) return true;
@@ -107,7 +107,7 @@ export class Places {
     return this.#freed;
   }
 
-  /** Waits so many milliseconds, or until a place here was given back after `since`, whichever comes first. */
+  /** Waits the given number of milliseconds, or until a permit has been released in this process since `since`, whichever comes first. */
   async rest(
     milliseconds: number,
     since: number,
@@ -129,7 +129,7 @@ export class Places {
 }
 
 interface HeldPlace {
-  /** Its handle may be lost without a release, which the locker is to notice. */
+  /** A weak reference, so that the locker notices if the handle is garbage-collected without a release. */
   readonly permit: WeakRef<Lock>;
   isProved: boolean;
 }

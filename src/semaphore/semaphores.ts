@@ -16,20 +16,20 @@ import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { blockBits, blockKey, blockOf, idAt, placeOf } from "./permit-block.ts";
 import { Places } from "./places.ts";
 
-/** What the semaphores of a locker need of it. */
+/** The parts of a locker that its semaphores use. */
 export interface SemaphoresParts {
   readonly admission: Admission;
   readonly store: LockStore<Grant> & {
-    /** Which of a block of 2^`bits` ids anybody holds, counted from the first. */
+    /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. */
     heldIn(first: bigint, bits: number): Promise<readonly number[] | NotReserved>;
   };
   readonly hold: Hold<Grant, Lock>;
   readonly holdForCaller: Hold<Grant, Lock>;
-  /** What is asked for, checked, with the id of the key. @throws {LockerClosedError} */
+  /** Checks the key and the options, and computes the lock id. @throws {LockerClosedError} */
   wanted(key: string, options: AcquireOptions): Wanted;
 }
 
-/** The permits of a locker's callers, and those who want one. */
+/** The semaphores of a locker that are in use. */
 export class Semaphores {
   readonly #parts: SemaphoresParts;
   readonly #inUse = new Map<bigint, Places>();
@@ -38,7 +38,7 @@ export class Semaphores {
     this.#parts = parts;
   }
 
-  /** @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
+  /** Makes a semaphore. @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
   of(key: string, permits: number): Semaphore {
     if (typeof key !== "string") throw new InvalidKeyError(key);
     keyText(key);
@@ -47,7 +47,7 @@ export class Semaphores {
     return new LockerSemaphore({ owner: this.#parts.admission, key, permits, acquire });
   }
 
-  /** A lock of the locker has been given back; it may be a permit. */
+  /** Called when a lock of the locker has been released, which may be a permit. */
   freed(id: bigint): void {
     if (this.#inUse.size === 0) return;
     const block = blockOf(id);
@@ -71,7 +71,7 @@ export class Semaphores {
     const { admission } = this.#parts;
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
-    // A wait for what the caller itself holds would have no end.
+    // A caller that itself holds all permits would wait for ever.
     const reentrant = wait > 0 && this.#hasAll(wanted, permits);
     const places = this.#placesOf(wanted, permits);
     places.users += 1;
@@ -107,7 +107,7 @@ export class Semaphores {
     return new Set(seen);
   }
 
-  /** Whether the functions around this call have all the permits. */
+  /** Whether the `withPermit` functions around this call hold all the permits. */
   #hasAll({ id }: Wanted, permits: number): boolean {
     for (let place = 0; place < permits; place += 1) {
       if (lockAround(this.#parts.admission, idAt(id, placeOf(permits, place))) === undefined) return false;

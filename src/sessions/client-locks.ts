@@ -33,15 +33,15 @@ const taking = "Taking the lock";
 
 export interface ClientLocksOptions {
   readonly trustPooler: boolean;
-  /** The server is to end a session whose TTL has passed, which those of the caller's are not for. */
+  /** Whether the server is to enforce TTLs, which it can't do on callers' sessions. */
   readonly enforced: boolean;
   readonly recovery: RecoveryGrace | undefined;
   readonly tokens: FencingTokens;
 }
 
 /**
- * Locks on sessions of the caller's. What is said to a client stands in its queue behind the caller's own statements, and none of its
- * connections is ever ended in here: if an answer is late, what it brings is given back when it comes.
+ * Locks on callers' sessions. The locker's statements queue behind the caller's own, and the locker never ends a caller's connection: if
+ * an answer comes too late, a lock that it grants is given back then.
  */
 export class ClientLocks {
   readonly #options: ClientLocksOptions;
@@ -50,7 +50,7 @@ export class ClientLocks {
     this.#options = options;
   }
 
-  /** Where a lock is to be had on a client. @throws {InvalidConfigError} */
+  /** The store for locks on a client. @throws {InvalidConfigError} */
   storeOn(client: SessionClient): ClientStore {
     if (this.#options.enforced) {
       const wants =
@@ -60,21 +60,23 @@ export class ClientLocks {
     return new ClientStore(this, client);
   }
 
-  /** Never rejects, and takes seconds at most. */
+  /** Closes the connection that draws fencing tokens. Never rejects, and takes seconds at most. */
   close(): Promise<void> {
     return this.#options.tokens.close();
   }
 
   /**
-   * @throws {InvalidConfigError} it is no client of node-postgres with an open connection
-   * @throws {LockNotAcquiredError} the session has the lock itself
+   * Tries for a lock on the client's session, without waiting in the server.
+   *
+   * @throws {InvalidConfigError} `client` is not a node-postgres client with an open connection
+   * @throws {LockNotAcquiredError} the session itself already has the lock
    * @throws {StandbyError} @throws {PoolerDetectedError} @throws {LockTableFullError} @throws {DatabaseError}
    */
   tryLock(client: SessionClient, request: LockRequest): Promise<Grant | Refusal> {
     return this.#take(client, request, undefined);
   }
 
-  /** The same, and waits in the server for that many milliseconds at most. */
+  /** Like {@link tryLock}, but waits inside the server for at most `bound` milliseconds. */
   waitLock(client: SessionClient, request: LockRequest, bound: number): Promise<Grant | Refusal> {
     return this.#take(client, request, bound);
   }
@@ -89,7 +91,7 @@ export class ClientLocks {
       const wants = "a client of node-postgres, with its connection open";
       throw new InvalidConfigError({ field: "client", got: client, wants });
     }
-    // Whoever has left may not be gone yet: its wait is being cancelled.
+    // A caller that has given up may still have a wait in the server that is being cancelled.
     const before = leaving.get(client)?.get(id);
     if (before !== undefined) await before;
     if (request.abandoned) return { refused: "abandoned" };
@@ -106,14 +108,14 @@ export class ClientLocks {
       leave(client, id, asked);
       patience ??= setTimeout(() => tooLate.abort(new Error("no answer")), statementDeadline);
     };
-    // The client is the caller's code, which may have ended the attempt in the very step.
+    // The client is the caller's code, which may have ended the attempt during the call.
     if (request.abandoned) request.cancel();
     let isOver = false;
     asked.catch(() => {
       isOver = true;
     });
     try {
-      // What is granted after its TTL would be worth nothing.
+      // A lock that is granted after its TTL is useless.
       const deadline = (bound ?? 0) + Math.max(ttl, statementDeadline);
       const granted = await within(deadline, abandonOnAbort(asked, [tooLate]));
       if (!(granted instanceof ClientLock)) ids.delete(id);
@@ -128,13 +130,13 @@ export class ClientLocks {
     }
   }
 
-  /** It may still be granted: the caller's own statements come first. Never rejects. */
+  /** Waits for the answer of an abandoned attempt, which may queue behind the caller's statements, and releases the lock if it was granted. Never rejects. */
   async #undo(asked: Promise<ClientLock | Refusal>, over: () => void): Promise<void> {
     try {
       const late = await asked;
       if (late instanceof ClientLock) await late.release();
     } catch {
-      // Then it is not held, or the next one to ask on this client is told that it is.
+      // Either the lock is not held, or the next attempt on this client will find that it is.
     }
     over();
   }
@@ -161,7 +163,7 @@ export class ClientLocks {
       if (bound === undefined) return { refused: "held" };
       if (left.aborted) return { refused: "abandoned" };
       if (tried.blocks !== true) {
-        throw new Error("a wait on a client of the caller's takes PL/pgSQL, which the role may not use");
+        throw new Error("a wait on the caller's client needs PL/pgSQL, which the role may not use");
       }
       await waitOn(client, waitOnClient({ id, mode, bound: lockTimeout(bound) }), left);
       sentAt = now();
@@ -183,7 +185,7 @@ export class ClientLocks {
   }
 }
 
-/** By client, attempts whose caller has left. */
+/** For each client, the attempts whose caller has given up. */
 const leaving = new WeakMap<object, Map<bigint, Promise<void>>>();
 
 function leave(client: object, id: bigint, asked: Promise<unknown>): void {
@@ -191,13 +193,13 @@ function leave(client: object, id: bigint, asked: Promise<unknown>): void {
   leaving.set(client, all);
   const gone = asked
     .catch(() => {})
-    // What comes of it is noted in the steps after that.
+    // The outcome is recorded in the steps after that.
     .then(() => new Promise<void>((resolve) => setImmediate(resolve)))
     .then(() => void all.delete(id));
   all.set(id, gone);
 }
 
-/** The locks that a client has by us, or that are asked for on it. */
+/** For each client, the ids of the locks that this library holds or is acquiring on it. */
 const ids = new WeakMap<object, Set<bigint>>();
 
 function idsOn(client: object): Set<bigint> {
@@ -221,7 +223,7 @@ interface Taken {
 
 class ClientLock implements Grant {
   fencingToken: bigint | undefined;
-  /** Nothing in the server ends it but its session. */
+  /** False: the server never ends the lock by its TTL, only with its session. */
   readonly lapses = false;
   provenAt: Instant;
   #goneBecause: Error | undefined;
@@ -266,9 +268,9 @@ class ClientLock implements Grant {
       }
     } catch (error) {
       if (error instanceof DatabaseError) throw error;
-      // The session lives, and can do nothing in a transaction that has failed: not give the lock up, either.
+      // The session is alive, but in a failed transaction it can't run anything, not even an unlock.
       if (!isOfFailedTransaction(error)) {
-        // Whoever holds it relies on it no more; the session may well have it.
+        // The holder no longer relies on the lock, but the session may still have it.
         this.release().catch(() => {});
         throw error;
       }
@@ -298,14 +300,14 @@ class ClientLock implements Grant {
   }
 
   /**
-   * In a transaction that has failed, the server takes nothing but its end. So whenever the client has done what it was told, the lock is
-   * given back, if that can be by now.
+   * Releases the lock later. In a failed transaction the server accepts nothing except the transaction's end, so the unlock is tried
+   * again each time the client has finished a statement.
    */
   #unlockLater(): void {
     idsOn(this.#client).add(this.#taken.id);
     let isAsking = false;
     const retry = (): void => {
-      // The end of our own statement is one of those moments, too.
+      // The end of our own statement triggers this as well.
       if (isAsking) return;
       isAsking = true;
       const over = (): void => {

@@ -2,7 +2,7 @@ import type { SessionClient } from "../contract/clients.ts";
 import type { ClientLocks } from "./client-locks.ts";
 import { type Grant, type LockRequest, type LockStore, type TryListener, tell } from "./grant.ts";
 
-/** A client as a place where locks are to be had: in the server at once, because the caller may have a transaction open on it. */
+/** The store for locks on a caller's client. A wait begins in the server at once, because the caller may have a transaction open. */
 export class ClientStore implements LockStore<Grant> {
   readonly bringsPlace = true;
   readonly skipsLine = true;

@@ -26,7 +26,7 @@ export class Turns {
 /** What we have said to a client. The driver doesn't like a queue: it warns of one that is long. */
 const turns = new Turns();
 
-/** One statement, and its answer, however long the client takes. */
+/** Runs one statement on a client in turn, and returns its answer, however long the client takes. */
 export async function sayTo<T>(
   client: SessionClient,
   { text }: Statement,
@@ -35,7 +35,7 @@ export async function sayTo<T>(
   return answerOf<T>(client, await turns.take(client, () => client.query(text, values)));
 }
 
-/** A wait in the server, which is cancelled if the caller leaves. */
+/** Runs a wait inside the server, and cancels it if the caller gives up. */
 export async function waitOn(client: SessionClient, text: string, left: Stop): Promise<void> {
   const cancel = async (): Promise<void> => {
     if (isUnderWay(client, text)) await cancelStatement(client as unknown as Client);

@@ -39,7 +39,7 @@ export interface DedicatedSessionsOptions {
   readonly events: LockEventSource;
 }
 
-/** One session of the pool for each lock, for as long as it is held: the arrangement of the Go package. */
+/** Uses one session of the pool for each lock for as long as the lock is held, as the Go package does. */
 export class DedicatedSessions {
   readonly #options: DedicatedSessionsOptions;
   readonly #enforced: boolean;
@@ -53,8 +53,8 @@ export class DedicatedSessions {
   }
 
   /**
-   * Tries once. A failure is a {@link LockNotAcquiredError} with the reason `"connection-timeout"`, a {@link StandbyError},
-   * {@link PoolerDetectedError} or {@link DatabaseError}.
+   * Tries for a lock once. Fails with a {@link LockNotAcquiredError} with the reason `"connection-timeout"`, a {@link StandbyError},
+   * a {@link PoolerDetectedError} or a {@link DatabaseError}.
    */
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
     tell(listener, this.#tryLock(request));
@@ -83,7 +83,7 @@ export class DedicatedSessions {
     const doing = "Taking the lock";
     request.sent = true;
     try {
-      // There the TTL does not run: if the link died with the answer, the lock would stay for as long as the server keeps the session.
+      // In a transaction, `idle_session_timeout` doesn't apply: if the link died, the lock would stay as long as the server keeps the session.
       session.assertOutsideTransaction(doing);
       const refusal = await recovery?.refuses(session);
       if (refusal !== undefined) {
@@ -119,7 +119,7 @@ export class DedicatedSessions {
     }
   }
 
-  /** How many carry a lock. */
+  /** How many sessions carry a lock. */
   get size(): number {
     return this.#sessions.size;
   }
@@ -133,14 +133,14 @@ export class DedicatedSessions {
     });
   }
 
-  /** Whether a connection of the pool is to be had without a queue. */
+  /** Whether the pool would hand out a connection without queueing. */
   canTry(): boolean {
     return hasRoom(this.#options.pool);
   }
 
   /**
-   * Tries, if a look at the server's list of locks, together with all who ask at the same time, finds the lock free: each try takes a
-   * connection of the pool. A failure is as that of {@link tryLock}.
+   * Tries for a lock only if it looks free in the server's list of locks, which one query reads for all simultaneous callers: each try
+   * needs a connection of the pool. Fails as {@link tryLock} does.
    */
   pollLock(request: LockRequest, listener: TryListener<Grant>): void {
     tell(listener, this.#pollLock(request));
@@ -152,11 +152,11 @@ export class DedicatedSessions {
     return request.abandoned ? { refused: "abandoned" } : await this.#tryLock(request);
   }
 
-  /** Has no session but those of locks, which end with them. */
+  /** Does nothing: every session belongs to a lock and ends with it. */
   async close(): Promise<void> {}
 }
 
-/** A lock, and how its session was when it got it. */
+/** A lock, and the settings that its session had before. */
 interface Opened {
   readonly key: string;
   readonly id: bigint;
@@ -229,7 +229,7 @@ class DedicatedLock implements Grant {
     }
   }
 
-  /** After a failure nothing is known of the lock: only the end of its session is sure to free it. */
+  /** Destroys the session after a failure, because then only the end of the session is sure to free the lock. */
   #destroyed(error: unknown): unknown {
     this.#session.destroy(toError(error));
     return aboutKey(error, this.#opened.key);

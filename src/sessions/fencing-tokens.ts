@@ -9,26 +9,26 @@ import { type DrawAnswer, drawToken, openDrawing } from "../postgres/sql.ts";
 export interface FencingTokensOptions {
   readonly pool: Pool;
   readonly namespace: number;
-  /** Milliseconds to connect in. */
+  /** The time-out of connecting, in milliseconds. */
   readonly connectWithin: number;
 }
 
 interface Draw {
-  /** The server that granted the lock, as {@link DrawAnswer.server} tells it. */
+  /** The server that granted the lock, in the form of {@link DrawAnswer.server}. */
   readonly server: string;
   resolve(token: bigint): void;
   reject(error: unknown): void;
 }
 
-/** Milliseconds that the session is kept for the next draw. */
+/** How long the session is kept for the next draw, in milliseconds. */
 const linger = 500;
 
 /**
- * Draws the tokens of locks that are carried by shared sessions, on a session that carries no lock: its commits may hang, with a disk
- * that stalls or a synchronous standby that is away, and then no lock is lost but the one that was asked for.
+ * Draws the fencing tokens for locks on shared sessions, on a session that carries no lock. Its commits may hang, because of a stalled
+ * disk or an absent synchronous standby; then only the lock that needs the token is lost.
  *
- * A token is drawn while the lock is held: see {@link FencingTokens.draw}. It is drawn on the same server, because a server that was
- * promoted meanwhile would give a larger one to a holder of the old one.
+ * A token is drawn while the lock is held: see {@link FencingTokens.draw}. It is drawn on the server that granted the lock, because a
+ * server that was promoted since would give a holder of the old server a larger token.
  */
 export class FencingTokens {
   readonly #options: FencingTokensOptions;
@@ -43,14 +43,14 @@ export class FencingTokens {
   }
 
   /**
-   * Draws a token for a lock that a session has. What is asked for at the same time gets the same token.
+   * Draws a token for a lock that a session holds. Simultaneous calls get the same token.
    *
-   * It is larger than that of every holder before if the session had the lock until it was drawn. If the server had ended the session
-   * by then, it would have granted the lock to somebody else, who may have a smaller one: so the session is proved afterwards.
+   * The token is larger than that of every earlier holder only if the session still held the lock when it was drawn. If the server had
+   * ended the session by then, it could have granted the lock to somebody else with a smaller token, so the session is proved afterwards.
    *
-   * @param server the one that granted the lock, as {@link DrawAnswer.server} tells it
-   * @param prove asks the session whether it has the lock still, and rejects if not
-   * @throws {DatabaseError} none could be had @throws what `prove` rejects with
+   * @param server the server that granted the lock, in the form of {@link DrawAnswer.server}
+   * @param prove asks the session whether it still has the lock, and rejects if not
+   * @throws {DatabaseError} no token could be drawn @throws what `prove` rejects with
    */
   async draw(server: string, prove: () => Promise<unknown>): Promise<bigint> {
     const token = await new Promise<bigint>((resolve, reject) => {
@@ -61,7 +61,7 @@ export class FencingTokens {
     return token;
   }
 
-  /** Never rejects, and takes seconds at most. */
+  /** Closes the session. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#leaving);
@@ -72,7 +72,7 @@ export class FencingTokens {
     else await opened.end();
   }
 
-  /** Never rejects. */
+  /** Serves all pending draws. Never rejects. */
   async #drawAll(): Promise<void> {
     this.#isDrawing = true;
     clearTimeout(this.#leaving);
@@ -91,7 +91,7 @@ export class FencingTokens {
     this.#opened?.client.unref?.();
   }
 
-  /** Once more on a new session, if the one there is has ended, or is one with another server. */
+  /** Draws one token. Tries again on a new session if the present one has ended or is with another server. */
   async #draw(draws: readonly Draw[]): Promise<bigint> {
     const servers = new Set(draws.map(({ server }) => server));
     for (let tries = 1; ; tries += 1) {
@@ -132,5 +132,5 @@ export class FencingTokens {
   }
 }
 
-/** As an error has it. */
+/** The operation's name in errors. */
 export const drawing = "Drawing a fencing token";

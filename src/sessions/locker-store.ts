@@ -2,18 +2,18 @@ import type { Leader } from "../contract/election.ts";
 import type { NotReserved } from "../postgres/reservation.ts";
 import type { Grant, LockStore } from "./grant.ts";
 
-/** Where the locks of a locker live, and what is opened for them. */
+/** The store in which a locker's locks live. */
 export interface LockerStore extends LockStore<Grant> {
-  /** Proves that locks could be taken now. */
+  /** Proves that a lock could be acquired now. */
   ping(): Promise<void>;
-  /** Ends what was opened. Never rejects, and takes seconds at most. */
+  /** Closes everything that the store opened. Never rejects, and takes seconds at most. */
   close(): Promise<void>;
-  /** Whether a lock whose TTL has passed is free, whatever has become of its holder. */
+  /** Whether an expired lock is freed even if its holder is cut off. */
   readonly freesExpired: boolean;
-  /** Who holds the lock alone, and is seen to. */
+  /** The holder of an exclusive lock, if the server shows one. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
-  /** Which of a block of 2^`bits` ids anybody holds, counted from the first one. */
+  /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. */
   heldIn(first: bigint, bits: number): Promise<readonly number[] | NotReserved>;
-  /** How many sessions carry locks, or are waited on. */
+  /** How many sessions carry locks or have a caller waiting on them. */
   readonly sessionCount: number;
 }

@@ -12,18 +12,18 @@ interface Look {
   reject(error: unknown): void;
 }
 
-/** Looks for locks that are free, for all who ask in the same step in one statement. */
+/** Checks whether locks are free, with one statement for all calls in the same turn of the event loop. */
 export class LooksForFree {
   readonly #from: { pool: Pool; wait: number };
   #looks: Look[] = [];
 
-  /** `wait`: milliseconds for a connection. */
+  /** `wait`: how long to wait for a connection, in milliseconds. */
   constructor(from: { pool: Pool; wait: number }) {
     this.#from = from;
   }
 
   /**
-   * Whether a try is worth while. That the lock is free is only likely.
+   * Whether a lock is likely to be free, so that a try is worthwhile.
    *
    * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError}
    */
@@ -34,7 +34,7 @@ export class LooksForFree {
     });
   }
 
-  /** Never rejects. */
+  /** Sends the statement for these checks and settles them. Never rejects. */
   async #look(looks: readonly Look[]): Promise<void> {
     let session: Session | undefined;
     try {

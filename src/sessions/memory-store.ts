@@ -3,7 +3,7 @@ import { elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./grant.ts";
 import type { LockerStore } from "./locker-store.ts";
 
-/** Locks of one process. */
+/** Locks inside one process. */
 export class MemoryStore implements LockerStore {
   readonly sessionCount = 0;
   readonly #isEnforced: boolean;
@@ -104,12 +104,12 @@ class MemoryLock implements Grant {
     this.#free = rest.free;
   }
 
-  /** Whoever asks next finds that it has, also if the holder's timer is late. */
+  /** Whether the lock has expired and may be taken over. Read by the next caller, so that a late timer of the holder doesn't matter. */
   get lapsed(): boolean {
     return this.lapses && elapsedSince(this.provenAt) >= this.#ttl;
   }
 
-  /** Nothing ends a lock in memory but its holder and its TTL, which the handle counts as well. */
+  /** Never calls back: a lock in memory is ended only by its holder or by its TTL, which the handle measures itself. */
   onGone(): void {}
 
   async refresh(ttl: number): Promise<Instant> {

@@ -7,8 +7,8 @@ import { boundedWait, Session, statementDeadline } from "../postgres/session.ts"
 import { type HeldInBlock, heldInBlock, type SoleHolder, soleHolder } from "../postgres/sql-look.ts";
 
 /**
- * Looks at locks on a session of the pool, which goes back after the one statement; or on one beside the pool, if that has a single
- * connection: the application may be at work on it while it waits for what is looked at.
+ * Reads the server's list of locks on a session of the pool, which is returned after one statement. If the pool has only one connection,
+ * it uses a session beside the pool, because the application may be using that connection while it waits for the answer.
  */
 export class PoolLook {
   readonly #pool: Pool;
@@ -16,28 +16,30 @@ export class PoolLook {
   readonly #running = new Set<Promise<unknown>>();
   #isClosed = false;
 
-  /** `connWaitTimeout`: milliseconds. */
+  /** `connWaitTimeout`: how long to wait for a connection, in milliseconds. */
   constructor({ pool, connWaitTimeout }: { pool: Pool; connWaitTimeout: number }) {
     this.#pool = pool;
     this.#wait = connWaitTimeout;
   }
 
-  /** @returns who holds the lock alone, if anybody does @throws {DatabaseError} */
+  /** Looks up the holder of an exclusive lock. @throws {DatabaseError} */
   async holderOf(id: bigint): Promise<SoleHolder | NotReserved | undefined> {
     const seen = await this.#ask<SoleHolder[]>("Looking for a holder", soleHolder, [id.toString()]);
     return "refused" in seen ? seen : seen[0];
   }
 
   /**
+   * Looks up which ids of a block are held by anybody.
+   *
    * @param first the smallest id of a block of 2^`bits` ids, at most 2^32
-   * @returns which of the block are held by anybody, counted from `first`
+   * @returns the held ids, as offsets from `first`
    * @throws {DatabaseError}
    */
   heldIn(first: bigint, bits: number): Promise<HeldInBlock | NotReserved> {
     return this.#ask<HeldInBlock>("Looking for free permits", heldInBlock, [first.toString(), String(bits)]);
   }
 
-  /** Lets no more looks begin; resolves when those that were sent have ended. Never rejects. */
+  /** Refuses new queries, and resolves when those in flight have ended. Never rejects. */
   async close(): Promise<void> {
     this.#isClosed = true;
     await Promise.allSettled(this.#running);

@@ -20,18 +20,18 @@ import type { RecoveryGrace } from "./recovery-grace.ts";
 import { SharedSessions } from "./shared-sessions.ts";
 import { WaitingSessions } from "./waiting-sessions.ts";
 
-/** Milliseconds that are left for the proof that locks are kept, however long the first grant took. */
+/** The least time for the proof that locks are kept, in milliseconds, however long the first grant took. */
 const shortestProof = 100;
 
 export interface PostgresStoreOptions {
-  /** Where locks live. */
+  /** The pool on whose server locks live. */
   readonly pool: Pool;
-  /** The pool is the locker's own, and ends with it. */
+  /** Whether the locker made the pool itself, and so ends it. */
   readonly ownsPool: boolean;
-  /** Where reads go, if that is elsewhere. */
+  /** The pool for reads, if that is another one. */
   readonly readPool: Pool | undefined;
   readonly namespace: number;
-  /** Milliseconds; infinite: without a bound. */
+  /** The longest wait for a connection, in milliseconds; infinite: without a bound. */
   readonly connWaitTimeout: number;
   readonly pooler: "refuse" | "session";
   readonly sessions: "dedicated" | "shared";
@@ -41,11 +41,11 @@ export interface PostgresStoreOptions {
   readonly ttlEnforcement: "client" | "server";
   readonly recovery: RecoveryGrace | undefined;
   readonly events: LockEventSource;
-  /** Whoever waits may find a place in the server. */
+  /** Called when a place for a wait inside the server may have become free. */
   onPlaceFree(): void;
 }
 
-/** Locks as session advisory locks of a PostgreSQL. */
+/** The store of a `PostgresLocker`: locks are session advisory locks. */
 export class PostgresStore implements LockStore<Grant> {
   readonly #sessions: DedicatedSessions | SharedSessions;
   readonly #waiting: WaitingSessions;
@@ -105,7 +105,7 @@ export class PostgresStore implements LockStore<Grant> {
     tell(listener, waiting);
   }
 
-  /** Who holds a lock alone, if anybody is seen to. @throws {DatabaseError} */
+  /** The holder of an exclusive lock, if the server shows one. @throws {DatabaseError} */
   async holderOf(id: bigint) {
     const seen = await this.#look.holderOf(id);
     if (seen === undefined || "refused" in seen) return undefined;
@@ -117,17 +117,17 @@ export class PostgresStore implements LockStore<Grant> {
     };
   }
 
-  /** Which of a block of 2^`bits` ids anybody holds, counted from the first one. @throws {DatabaseError} */
+  /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. @throws {DatabaseError} */
   heldIn(first: bigint, bits: number) {
     return this.#look.heldIn(first, bits);
   }
 
-  /** @throws what `ping()` does */
+  /** Proves that a lock could be acquired now. @throws what `locker.ping()` throws */
   async ping(): Promise<void> {
     await Promise.all(this.#pools.map((each) => pingPool(each, this.#deadline)));
   }
 
-  /** Gives back every session, and ends what the locker opened. Never rejects, and takes seconds at most. */
+  /** Returns every session, and closes the connections that the locker opened. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
     await this.#look.close();
     await this.#sessions.close();
@@ -135,7 +135,7 @@ export class PostgresStore implements LockStore<Grant> {
     if (this.#ownPool !== undefined) await endPool(this.#ownPool);
   }
 
-  /** Before it waits, because a proof between a grant and its answer would hold up all those who wait behind it. */
+  /** Proves the server before the wait, because a proof between a grant and its answer would delay all callers behind it. */
   async #proveThenWait(request: LockRequest, bound: number): Promise<Grant | Refusal> {
     const start = performance.now();
     await this.#locksKept.prove(Math.min(this.#deadline, bound));
@@ -144,17 +144,17 @@ export class PostgresStore implements LockStore<Grant> {
   }
 
   /**
-   * What is granted goes out only once it is known that the server keeps its locks. If that takes long, it is given back, and taken
-   * anew afterwards.
+   * Hands out the first grant only after a proof that the server keeps its locks. If the proof takes long, the lock is released and
+   * acquired anew afterwards.
    */
   async #proveFirst(request: LockRequest, how: "tryLock" | "pollLock"): Promise<Grant | Refusal> {
     const start = performance.now();
     const granted = await promised<Grant>((listener) => this.#sessions[how](request, listener));
     if ("refused" in granted) return granted;
-    // The proof counts into the wait for a connection, as the session of the grant does.
+    // The time for the proof is part of the wait for a connection, as is the time for the grant's session.
     const proof = this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
     try {
-      // The TTL runs all the while, and the caller may leave.
+      // During the proof the TTL runs, and the caller may give up.
       await within(request.ttl / 10, proof);
       return granted;
     } catch {

@@ -5,10 +5,10 @@ import { sessionTimeout } from "./server-ttl.ts";
 import { assertTrusted } from "./trust.ts";
 
 /**
- * Proves that a session which carries one lock is the one that it was granted on, and sets its time-out to another TTL where `lapses`.
+ * Proves that a session with one lock is still the one on which the lock was granted. If `lapses`, also sets its time-out for a new TTL.
  *
- * @returns when the proof was asked for
- * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} then the session is not to be trusted any more
+ * @returns when the proof was sent
+ * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} then the session can't be trusted any more
  */
 export async function proveSession(
   session: Session,

@@ -11,39 +11,39 @@ import {
 } from "../postgres/sql-recovery.ts";
 import { assertTrusted } from "./trust.ts";
 
-/** Asks in a transaction, whoever's it is. */
+/** Runs a statement in a transaction, the locker's own or a caller's. */
 export type AskTransaction = <T>(statement: Statement, values: Array<string | null>) => Promise<T>;
 
 /**
- * Nobody is granted a lock before the server's lock table is older than the grace.
+ * Lets no lock be granted until the server's lock table is older than the grace.
  *
- * A crash, a restart or a promotion takes every lock away, while a holder who is cut off relies on its own for the rest of its TTL. No
- * TTL is longer than the grace, so when that has passed, none of them does any more.
+ * A crash, a restart or a promotion removes every lock, but a holder that is cut off relies on its lock for the rest of its TTL. No TTL
+ * is longer than the grace, so once the grace has passed, no such holder is left.
  *
  *     a session is opened ──its server's table is older than the grace──▶ may be granted locks, and is a witness
  *                         └─younger──▶ goes back; its caller is told how long it takes, or waits
  *
- * A session never sees its table made anew, because it ends with it: once asked, a session is asked no more. Asked is
+ * A session ends with its server's lock table, so it has to be checked only once. The age of the table is known from
  *
- * 1. the age by the server's clock: see the evidence in `sql-recovery.ts`;
- * 2. if that is too young, the *witness*: a shared advisory lock of sessions that know the table to be older than the grace. It goes with
- *    the table, so whoever finds it knows the same;
- * 3. the locker itself, which has known the table for a while, by its own monotonic clock.
+ * 1. the server's clock: see the evidence in `sql-recovery.ts`;
+ * 2. if that says too young, the *witness*: a shared advisory lock of sessions that know that the table is older than the grace. The
+ *    lock vanishes with the table, so a session that finds it knows the same;
+ * 3. the locker itself, if it has known the table for a while, by its own monotonic clock.
  *
- * The wall clock of this machine has no say: set forward, it would shorten the grace.
+ * The wall clock of this machine isn't used: if it were set forward, it would shorten the grace.
  */
 export class RecoveryGrace {
-  /** In whole milliseconds. */
+  /** The grace in whole milliseconds. */
   readonly grace: number;
-  /** Milliseconds that the table must be old: the grace, and a margin for a holder whose clock goes slower. */
+  /** The age that the table must have, in milliseconds: the grace plus a margin for a holder whose clock runs slower. */
   readonly #oldEnough: number;
   readonly #trustPooler: boolean;
   #known: KnownTable | undefined;
-  /** Whose backend stays the same, and was asked. */
+  /** Clients that have been checked and whose backend stays the same. */
   readonly #admitted = new WeakSet<object>();
   readonly #witnesses = new WeakSet<Client>();
 
-  /** `grace`: milliseconds. */
+  /** `grace`: in milliseconds. */
   constructor(options: { grace: number; trustPooler: boolean }) {
     this.grace = Math.ceil(options.grace);
     this.#oldEnough = this.grace + Math.ceil(this.grace / 1_000) + 1;
@@ -51,10 +51,10 @@ export class RecoveryGrace {
   }
 
   /**
-   * Whether locks may be granted on a session, which is then a witness until {@link leave}.
+   * Checks whether locks may be granted on a session. If so, the session is a witness until {@link leave}.
    *
-   * @returns `undefined` if so; else nothing of the session has changed
-   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError} then it is unknown what the session has
+   * @returns `undefined` if locks may be granted; otherwise the session is unchanged
+   * @throws {StandbyError} @throws {PoolerDetectedError} @throws {DatabaseError} then the state of the session is unknown
    */
   async refuses(session: Session): Promise<Recovering | undefined> {
     if (this.#admitted.has(session.client)) return undefined;
@@ -69,17 +69,17 @@ export class RecoveryGrace {
     return undefined;
   }
 
-  /** Before a session goes back to its pool. @throws {DatabaseError} it may still be a witness */
+  /** Makes a session a witness no longer, before it is returned to its pool. @throws {DatabaseError} it may still be a witness */
   async leave(session: Session): Promise<void> {
     if (!this.#witnesses.delete(session.client)) return;
     await session.run("Returning a session", dropWitness, [this.grace.toString()], statementDeadline);
   }
 
   /**
-   * Whether a lock may be granted in the transaction that a client is in. Behind a pooler each transaction may be another session's, and
-   * each is asked.
+   * Checks whether a lock may be granted in a client's current transaction. Behind a pooler another session may serve each transaction,
+   * so each is checked.
    *
-   * @returns `undefined` if so; else nothing of the transaction has changed
+   * @returns `undefined` if a lock may be granted; otherwise the transaction is unchanged
    * @throws {StandbyError} @throws {DatabaseError} @throws what `ask` throws
    */
   async refusesTransaction(client: object, ask: AskTransaction): Promise<Recovering | undefined> {
@@ -92,7 +92,7 @@ export class RecoveryGrace {
     return refusal;
   }
 
-  /** The values of a question, and when it was asked. */
+  /** The values for the statement, and when it is sent. */
   #question(announcedPid: number | undefined): { values: Array<string | null>; sent: number } {
     const sent = performance.now();
     const known = this.#known;
@@ -109,11 +109,13 @@ export class RecoveryGrace {
 
   #judge({ seen }: LockTableAnswer, sent: number): Recovering | undefined {
     if (seen === null || seen.table === null) {
-      const cause = new Error("the server does not tell when it was started, or had its statistics reset");
+      const cause = new Error(
+        "the server does not say when it was started, or when its statistics were reset",
+      );
       throw new DatabaseError({ doing, cause });
     }
     const { table, isOld } = seen;
-    // By the witness, it is older than the server's clock says.
+    // If there is a witness, the table is older than the server's clock says.
     const age = isOld ? Math.max(seen.age, this.#oldEnough) : seen.age;
     const known = this.#known;
     if (known?.table !== table) {
@@ -128,13 +130,13 @@ export class RecoveryGrace {
 
 const doing = "Asking how old the server's lock table is";
 
-/** A lock table that a locker has seen; moments by `performance.now()`. */
+/** A lock table that a locker has seen. Moments are by `performance.now()`. */
 interface KnownTable {
   readonly table: string;
-  /** Milliseconds that it was old, at least, at {@link knownAt}: when the answer came. */
+  /** The least age of the table in milliseconds at {@link knownAt}, when the answer came. */
   age: number;
   knownAt: number;
-  /** When it was last asked for, and existed after that. */
+  /** When the last statement that saw the table was sent: the table existed after that. */
   seenAt: number;
 }
 
@@ -142,7 +144,7 @@ function ageOf({ age, knownAt }: KnownTable): number {
   return age + performance.now() - knownAt;
 }
 
-/** A TTL, checked by `assertTtl`, and against a grace in milliseconds. */
+/** Checks a TTL with `assertTtl`, and against a grace in milliseconds. */
 export function assertTtlWithin(
   grace: number,
   assertTtl: (got: unknown) => number,

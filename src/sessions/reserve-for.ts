@@ -5,10 +5,10 @@ import { Session } from "../postgres/session.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 
 /**
- * Reserves a session for whoever wants a lock, if they still want it when there is one.
+ * Reserves a session for a request for a lock, if the request has not been abandoned by the time there is one.
  *
  * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError} as {@link reserveSession} does
- * @throws {LockTableFullError} which a server without room says to whoever connects, too
+ * @throws {LockTableFullError} the server's lock table is full, which also keeps clients from connecting
  */
 export async function reserveFor(
   request: LockRequest,
@@ -30,7 +30,7 @@ export async function reserveFor(
   return { refused: "abandoned" };
 }
 
-/** That no session was to be had is the failure of whoever wanted it for a lock. */
+/** Turns a failure to get a session into a failure to take the lock of `key`. */
 function aboutTaking(error: unknown, key: string): unknown {
   if (!(error instanceof DatabaseError)) return error;
   return new DatabaseError({ doing: "Taking the lock", key, cause: error.cause });

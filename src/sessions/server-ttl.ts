@@ -2,15 +2,15 @@ import { milliseconds } from "../contract/duration.ts";
 import { InvalidTtlError } from "../contract/errors.ts";
 import type { TrustRule } from "../runtime/trust-window.ts";
 
-// A TTL that the server enforces is the `idle_session_timeout` of the holder's session, which the server ends when nothing
-// has come from its client for so long
+// If the server enforces a TTL, the TTL is the `idle_session_timeout` of the holder's session: the server ends the session when its
+// client has sent nothing for that long
 // (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT).
 
-/** Milliseconds: the setting's range. 0 is none at all, and so is less than half a millisecond, which rounds to it. */
+/** The smallest value of the setting, in milliseconds. 0 means no time-out, and anything below half a millisecond rounds to 0. */
 const shortest = 1;
 const longest = 2 ** 31 - 1;
 
-/** @returns milliseconds @throws {InvalidTtlError} */
+/** Checks a TTL that the server is to enforce. @returns milliseconds @throws {InvalidTtlError} */
 export function assertEnforceableTtl(got: unknown): number {
   const ttl = milliseconds(got);
   if (ttl === undefined || !(ttl >= shortest && ttl <= longest)) {
@@ -22,45 +22,44 @@ export function assertEnforceableTtl(got: unknown): number {
   return ttl;
 }
 
-/** The setting for a TTL. Rounded up: the server may never end a session before its holder stops believing. */
+/** The `idle_session_timeout` for a TTL. Rounded up, because the server must not end a session while its holder still relies on the lock. */
 export function sessionTimeout(ttl: number): string {
   return Math.ceil(ttl).toString();
 }
 
 /**
- * Milliseconds after the last proof was sent that a holder may believe: a TTL less a margin.
+ * How many milliseconds after the last proof was sent a holder may rely on its lock: the TTL minus a margin.
  *
- * The server's timer begins when it has answered, later than that by the way there and back, so that without a margin the
- * holder would be first already; but not where the two clocks differ in rate. 0.1 % is twice what a clock that NTP is
- * pulling straight may differ, and a millisecond is what both round to.
+ * The server's timer begins only when the server has answered, so even without a margin the holder would stop first, unless the two clocks
+ * differ in rate. 0.1 % is twice the largest difference of a clock that NTP is slewing, and both clocks round to a millisecond.
  */
 export function believable(ttl: number): number {
   return ttl - Math.min(1 + ttl / 1_000, ttl / 10);
 }
 
-/** If the server ends what a TTL is of. */
+/** The rule if the server enforces the TTL. */
 export const enforcedRule: TrustRule = { trusted: believable, enforced: true };
-/** If nothing ends in the server when a TTL has passed: there is no margin. */
+/** The rule if the server does not enforce the TTL: there is no margin. */
 export const clientRule: TrustRule = { trusted: (ttl) => ttl, enforced: false };
 
-/** The same of a lock: without a margin where its TTL ends nothing in the server. */
+/** How many milliseconds after its last proof a lock may be relied on: with a margin only if the server enforces its TTL. */
 export function believableOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {
   return lapses ? believable(ttl) : ttl;
 }
 
 /**
- * For a link that has died under a session that is not idle: `tcp_keepalives_idle` and `_interval` in seconds, such that
- * three unanswered probes take about a TTL; and `tcp_user_timeout` in milliseconds. Of no effect over a Unix socket.
+ * The TCP settings that end a session whose link dies while it is not idle: `tcp_keepalives_idle` and `_interval` in seconds, such that
+ * three unanswered probes take about a TTL, and `tcp_user_timeout` in milliseconds. They have no effect on a Unix socket.
  */
 export function tcpTimeouts(ttl: number): [keepalive: string, userTimeout: string] {
-  // 32767 s is the most that Linux takes.
+  // Linux accepts at most 32767 s.
   const keepalive = Math.min(Math.max(Math.ceil(ttl / 4_000), 1), 32_767);
   return [keepalive.toString(), Math.ceil(ttl).toString()];
 }
 
 /**
- * Which locks may share a session, if the server enforces their TTLs: those within a factor of four. The smallest of a session decides
- * how long it may be silent, so a short TTL beside a long one would end that with the first stall of the process.
+ * The class of a TTL that the server enforces. Only locks of one class share a session; their TTLs are within a factor of four. The
+ * smallest TTL on a session limits how long the session may be silent, so if the process stalls, a short TTL would end long ones too.
  */
 export function ttlClassOf(ttl: number): number {
   return Math.floor(Math.log2(ttl) / 2);

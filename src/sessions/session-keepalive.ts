@@ -13,55 +13,55 @@ type State =
 const resting: State = { is: "resting" };
 
 /**
- * How long the server keeps a session of which it hears nothing: the smallest TTL of the locks on it, where the server
- * enforces TTLs; else for ever. Speaks often enough to keep it, and to prove the locks that refresh themselves; and says when
- * the lease may have passed.
+ * Keeps a shared session alive. If the server enforces TTLs, it ends a session that has been silent for the smallest TTL of its locks (the
+ * session's lease). The keepalive sends a statement often enough to prevent that, and to prove the locks that refresh themselves. It
+ * also reports when the lease may have passed.
  */
 export class SessionKeepalive {
   readonly #speak: () => Promise<unknown>;
   readonly #lapse: () => void;
   readonly #overdue: () => void;
-  /** What the server has, or may have: its TTL is infinite if the server enforces none. */
+  /** The lease that the server applies or may apply: infinite if the server enforces no TTL. */
   readonly #window = new TrustWindow(Number.POSITIVE_INFINITY, now(), enforcedRule);
-  /** What the statement under way asks for. */
+  /** The lease that the statement in flight sets. */
   #asked: AskedTtl | undefined;
-  /** The smallest TTL of the locks that are to be proved over and over, in milliseconds. */
+  /** The smallest TTL of the locks that refresh themselves, in milliseconds. */
   #proofWithin = Number.POSITIVE_INFINITY;
-  /** Of either, after which a session that has been silent speaks: no more than a third, and not the same for all. */
+  /** The share of the lease or TTL after which a silent session sends a statement: at most a third, jittered so that sessions differ. */
   readonly #restShare = 0.28 + Math.random() * 0.05;
   #state: State = resting;
 
-  /** `overdue`: nothing has been proved for the smallest TTL of those that are to be. */
+  /** `speak` sends a statement. `lapse`: the lease may have passed. `overdue`: locks that refresh themselves were not proved in time. */
   constructor(parts: { speak(): Promise<unknown>; lapse(): void; overdue(): void }) {
     this.#speak = parts.speak;
     this.#lapse = parts.lapse;
     this.#overdue = parts.overdue;
   }
 
-  /** When the statement was sent that last showed the session to live. */
+  /** When the last statement that proved the session was sent. */
   get provenAt(): Instant {
     return this.#window.provenAt;
   }
 
-  /** Milliseconds, from the last proof, or from one that may have come. */
+  /** Milliseconds until the lease may have passed. */
   get left(): number {
     return this.#window.left;
   }
 
-  /** From now on it is to be proved at a third of so many milliseconds at the latest. */
+  /** From now on, the session is proved after at most a third of `ttl` milliseconds. */
   proveWithin(ttl: number): void {
     if (ttl === this.#proofWithin) return;
     this.#proofWithin = ttl;
     this.#watch();
   }
 
-  /** A statement is about to be sent that sets the lease. */
+  /** Records that a statement that sets the lease is about to be sent. */
   asked(lease: number): void {
     this.#asked = this.#window.ask(lease);
     if (lease < this.#window.ttl) this.#watch();
   }
 
-  /** The statement was answered, and the session is what it was. `lease`: the one that it set, if it set one. */
+  /** Records that a statement was answered by the same session. `lease`: the lease that the statement set, if it set one. */
   proven(lease: number | undefined, sentAt: Instant): void {
     if (lease === undefined) {
       this.#window.extend(sentAt);
@@ -74,13 +74,13 @@ export class SessionKeepalive {
     this.#watch();
   }
 
-  /** What was asked has failed, and changed nothing. */
+  /** Records that the statement has failed and changed nothing. */
   failed(): void {
     if (this.#asked !== undefined) this.#window.forget(this.#asked);
     this.#asked = undefined;
   }
 
-  /** There is nothing to keep any more, for now. The server's time goes on all the same. */
+  /** Stops for now, because there is nothing to keep alive. The server's timer goes on. */
   rest(): void {
     this.#proofWithin = Number.POSITIVE_INFINITY;
     this.#rest();
@@ -91,7 +91,7 @@ export class SessionKeepalive {
     this.#state = resting;
   }
 
-  /** Sets the alarm for the end of the lease, or for when to speak; either may have moved earlier. */
+  /** Sets the alarm for the end of the lease or for the next statement. Both may have moved earlier. */
   #watch(): void {
     if (!Number.isFinite(Math.min(this.left, this.#proofWithin))) {
       this.#rest();
@@ -134,7 +134,7 @@ export class SessionKeepalive {
     this.#state = { is: "speaking", alarm: state.alarm };
     this.#watch();
     const next = (): void => {
-      // It may rest by now, or rest and watch again.
+      // By now the keepalive may be resting, or watching again.
       if (this.#state.is === "resting") return;
       this.#state = { is: "watching", alarm: this.#state.alarm };
       this.#watch();

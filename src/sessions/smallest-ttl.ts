@@ -1,24 +1,24 @@
-/** The TTLs of many, in milliseconds, and the smallest of them at hand: few differ, however many there are. */
+/** Keeps track of the smallest of many TTLs, in milliseconds. It counts how often each occurs, because there are few different ones. */
 export class SmallestTtl {
   readonly #counts = new Map<number, number>();
   /** How many there are. Only {@link change} writes it. */
   size = 0;
 
-  /** `Infinity` where there is none. */
+  /** The smallest TTL; `Infinity` if there is none. */
   get value(): number {
     let smallest = Number.POSITIVE_INFINITY;
     for (const ttl of this.#counts.keys()) if (ttl < smallest) smallest = ttl;
     return smallest;
   }
 
-  /** The smallest that is no less than this one; if all are less, the smallest. */
+  /** The smallest TTL that is at least `least`; if all are less, the smallest. */
   noLessThan(least: number): number {
     let smallest = Number.POSITIVE_INFINITY;
     for (const ttl of this.#counts.keys()) if (ttl >= least && ttl < smallest) smallest = ttl;
     return Number.isFinite(smallest) ? smallest : this.value;
   }
 
-  /** One that had a TTL has another; `undefined`: it had none, or has none any more. */
+  /** Records that a TTL has changed. `before` is `undefined` if it is new, `now` is `undefined` if it is gone. */
   change(before: number | undefined, now: number | undefined): void {
     if (before === now) return;
     if (before !== undefined) this.#count(before, -1);

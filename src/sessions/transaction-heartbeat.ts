@@ -18,28 +18,28 @@ export function countTtl(client: object, ttl: number): () => void {
 }
 
 /**
- * Keeps a transaction from being idle for longer than its TTL, as long as this process lives and the link does: has something
- * sent at a third of it. And says when the TTL has passed without an answer, before the server, which counts from a later
- * moment, ends the session.
+ * Keeps a transaction from being idle for longer than its TTL, as long as this process and the link live, by sending a statement after
+ * each third of the TTL. If the TTL passes without an answer, it reports that before the server ends the session, because the server
+ * counts from a later moment.
  *
  *     sent ──── a third: the next is sent ──── … ──── TTL less a margin: expired ── the server ends the session
  *
- * A statement of the caller's own that is under way keeps what is sent here waiting. One that takes longer than the TTL is
- * taken for a dead link: there is no telling them apart from here.
+ * The statements queue behind the caller's own. A caller's statement that takes longer than the TTL is treated as a dead link, because
+ * the two can't be told apart.
  */
 export class TransactionHeartbeat {
   readonly #ttl: number;
   readonly #beat: () => Promise<unknown>;
   readonly #expired: () => void;
   readonly #alarm: Alarm<TransactionHeartbeat>;
-  /** When a statement was sent that has its answer. */
+  /** When the last answered statement was sent. */
   #provenAt: Instant;
-  /** When the last one was sent, whether or not it has an answer. */
+  /** When the last statement was sent, answered or not. */
   #sentAt: Instant;
   #isSent = false;
   #isStopped = false;
 
-  /** `provenAt`: when a statement was sent that showed the lock to be held; `ttl`: milliseconds. `expired` is called once. */
+  /** `provenAt`: when a statement that proved the lock was sent. `ttl`: in milliseconds. `expired` is called at most once. */
   constructor(parts: { ttl: number; provenAt: Instant; beat: () => Promise<unknown>; expired: () => void }) {
     this.#ttl = parts.ttl;
     this.#beat = parts.beat;
@@ -53,12 +53,12 @@ export class TransactionHeartbeat {
     );
   }
 
-  /** Says at once if the TTL has passed: a timer may be late. */
+  /** Checks at once whether the TTL has passed, because a timer may be late. */
   look(): void {
     if (!this.#isStopped && this.#believes() <= 0) this.#ring();
   }
 
-  /** A second call changes nothing. */
+  /** Stops the heartbeat. A second call does nothing. */
   stop(): void {
     this.#isStopped = true;
     this.#alarm.stop();
@@ -89,7 +89,7 @@ export class TransactionHeartbeat {
     this.#beat().then(() => {
       this.#provenAt = sentAt;
       answered();
-      // One that fails proves nothing. Whatever made it fail is told to the caller's own statements as well.
+      // A statement that fails proves nothing. The caller's own statements fail for the same reason.
     }, answered);
     this.#alarm.reset();
   }

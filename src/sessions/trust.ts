@@ -1,19 +1,19 @@
 import { DatabaseError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
 
-/** What a session says of itself with an answer. */
+/** What an answer says about its session. */
 export interface SaidOfItself {
   readonly pid: number;
   readonly standby: boolean;
-  /** `application_name`; absent if it has none of ours yet. */
+  /** The session's `application_name`; absent if the locker hasn't set one yet. */
   readonly name?: string;
 }
 
 /**
- * Whether a session is still the one that was opened: on a primary, with the same backend behind it, and nothing discarded. DISCARD
- * ALL, which frees every lock of a session without a word, takes `application_name` away as well.
+ * Checks whether a session is still the one that was opened: on a primary, with the same backend, and with its state intact. DISCARD ALL,
+ * which silently frees every lock of a session, resets `application_name` too.
  *
  * @param expected `pid`: absent if a pooler is trusted to keep it
- * @returns why it can't be trusted with a lock
+ * @returns why the session can't be trusted with a lock; `undefined` if it can
  */
 export function distrust(
   said: SaidOfItself,
@@ -28,13 +28,13 @@ export function distrust(
   return new DatabaseError({ doing, cause: new Error("the session's state was discarded") });
 }
 
-/** @throws what {@link distrust} returns */
+/** Throws unless a session can be trusted with a lock. @throws what {@link distrust} returns */
 export function assertTrusted(...asked: Parameters<typeof distrust>): void {
   const broken = distrust(...asked);
   if (broken !== undefined) throw broken;
 }
 
-/** Why a release was none: the session did not have the lock that it was to give back. */
+/** The cause of a failed release: the session no longer had the lock. */
 export function noLongerHeld(): Error {
   return new Error("the session no longer held it");
 }

@@ -28,26 +28,26 @@ import { assertTrusted, noLongerHeld } from "./trust.ts";
 
 export interface WaitingSessionParts {
   readonly pool: Pool;
-  /** `application_name` of the session as long as nobody waits on it. */
+  /** The session's `application_name` while nobody waits on it. */
   readonly idleName: string;
-  /** `application_name` as long as somebody waits for a key, or holds its lock. */
+  /** The session's `application_name` while somebody waits for a key on it, or holds its lock. */
   nameFor(key: string): string;
   readonly trustPooler: boolean;
-  /** The server ends the session of a holder a TTL after it last heard from it. */
+  /** Whether the server ends a holder's session that has been silent for a TTL. */
   readonly enforced: boolean;
   readonly recovery: RecoveryGrace | undefined;
   readonly events: LockEventSource;
-  /** Milliseconds to connect in. */
+  /** The time-out of connecting, in milliseconds. */
   readonly connectWithin: number;
-  /** The next caller may wait on it. */
+  /** Called when the session is free for the next caller. */
   onIdle(session: WaitingSession): void;
-  /** It is gone. */
+  /** Called when the session has ended. */
   onEnd(session: WaitingSession): void;
 }
 
-/** Milliseconds that a session is kept for the next wait. */
+/** How long an idle session is kept for the next wait, in milliseconds. */
 const linger = 500;
-/** A grant that comes later than this share of the TTL after the wait was asked for is proved before anybody relies on it. */
+/** If a grant comes after more than this share of the TTL, it is proved before the caller gets it. */
 const unprovenShare = 0.1;
 
 interface Opened {
@@ -55,9 +55,9 @@ interface Opened {
   readonly client: OwnClient;
   readonly own: OwnSession;
   readonly pid: number;
-  /** Whether it may use PL/pgSQL, so that a wait that ends without the lock leaves no line in the server's log. */
+  /** Whether the session may use PL/pgSQL, so that a wait that ends without the lock writes no line to the server's log. */
   readonly quiet: boolean;
-  /** In the names of its prepared statements. */
+  /** The unique part of the names of the session's prepared statements. */
   readonly tag: string;
 }
 
@@ -70,15 +70,15 @@ type State =
   | { readonly is: "ended" };
 
 /**
- * A session beside the pool, on which one caller at a time waits for a lock inside the server, and which then carries that lock until
- * it is released. It has nothing else, so whatever goes wrong ends it, and with it every lock that it may have.
+ * A session beside the pool on which one caller at a time waits for a lock inside the server. It then carries that lock until the lock is
+ * released. It carries nothing else, so any failure ends the session, and with it every lock that it may hold.
  */
 export class WaitingSession {
   readonly #parts: WaitingSessionParts;
   #state: State = { is: "new" };
   #client: OwnClient | undefined;
   #opened: Opened | undefined;
-  /** Settles when a cancel has reached the server or never will; a session is idle only afterwards. */
+  /** Settles when a cancellation has reached the server or never will. The session becomes idle only after that. */
   #cancelling: Promise<unknown> | undefined;
   #ending: Promise<void> | undefined;
 
@@ -87,10 +87,10 @@ export class WaitingSession {
   }
 
   /**
-   * Waits inside the server, for `bound` milliseconds at most. Between its call and the end of the wait, or of the lock, nobody else
-   * may call it.
+   * Waits inside the server for at most `bound` milliseconds. Must not be called again before the wait has ended and, if it was granted,
+   * the lock has been released.
    *
-   * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} @throws {LockTableFullError} then it has ended
+   * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} @throws {LockTableFullError} the session has ended
    */
   async waitLock(request: LockRequest, bound: number): Promise<Grant | Refusal> {
     if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
@@ -137,18 +137,18 @@ export class WaitingSession {
     return this.#parts.idleName;
   }
 
-  /** Resolves when no cancel is under way that could hit the next statement. */
+  /** Resolves when no cancellation is under way that could hit the next statement. */
   async cancelled(): Promise<void> {
     await this.#cancelling;
     this.#cancelling = undefined;
   }
 
-  /** Its lock has been given back. */
+  /** Called when the session's lock has been released. */
   freed(): void {
     this.#rest();
   }
 
-  /** Ends it, with whatever lock it has or may be granted. Does nothing the second time. */
+  /** Ends the session at once, with any lock that it has or may still be granted. A second call does nothing. */
   end(cause: Error): void {
     if (this.#state.is === "ended") return;
     if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
@@ -160,7 +160,7 @@ export class WaitingSession {
     this.#parts.onEnd(this);
   }
 
-  /** Ends one that nobody uses, politely. Never rejects, and takes seconds at most. */
+  /** Ends the session, with a Terminate message if nobody uses it. Never rejects, and takes seconds at most. */
   close(): Promise<void> {
     this.#ending ??= this.#close();
     return this.#ending;
@@ -209,7 +209,7 @@ export class WaitingSession {
       session.destroy(toError(error));
       throw error;
     }
-    // close() may have come meanwhile, before there was a session to end.
+    // close() may have been called in the meantime, when there was no session to end yet.
     if (this.#state.is === "ended") session.destroy(new Error("the locker was closed"));
     return this.#opened;
   }
@@ -230,10 +230,10 @@ export class WaitingSession {
         waitScript(wait),
         wait.bound + statementDeadline,
       );
-      // Granted when its bound had passed, by the try that asks: the block took its settings back.
+      // The bound had passed, which rolled back the block's settings, and then the try that follows was granted the lock.
       if (!answer.said.granted || answer.said.name === wait.name) return answer;
     } catch (error) {
-      // The bound, or a cancel, that the block could not catch. The lock may have been granted all the same.
+      // The time-out or a cancellation, which no block caught. The lock may have been granted nevertheless.
       const { sqlState } = error as DatabaseError;
       if (!waitEnded.has(sqlState)) throw error;
     } finally {
@@ -267,10 +267,10 @@ interface Waited {
   readonly lapses: boolean;
 }
 
-/** A lock that was waited for in the server. Its session carries nothing else. */
+/** A lock that was waited for inside the server. Its session carries no other lock. */
 class WaitedLock implements Grant {
   readonly fencingToken: bigint | undefined;
-  /** If the server enforces the TTL, the lock is over when that passes. */
+  /** Whether the server enforces the TTL, so that the lock ends when it passes. */
   readonly lapses: boolean;
   provenAt: Instant;
   readonly #owner: WaitingSession;

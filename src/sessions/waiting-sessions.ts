@@ -11,17 +11,17 @@ export interface WaitingSessionsOptions {
   readonly connWaitTimeout: number;
   readonly pooler: "refuse" | "session";
   readonly ttlEnforcement: "client" | "server";
-  /** At most that many at once. */
+  /** The most sessions at once. */
   readonly maxWaitingSessions: number;
   readonly recovery: RecoveryGrace | undefined;
   readonly events: WaitingSessionParts["events"];
 }
 
-/** The sessions of a locker on which callers wait in the server, or hold a lock that they waited for. */
+/** The sessions of a locker on which callers wait inside the server, or hold a lock that they waited for. */
 export class WaitingSessions {
   readonly #parts: WaitingSessionParts;
   readonly #most: number;
-  /** Those that nobody uses, the one that was used last at the end. */
+  /** The sessions that nobody uses; the most recently used one is last. */
   readonly #idle: WaitingSession[] = [];
   readonly #all = new Set<WaitingSession>();
   readonly #onFree: () => void;
@@ -54,19 +54,19 @@ export class WaitingSessions {
     };
   }
 
-  /** How many there are. */
+  /** How many sessions there are. */
   get size(): number {
     return this.#all.size;
   }
 
-  /** Whether one more caller can wait. */
+  /** Whether one more caller can wait inside the server. */
   get hasPlace(): boolean {
     return this.#idle.length > 0 || this.#all.size < this.#most;
   }
 
   /**
-   * Waits in the server, for `bound` milliseconds at most. The session is free again when the wait has ended without the lock, or the
-   * lock was released. Without a place it is refused at once.
+   * Waits inside the server for at most `bound` milliseconds. The session is free again when the wait has ended without the lock or the
+   * lock has been released. If there is no place, the request is refused at once.
    *
    * @throws what {@link WaitingSession.waitLock} throws
    */
@@ -80,7 +80,7 @@ export class WaitingSessions {
     return await session.waitLock(request, bound);
   }
 
-  /** Ends them all, with the locks on them. Never rejects, and takes seconds at most. */
+  /** Ends all sessions, with the locks on them. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
     await Promise.all([...this.#all].map((session) => session.close()));
   }

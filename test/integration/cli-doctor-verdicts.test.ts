@@ -33,7 +33,7 @@ test("no synchronous standby answers: both fail, and neither does with --no-fenc
     await admin.query("select pg_reload_conf()");
     const shown = "select from pg_settings where name = 'synchronous_standby_names' and setting <> ''";
     await until(async () => (await admin.query(shown)).rows.length === 1);
-    await both(server.url, { options: ["--no-fencing"], fits: true, line: /^ok {4}fencing +not looked at/m });
+    await both(server.url, { options: ["--no-fencing"], fits: true, line: /^ok {4}fencing +not checked/m });
     await both(server.url, { fits: false, line: /^FAIL {2}fencing +a token waits.*\n +.*--no-fencing/m });
     await admin.query("alter system reset synchronous_standby_names");
     await admin.query("select pg_reload_conf()");

@@ -265,7 +265,7 @@ test("a server before 14 fails", async () => {
     check: "version",
     verdict: "fail",
     found: "PostgreSQL 13.14",
-    advice: "Upgrade the server: PostgreSQL 14 is the oldest that is supported",
+    advice: "Upgrade the server: PostgreSQL 14 is the oldest version supported",
   });
 });
 

@@ -76,7 +76,7 @@ test("a handle that is garbage collected is logged once; kept or released ones a
   await child.message((message) => "closed" in message);
   expect(await exitOf(child, 5_000)).toEqual(clean);
   const warnings = child.messages.filter((message) =>
-    String(message["warned"]).includes("was lost without a release"),
+    String(message["warned"]).includes("was garbage-collected without a release"),
   );
   expect(warnings).toHaveLength(1);
   expect(String(warnings[0]?.["of"])).not.toMatch(/:kept$|:released$/);

@@ -26,7 +26,7 @@ const never = () => expect.unreachable();
 const alreadyHas = {
   code: "LOCK_NOT_ACQUIRED",
   reason: "held",
-  message: expect.stringContaining("this very transaction, or its session, has it already"),
+  message: expect.stringContaining("this transaction, or its session, already holds it"),
 };
 
 /** A node-postgres older than 8.17 does not tell the state of the transaction. */

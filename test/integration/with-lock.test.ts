@@ -55,7 +55,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(ran).toBe(false);
   });
 
-  test("tryWithLock answers with what fn answers", async () => {
+  test("tryWithLock returns what fn returns", async () => {
     await using locker = createLocker({ sessions });
     expect(await locker.tryWithLock(uniqueKey(), async () => "done")).toEqual({
       acquired: true,

@@ -60,7 +60,7 @@ function claim(worker: number, start: number, end: number, more: Partial<Claim> 
   return { ...facts, asked: start - 5, start, end, why: "expired", ...more };
 }
 
-/** The session of worker 1 was ended by others. */
+/** The session of worker 1 was ended from outside. */
 function ending(at: number, more: Partial<Ending> = {}): Ending {
   return { kind: "terminate", worker: 1, at, until: at + 10, ...more };
 }

@@ -79,7 +79,7 @@ const all: ReadonlyArray<
     new LockNotAcquiredError({ key, reason: "recovering", graceLeft: 5_800 }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
-    'Lock "invoice:42" not acquired: the server\'s locks began anew, by a restart, a crash or a failover, and by `recoveryGrace` nobody is granted one for another 5.8s',
+    'Lock "invoice:42" not acquired: the server\'s lock table is new since a restart, a crash or a failover, and `recoveryGrace` lets nobody acquire a lock for another 5.8s',
   ],
   [
     new LockNotHeldError({ key, reason: "released" }),
@@ -178,15 +178,15 @@ const all: ReadonlyArray<
     new ServerTooOldError({ cause }),
     "ServerTooOldError",
     "SERVER_TOO_OLD",
-    "The server is older than PostgreSQL 14, which is the oldest that is supported",
+    "The server is older than PostgreSQL 14, the oldest version supported",
     cause,
   ],
   [
     new LocksNotKeptError(),
     "LocksNotKeptError",
     "LOCKS_NOT_KEPT",
-    "The server answers that advisory locks are granted, but does not keep them: a second session was granted the same one, " +
-      "or the first found nothing of it. Some databases that speak PostgreSQL's protocol do so. Connect the locker to a PostgreSQL",
+    "The server says that it grants advisory locks but does not keep them: a second session was granted the same lock, " +
+      "or the first could not find its own. Some databases that speak PostgreSQL's protocol do this. Connect the locker to PostgreSQL",
   ],
   [
     new StandbyError(),

@@ -3,7 +3,7 @@ import { usageFailure } from "../failure.ts";
 import { homeFile, readNamedFile } from "./named-file.ts";
 import { nameOf, type Settings } from "./parameters.ts";
 
-/** Whom a password is for. */
+/** The login that a password is for. */
 export interface Login {
   readonly host: string;
   readonly port: number;
@@ -11,15 +11,15 @@ export interface Login {
   readonly user: string;
 }
 
-// The package `pgpass` reads the file that its own process's PGPASSFILE names, whatever a connection string or a service says,
-// and keeps silent about one that isn't there.
+// The package `pgpass` only reads the file in its own process's PGPASSFILE, whatever a connection string or a service says, and doesn't
+// report a missing file.
 
 /**
- * Finds the password in the file that is named, else in `~/.pgpass`
- * (https://www.postgresql.org/docs/current/libpq-pgpass.html). It is looked for only when the server asks.
+ * Finds the password in the named file, or in `~/.pgpass` if none is named
+ * (https://www.postgresql.org/docs/current/libpq-pgpass.html). The file is searched only when the server asks for a password.
  *
- * @returns a function that throws, in a sentence, if there is no password
- * @throws {Failure} if the file that is named can't be used
+ * @returns a function that returns the password, or throws an error that says that there is none
+ * @throws {Failure} the named file can't be used
  */
 export function passwordFile(settings: Settings): (login: Login) => string {
   const named = settings.get("passfile");
@@ -44,7 +44,7 @@ export function passwordFile(settings: Settings): (login: Login) => string {
   };
 }
 
-/** Why a file is not used, as libpq doesn't use it either. */
+/** Why a file can't be used, by libpq's rules. */
 function problemOf(path: string): string | undefined {
   const stat = statSync(path);
   if (!stat.isFile()) return "which is not a plain file";
@@ -54,9 +54,9 @@ function problemOf(path: string): string | undefined {
   return undefined;
 }
 
-/** Of lines `host:port:database:user:password`, the first that fits; a backslash keeps a colon, and `*` fits all. */
+/** The password in the first matching line `host:port:database:user:password`. A backslash escapes a colon, and `*` matches anything. */
 function passwordOf(text: string, login: Login): string | undefined {
-  // libpq knows whoever is reached by the default socket as "localhost".
+  // In a password file, the server on the default socket is also called "localhost".
   const host = /^(\/var\/run\/postgresql|\/tmp)\/?$/.test(login.host)
     ? ["localhost", login.host]
     : [login.host];

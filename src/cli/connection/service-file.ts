@@ -4,14 +4,14 @@ import { usageFailure } from "../failure.ts";
 import { homeFile, readNamedFile } from "./named-file.ts";
 import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";
 
-/** Where distributions have libpq look for the file of the whole machine, which `pg_config --sysconfdir` tells. */
+/** The folders in which distributions keep the machine's service file (`pg_config --sysconfdir`). */
 const systemFolders = ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc"];
 
 /**
- * The settings of the service that is named, if one is: from the file that is named, else `~/.pg_service.conf`, else the machine's
+ * The settings of the named service, if a service is named: from the named file, or from `~/.pg_service.conf`, or from the machine's
  * `pg_service.conf` (https://www.postgresql.org/docs/current/libpq-pgservice.html).
  *
- * @throws {Failure} if there is no such service, or its file can't be read
+ * @throws {Failure} there is no such service, or its file can't be read
  */
 export function serviceSettings(settings: Settings, env: NodeJS.ProcessEnv): Map<string, Setting> {
   const service = settings.get("service");
@@ -46,7 +46,7 @@ function filesOf(env: NodeJS.ProcessEnv): { path: string; name: string }[] {
   return [own, ofSystem].filter((path) => path !== undefined).map((path) => ({ path, name: "PGSERVICE" }));
 }
 
-/** The pairs below `[service]`; `undefined` if there is no such line. Of a setting that is there twice, the first counts. */
+/** The settings in the section `[service]`; `undefined` if there is no such section. If a setting is there twice, the first one counts. */
 function sectionOf(
   text: string,
   { service, path }: { service: string; path: string },

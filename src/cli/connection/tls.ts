@@ -3,17 +3,17 @@ import { usageFailure } from "../failure.ts";
 import { homeFile, readNamedFile } from "./named-file.ts";
 import { nameOf, type Settings } from "./parameters.ts";
 
-/** A way to connect: in clear, or with these options of TLS. */
+/** A way to connect: without TLS, or with these TLS options. */
 export type Encryption = false | ConnectionOptions;
 
 /**
- * The ways to connect, in the order in which they are tried: what `sslmode` means to libpq
- * (https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS), and node-postgres's `no-verify`. If it
- * is not set, in clear, as node-postgres does. With a file of roots, the certificate has to be of one of them, also with `allow`, `prefer`
- * and `require`. Without one, libpq refuses to verify; here `verify-ca` and `verify-full` use the roots of Node.js, and both verify the
- * server's name.
+ * The ways to connect, in the order in which they are tried, according to `sslmode` as in libpq
+ * (https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS), plus node-postgres's `no-verify`. If `sslmode` is
+ * not set, there is no TLS, as in node-postgres. If there is a file of root certificates, one of them must have signed the server's
+ * certificate, even with `allow`, `prefer` and `require`. Without such a file, libpq refuses to verify; here `verify-ca` and `verify-full` use
+ * the root certificates of Node.js, and both verify the server's name.
  *
- * @throws {Failure} if a file that is named can't be read
+ * @throws {Failure} a named file can't be read
  */
 export function encryptions(settings: Settings): Encryption[] {
   const mode = modeOf(settings);
@@ -44,7 +44,7 @@ function modeOf(settings: Settings): string {
 
 function verification(mode: string, hasRoots: boolean): ConnectionOptions {
   if (mode === "verify-full" || (mode === "verify-ca" && !hasRoots)) return { rejectUnauthorized: true };
-  // If there is a file of roots, libpq verifies by it in every mode.
+  // If there is a file of root certificates, libpq verifies the server with it in every mode.
   if (!hasRoots || mode === "no-verify") return { rejectUnauthorized: false };
   return { rejectUnauthorized: true, checkServerIdentity: () => undefined };
 }
@@ -70,7 +70,7 @@ function filesOf(settings: Settings): ConnectionOptions {
     ...(cert !== undefined && { cert }),
     ...(key !== undefined && { key }),
     ...(passphrase !== undefined && { passphrase }),
-    // Older ones are not spoken anyway.
+    // Node.js doesn't use older versions anyway.
     ...(least === "TLSv1.3" && { minVersion: "TLSv1.3" as const }),
     ...(most === "TLSv1.2" && { maxVersion: "TLSv1.2" as const }),
   };

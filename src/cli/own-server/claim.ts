@@ -7,22 +7,22 @@ import { codeOf } from "../../contract/caught-error.ts";
 import type { OwnServerFolder } from "./folder.ts";
 import { Visit } from "./visit.ts";
 
-/** What makes a process the keeper: it listens where every command looks for one. */
+/** The claim that makes a process the keeper: it listens where every command looks for the keeper. */
 export interface Claim {
   readonly server: Server;
-  /** Whether commands still find this process there. */
+  /** Whether commands still find this process as the keeper. */
   isMine(): boolean;
-  /** Commands that come from now on find nobody; those that have come stay connected. */
+  /** Gives the claim up: new commands find no keeper, while present ones stay connected. */
   release(): void;
 }
 
 /**
- * Makes this process the keeper, or answers `undefined` where another one is.
+ * Makes this process the keeper, or returns `undefined` if there is another one.
  *
- * The name that commands know is a symbolic link, which is made only where there is none, to a socket of this process. A socket
- * says by itself whether somebody listens, and the process id of a keeper that was killed is never looked at. Two that come
- * upon a dead one's link at the same moment may, rarely, both come out as the keeper: that is wasteful and harmless, for it is
- * PostgreSQL's own lock files that keep a second server from running.
+ * The name that commands know is a symbolic link to a socket of this process. It is created only if it doesn't exist. A connection to the
+ * socket shows whether a process listens on it, so the process id of a killed keeper is never needed. If two processes find the link of a
+ * dead keeper at the same moment, both may, rarely, become the keeper. That is wasteful but harmless, because PostgreSQL's own lock files
+ * keep a second server from running.
  */
 export async function claim(folder: OwnServerFolder): Promise<Claim | undefined> {
   const name = `keeper.${process.pid}.${randomBytes(2).toString("hex")}`;
@@ -37,7 +37,7 @@ export async function claim(folder: OwnServerFolder): Promise<Claim | undefined>
     await once(server, "listening");
     if (await link(folder, name)) return { server, isMine, release };
   } catch (error) {
-    // It would keep this process alive.
+    // An open server would keep this process alive.
     server.close();
     throw error;
   }
@@ -45,7 +45,7 @@ export async function claim(folder: OwnServerFolder): Promise<Claim | undefined>
   return undefined;
 }
 
-/** Whether the name that commands know is now a link to this process's socket; it is not where a keeper listens there. */
+/** Links the name that commands know to this process's socket. Returns false if another keeper listens there. */
 async function link(folder: OwnServerFolder, name: string): Promise<boolean> {
   for (;;) {
     try {
@@ -64,7 +64,7 @@ async function link(folder: OwnServerFolder, name: string): Promise<boolean> {
   }
 }
 
-/** Takes away the link of a keeper that is dead, unless it is another one's by now. */
+/** Removes the link of a dead keeper, unless by now it belongs to another one. */
 function discard(folder: OwnServerFolder, found: string): void {
   const aside = `${folder.keeper}-${randomBytes(4).toString("hex")}`;
   try {

@@ -7,34 +7,34 @@ import type { PostgresAccount } from "../../testing/index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
 
-/** Where the PostgreSQL of the user's own keeps what it needs. */
+/** The folder of the user's own PostgreSQL. */
 export interface OwnServerFolder {
   readonly path: string;
-  /** A link to the socket that the keeper listens on. */
+  /** The path of the link to the keeper's socket. */
   readonly keeper: string;
-  /** What the keeper, `initdb` and the server say. */
+  /** The path of the log of the keeper, `initdb` and the server. */
   readonly log: string;
   /**
-   * The directory of the server's socket, the same for every major: PostgreSQL's own lock file beside a socket so keeps servers of
-   * two majors from running at once, which would grant one lock twice.
+   * The directory of the server's socket. It is the same for every major version, so that PostgreSQL's own lock file beside the socket keeps
+   * servers of two versions from running at once, which could grant one lock twice.
    */
   readonly sockets: string;
 }
 
-/** The port is a part of the socket's name, and nothing else. */
+/** The port, which is only a part of the socket's name. */
 export const ownServerPort = 5432;
 
-/** How many bytes `sun_path` has, without the zero at its end. */
+/** The longest socket path in bytes: the size of `sun_path` without the final zero. */
 const longestSocket = process.platform === "darwin" ? 103 : 107;
 
-/** What to do about a folder that can't be used. */
+/** What the user can do if the folder can't be used. */
 export const waysOut = "choose another folder with XDG_STATE_HOME, or a database with DATABASE_URL";
 
 /**
- * `$XDG_STATE_HOME/pg-locker`, else `~/.local/state/pg-locker`; for root `/var/lib/pg-locker`, as the server runs as another
- * account, which can't get into root's home. Nothing is made.
+ * Returns `$XDG_STATE_HOME/pg-locker`, or `~/.local/state/pg-locker` without that variable; for root `/var/lib/pg-locker`, because root's
+ * server runs as another account, which can't enter root's home. Creates nothing.
  *
- * @throws {Failure} where a socket in it would have too long a name
+ * @throws {Failure} the path of a socket in the folder would be too long
  */
 export function ownServerFolder(env: NodeJS.ProcessEnv = process.env): OwnServerFolder {
   const path = join(stateHome(env), "pg-locker");
@@ -50,7 +50,7 @@ export function ownServerFolder(env: NodeJS.ProcessEnv = process.env): OwnServer
 
 function stateHome(env: NodeJS.ProcessEnv): string {
   const given = env["XDG_STATE_HOME"];
-  // The specification wants a relative one ignored.
+  // The specification says to ignore a relative path.
   if (given !== undefined && isAbsolute(given)) return given;
   return process.getuid?.() === 0 ? "/var/lib" : join(home(), ".local", "state");
 }
@@ -65,9 +65,9 @@ function home(): string {
 }
 
 /**
- * Makes the folder itself, closed to others.
+ * Creates the folder itself, closed to other users.
  *
- * @throws {Failure} where it can't be made or written to, or is somebody else's
+ * @throws {Failure} it can't be created or written to, or belongs to another user
  */
 export function makeFolder({ path }: OwnServerFolder): void {
   try {
@@ -83,12 +83,12 @@ export function makeFolder({ path }: OwnServerFolder): void {
   }
 }
 
-/** The account that root's server runs as has to get through the folders, from the `first` on, that were made on the way. */
+/** Lets the account of root's server pass through the parent folders that were created, beginning with `first`. */
 function openToAccount(parent: string, first: string): void {
   for (let each = parent; each.length >= first.length; each = dirname(each)) chmodSync(each, 0o711);
 }
 
-/** What is wrong with the folder, in a sentence; or with the system, where it doesn't let a program run. */
+/** The failure that says what is wrong with the folder, or with the system if it doesn't let a program run. */
 export function folderFailure(path: string, error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn")) {
@@ -112,8 +112,8 @@ const reasons: Readonly<Record<string, string>> = {
 };
 
 /**
- * Makes the folders of the account that runs the server. Root's own folder stays root's, and the account passes through: what root
- * writes there, such as the log, the account can't replace by a link to something else.
+ * Creates the folders of the account that runs the server. Root's own folder stays root's, and the account can only pass through it, so it
+ * can't replace root's files there, such as the log, by links to something else.
  */
 export async function makeServerFolders(
   folder: OwnServerFolder,

@@ -1,16 +1,16 @@
 import { usageFailure } from "../failure.ts";
 
-/** The variable that says for how many seconds the user's own PostgreSQL may be unused, when it is started. */
+/** The environment variable for the seconds that the user's own PostgreSQL may be unused, read when it is started. */
 export const idleVariable = "PG_LOCKER_SERVER_IDLE_SECONDS";
 
 const tenMinutes = 600_000;
-/** A day: timers of Node's go wrong beyond 24 of them. */
+/** The longest value, one day in seconds: timers of Node.js can't be longer than 24 days. */
 const longest = 86_400;
 
 /**
- * For how many milliseconds the server may be unused before it stops.
+ * How many milliseconds the server may be unused before it stops.
  *
- * @throws {Failure} where the variable holds no such number
+ * @throws {Failure} the variable doesn't hold such a number
  */
 export function idleTimeOf(env: NodeJS.ProcessEnv = process.env): number {
   const given = env[idleVariable];

@@ -8,7 +8,7 @@ async function assertClosed(locker: Locker, key: string): Promise<void> {
   }
 }
 
-/** Of the end of a locker. */
+/** Cases about `close()`. */
 export const closeCases: readonly Case[] = [
   {
     says: "close ends every lock, and their handles say so",

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { assertFree, type Case, heldElsewhere, lapsed, notHeld, pass, until } from "./fixture.ts";
 
-/** Of the TTL of a lock: what a holder does before it has passed, and what becomes of the lock afterwards. */
+/** Cases about the TTL of a lock: refreshes before it passes, and what happens to the lock afterwards. */
 export const expiryCases: readonly Case[] = [
   {
     says: "a refresh outlives the first TTL",
@@ -87,7 +87,7 @@ export const expiryCases: readonly Case[] = [
     run: async (given) => {
       const { locker, key, patience } = given;
       const lock = await lapsed(given);
-      // Its holder stops relying on it a moment before it is free.
+      // A holder stops relying on its lock a moment before the lock is free.
       const next = await locker.acquire(key, { wait: patience });
       await assert.rejects(lock.release(), notHeld("expired"));
       assert(next.held);

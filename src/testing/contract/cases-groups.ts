@@ -11,7 +11,7 @@ import {
   waitTimeout,
 } from "./fixture.ts";
 
-/** Of several locks that are taken together. */
+/** Cases about several locks that are acquired together. */
 export const groupCases: readonly Case[] = [
   {
     says: "acquireAll takes every lock, in the order asked for, and releases them together",
@@ -62,7 +62,7 @@ export const groupCases: readonly Case[] = [
       const keys = Array.from({ length: 4 }, (_, i) => `${key}:${i}`);
       const held = await Promise.all(keys.map((each) => locker.acquire(each)));
       const waiting = locker.acquireAll(keys, { wait: true, ttl: spare });
-      // In the order in which they are taken: it has the first for longer than a TTL before it gets the others.
+      // Sorted in the order in which they are acquired: `acquireAll` has the first for longer than a TTL before it gets the others.
       held.sort((a, b) => (a.id < b.id ? -1 : 1));
       const [first, ...others] = held as [Lock, ...Lock[]];
       await first.release();

@@ -13,7 +13,7 @@ import {
 
 const reason = new Error("the caller's own");
 
-/** Of a lock that is taken or refused at once, and given back in time. */
+/** Cases about a lock that is granted or refused at once, and released before its TTL passes. */
 export const lockCases: readonly Case[] = [
   {
     says: "a handle tells its key, id, mode and TTL, holds, and is released",
@@ -85,7 +85,7 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "a held key is refused, and tryAcquire answers undefined",
+    says: "a held key is refused, and tryAcquire returns undefined",
     run: async ({ locker, key }) => {
       const lock = await locker.tryAcquire(key);
       assert(lock?.held);

@@ -22,10 +22,10 @@ const failures = [
   () => Promise.reject(error),
 ];
 
-/** Of a function that runs under a lock. */
+/** Cases about `withLock` and `tryWithLock`. */
 export const scopeCases: readonly Case[] = [
   {
-    says: "withLock answers with what its function answers, and releases whatever that does",
+    says: "withLock returns what its function returns, and releases whatever that does",
     run: async ({ locker, key }) => {
       assert.equal(await locker.withLock(key, async (lock) => lock.key === key && lock.held), true);
       await assertFree(locker, key);
@@ -82,7 +82,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "tryWithLock answers without running its function where the lock is held",
+    says: "tryWithLock returns without running its function if the lock is held",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       assert.deepEqual(await locker.tryWithLock(key, () => 42), { acquired: true, value: 42 });
@@ -105,7 +105,7 @@ export const scopeCases: readonly Case[] = [
         },
         { wait: patience },
       );
-      // Behind it in line: when this one's wait has passed, the other's function could have run.
+      // This call stands behind the other in line: by the time its wait has passed, the other's function could have run.
       assert.equal(await locker.tryAcquire(key, { wait: brief }), undefined);
       await whatIsDue();
       assert.deepEqual([ran, lock.held], [false, true]);

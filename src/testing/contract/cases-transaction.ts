@@ -12,20 +12,17 @@ const about = (says: string, run: (given: GivenTransactions) => Promise<void>): 
   },
 });
 
-/** What a `TransactionLocker` keeps beyond a `Locker`, whatever stands behind its clients: nothing is run by them. */
+/** Cases about `withTransaction`. They run no statements, so the clients may be of any kind. */
 export const transactionCases: readonly Case[] = [
-  about(
-    "answers with what its function answers, which has the lock and a client",
-    async ({ locker, key }) => {
-      const answer = await locker.withTransaction(key, async (client) => {
-        assert.equal(typeof client.query, "function");
-        assert.equal(await locker.tryAcquire(key), undefined);
-        return 42;
-      });
-      assert.equal(answer, 42);
-      await assertFree(locker, key);
-    },
-  ),
+  about("returns what its function returns, which has the lock and a client", async ({ locker, key }) => {
+    const answer = await locker.withTransaction(key, async (client) => {
+      assert.equal(typeof client.query, "function");
+      assert.equal(await locker.tryAcquire(key), undefined);
+      return 42;
+    });
+    assert.equal(answer, 42);
+    await assertFree(locker, key);
+  }),
   about("rejects with what its function throws, and frees the lock", async ({ locker, key }) => {
     const error = new Error("the function's own");
     const failing = locker.withTransaction(key, () => {
@@ -34,7 +31,7 @@ export const transactionCases: readonly Case[] = [
     await assertRejectsWith(failing, error);
     await assertFree(locker, key);
   }),
-  about("is refused where the lock is held, and doesn't run its function", async ({ locker, key }) => {
+  about("is refused if the lock is held, and doesn't run its function", async ({ locker, key }) => {
     const lock = await locker.acquire(key);
     await assert.rejects(
       locker.withTransaction(key, () => assert.fail("it ran")),

@@ -11,7 +11,7 @@ import {
   waitTimeout,
 } from "./fixture.ts";
 
-/** Of waiting for a lock. */
+/** Cases about waiting for a lock. */
 export const waitingCases: readonly Case[] = [
   {
     says: "a waiter gets the lock when it is released",

@@ -3,7 +3,7 @@ import { transactionCases } from "./cases-transaction.ts";
 import type { LockerDeviation, LockerFixture } from "./fixture.ts";
 import { runCase } from "./run-case.ts";
 
-/** Of vitest, of `node:test` and of jest. */
+/** The functions of a test runner: those of vitest, `node:test` and jest fit. */
 export interface ContractRunner {
   readonly describe: (name: string, body: () => void) => unknown;
   readonly test: {
@@ -14,23 +14,24 @@ export interface ContractRunner {
 
 export interface LockerContractOptions {
   readonly runner: ContractRunner;
-  /** Called once a test. */
+  /** Creates the locker for a test. Called once for each test. */
   readonly create: () => Promise<LockerFixture>;
   /**
-   * Where the locker differs. The tests that a deviation rules out show as skipped, under its name.
+   * How the locker differs from the contract. Tests that a deviation rules out are skipped, with its name in their titles.
    *
    * @default none
    */
   readonly deviations?: readonly LockerDeviation[];
   /**
-   * Whether the cases that let time pass, some twenty, run ten at a time, with a locker each: in the first of their tests, of which
-   * the others then tell the outcome. That takes a quarter of the time. What `create` makes must outlive the test that it is called in.
+   * Whether the cases that let time pass, some twenty, run ten at a time, each with its own locker. They all run in the first of their
+   * tests, and the other tests report their outcomes, which takes a quarter of the time. What `create` makes must outlive the test in
+   * which it is called.
    *
    * @default false
    */
   readonly concurrent?: boolean;
   /**
-   * Whether the lockers are `TransactionLocker`s, which have tests about `withTransaction` as well.
+   * Whether the lockers are `TransactionLocker`s, so that `withTransaction` is tested too.
    *
    * @default false
    */
@@ -38,7 +39,7 @@ export interface LockerContractOptions {
 }
 
 /**
- * Declares the tests that every `Locker` has to pass, with the runner given.
+ * Declares the tests that every `Locker` must pass, with the given test runner.
  *
  * @example
  * testLockerContract("MemoryLocker", {
@@ -51,7 +52,7 @@ export function testLockerContract(name: string, options: LockerContractOptions)
   const { runner, create, deviations = [], concurrent = false, transactions = false } = options;
   const isRuledOut = ({ unless }: { unless?: LockerDeviation }) =>
     unless !== undefined && deviations.includes(unless);
-  // The longest first, so that nobody waits for one of them alone.
+  // The longest cases first, so that none of them runs alone at the end.
   const patient = (["spare", "brief"] as const).flatMap((time) =>
     cases.filter((one) => concurrent && one.letsPass === time && !isRuledOut(one)),
   );
@@ -73,7 +74,7 @@ export function testLockerContract(name: string, options: LockerContractOptions)
   });
 }
 
-/** More would all connect at once, which is what a small machine is slowest at. */
+/** Runs ten at a time. More would all connect at once, which is what a small machine is slowest at. */
 async function tenAtATime(
   work: ReadonlyArray<() => Promise<void>>,
 ): Promise<ReadonlyArray<PromiseSettledResult<void> | undefined>> {

@@ -4,42 +4,42 @@ import type { Lock } from "../../contract/lock.ts";
 import type { Locker } from "../../contract/locker.ts";
 
 /**
- * Where a locker may differ. `"lapsed-lock-stays"`: a lock whose TTL passed goes to the next caller only after its holder
- * frees it. `"instance-local"`: two separately built lockers share nothing.
+ * How a locker may differ from the contract. `"lapsed-lock-stays"`: an expired lock goes to the next caller only after its holder frees
+ * it. `"instance-local"`: two separately built lockers share nothing.
  */
 export type LockerDeviation = "lapsed-lock-stays" | "instance-local";
 
-/** How long time is let pass, in milliseconds. Shorter is quicker; too short for a busy machine, and cases fail for no fault. */
+/** How long the cases let time pass, in milliseconds. Short durations make the suite quick, but may fail on a busy machine. */
 export interface ContractDurations {
-  /** The TTL of a lock that is to lapse, and the bound of a wait that is to pass. @default 100 */
+  /** The TTL of a lock that the case lets lapse, and the bound of a wait that it lets pass. @default 100 */
   readonly brief?: number;
-  /** The TTL of a lock with which something is done before it lapses. @default 1000 */
+  /** The TTL of a lock that the case uses before it lapses. @default 1000 */
   readonly spare?: number;
-  /** How long a case waits for what has to happen, before it fails. @default 10000 */
+  /** How long a case waits for an expected event before it fails. @default 10000 */
   readonly patience?: number;
 }
 
 export interface LockerFixture {
-  /** Grants at least eight locks at once. The suite closes it. */
+  /** The locker to test. It must be able to grant at least eight locks at once. The suite closes it. */
   readonly locker: Locker;
   /** A second locker, built separately on the same store. The suite closes it. */
   readonly another?: () => Locker | Promise<Locker>;
-  /** For a locker that is quicker than one with a server behind it, or slower. */
+  /** Other durations, for a locker that is quicker or slower than one with a server. */
   readonly durations?: ContractDurations;
 }
 
-/** What a case works on: the key is its own. */
+/** What a case works with: a locker, and a key that no other case uses. */
 export interface Given extends Required<ContractDurations> {
   readonly locker: Locker;
   readonly key: string;
   another(): Promise<Locker>;
 }
 
-/** A sentence of the contract. */
+/** One sentence of the contract, and the test of it. */
 export interface Case {
   readonly says: string;
   readonly unless?: LockerDeviation;
-  /** If it mostly waits for a TTL, or for a bound, to pass: for which. */
+  /** The duration that the case mostly waits for, if it waits for a TTL or the bound of a wait to pass. */
   readonly letsPass?: "brief" | "spare";
   readonly run: (given: Given) => Promise<void>;
 }
@@ -50,7 +50,7 @@ export const emptyKey = { code: "EMPTY_KEY" };
 export const invalidTtl = { code: "INVALID_TTL" };
 export const closed = { code: "LOCKER_CLOSED" };
 export const notHeld = (reason: string) => ({ code: "LOCK_NOT_HELD", reason });
-/** A function that must not run. */
+/** A function that fails the test if it is called. */
 export const never = (): never => assert.fail("the function ran without the lock");
 
 export async function until(
@@ -65,21 +65,21 @@ export async function until(
   }
 }
 
-/** A lock whose TTL has passed. */
+/** Acquires a lock and waits until its TTL has passed. */
 export async function lapsed(given: Given, { key = given.key, ttl = given.brief } = {}): Promise<Lock> {
   const lock = await given.locker.acquire(key, { ttl });
   await until(given, () => lock.expired, "the lock expires");
   return lock;
 }
 
-/** Lets more time pass than a lock with that TTL lives, by the locker's own clock. */
+/** Waits for longer than a lock with this TTL lasts, by the locker's own clock. */
 export async function pass(given: Given, ttl: number): Promise<void> {
   const witness = await lapsed(given, { key: `${given.key}:witness`, ttl: ttl * 1.1 });
   await witness[Symbol.asyncDispose]();
   await whatIsDue();
 }
 
-/** Lets every timer that is due by now ring, and what follows from that happen. */
+/** Lets every timer that is due fire, and lets its consequences happen. */
 export async function whatIsDue(): Promise<void> {
   await nextTurn();
   await nextTurn();

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import type { Case, LockerFixture } from "./fixture.ts";
 
-/** Runs a case on a locker of its own, which is closed afterwards. Rejects if the locker doesn't keep what the case says. */
+/** Runs a case on its own locker, and then closes the locker. Rejects if the locker breaks what the case says. */
 export async function runCase(
   create: () => Promise<LockerFixture>,
   { run }: Pick<Case, "run">,

@@ -1,18 +1,18 @@
 import { readFileSync } from "node:fs";
 
-/** The system user that a server process runs as. */
+/** The system user as which a server process runs. */
 export interface PostgresAccount {
   readonly uid: number;
   readonly gid: number;
 }
 
 /**
- * The account to run PostgreSQL as, or `undefined` to run it as the current user.
+ * The account as which to run PostgreSQL, or `undefined` for the current user.
  *
- * PostgreSQL refuses to run as root, so for root it is the system user `postgres` if there is one, else `nobody`. No user
- * is ever created.
+ * PostgreSQL refuses to run as root, so for root it is the system user `postgres` if there is one, otherwise `nobody`. No user is
+ * ever created.
  *
- * @throws Error when running as root on a system that has neither user.
+ * @throws Error if this process runs as root and the system has neither user.
  */
 export function postgresAccount(): PostgresAccount | undefined {
   if (process.getuid?.() !== 0) return undefined;

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "./account.ts";
 
-// What PostgreSQL's documentation tells to leave out of a base backup: files of the running server, WAL (the standby streams
-// it) and what is rebuilt at start-up. The directories themselves must be there.
+// What a base backup should leave out, according to PostgreSQL's documentation: files of the running server, WAL (the standby streams
+// it) and files that are rebuilt at start-up. The directories themselves must exist.
 const EMPTY_DIRECTORIES = new Set([
   "pg_wal",
   "pg_replslot",
@@ -17,7 +17,7 @@ const EMPTY_DIRECTORIES = new Set([
 ]);
 const LEFT_OUT = new Set(["postmaster.pid", "postmaster.opts"]);
 
-/** What a backup needs to know of the server that it copies. */
+/** The server that a backup copies. */
 export interface BackupSource {
   readonly url: string;
   readonly major: number;
@@ -25,8 +25,8 @@ export interface BackupSource {
 }
 
 /**
- * Copies the data of a running server to the directory `to`, which doesn't exist yet, ready to be started as its standby. It
- * is a low-level base backup, because the npm packages have no `pg_basebackup`.
+ * Copies the data of a running server to the directory `to`, which must not exist, so that it can be started as a standby. It makes a
+ * low-level base backup, because the npm packages have no `pg_basebackup`.
  *
  * https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP
  */
@@ -38,10 +38,10 @@ export async function copyForStandby(options: {
   const { from, to, account } = options;
   const { default: pg } = await import("pg");
   const client = new pg.Client({ connectionString: from.url });
-  client.on("error", () => {}); // The statement in hand, or the next one, rejects with it.
+  client.on("error", () => {}); // The current statement, or the next one, rejects with the error.
   await client.connect();
   try {
-    // The backup is the session's: it ends with it, so both calls are on one client.
+    // A backup belongs to its session and ends with it, so both calls use one client.
     const [start, stop] =
       from.major >= 15
         ? ["select pg_backup_start('pg-locker', true)", "select labelfile from pg_backup_stop(false)"]
@@ -80,7 +80,7 @@ async function copyDirectory(from: string, to: string, account: PostgresAccount 
   }
 }
 
-/** A file that is dropped while the copy runs is dropped again by the WAL. */
+/** Copies a file that may be dropped at any time: replaying the WAL drops it in the copy too. */
 async function copyLiveFile(
   source: string,
   target: string,

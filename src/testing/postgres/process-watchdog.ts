@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 
-// `read` ends when the last write end of its standard input is closed, which the kernel does however our process ends. The
-// process to end is looked up at that moment, in the file that names it: a pid remembered from earlier may be somebody else's.
+// `read` ends when the last write end of its standard input is closed, which the kernel does however our process ends. The server's pid
+// is read from its file at that moment, because a pid remembered from earlier may belong to another process by now.
 const SCRIPT = `
 while read -r line; do :; done
 file="$1/data/postmaster.pid"
@@ -14,27 +14,27 @@ fi
 rm -rf -- "$1"
 `;
 
-/** Ends the watch, without cleaning up. */
+/** Stops watching, without cleaning up. */
 export type StopWatching = () => void;
 
 /**
- * Stops the PostgreSQL server with its data in `<directory>/data`, if there is one, and removes `directory` when this process
- * ends in any way, a SIGKILL included.
+ * When this process ends in any way, even by SIGKILL, stops the PostgreSQL server whose data is in `<directory>/data`, if there is one,
+ * and removes `directory`.
  *
- * An exit hook would need handlers for SIGINT and SIGTERM that change what the process does with them, and would miss a
- * SIGKILL. A shell that waits for a pipe to close needs neither. It is left behind only by what ends both at once, such as the
- * machine's own end.
+ * An exit hook would need handlers for SIGINT and SIGTERM, which change how the process reacts to them, and would miss a SIGKILL. A shell
+ * that waits for a pipe to close has neither problem. The directory is left behind only if both processes end at once, as when the
+ * machine goes down.
  */
 export function cleanUpAfterProcess(directory: string): StopWatching {
   const watchdog: ChildProcess = spawn("/bin/sh", ["-c", SCRIPT, "pg-locker-watchdog", directory], {
     cwd: "/",
-    // A session of its own: Ctrl-C in a terminal goes to every process of the foreground group.
+    // In its own session, because Ctrl-C in a terminal goes to every process of the foreground group.
     detached: true,
     stdio: ["pipe", "ignore", "ignore"],
   });
   watchdog.unref();
   const { stdin } = watchdog;
-  // A pipe of child_process is a socket, which keeps the event loop alive unless told otherwise.
+  // A pipe of child_process is a socket, which keeps the event loop alive until it is unref'd.
   if (stdin && "unref" in stdin && typeof stdin.unref === "function") stdin.unref();
   stdin?.on("error", () => {});
   watchdog.on("error", () => {});

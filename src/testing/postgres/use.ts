@@ -1,32 +1,32 @@
 import type { ClientConfig } from "pg";
 
-/** A session of a client, as `pg_stat_activity` shows it. */
+/** A client's session, as `pg_stat_activity` shows it. */
 export interface PostgresSession {
   readonly pid: number;
   readonly applicationName: string;
 }
 
-/** Who uses a server, beside the one who asks. */
+/** Who uses a server, apart from the session that asks. */
 export interface PostgresUse {
   /** The version of the server, such as `18.4`. */
   readonly version: string;
   readonly since: Date;
-  /** The sessions of clients, in other databases than the one asked in. */
+  /** The clients' sessions in databases other than the one in which the question was asked. */
   readonly sessions: readonly PostgresSession[];
-  /** How many there have been, in other databases than the one asked in: it grows with each, however short. */
+  /** How many sessions those databases have ever had. Grows with each session, however short. */
   readonly sessionsEver: bigint;
 }
 
 /**
- * Asks a server who uses it, in a session that lasts as long as the question. Ask in a database that nobody else uses, such as
- * `template1`: then the question itself is not counted. PostgreSQL 14 or later; needs the package `pg`.
+ * Asks a server who uses it, in a session that ends with the answer. Ask in a database that nobody else uses, such as `template1`, so
+ * that the question itself isn't counted. Needs PostgreSQL 14 or later, and the package `pg`.
  *
- * @throws Error of the driver, with its SQLSTATE or that of the system; also when there is no answer within 5 s
+ * @throws Error of the driver, with the server's SQLSTATE or the system's code, also if there is no answer within 5 s
  */
 export async function postgresUse(config: ClientConfig): Promise<PostgresUse> {
   const { default: pg } = await import("pg");
   const client = new pg.Client({ connectionTimeoutMillis: 5_000, query_timeout: 5_000, ...config });
-  client.on("error", () => {}); // The statement in hand rejects with it.
+  client.on("error", () => {}); // The current statement rejects with the error.
   await client.connect();
   try {
     const { rows } = await client.query<{
@@ -44,7 +44,7 @@ export async function postgresUse(config: ClientConfig): Promise<PostgresUse> {
   }
 }
 
-// `sessions` is counted when a session begins, and reported at the latest when it ends.
+// PostgreSQL counts `sessions` when a session begins, and reports the count at the latest when the session ends.
 const use = `
   select pg_catalog.current_setting('server_version') as version,
          pg_catalog.pg_postmaster_start_time() as since,

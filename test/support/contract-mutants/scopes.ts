@@ -1,12 +1,12 @@
 import type { AcquireOptions, Lock, Locker } from "../../../src/index.ts";
 import { Broken, type Mutant, mutant, type Sound } from "./mutant.ts";
 
-const answers = "withLock answers with what its function answers, and releases whatever that does";
+const answers = "withLock returns what its function returns, and releases whatever that does";
 const passedOn = "tryWithLock passes on the error of its function, and releases whatever that does";
 const own = "tryWithLock doesn't take an error of its function for a held key";
 const empty = "withLock and tryWithLock of an empty key are refused, and their function doesn't run";
 const refused = "a held key is held inside withLock, too, and a refused withLock doesn't run its function";
-const notRun = "tryWithLock answers without running its function where the lock is held";
+const notRun = "tryWithLock returns without running its function if the lock is held";
 const contended = "a withLock that waits runs its function when the holder has released, and not before";
 const left = "a withLock whose wait passes, or is aborted, never runs its function";
 const past = "withLock keeps its lock past the TTL";
