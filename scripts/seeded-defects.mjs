@@ -295,7 +295,7 @@ export const mutants = [
   },
   {
     name: "lock-that-has-gone-is-not-looked-for",
-    says: "a function that ends the caller's transaction is believed to have been under the lock",
+    says: "a function that ends the caller's transaction is taken to have run under the lock",
     file: "src/sessions/callers-transaction.ts",
     what: "if (held) return;",
     by: "if (held || !held) return;",
@@ -330,8 +330,8 @@ export const mutants = [
     name: "transaction-of-a-dead-link-lives",
     says: "a transaction's TTL passes, and its caller is not told",
     file: "src/sessions/transaction-heartbeat.ts",
-    what: "if (this.#believes() <= 0) {",
-    by: "if (this.#believes() <= Number.NEGATIVE_INFINITY) {",
+    what: "if (this.#remaining() <= 0) {",
+    by: "if (this.#remaining() <= Number.NEGATIVE_INFINITY) {",
     caughtBy: {
       file: "test/integration/transaction-ttl.test.ts",
       test: "a link that dies (the client is the caller's: false) while the function is at something else: the call rejects, the server frees the lock later, and nothing is committed",

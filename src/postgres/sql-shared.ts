@@ -1,6 +1,6 @@
 import type { LockMode } from "../contract/locker.ts";
 import type { Statement } from "./driver.ts";
-import { asTheyAre, belt, holderFit, prepared, putBack, serverStart } from "./sql.ts";
+import { asTheyAre, holderFit, linkTimeouts, prepared, putBack, serverStart } from "./sql.ts";
 
 // The statements of a session that carries many locks.
 
@@ -140,7 +140,7 @@ select pg_catalog.json_build_object(
            pg_catalog.set_config('idle_session_timeout', '0', false),
            ${holderFit("$2")},
            case when $3::pg_catalog.text is not null then pg_catalog.concat(
-           ${belt("$3", "$4")}) end) end)::pg_catalog.text
+           ${linkTimeouts("$3", "$4")}) end) end)::pg_catalog.text
   from (select not pg_catalog.pg_is_in_recovery()
                and ($1::pg_catalog.int4 is null or pg_catalog.pg_backend_pid() operator(pg_catalog.=) $1) as fit,
                pg_catalog.json_build_array(

@@ -1,6 +1,6 @@
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
-import { belt, durable, fencingToken, holderFit, mayUseBlocks, prepared } from "./sql.ts";
+import { durable, fencingToken, holderFit, linkTimeouts, mayUseBlocks, prepared } from "./sql.ts";
 import { textLiteral } from "./sql-literal.ts";
 
 // The statements of a session on which a caller waits for a lock inside the server.
@@ -115,21 +115,21 @@ export interface OpenWaiting {
   /** Letters and digits that no other session has, for names that don't clash if a pooler gave the session to another client before. */
   readonly tag: string;
   /** The TCP keepalive in seconds and `tcp_user_timeout` in milliseconds; absent: left as they are. */
-  readonly belt: readonly [keepalive: string, userTimeout: string] | undefined;
+  readonly linkTimeouts: readonly [keepalive: string, userTimeout: string] | undefined;
 }
 
 /**
  * Prepares a session to wait, overriding the settings of its role. Sets nothing on a standby, nor if the backend is not the announced
  * one, because the session is then shared with others. Returns {@link OpenWaitingAnswer}.
  */
-export function openWaitingScript({ announcedPid, name, tag, belt: timeouts }: OpenWaiting): string {
+export function openWaitingScript({ announcedPid, name, tag, linkTimeouts: timeouts }: OpenWaiting): string {
   const set = [
     "pg_catalog.set_config('idle_session_timeout', '0', false)",
     holderFit(textLiteral(name)),
     // `transaction_timeout` exists since PostgreSQL 17.
     `case when pg_catalog.current_setting('transaction_timeout', true) is not null
                 then pg_catalog.set_config('transaction_timeout', '0', false) end`,
-    ...(timeouts === undefined ? [] : [belt(`'${timeouts[0]}'`, `'${timeouts[1]}'`)]),
+    ...(timeouts === undefined ? [] : [linkTimeouts(`'${timeouts[0]}'`, `'${timeouts[1]}'`)]),
   ].join(",\n           ");
   const isAnnounced =
     announcedPid === undefined

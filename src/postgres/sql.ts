@@ -50,7 +50,7 @@ export const holderFit = (name: string): string => `pg_catalog.set_config('state
            pg_catalog.set_config('application_name', ${name}, false)`;
 
 /** Sets the TCP settings that detect a dead link, from parameters with the keepalive in seconds and the time-out in milliseconds. */
-export const belt = (
+export const linkTimeouts = (
   keepalive: string,
   userTimeout: string,
 ): string => `pg_catalog.set_config('tcp_keepalives_idle', ${keepalive}, false),
@@ -133,7 +133,7 @@ select pg_catalog.json_build_object(
            ${asTheyAre(kind)}) end,
          'set', case when attempt.granted then pg_catalog.concat(
            ${kind.witness === undefined ? "" : `${takeWitness(kind.witness)},`}
-           ${kind.enforced ? `${belt("$5", "$6")},` : ""}
+           ${kind.enforced ? `${linkTimeouts("$5", "$6")},` : ""}
            ${holderFit("$3")}) end,
          'put back', case when not attempt.granted then
            pg_catalog.set_config('idle_session_timeout', attempt.idle_session_timeout, false) end)::pg_catalog.text

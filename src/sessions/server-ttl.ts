@@ -33,18 +33,18 @@ export function sessionTimeout(ttl: number): string {
  * The server's timer begins only when the server has answered, so even without a margin the holder would stop first, unless the two clocks
  * differ in rate. 0.1 % is twice the largest difference of a clock that NTP is slewing, and both clocks round to a millisecond.
  */
-export function believable(ttl: number): number {
+export function reliableTime(ttl: number): number {
   return ttl - Math.min(1 + ttl / 1_000, ttl / 10);
 }
 
 /** The rule if the server enforces the TTL. */
-export const enforcedRule: TrustRule = { trusted: believable, enforced: true };
+export const enforcedRule: TrustRule = { trusted: reliableTime, enforced: true };
 /** The rule if the server does not enforce the TTL: there is no margin. */
 export const clientRule: TrustRule = { trusted: (ttl) => ttl, enforced: false };
 
 /** How many milliseconds after its last proof a lock may be relied on: with a margin only if the server enforces its TTL. */
-export function believableOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {
-  return lapses ? believable(ttl) : ttl;
+export function reliableTimeOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {
+  return lapses ? reliableTime(ttl) : ttl;
 }
 
 /**

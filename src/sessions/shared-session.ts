@@ -315,8 +315,8 @@ export class SharedSession {
     const { trustPooler, enforced, name } = this.#options;
     const doing = "Opening a session";
     const announced = trustPooler ? undefined : session.announcedPid;
-    const belt = enforced ? tcpTimeouts(this.#carried.value) : [null, null];
-    const values = [announced?.toString() ?? null, name, ...belt];
+    const linkTimeouts = enforced ? tcpTimeouts(this.#carried.value) : [null, null];
+    const values = [announced?.toString() ?? null, name, ...linkTimeouts];
     const { said, sentAt } = await session.run<OpenSharedAnswer>(
       doing,
       openShared,

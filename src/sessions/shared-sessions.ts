@@ -7,7 +7,7 @@ import { elapsedSince, type Instant, withinTtl } from "../runtime/clock.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, Refusal, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
-import { believableOf, ttlClassOf } from "./server-ttl.ts";
+import { reliableTimeOf, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import { askForProof, type Undone } from "./statement-batches.ts";
@@ -137,7 +137,7 @@ export class SharedSessions implements SharedLocks {
       return;
     }
     if (lock.state !== "gone") this.#settle(lock, "held");
-    if (elapsedSince(sentAt) >= believableOf(lock, request.ttl)) {
+    if (elapsedSince(sentAt) >= reliableTimeOf(lock, request.ttl)) {
       this.#giveBackLate(lock, request, listener);
       return;
     }
@@ -145,7 +145,7 @@ export class SharedSessions implements SharedLocks {
       listener.granted(lock);
       return;
     }
-    const left = (): number => believableOf(lock, request.ttl) - elapsedSince(sentAt);
+    const left = (): number => reliableTimeOf(lock, request.ttl) - elapsedSince(sentAt);
     void this.#fence(lock, request, left).then(
       () => {
         if (left() > 0) listener.granted(lock);

@@ -1,5 +1,5 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
-import { believable } from "./server-ttl.ts";
+import { reliableTime } from "./server-ttl.ts";
 
 /** The TTLs of the locks of a client's transaction, while their functions run. */
 const ttls = new WeakMap<object, number[]>();
@@ -55,7 +55,7 @@ export class TransactionHeartbeat {
 
   /** Checks at once whether the TTL has passed, because a timer may be late. */
   look(): void {
-    if (!this.#isStopped && this.#believes() <= 0) this.#ring();
+    if (!this.#isStopped && this.#remaining() <= 0) this.#ring();
   }
 
   /** Stops the heartbeat. A second call does nothing. */
@@ -64,17 +64,17 @@ export class TransactionHeartbeat {
     this.#alarm.stop();
   }
 
-  #believes(): number {
-    return believable(this.#ttl) - elapsedSince(this.#provenAt);
+  #remaining(): number {
+    return reliableTime(this.#ttl) - elapsedSince(this.#provenAt);
   }
 
   #left(): number {
-    const left = this.#believes();
+    const left = this.#remaining();
     return this.#isSent ? left : Math.min(left, this.#ttl / 3 - elapsedSince(this.#sentAt));
   }
 
   #ring(): void {
-    if (this.#believes() <= 0) {
+    if (this.#remaining() <= 0) {
       this.stop();
       this.#expired();
       return;

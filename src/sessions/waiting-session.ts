@@ -191,9 +191,9 @@ export class WaitingSession {
     const { session, client } = own;
     session.onGone((cause) => this.end(cause));
     const announced = trustPooler ? undefined : session.announcedPid;
-    const belt = enforced ? tcpTimeouts(ttl) : undefined;
+    const linkTimeouts = enforced ? tcpTimeouts(ttl) : undefined;
     const tag = randomBytes(6).toString("hex");
-    const opening = openWaitingScript({ announcedPid: announced, name: idleName, tag, belt });
+    const opening = openWaitingScript({ announcedPid: announced, name: idleName, tag, linkTimeouts });
     try {
       const { said } = await session.runScript<OpenWaitingAnswer>(doing, opening, statementDeadline);
       assertTrusted(said, { pid: announced }, doing);

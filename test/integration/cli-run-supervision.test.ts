@@ -43,7 +43,7 @@ describe("a command that is supervised", () => {
   test("is killed without a grace if the machine slept past the lock's TTL", async () => {
     const command = await startDeaf();
     const { monotonic, wall } = currentMoment();
-    command.believeUntil({ monotonic: monotonic + anHour, wall });
+    command.relyUntil({ monotonic: monotonic + anHour, wall });
     expect(await command.ended).toEqual({
       is: "ended",
       status: null,
@@ -56,7 +56,7 @@ describe("a command that is supervised", () => {
   test("is killed where the monotonic clock says so: the wall clock was set back", async () => {
     const command = await startDeaf();
     const { monotonic, wall } = currentMoment();
-    command.believeUntil({ monotonic, wall: wall + anHour });
+    command.relyUntil({ monotonic, wall: wall + anHour });
     expect(await command.ended).toMatchObject({ signal: constants.signals.SIGKILL, stopped: "deadline" });
   });
 
@@ -69,7 +69,7 @@ describe("a command that is supervised", () => {
 
   test("ends by itself, and then no signal goes to what was its group", async () => {
     const command = new SupervisedCommand(work("exit 7"));
-    command.believeUntil(later(currentMoment(), 2 * anHour));
+    command.relyUntil(later(currentMoment(), 2 * anHour));
     expect(await command.ended).toEqual({ is: "ended", status: 7, signal: null });
     // Its group may be another's by currentMoment.
     command.signal("SIGKILL");

@@ -35,7 +35,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       ["swallows what is sent to the client", "toClient"],
       ["swallows everything", undefined],
     ] as const)(
-      "%s: it stops believing before the next has the lock, and its signal aborts",
+      "%s: it stops relying on it before the next has the lock, and its signal aborts",
       async (_what, direction) => {
         await using locker = enforced();
         const key = uniqueKey();

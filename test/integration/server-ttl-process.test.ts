@@ -112,7 +112,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       },
     );
 
-    test("never yields, and asks all the time: it stops believing by the clock alone", async () => {
+    test("never yields, and asks all the time: it stops relying on it by the clock alone", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using holder = await hold(key, { ttl: 700, autoRefresh: true });
@@ -125,7 +125,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
   });
 
   describe("a holder whose wall clock is set", () => {
-    test("forward stops believing at once, and the next has the lock long before the TTL", async () => {
+    test("forward stops relying on it at once, and the next has the lock long before the TTL", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using holder = await hold(key, { ttl: "1h" });
@@ -168,7 +168,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       expect([lock.held, lock.expired, signal.aborted]).toEqual([false, true, true]);
     });
 
-    test("back believes no longer than before", async () => {
+    test("back relies on it no longer than before", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using proxy = await TcpProxy.start(databaseUrl());

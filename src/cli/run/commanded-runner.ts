@@ -13,7 +13,7 @@ export function obeyKeeper(starter: ProcessStarter): void {
         run(message.work, { socket, starter });
         break;
       case "until":
-        command?.believeUntil(message.until);
+        command?.relyUntil(message.until);
         break;
       case "signal":
         command?.signal(message.signal);

@@ -4,7 +4,7 @@ import type { Program } from "./program.ts";
 
 // What `pg-locker run` (the keeper), which has the lock, and the runner, which has the command, say to each other.
 
-/** A command, and how long the lock that it runs under may be believed in. */
+/** A command, and how long the lock that it runs under may be relied on. */
 export interface Work {
   readonly program: Program;
   /** What the runner has got from the keeper to hand on. */

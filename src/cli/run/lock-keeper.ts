@@ -92,7 +92,7 @@ export class LockKeeper {
     const beat = (): void => {
       this.#refresh().then(
         (until) => {
-          this.#runner.believeUntil(until);
+          this.#runner.relyUntil(until);
           this.#describe();
         },
         // It was given back meanwhile; or it is lost, which its signal tells.

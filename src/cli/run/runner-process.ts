@@ -87,7 +87,7 @@ export class RunnerProcess implements AsyncDisposable {
     this.#tell({ is: "run", work }, socket);
   }
 
-  believeUntil(until: Moment): void {
+  relyUntil(until: Moment): void {
     this.#tell({ is: "until", until });
   }
 

@@ -72,7 +72,7 @@ export class SupervisedCommand {
   }
 
   /** There is newer word of the lock. What is being stopped is stopped all the same. */
-  believeUntil(until: Moment): void {
+  relyUntil(until: Moment): void {
     this.#until = until;
   }
 
