@@ -26,27 +26,27 @@ import {
 } from "./transaction-lock.ts";
 
 export interface AskedOfCaller extends AskedOfTransaction {
-  /** The call is made by a function that runs under a lock of the same transaction. */
+  /** Whether the call comes from a function that runs under a lock of the same transaction. */
   readonly isWithin?: boolean;
   /**
-   * Cancels the wait of the session with this pid, where the client is not node-postgres's own. Without it, such a wait goes on
-   * until its bound.
+   * Cancels the wait of the backend `pid` if the client isn't node-postgres's own. Without this function, such a wait goes on until its
+   * bound.
    */
   readonly cancelWait?: ((pid: number, id: bigint) => Promise<void>) | undefined;
 }
 
-/** Until each is kept or given up, its savepoint is the client's last. */
+/** One turn for each lock, until it is kept or given up: till then its savepoint has to be the client's latest. */
 const savepoints = new Turns();
-/** Until each function has ended; those that run within another are left out. */
+/** One turn for each function, until it has ended; functions that run within another have none. */
 const functions = new Turns();
 
 /**
- * Takes the lock in a transaction that its caller has open, or is refused. With a `wait`, it waits in the server, for one bound at most.
- * A wait that is aborted ends with the refusal `"abandoned"`: at once, if the client is node-postgres's own or `cancelWait` is given.
- * Whatever goes wrong, the transaction is then as it was before; only if the client itself fails is that not sure.
+ * Takes the lock in a transaction that the caller has open. With a `wait`, it waits in the server, for at most one bound. An aborted wait
+ * ends with the refusal `"abandoned"`: at once if the client is node-postgres's own, or if `cancelWait` is given. Whatever goes wrong, the
+ * transaction is as it was before, unless the client itself fails.
  *
- * One call after the other: two that are made at once must not be between each other's savepoints. Nor may a second one begin while the
- * function of the first runs, unless that has called it: going back to its savepoint would undo what the function wrote meanwhile.
+ * Calls on one client take turns, because two at once would come between each other's savepoints. A second call also waits for the end of
+ * the first call's function, unless that function made it: going back to its savepoint would undo what the function wrote meanwhile.
  *
  * @throws {InvalidConfigError} the client is not in a transaction, or doesn't answer as a client does
  * @throws {StandbyError} @throws {LockTableFullError}
@@ -67,14 +67,14 @@ export function takeInCallers(
   return isWithin ? take() : functions.take(client, take, () => transaction.ended);
 }
 
-/** Resolves when nothing of the last call on a client of the caller's is under way, nor what undoes it. To be called with it. */
+/** Resolves when the latest call on a caller's client is over, with whatever undoes it. */
 export function untilSettled(client: object, isWithin: boolean): Promise<void> {
   return (isWithin ? savepoints : functions).areOver(client);
 }
 
 /**
- * A transaction that is the caller's. All that is asked of its client is `query(text, values)`, with a row's value by its column's name,
- * so that a transaction of any library can be made to fit. What is done to take the lock is between a savepoint and its release.
+ * A caller's transaction. Its client needs only `query(text, values)` that returns rows by column name, so that a transaction of any
+ * library can be adapted. The lock is taken between a savepoint and its release.
  *
  *     new ── begin ──▶ begun ── keep ──▶ kept ── commit, undo ──▶ a look, and its settings are as they were
  *      └── undo         └── undo, fail ──▶ back to the savepoint
@@ -83,9 +83,9 @@ class CallersTransaction implements Transaction {
   readonly isOwn = false;
   readonly isOpen = false;
   readonly client: TransactionClient;
-  /** Resolves when it is kept or given up. */
+  /** Resolves when the lock is kept or given up. */
   readonly settled: Promise<void>;
-  /** Resolves when its function has ended, or will not begin. */
+  /** Resolves when the caller's function has ended, or will not begin. */
   readonly ended: Promise<void>;
   readonly beat: Transaction["beat"];
   readonly #key: string;
@@ -93,7 +93,7 @@ class CallersTransaction implements Transaction {
   #settle: () => void = () => {};
   #end: () => void = () => {};
   #isBegun = false;
-  /** Whether the last statement had its answer: without, what comes next would wait behind it. */
+  /** Whether the last statement was answered. If not, the next one would wait behind it. */
   #isAnswered = true;
 
   constructor(client: TransactionClient, about: { key: string; cancelWait: AskedOfCaller["cancelWait"] }) {
@@ -106,7 +106,7 @@ class CallersTransaction implements Transaction {
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
     });
-    // What runs beside a function's own statements is not for every library's client.
+    // Not every library's client can run something beside the function's own statements.
     this.beat = isCancellable(client) ? () => client.query(keepAlive.text, []) : undefined;
   }
 
@@ -136,13 +136,13 @@ class CallersTransaction implements Transaction {
     await this.#query(text, [], about);
   }
 
-  /** Does nothing if the client is at another statement. */
+  /** Does nothing if the client is busy with another statement. */
   async cancel(text: string, { pid, id }: { pid: number; id: bigint }): Promise<void> {
     if (!isCancellable(this.client)) await this.#cancelWait?.(pid, id);
     else if (isUnderWay(this.client, text)) await cancelStatement(this.client as unknown as Client);
   }
 
-  /** Never rejects: it is about what has failed already. Once the lock is kept, the caller is told that. */
+  /** Never rejects, because the caller is told of the first failure. */
   async undo(kept?: TransactionGrant): Promise<void> {
     try {
       if (kept !== undefined) {
@@ -152,7 +152,7 @@ class CallersTransaction implements Transaction {
         await this.tell(releaseSavepoint);
       }
     } catch {
-      // Then the client or the transaction is at its end, as the caller's next statement says.
+      // The client or the transaction has ended, as the caller's next statement will say.
     }
     this.#settle();
     this.#end();
@@ -179,7 +179,7 @@ class CallersTransaction implements Transaction {
     }
   }
 
-  // Its session is the caller's, who is told what becomes of it.
+  // The session is the caller's, whose client tells what becomes of it.
   cutOff(): void {}
   onGone(): void {}
 
@@ -215,7 +215,7 @@ class CallersTransaction implements Transaction {
     try {
       return await within(deadline, asking);
     } catch (cause) {
-      // An adapter's own, for a transaction that has ended.
+      // An adapter throws it for a transaction that has ended.
       if (cause instanceof InvalidConfigError) throw cause;
       throw new DatabaseError({ doing, key: this.#key, cause });
     }

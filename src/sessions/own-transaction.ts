@@ -21,7 +21,7 @@ const committing = "Committing under the lock";
 const rollingBack = "Rolling back under the lock";
 
 /**
- * A transaction of the locker's own, on a session of the pool.
+ * One of the locker's own transactions, on a session of the pool.
  *
  *     reserved ── begin ──▶ open ── commit, undo ──▶ returned
  *                            └── fail, cutOff, the end of its session ──▶ destroyed
@@ -37,7 +37,7 @@ export class OwnTransaction implements Transaction {
   #ending: Promise<void> | undefined;
   #canceled: Promise<void> | undefined;
 
-  /** `ended` is called when its lock was kept, and it is over. */
+  /** `ended` is called when the transaction is over. */
   constructor(session: Session, { key, ended }: { key: string; ended: () => void }) {
     this.client = session.client as unknown as TransactionClient;
     this.#session = session;
@@ -71,7 +71,7 @@ export class OwnTransaction implements Transaction {
     return cancelStatement(this.#session.client);
   }
 
-  // Whether it is answered in time is for the heartbeat to say.
+  // The heartbeat decides whether the answer came in time.
   readonly beat = (ttl: number): Promise<unknown> =>
     this.#session.command("Keeping a transaction alive", keepAlive, ttl + statementDeadline);
 
@@ -92,7 +92,7 @@ export class OwnTransaction implements Transaction {
         const { sqlState } = error as DatabaseError;
         const instead = insteadOfCommit(sqlState);
         if (instead === undefined) throw error;
-        // What the function began since is not committed either.
+        // Nor is what the function has begun since.
         await session.command(rollingBack, rollback, statementDeadline);
         throw new DatabaseError({ doing: committing, key: this.#key, cause: instead });
       }
@@ -111,16 +111,16 @@ export class OwnTransaction implements Transaction {
     this.#over();
   }
 
-  /** The server notices that its client has gone when the statement of the moment has ended. */
+  /** Cancels the statement under way, because the server notices that its client has gone only when that has ended. */
   cutOff(cause: Error): void {
     if (this.isOpen) this.#canceled = cancelStatement(this.#session.client);
     this.#session.destroy(cause);
     this.#over();
   }
 
-  /** Ends it, unless its end is under way already: that is waited for. Never rejects, and takes seconds at most. */
+  /** Ends the transaction, or waits for the end that is under way. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
-    // Cut off in mid-commit, nobody would know whether it took effect.
+    // If it were cut off in the middle of a commit, nobody would know whether that took effect.
     if (this.#ending === undefined) this.cutOff(new LockerClosedError());
     else await this.#ending.catch(() => {});
     await this.#canceled;
@@ -141,7 +141,7 @@ export class OwnTransaction implements Transaction {
       if (session.goneBecause === undefined && !isRolledBack(error, session)) session.destroy(toError(error));
       throw this.#namedEnd(error);
     } finally {
-      // Does nothing for one that has gone.
+      // Does nothing for a session that has gone.
       session.return();
       this.#over();
     }
@@ -161,7 +161,7 @@ export class OwnTransaction implements Transaction {
   }
 }
 
-/** Why nothing was committed, by the code of the server's answer; `undefined`: for no reason that we know of. */
+/** Why nothing was committed, by the code of the server's answer; `undefined` for any other code. */
 function insteadOfCommit(sqlState: string | undefined): Error | undefined {
   switch (sqlState) {
     case lockHasGone:
@@ -173,14 +173,15 @@ function insteadOfCommit(sqlState: string | undefined): Error | undefined {
   }
 }
 
-/** Whether the session is out of the transaction, and of every other, as far as the driver tells. */
+/** Whether the driver says that the session is in no transaction. */
 function isRolledBack(error: unknown, session: Session): boolean {
   return error instanceof DatabaseError && session.client.getTransactionStatus?.() === "I";
 }
 
 /**
- * Keeps a function from giving the client of the transaction back to the pool, which would hand it out to the next: the
- * client's `release` throws. @returns what undoes that
+ * Makes the client's `release` throw, because a function that gave its client back would have the pool hand it to somebody else.
+ *
+ * @returns a function that undoes it
  */
 function keepFromPool(client: object): () => void {
   const { release } = client as { release?: unknown };

@@ -15,36 +15,35 @@ import {
   takeInTransaction,
 } from "./transaction-lock.ts";
 
-/** Milliseconds for a session of which a wait is to be cancelled. */
+/** Milliseconds to wait for a session from which a wait is cancelled. */
 const cancelReservation = 1_000;
-/** Milliseconds until the next try, if the pool's client has the lock by the application's own doing. */
+/** Milliseconds until the next try if the pool's own client has the lock, because the application took it there. */
 const pauseForOwnSession = 200;
 
 /**
- * Transactions of the locker's own, each on a session of the pool, of which nothing is used but the transaction: so one of a
- * pooler in transaction mode serves as well.
+ * The locker's own transactions, each on a session of the pool. They use nothing of the session but the transaction, so they also work
+ * behind a pooler in transaction mode.
  */
 export class OwnTransactions {
   readonly #from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined };
-  /** Those that have their lock. */
+  /** The transactions that have their lock. */
   readonly #open = new Set<OwnTransaction>();
 
-  /** `wait`: milliseconds for a session. */
+  /** `wait`: milliseconds to wait for a session. */
   constructor(from: { pool: Pool; wait: number; recovery: RecoveryGrace | undefined }) {
     this.#from = from;
   }
 
   /**
-   * Begins a transaction, and tries for the lock in it. With a `wait` it then waits in the server, for one bound at most; and for a
-   * session before that. A wait that is aborted ends at once, with the refusal `"abandoned"`. After a refusal nothing is left of the
-   * transaction.
+   * Begins a transaction and tries to take the lock in it. With a `wait`, it first waits for a session, and then in the server, for at most
+   * one bound. An aborted wait ends at once with the refusal `"abandoned"`. After a refusal nothing is left of the transaction.
    *
-   * The server queues those who wait, and whoever waits anew is the last. Each wait is a transaction of its own, so that none
-   * holds a snapshot for longer than the bound.
+   * The server queues the waiters; one that waits again goes to the end. Each wait is a transaction of its own, so that none keeps a
+   * snapshot for longer than the bound.
    *
    * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {StandbyError} @throws {LockTableFullError}
-   * @throws {DatabaseError} also if the pool's client was in a transaction already, after which it is destroyed; and 40P01, if this and
-   *   other transactions wait for each other
+   * @throws {DatabaseError} also if the pool's client was in a transaction already, which destroys the client; and 40P01 if this and other
+   *   transactions wait for each other
    */
   async take(
     request: LockRequest,
@@ -62,9 +61,7 @@ export class OwnTransactions {
     return answer;
   }
 
-  /**
-   * Cancels what a session waits for, if that is the lock of a request: for a client whose own driver can't. Never rejects.
-   */
+  /** Cancels the wait of the backend `pid` for the lock `id`, for a client whose driver can't. Never rejects. */
   async cancelWait(pid: number, id: bigint): Promise<void> {
     const session = await reserveSession(this.#from.pool, cancelReservation).catch(() => undefined);
     if (!(session instanceof Session)) return;
@@ -81,10 +78,7 @@ export class OwnTransactions {
     session.return();
   }
 
-  /**
-   * Ends every transaction that is open; nothing of them is kept. One whose end is under way comes to that, within seconds.
-   * Never rejects.
-   */
+  /** Rolls back every open transaction; one that is already ending is waited for, which takes seconds at most. Never rejects. */
   async close(): Promise<void> {
     await Promise.all([...this.#open].map((transaction) => transaction.close()));
   }
@@ -101,7 +95,7 @@ export class OwnTransactions {
   }
 }
 
-/** The session of the pool has the lock itself, and may be had again at once; another one would wait for it. */
+/** Refuses after a pause, because the pool's session has the lock itself, and would be handed out again at once. */
 async function heldByPool(wait: TransactionWait | undefined): Promise<Refusal> {
   if (wait === undefined) return { refused: "held" };
   await pauseFor(Math.min(pauseForOwnSession, wait.bound), [wait.signal]).catch(() => {});

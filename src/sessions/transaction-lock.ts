@@ -29,8 +29,8 @@ import { countTtl, TransactionHeartbeat, ttlWithin } from "./transaction-heartbe
 import { lockTimeout, untilAnswered } from "./until-answered.ts";
 
 /**
- * How a transaction is spoken to that a lock is taken in: one of the locker's own, or one that its caller brings. What is said is the
- * same in both.
+ * A transaction that a lock is taken in: the locker's own, or one that the caller has open. The course below is the same for both; this
+ * interface is what differs.
  *
  *     begin ── try ─┬─ granted ─────────────────────────────┬─▶ keep ── the function ──▶ commit, undo
  *                   └─ refused ── wait, at most once, look ─┤
@@ -39,59 +39,59 @@ import { lockTimeout, untilAnswered } from "./until-answered.ts";
  */
 export interface Transaction {
   readonly client: TransactionClient;
-  /** The locker begins and ends it. */
+  /** Whether the locker begins and ends the transaction. */
   readonly isOwn: boolean;
-  /** Whether the locker will notice its end, and has not yet. */
+  /** Whether the transaction is open, as far as the locker knows. Always false for a caller's: the locker isn't told of its end. */
   readonly isOpen: boolean;
-  /** Has all that is done from here on be undone by {@link undo}. */
+  /** Begins the part that {@link undo} takes back. */
   begin(): Promise<void>;
   ask<T>(question: Statement, values: Array<string | null>): Promise<Answer<T>>;
-  /** Sends a statement that returns nothing, which may take so many milliseconds. */
+  /** Sends a statement that returns nothing. `deadline`: milliseconds that it may take. */
   tell(text: string, about: { doing: string; deadline: number }): Promise<unknown>;
-  /** Cancels the statement with this text, which waits for a lock id in the backend with this pid. Never rejects. */
+  /** Cancels the statement with this text, which waits in the backend `pid` for the lock `id`. Never rejects. */
   cancel(text: string, waiter: { pid: number; id: bigint }): Promise<void>;
   /**
-   * Leaves nothing of the lock; nor of the transaction, if that is the locker's own. Once the lock is `kept`, it leaves a transaction
-   * of the caller's as it is, to whoever began it.
+   * Takes the lock back. Rolls the transaction back as well if it is the locker's own. A caller's transaction is rolled back to before
+   * the lock, or left as it is if the lock was `kept`.
    *
    * @throws what a rollback of the locker's own transaction fails with
    */
   undo(kept?: TransactionGrant): Promise<void>;
-  /** Leaves nothing of the lock after a fault. Never rejects. */
+  /** Takes the lock back after a fault. Never rejects. */
   fail(error: unknown): Promise<void>;
-  /** From here on the function runs in it. */
+  /** Tells it that the caller's function runs in it from now on. */
   keep(): Promise<void>;
-  /** Ends it, or the caller's lock in it, if the lock is held until now. @throws why it was not */
+  /** Commits the locker's own transaction, or ends the lock in a caller's. @throws if the lock was not held until now */
   commit(kept: TransactionGrant): Promise<void>;
-  /** Keeps it from being idle; absent if nothing can be sent beside the function's own statements. */
+  /** Sends something, so that the server doesn't end the transaction as idle. Absent if nothing can be sent beside the function's statements. */
   readonly beat: ((ttl: number) => Promise<unknown>) | undefined;
-  /** Ends the locker's own at once, even in the middle of a statement. */
+  /** Ends the locker's own transaction at once, even in the middle of a statement. */
   cutOff(cause: Error): void;
-  /** Calls `listener` once, if the session of the locker's own goes by itself; with an error if the server ended it as idle. */
+  /** Calls `listener` once if the session of the locker's own transaction is lost; with an error if the server ended it as idle. */
   onGone(listener: (idle: Error | undefined) => void): void;
 }
 
-/** A lock as granted in a transaction. */
+/** What is known of a lock that was granted in a transaction. */
 export interface TransactionGrant {
   readonly mark: Mark;
-  /** When a statement was sent that showed the lock to be held. */
+  /** When the statement was sent whose answer showed that the lock is held. */
   readonly provenAt: Instant;
-  /** What `idle_in_transaction_session_timeout` was; null: it was left as it is. */
+  /** The earlier value of `idle_in_transaction_session_timeout`, or null if it was not changed. */
   readonly idleTimeout: string | null;
 }
 
-/** A wait in the server. */
+/** How long to wait in the server. */
 export interface TransactionWait {
-  /** Milliseconds that the server is asked to wait. */
+  /** Milliseconds. */
   readonly bound: number;
-  /** Ends the wait, by a cancellation in the server. */
+  /** Cancels the wait in the server when it aborts. */
   readonly signal: StopSignal;
 }
 
 export interface AskedOfTransaction {
-  /** How long the transaction may be idle, in milliseconds, until the server ends it; `undefined`: for ever. */
+  /** Milliseconds that the transaction may be idle before the server ends it. `undefined`: no limit. */
   readonly ttl?: number | undefined;
-  /** If the lock is held: to wait in the server, once. */
+  /** Waits once in the server if somebody else holds the lock. */
   readonly wait?: TransactionWait | undefined;
   readonly recovery?: RecoveryGrace | undefined;
 }
@@ -100,8 +100,8 @@ export const takingTheLock = "Taking the lock";
 const waitingForTheLock = "Waiting for the lock";
 
 /**
- * Takes the lock in a transaction, after a wait in the server if one is asked for, or is refused. Whoever has left by then gets the
- * refusal `"abandoned"`. After a refusal or a fault nothing is left of the lock.
+ * Takes the lock in a transaction, after a wait in the server if `asked.wait` is set. Returns a refusal if somebody else holds the lock, or
+ * `"abandoned"` if the caller has left meanwhile. After a refusal or a fault nothing is left of the lock.
  *
  * @throws {StandbyError} @throws {LockTableFullError} @throws what the transaction's methods throw
  * @throws {DatabaseError} also 40P01, if this and other transactions wait for each other
@@ -177,7 +177,7 @@ async function tryAndWait(
 
 /** A lock that ends with the transaction that it was taken in. */
 export class TransactionLock {
-  /** Aborts when its TTL has passed, before the server ends the transaction for that; or when the server has. */
+  /** Aborts when the TTL has passed, which is before the server ends the transaction for it; or when the server has ended it. */
   readonly lost = new Stop();
   readonly #transaction: Transaction;
   readonly #key: string;
@@ -195,7 +195,7 @@ export class TransactionLock {
     this.#grant = grant;
     transaction.onGone((idle) => {
       this.#heartbeat?.stop();
-      // Before our own clock, if that stood still.
+      // If our own clock stood still, the server was first.
       if (idle !== undefined) this.lost.abort(new LockLostError({ key, cause: idle }));
     });
     if (ttl === undefined) return;
@@ -218,14 +218,14 @@ export class TransactionLock {
     return this.#transaction.client;
   }
 
-  /** Whether its end will be noticed, by its locker, and has not been yet. */
+  /** Whether its transaction is open, as far as the locker knows. */
   get isOpen(): boolean {
     return this.#transaction.isOpen;
   }
 
   /**
-   * Nobody gives the lock up any more before the function has ended: to be called before that begins. Until then, {@link release}
-   * leaves nothing of the lock, in a transaction of the caller's, too.
+   * Keeps the lock until the caller's function has ended. Call it before the function begins. Until then, {@link release} takes the lock
+   * back, even in a caller's transaction.
    *
    * @throws {DatabaseError}
    */
@@ -235,19 +235,19 @@ export class TransactionLock {
   }
 
   /**
-   * What the function wrote is kept, or will be when the caller commits; and the lock was held until now.
+   * Commits what the function wrote; in a caller's transaction, leaves that to the caller.
    *
-   * @throws {DatabaseError} it was not, or the commit failed @throws {LockExpiredError} @throws {LockLostError}
+   * @throws {DatabaseError} the lock was not held until now, or the commit failed @throws {LockExpiredError} @throws {LockLostError}
    */
   async commit(): Promise<void> {
     await this.#end(() => this.#transaction.commit(this.#grant));
     if (this.lost.aborted) throw this.lost.reason;
   }
 
-  /** Nothing of it is kept; or, in a transaction of the caller's, that is the caller's to say. */
+  /** Rolls the transaction back; a caller's transaction is left to the caller. */
   async release(): Promise<void> {
     const ended = this.#end(() => this.#transaction.undo(this.#isKept ? this.#grant : undefined));
-    // On a link that is dead there is no answer; on one that is not, the caller's settings are put back all the same.
+    // A dead link gives no answer. If the link lives, the caller's settings are put back all the same.
     if (this.lost.aborted) ended.catch(() => {});
     else await ended;
   }
@@ -264,7 +264,7 @@ export class TransactionLock {
   }
 }
 
-/** What failed, and for which lock. A deadlock by its name: the server says so in its own language. */
+/** Adds the key to an error, and names a deadlock in English, because the server's message is in the server's language. */
 function aboutLock(error: unknown, key: string): unknown {
   if (!(error instanceof DatabaseError)) return error;
   const { sqlState, cause } = error;

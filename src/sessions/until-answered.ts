@@ -1,20 +1,17 @@
 import { abandonOnAbort, pauseFor, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 
-/** The `lock_timeout` for a bound in milliseconds. 0 would be none at all. */
+/** The `lock_timeout` for a bound in milliseconds: at least 1, because 0 would mean no bound. */
 export function lockTimeout(bound: number): string {
   return Math.max(Math.ceil(bound), 1).toString();
 }
 
-/**
- * Milliseconds after which a wait is cancelled again, at first and at most: it may not have begun when the first cancellation
- * came.
- */
+/** Milliseconds until a wait is cancelled again, at first and at most. It may not have begun when the first cancellation came. */
 const pauses = { first: 20, longest: 500 };
 
 /**
- * Waits for the answer of a statement that waits in the server. On an abort has it cancelled, over and over, because a cancellation
- * that comes before the statement does nothing; and settles when the statement has its answer and no cancellation is under way
- * any more, so that none hits the next statement.
+ * Waits for the answer to a statement that waits in the server. When `signal` aborts, it cancels the statement over and over, because a
+ * cancellation that arrives before the statement does nothing. It settles when the statement is answered and no cancellation is under way,
+ * so that none hits the next statement.
  */
 export async function untilAnswered<T>(
   statement: Promise<T>,

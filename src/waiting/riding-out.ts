@@ -5,15 +5,15 @@ import { pauseFor, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { Wanted } from "./attempt.ts";
 
-/** Milliseconds. */
+/** Milliseconds between a fault and the next try. */
 const shortestPause = 100;
 const longestPause = 3_000;
 
-/** How one wait goes on in spite of the faults that waiting can mend. */
+/** Carries one wait on through faults that waiting can mend, such as a restart of the server. */
 export class RidingOut {
   readonly #wanted: Wanted;
   readonly #around: { readonly telemetry: Telemetry; readonly hasConnected: boolean };
-  /** Milliseconds that the next pause may take at most. */
+  /** The longest that the next pause may take, in milliseconds. */
   #nextPause = shortestPause;
   #lastFault: Error | undefined;
 
@@ -22,15 +22,15 @@ export class RidingOut {
     this.#around = around;
   }
 
-  /** The last fault that waiting can mend; `undefined`: there was none. */
+  /** The latest fault, or `undefined` if there was none. */
   get lastFault(): Error | undefined {
     return this.#lastFault;
   }
 
   /**
-   * Says that the wait goes on, and pauses: for longer each time.
+   * Reports that the wait goes on, and pauses, longer each time.
    *
-   * @throws the error itself, if it is what ended the wait, or no waiting mends it; or what ends the wait during the pause
+   * @throws `error` itself if it ended the wait, or if waiting can't mend it; the reason of `end` if that aborts during the pause
    */
   async after(error: unknown, end: StopSignal): Promise<void> {
     const isEnd = end.aborted && end.reason === error;
@@ -42,11 +42,11 @@ export class RidingOut {
     await pauseFor(this.#pauseAfter(fault), [end]);
   }
 
-  /** Milliseconds until the next try: twice as long each time, and jittered. */
+  /** Milliseconds until the next try: doubled each time, with jitter. */
   #pauseAfter(fault: Error): number {
     const atMost = this.#nextPause;
     this.#nextPause = Math.min(atMost * 2, longestPause);
-    // The end of a recovery grace is known, but a witness may end it earlier.
+    // It is known when a recovery grace ends, but a witness may end it earlier.
     const graceLeft = fault instanceof LockNotAcquiredError ? fault.graceLeft : undefined;
     if (graceLeft !== undefined) return Math.min(graceLeft, longestPause);
     return atMost * (0.5 + Math.random() * 0.5);

@@ -5,15 +5,15 @@ import type { Wanted } from "./attempt.ts";
 /** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
 export const firstTry = 1_000;
 
-/** Who waits, and for how long. */
+/** A wait with a bound. */
 export interface Bounded {
   /** When the wait began, by `performance.now()`. */
   readonly start: number;
-  /** Milliseconds; infinite: without a bound. */
+  /** Milliseconds; infinite if it has no bound. */
   readonly bound: number;
-  /** The first try is under way, or about to be: it may take {@link firstTry}, however short the wait is. */
+  /** Whether the first try is under way, or about to be. It may take {@link firstTry}, however short the wait is. */
   readonly isFirstTry: boolean;
-  /** The bound has passed. */
+  /** Called when the bound has passed. */
   atBound(): void;
 }
 
@@ -22,7 +22,7 @@ export function leftOf({ start, bound, isFirstTry }: Bounded): number {
   return start + (isFirstTry ? Math.max(bound, firstTry) : bound) - performance.now();
 }
 
-/** Rings at the bound of a wait; to be reset when the first try is over. */
+/** An alarm at the bound of a wait. Reset it when the first try is over. */
 export function boundAlarm(of: Bounded): Alarm<Bounded> {
   return new Alarm<Bounded>(of, leftOf, ring);
 }
@@ -31,7 +31,7 @@ function ring(of: Bounded): void {
   of.atBound();
 }
 
-/** What a wait ends with at its bound. `lastFault`: the last that it rode out. */
+/** The error of a wait whose bound has passed. `lastFault`: the latest fault that it rode out. */
 export function boundHasPassed(
   { key, wait }: Wanted,
   around: { readonly hasConnected: boolean },
