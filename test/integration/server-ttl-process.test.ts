@@ -125,7 +125,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
   });
 
   describe("a holder whose wall clock is set", () => {
-    test("forward stops relying on it at once, and the next has the lock long before the TTL", async () => {
+    test("forward stops relying on it at once; the next has the lock long before the TTL", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using holder = await hold(key, { ttl: "1h" });
