@@ -4,10 +4,10 @@ import type { PostgresJsOptions } from "./postgres-js.ts";
 import type { Announced } from "./server-messages.ts";
 import { openSocket, type ServerAddress } from "./server-socket.ts";
 
-/** Milliseconds for all of a cancellation. */
+/** Milliseconds that a cancellation may take in all. */
 const deadline = 5_000;
 
-/** Cancels what a backend is at, as `cancelStatement` of `cancel.ts` does over node-postgres. Never rejects. */
+/** Cancels the statement that a backend is running, as `cancelStatement` of `cancel.ts` does over node-postgres. Never rejects. */
 export async function cancelAt(
   options: PostgresJsOptions,
   address: ServerAddress,
@@ -20,7 +20,7 @@ export async function cancelAt(
       socket = opened;
       opened.on("error", () => {});
       if (!isOver) return;
-      // It would hit some later statement.
+      // So late, it would hit another statement.
       opened.destroy();
       throw new Error("the cancellation is too late");
     });
@@ -32,7 +32,7 @@ export async function cancelAt(
   try {
     await within(deadline, cancel());
   } catch {
-    // A reset takes back what the system has not sent yet.
+    // A reset discards what the system has not sent yet.
     socket?.resetAndDestroy?.();
   } finally {
     isOver = true;
@@ -40,7 +40,7 @@ export async function cancelAt(
   }
 }
 
-/** https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-CANCELREQUEST */
+/** The message of a cancellation: https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-CANCELREQUEST */
 function cancelRequest({ pid, secret }: Announced): Buffer {
   const head = Buffer.alloc(12);
   head.writeUInt32BE(head.length + secret.length, 0);

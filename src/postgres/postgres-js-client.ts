@@ -16,14 +16,14 @@ import { addressesOf, connectedAddress, openSocket, type ServerAddress } from ".
 import { ping } from "./sql.ts";
 import { withLiterals } from "./sql-literal.ts";
 
-/** Seconds that postgres.js has to end a connection politely. */
+/** Seconds in which postgres.js may end a connection gracefully. */
 const endWithin = 5;
 
 export interface PostgresJsClientOptions {
   readonly postgresJs: PostgresJsOptions;
 }
 
-/** Which of several hosts is tried first. */
+/** The index of the host that is tried first, by the options that name several. */
 const firstHost = new WeakMap<PostgresJsOptions, number>();
 
 //   new ──connect()──▶ open ──end(), destroySocket(), the server, the network──▶ closed
@@ -38,23 +38,22 @@ interface StatementUnderWay {
 }
 
 /**
- * One connection of postgres.js, with the face of a client of node-postgres.
+ * One connection over postgres.js, with the interface of a node-postgres client.
  *
- * It is an instance of postgres.js of its own, for one connection, on a socket that this client has made: so it is known at once when the
- * connection has gone, nothing is ever connected anew, and the socket can be cut. What postgres.js itself does in the background, and
- * whose failure would end the process, is left out: it reads no list of types, looks for no state of the server, and asks for no
- * password.
+ * It uses its own instance of postgres.js with a single connection, on a socket that this client opens itself. So the client learns at once
+ * that the connection has gone, postgres.js never reconnects, and the socket can be cut. Whatever postgres.js would do in the background,
+ * where a failure would end the process, is turned off: it reads no list of types, doesn't look for a primary, and asks for no password.
  */
 export class PostgresJsClient extends EventEmitter implements OwnClient {
   readonly #options: PostgresJsOptions;
   #messages = new ServerMessages();
   #state: State = { is: "new" };
-  /** Of the connection that is being made, or is there. */
+  /** The socket of the connection, from when it is being made. */
   #socket: Socket | undefined;
   #isEnding = false;
-  /** Tells whoever waits for the connection that there will be none. */
+  /** Rejects the `connect` that is under way. */
   #giveUp: (cause: Error) => void = () => {};
-  /** What the server is at, and what comes after that. */
+  /** The statement that the server is running, then those that follow it. */
   readonly #underWay: StatementUnderWay[] = [];
 
   constructor({ postgresJs }: PostgresJsClientOptions) {
@@ -62,7 +61,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     this.#options = postgresJs;
   }
 
-  /** The backend that the server announced. */
+  /** The pid that the server announced for its backend. */
   get processID(): number | undefined {
     return this.#messages.announced?.pid;
   }
@@ -76,13 +75,13 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   }
 
   /**
-   * Of several hosts, takes the first that is a primary, because locks live there; if none is, the last that could be reached. Begins
-   * after the one that could not be reached last time. Each has the options' `connect_timeout`.
+   * Connects to the first of the hosts that is a primary, because that is where locks are; if none is, to the last one. A host that could
+   * not be reached is tried last the next time. The option `connect_timeout` bounds each host by itself.
    *
-   * @throws {Error} no connection; the driver's or the system's own
+   * @throws {Error} of the driver or of the system: there is no connection
    */
   async connect(): Promise<void> {
-    // Neither the application's own functions nor postgres.js hear that nobody wants it any more.
+    // The application's functions and postgres.js can't be told that nobody wants the connection any more.
     const givenUp = new Promise<never>((_, reject) => {
       this.#giveUp = reject;
     });
@@ -104,7 +103,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
         await this.#connectTo(address);
         if (isLast || (await this.#inTime(this.#isPrimary()))) return;
       } catch (error) {
-        // One that doesn't answer is not to be waited for each time.
+        // A host that doesn't answer must not be waited for each time.
         firstHost.set(this.#options, (first + turn + 1) % inTurn.length);
         if (isLast || this.#state.is === "closed") throw error;
       }
@@ -112,7 +111,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     }
   }
 
-  /** A step of the way to a host. */
+  /** Bounds one step of a connection by `connect_timeout`. */
   #inTime<T>(step: T | PromiseLike<T>): Promise<T> {
     const seconds = this.#options.connect_timeout ?? 0;
     const taken = Promise.resolve(step);
@@ -125,7 +124,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     return !isStandby;
   }
 
-  /** For the next host. */
+  /** Ends the connection to a host, so that the next one can be tried. */
   async #leave(): Promise<void> {
     if (this.#state.is !== "open") return;
     const { engine, socket } = this.#state;
@@ -145,7 +144,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     const reason = (): Error => messages.fatal ?? failure ?? new Error("Connection terminated unexpectedly");
     socket.on("data", (bytes: Buffer) => {
       messages.read(bytes);
-      // postgres.js keeps the reason to itself, and tells them that the connection was closed, when it is.
+      // postgres.js doesn't pass this reason on: it says only that the connection was closed, once it is.
       if (messages.fatal !== undefined) for (const { fail } of this.#underWay) fail(messages.fatal);
     });
     socket.on("error", (error) => {
@@ -154,19 +153,19 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     const lost = (): void => {
       if (this.#state.is === "open" && this.#state.socket === socket) this.#closed(reason());
     };
-    // The server says no more: what it is at has no answer. It ends the session in this very step, before the socket is closed.
+    // The server sends nothing more, so the statement under way gets no answer. The session ends now, before the socket is closed.
     socket.on("end", () => {
       socket.destroy();
       lost();
     });
     socket.on("close", () => {
-      // postgres.js takes every listener away now.
+      // postgres.js removes every listener now.
       queueMicrotask(() => socket.on("error", () => {}));
       lost();
     });
     const engine = make(this.#engineOptions({ socket, address, password, reason }));
     try {
-      // Nothing is asked, but postgres.js connects for it.
+      // An empty query, for which postgres.js connects.
       await this.#inTime(engine.unsafe("", []));
     } catch (error) {
       const wasLost = socket.destroyed;
@@ -180,7 +179,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   async #openSocket(address: ServerAddress): Promise<Socket> {
     let isLate = false;
     const opening = openSocket(this.#options, address, (opened) => {
-      // One that fails without a listener ends the process.
+      // A socket that fails without a listener ends the process.
       opened.on("error", () => {});
       if (isLate || this.#state.is === "closed") {
         opened.destroy();
@@ -197,7 +196,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     }
   }
 
-  /** As the options have it, but for one connection, on this socket alone, and without what runs by itself. */
+  /** The application's options, changed for one connection on this socket, and without anything that runs in the background. */
   #engineOptions(made: {
     socket: Socket;
     address: ServerAddress;
@@ -214,10 +213,10 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
       port: ["port" in address.at ? address.at.port : 0],
       path: false,
       pass: password,
-      // The socket has it already.
+      // The socket is encrypted already.
       ssl: false,
       socket: () => {
-        // It would connect anew, by itself; and it would never hear of an end before it listens.
+        // Otherwise postgres.js would reconnect by itself, or miss an end that came before it listened.
         if (isTaken || socket.destroyed) throw reason();
         isTaken = true;
         return socket;
@@ -239,10 +238,10 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     };
   }
 
-  /** A statement of the locker's: every value as the server wrote it. */
+  /** Sends a statement of the locker's. Returns each value as the server wrote it. */
   query(asked: Query): Promise<Result>;
   query(script: Omit<Query, "values">): Promise<Result | readonly Result[]>;
-  /** A statement of whoever has the client of a transaction: rows by name, read as postgres.js does. */
+  /** Sends a statement of the application's, on the client of a transaction. Returns rows by column name, parsed by postgres.js. */
   query(text: string, values?: readonly unknown[]): Promise<NamedRows>;
   async query(
     asked: Query | Omit<Query, "values"> | string,
@@ -253,7 +252,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
       const result = await this.#send(asked, () => engine.unsafe(asked, given.map(asParameter)));
       return lastOf(result, namedRows);
     }
-    // One message: with parameters, postgres.js would ask for their types first, and write the values as the application has it.
+    // Literals, in one message: with parameters, postgres.js would first ask for their types, and apply the application's serializers.
     const text = "values" in asked ? withLiterals(asked.text, asked.values) : asked.text;
     const result = await this.#send(asked.text, () => engine.unsafe(text, []).raw());
     return lastOf(result, rawRows);
@@ -279,26 +278,26 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     throw this.#state.is === "closed" ? this.#state.cause : new Error("the client is not connected");
   }
 
-  /** Whether a statement of this text is what the server is at. */
+  /** Whether the server is running a statement with this text. */
   isUnderWay(text: string): boolean {
     return this.#underWay[0]?.text === text;
   }
 
-  /** As {@link cancelStatement} of `cancel.ts`. Never rejects. */
+  /** Cancels the statement that the server is running, as {@link cancelStatement} of `cancel.ts` does. Never rejects. */
   async cancelStatement(): Promise<void> {
     const { announced } = this.#messages;
     if (this.#state.is !== "open" || announced === undefined) return;
     await cancelAt(this.#options, this.#state.address, announced);
   }
 
-  /** Ends it politely. Resolves when it is closed. */
+  /** Ends the connection gracefully. Resolves when it is closed. */
   async end(): Promise<void> {
     this.#isEnding = true;
     if (this.#state.is === "open") await this.#state.engine.end({ timeout: endWithin });
     this.destroySocket();
   }
 
-  /** Closes the socket at once; what is under way fails. */
+  /** Closes the socket at once. Statements under way fail. */
   destroySocket(): void {
     this.#socket?.destroy();
     this.#closed(new Error("the connection was closed"));
@@ -323,7 +322,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   }
 }
 
-/** The application's own transformation of rows is not for ours, which are arrays. */
+/** Applies the application's transformation of rows only to its own rows, which are objects; ours are arrays. */
 function withoutRaw(from: ((row: unknown) => unknown) | undefined): typeof from {
   return from && ((row) => (Array.isArray(row) ? row : from(row)));
 }

@@ -5,19 +5,19 @@ import { PostgresJsClient, type PostgresJsClientOptions } from "./postgres-js-cl
 
 type Connected = Parameters<Pool["connect"]>[0];
 
-/** Milliseconds that a connection is kept for the next who wants one. */
+/** Milliseconds that an idle connection is kept. */
 const idleTimeout = 10_000;
 
 /**
- * A pool of the locker's own over postgres.js: connections as its `sql` makes them, and at most as many as that may have. Those that lie
- * idle keep no process alive.
+ * The locker's own pool over postgres.js. It connects with the options of the application's `sql`, and has at most that many connections.
+ * Idle connections don't keep the process alive.
  */
 export class PostgresJsPool extends EventEmitter implements Pool {
-  /** Of which {@link clientBeside} makes one. */
+  /** The class that {@link clientBeside} makes a client of. */
   readonly Client = PostgresJsClient;
   readonly options: PostgresJsClientOptions & {
     readonly max: number;
-    /** Milliseconds that a connection may take to be made. */
+    /** Milliseconds in which a connection has to be made. */
     readonly connectionTimeoutMillis: number;
   };
   readonly #clients = new Set<PostgresJsClient>();
@@ -62,7 +62,7 @@ export class PostgresJsPool extends EventEmitter implements Pool {
     }
   }
 
-  /** Resolves when the last connection is back. Those that are being made are given up. */
+  /** Ends the pool. Resolves when the last connection is back; connections that are being made are given up. */
   async end(): Promise<void> {
     this.#isEnded = true;
     for (const callback of this.#queue.splice(0)) callback(new Error("the pool has ended"), undefined);
@@ -143,7 +143,7 @@ export class PostgresJsPool extends EventEmitter implements Pool {
     client.ref();
   }
 
-  /** Its place is the next one's. */
+  /** Forgets a client, and connects for the next caller in its place. */
   #remove(client: PostgresJsClient): void {
     if (!this.#clients.delete(client)) return;
     this.emit("remove", client);

@@ -2,7 +2,7 @@ import type { Readable, Writable } from "node:stream";
 import type { Result } from "./driver.ts";
 import type { EngineResult, EngineRows } from "./postgres-js.ts";
 
-/** What `query` returns to a function that has the client of a transaction. */
+/** What `query` of a transaction's client returns to the application. */
 export interface NamedRows {
   readonly rows: unknown[];
   readonly rowCount: number | null;
@@ -10,9 +10,9 @@ export interface NamedRows {
 }
 
 /**
- * What the last of several statements returned.
+ * Reads the result of the last of several statements.
  *
- * @throws {Error} nothing; or it was a COPY, which is ended
+ * @throws {Error} there is none; or it was a COPY, which is ended
  */
 export function lastOf<T>(result: EngineResult, read: (rows: EngineRows) => T): T {
   endCopy(result);
@@ -21,34 +21,34 @@ export function lastOf<T>(result: EngineResult, read: (rows: EngineRows) => T): 
   return read(last);
 }
 
-/** As the server wrote it, for a statement of the locker's. */
+/** The result of a statement of the locker's, with each value as the server wrote it. */
 export function rawRows(rows: EngineRows): Result {
   const texts = (row: unknown): Array<string | null> =>
     (row as ReadonlyArray<Buffer | null>).map((value) => value?.toString() ?? null);
   return { rows: Array.from(rows, texts), command: rows.command ?? "" };
 }
 
-/** For a function that has the client of a transaction. */
+/** The result of a statement of the application's. */
 export function namedRows(rows: EngineRows): NamedRows {
   return { rows: Array.from(rows), rowCount: rows.count, command: rows.command ?? "" };
 }
 
-/** As node-postgres has it, an `undefined` is a null. */
+/** Turns `undefined` into null, as node-postgres does. */
 export function asParameter(value: unknown): unknown {
   return value === undefined ? null : value;
 }
 
 /**
- * For a COPY from or to the client, postgres.js gives a stream. Nobody has it, and its error, when the connection is closed, would end the
- * process.
+ * Refuses a COPY from or to the client. postgres.js returns a stream for it, which nobody would read or listen to: its error, when the
+ * connection is closed, would end the process.
  *
- * @throws {Error} it is one
+ * @throws {Error} it is a COPY
  */
 function endCopy(result: EngineResult | Readable | Writable): void {
   if (!("on" in result)) return;
   const refused = new Error("COPY to or from the client is not for the client of a transaction");
   result.on("error", () => {});
-  // What is not read would keep the server's other answers back.
+  // Data that is not read would hold back the server's other answers.
   if ("read" in result) result.resume();
   // The server fails the COPY, and with it the transaction.
   else result.destroy(refused);

@@ -1,9 +1,9 @@
 /**
- * What is needed of postgres.js: the `sql` that `postgres(…)` returns. Nothing is ever run on it; its options tell how to reach the
- * server, and how many connections there may be.
+ * The `sql` that `postgres(…)` of postgres.js returns. The locker runs nothing on it. It only reads the options: how to reach the server,
+ * and how many connections there may be.
  *
- * Why not `sql.reserve()`: postgres.js tells nobody that a reserved connection has gone. A statement on it ends the process then
- * (`Cannot read properties of null`); or goes to another session, if the pool has connected anew for somebody else, so that a holder
+ * It doesn't use `sql.reserve()`, because postgres.js tells nobody that a reserved connection has gone. The next statement on it ends the
+ * process (`Cannot read properties of null`), or goes to another session if the pool has reconnected for somebody else, so that a holder
  * would go on without the lock. `driver-behavior.test.ts` shows both.
  */
 export interface PostgresJs {
@@ -12,12 +12,12 @@ export interface PostgresJs {
   readonly options: { readonly max: number };
 }
 
-/** Its options, as it has read them: those that are read here. */
+/** The options of an `sql`, as postgres.js has parsed them: those that are used here. */
 export interface PostgresJsOptions {
   readonly max: number;
   readonly host: readonly string[];
   readonly port: readonly number[];
-  /** Of a Unix socket. */
+  /** The path of a Unix socket. */
   readonly path: string | false | undefined;
   readonly pass: string | (() => string | Promise<string>);
   readonly ssl: TlsOption;
@@ -29,14 +29,14 @@ export interface PostgresJsOptions {
   readonly shared: object;
 }
 
-/** `"verify-full"` is as `true`; `"require"`, `"allow"` and `"prefer"` check no certificate. */
+/** `"verify-full"` means the same as `true`; `"require"`, `"allow"` and `"prefer"` check no certificate. */
 export type TlsOption = "require" | "allow" | "prefer" | "verify-full" | boolean | null | undefined | object;
 
 interface RowTransform {
   readonly from?: ((row: unknown) => unknown) | undefined;
 }
 
-/** What `postgres(…)` makes for one connection. */
+/** An instance of postgres.js with one connection. */
 export interface Engine {
   unsafe(text: string, values: unknown[], options?: { prepare?: boolean; simple?: boolean }): EngineQuery;
   end(options: { timeout: number }): Promise<void>;
@@ -46,7 +46,7 @@ export interface EngineQuery extends PromiseLike<EngineResult> {
   raw(): PromiseLike<EngineResult>;
 }
 
-/** Of one statement its rows, an array with more fields; of several, one such for each. */
+/** The rows of one statement, as an array with more fields; for several statements, one such array for each. */
 export type EngineResult = EngineRows | readonly EngineRows[];
 
 export interface EngineRows extends ReadonlyArray<unknown> {
@@ -54,7 +54,7 @@ export interface EngineRows extends ReadonlyArray<unknown> {
   readonly count: number | null;
 }
 
-/** Whether a value is the `sql` of postgres.js, not one of a transaction or of a reserved connection. */
+/** Whether a value is an `sql` of postgres.js, but not that of a transaction or of a reserved connection. */
 export function isPostgresJs(value: unknown): value is PostgresJs {
   if (typeof value !== "function") return false;
   const { unsafe, options } = value as { unsafe?: unknown; options?: Partial<PostgresJsOptions> };
@@ -65,13 +65,13 @@ export function optionsOf(sql: PostgresJs): PostgresJsOptions {
   return sql.options as unknown as PostgresJsOptions;
 }
 
-/** Makes one that has a single connection. */
+/** Makes an instance of postgres.js with one connection. */
 export type MakeEngine = (options: object) => Engine;
 
 /**
- * Loads postgres.js, which is the application's own: whoever uses node-postgres has none.
+ * Loads the application's postgres.js. An application that uses node-postgres needs none.
  *
- * @throws {Error} there is none
+ * @throws {TypeError} it is not installed
  */
 export async function loadPostgresJs(): Promise<MakeEngine> {
   try {
