@@ -30,7 +30,7 @@ const patience = 60_000;
 
 export class Callers {
   #locker;
-  #beliefs;
+  #claims;
   #journal;
   #resource;
   #draw;
@@ -40,9 +40,9 @@ export class Callers {
   #calls = new Map();
   isStopping = false;
 
-  constructor({ locker, beliefs, journal, resource, draw, keys, now }) {
+  constructor({ locker, claims, journal, resource, draw, keys, now }) {
     this.#locker = locker;
-    this.#beliefs = beliefs;
+    this.#claims = claims;
     this.#journal = journal;
     this.#resource = resource;
     this.#draw = draw;
@@ -116,7 +116,7 @@ export class Callers {
     if (claim === undefined) return;
     const { lock } = claim;
     await delay(between(random, [0, 50]));
-    if (this.#beliefs.asks(claim)) {
+    if (this.#claims.check(claim)) {
       const less = Math.max(Math.round(lock.ttl * between(random, [0.2, 0.6])), 50);
       const refreshes = [lock.refresh(), lock.refresh(less)];
       await Promise.all(refreshes.map((refresh) => this.#refreshed(refresh)));
@@ -132,9 +132,9 @@ export class Callers {
     const asked = this.#now();
     let claim;
     const fn = async (lock) => {
-      claim = this.#beliefs.begin(lock, { key, asked });
+      claim = this.#claims.begin(lock, { key, asked });
       await this.#hold(random, claim, { lasts: lasting(random), refreshes: false });
-      this.#beliefs.leave(claim);
+      this.#claims.giveUp(claim);
     };
     const { name } = this.#keys[key];
     const call = tries
@@ -154,8 +154,8 @@ export class Callers {
       return;
     }
     // The call rejects as soon as the lock is lost, while the function may still be running.
-    this.#beliefs.leave(claim);
-    this.#beliefs.end(claim, failure);
+    this.#claims.giveUp(claim);
+    this.#claims.end(claim, failure);
   }
 
   /** Takes several keys, all or none. */
@@ -165,7 +165,7 @@ export class Callers {
     const ttl = Math.min(...places.map((place) => this.#draw.ttl(random, place)));
     const options = { ...this.#options(random, places[0]), ttl, autoRefresh: random() < 0.5 };
     const pending = places.map((key) => {
-      const of = this.#beliefs.id();
+      const of = this.#claims.id();
       this.#journal.note("pending", { of, key, at: this.#now() });
       return of;
     });
@@ -178,20 +178,20 @@ export class Callers {
     } catch (error) {
       this.#failed("acquireAll", error);
     }
-    const claims = group?.locks.map((lock, at) => this.#beliefs.begin(lock, { key: places[at], asked }));
+    const claims = group?.locks.map((lock, at) => this.#claims.begin(lock, { key: places[at], asked }));
     for (const of of pending) this.#journal.note("settled", { of, at: this.#now() });
     if (claims === undefined) {
       await this.#pauseAfterFailure(random);
       return;
     }
     await this.#hold(random, claims[0], { lasts: lasting(random), refreshes: false });
-    for (const claim of claims) this.#beliefs.leave(claim);
+    for (const claim of claims) this.#claims.giveUp(claim);
     try {
       await this.#bounded("release", group.release());
-      for (const claim of claims) this.#beliefs.end(claim);
+      for (const claim of claims) this.#claims.end(claim);
     } catch (error) {
       this.#failed("release", error);
-      for (const claim of claims) this.#beliefs.end(claim, error);
+      for (const claim of claims) this.#claims.end(claim, error);
       if (claims.some(({ lock }) => lock.signal.aborted) && !group.signal.aborted)
         this.#journal.wrong(`a lock of a group was lost, but the group's signal did not abort`);
     }
@@ -204,7 +204,7 @@ export class Callers {
     const options = { ttl: this.#draw.ttl(random, key) };
     if (random() < 0.5) options.wait = Math.round(between(random, [50, 1_500]));
     this.#transaction += 1;
-    const of = this.#beliefs.id();
+    const of = this.#claims.id();
     const asked = this.#now();
     let state = "outside";
     let ownError;
@@ -226,7 +226,7 @@ export class Callers {
         throw error;
       }
     };
-    const pending = this.#beliefs.id();
+    const pending = this.#claims.id();
     this.#journal.note("pending", { of: pending, key, at: asked });
     let how = "committed";
     try {
@@ -275,7 +275,7 @@ export class Callers {
           ? this.#locker.tryAcquire(name, options)
           : this.#locker.acquire(name, options);
       const lock = await this.#bounded("acquire", call, options.wait);
-      if (lock !== undefined) return this.#beliefs.begin(lock, { key, asked });
+      if (lock !== undefined) return this.#claims.begin(lock, { key, asked });
       this.#journal.count("contended");
     } catch (error) {
       this.#failed("acquire", error);
@@ -287,7 +287,7 @@ export class Callers {
 
   /** Unless it is known that somebody else had the lock. */
   #mayHaveBeenGranted(key, error) {
-    if (error !== undefined && error.reason !== "held") this.#beliefs.unclaimed(key);
+    if (error !== undefined && error.reason !== "held") this.#claims.unclaimed(key);
   }
 
   /** Pauses briefly, and longer if the database is failing, so that a run doesn't consist mostly of errors. */
@@ -303,15 +303,15 @@ export class Callers {
     const until = this.#now() + lasts;
     let refreshAt = this.#now() + lock.ttl * 0.35;
     if (random() < 0.2) await this.#put(claim, "decided");
-    while (this.#now() < until && this.#beliefs.asks(claim)) {
+    while (this.#now() < until && this.#claims.check(claim)) {
       await delay(Math.min(between(random, [2, 20]), Math.max(until - this.#now(), 1)));
-      if (refreshes && this.#now() >= refreshAt && this.#beliefs.asks(claim)) {
+      if (refreshes && this.#now() >= refreshAt && this.#claims.check(claim)) {
         await this.#refreshed(lock.refresh());
         refreshAt = this.#now() + lock.ttl * 0.35;
       }
       if (random() < 0.05) {
         // The write is decided while the lock is held, and sent some time later.
-        const decided = this.#beliefs.decides(claim);
+        const decided = this.#claims.checkAndNote(claim);
         if (random() < 0.3) await delay(between(random, [0, 100]));
         if (decided) await this.#put(claim, "decided");
       }
@@ -328,7 +328,7 @@ export class Callers {
   }
 
   async #release(random, claim) {
-    this.#beliefs.leave(claim);
+    this.#claims.giveUp(claim);
     let failure;
     try {
       await this.#bounded("release", claim.lock.release());
@@ -337,7 +337,7 @@ export class Callers {
       failure = error;
       this.#failed("release", error);
     }
-    const why = this.#beliefs.end(claim, failure);
+    const why = this.#claims.end(claim, failure);
     // A holder that no longer checks `held`, and writes nevertheless.
     if (why !== "released" && random() < 0.6) {
       await delay(between(random, [0, 500]));

@@ -5,7 +5,7 @@ import {
   lostByStall,
   Overlaps,
   Rows,
-  refusedInBelief,
+  refusedWhileClaimed,
   StaleWrites,
   Tokens,
   Unavailability,
@@ -78,7 +78,7 @@ export class Court {
     this.missing += wrong.length;
     const { isKept, wrong: lost } = lostByStall(claim, injected);
     if (isKept) this.keptOverStall += 1;
-    this.#wrong.push(...wrong, ...lost, ...refusedInBelief(claim, excuses));
+    this.#wrong.push(...wrong, ...lost, ...refusedWhileClaimed(claim, excuses));
     this.rows.claim(claim);
   }
 
@@ -117,7 +117,7 @@ export class Court {
     const second = at < this.half() ? 0 : 1;
     this.overlaps[second] += 1;
     if (second === 0) return;
-    const name = `${kind ?? "unexplained"}, the holder ${warned ? "found out" : "believed to the end of its TTL"}`;
+    const name = `${kind ?? "unexplained"}, the holder ${warned ? "found out" : "relied on it to the end of its TTL"}`;
     const { times, longest } = this.explained.get(name) ?? { times: 0, longest: 0 };
     this.explained.set(name, { times: times + 1, longest: Math.max(longest, milliseconds) });
   }

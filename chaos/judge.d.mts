@@ -1,4 +1,4 @@
-/** A belief: times in milliseconds on the machine's monotonic clock. */
+/** A claim: times in milliseconds on the machine's monotonic clock. */
 export interface Claim {
   readonly worker: number;
   readonly key: string;
@@ -77,7 +77,7 @@ export class StaleWrites {
   readonly accepted: number;
   write(row: { key: string; token: string }): void;
 }
-export function refusedInBelief(claim: Claim, endings: readonly Ending[]): string[];
+export function refusedWhileClaimed(claim: Claim, endings: readonly Ending[]): string[];
 export function judgeClaim(
   claim: Claim,
   samples: readonly Sample[],

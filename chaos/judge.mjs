@@ -125,11 +125,11 @@ export class StaleWrites {
  *
  * @returns what is wrong, as sentences
  */
-export function refusedInBelief(claim, endings) {
+export function refusedWhileClaimed(claim, endings) {
   return claim.refused.flatMap(({ from, to }) => {
     if (claim.start > from || claim.end < to) return [];
     if (endedByOthers(claim, to, endings) !== undefined) return [];
-    return [`${claim.key}: a write of ${tell(claim)} was refused while it believed`];
+    return [`${claim.key}: a write of ${tell(claim)} was refused while it relied on its lock`];
   });
 }
 

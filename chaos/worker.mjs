@@ -2,8 +2,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { PostgresLocker } from "../dist/index.js";
-import { Beliefs } from "./beliefs.mjs";
 import { Callers } from "./callers.mjs";
+import { Claims } from "./claims.mjs";
 import { throwingHooks } from "./hooks.mjs";
 // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 import { Journal } from "./journal.mjs";
@@ -43,8 +43,8 @@ const locker = new PostgresLocker({
 const resource = new pg.Pool({ connectionString: direct, max: 10, connectionTimeoutMillis: 2_000 });
 resource.on("error", () => {});
 
-const beliefs = new Beliefs({ journal, now });
-const callers = new Callers({ locker, beliefs, journal, resource, draw: new Draw(keys), keys, now });
+const claims = new Claims({ journal, now });
+const callers = new Callers({ locker, claims, journal, resource, draw: new Draw(keys), keys, now });
 callers.writer = writer;
 
 process.on("warning", ({ name, message, stack }) => {
@@ -65,14 +65,14 @@ process.on("message", ({ block, jump, stop, close }) => {
   if (close) void end();
 });
 
-beliefs.start();
+claims.start();
 const looking = setInterval(() => callers.look(), 1_000);
 process.send({ ready: true });
 await Promise.all([
   forget(randomOf(seed)),
   ...Array.from({ length: lanes }, (_, lane) => callers.run(randomOf(seed + 1 + lane))),
 ]);
-beliefs.stop();
+claims.stop();
 clearInterval(looking);
 process.send({ stopped: true });
 
@@ -106,7 +106,7 @@ function blockFor(milliseconds) {
   let next = 0;
   while (now() < until) {
     if (now() < next) continue;
-    beliefs.askAll();
+    claims.checkAll();
     next = now() + 2;
   }
 }

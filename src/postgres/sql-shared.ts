@@ -1,6 +1,13 @@
 import type { LockMode } from "../contract/locker.ts";
 import type { Statement } from "./driver.ts";
-import { asTheyAre, holderFit, linkTimeouts, prepared, putBack, serverStart } from "./sql.ts";
+import {
+  currentSettings,
+  prepared,
+  restoreSettings,
+  serverStart,
+  setHolderSettings,
+  setLinkTimeouts,
+} from "./sql.ts";
 
 // The statements of a session that carries many locks.
 
@@ -138,14 +145,14 @@ select pg_catalog.json_build_object(
          'before', case when opened.fit then opened.before end,
          'set', case when opened.fit then pg_catalog.concat(
            pg_catalog.set_config('idle_session_timeout', '0', false),
-           ${holderFit("$2")},
+           ${setHolderSettings("$2")},
            case when $3::pg_catalog.text is not null then pg_catalog.concat(
-           ${linkTimeouts("$3", "$4")}) end) end)::pg_catalog.text
+           ${setLinkTimeouts("$3", "$4")}) end) end)::pg_catalog.text
   from (select not pg_catalog.pg_is_in_recovery()
                and ($1::pg_catalog.int4 is null or pg_catalog.pg_backend_pid() operator(pg_catalog.=) $1) as fit,
                pg_catalog.json_build_array(
                  pg_catalog.current_setting('idle_session_timeout'),
-           ${asTheyAre({ enforced: true })}) as before
+           ${currentSettings({ enforced: true })}) as before
         offset 0) as opened`,
 );
 
@@ -162,7 +169,7 @@ export const closeShared = prepared(
   "close_shared",
   `
 select pg_catalog.json_build_array(
-         ${putBack({ enforced: true }, 1)})::pg_catalog.text`,
+         ${restoreSettings({ enforced: true }, 1)})::pg_catalog.text`,
 );
 
 /**

@@ -1,6 +1,6 @@
 import type { LockMode } from "../contract/locker.ts";
 import { type Statement, statement } from "./driver.ts";
-import { durable, fencingToken, holderFit, linkTimeouts, mayUseBlocks, prepared } from "./sql.ts";
+import { durable, fencingToken, mayUseBlocks, prepared, setHolderSettings, setLinkTimeouts } from "./sql.ts";
 import { textLiteral } from "./sql-literal.ts";
 
 // The statements of a session on which a caller waits for a lock inside the server.
@@ -125,11 +125,11 @@ export interface OpenWaiting {
 export function openWaitingScript({ announcedPid, name, tag, linkTimeouts: timeouts }: OpenWaiting): string {
   const set = [
     "pg_catalog.set_config('idle_session_timeout', '0', false)",
-    holderFit(textLiteral(name)),
+    setHolderSettings(textLiteral(name)),
     // `transaction_timeout` exists since PostgreSQL 17.
     `case when pg_catalog.current_setting('transaction_timeout', true) is not null
                 then pg_catalog.set_config('transaction_timeout', '0', false) end`,
-    ...(timeouts === undefined ? [] : [linkTimeouts(`'${timeouts[0]}'`, `'${timeouts[1]}'`)]),
+    ...(timeouts === undefined ? [] : [setLinkTimeouts(`'${timeouts[0]}'`, `'${timeouts[1]}'`)]),
   ].join(",\n           ");
   const isAnnounced =
     announcedPid === undefined

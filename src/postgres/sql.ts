@@ -33,24 +33,26 @@ const settingsBeside = ({ enforced }: { enforced: boolean }): string[] =>
   enforced ? [...holderSettings, ...linkSettings] : holderSettings;
 
 /** Reads the current values of the settings that this kind of lock changes, except `idle_session_timeout`. */
-export const asTheyAre = (kind: { enforced: boolean }): string =>
+export const currentSettings = (kind: { enforced: boolean }): string =>
   settingsBeside(kind)
     .map((name) => `pg_catalog.current_setting('${name}')`)
     .join(",\n           ");
 
-/** Restores `idle_session_timeout` and the settings of {@link asTheyAre} from parameters, of which the first has the number `first`. */
-export const putBack = (kind: { enforced: boolean }, first: number): string =>
+/** Restores `idle_session_timeout` and the settings of {@link currentSettings} from parameters, of which the first has the number `first`. */
+export const restoreSettings = (kind: { enforced: boolean }, first: number): string =>
   ["idle_session_timeout", ...settingsBeside(kind)]
     .map((name, at) => `pg_catalog.set_config('${name}', $${first + at}, false)`)
     .join(",\n         ");
 
 /** Prepares a session to hold locks, overriding the settings of its role. `name`: the parameter with its `application_name`. */
-export const holderFit = (name: string): string => `pg_catalog.set_config('statement_timeout', '0', false),
+export const setHolderSettings = (
+  name: string,
+): string => `pg_catalog.set_config('statement_timeout', '0', false),
            pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
            pg_catalog.set_config('application_name', ${name}, false)`;
 
 /** Sets the TCP settings that detect a dead link, from parameters with the keepalive in seconds and the time-out in milliseconds. */
-export const linkTimeouts = (
+export const setLinkTimeouts = (
   keepalive: string,
   userTimeout: string,
 ): string => `pg_catalog.set_config('tcp_keepalives_idle', ${keepalive}, false),
@@ -100,7 +102,7 @@ export interface DrawAnswer {
 export const openDrawing = statement(`
 select pg_catalog.json_build_array(
          pg_catalog.set_config('idle_session_timeout', '0', false),
-         ${holderFit("$1")})::pg_catalog.text`);
+         ${setHolderSettings("$1")})::pg_catalog.text`);
 
 /**
  * Takes the lock or is refused, on a dedicated session, in one round trip, without waiting in the server.
@@ -130,11 +132,11 @@ select pg_catalog.json_build_object(
          'token', ${kind.fenced ? `case when attempt.granted then ${fencingToken} end` : "null::pg_catalog.text"},
          'before', case when attempt.granted then pg_catalog.json_build_array(
            attempt.idle_session_timeout,
-           ${asTheyAre(kind)}) end,
+           ${currentSettings(kind)}) end,
          'set', case when attempt.granted then pg_catalog.concat(
            ${kind.witness === undefined ? "" : `${takeWitness(kind.witness)},`}
-           ${kind.enforced ? `${linkTimeouts("$5", "$6")},` : ""}
-           ${holderFit("$3")}) end,
+           ${kind.enforced ? `${setLinkTimeouts("$5", "$6")},` : ""}
+           ${setHolderSettings("$3")}) end,
          'put back', case when not attempt.granted then
            pg_catalog.set_config('idle_session_timeout', attempt.idle_session_timeout, false) end)::pg_catalog.text
   from (select pg_catalog.pg_backend_pid() as pid,
@@ -176,7 +178,7 @@ const unlockWith = (kind: LockKind): Statement =>
 select pg_catalog.json_build_array(
          pg_catalog.pg_advisory_unlock${kind.mode === "shared" ? "_shared" : ""}($1::pg_catalog.int8),
          ${kind.witness === undefined ? "" : `${leaveWitness(kind.witness)},`}
-         ${putBack(kind, 2)})::pg_catalog.text`,
+         ${restoreSettings(kind, 2)})::pg_catalog.text`,
   );
 
 export type UnlockAnswer = readonly [wasHeld: boolean, ...others: unknown[]];

@@ -9,7 +9,7 @@ import {
   type Overlap,
   Overlaps,
   Rows,
-  refusedInBelief,
+  refusedWhileClaimed,
   type Sample,
   StaleWrites,
   Tokens,
@@ -53,7 +53,7 @@ function unavailability(claims: readonly Claim[], faults: readonly Fault[]) {
   return costs;
 }
 
-/** A belief with a TTL of 500 ms that ended by itself. */
+/** A claim with a TTL of 500 ms that ended by itself. */
 function claim(worker: number, start: number, end: number, more: Partial<Claim> = {}): Claim {
   const token = BigInt(start);
   const facts = { worker, key: "k", mode: "exclusive", ttl: 500, token, timeline: 0, refused: [] } as const;
@@ -74,7 +74,7 @@ function failover(at: number): Ending[] {
   ];
 }
 
-/** A belief in what the server of a timeline granted. */
+/** A claim on a lock that the server of a timeline granted. */
 function granted(timeline: number, ...[worker, start, end, more]: Parameters<typeof claim>): Claim {
   return claim(worker, start, end, { token: (BigInt(timeline) << 48n) + BigInt(start), timeline, ...more });
 }
@@ -177,8 +177,8 @@ test("a failover excuses only the old primary's samples, writes and tokens", () 
   expect(judgeClaim(old, gone, failover(95))).toEqual({ checks: 8, excused: 5, wrong: [] });
   expect(judgeClaim(other, gone, failover(95)).wrong).toHaveLength(4);
   const refused = (each: Claim) => ({ ...each, refused: [{ from: 130, to: 140 }] });
-  expect(refusedInBelief(refused(old), failover(95))).toEqual([]);
-  expect(refusedInBelief(refused(other), failover(95))).toHaveLength(1);
+  expect(refusedWhileClaimed(refused(old), failover(95))).toEqual([]);
+  expect(refusedWhileClaimed(refused(other), failover(95))).toHaveLength(1);
   const beside = granted(1, 2, 150, 160, { why: "released" });
   expect(judgeTokens([other, beside], failover(95))).toEqual([]);
   expect(judgeTokens([other, beside], [])).toHaveLength(1);
@@ -208,30 +208,30 @@ test("a write accepted past a larger token is stale; that of another key is not"
   ]);
 });
 
-test("a write refused in the midst of belief is wrong; a late one is not", () => {
+test("a write refused in the midst of a claim is wrong; a late one is not", () => {
   const refused = (end: number) => claim(1, 0, end, { refused: [{ from: 10, to: 20 }] });
-  expect(refusedInBelief(refused(100), [])).toHaveLength(1);
-  expect(refusedInBelief(refused(100), [ending(5)])).toEqual([]);
-  expect(refusedInBelief(refused(15), [])).toEqual([]);
+  expect(refusedWhileClaimed(refused(100), [])).toHaveLength(1);
+  expect(refusedWhileClaimed(refused(100), [ending(5)])).toEqual([]);
+  expect(refusedWhileClaimed(refused(15), [])).toEqual([]);
 });
 
 test("a claim unknown to the server is wrong, unless others ended its session", () => {
-  const believed = claim(1, 30, 200);
+  const claimed = claim(1, 30, 200);
   const always = samples(300, () => [1]);
-  expect(judgeClaim(believed, always, [])).toEqual({ checks: 8, excused: 0, wrong: [] });
+  expect(judgeClaim(claimed, always, [])).toEqual({ checks: 8, excused: 0, wrong: [] });
   const gone = samples(300, (time) => (time < 100 ? [1] : []));
-  expect(judgeClaim(believed, gone, []).wrong).toHaveLength(5);
-  expect(judgeClaim(believed, gone, [ending(95)])).toEqual({ checks: 8, excused: 5, wrong: [] });
+  expect(judgeClaim(claimed, gone, []).wrong).toHaveLength(5);
+  expect(judgeClaim(claimed, gone, [ending(95)])).toEqual({ checks: 8, excused: 5, wrong: [] });
   const another = samples(300, () => [2]);
-  expect(judgeClaim(believed, another, []).wrong).toHaveLength(8);
+  expect(judgeClaim(claimed, another, []).wrong).toHaveLength(8);
   // The role of a session that is just ending can't be seen.
   const ends = another.map((sample) => ({
     ...sample,
     rows: new Map([["k", [{ pid: 102, mode: "exclusive" as const, worker: undefined }]]]),
   }));
-  expect(judgeClaim(believed, ends, []).wrong).toEqual([]);
+  expect(judgeClaim(claimed, ends, []).wrong).toEqual([]);
   // A reader's lock is none for a writer, nor the other way round.
-  expect(judgeClaim({ ...believed, mode: "shared" }, always, []).wrong).toHaveLength(8);
+  expect(judgeClaim({ ...claimed, mode: "shared" }, always, []).wrong).toHaveLength(8);
 });
 
 test("readers may overlap, but not a writer, whose token alone has to be smaller", () => {

@@ -6,12 +6,12 @@ import { LockExpiredError, LockNotHeldError } from "../dist/index.js";
 /** Milliseconds between two rounds of reading `held`. */
 const pause = 4;
 
-export class Beliefs {
+export class Claims {
   #journal;
   #now;
   #live = new Set();
   #count = 0;
-  #asking;
+  #checking;
 
   /** @param journal a `Journal` @param now the clock */
   constructor({ journal, now }) {
@@ -20,13 +20,13 @@ export class Beliefs {
   }
 
   start() {
-    this.#asking = setInterval(() => this.askAll(), pause);
+    this.#checking = setInterval(() => this.checkAll(), pause);
   }
 
   /** Writes the last tick and the counts to the journal. */
   stop() {
-    clearInterval(this.#asking);
-    this.askAll();
+    clearInterval(this.#checking);
+    this.checkAll();
   }
 
   id() {
@@ -34,7 +34,7 @@ export class Beliefs {
     return this.#count;
   }
 
-  /** Begins a claim on a lock that was requested at the time `asked`. Returns `undefined` if the lock was already over. */
+  /** Begins a claim on a lock that was requested at the time `asked`. If the lock is over already, the claim is, too, and not in the journal. */
   begin(lock, { key, asked }) {
     this.#journal.count("acquire");
     const at = this.#now();
@@ -56,10 +56,10 @@ export class Beliefs {
   }
 
   /** Reads `held` for one claim. */
-  asks(claim) {
+  check(claim) {
     const at = this.#now();
     if (claim.lock.held) {
-      if (claim.isOver) this.#journal.wrong(`believed again: claim ${claim.id} of key ${claim.key}`);
+      if (claim.isOver) this.#journal.wrong(`claimed again: claim ${claim.id} of key ${claim.key}`);
       claim.last = at;
       return true;
     }
@@ -68,15 +68,15 @@ export class Beliefs {
   }
 
   /** Reads `held` before the holder decides something, and writes the result to the journal at once. */
-  decides(claim) {
-    if (!this.asks(claim)) return false;
+  checkAndNote(claim) {
+    if (!this.check(claim)) return false;
     this.#journal.note("held", { of: claim.id, at: claim.last });
     return true;
   }
 
   /** Stops reading `held` for a claim, because its holder is about to release the lock. */
-  leave(claim) {
-    this.asks(claim);
+  giveUp(claim) {
+    this.check(claim);
     this.#isOver(claim, { byChoice: true });
   }
 
@@ -87,7 +87,7 @@ export class Beliefs {
     return why;
   }
 
-  askAll() {
+  checkAll() {
     const at = this.#now();
     for (const claim of this.#live) {
       if (claim.lock.held) claim.last = Math.max(claim.last, at);
