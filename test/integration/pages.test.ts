@@ -107,6 +107,20 @@ test("the figures are those that were measured last", async () => {
   }
 });
 
+test("no two programs take the same key, because they run at the same time", () => {
+  const calls =
+    /\b(?:withLock|tryWithLock|acquire|tryAcquire|withTransaction|elect|semaphore|wrapWithLock)\(\s*"([^"]+)"/g;
+  const programsOf = new Map<string, Set<string>>();
+  for (const { code, page, line } of programs.filter((one) => !one.code.includes("MemoryLocker"))) {
+    for (const [, key = ""] of code.matchAll(calls)) {
+      programsOf.set(key, (programsOf.get(key) ?? new Set()).add(`${page}, line ${line}`));
+    }
+  }
+  expect(programsOf.size).toBeGreaterThan(10);
+  const taken = [...programsOf].filter(([, places]) => places.size > 1);
+  expect(taken.map(([key, places]) => `${key}: ${[...places].join("; ")}`)).toEqual([]);
+});
+
 test.concurrent.each(programs)(
   "$page, line $line, runs as it is printed",
   async ({ name, language }) => {
