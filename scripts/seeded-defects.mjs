@@ -616,8 +616,8 @@ export const mutants = [
     name: "token-of-a-lost-lock",
     says: "a token is drawn when the lock has gone, and is larger than that of the next holder",
     file: "src/sessions/fencing-tokens.ts",
-    what: "    await prove();",
-    by: "    void prove().catch(() => {});",
+    what: "    await prove().catch((error: unknown) => {",
+    by: "    void prove().catch((error: unknown) => {",
     caughtBy: {
       file: "test/integration/fencing.test.ts",
       test: "on a shared session whose session ends before its token is drawn, a lock is not granted",

@@ -1,5 +1,5 @@
 import { toError } from "../contract/caught-error.ts";
-import { DatabaseError } from "../contract/errors.ts";
+import { DatabaseError, LockerError } from "../contract/errors.ts";
 import { fencingName } from "../postgres/application-name.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import type { Pool } from "../postgres/driver.ts";
@@ -50,14 +50,21 @@ export class FencingTokens {
    *
    * @param server the server that granted the lock, in the form of {@link DrawAnswer.server}
    * @param prove asks the session whether it still has the lock, and rejects if not
-   * @throws {DatabaseError} no token could be drawn @throws what `prove` rejects with
+   * @throws {DatabaseError} no token could be drawn, or the session had ended by then @throws {StandbyError} @throws {PoolerDetectedError}
    */
   async draw(server: string, prove: () => Promise<unknown>): Promise<bigint> {
     const token = await new Promise<bigint>((resolve, reject) => {
       this.#draws.push({ server, resolve, reject });
       if (!this.#isDrawing) void this.#drawAll();
     });
-    await prove();
+    await prove().catch((error: unknown) => {
+      if (error instanceof LockerError && !(error instanceof DatabaseError)) throw error;
+      // The caller asked for no proof.
+      throw new DatabaseError({
+        doing: drawing,
+        cause: error instanceof DatabaseError ? error.cause : error,
+      });
+    });
     return token;
   }
 

@@ -307,6 +307,9 @@ describe.each(["a shared session", "a client of the caller's"])("on %s", (where)
     before.thaw();
     // Its token would have been larger than that of the next holder.
     expect(await outcome).toBeInstanceOf(DatabaseError);
+    expect(await outcome).toMatchObject({
+      message: expect.stringMatching(`^Drawing a fencing token.*"${key}"`),
+    });
     expect(next.held).toBe(true);
     client?.release(true);
   });
