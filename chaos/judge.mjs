@@ -161,6 +161,9 @@ export function judgeClaim(claim, samples, endings) {
   return { checks, excused, wrong };
 }
 
+/** Milliseconds between two samples, up to which a lock that is in both is taken to have been there all the time. */
+const longestGap = 1_000;
+
 /**
  * Checks that no lock is in the server without a claim of its worker for longer than its key allows. Records the longest such time, and
  * what is wrong.
@@ -171,6 +174,8 @@ export class Rows {
   #allowed;
   #holders = new Map();
   #seen = new Map();
+  /** When the last sample was over. */
+  #until = Number.NEGATIVE_INFINITY;
 
   /** @param allowed the allowed milliseconds, by key */
   constructor(allowed) {
@@ -187,10 +192,13 @@ export class Rows {
 
   sample({ from, to, rows }) {
     const seen = new Map();
+    // Between two samples that are far apart, a lock may have been given back and taken again.
+    const earlier = from - this.#until > longestGap ? new Map() : this.#seen;
+    this.#until = to;
     for (const [key, held] of rows) {
       for (const { pid, worker: said, doing } of held) {
         const name = `${pid} ${key}`;
-        const before = this.#seen.get(name);
+        const before = earlier.get(name);
         const worker = said ?? before?.worker;
         const { isClaimed, last } = this.#claimed({ worker, key }, { from, to });
         if (isClaimed) seen.set(name, { worker, since: undefined, told: false });
@@ -238,14 +246,7 @@ export class Rows {
  * server.
  */
 export function lostByStall(claim, faults) {
-  const stall = faults.findLast(
-    ({ kind, worker, at, until }) =>
-      stalls.has(kind) &&
-      worker === claim.worker &&
-      at >= claim.start &&
-      at <= claim.end &&
-      until - at < claim.ttl / 2,
-  );
+  const stall = stallWithin(claim, faults);
   if (stall === undefined) return { isKept: false, wrong: [] };
   if (claim.end >= stall.until) return { isKept: true, wrong: [] };
   const others = faults.filter(
@@ -262,6 +263,20 @@ export function lostByStall(claim, faults) {
     wrong: [`${claim.key}: ${tell(claim)} was lost by a stall of ${lasted}, with a TTL of ${claim.ttl} ms`],
   };
 }
+
+/** Looks at the latest faults only: there are thousands in an hour, and a thousand claims a second. */
+function stallWithin({ worker, start, end, ttl }, faults) {
+  for (let place = faults.length - 1; place >= 0; place -= 1) {
+    const fault = faults[place];
+    if (fault.at < start - outOfOrder) return undefined;
+    const isWithin = fault.at >= start && fault.at <= end && fault.until - fault.at < ttl / 2;
+    if (isWithin && stalls.has(fault.kind) && fault.worker === worker) return fault;
+  }
+  return undefined;
+}
+
+/** Milliseconds by which one fault may stand before an earlier one in the list. */
+const outOfOrder = 60_000;
 
 /** The ways in which a holder ends a claim itself. */
 const ended = new Set(["released", "committed"]);

@@ -39,7 +39,12 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
     let deadline: Deadline | undefined;
     connect(pool, (error, client, release) => {
       // `release` is given only together with a client: when the pool's own time-out comes after ours, there is none.
-      if (!waiting) return release?.();
+      if (!waiting) {
+        // In a step of its own: the pool gives the client to the next in its queue within the release, and thousands of those may have
+        // left as well, which would be too many calls within each other.
+        if (release !== undefined) queueMicrotask(release);
+        return;
+      }
       deadline?.clear();
       waiting = false;
       if (client !== undefined && release !== undefined) return resolve(new Session(client, release));

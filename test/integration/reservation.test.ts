@@ -207,6 +207,20 @@ describe("a pool of few connections", () => {
     },
   );
 
+  test.skipIf(isOverPostgresJs)("goes on when it has connections for thousands who have left", async () => {
+    const pool = createPool({ max: 1 });
+    await using locker = createLocker({ pool, sessions: "dedicated", connWaitTimeout: "1ms" });
+    const client = await pool.connect();
+    const left = Array.from({ length: 10_000 }, () =>
+      locker.acquire(uniqueKey()).catch(({ reason }) => reason),
+    );
+    expect(new Set(await Promise.all(left))).toEqual(new Set(["pool-saturated"]));
+    expect(pool.waitingCount).toBe(10_000);
+    client.release();
+    await until(() => pool.waitingCount === 0 && pool.idleCount === 1);
+    expect(await (await locker.acquire(uniqueKey())).release()).toBeUndefined();
+  });
+
   test("is waited for without a bound where connWaitTimeout is negative", async () => {
     const pool = createPool({ max: 1 });
     await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });

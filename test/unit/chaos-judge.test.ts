@@ -327,6 +327,14 @@ test("an attempt that may have been granted starts the time without a claim anew
   expect(judgeRows(attempts.slice(0, 1), always, 320).wrong).toHaveLength(1);
 });
 
+test("between samples that are far apart, nobody knows whether a lock stayed", () => {
+  const always = samples(6_000, () => [1]);
+  const isSeen = (from: number) => from < 1_000 || from > 5_000;
+  const gap = always.filter(({ from }) => isSeen(from));
+  expect(judgeRows([], gap, 2_000)).toEqual({ longest: 980, wrong: [] });
+  expect(judgeRows([], always, 2_000).wrong).toHaveLength(1);
+});
+
 test("a key is unavailable from the fault that freed it until the next claim", () => {
   const claims = [claim(1, 0, 100), claim(2, 700, 800, { why: "released" }), claim(3, 900, 950)];
   const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at, until: at + 1 });
