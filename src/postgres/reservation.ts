@@ -1,6 +1,7 @@
 import { DatabaseError } from "../contract/errors.ts";
 import { Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
 import { isThenable } from "../runtime/thenable.ts";
+import { callHook } from "../runtime/user-hook.ts";
 import { type Client, destroySocket, type Pool, type Release } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
 
@@ -42,7 +43,7 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
       if (!waiting) {
         // In a step of its own: the pool gives the client to the next in its queue within the release, and thousands of those may have
         // left as well, which would be too many calls within each other.
-        if (release !== undefined) queueMicrotask(release);
+        if (release !== undefined) queueMicrotask(() => callHook("pool's listener", release));
         return;
       }
       deadline?.clear();
@@ -82,7 +83,7 @@ function connect(pool: Pool, callback: Connected): void {
     given ??= client;
     const isSecond = isDone;
     isDone = true;
-    if (isSecond) release?.();
+    if (isSecond) callHook("pool's listener", () => release?.());
     else if (client === undefined || release !== undefined) callback(error, client, release);
     else callback(new Error("the pool's `connect` gave a client that has no `release`"));
   };

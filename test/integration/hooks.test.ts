@@ -296,3 +296,18 @@ test.each(bothSessions)("%s sessions: a listener of the pool that throws keeps n
   for (const client of clients)
     (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
 });
+
+test("a listener of the pool that throws at a late connection harms nobody", async () => {
+  const pool = new pg.Pool({ connectionString: databaseUrl(), max: 1 });
+  await using locker = createLocker({ pool, sessions: "dedicated", connWaitTimeout: "50ms" });
+  const client = await pool.connect();
+  await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
+  let releases = 0;
+  pool.on("release", () => {
+    releases += 1;
+    if (releases === 2) refuse();
+  });
+  client.release();
+  await until(() => releases === 2);
+  (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
+});
