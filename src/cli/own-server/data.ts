@@ -13,10 +13,10 @@ const run = promisify(execFile);
 const anHour = 3_600_000;
 
 /**
- * Makes the data directory where there is none. It is there whole or not at all: `initdb` fills another one, which is put in its
- * place in one step. Of two processes that do so at once, the first one's stays.
+ * Creates the data directory if there is none, whole or not at all: `initdb` fills another directory, which is then renamed in one step. If
+ * two processes do so at once, the first one's directory stays.
  *
- * @throws {Failure} with what `initdb` says
+ * @throws {Failure} `initdb` failed; with its output
  */
 export async function initialise(
   data: string,
@@ -27,7 +27,7 @@ export async function initialise(
   const { folder, installation, env } = options;
   const { account, directory } = installation;
   const fresh = `${data}.${randomBytes(4).toString("hex")}`;
-  // The folder is closed to others, so whoever comes to the socket is let in.
+  // Only this user can enter the folder, so the server lets in everybody who reaches its socket.
   const args = [
     "-D",
     fresh,
@@ -59,14 +59,14 @@ export async function initialise(
   }
 }
 
-/** What a process that was killed has left half-done. */
+/** Removes what a killed process has left half-done. */
 async function removeAbandoned(data: string): Promise<void> {
   const home = dirname(data);
   for (const name of await readdir(home)) {
     if (!name.startsWith(`${basename(data)}.`)) continue;
     const path = join(home, name);
     const { mtimeMs } = await stat(path);
-    // A younger one may be somebody's who is at it.
+    // A younger directory may belong to a process that is filling it.
     if (Date.now() - mtimeMs > anHour) await rm(path, { recursive: true, force: true });
   }
 }

@@ -7,7 +7,7 @@ import type { OwnServerFolder } from "./folder.ts";
 import { OwnPostgres, type StopMode, startDeadline } from "./postgres.ts";
 import type { KeeperAnswer, Request, ServerStatus } from "./visit.ts";
 
-/** A command that has come, and what it has come for. */
+/** A command that has connected, and what it wants. */
 interface Guest {
   readonly socket: Socket;
   readonly request: Request;
@@ -20,11 +20,11 @@ type State =
   | { readonly is: "running"; readonly server: OwnPostgres }
   | { readonly is: "failed"; readonly sentence: string };
 
-/** How long a failure waits for somebody to tell it to, in milliseconds: the command that has started this process comes at once. */
+/** Milliseconds that a failure waits for somebody to be told: the command that started this process connects at once. */
 const tellDeadline = 5_000;
 
 /**
- * Starts the user's own PostgreSQL for the commands that come, and stops it when it is unused.
+ * Starts the user's own PostgreSQL for the commands that connect, and stops it when it is unused.
  *
  * ```
  * finding ──► starting ──► running ── unused, or a stop ──► stopping ── nobody waits ──► over
@@ -33,8 +33,8 @@ const tellDeadline = 5_000;
  *                └──► failed ──► over
  * ```
  *
- * Whether somebody uses it and whether it stops is decided here alone, in one step: who has come keeps it running, whether or
- * not there is a session yet, and who comes later waits for the next start. So nobody meets a server that is about to stop.
+ * Only this class decides whether the server is in use and whether it stops, in a single step. A command that has connected keeps it
+ * running, even before it has a session; one that connects later waits for the next start. So nobody finds a server that is about to stop.
  */
 export class Keeper {
   readonly #claim: Claim;
@@ -43,7 +43,7 @@ export class Keeper {
   readonly #guests = new Set<Guest>();
   #state: State = { is: "finding" };
   #lastUse = Date.now();
-  /** Whether the next command that uses the server is the one it was started for. */
+  /** Whether nobody has used the server since it was started: the next command that does is told that it was started for it. */
   #isNew = false;
   #stop: StopMode | undefined;
   #wake = () => {};
@@ -56,9 +56,9 @@ export class Keeper {
   }
 
   /**
-   * Resolves when there is nothing left to keep.
+   * Keeps the server running until nobody needs it any more.
    *
-   * @throws whatever keeps the server from running; {@link fail} tells it
+   * @throws whatever keeps the server from running; pass it to {@link fail}
    */
   async run(installation: PostgresInstallation, options: { mayStart: boolean }): Promise<void> {
     let isWanted = options.mayStart;
@@ -69,19 +69,19 @@ export class Keeper {
       this.#state = state;
       for (const guest of this.#guests) void this.#attend(guest);
       const mode = await this.#untilUnused(state);
-      // Another keeper's by now, or in a folder that was deleted: then PostgreSQL ends by itself.
+      // Another keeper has taken over, which now has the server; or the folder was deleted, in which case PostgreSQL ends by itself.
       if (!this.#claim.isMine()) return;
       this.#state = { is: mode === undefined ? "starting" : "stopping" };
       if (mode !== undefined) await server.stop(mode);
       this.#stop = undefined;
       for (const guest of this.#guests)
         if (guest.request.wants === "stop") this.#answer(guest, { is: "stopped" });
-      // After a crash, those who use it want it back; after a stop, only those who have come since.
+      // After a crash, the commands that use the server want it back. After a stop, only those that have connected since.
       isWanted = mode === undefined && this.#users().length > 0;
     }
   }
 
-  /** Tells why there is no server to all who wait, and to the first who comes. */
+  /** Tells all waiting commands why there is no server; if none is waiting, the first one that connects. */
   async fail(sentence: string): Promise<void> {
     this.#state = { is: "failed", sentence };
     const end = Date.now() + tellDeadline;
@@ -94,16 +94,16 @@ export class Keeper {
     }
   }
 
-  /** Ends every session and stops the server: somebody has sent a signal. */
+  /** Ends every session and stops the server, because this process has received a signal. */
   interrupt(): void {
     this.#stop = "fast";
     this.#wake();
   }
 
-  /** Commands find nobody from now on, and those that have come are sent away: they try again. */
+  /** Lets no more commands find this keeper, and sends those that are connected away, so that they try again. */
   leave(): void {
     this.#claim.release();
-    // Nor do they keep this process alive, whether or not they read.
+    // The connections don't keep this process alive, whether or not the commands read.
     for (const { socket } of this.#guests) socket.destroySoon();
   }
 
@@ -120,14 +120,14 @@ export class Keeper {
     return server;
   }
 
-  /** There is something to say of how the server is. */
+  /** The server turned out to be starting or stopping, so `status` can be answered. */
   #stopFinding(): void {
     if (this.#state.is !== "finding") return;
     this.#state = { is: "starting" };
     for (const guest of this.#guests) void this.#attend(guest);
   }
 
-  /** Resolves with how to stop it, or with `undefined` where it has gone, or lets nobody in. */
+  /** Resolves with how to stop the server; `undefined` if it has gone or accepts no more connections, or this is no longer the keeper. */
   async #untilUnused(state: State & { is: "running" }): Promise<StopMode | undefined> {
     const interval = Math.min(15_000, this.#idleTime / 4);
     let ever: bigint | undefined;
@@ -179,7 +179,7 @@ export class Keeper {
     if (state.is === "failed") this.#answer(guest, { is: "failed", sentence: state.sentence });
     else if (guest.request.wants === "status")
       this.#answer(guest, { is: "status", status: await this.#status(state) });
-    // Any other who has come while it starts or stops is attended to when it runs.
+    // While the server starts or stops, all other requests wait until it runs.
     else if (state.is === "running") await this.#serve(guest, state);
   }
 
@@ -224,7 +224,7 @@ export class Keeper {
   }
 }
 
-/** What a command of another release may want is nothing to guess at. */
+/** Parses a request; `undefined` if it isn't known, because the command is of another release. */
 function requestOf(line: string): Request | undefined {
   try {
     const request = JSON.parse(line) as Request;

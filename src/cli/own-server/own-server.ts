@@ -13,40 +13,40 @@ import { idleTimeOf, idleVariable, spoken } from "./idle.ts";
 import { ownServerConfig } from "./postgres.ts";
 import { type KeeperAnswer, type Request, Visit } from "./visit.ts";
 
-/** The keeper's own for a start, and a little. In milliseconds. */
+/** Milliseconds to wait for an answer of the keeper: a little longer than it may take to start the server. */
 const deadlineMs = 75_000;
 const pollMs = 25;
-/** How many keepers may be killed, such as for want of memory, while one command waits. */
+/** How many keepers may be killed, such as for lack of memory, while one command waits. */
 const mostKilled = 2;
 const logTailLines = 8;
-/** Bytes of a log that is put aside, in the place of the one before it, when the next keeper starts. */
+/** A log longer than this, in bytes, is renamed when the next keeper starts, and replaces the one that was renamed before. */
 const longLog = 1_048_576;
 
-/** Windows has neither the signals nor the links that it takes. */
+/** Windows lacks the signals and the links that this needs. */
 const isPossible = process.platform !== "win32";
 
-/** What the keeper needs of the environment: it outlives the command, and keeps none of its secrets. */
+/** The environment variables that the keeper needs. It gets no others, because it outlives the command, and must not keep its secrets. */
 const passedOn = ["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "XDG_STATE_HOME", idleVariable];
 
-/** The PostgreSQL of the user's own, which runs for as long as this is not left. */
+/** The user's own PostgreSQL, which keeps running until `leave()`. */
 export interface OwnServer {
   readonly config: ReturnType<typeof ownServerConfig>;
   leave(): void;
 }
 
 /**
- * The PostgreSQL of the user's own on this machine, which accepts connections. It is started where it doesn't run. That it is
- * used, and whether it was started, is said in a line on standard error.
+ * The user's own PostgreSQL on this machine, once it accepts connections. Starts it if it isn't running. Says in a line on standard error
+ * that it is used, and whether it was started.
  *
- * @param options.isQuiet nothing is said
- * @param options.signal ends the wait for it, with the signal's own reason; what was begun goes on
- * @throws {Failure} where it can't be started: with the way out
+ * @param options.isQuiet whether to say nothing
+ * @param options.signal ends the wait with the signal's own reason; a start that has begun goes on
+ * @throws {Failure} it can't be started; says what the user can do
  */
 export async function ownServer(
   options: { isQuiet?: boolean; signal?: AbortSignal | undefined } = {},
 ): Promise<OwnServer> {
   if (!isPossible || !isPostgresInstalled()) throw notInstalled();
-  // What it can't use is said here, not in a log.
+  // Checked here too, so that an unusable value is reported to the user, not in a log.
   idleTimeOf();
   const folder = ownServerFolder();
   makeFolder(folder);
@@ -65,8 +65,8 @@ export async function ownServer(
 }
 
 /**
- * Asks the keeper of the user's own PostgreSQL. Answers `undefined` where there is no server: none is started. One whose keeper was
- * killed gets another one.
+ * Asks the keeper of the user's own PostgreSQL. Returns `undefined` if there is no server; it doesn't start one. If the keeper was killed,
+ * a new one is started for the running server.
  */
 export async function askKeeper(
   folder: OwnServerFolder,
@@ -85,7 +85,7 @@ export function failureOf(folder: OwnServerFolder, answer: KeeperAnswer | undefi
   return new Failure(exitStatus.unavailable, sentence);
 }
 
-/** What is said where there is no database, and no PostgreSQL to start one with. */
+/** The failure of a command that finds neither a database nor a PostgreSQL that it could start. */
 export function notInstalled(): Failure {
   const named = "No database: set DATABASE_URL (or give --url)";
   if (!isPossible) return new Failure(exitStatus.unavailable, named);
@@ -96,7 +96,7 @@ export function notInstalled(): Failure {
   );
 }
 
-/** Goes to the keeper until one answers, and starts one where there is none. */
+/** Asks keepers until one answers, and starts one if there is none. */
 async function reach(
   folder: OwnServerFolder,
   options: { request: Request; program: "use" | "find"; signal?: AbortSignal | undefined },
@@ -118,7 +118,7 @@ async function reach(
         program = undefined;
       }
       if (program?.exitCode || killed > mostKilled) throw failureOf(folder, undefined);
-      // One that has ended well has met another keeper, which may have gone since.
+      // A program that ended with 0 has found another keeper, which may have gone since.
       if (visit === undefined && program?.exitCode !== null) {
         program = await startProgram(folder, options.program);
       }
@@ -130,7 +130,7 @@ async function reach(
   throw failureOf(folder, undefined);
 }
 
-/** Whether a server runs there, kept by somebody or not. */
+/** Whether a server is running there, with or without a keeper. */
 async function isListening({ sockets }: OwnServerFolder): Promise<boolean> {
   const visit = await Visit.open(join(sockets, `.s.PGSQL.${ownServerPort}`));
   visit?.leave();
@@ -143,7 +143,7 @@ async function startProgram(folder: OwnServerFolder, wants: "use" | "find"): Pro
   try {
     const program = fileURLToPath(new URL("program.js", import.meta.url));
     const child = spawn(process.execPath, [program, wants], {
-      // Nothing of the terminal's, of the working directory's or of a pipe's is kept.
+      // The keeper must not hold on to the terminal, the working directory or a pipe.
       cwd: "/",
       detached: true,
       env: Object.fromEntries(passedOn.map((name) => [name, process.env[name]])),
@@ -161,7 +161,7 @@ function putAsideIfLong(log: string): void {
   try {
     if (statSync(log).size > longLog) renameSync(log, `${log}.old`);
   } catch (error) {
-    // There is none; or another command has just done so.
+    // There is no log; or another command has just renamed it.
     if (!hasCode(error, "ENOENT")) throw error;
   }
 }

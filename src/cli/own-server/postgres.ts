@@ -19,23 +19,23 @@ const pollMs = 50;
 /** How long a start may take, in milliseconds. */
 export const startDeadline = 60_000;
 
-/** PostgreSQL's shut-down modes: `smart` lets sessions end by themselves, `fast` ends them. */
+/** PostgreSQL's shut-down modes: `smart` waits for the sessions to end, `fast` ends them. */
 export type StopMode = "smart" | "fast";
 
-/** How a server answers: it lets in, it says that it starts, stops or recovers, or there is none. */
+/** How a server answers: it accepts connections; it refuses them because it starts, stops or recovers; or there is none. */
 type Look = { readonly is: "open"; readonly use: PostgresUse } | { readonly is: "closed" | "nothing" };
 
-/** The variables of libpq are left out: the server reads some, too. */
+/** The environment without libpq's variables, because the server reads some of them too. */
 const environment = {
   ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PG"))),
   LC_ALL: "C",
 };
 
-/** On the command line, not in `postgresql.conf`: another release of this package may set other ones. */
+/** Settings for the command line, not for `postgresql.conf`, because another release of this package may have others. */
 const settings = (sockets: string) => ({
   cluster_name: "pg-locker",
   listen_addresses: "",
-  // A list, in which a name is quoted.
+  // This setting is a list, so the name is quoted.
   unix_socket_directories: `"${sockets.replaceAll('"', '""')}"`,
   unix_socket_permissions: "0700",
   port: ownServerPort,
@@ -51,16 +51,16 @@ const settings = (sockets: string) => ({
   jit: "off",
   // Segments in /dev/shm would outlive a SIGKILL; these are in the data directory.
   dynamic_shared_memory_type: "mmap",
-  // Of a recovery that was begun to raise the timeline, see `passTimeline`.
+  // For a recovery that raises the timeline, see `passTimeline`.
   restore_command: "false",
   recovery_target_timeline: "current",
   log_checkpoints: "off",
   lc_messages: "C",
 });
 
-/** The running server of the user's own. It goes on when this process ends. */
+/** The user's own server while it runs. It keeps running when this process ends. */
 export class OwnPostgres {
-  /** Resolves when it ends, where this process has started it; else it has to be looked for. */
+  /** Resolves when the server ends, if this process has started it; otherwise never. */
   readonly ended: Promise<unknown>;
   readonly #folder: OwnServerFolder;
   readonly #installation: PostgresInstallation;
@@ -81,11 +81,11 @@ export class OwnPostgres {
   }
 
   /**
-   * The server that runs in the folder, of whatever major; waits for one that starts, stops or recovers. Answers `undefined` where
+   * Finds the server that runs in the folder, of any major version; waits for one that starts, stops or recovers. Returns `undefined` if
    * there is none.
    *
-   * @param options.onWait is called, perhaps often, where there is one that has to be waited for
-   * @throws {Failure} where one still stops, or starts, after `deadline` milliseconds
+   * @param options.onWait is called, perhaps often, while a server has to be waited for
+   * @throws {Failure} the server is still starting or stopping after `deadline` milliseconds
    */
   static async find(
     folder: OwnServerFolder,
@@ -110,9 +110,9 @@ export class OwnPostgres {
   }
 
   /**
-   * Starts the server, with new data where there are none, or answers with the one that somebody else has just started.
+   * Starts the server, with a new data directory if there is none. If somebody else has just started it, returns that server.
    *
-   * @throws {Failure} where it doesn't accept connections within {@link startDeadline}; with the end of its log
+   * @throws {Failure} the server doesn't accept connections within {@link startDeadline}; quotes the end of its log
    */
   static async start(
     folder: OwnServerFolder,
@@ -135,7 +135,7 @@ export class OwnPostgres {
         return { server: new OwnPostgres(folder, { installation, file, child }), isNew: true };
       }
       const said = readFileSync(folder.log).subarray(logged).toString();
-      // Those are its interlocks: somebody else's server, one left by a crash whose last sessions still go, or stale files.
+      // Its interlocks: another process has started the server, a crash has left sessions that still run, or the lock files are stale.
       const isInUse = /lock file "[^"]*" (already exists|is empty)|shared memory block/.test(said);
       if (!isInUse || Date.now() > end) throw startFailure(folder, said);
       for (const path of [join(data, "postmaster.pid"), socketLock(folder)]) removeIfStale(path);
@@ -151,18 +151,18 @@ export class OwnPostgres {
     return this.#file.pid;
   }
 
-  /** Who uses it; `undefined` where it doesn't let in any more, and `"unknown"` where it has no time to say. */
+  /** Who uses the server; `undefined` if it accepts no more connections, `"unknown"` if it is too busy to say. */
   async use(): Promise<PostgresUse | "unknown" | undefined> {
     const found = await look(this.#folder).catch(() => "unknown" as const);
     if (found === "unknown") return isAlive(this.pid) ? found : undefined;
     return found.is === "open" ? found.use : undefined;
   }
 
-  /** Shuts it down, and resolves when it is gone: with `smart` as late as its last session. */
+  /** Shuts the server down. Resolves when it has gone, which in mode `smart` is after its last session. */
   async stop(mode: StopMode): Promise<void> {
     const { directory, account } = this.#installation;
     const args = ["stop", "--no-wait", "--silent", "-m", mode, "-D", this.#file.data];
-    // As the account that the server is of: whoever writes the file that names the process could have root signal any other.
+    // As the server's account: whoever can write the file that names the process could otherwise have root signal any process.
     await run(join(directory, "bin", "pg_ctl"), args, { ...account, cwd: "/", env: environment }).catch(
       (error: unknown) => {
         if (isAlive(this.pid)) throw error;
@@ -177,26 +177,26 @@ export class OwnPostgres {
   }
 }
 
-/** How to connect to it. Only who may enter the directory of the socket gets there, so there is no password. */
+/** How to connect to the server. There is no password, because only its user can enter the directory of the socket. */
 export function ownServerConfig(folder: OwnServerFolder) {
   return { host: folder.sockets, port: ownServerPort, user: "postgres", database: "postgres", ssl: false };
 }
 
 async function look(folder: OwnServerFolder): Promise<Look> {
   try {
-    // Nobody else uses that database: then the look is not counted as a use.
+    // A database that nobody else uses, so that this look isn't counted as a use.
     const use = await postgresUse({ ...ownServerConfig(folder), database: "template1" });
     return { is: "open", use };
   } catch (error) {
     if (isNobodyThere(error)) return { is: "nothing" };
     const code = codeOf(error);
-    // cannot_connect_now; admin_shutdown, of a session that has just begun
+    // cannot_connect_now; or admin_shutdown, for a session that has just begun
     if (code === "57P03" || code === "57P01") return { is: "closed" };
     throw error;
   }
 }
 
-/** Starts the server, on a socket that nobody looks for, and stops it when it is ready. @throws {Failure} it doesn't start */
+/** Starts the server on a socket that no client looks for, and stops it when it is ready. @throws {Failure} it doesn't start */
 async function serveOnce(
   data: string,
   options: {
@@ -237,18 +237,18 @@ async function launch(
     ...installation.account,
     cwd: "/",
     env: environment,
-    // A session of its own: it outlives the keeper, whatever that is sent.
+    // In a session of its own, so that it outlives the keeper, whatever signal that gets.
     detached: true,
     stdio: ["ignore", log, log],
   });
   closeSync(log);
-  // The keeper may go before it does.
+  // The keeper may end before the server.
   child.unref();
   await once(child, "spawn");
   return child;
 }
 
-/** What the server says of itself once it is ready; `undefined` where it ends instead. */
+/** The content of the server's lock file once it is ready; `undefined` if it ends, or takes too long. */
 async function readiness(
   data: string,
   options: { child: ChildProcess; end: number },

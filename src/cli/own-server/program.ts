@@ -1,9 +1,9 @@
-// The program that keeps the PostgreSQL of the user's own: one for each folder, started by the first command that needs it.
+// The keeper's program. Each folder has one keeper, which keeps the user's own PostgreSQL. The first command that needs it starts it.
 //
 //   node program.js use|find
 //
-// It starts the server, or (with `find`) takes only one that runs. It answers every command that comes, and stops the server when
-// nobody has used it for long enough. Killed, it leaves the server as it is: the next command starts a keeper that finds it.
+// It starts the server; with `find` it only looks for one that runs. It answers every command, and stops the server when nobody has used it
+// for long enough. If it is killed, the server keeps running, and the next command starts a keeper that finds it.
 import { postgresInstallation } from "../../testing/index.ts";
 import { claim } from "./claim.ts";
 import { folderFailure, ownServerFolder } from "./folder.ts";
@@ -20,13 +20,13 @@ async function main(options: { mayStart: boolean }): Promise<number> {
   try {
     const idleTime = idleTimeOf();
     const mine = await claim(folder);
-    // Another keeper is there: whoever has started this one goes to that.
+    // There is another keeper, which the command that started this one will find.
     if (mine === undefined) return 0;
     keeper = keep(new Keeper(mine, { folder, idleTime }));
     await keeper.run(await postgresInstallation({ copies: folder.path }), options);
     return 0;
   } catch (error) {
-    // Without a keeper nobody is told but by the end of the log.
+    // Without a keeper, nobody is told: the command shows the end of the log.
     console.error(keeper === undefined ? sentenceOf(error, folder.path) : error);
     await keeper?.fail(sentenceOf(error, folder.path));
     return 1;
@@ -35,7 +35,7 @@ async function main(options: { mayStart: boolean }): Promise<number> {
   }
 }
 
-/** From now on signals end the server, too; a terminal that goes away does not. */
+/** From now on, signals also stop the server; a terminal that goes away does not. */
 function keep(keeper: Keeper): Keeper {
   process.on("SIGHUP", () => {});
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => keeper.interrupt());

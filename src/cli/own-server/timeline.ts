@@ -5,13 +5,13 @@ import { join } from "node:path";
 import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresInstallation } from "../../testing/index.ts";
 
-// A fencing token has the server's timeline in its upper bits. Each major of PostgreSQL has data of its own, whose numbers begin
-// anew: they begin on a timeline above those of the others, so that the tokens go on growing.
+// A fencing token has the server's timeline in its upper bits. Each major version of PostgreSQL has a data directory of its own, which
+// counts from the beginning. It starts on a timeline above those of the others, so that the tokens keep growing.
 
 /**
- * The timeline that the data of a major have to be raised above; `undefined` if they are above all that was used here.
+ * The timeline above which a major version's data have to be raised; `undefined` if they are already above all that were used here.
  *
- * @param data of that major: `FOLDER/MAJOR/data`
+ * @param data the data directory of that version: `FOLDER/MAJOR/data`
  */
 export function timelineToPass(data: string, path: string): number | undefined {
   const others = readdirSync(path)
@@ -22,20 +22,20 @@ export function timelineToPass(data: string, path: string): number | undefined {
   return timelineOf(data) > highest ? undefined : highest;
 }
 
-/** Bytes into `pg_control`: `checkPointCopy.ThisTimeLineID`, since PostgreSQL 11. */
+/** The position in `pg_control` of `checkPointCopy.ThisTimeLineID`, in bytes; the same since PostgreSQL 11. */
 const timelineAt = 48;
 
-/** The timeline that the data are on: that of their last checkpoint. */
+/** The timeline that the data are on, as of their last checkpoint. */
 function timelineOf(data: string): number {
   const control = readFileSync(join(data, "global", "pg_control"));
   return endianness() === "LE" ? control.readUInt32LE(timelineAt) : control.readUInt32BE(timelineAt);
 }
 
-/** The latest timeline that was begun, and perhaps not gone over to. */
+/** The latest timeline that was begun, even if the server has not switched to it. */
 function latestIn(data: string): number {
   try {
     const names = readdirSync(join(data, "pg_wal"));
-    // A segment, 0000000100000000000000A5; or where a timeline began, 00000002.history
+    // A segment, 0000000100000000000000A5; or the history of a timeline, 00000002.history
     const found = names.flatMap((name) => /^([\dA-F]{8})(?:[\dA-F]{16}|\.history)$/.exec(name)?.[1] ?? []);
     return Math.max(0, ...found.map((digits) => Number.parseInt(digits, 16)));
   } catch (error) {
@@ -45,12 +45,12 @@ function latestIn(data: string): number {
 }
 
 /**
- * Has the server go over to the timeline above `timeline`, as a standby does that is promoted: a recovery that finds nothing to
- * recover takes the first one that has no history yet.
+ * Has the server switch to the timeline above `timeline`, as a promoted standby does: a recovery that finds nothing to recover takes the
+ * first timeline that has no history yet.
  *
- * Killed in between, it is done again by the next start, or was done by then.
+ * If it is killed midway, the next start repeats it, unless the switch was already made.
  *
- * @param serve runs the server once, until it accepts connections, with settings on top of its own
+ * @param serve runs the server once, until it accepts connections, with these settings in addition to its own
  */
 export async function passTimeline(
   data: string,
@@ -62,7 +62,7 @@ export async function passTimeline(
 ): Promise<void> {
   const { timeline, installation, serve } = options;
   const settings = { wal_level: "replica" };
-  // What was written with less can't be recovered from.
+  // WAL that was written with a lower level can't be recovered from.
   await serve(settings);
   const own = timelineOf(data);
   const { account } = installation;
@@ -76,6 +76,6 @@ export async function passTimeline(
     await write(join("pg_wal", `${name}.history`), `${own}\t0/0\tof the data of another major\n`);
   }
   await write("recovery.signal", "");
-  // Else it is ready before it has gone over.
+  // With a hot standby, the server would be ready before it has switched.
   await serve({ ...settings, hot_standby: "off" });
 }

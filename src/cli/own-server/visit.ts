@@ -4,17 +4,17 @@ import { createInterface } from "node:readline";
 import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresSession } from "../../testing/index.ts";
 
-// What a command and the keeper of the user's own server say to each other: a line of JSON there, and one back. The server is in
-// use for as long as the connection of a visit that `wants: "use"` stays open.
+// The messages between a command and the keeper of the user's own server: one line of JSON in each direction. The server is in use for as
+// long as the connection of a visit that `wants: "use"` is open.
 
-/** What a command comes for. */
+/** What a command wants. */
 export interface Request {
   readonly wants: "use" | "status" | "stop";
-  /** Of a stop: end the sessions that there are. */
+  /** For a stop: also end the open sessions. */
   readonly force?: boolean;
 }
 
-/** How the server is. Where it starts or stops, what is not known yet is missing. */
+/** The state of the server. While it starts or stops, fields that are not known yet are missing. */
 export interface ServerStatus {
   readonly state: "starting" | "running" | "stopping";
   readonly folder: string;
@@ -30,16 +30,16 @@ export interface ServerStatus {
   readonly sessions?: readonly PostgresSession[];
   /** How many commands use it. */
   readonly users?: number;
-  /** Milliseconds until it stops, where nobody uses it. */
+  /** Milliseconds until it stops, if nobody uses it. */
   readonly idleTimeLeft?: number;
 }
 
 export type KeeperAnswer =
-  /** It accepts connections. `started`: it was started for whoever asks. */
+  /** The server accepts connections. `started`: it was started for this command. */
   | { readonly is: "ready"; readonly started: boolean; readonly idleTime: number }
   | { readonly is: "status"; readonly status: ServerStatus }
   | { readonly is: "stopped" }
-  /** It is not stopped, for these use it. */
+  /** The server was not stopped, because these use it. */
   | { readonly is: "in-use"; readonly users: number; readonly sessions: readonly PostgresSession[] }
   | { readonly is: "failed"; readonly sentence: string };
 
@@ -49,12 +49,12 @@ export class Visit {
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    // A command that is done ends, whether or not it has left.
+    // A command that has finished can exit even if it hasn't left.
     socket.unref();
     socket.on("error", () => {});
   }
 
-  /** Answers `undefined` where no keeper listens at the path. */
+  /** Returns `undefined` if no keeper listens at the path. */
   static async open(path: string): Promise<Visit | undefined> {
     const socket = connect(path);
     try {
@@ -67,7 +67,7 @@ export class Visit {
     }
   }
 
-  /** Answers `undefined` where the keeper goes without an answer, or there is none in so many milliseconds or before an abort. */
+  /** Returns `undefined` if there is no answer: the keeper has gone, `deadline` milliseconds have passed, or the signal was aborted. */
   async ask(
     request: Request,
     { deadline, signal }: { deadline: number; signal?: AbortSignal | undefined },
@@ -94,7 +94,7 @@ export class Visit {
   }
 }
 
-/** Whether nobody listens on a socket: it isn't there, is left over, or its listener has just gone. */
+/** Whether nobody listens on a socket: it doesn't exist, it is left over, or its listener has just gone. */
 export function isNobodyThere(error: unknown): boolean {
   return hasCode(error, "ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE");
 }
