@@ -6,24 +6,24 @@ import { spawnRaw } from "./environment.ts";
 import { isRunning, processOf } from "./process-table.ts";
 import type { Program } from "./program.ts";
 
-/** How a process ended: `signal` by its number, of which Node.js has no name above 31. */
+/** How a process ended. `signal` is a number, because Node.js has no names above 31. */
 export type Exit =
   | { readonly is: "not-run"; readonly code: string }
   | { readonly is: "ended"; readonly status: number | null; readonly signal: number | null };
 
-/** Milliseconds between two looks whether it has ended, if a signal of that should be missed. */
+/** Milliseconds between two checks whether the process has ended, in case a SIGCHLD is missed. */
 const tick = 500;
-/** Milliseconds for the thread to start a process. */
+/** Milliseconds in which the thread has to start a process. */
 const patience = 10_000;
-/** Signals above it are real-time ones: Node.js takes the end of a process by one for a success. */
+/** The highest signal that Node.js knows. Above are the real-time signals: it takes the end of a process by one for a success. */
 const lastNamedSignal = 31;
 
-/** How a program is started: in a session of its own. */
+/** How to start a program. It always gets a session of its own. */
 interface StartOptions {
   readonly stdio: StdioOptions;
-  /** Of it, `undefined` takes a variable away. */
+  /** The environment, in which `undefined` removes a variable. */
   readonly environment?: Readonly<Record<string, string | undefined>>;
-  /** Whether it gets this process's own environment byte by byte: see `spawnRaw`. */
+  /** Whether the program gets this process's environment byte by byte: see `spawnRaw`. */
   readonly isRaw?: boolean;
 }
 
@@ -32,19 +32,19 @@ interface CommandWork extends Program {
   readonly options: SpawnOptions;
 }
 
-/** What the thread says. */
+/** The messages of the thread. */
 type ThreadMessage =
   | { readonly code: string }
   | { readonly status: number | null; readonly name: string | null };
 
-/** In the memory that is shared with the thread: where it is, and the number of the process that it has started. */
+/** Cells of the memory that is shared with the thread: the phase it is in, and the pid of the process that it has started. */
 const phaseCell = 0;
 const pidCell = 1;
 const started = 1;
 const released = 2;
 
-// The thread starts the process, and stands still: until it goes on, nobody asks the system about a process that has ended, and
-// what the system tells of it can be read.
+// The thread starts the process and then blocks. Until it continues, Node.js doesn't reap the process, so that `/proc` still tells how it
+// ended.
 const threadSource = `
 const { parentPort, workerData } = require("node:worker_threads");
 const { ChildProcess, spawn } = require("node:child_process");
@@ -70,27 +70,27 @@ parentPort.once("message", ({ file, args, isRaw, options }) => {
 });`;
 
 /**
- * Starts one process, and tells how it ended: by whichever of the 64 signals, too. That takes a thread and the `/proc` of Linux,
- * which alone has real-time signals.
+ * Starts one process, and tells how it ended, even by a real-time signal. That needs a thread and `/proc`; only Linux has real-time signals
+ * anyway.
  */
 export class ProcessStarter {
   #thread: Worker | undefined;
   readonly #cells = new Int32Array(new SharedArrayBuffer(8));
 
-  /** Soon: the thread starts while something else is done. */
+  /** Starts the thread, which takes a while; the caller can do something else in the meantime. */
   constructor() {
     if (processOf(process.pid) === undefined) return;
     this.#thread = new Worker(threadSource, { eval: true, workerData: this.#cells.buffer });
-    // It could not begin: too few files may be open. Then the process is started without it.
+    // The thread could not start, perhaps because too few open files are allowed. Then the process is started without it.
     this.#thread.on("error", () => {
       this.#thread = undefined;
     });
   }
 
   /**
-   * Starts it, in this very step.
+   * Starts the process, before it returns.
    *
-   * @returns its number, `undefined` if it could not be started; and its end
+   * @returns the pid, which is `undefined` if the process could not be started, and how it will end
    */
   start(program: Program, { stdio, environment = {}, isRaw = false }: StartOptions) {
     if (isRaw) setVariables(environment);

@@ -3,24 +3,24 @@ import { hasCode } from "../../contract/caught-error.ts";
 import { allProcesses, isRunning, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
 
 /**
- * The variable by which everything that a command starts is known, for as long as it keeps its environment. Its value is a word of
- * each `run` that it is under, from the outermost to the innermost, with a `/` between them.
+ * The variable that marks everything that a command starts, unless that clears its environment. The value is a list separated by `/`: a
+ * mark for each `run` that a process is under, from the outermost to the innermost.
  */
 export const markVariable = "PG_LOCKER_RUN";
 
-/** How many of those that still run are named. */
+/** How many surviving processes are named. */
 const mostNamed = 5;
 
-/** A process of the command's, known by its number and the time of its start. */
+/** A process of the command, identified by its pid and its start time. */
 type Member = Pick<ProcessEntry, "pid" | "name" | "startedAt"> & {
-  /** Under how many further runs it is: their keepers have it in their charge. */
+  /** The number of runs between the process and the command. The keepers of those runs are responsible for it. */
   readonly depth: number;
 };
 
 /**
- * Everything that a command has started: the processes of its session, whatever group they have made themselves; those that descend
- * from these; and those with the command's mark in their environment. Only what has left all three at once is not found: a session
- * of its own, an environment without the mark, and a parent that has ended. Without `/proc`, it is the command's group.
+ * Everything that a command has started: the processes of its session, in whatever group; their descendants; and the processes with the
+ * command's mark in their environment. A process is missed only if it has left all three: it has a session of its own, its environment has
+ * no mark, and its parent has ended. Without `/proc`, the tree is the command's process group.
  */
 export class CommandTree {
   readonly #leader: number;
@@ -29,8 +29,8 @@ export class CommandTree {
   #members: readonly Member[] = [];
 
   /**
-   * @param leader the number of the command, which leads its session and its group
-   * @param mark the last word of its {@link markVariable}
+   * @param leader the pid of the command, which leads its session and its group
+   * @param mark the command's own part of {@link markVariable}
    */
   constructor(leader: number, mark: string) {
     this.#leader = leader;
@@ -38,20 +38,20 @@ export class CommandTree {
     this.#startedAt = processOf(leader)?.startedAt ?? 0;
   }
 
-  /** Signals what is in the command's session: group by group, each as a whole. */
+  /** Signals all processes in the command's session, each group as a whole. */
   signal(signal: NodeJS.Signals): void {
-    // Its own group at once: whom Ctrl-Z is to stop must not read what is typed next. To look for the others takes a while.
+    // The command's own group first, because what Ctrl-Z stops must not read what is typed next; finding the other groups takes a while.
     send(-this.#leader, signal);
     for (const group of this.#otherGroups(allProcesses() ?? [])) send(-group, signal);
   }
 
   /**
-   * Signals everything but what further runs have in their charge: those hear of it by their keepers. It goes to the groups of the
-   * session, each as a whole, and to the others one by one.
+   * Signals every process except those under further runs, whose keepers pass the signal on. Groups in the session are signalled as a
+   * whole, other processes one by one.
    */
   signalAll(signal: NodeJS.Signals): void {
     const processes = allProcesses() ?? [];
-    // Before anything is signalled: with its parent, a process may lose what it is known by.
+    // Listed before anything is signalled, because a process whose parent ends may no longer be recognised.
     const members = this.#look(processes);
     const groups = new Set([this.#leader, ...this.#otherGroups(processes)]);
     for (const group of groups) send(-group, signal);
@@ -61,21 +61,21 @@ export class CommandTree {
     }
   }
 
-  /** Kills everything, the innermost first: the lock of a further run is free only when what ran under it is dead. */
+  /** Kills every process, the innermost first, because the lock of a further run must not be free before its command is dead. */
   kill(): void {
     const members = this.#look(allProcesses() ?? []);
     for (const { pid } of members.toSorted((one, other) => other.depth - one.depth)) send(pid, "SIGKILL");
     send(-this.#leader, "SIGKILL");
   }
 
-  /** What lives of it. */
+  /** The processes that still run. */
   get living(): readonly Pick<ProcessEntry, "pid" | "name">[] {
     const processes = allProcesses();
     if (processes !== undefined) return this.#look(processes);
     return send(-this.#leader, 0) === "none" ? [] : [{ pid: this.#leader, name: "" }];
   }
 
-  /** Whether anything lives of what was found last: a quick look, which finds nobody new. */
+  /** Whether any process of the last listing still runs. That is quick, but finds no new ones. */
   get isKnownAlive(): boolean {
     if (this.#members.length === 0) return this.living.length > 0;
     return this.#members.some(({ pid, startedAt }) => {
@@ -84,7 +84,7 @@ export class CommandTree {
     });
   }
 
-  /** Says on standard error, in a line, that something is left, and what. */
+  /** Says in a line on standard error which processes still run, if any do. */
   tellOfSurvivors(): void {
     const { living } = this;
     if (living.length === 0) return;
@@ -96,11 +96,11 @@ export class CommandTree {
     try {
       writeSync(2, `pg-locker: ${count}, and could not be ended: ${names.join(", ")}${more}\n`);
     } catch {
-      // Nobody is there to be told.
+      // Nobody reads standard error any more.
     }
   }
 
-  /** The groups of the command's session, beside its own. */
+  /** The process groups in the command's session, except its own. */
   #otherGroups(processes: readonly ProcessEntry[]): ReadonlySet<number> {
     const groups = processes.filter(({ session }) => session === this.#leader).map(({ group }) => group);
     return new Set(groups.filter((group) => group !== this.#leader));
@@ -122,7 +122,7 @@ export class CommandTree {
       for (const child of children.get(pid) ?? []) add(child, this.#depthOf(child) ?? depth);
     };
     for (const entry of processes) {
-      // Nothing is older than the command, and this process is none of its own.
+      // No process of the command is older than it; and this process is not among them.
       if (entry.startedAt < this.#startedAt || entry.pid === process.pid) continue;
       const depth = this.#depthOf(entry);
       const isOwn =
@@ -137,7 +137,7 @@ export class CommandTree {
     return this.#members;
   }
 
-  /** How many runs are between a process and the command; `undefined` if it does not tell, or is not of the command's. */
+  /** The number of runs between a process and the command; `undefined` if the process lacks the command's mark, or hides its environment. */
   #depthOf({ pid }: ProcessEntry): number | undefined {
     const words = variableOf(pid, markVariable)?.split("/") ?? [];
     const at = words.indexOf(this.#mark);
@@ -145,14 +145,14 @@ export class CommandTree {
   }
 }
 
-/** Signals a process, or a group by its negative number. */
+/** Sends a signal to a process, or to a group given as a negative number. */
 export function send(target: number, signal: NodeJS.Signals | 0): "sent" | "none" | "refused" {
   try {
     process.kill(target, signal);
     return "sent";
   } catch (error) {
     if (hasCode(error, "ESRCH")) return "none";
-    // Of a group: everybody who is left has become another user.
+    // For a group: all remaining processes belong to another user now.
     if (hasCode(error, "EPERM")) return "refused";
     throw error;
   }

@@ -5,7 +5,7 @@ import { SupervisedCommand } from "./supervised-command.ts";
 let command: SupervisedCommand | undefined;
 let work: Work | undefined;
 
-/** Does what the keeper says, from now on. */
+/** From now on, does what the keeper says. */
 export function obeyKeeper(starter: ProcessStarter): void {
   process.on("message", (message: ToRunner, socket: unknown) => {
     switch (message.is) {
@@ -25,12 +25,12 @@ export function obeyKeeper(starter: ProcessStarter): void {
     }
   });
 
-  // They are for the keeper, which passes them on. Whoever signals everything, such as a run around this one, signals this, too.
+  // Ignored, because the keeper passes them on. A run around this one signals all its processes, and so also this one.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
     process.on(signal, () => {});
 
   process.on("disconnect", onKeeperGone);
-  // It may have gone before there was anybody to hear of it.
+  // The keeper may have gone before this process listened.
   if (!process.connected) onKeeperGone();
 }
 
@@ -46,7 +46,7 @@ function run(given: Work, { socket, starter }: { socket: unknown; starter: Proce
   void command.ended.then((ending) => tell(ending, () => end(socket)));
 }
 
-/** The end of this process is what closes the socket, which until then has to be kept from the garbage collector. */
+/** Ends the process, which closes the socket. It takes the socket so that it isn't garbage-collected before. */
 function end(_socket: unknown): void {
   process.exit();
 }

@@ -13,8 +13,8 @@ export function later(start: Moment, milliseconds: number): Moment {
 }
 
 /**
- * Milliseconds to go, on whichever clock has moved further: the monotonic one stands still while the machine is suspended, the
- * other one can be set back.
+ * Milliseconds left, by the clock that has moved further: the monotonic clock stands still while the machine is suspended, and the wall
+ * clock can be set back.
  */
 export function left(moment: Moment): number {
   const current = currentMoment();
@@ -22,8 +22,8 @@ export function left(moment: Moment): number {
 }
 
 /**
- * Milliseconds before the server may free a lock, at which everything that ran under it has been killed: for a timer that is late
- * on a busy machine, for the kill itself, and for clocks that differ in rate by 0.2 %.
+ * How many milliseconds before the server may free a lock everything that ran under it must be dead. The margin covers a timer that fires
+ * late on a busy machine, the time that the kill takes, and clocks whose rates differ by 0.2 %.
  */
 export function marginOf(ttl: number): number {
   return Math.min(ttl / 10, 2_000 + ttl / 500);

@@ -4,11 +4,11 @@ import { hasCode } from "../../contract/caught-error.ts";
 
 interface Descriptor {
   readonly fd: number;
-  /** A path, or `pipe:[7]`, `socket:[7]`, `anon_inode:[eventpoll]`, ... */
+  /** What it refers to: a path, or `pipe:[7]`, `socket:[7]`, `anon_inode:[eventpoll]`, ... */
   readonly file: string;
   readonly isWritten: boolean;
   readonly isBlocking: boolean;
-  /** Whether a program that this process starts doesn't get it. */
+  /** Whether it is closed in a program that this process starts. */
   readonly closesOnExec: boolean;
 }
 
@@ -17,28 +17,28 @@ const writeOnly = 0o1;
 const nonBlocking = 0o4_000;
 const closeOnExec = 0o2_000_000;
 
-/** What a process has from whoever started it, beside its standard input, output and error. */
+/** The descriptors that a process has inherited, besides standard input, output and error. */
 export interface Inherited {
-  /** To be handed on. Node.js keeps them for itself otherwise. */
+  /** The descriptors that have to be passed on explicitly, because Node.js would close them in a child. */
   readonly handed: readonly number[];
-  /** The lowest number that is free: some others everybody gets without a word. */
+  /** The lowest free number. Descriptors that every child inherits without being listed also count as taken. */
   readonly free: number;
 }
 
 /**
- * The descriptors that this process was started with: `3>&1`, the pipes of a jobserver, the sockets of systemd. They are told from
- * those of Node.js itself by what they are, so that this has to be asked before anything is opened. None without `/proc`.
+ * Finds the descriptors that this process was started with: `3>&1`, the pipes of a jobserver, the sockets of systemd. They are
+ * distinguished from those of Node.js by what they refer to, so this must run before anything is opened. Without `/proc`, there are none.
  */
 export function inheritedDescriptors(): Inherited {
   const all = ownDescriptors();
   const firstPoll = all.find(({ file }) => file === "anon_inode:[eventpoll]")?.fd ?? 0;
   const pipes = pipesOfNode(all, firstPoll);
-  // One that libuv keeps for the day when there are no more.
+  // The descriptor that libuv reserves for the case that no more can be opened.
   const spare = all.find(({ fd, file }) => fd > firstPoll && file === "/dev/null")?.fd;
   const channel = process.channel === undefined ? undefined : ownChannel();
   const inherited = all.filter(({ fd, file, closesOnExec }) => {
     if (fd <= 2 || fd === channel) return false;
-    // Node.js opens the lowest that is free: whatever is below its first was there before.
+    // Node.js opens the lowest free numbers, so whatever is below its first one was inherited.
     if (fd < firstPoll || !closesOnExec) return true;
     return !file.startsWith("anon_inode:") && fd !== spare && !pipes.has(fd);
   });
@@ -48,7 +48,7 @@ export function inheritedDescriptors(): Inherited {
   return { handed: inherited.filter(({ closesOnExec }) => closesOnExec).map(({ fd }) => fd), free };
 }
 
-/** The `stdio` of a child that gets these beside the three, and a channel to this process, if it is to have one, at that number. */
+/** The `stdio` of a child that gets these descriptors besides the first three and, if `channel` is given, an IPC channel at that number. */
 export function stdioWith(handed: readonly number[], channel?: number): StdioOptions {
   const length = Math.max(2, channel ?? 0, ...handed) + 1;
   return [...Array(length).keys()].map((fd) => {
@@ -57,7 +57,7 @@ export function stdioWith(handed: readonly number[], channel?: number): StdioOpt
   });
 }
 
-/** Both ends of each pipe with which Node.js wakes itself: one for each of its loops, which don't block, and one for all, which does. */
+/** The ends of the pipes with which Node.js wakes itself up: a non-blocking one for each event loop, and a blocking one for the process. */
 function pipesOfNode(all: readonly Descriptor[], firstPoll: number): ReadonlySet<number> {
   const pairs = all.flatMap((reader) => {
     const ends = all.filter(({ file }) => file === reader.file);
@@ -75,7 +75,7 @@ function pipesOfNode(all: readonly Descriptor[], firstPoll: number): ReadonlySet
   });
   const ofLoops = pairs.filter(({ reader }) => !reader.isBlocking);
   const inode = ofLoops[0]?.inode ?? 0;
-  // It is made just before that of the first loop.
+  // The process's pipe is made just before that of the first loop.
   const [ofAll] = pairs
     .filter(({ reader }) => reader.isBlocking)
     .toSorted((one, other) => Math.abs(one.inode - inode) - Math.abs(other.inode - inode));
@@ -98,7 +98,7 @@ function ownDescriptors(): Descriptor[] {
         closesOnExec: (flags & closeOnExec) !== 0,
       };
     } catch (error) {
-      // That of this very look.
+      // The descriptor of the directory that was being listed.
       if (hasCode(error, "ENOENT")) return [];
       throw error;
     }
@@ -115,7 +115,7 @@ function fds(): number[] {
   }
 }
 
-/** That of the channel to whoever started this process, if that is Node.js: it is no one else's. */
+/** The descriptor of the IPC channel to a parent that is Node.js. Nobody else can use it, so it isn't passed on. */
 function ownChannel(): number | undefined {
   const [, fd] = /(?:^|\0)NODE_CHANNEL_FD=(\d+)/.exec(readFileSync("/proc/self/environ", "latin1")) ?? [];
   return fd === undefined ? undefined : Number(fd);

@@ -9,19 +9,19 @@ interface Started {
 let started: Promise<Started> | undefined;
 
 /**
- * Starts the runner before anything else is loaded, as its start takes as long as all of that. Until it is asked for, it keeps this
- * process from nothing: one that isn't wanted after all ends with this process.
+ * Starts the runner before anything else is loaded, because its start takes as long as all of that. Until `startedRunner` is called, it
+ * doesn't keep this process alive, and it ends with this process.
  */
 export function startRunner(): void {
   started ??= start();
-  // It is told to whoever asks for it.
+  // The error is thrown by `startedRunner`.
   started.catch(() => {});
 }
 
 /**
- * The runner, and what this process was started with.
+ * Returns the runner, and the descriptors that this process has inherited.
  *
- * @throws what the system says if it can't be started
+ * @throws the system's error if the runner can't be started
  */
 export async function startedRunner(): Promise<Started> {
   const { runner, inherited } = await (started ?? start());

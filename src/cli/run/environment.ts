@@ -1,21 +1,21 @@
 import { ChildProcess, type SpawnOptions } from "node:child_process";
 
-/** Node.js has this in the place of bytes that are not UTF-8. */
+/** The character that Node.js puts in the place of bytes that are not UTF-8. */
 const replacement = "\ufffd";
 
-/** Whether a variable, or its name, is one of which Node.js can't say the bytes. */
+/** Whether the name or the value of a variable has bytes that Node.js can't represent. */
 export function isRawEnvironment(): boolean {
   return Object.entries(process.env).some((each) => each.join("=").includes(replacement));
 }
 
-/** Of a class of Node.js, what its types don't say. */
+/** The part of `ChildProcess` that its types don't declare. */
 export interface RawChild extends ChildProcess {
   spawn(options: object): number;
 }
 
 /**
- * Starts a program with the very environment of this process, byte by byte, variables set since then among it. `spawn` says it
- * word by word in UTF-8; what is no plain array is left to the system.
+ * Starts a program with this process's environment byte by byte, including variables that were set since the start. `spawn` would encode
+ * each variable as UTF-8; given something that isn't a plain array, libuv passes on the environment as it is.
  */
 export function spawnRaw(
   file: string,

@@ -6,14 +6,14 @@ import { Failure, refusalOf, statusOf } from "../failure.ts";
 import { atMost, type PassedSignals } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
 
-/** Milliseconds for a look at who has the lock, of which a run that is refused tells in the end. */
+/** Milliseconds in which a refused run tries to find out who holds the lock. */
 const patience = 1_000;
 
 /**
- * Who has a lock, in words: `app on 10.0.0.7 (pid 16313), for 29s at most`, where the time is the age of the session.
+ * Who holds a lock, in words: `app on 10.0.0.7 (pid 16313), for 29s at most`. The time is the age of the session.
  *
- * @returns `undefined` if nobody has it any more
- * @throws {DatabaseError} if that can't be found out
+ * @returns `undefined` if nobody holds it any more
+ * @throws {DatabaseError} it can't be found out
  */
 export async function holderOf(
   pool: Pool,
@@ -43,10 +43,9 @@ function nameOf({ applicationName }: LockInfo): string {
 }
 
 /**
- * What is said of a lock that somebody else has, with who that is, if it is found out within a second; and the status of it. Never
- * rejects.
+ * The failure of a run because somebody else holds the lock. It says who that is, if that can be found out within a second. Never rejects.
  *
- * @param error of which {@link refusalOf} is `"held"` or `"still held"`
+ * @param error an error whose {@link refusalOf} is `"held"` or `"still held"`
  */
 export async function refused(
   error: unknown,
@@ -61,7 +60,7 @@ export async function refused(
   return new Failure(conflictStatus, sentence, { cause: error });
 }
 
-/** A run within one of the same key waits for what can't end before itself. */
+/** A hint for a run within a run of the same key: it waits for a lock that can't be released before it ends. */
 function around({ key, namespace }: RunPlan): string {
   const { PG_LOCKER_KEY, PG_LOCKER_NAMESPACE } = process.env;
   const isWithin = PG_LOCKER_KEY === key && PG_LOCKER_NAMESPACE === String(namespace);

@@ -11,14 +11,14 @@ import { atMost, type PassedSignals, unlessAborted } from "./passed-signals.ts";
 import { notRun, type RunPlan } from "./plan.ts";
 import type { RunnerEnding, RunnerProcess } from "./runner-process.ts";
 
-/** Milliseconds between SIGTERM and SIGKILL where the lock may be another's already. */
+/** Milliseconds between SIGTERM and SIGKILL if somebody else may already hold the lock. */
 const shortGrace = 2_000;
-/** Milliseconds for the lock to be given back: the end of this process does it as well. */
+/** Milliseconds for the release. After that, the end of this process frees the lock. */
 const releaseTime = 3_000;
-/** Of the TTL, after which the lock is refreshed. */
+/** The fraction of the TTL after which the lock is refreshed. */
 const refreshShare = 1 / 3;
 
-/** Has the runner run the command under a lock, keeps the lock for as long as that takes, and gives it back. */
+/** Has the runner run the command under a lock, keeps the lock until the command has ended, and releases it. */
 export class LockKeeper {
   readonly #plan: RunPlan;
   readonly #lock: Lock;
@@ -50,7 +50,7 @@ export class LockKeeper {
       if (this.#lock.signal.aborted) this.#onLoss();
       return await this.#statusOf(await this.#runner.ended, signals);
     } catch (error) {
-      // Not run at all, for whatever reason.
+      // The lock was lost before the command was run.
       if (!hasCode(error, "LOCK_NOT_HELD")) throw error;
       throw this.#lost("the command was not run");
     } finally {
@@ -95,7 +95,7 @@ export class LockKeeper {
           this.#runner.relyUntil(until);
           this.#describe();
         },
-        // It was given back meanwhile; or it is lost, which its signal tells.
+        // The lock was released in the meantime; or it is lost, as its signal tells.
         () => {},
       );
     };
@@ -103,7 +103,7 @@ export class LockKeeper {
     return later(sentAt, this.#plan.ttl);
   }
 
-  /** After each refresh, which is a statement of its own. */
+  /** Sends the description again, because each refresh is a statement that replaces it in pg_stat_activity. */
   #describe(): void {
     const { description } = this.#plan;
     if (description !== undefined) void this.#session.describe(description);
@@ -111,7 +111,7 @@ export class LockKeeper {
 
   readonly #onLoss = (): void => {
     const { grace } = this.#plan;
-    // Of a link that is silent, the server has seen no end either: the runner keeps it open, and goes by the deadline.
+    // If the link is silent, the server hasn't seen the session end either: the runner's copy keeps it open, and the deadline holds.
     this.#runner.stop(this.#session.isSilent ? grace : Math.min(grace, shortGrace));
   };
 
@@ -150,7 +150,7 @@ export class LockKeeper {
     return signal === null ? (status ?? exitStatus.failed) : exitStatus.signalled + signal;
   }
 
-  /** @returns whether the lock was held until now; of a server that doesn't say so in time, whether it was as far as is known */
+  /** @returns whether the lock was held until now; if the server doesn't answer in time, whether it was held as far as we know */
   async #release(signals: PassedSignals): Promise<boolean> {
     const { held } = this.#lock;
     const released = this.#lock.release().then(

@@ -2,14 +2,14 @@ import type { SendHandle } from "node:child_process";
 import type { Socket } from "node:net";
 import type { Pool, PoolClient } from "pg";
 
-/** What node-postgres and Node have of a connection, beside what their types say. */
+/** The properties of a client and a socket that their types don't declare. */
 interface Inside {
   readonly connection: { readonly stream: Socket & { readonly _parent?: Socket } };
 }
 
 /**
- * The connection of a pool of one, which carries the lock: the driver's pool says which client it has, and what a locker
- * connects beside a pool is not among them.
+ * The connection that carries the lock, in a pool of one. The pool's event tells which client that is; connections that a locker opens
+ * beside the pool don't cause that event.
  */
 export class LockSession {
   #stream: Inside["connection"]["stream"] | undefined;
@@ -17,7 +17,7 @@ export class LockSession {
   #ended = false;
   #read = 0;
 
-  /** @param pool of at most one client, that has none yet */
+  /** @param pool a pool of at most one client, without a client yet */
   constructor(pool: Pool) {
     pool.on("connect", (client) => {
       this.#client = client;
@@ -26,32 +26,32 @@ export class LockSession {
       const onEnd = (): void => {
         this.#ended = true;
       };
-      // Before whoever reserves the client listens, and so before the lock is known to be lost.
+      // Listens before whoever reserves the client does, and so knows of the end before the lock counts as lost.
       client.on("error", onEnd);
       client.on("end", onEnd);
     });
   }
 
   /**
-   * The TCP or Unix socket, to be copied to another process: the handle below the `Socket`, for one that arrives as a `Socket`
-   * begins to read; and below TLS, for it is to be kept open, and nothing else.
+   * The TCP or Unix socket, for a copy in another process. It is the handle inside the `Socket`, because a `Socket` that arrives in another
+   * process begins to read; and the one below TLS, because it only has to be kept open.
    */
   get socket(): SendHandle | undefined {
     const stream = this.#stream;
     return ((stream?._parent ?? stream) as { _handle?: SendHandle } | undefined)?._handle;
   }
 
-  /** Says something that pg_stat_activity is to show, until the next statement. Never rejects: whether the session lives, others find out. */
+  /** Shows a text in pg_stat_activity until the next statement. Never rejects, because other statements find out if the session has gone. */
   async describe(comment: string): Promise<void> {
     await this.#client?.query(comment).catch(() => {});
   }
 
-  /** Something is about to be asked: see {@link isSilent}. */
+  /** Notes that a statement is about to be sent: see {@link isSilent}. */
   asked(): void {
     this.#read = this.#stream?.bytesRead ?? 0;
   }
 
-  /** Whether nothing at all has come from the server since {@link asked}, not even an end: the link is dead, or very slow. */
+  /** Whether the server has sent nothing since {@link asked}, and not closed the connection either: the link is dead, or very slow. */
   get isSilent(): boolean {
     return !this.#ended && this.#stream?.bytesRead === this.#read;
   }

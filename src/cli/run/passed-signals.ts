@@ -2,12 +2,12 @@ import { constants } from "node:os";
 import { onCtrlZ } from "../ctrl-z.ts";
 import { exitStatus } from "../exit-status.ts";
 
-/** They end a wait for the lock; once the command runs, they are for the command. */
+/** Signals that end a wait for the lock. Once the command runs, they are passed on to it. */
 const ending = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
-/** They mean nothing to whoever waits. */
+/** Signals that are only passed on to the command. */
 const passing = ["SIGWINCH", "SIGCONT"] as const;
 
-/** A signal came before the command was run. */
+/** The error of a signal that arrived before the command was run. */
 export class Interrupted extends Error {
   override readonly name = "Interrupted";
   readonly status: number;
@@ -18,7 +18,7 @@ export class Interrupted extends Error {
   }
 }
 
-/** Settles as a step does; or rejects with the signal's reason, and leaves the step to itself. */
+/** Settles as the step does; or rejects with the signal's reason, while the step goes on by itself. */
 export async function unlessAborted<T>(step: Promise<T>, signal: AbortSignal): Promise<T> {
   let onAbort = (): void => {};
   const aborted = new Promise<never>((_, reject) => {
@@ -33,7 +33,7 @@ export async function unlessAborted<T>(step: Promise<T>, signal: AbortSignal): P
   }
 }
 
-/** Settles as a step does; with `undefined`, and leaves the step to itself, after so many milliseconds or with the next signal. */
+/** Settles as the step does; or resolves with `undefined` at the time limit or the next signal, while the step goes on by itself. */
 export async function atMost<T>(
   milliseconds: number,
   signals: PassedSignals,
@@ -52,8 +52,8 @@ export async function atMost<T>(
 }
 
 /**
- * Takes the signals that this process gets, and passes them on. The command is not in the terminal's foreground process group, so Ctrl-C
- * and the like reach it only through here. They are taken until this process ends, with the status that it has by then.
+ * Receives the signals to this process, and passes them on. The command is not in the terminal's foreground process group, so Ctrl-C and
+ * the like reach it only through here. The handlers stay until this process ends, so that its exit status is always its own.
  */
 export class PassedSignals {
   readonly #interruption = new AbortController();
@@ -62,25 +62,25 @@ export class PassedSignals {
   constructor() {
     for (const signal of ending) process.on(signal, this.#end);
     for (const signal of passing) process.on(signal, this.#pass);
-    // The command stops first: else it could read what is typed next. Its group is an orphaned one, in which SIGTSTP stops nobody
-    // (https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03), and SIGSTOP does.
+    // The command is stopped first, because otherwise it could read what is typed next. It gets SIGSTOP, because its group is orphaned, so
+    // SIGTSTP would stop nothing: https://pubs.opengroup.org/onlinepubs/9699919799/functions/V2_chap02.html#tag_15_04_03
     onCtrlZ({
       stop: () => this.#receiver?.("SIGSTOP"),
       goOn: () => void this.#receiver?.("SIGCONT"),
     });
   }
 
-  /** Aborts with an {@link Interrupted} when a signal comes that nobody is there for. */
+  /** Aborts with an {@link Interrupted} when a signal arrives before there is a receiver. */
   get interrupted(): AbortSignal {
     return this.#interruption.signal;
   }
 
-  /** From now on the signals are for `receiver`, which never throws or rejects. */
+  /** From now on, signals go to `receiver`, which never throws or rejects. */
   passTo(receiver: (signal: NodeJS.Signals) => void | Promise<void>): void {
     this.#receiver = receiver;
   }
 
-  /** From now on the first signal means that there is to be no more waiting: resolves with it. */
+  /** Resolves with the next signal, which means that nothing is to be waited for any more. From now on, signals go nowhere else. */
   next(): Promise<NodeJS.Signals> {
     return new Promise((resolve) => this.passTo(resolve));
   }

@@ -12,35 +12,35 @@ import { rawArguments } from "../raw-arguments.ts";
 import { marginOf } from "./deadline.ts";
 import { type Program, programOf } from "./program.ts";
 
-/** What `pg-locker run` is to do. Times are in milliseconds. */
+/** What a `pg-locker run` has to do. Times are in milliseconds. */
 export interface RunPlan {
   readonly key: string;
   readonly namespace: number;
   readonly mode: "exclusive" | "shared";
   readonly how: HowLocksAreTaken;
-  /** 0: not at all. */
+  /** Milliseconds to wait for the lock; 0: don't wait. */
   readonly wait: number | true;
   readonly ttl: number;
   readonly grace: number;
   readonly recoveryGrace: number | undefined;
   readonly margin: number;
-  /** The comment that says it to those who look at the lock. */
+  /** The comment that shows the name and the detail to people who look at the lock. */
   readonly description: string | undefined;
-  /** The command's own name, for sentences. */
+  /** The command's name, for sentences. */
   readonly file: string;
   readonly program: Program;
-  /** The status of both ways not to get the lock; absent, each has its own. */
+  /** The exit status if the lock isn't acquired, with or without a wait; absent: the status of the reason. */
   readonly conflictStatus: number | undefined;
 }
 
 const blank = Buffer.from(" ");
 const shortestTtl = 1_000;
-/** What the server can enforce. */
+/** The longest TTL that the server can enforce, in milliseconds. */
 const longestTtl = 2 ** 31 - 1;
 const longestDefaultGrace = 10_000;
 
 /**
- * @throws {Failure} for what can't be used, and what contradicts itself
+ * @throws {Failure} an option or the command can't be used, or two options contradict each other
  * @throws {EmptyKeyError} @throws {InvalidKeyError}
  */
 export function planOf({ values, positionals: [key = ""], rest }: CommandLine): RunPlan {
@@ -50,7 +50,7 @@ export function planOf({ values, positionals: [key = ""], rest }: CommandLine): 
   refuseBoth(values, "shared", "exclusive");
   const ttl = ttlOf(values);
   const namespace = namespaceOf(values);
-  // A key that can't be used is one before anything is started.
+  // Throws if the key can't be used, before anything is started.
   lockId(namespace, key);
   return {
     key,
@@ -108,7 +108,7 @@ function recoveryGraceOf(values: Values): number | undefined {
   throw usageFailure(`Expected --recovery-grace to be from 1s to 596h, got "${given}"`);
 }
 
-/** Half of the TTL is for the refreshes, which come at a third of it, and for the margin. */
+/** At most half of the TTL, because the other half is for the refreshes, which come after a third of it, and for the margin. */
 function graceOf(values: Values, ttl: number): number {
   const given = values["grace"];
   if (given === undefined) return Math.min(longestDefaultGrace, ttl / 3);
@@ -151,7 +151,7 @@ function conflictStatusOf(values: Values): number | undefined {
   throw usageFailure(`Expected -E to be an exit status from 0 to 255, got "${given}"`);
 }
 
-/** The file that a command's name leads to; `undefined` if there is none. */
+/** The file that a command's name refers to; `undefined` if there is none. */
 function pathOf(file: string): string | undefined {
   const folders = file.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
   return folders.map((folder) => join(folder, file)).find((path) => existsSync(path));
@@ -161,7 +161,7 @@ function isFolder(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }
 
-/** What is said, and the status, of a command that could not be run for the system's reason. */
+/** The exit status and the sentence for a command that the system could not run. */
 export function notRun(file: string, code: string): { status: number; sentence: string } {
   const command = `The command ${JSON.stringify(file)}`;
   const notFound = { status: exitStatus.notFound, sentence: `${command} was not found` };
@@ -170,7 +170,7 @@ export function notRun(file: string, code: string): { status: number; sentence: 
       return notFound;
     case "EACCES": {
       const path = pathOf(file);
-      // The system says the same of a folder of PATH that this user may not look into.
+      // The system also reports this if PATH has a folder that this user may not look into.
       if (path === undefined) return notFound;
       const why = isFolder(path) ? "is a folder" : "is not executable";
       return { status: exitStatus.notExecutable, sentence: `${command} ${why}` };

@@ -1,26 +1,26 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { hasCode } from "../../contract/caught-error.ts";
 
-/** A process, as Linux shows it in `/proc/PID/stat`. */
+/** A process, as in Linux's `/proc/PID/stat`. */
 export interface ProcessEntry {
   readonly pid: number;
   readonly name: string;
-  /** A letter: `R`, `S`, `Z`, ... */
+  /** The state as a letter: `R`, `S`, `Z`, ... */
   readonly state: string;
   readonly parent: number;
   readonly group: number;
   readonly session: number;
-  /** In ticks since the machine started: with it, a number that is used again is told from what it was before. */
+  /** In ticks since the machine started. It tells apart two processes that had the same pid. */
   readonly startedAt: number;
-  /** What the system tells of its end, once it has ended and nobody has asked about it yet. */
+  /** How the process ended, if it has ended and nobody has reaped it yet. */
   readonly waitStatus: number;
 }
 
 let isOwnTable: boolean | undefined;
 
 /**
- * Whether `/proc` numbers processes as this process does. It may be that of an outer namespace (`unshare --pid` alone), in which
- * the same numbers are those of strangers.
+ * Whether `/proc` numbers processes as this process does. It may belong to an outer namespace (after `unshare --pid` alone), in which the
+ * same pids are those of other processes.
  */
 function isOwn(): boolean {
   isOwnTable ??= ownNumber() === String(process.pid);
@@ -35,17 +35,17 @@ function ownNumber(): string | undefined {
   }
 }
 
-/** Every process that is shown; `undefined` without a `/proc` such as Linux has. */
+/** All processes in `/proc`; `undefined` without a `/proc` as Linux has it. */
 export function allProcesses(): ProcessEntry[] | undefined {
   const own = processOf(process.pid);
   if (own === undefined) return undefined;
   return numbersIn("/proc").flatMap((pid) => processOf(pid) ?? []);
 }
 
-/** The process of this number; `undefined` if there is none, none is shown, or `/proc` is that of another namespace. */
+/** The process with this pid; `undefined` if there is none, it isn't shown, or `/proc` belongs to another namespace. */
 export function processOf(pid: number): ProcessEntry | undefined {
   const stat = isOwn() ? textOf(`/proc/${pid}/stat`) : undefined;
-  // "pid (name) state parent group session ...", and a name may have anything in it.
+  // "pid (name) state parent group session ...", in which the name may contain anything.
   const behindName = stat?.lastIndexOf(")") ?? -1;
   if (stat === undefined || behindName === -1) return undefined;
   const fields = stat.slice(behindName + 2).split(" ");
@@ -62,12 +62,12 @@ export function processOf(pid: number): ProcessEntry | undefined {
   };
 }
 
-/** Whether a process does anything still. One that has ended, and that nobody has asked about yet, does not. */
+/** Whether a process still runs. A process that has ended but was not reaped does not. */
 export function isRunning({ state }: ProcessEntry): boolean {
   return state !== "Z" && state !== "X";
 }
 
-/** A variable of the environment that a process was started with; `undefined` if it has none, or its environment is closed to this user. */
+/** A variable in the environment that a process was started with; `undefined` if it isn't set, or this user can't read the environment. */
 export function variableOf(pid: number, name: string): string | undefined {
   const environment = textOf(`/proc/${pid}/environ`);
   const found = environment?.split("\0").find((each) => each.startsWith(`${name}=`));
@@ -78,7 +78,7 @@ function textOf(file: string): string | undefined {
   try {
     return readFileSync(file, "latin1");
   } catch (error) {
-    // It has ended, or is another user's, or there is no `/proc`.
+    // The process has ended or belongs to another user, or there is no `/proc`.
     if (hasCode(error, "ENOENT", "ESRCH", "EACCES", "EPERM")) return undefined;
     throw error;
   }

@@ -2,22 +2,22 @@ import { isUtf8 } from "node:buffer";
 import { existsSync } from "node:fs";
 import { usageFailure } from "../failure.ts";
 
-/** By which systemd says to which process it gives its sockets, and from which it wants to hear that it lives. */
+/** The variables in which systemd names the process that gets its sockets, and the one that has to send it signs of life. */
 const processVariables = ["LISTEN_PID", "WATCHDOG_PID"];
 
-/** What is started for a command: itself, or a shell that becomes it. */
+/** What is started for a command: the command itself, or a shell that becomes it. */
 export interface Program {
   readonly file: string;
   readonly args: readonly string[];
 }
 
 /**
- * What to start so that the command gets its words byte by byte. Node.js gives UTF-8 alone; for other bytes there is a shell in
- * between, which becomes the command. The same goes for what systemd gives to a process by its number, such as sockets: it has to be
- * the command's, which nobody but itself knows before it is there.
+ * What to start so that the command gets its arguments byte by byte. Node.js can only pass on UTF-8; for other bytes, it starts a shell
+ * that becomes the command. A shell is also needed for variables in which systemd names a process by its pid: they must have the command's
+ * pid, which only the command's own process knows before it runs.
  *
  * @param words the command and its arguments
- * @throws {Failure} if a shell is needed, and none is there that would keep the whole environment
+ * @throws {Failure} a shell is needed, but none is there that would keep the whole environment
  */
 export function programOf(words: readonly Buffer[]): Program {
   const forItself = processVariables.filter((name) => process.env[name] === String(process.pid));
@@ -31,14 +31,14 @@ export function programOf(words: readonly Buffer[]): Program {
   };
 }
 
-/** What a shell cuts off at the end of an output are line ends: hence the dot, which is cut off in their place. */
+/** The shell code that sets a variable to a word. A shell cuts line ends off an output, so a dot is added, and then removed. */
 function assignment(word: Buffer, index: number): string {
   const octal = [...word].map((byte) => `\\${byte.toString(8).padStart(3, "0")}`).join("");
   return `w${index}=$(printf '${octal}.'); w${index}=\${w${index}%.}; `;
 }
 
 function shell(): string {
-  // Some shells, dash among them, drop variables whose names are none of theirs; bash doesn't.
+  // Some shells, such as dash, drop variables whose names they couldn't use themselves; bash doesn't.
   const odd = Object.keys(process.env).find((name) => !/^[A-Za-z_]\w*$/.test(name));
   if (odd === undefined) return "/bin/sh";
   const bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].find((file) => existsSync(file));

@@ -11,24 +11,24 @@ import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-sign
 import type { RunPlan } from "./plan.ts";
 import { tellWhoHolds } from "./waiting-line.ts";
 
-/** Milliseconds for everything to be tidied up: the end of this process does it as well. */
+/** Milliseconds for the clean-up. After that, the end of this process does the rest. */
 const tidyTime = 2_000;
 
 /**
- * Takes the lock, has the runner run the command, keeps the lock for as long as that takes, and gives it back.
+ * Takes the lock, has the runner run the command, keeps the lock until the command has ended, and releases it.
  *
  * @returns the status of the command
  * @throws {Failure} the command could not be run, the lock was lost, or the runner was killed
- * @throws what a locker throws; then the command was not run
+ * @throws whatever the locker throws; then the command was not run
  */
 export async function runUnderLock(plan: RunPlan, values: Values): Promise<number> {
   const signals = new PassedSignals();
   const { interrupted } = signals;
-  /** What is to be tidied up, the first of it last. */
+  /** The steps of the clean-up, the latest first. */
   const tidyings: (() => PromiseLike<void>)[] = [];
   let database: Database | undefined;
   try {
-    // It starts while the library is loaded and the lock is taken.
+    // The runner gets ready while the library is loaded and the lock is taken.
     const { runner, inherited } = await startedRunner();
     tidyings.unshift(() => runner[Symbol.asyncDispose]());
     const [{ PostgresLocker }, { connect }] = await unlessAborted(
@@ -55,7 +55,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     if (error instanceof Interrupted) return error.status;
     const refusal = refusalOf(error);
     if (database === undefined || refusal === undefined || refusal === "unknown") throw error;
-    // If it is as well, there is nothing to tell.
+    // With the status 0, nothing is reported either.
     if (plan.conflictStatus === exitStatus.ok) return exitStatus.ok;
     throw await refused(error, { plan, pool: database.pool, signals });
   } finally {
@@ -63,13 +63,13 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
   }
 }
 
-/** Never rejects: what it can't do, the end of this process does. */
+/** Never rejects: if a step fails, the end of this process does the same. */
 async function tidyUp(tidyings: readonly (() => PromiseLike<void>)[]): Promise<void> {
   for (const tidying of tidyings) {
     try {
       await tidying();
     } catch {
-      // A link that is dead, a server that has gone.
+      // The link is dead, or the server has gone.
     }
   }
 }

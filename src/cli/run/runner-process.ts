@@ -8,18 +8,18 @@ import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { type Inherited, stdioWith } from "./descriptors.ts";
 import { isRawEnvironment, spawnRaw } from "./environment.ts";
 
-/** Milliseconds beyond the grace in which a runner that was told to stop has done so, unless it is itself stopped. */
+/** How many milliseconds after the grace a runner that was told to stop has surely done so, unless it is itself stopped. */
 const patience = 5_000;
-/** Milliseconds for a signal to be passed on. */
+/** Milliseconds in which a signal has to be passed on. */
 const patienceForSignal = 1_000;
-/** Milliseconds for what a runner said last to be read, once it has exited. */
+/** Milliseconds for the last message of a runner to arrive after it has exited. */
 const lastWords = 500;
-/** Milliseconds in which a runner has started its command, or said why not: more than it has to start its thread. */
+/** Milliseconds in which a runner has to start its command, or say why not: more than it may take for its thread. */
 const startTime = 15_000;
-/** Milliseconds in which whoever is sent SIGKILL is dead, unless the system or another user keeps it. */
+/** Milliseconds after which a process that was sent SIGKILL is dead, unless the system or another user keeps it. */
 const deathTime = 2_000;
 
-/** What became of a command; or that its runner was killed, and the command with it; or that it never started the command. */
+/** How the command ended; or the runner was killed, and the command with it; or the runner never started the command. */
 export type RunnerEnding = Ending | { readonly is: "runner-killed" } | { readonly is: "runner-silent" };
 
 //   idle ──run()──▶ starting ──it says so──▶ running ──it says how that ended──▶ over
@@ -29,7 +29,7 @@ type State =
   | { readonly is: "starting"; readonly mark: string; readonly late: NodeJS.Timeout }
   | { readonly is: "running"; readonly tree: CommandTree };
 
-/** The runner, as the keeper sees it: see `runner.ts`. */
+/** The runner as the keeper sees it; its program is `runner.ts`. */
 export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;
@@ -41,7 +41,7 @@ export class RunnerProcess implements AsyncDisposable {
   private constructor(child: ChildProcess) {
     this.#child = child;
     this.#exited = once(child, "exit").catch(() => {});
-    // What was said last is read before the event `close`; which on Node.js 24 may stay away where a socket was sent.
+    // Before the event `close`, the last message was read. On Node.js 24, `close` may never come if a socket was sent.
     const closed = once(child, "close").catch(() => {});
     const said = new Promise<Ending>((resolve) => {
       child.on("message", (message: FromRunner) => {
@@ -51,37 +51,37 @@ export class RunnerProcess implements AsyncDisposable {
       });
     });
     const gone = this.#exited
-      // Nothing else keeps this process from its end, once it has said what became of the command.
+      // Once the runner has said how the command ended, nothing else keeps this process alive.
       .then(() => Promise.race([said, closed, delay(lastWords, undefined, { ref: false })]))
       .then(() => this.#killCommand());
     this.ended = Promise.race([said, gone]);
   }
 
   /**
-   * Starts one that waits for its command, and gets what this process was started with. Unless `ref()` says so, it doesn't keep this
-   * process from its end, with which it ends.
+   * Starts a runner that waits for its command and has the descriptors that this process inherited. Until `ref()`, it doesn't keep this
+   * process alive, and it ends with this process.
    *
-   * @throws what the system says if it can't be started
+   * @throws the system's error if the runner can't be started
    */
   static async start(inherited: Inherited): Promise<RunnerProcess> {
     const child = spawnRunner(inherited);
-    // Not to be signalled, ever: to Node.js one that had no file left to be started with has the number 0, which means all of this
-    // process's own group.
+    // Never signal this child: if no file could be opened for it, Node.js takes its pid for 0, and a signal to 0 goes to this process's
+    // whole group.
     if (child.pid === undefined) throw (await once(child, "error"))[0];
     child.unref();
     child.channel?.unref();
     return new RunnerProcess(child);
   }
 
-  /** From now on this process doesn't end before it. */
+  /** From now on, the runner keeps this process alive. */
   ref(): void {
     this.#child.ref();
     this.#child.channel?.ref();
   }
 
-  /** Has it run the command, and keep the socket open until that has ended. */
+  /** Has the runner run the command, and keep the socket open until the command has ended. */
   run(work: Work, socket: SendHandle): void {
-    // It may be stopped; or it may have got no copy of the socket, if it may open no more files, and then the message doesn't arrive.
+    // The runner may be stopped; or the message may be lost, because the runner may open too few files for its copy of the socket.
     const late = setTimeout(() => this.#child.kill("SIGKILL"), startTime);
     this.#state = { is: "starting", mark: work.mark, late };
     this.#tell({ is: "run", work }, socket);
@@ -91,9 +91,9 @@ export class RunnerProcess implements AsyncDisposable {
     this.#tell({ is: "until", until });
   }
 
-  /** Resolves when the command has the signal, or the runner is slow to say so. */
+  /** Resolves when the command has got the signal, or the runner takes too long. */
   async signal(signal: NodeJS.Signals): Promise<void> {
-    // One that is stopped could pass nothing on.
+    // A stopped runner could pass nothing on.
     this.#child.kill("SIGCONT");
     const signalled = new Promise<void>((resolve) => {
       this.#signalled = resolve;
@@ -102,14 +102,14 @@ export class RunnerProcess implements AsyncDisposable {
     await Promise.race([signalled, delay(patienceForSignal, undefined, { ref: false })]);
   }
 
-  /** SIGTERM now, SIGKILL after so many milliseconds, for everything that the command has started. */
+  /** Sends SIGTERM to everything that the command has started, and SIGKILL `grace` milliseconds later. */
   stop(grace: number): void {
     this.#child.kill("SIGCONT");
     this.#tell({ is: "stop", grace });
     this.#overdue ??= setTimeout(() => this.#child.kill("SIGKILL"), grace + patience).unref();
   }
 
-  /** Ends it; what it runs is not its to end any more. */
+  /** Ends the runner. By then its command has ended, or isn't to be ended. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#overdue);
     if (this.#state.is === "starting") clearTimeout(this.#state.late);
@@ -130,7 +130,7 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   #tell(message: ToRunner, socket?: SendHandle): void {
-    // One that has gone is noticed by that.
+    // If the runner has gone, `ended` says so.
     if (this.#child.connected) this.#child.send(message, socket, {}, () => {});
   }
 

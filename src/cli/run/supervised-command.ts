@@ -4,11 +4,11 @@ import type { Ending, StopReason, Work } from "./control-channel.ts";
 import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { stdioWith } from "./descriptors.ts";
 
-/** Milliseconds between two looks at the clocks: a timer sleeps on while the machine is suspended, and so would be late by that. */
+/** Milliseconds between two looks at the clocks. A longer timer would fire late after a suspension, because it stops with the machine. */
 const tick = 500;
-/** Milliseconds between two looks at processes that are to end. */
+/** Milliseconds between two looks at processes that have to end. */
 const shortTick = 20;
-/** Milliseconds in which whoever is sent SIGKILL is dead, unless the system or another user keeps it. */
+/** Milliseconds after which a process that was sent SIGKILL is dead, unless the system or another user keeps it. */
 const deathTime = 2_000;
 
 //   running ──the command ends──▶ ended
@@ -16,17 +16,17 @@ const deathTime = 2_000;
 interface Stopping {
   readonly because: StopReason;
   readonly killAt: Moment;
-  /** Since when everything gets SIGKILL, again and again. */
+  /** When the first SIGKILL was sent; it is repeated until all processes are dead. */
   readonly killedAt?: Moment;
 }
 
 /**
- * A command in a session and a process group of its own, which is dead before the lock that it runs under can be another's, with all
- * that it has started (see {@link CommandTree}): unless there is newer word of the lock in time, everything gets SIGTERM at the
- * deadline less the grace and the margin, and SIGKILL at the deadline less the margin.
+ * A command in a session and a process group of its own. It is dead, with all that it has started (see {@link CommandTree}), before
+ * somebody else can hold its lock: unless `relyUntil` moves the deadline in time, everything gets SIGTERM at the deadline less the grace
+ * and the margin, and SIGKILL at the deadline less the margin.
  */
 export class SupervisedCommand {
-  /** Resolves when the command has ended; if it was stopped, when all that it has started is dead, or can't be killed. */
+  /** Resolves when the command has ended; if it was stopped, when all that it has started is dead or can't be killed. */
   readonly ended: Promise<Ending>;
   readonly #work: Work;
   readonly #leader: number | undefined;
@@ -37,7 +37,7 @@ export class SupervisedCommand {
   #end: (ending: Ending) => void = () => {};
   #timer: NodeJS.Timeout | undefined;
 
-  /** Starts it, with this process's own standard input, output and error, in this very step. */
+  /** Starts the command before it returns, with this process's own standard input, output and error. */
   constructor(work: Work, starter = new ProcessStarter()) {
     this.#work = work;
     this.#until = work.until;
@@ -49,7 +49,7 @@ export class SupervisedCommand {
     const { pid, ended } = starter.start(program, {
       stdio: stdioWith(descriptors),
       isRaw,
-      // The token of a run around this one is not this one's.
+      // The fencing token of a run around this one must not be taken for this run's.
       environment: {
         PG_LOCKER_FENCING_TOKEN: undefined,
         ...work.environment,
@@ -66,41 +66,41 @@ export class SupervisedCommand {
     if (pid !== undefined) this.#watch();
   }
 
-  /** The number of its process, of its group and of its session; `undefined` if it could not be run. */
+  /** The pid of the command, which is also its group and its session; `undefined` if it could not be run. */
   get leader(): number | undefined {
     return this.#leader;
   }
 
-  /** There is newer word of the lock. What is being stopped is stopped all the same. */
+  /** Moves the deadline, because the lock was refreshed. A stop that has begun goes on. */
   relyUntil(until: Moment): void {
     this.#until = until;
   }
 
-  /** For all of the command's session. */
+  /** Sends a signal to all processes in the command's session. */
   signal(signal: NodeJS.Signals): void {
     if (this.#exit === undefined) this.#tree?.signal(signal);
   }
 
-  /** SIGTERM now, SIGKILL after so many milliseconds or when the deadline is near. A second call may only bring that forward. */
+  /** Sends SIGTERM now, and SIGKILL after `grace` milliseconds or when the deadline is near. A second call can only move SIGKILL forward. */
   stop(because: StopReason, grace: number): void {
     if (this.#exit !== undefined && this.#stopping === undefined) return;
     const killAt = later(currentMoment(), grace);
     if (this.#stopping !== undefined && left(this.#stopping.killAt) < left(killAt)) return;
     if (this.#stopping === undefined) {
       this.#tree?.signalAll("SIGTERM");
-      // What is stopped would not see it.
+      // A stopped process would not see the SIGTERM.
       this.#tree?.signalAll("SIGCONT");
     }
     this.#stopping = { ...this.#stopping, because: this.#stopping?.because ?? because, killAt };
     this.#watch();
   }
 
-  /** Does what is due, and sets the timer for what is next. */
+  /** Does what is due, and sets a timer for what comes next. */
   readonly #watch = (): void => {
     clearTimeout(this.#timer);
     const tree = this.#tree;
     if (tree === undefined) return;
-    // What it has left behind runs on, unless it was to be stopped.
+    // Processes that the command has left behind keep running, unless it was being stopped.
     if (this.#stopping === undefined && this.#exit !== undefined) {
       this.#end(this.#exit);
       return;

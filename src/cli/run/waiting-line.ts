@@ -3,12 +3,12 @@ import type { Values } from "../command.ts";
 import { holderOf } from "./holder.ts";
 import type { RunPlan } from "./plan.ts";
 
-/** Milliseconds of a wait before somebody may wonder. */
+/** Milliseconds of a wait before a user may wonder about it. */
 const whileUnnoticed = 500;
 
 /**
- * Says on standard error, in a line, who holds the lock that is waited for, once the wait has lasted a moment: in a terminal, where
- * somebody may wonder, and nowhere else. It looks over a connection of its own. What it can't find out, it doesn't say.
+ * Says on standard error, in one line, who holds the lock, if the wait lasts longer than a moment, and standard error is a terminal. It
+ * looks over a connection of its own. If it can't find out, it says nothing.
  */
 export function tellWhoHolds(plan: RunPlan, values: Values): Disposable {
   const over = new AbortController();
@@ -17,7 +17,7 @@ export function tellWhoHolds(plan: RunPlan, values: Values): Disposable {
       (line) => {
         if (line !== undefined && !over.signal.aborted) console.error(line);
       },
-      // Whoever waits will hear of it.
+      // If the look failed, `acquire` will report why.
       () => {},
     );
   };
@@ -37,7 +37,7 @@ async function lineFor(plan: RunPlan, values: Values, signal: AbortSignal): Prom
     const holder = await holderOf(database.pool, plan);
     return holder && `pg-locker: waiting for ${JSON.stringify(plan.key)}, held by ${holder}`;
   } finally {
-    // Not waited for: the wait may be over by then.
+    // Not awaited, because the wait may already be over.
     database[Symbol.asyncDispose]().then(undefined, () => {});
   }
 }
