@@ -3,21 +3,21 @@ import { type Command, type CommandLine, commonOptions, type Options } from "./c
 import { usageFailure } from "./failure.ts";
 import { spelling } from "./spelling.ts";
 
-/** They say which lock is meant. */
+/** The options that say which lock is meant. */
 const choosing: ReadonlySet<string> = new Set(["key", "namespace", "url"]);
 
 /**
- * Reads the command line of a command. Of an option that is given twice, the last counts, unless that would choose another lock.
+ * Reads the command line of a command. If an option is given twice, the last one counts, unless that would choose another lock.
  *
- * @throws {Failure} for an option that it doesn't have, naming the nearest that it has; for an option without its value, or with
- * one that it doesn't take; for two values of one that says which lock is meant; for a missing or a superfluous key or action
+ * @throws {Failure} an unknown option (the sentence names the nearest known one); an option without its value, or with one that it doesn't
+ *   take; two different values for an option that says which lock is meant; a key or an action that is missing or superfluous
  */
 export function readArguments(command: Command, args: readonly string[]): CommandLine {
   const options: Options = { ...commonOptions, ...command.options };
   const { own, rest } = divide(args, command);
   const values: Record<string, string | boolean> = {};
   const positionals: string[] = [];
-  /** What may be meant as the value of the option before it, which takes one behind `=` alone. */
+  /** A word that was probably meant as the value of the option before it, which takes a value only after `=`. */
   let stray: { option: string; value: string } | undefined;
   let bare: string | undefined;
   for (const token of tokensOf(own, options)) {
@@ -30,13 +30,13 @@ export function readArguments(command: Command, args: readonly string[]): Comman
     const { name, rawName, value, inlineValue } = token;
     const option = Object.hasOwn(options, name) ? options[name] : undefined;
     if (option === undefined) {
-      // Most likely one of the command that is to be run.
+      // Most likely an option of the command that is to be run.
       if (lacksDashes(command, { rest, positionals })) break;
       throw usageFailure(unknownOption(rawName, { command, positionals }));
     }
     if (option.value === "none" && value !== undefined)
       throw usageFailure(`${rawName} takes no value, and got "${value}"`);
-    // Behind `--url`, what looks like an option is one: the value was forgotten. A key may look like anything.
+    // After `--url`, a word that looks like an option is one: the value was forgotten. A key may look like anything.
     const isForgotten = value !== undefined && !inlineValue && name !== "key" && /^-[^\d]/.test(value);
     if (option.value === "required" && (value === undefined || isForgotten))
       throw usageFailure(`${rawName} needs a value`);
@@ -57,7 +57,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
   return { values: others, positionals, rest };
 }
 
-/** Whether what is to be run was given without the `--` that it comes behind. */
+/** Whether the command to run was given without the `--` that has to come before it. */
 function lacksDashes(
   { keys, takesRest }: Command,
   { rest, positionals }: Pick<CommandLine, "rest" | "positionals">,
@@ -71,7 +71,7 @@ function missingDashes(own: readonly string[], [key = "", first = ""]: readonly 
   return `Unexpected "${first}": put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
 }
 
-/** A word as a shell has to be given it. */
+/** A word as it has to be written for a shell. */
 function shellWord(word: string): string {
   return /^[\w%+,./:=@-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
@@ -93,7 +93,7 @@ function tokensOf(args: string[], options: Options) {
 function divide(args: readonly string[], command: Command) {
   const at = args.indexOf("--");
   if (at === -1) return { own: [...args], rest: undefined };
-  // Without a command to run, what is behind `--` is a key that may begin with a dash.
+  // For a command that runs nothing, what follows `--` is a key that may begin with a dash.
   if (command.takesRest !== true) return { own: [...args], rest: undefined };
   return { own: args.slice(0, at), rest: args.slice(at + 1) };
 }
@@ -123,7 +123,7 @@ function unknownOption(
   return `Unknown option ${given}: ${didYouMean(given, known) ?? help}`;
 }
 
-/** What is the nearest to `given`, as a question; `undefined` where less than half of that is in it. */
+/** A question that suggests the known word nearest to `given`; `undefined` if less than half of `given` is in that word. */
 export function didYouMean(given: string, known: readonly string[]): string | undefined {
   const { closest, distance } = spelling();
   const bare = (text: string): string => text.replace(/^-+/, "");

@@ -13,7 +13,7 @@ import { lockListing, plain, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 
-/** Milliseconds until a session that was told to end has surely done so. */
+/** Milliseconds in which a session that was told to end has surely done so. */
 const dying = 5_000;
 
 /** `pg-locker break KEY`: ends the session of whoever holds the lock of a key. */
@@ -86,7 +86,7 @@ function pidsOf(locks: readonly LockInfo[]): number[] {
   return [...new Set(locks.flatMap(({ pid }) => pid ?? []))];
 }
 
-/** What a transaction has promised is not for a look at a lock to take back. */
+/** Refuses to end a prepared transaction, because it has promised that it can be committed. */
 function isPrepared(locks: readonly LockInfo[]): Failure {
   const gids = preparedIn(locks)
     .map((gid) => JSON.stringify(plain(gid)))
@@ -97,13 +97,13 @@ function isPrepared(locks: readonly LockInfo[]): Failure {
   );
 }
 
-/** Asks on standard error, which is the terminal also where standard output is not. @throws {Failure} nobody is there to be asked */
+/** Asks on standard error, which is the terminal even if standard output is not. @throws {Failure} nobody is there to be asked */
 async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
   if (!process.stdin.isTTY) throw usageFailure(`${what} Nobody can be asked here: say --yes`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const outcome = await new Promise<"yes" | "no" | "interrupted" | "none">((resolve) => {
     terminal.question(`${what} [y/N] `, (answer) => resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"));
-    // In raw mode Ctrl-C is no signal. Ctrl-D, and a terminal that has gone, leave the question without an answer.
+    // In raw mode, Ctrl-C sends no signal. After Ctrl-D, or if the terminal has gone, there is no answer.
     terminal.once("SIGINT", () => resolve("interrupted"));
     terminal.once("close", () => resolve("none"));
   });
@@ -127,7 +127,7 @@ async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo
   }
 }
 
-/** Who holds the lock when those sessions have gone, or when that takes too long. */
+/** Returns the holders of the lock once the ended sessions have gone, or once that has taken too long. */
 async function untilGone(pool: pg.Pool, id: bigint, ended: readonly number[]): Promise<LockInfo[]> {
   const late = performance.now() + dying;
   for (;;) {

@@ -6,24 +6,24 @@ import { namedDatabase, usualTimeout } from "./connection/named-database.ts";
 import type { Target } from "./connection/targets.ts";
 import { usageFailure } from "./failure.ts";
 
-/** A database that a command speaks to. */
+/** A database that a command connects to. */
 export interface Database extends AsyncDisposable {
   readonly pool: pg.Pool;
 }
 
-/** Milliseconds that sessions have to end in, before their sockets are closed. */
+/** Milliseconds in which sessions have to end before their sockets are closed. */
 const farewell = 1_000;
 
 /**
- * The database that `--url`, else `DATABASE_URL`, else the variables of libpq name. If nothing names one, or with `--local`, the
- * PostgreSQL of the user's own on this machine, which is started if it doesn't run, and runs for as long as this is not disposed
- * of. Of a named one, no connection is made yet.
+ * The database that is named by `--url`, else by `DATABASE_URL`, else by libpq's variables. If nothing names one, or with `--local`, it is
+ * the user's own PostgreSQL on this machine, which is started if it isn't running, and kept running until this object is disposed of.
+ * Connects only to the user's own; to a named database, the first statement connects.
  *
- * Every connection has a bound, and so has the end: what a silent server doesn't end within a second is closed here.
+ * Connecting has a time limit, and so has the end: a connection that the server doesn't end within a second is closed here.
  *
- * @param options.max how many connections at most; default 4
+ * @param options.max the maximum number of connections; default 4
  * @param options.signal ends the wait for a server that starts, with the signal's own reason
- * @throws {Failure} if what names the database can't be used, or there is none and no PostgreSQL of the user's own can be had
+ * @throws {Failure} the setting that names the database can't be used; or nothing names one, and the user's own can't be started
  */
 export async function connect(
   values: Values,
@@ -40,14 +40,14 @@ export async function connect(
   return opened({ ...config, max }, clients);
 }
 
-/** The PostgreSQL of the user's own: no other machine shares its locks, and so it is said, unless it was asked for. */
+/** The user's own PostgreSQL. Unless it was asked for, says that it is used, because no other machine shares its locks. */
 async function localDatabase(options: {
   max: number;
   isQuiet: boolean;
   signal: AbortSignal | undefined;
 }): Promise<Database> {
   const { max, isQuiet, signal } = options;
-  // What it takes is loaded by those alone who use it.
+  // Loaded only by the commands that use it.
   const { ownServer } = await import("./own-server/own-server.ts");
   const own = await ownServer({ signal, isQuiet });
   const { host, port, database } = own.config;
@@ -58,7 +58,7 @@ async function localDatabase(options: {
     ...own.config,
     max,
     connectionTimeoutMillis: usualTimeout,
-    // Else node-postgres takes those of the environment, which are for another server.
+    // Without this, node-postgres would take the options in the environment, which are for another server.
     options: " ",
     sslnegotiation: "postgres",
   } as const;
@@ -67,7 +67,7 @@ async function localDatabase(options: {
 
 function opened(config: pg.PoolConfig, clients: Clients, leave: () => void = () => {}): Database {
   const pool = new pg.Pool({ ...config, Client: clients.Client } as pg.PoolConfig);
-  // What is lost meanwhile shows in the next statement.
+  // If a connection is lost, the next statement says so.
   pool.on("error", () => {});
   return {
     pool,

@@ -4,15 +4,15 @@ import { namedDatabase } from "./connection/named-database.ts";
 import { usageFailure } from "./failure.ts";
 import { notInstalled } from "./own-server/own-server.ts";
 
-/** What `demo/demo.mjs` exports, which is plain JavaScript beside `dist/`, for everybody to read. */
+/** The exports of `demo/demo.mjs`, which is plain JavaScript beside `dist/`, so that everybody can read it. */
 interface Demo {
   demo(options: { url: string | undefined }): Promise<number>;
 }
 
-/** In the built command line, which is CommonJS, `import()` would be a `require()`, and that of Node.js 20 can't load a module. */
+/** `import()`, which the bundler would turn into `require()`: the built command line is CommonJS, and Node.js 20 can't require a module. */
 const importModule = new Function("url", "return import(url)") as (url: string) => Promise<Demo>;
 
-/** `pg-locker demo`: the demo of the README. */
+/** `pg-locker demo`: runs the demo of the README. */
 export const demo: Command = {
   name: "demo",
   synopsis: "[--url URL | --local]",
@@ -37,7 +37,7 @@ Example:
   },
 };
 
-/** @throws {Failure} for what can't be used, and for what names a database in a way that the demo's processes can't take over */
+/** @throws {Failure} the database can't be used, or is named in a way that the demo's processes can't take over */
 function urlOf(values: Values): string | undefined {
   if (values["local"] === true) return undefined;
   const named = namedDatabase(values);

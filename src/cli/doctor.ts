@@ -8,7 +8,7 @@ import { howLocksAreTaken, lockOptions } from "./how-locks-are-taken.ts";
 import { print } from "./print.ts";
 import { wrapped } from "./screen-width.ts";
 
-/** `pg-locker doctor`: whether the database is fit for locks. */
+/** `pg-locker doctor`: checks whether the database is fit for locks. */
 export const doctor: Command = {
   name: "doctor",
   synopsis: "[--url URL | --local] [--json] [--no-fencing] [...]",
@@ -32,7 +32,7 @@ Example:
     const how = howLocksAreTaken(values);
     await using database = await connect(values);
     const findings = await diagnose(database.pool, { ...how, ttlEnforcement: "server" });
-    // Known once it was asked: of several servers, the one that answers.
+    // Known only after the checks: if there are several servers, it is the one that answers.
     const where: Line = { check: "database", verdict: "ok", found: askedDatabase() ?? "unknown" };
     const lines = [where, ...findings];
     await print(values["json"] === true ? JSON.stringify(lines, undefined, 2) : report(lines));
@@ -40,7 +40,7 @@ Example:
   },
 };
 
-/** A finding, or which database was asked. */
+/** A finding, or the line that says which database was asked. */
 type Line = Finding | (Omit<Finding, "check"> & { readonly check: "database" });
 
 function report(findings: readonly Line[]): string {

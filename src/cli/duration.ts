@@ -4,11 +4,11 @@ import { usageFailure } from "./failure.ts";
 const bareNumber = /^(\d+\.?\d*|\.\d+)$/;
 
 /**
- * The duration that an option was given, in Go's grammar: `30s`, `1m30s`, `250ms`; a bare `0` as well.
+ * Reads the duration that an option was given, in Go's grammar: `30s`, `1m30s`, `250ms`, or a bare `0`.
  *
- * @param option by its name, for the sentence
+ * @param option the option's name, for the sentence
  * @returns milliseconds, at least 0
- * @throws {Failure} if the text is none, or less than 0
+ * @throws {Failure} the text is not a duration, or is negative
  */
 export function durationOf(option: string, text: string): number {
   const milliseconds = parseDuration(text);
@@ -17,7 +17,7 @@ export function durationOf(option: string, text: string): number {
   throw usageFailure(`Expected ${option} to be a duration such as "30s" or "1m30s", got "${text}"${hint}`);
 }
 
-/** As {@link durationOf}, and a bare number is seconds, as flock has it. */
+/** Reads a duration as {@link durationOf} does, but takes a bare number as seconds, as flock does. */
 export function secondsOf(option: string, text: string): number {
   if (bareNumber.test(text)) return Number(text) * 1_000;
   return durationOf(option, text);

@@ -1,7 +1,7 @@
 import { codeOf } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
 
-/** What a person is told in a sentence, with the status that the process exits with. */
+/** An error that is told to the user in one sentence, with the status that the process exits with. */
 export class Failure extends Error {
   override readonly name = "Failure";
   readonly status: number;
@@ -12,7 +12,7 @@ export class Failure extends Error {
   }
 }
 
-/** Arguments that can't be used. */
+/** A failure because the arguments can't be used. */
 export function usageFailure(sentence: string): Failure {
   return new Failure(exitStatus.usage, sentence);
 }
@@ -27,26 +27,26 @@ const unavailableCodes = new Set([
   "STANDBY",
 ]);
 
-/** The status of each refusal. */
+/** The exit status of each refusal. */
 const refusals = {
   held: exitStatus.notAcquired,
   "still held": exitStatus.waitTimedOut,
   unknown: exitStatus.unavailable,
 } as const;
 
-/** Why there is no lock: somebody else has it, or still has it after a wait; or nobody is known to have it. */
+/** Why a lock was refused: somebody else holds it, or still holds it after a wait; or it isn't known who does. `undefined`: no refusal. */
 export function refusalOf(error: unknown): keyof typeof refusals | undefined {
   if (!(error instanceof Error) || codeOf(error) !== "LOCK_NOT_ACQUIRED") return undefined;
   const reason = "reason" in error ? error.reason : undefined;
-  // A wait that rode out a fault to its end says nothing of who has the lock.
+  // If the wait ended during a fault, it isn't known who holds the lock.
   if (reason === "wait-timeout") return error.cause === undefined ? "still held" : "unknown";
   return reason === "connection-timeout" || reason === "recovering" ? "unknown" : "held";
 }
 
-/** The status that an error of any kind means. */
+/** The exit status for an error of any kind. */
 export function statusOf(error: unknown): number {
   if (error instanceof Failure) return error.status;
-  // By their codes: to load the library's errors takes longer than many a command.
+  // Decided by the code, because loading the library's errors takes longer than many a command.
   const code = codeOf(error) ?? "";
   const refusal = refusalOf(error);
   if (refusal !== undefined) return refusals[refusal];
@@ -54,11 +54,11 @@ export function statusOf(error: unknown): number {
   return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;
 }
 
-/** `start.ts` has the same, as it can load nothing. */
+/** `start.ts` has a copy, because it can import nothing. */
 export const tooFewFiles =
   "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
 
-/** What is said of an error of any kind. */
+/** The sentence for an error of any kind. */
 export function messageFor(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
   return /\b(EMFILE|ENFILE)\b/.test(text) ? tooFewFiles : text;

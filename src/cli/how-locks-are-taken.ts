@@ -1,19 +1,19 @@
 import type { Options, Values } from "./command.ts";
 import { usageFailure } from "./failure.ts";
 
-/** Options of `run` that decide what it needs of a database; `doctor` takes them, too, and judges by them. */
+/** Options that decide what `run` needs of a database; `doctor` has them too, to judge by them. */
 export const lockOptions = {
   "no-fencing": { value: "none" },
   pooler: { value: "required" },
 } as const satisfies Options;
 
 export interface HowLocksAreTaken {
-  /** Whether a lock comes with a token, unless it is shared. */
+  /** Whether an exclusive lock comes with a fencing token. */
   readonly fencing: boolean;
   readonly pooler: "refuse" | "session";
 }
 
-/** @throws {Failure} `--pooler` has another value */
+/** @throws {Failure} `--pooler` has an unknown value */
 export function howLocksAreTaken(values: Values): HowLocksAreTaken {
   const pooler = values["pooler"] ?? "refuse";
   if (pooler !== "refuse" && pooler !== "session") {

@@ -4,7 +4,7 @@ import { exitStatus } from "./exit-status.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 
-/** `pg-locker id KEY`: how PostgreSQL sees the lock of a key. */
+/** `pg-locker id KEY`: shows how PostgreSQL sees the lock of a key. */
 export const id: Command = {
   name: "id",
   synopsis: "KEY [--namespace N] [--json]",

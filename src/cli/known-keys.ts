@@ -2,12 +2,12 @@ import { type ListLocksOptions, type LockInfo, listLocks } from "../index.ts";
 
 type Looks = Parameters<typeof listLocks>[0];
 
-/** Milliseconds to wait for the holders of locks to tell their keys. */
+/** Milliseconds to wait for the holders to send the keys of their locks. */
 const patience = 500;
-/** Milliseconds from one question to the next: for each answer, a holder makes a connection. */
+/** Milliseconds between two questions. They are rare, because each holder connects to answer. */
 const betweenQuestions = 2_000;
 
-/** Looks at locks, and remembers the keys that were told: that of a lock id is always the same. */
+/** Lists locks, and remembers the keys that holders have sent, because the key of a lock id never changes. */
 export class KnownKeys {
   readonly #pool: Looks;
   readonly #known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>();
@@ -17,7 +17,7 @@ export class KnownKeys {
     this.#pool = pool;
   }
 
-  /** As {@link listLocks}, with the keys of locks on shared sessions. */
+  /** Lists locks as {@link listLocks} does, with the keys of locks on shared sessions. */
   async look(options: Pick<ListLocksOptions, "signal"> = {}): Promise<LockInfo[]> {
     const isDue = performance.now() - this.#askedAt >= betweenQuestions;
     if (isDue) this.#askedAt = performance.now();

@@ -4,7 +4,7 @@ import { screenWidth, wrapped } from "./screen-width.ts";
 
 type Colors = ReturnType<typeof createColors>;
 
-/** Columns, from left to right. The key comes last: it may be long, and of characters of any width. */
+/** The columns from left to right. The key comes last, because it may be long and have characters of any width. */
 const columns = [
   "STATE",
   "MODE",
@@ -18,7 +18,7 @@ const columns = [
   "KEY",
 ] as const;
 
-/** The locks as a table: a holder, and below it who waits. Nothing of it is wider or moves the cursor, whatever a key has in it. */
+/** The locks as a table: each holder, and its waiters below. No key can move the cursor or shift a column. */
 function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors; now: Date }): string {
   const rows = locks.map((lock) => ({ lock, cells: cellsOf(lock, now) }));
   const widths = columns.map((name, at) =>
@@ -26,7 +26,7 @@ function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors
   );
   const all = (cells: readonly string[]): string =>
     cells.map((cell, at) => (at === columns.length - 1 ? cell : cell.padEnd(widths[at] ?? 0))).join("  ");
-  // On a screen that is too narrow for all but the key, the id and the key have a line of their own.
+  // On a narrow screen, the id and the key have a line of their own.
   const own = columns.indexOf("ID");
   const halves = (cells: readonly string[]): string =>
     `${all(cells.slice(0, own)).trimEnd()}\n    ${cells.slice(own).join("  ")}`;
@@ -41,7 +41,7 @@ function lockTable(locks: readonly LockInfo[], { colors, now }: { colors: Colors
   ].join("\n");
 }
 
-/** The table, and below it whether PostgreSQL keeps something back, and what would help; or a sentence where there is no lock. */
+/** The table, and below it what PostgreSQL hides and how to see it; or the sentence `empty` if there are no locks. */
 export function lockListing(
   locks: readonly LockInfo[],
   { empty, ...how }: { empty: string; colors: Colors; now: Date },
@@ -56,18 +56,18 @@ export function lockListing(
 To see it: GRANT pg_read_all_stats TO this role`;
 }
 
-/** The names of the prepared transactions among those who have the locks. */
+/** The names of the prepared transactions that hold some of these locks. */
 export function preparedIn(locks: readonly LockInfo[]): string[] {
   return [...new Set(locks.flatMap(({ preparedTransaction }) => preparedTransaction ?? []))];
 }
 
-/** What frees the lock of a prepared transaction, in a sentence. */
+/** A sentence that says how to free the lock of a prepared transaction. */
 export function freedBy(gid: string): string {
   const literal = `'${plain(gid).replaceAll("'", "''")}'`;
   return `The prepared transaction ${literal} has no session to end: COMMIT PREPARED ${literal} or ROLLBACK PREPARED ${literal} frees what it holds`;
 }
 
-/** The id as a string, for the numbers of JSON don't carry 64 bits; what is not known as null, so that no field is missing. */
+/** The locks as JSON. The id is a string, because JSON's numbers don't carry 64 bits. Unknown fields are null, so that none is missing. */
 export function asJson(locks: readonly LockInfo[]): string {
   const known = (_: string, value: unknown): unknown => (value === undefined ? null : value);
   return JSON.stringify(
@@ -77,7 +77,7 @@ export function asJson(locks: readonly LockInfo[]): string {
   );
 }
 
-/** One line of text, whatever is in it: what would move the cursor, or is not seen, is written out. */
+/** The text as a single line, in which characters that would move the cursor or can't be seen are escaped. */
 export function plain(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
     const code = (character.codePointAt(0) ?? 0).toString(16);
@@ -85,7 +85,7 @@ export function plain(text: string): string {
   });
 }
 
-/** What a run says of its lock, in a line. */
+/** The description that a run gives its lock, in one line. */
 export function descriptionLine({ name, detail }: LockDescription): string {
   return [name, detail].flatMap((text) => (text === undefined ? [] : plain(text))).join(": ");
 }
@@ -94,7 +94,7 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
   const unknown = lock.isHidden ? "?" : "-";
   return [
     lock.state === "held" ? "held" : `  waits ${ago(lock.waitingSince, now) ?? ""}`.trimEnd(),
-    // Who waits in a process of this library marks that in the same way for both modes.
+    // Waiters in a process of this library are recorded in the same way for both modes.
     lock.state === "waiting" && lock.waitingSince === undefined ? "-" : lock.mode,
     lock.pid === undefined ? "-" : String(lock.pid),
     plain(lock.user ?? "?"),
@@ -111,7 +111,7 @@ function keyOf({ key, keyStart, applicationName, preparedTransaction }: LockInfo
   if (key !== undefined) return plain(key);
   if (keyStart !== undefined) return `${plain(keyStart)}…`;
   if (preparedTransaction !== undefined) return `[prepared ${plain(preparedTransaction)}]`;
-  // The best hint there is.
+  // The next best hint.
   return applicationName ? `[${plain(applicationName)}]` : "-";
 }
 
@@ -121,7 +121,7 @@ function activity({ sessionState, activeAt }: LockInfo, now: Date): string | und
   return sessionState === "idle" ? since : `${since} ${sessionState ?? ""}`.trimEnd();
 }
 
-/** As `12s`, `3m`, `5h`, `2d`: the largest unit, which is what an eye wants. */
+/** The time since `then`, in its largest unit: `12s`, `3m`, `5h`, `2d`. */
 export function ago(then: Date | undefined, now: Date): string | undefined {
   if (then === undefined) return undefined;
   const seconds = Math.max(0, Math.floor((now.getTime() - then.getTime()) / 1_000));

@@ -12,10 +12,10 @@ import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 import { redraw } from "./redraw.ts";
 
-/** Milliseconds. */
+/** The interval of `--watch`, in milliseconds. */
 const period = { usual: 2_000, shortest: 100, longest: 2 ** 31 - 1 };
 
-/** `pg-locker ls`: who holds what, and who waits for it. */
+/** `pg-locker ls`: shows the holders and waiters of all locks. */
 export const ls: Command = {
   name: "ls",
   synopsis: "[--namespace N] [--json] [--watch[=DURATION]] [--url URL]",
@@ -67,7 +67,7 @@ Example:
   },
 };
 
-/** How often a terminal is redrawn, in milliseconds; `undefined`: not at all. */
+/** How often a terminal is redrawn, in milliseconds; `undefined` if it isn't. */
 function periodOf({ watch, json }: Values): number | undefined {
   if (watch === undefined) return undefined;
   if (json === true || !process.stdout.isTTY) {
@@ -78,7 +78,7 @@ function periodOf({ watch, json }: Values): number | undefined {
   throw usageFailure(`Expected --watch to be from 100ms to 596h, got "${watch}"`);
 }
 
-/** Whoever waits for a lock may tell its namespace where its holder does not. */
+/** Keeps the locks of a namespace. A waiter may tell the namespace of a lock even if its holder doesn't. */
 function inNamespace(locks: LockInfo[], namespace: number | undefined): LockInfo[] {
   if (namespace === undefined) return locks;
   const ids = new Set(locks.filter((lock) => lock.namespace === namespace).map(({ id }) => id));

@@ -9,7 +9,7 @@ import { provideNavigator } from "./navigator.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
 
-/** Each is loaded when it is asked for, with what it takes. */
+/** The commands. Each one is loaded only when it is used. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import("./run.ts")).run,
   ls: async () => (await import("./ls.ts")).ls,
@@ -21,7 +21,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   demo: async () => (await import("./demo.ts")).demo,
 };
 
-/** What people call a command by who know others of its kind. */
+/** The names that other programs have for a command. */
 const meant: Readonly<Record<string, string>> = {
   ...{ acquire: "run", exec: "run", flock: "run", lock: "run", with: "run" },
   ...{ kill: "break", release: "break", steal: "break", unlock: "break" },
@@ -32,7 +32,7 @@ const meant: Readonly<Record<string, string>> = {
   ...{ version: "--version", "-V": "--version", "-v": "--version" },
 };
 
-/** Milliseconds that what a command has left open may keep the process from its end: a name that is being resolved, say. */
+/** Milliseconds after which the process exits even if the command has left something open, such as a name that is being resolved. */
 const farewell = 1_000;
 
 provideNavigator();
@@ -65,7 +65,7 @@ async function main(args: readonly string[]): Promise<number> {
       await print(helpOf(command));
       return exitStatus.ok;
     }
-    // A URL may hold a password, and everybody sees what `ps` shows.
+    // A URL may hold a password, and every user can see what `ps` shows.
     if (given.values["url"] !== undefined) process.title = `pg-locker ${command.name}`;
     return await command.run(given);
   } catch (error) {
@@ -76,7 +76,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-/** What takes longest is begun first. Bun can't run it. */
+/** Starts what takes longest before anything else. Bun can't run it. */
 async function startEarly(): Promise<void> {
   if (process.versions["bun"] !== undefined) return;
   const { startRunner } = await import("./run/early-runner.ts");
@@ -123,7 +123,7 @@ function version(): string {
   return version;
 }
 
-/** Says what went wrong, in a line; the stack is for who asks for it. */
+/** Says what went wrong in one line; with `--verbose`, the stack follows. */
 async function report(error: unknown, { verbose }: { verbose: boolean }): Promise<void> {
   const red = await redFor(process.stderr);
   const sentence = messageFor(error);
@@ -133,7 +133,7 @@ async function report(error: unknown, { verbose }: { verbose: boolean }): Promis
   if (verbose) console.error(error);
 }
 
-/** The colour of a fault. It may be that no file can be opened any more. */
+/** The colour of an error; none if it can't be loaded, such as because too many files are open. */
 async function redFor(stream: NodeJS.WriteStream): Promise<(text: string) => string> {
   try {
     const { colorsFor } = await import("./colors.ts");

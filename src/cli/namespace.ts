@@ -2,9 +2,9 @@ import type { Values } from "./command.ts";
 import { usageFailure } from "./failure.ts";
 
 /**
- * The namespace that `--namespace` names, else 0.
+ * The namespace given by `--namespace`; 0 if it isn't given.
  *
- * @throws {Failure} where it is not an int32
+ * @throws {Failure} it is not an int32
  */
 export function namespaceOf(values: Values): number {
   const given = values["namespace"];

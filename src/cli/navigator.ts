@@ -1,6 +1,6 @@
 /**
- * Has this process a `navigator`, as on Node.js 21 and later. To find out whether it runs in a Cloudflare Worker, node-postgres asks for
- * that, and if there is none, makes a `Response`: Node.js 20 then loads all of its `fetch`, which takes as long as the driver itself.
+ * Gives this process a `navigator`, as Node.js 21 and later have. node-postgres looks for one to find out whether it runs in a Cloudflare
+ * Worker; if there is none, it makes a `Response`, for which Node.js 20 loads all of `fetch`. That takes as long as loading the driver.
  */
 export function provideNavigator(): void {
   if ("navigator" in globalThis) return;

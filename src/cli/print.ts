@@ -3,16 +3,16 @@ import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
 
 /**
- * Writes lines to standard output. A reader that has gone, such as `head`, has had enough: the command goes on, as what it does
- * must not depend on who looks.
+ * Writes lines to standard output. If the reader has gone (such as `head`), that is no error, because what a command does must not depend
+ * on who reads its output.
  *
- * @throws {Failure} they could not be written: a full disk, which `console.log` is silent about
+ * @throws {Failure} the lines could not be written, as on a full disk; `console.log` would say nothing
  */
 export async function print(text: string): Promise<void> {
   const { stdout } = process;
   try {
     await new Promise<void>((resolve, reject) => {
-      // It is told twice of an error, and one without a listener ends the process.
+      // The stream emits the error too, and an error without a listener ends the process.
       stdout.once("error", reject);
       stdout.write(`${text}\n`, (error) => {
         if (error) return reject(error);

@@ -3,16 +3,16 @@ import { readFileSync } from "node:fs";
 import { hasCode } from "../contract/caught-error.ts";
 import { usageFailure } from "./failure.ts";
 
-/** What Node.js puts in the place of bytes that are not UTF-8. */
+/** The character that Node.js puts in the place of bytes that are not UTF-8. */
 const replacement = "\ufffd";
 
 let raw: readonly Buffer[] | undefined;
 
 /**
- * The arguments of `pg-locker` as bytes, as they were given: Node.js decodes them as UTF-8, and so makes one of two that differ. The
- * first call has to come before the title of the process is set, which takes their place.
+ * The arguments of `pg-locker` as bytes, as they were given. Node.js decodes them as UTF-8, so that two different arguments can become the
+ * same. The first call must come before the title of the process is set, which overwrites the arguments in memory.
  *
- * @throws {Failure} if an argument may have been changed, and this system doesn't show the bytes
+ * @throws {Failure} an argument may have been changed, and this system doesn't show the bytes
  */
 export function rawArguments(): readonly Buffer[] {
   raw ??= readRaw(process.argv.slice(2));
@@ -27,7 +27,7 @@ function readRaw(args: readonly string[]): readonly Buffer[] {
   return shown.slice(shown.length - args.length);
 }
 
-/** What Linux shows of all arguments, those of Node.js itself first. */
+/** All arguments as Linux shows them, beginning with those of Node.js itself. */
 function shownArguments(): Buffer[] | undefined {
   try {
     const text = readFileSync("/proc/self/cmdline", "latin1");
@@ -42,9 +42,9 @@ function shownArguments(): Buffer[] | undefined {
 }
 
 /**
- * Refuses what is for `pg-locker` itself, a key above all, and is not UTF-8: two keys would become one.
+ * Refuses arguments of `pg-locker` itself that are not UTF-8, because two different keys could become the same.
  *
- * @throws {Failure}
+ * @throws {Failure} an argument is not UTF-8
  */
 export function expectUtf8(args: readonly string[]): void {
   const at = rawArguments().findIndex((bytes, index) => index < args.length && !isUtf8(bytes));

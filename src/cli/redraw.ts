@@ -4,33 +4,33 @@ import { stripVTControlCharacters } from "node:util";
 import { onCtrlZ } from "./ctrl-z.ts";
 import { exitStatus } from "./exit-status.ts";
 
-/** What goes on a screen that is drawn again and again. */
+/** What is shown on a screen that is redrawn again and again. */
 export interface Redrawn {
-  /** Its first line. */
+  /** Returns its first line. */
   readonly head: () => string;
-  /** What is below it. The signal aborts when nobody looks any more. */
+  /** Returns what is below the first line. The signal aborts when the command ends. */
   readonly body: (signal: AbortSignal) => Promise<string>;
-  /** Milliseconds from one look to the next. */
+  /** Milliseconds between two redraws. */
   readonly every: number;
 }
 
 const ending = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
-/** What a terminal has that does not tell. */
+/** The size of a terminal that doesn't tell its size. */
 const usual = { rows: 24, columns: 80 };
 
 const screen = {
-  /** The terminal's other screen, which leaves no trace on the one that it came from, and no cursor. */
+  /** Switches to the terminal's alternate screen, which leaves the usual one untouched, and hides the cursor. */
   take: "\x1b[?1049h\x1b[?25l",
   giveBack: "\x1b[?25h\x1b[?1049l",
   clear: "\x1b[H\x1b[2J",
 };
 
 /**
- * Shows something on the terminal, again and again, until a signal ends it, and puts the terminal back. The first look comes
- * before the screen is taken: what is wrong with that is thrown. A later one that fails is shown, and no reason to go.
+ * Shows something on the terminal, again and again, until a signal ends it, and then restores the terminal. The first content is read
+ * before the screen is switched, and its errors are thrown. A later error is shown on the screen, and doesn't end the command.
  *
  * @returns the exit status: 128 and the signal's number
- * @throws what the first look throws
+ * @throws the errors of the first `body`
  */
 export async function redraw({ head, body, every }: Redrawn): Promise<number> {
   const ended = new AbortController();
@@ -78,7 +78,7 @@ function listen(to: {
   resize: () => void;
 }): Disposable {
   const { stdout } = process;
-  // The shell gets its screen back meanwhile.
+  // While the process is stopped, the shell has its own screen.
   const ctrlZ = onCtrlZ(to);
   const hangUp = (): void => to.end("SIGHUP");
   for (const signal of ending) process.on(signal, to.end);
@@ -86,7 +86,7 @@ function listen(to: {
   // The terminal has gone.
   stdout.on("error", hangUp);
   return {
-    // The last listener stays: what is written at the end fails as well.
+    // This last listener stays, because what is written at the end may fail too.
     [Symbol.dispose]: () => {
       ctrlZ[Symbol.dispose]();
       for (const signal of ending) process.removeListener(signal, to.end);
@@ -96,9 +96,9 @@ function listen(to: {
 }
 
 /**
- * As many whole lines as there is room for, where a line that is too long goes on in the next.
+ * The text cut to as many whole lines as fit the terminal, in which a line that is too long takes several rows.
  *
- * @param size of the terminal; 0 or absent where that doesn't tell
+ * @param size of the terminal; 0 or absent if it doesn't tell
  */
 export function fitted(text: string, size: { rows?: number; columns?: number }): string {
   const rows = size.rows || usual.rows;
@@ -107,13 +107,13 @@ export function fitted(text: string, size: { rows?: number; columns?: number }):
   const heights = lines.map((line) => Math.max(1, Math.ceil(widthOf(line) / columns)));
   if (sum(heights) <= rows) return text;
   let shown = 0;
-  // The last row is for what is said of the others.
+  // The last row is for the line that says how many more there are.
   while (sum(heights.slice(0, shown + 1)) < rows) shown += 1;
   const left = lines.length - shown;
   return [...lines.slice(0, shown), `… and ${left} more line${left === 1 ? "" : "s"}`].join("\n");
 }
 
-/** As many columns as a line takes, or more: what is not ASCII may be as wide as two. */
+/** An upper bound of the columns that a line takes: a character outside ASCII may be two columns wide. */
 function widthOf(line: string): number {
   return sum([...stripVTControlCharacters(line)].map((character) => (character <= "~" ? 1 : 2)));
 }

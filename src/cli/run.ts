@@ -4,7 +4,7 @@ import { Failure } from "./failure.ts";
 import { lockOptions } from "./how-locks-are-taken.ts";
 import { planOf } from "./run/plan.ts";
 
-/** `pg-locker run KEY -- COMMAND…`: flock(1) for a fleet. */
+/** `pg-locker run KEY -- COMMAND…`: runs a command under a lock, as flock(1) does on one machine. */
 export const run: Command = {
   name: "run",
   synopsis: "KEY [options] -- COMMAND [ARGUMENT...]",
@@ -57,7 +57,7 @@ Example:
   },
 };
 
-/** It takes a socket that one process hands to another. */
+/** Refuses Bun, which can't pass a socket from one process to another. */
 function refuseBun(): void {
   const { bun } = process.versions;
   if (bun === undefined) return;

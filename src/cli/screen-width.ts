@@ -1,10 +1,10 @@
-/** How many columns standard output has room for; without end if it is no terminal, or one that doesn't tell. */
+/** How many columns standard output has; infinite if it isn't a terminal, or is one that doesn't tell. */
 export function screenWidth(): number {
   const { columns, isTTY } = process.stdout;
   return isTTY && columns > 0 ? columns : Number.POSITIVE_INFINITY;
 }
 
-/** Breaks a text at its blanks, so that it fits the screen behind `indent` columns; the other lines are indented. */
+/** Breaks a text at its spaces, so that it fits the screen after `indent` columns; the lines after the first are indented. */
 export function wrapped(text: string, indent: number, width = screenWidth()): string {
   const room = Math.max(20, width - indent);
   const lines: string[] = [];

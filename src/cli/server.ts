@@ -7,7 +7,7 @@ import { askKeeper, failureOf } from "./own-server/own-server.ts";
 import type { KeeperAnswer, ServerStatus } from "./own-server/visit.ts";
 import { print } from "./print.ts";
 
-/** `pg-locker server status|stop`: the PostgreSQL of the user's own, on this machine. */
+/** `pg-locker server status|stop`: shows or stops the user's own PostgreSQL on this machine. */
 export const server: Command = {
   name: "server",
   synopsis: "status|stop [--json] [--force]",

@@ -8,7 +8,7 @@ import { asJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { print } from "./print.ts";
 
-/** `pg-locker who KEY`: who holds the lock of a key, and who waits for it. */
+/** `pg-locker who KEY`: shows who holds the lock of a key, and who waits for it. */
 export const who: Command = {
   name: "who",
   synopsis: "KEY [--namespace N] [--json] [--url URL | --local]",
@@ -30,7 +30,7 @@ Example:
     const id = lockId(namespace, key);
     await using database = await connect(values);
     const seen = await listLocks(database.pool, { id });
-    // Whatever its session tells: this is the lock of the key that was asked for.
+    // Whatever key its session tells, this is the lock of the key that was asked for.
     const locks = seen.map((lock) => ({ ...lock, key: lock.key ?? key }));
     const empty = "Nobody holds it, and nobody waits for it";
     const listing = { empty, colors: colorsFor(process.stdout), now: new Date() };

@@ -6,7 +6,7 @@ import { partsOf, settingsOf } from "./url-parts.ts";
 
 const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 const postgresScheme = /^(?:postgres|postgresql|postgis|pgsql|pg)(?:\+\w+)?$/i;
-/** Other databases, by the beginning of their connection strings. */
+/** Other databases, by the scheme of their connection strings. */
 const others: readonly (readonly [scheme: RegExp, name: string])[] = [
   [/^(mysql2?|mariadb)$/, "MySQL or MariaDB"],
   [/^(mssql|sqlserver)$/, "SQL Server"],
@@ -18,11 +18,11 @@ const others: readonly (readonly [scheme: RegExp, name: string])[] = [
 ];
 
 /**
- * Reads a connection string: a URL (of SQLAlchemy and of JDBC, too), libpq's `host=… dbname=…`, or the folder of a Unix socket.
- * Blanks and line ends around it are dropped, as a file with a secret has them, and so are quotes around the whole.
+ * Reads a connection string: a URL (also SQLAlchemy's or JDBC's), libpq's `host=… dbname=…`, or the folder of a Unix socket. Spaces and
+ * line ends around it are ignored, because files with a secret have them, and so are quotes around the whole.
  *
- * @param from what has it, for the sentences: `--url` or `DATABASE_URL`
- * @throws {Failure} if it can't be read. No part of it is in the sentence: any may be a part of the password
+ * @param from what contains the string, for the sentences: `--url` or `DATABASE_URL`
+ * @throws {Failure} it can't be read. The sentence quotes no part of it, because any part may belong to the password
  */
 export function readConnectionString(given: string, from: string): Map<string, Setting> {
   const text = unwrapped(given);
@@ -32,7 +32,7 @@ export function readConnectionString(given: string, from: string): Map<string, S
     throw usageFailure(`${from} has more than one line: expected one connection string`);
   const settings = new Map<string, Setting>();
   for (const [keyword, value] of pairsOf(text, from)) {
-    // What is empty in a string says nothing, as in libpq.
+    // As in libpq, an empty value means the default.
     if (value === "") settings.delete(keyword);
     else settings.set(keyword, { value, from });
   }
@@ -70,13 +70,13 @@ function fromUrl(rest: string, from: string): [string, string][] {
   for (const [keyword, value] of parts.query) {
     if (keyword === "ssl") pairs.push(["sslmode", sslmodeOf(value)]);
     else if (Object.hasOwn(parameters, keyword)) pairs.push([keyword, value]);
-    // What other programs have in their URLs, such as Prisma's `schema`, is nothing to locks; a slip of the pen is refused.
+    // Parameters of other programs, such as Prisma's `schema`, don't concern locks; a misspelled one is refused.
     else refuseSlip(keyword, from);
   }
   return pairs;
 }
 
-/** As node-postgres has it: `ssl=true` checks the server's certificate and name. */
+/** Reads node-postgres's `ssl`: `ssl=true` verifies the server's certificate and name. */
 function sslmodeOf(value: string): string {
   if (value === "no-verify") return value;
   return /^(0|false|off|no)$/i.test(value) ? "disable" : "verify-full";
@@ -90,7 +90,7 @@ function refuseSlip(keyword: string, from: string): void {
   if (meant !== undefined) throw usageFailure(`${from} has an unknown parameter that looks like ${meant}`);
 }
 
-/** libpq's other form: `key = value` and `key = 'value'`, in which a backslash keeps the character behind it. */
+/** Reads libpq's other form: `key = value` and `key = 'value'`, in which a backslash escapes the next character. */
 function fromKeywords(text: string, from: string): [string, string][] {
   const pairs: [string, string][] = [];
   const pair =
@@ -106,7 +106,7 @@ function fromKeywords(text: string, from: string): [string, string][] {
     const [, name = "", quoted, bare = ""] = match;
     const keyword = name.toLowerCase();
     if (keyword !== "ssl" && !Object.hasOwn(parameters, keyword)) {
-      // It may be a piece of a password with blanks in it.
+      // It may be part of a password with spaces in it.
       refuseSlip(keyword, from);
       throw usageFailure(
         `${from} has a parameter that libpq doesn't know: a value with a blank in it is put between single quotes`,

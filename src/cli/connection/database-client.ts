@@ -2,31 +2,31 @@ import pg from "pg";
 import { sentenceOf } from "../../contract/caught-error.ts";
 import type { Target } from "./targets.ts";
 
-/** What node-postgres has of a client, beside what its types say. */
+/** The properties of a node-postgres client that its types don't declare. */
 interface Inside {
   readonly connection: pg.Connection;
   host: string;
   port: number;
 }
 
-/** What the connections of one pool have in common. */
+/** What the connections of one pool share. */
 export interface Clients {
-  /** Makes them, for the pool and for whoever connects beside it. */
+  /** The class of the clients, for the pool and for connections beside it. */
   readonly Client: typeof pg.Client;
-  /** The server that the last connection was made to; before there is one, the first that would be tried. */
+  /** The server that the last connection was made to; before the first one, the server that would be tried first. */
   readonly target: Target;
-  /** Ends every connection now, without a farewell, and makes no other. */
+  /** Closes every connection at once, and makes no more. */
   destroy(): void;
 }
 
-/** Of the time that a connection may take, the share in which servers are tried; the rest is for the connection itself. */
+/** The share of a connection's time limit in which servers are tried; the rest is for the connection itself. */
 const choosing = 0.8;
 
 /**
- * Connections to the first of some servers that answers, and that takes writes if `isPrimary`. Which one that is is found by a
- * connection of its own, and is tried first from then on. A single server is simply connected to.
+ * Makes clients that connect to the first of the servers that answers and, with `isPrimary`, accepts writes. A separate connection finds
+ * that server, which is then tried first from now on. A single server is connected to directly.
  *
- * @param options.timeout of a connection, in milliseconds
+ * @param options.timeout the time limit of a connection, in milliseconds
  */
 export function clientsOf(
   targets: readonly [Target, ...Target[]],
@@ -56,7 +56,7 @@ export function clientsOf(
       }
       const connected = this.#choose().then(() => super.connect());
       if (callback === undefined) return connected;
-      // In a step of its own: what it throws is not an error of the connection.
+      // Called in a step of its own, so that what it throws is not taken for an error of the connection.
       connected.then(
         () => process.nextTick(callback as () => void),
         (error: Error) => process.nextTick(callback, error),
@@ -64,7 +64,7 @@ export function clientsOf(
       return undefined;
     }
 
-    /** Finds the server, and becomes a client of that one. */
+    /** Finds the server, and points this client to it. */
     async #choose(): Promise<void> {
       const order = [target, ...targets.filter((each) => each !== target)];
       const problems: string[] = [];
@@ -89,7 +89,7 @@ export function clientsOf(
     }
   }
 
-  /** Why a server is not the one, `undefined` if it is. */
+  /** Why a server can't be used; `undefined` if it can. */
   async function problemOf(config: pg.ClientConfig, each: Target): Promise<string | undefined> {
     const connectionTimeoutMillis = Math.max(500, (timeout * choosing) / targets.length);
     const probe = new pg.Client({ ...reaching(config, each), connectionTimeoutMillis });
@@ -104,7 +104,7 @@ export function clientsOf(
     );
     try {
       await probe.connect();
-      // Told at the start by PostgreSQL 14 and later; whoever doesn't tell is taken at its word later.
+      // Reported at the start by PostgreSQL 14 and later. A server that reports nothing is assumed to be a primary, and checked later.
       const refuses =
         status.get("in_hot_standby") === "on" || status.get("default_transaction_read_only") === "on";
       return isPrimary && refuses ? "takes no writes" : undefined;
@@ -130,7 +130,7 @@ export function clientsOf(
 }
 
 function reaching(config: pg.ClientConfig, { address, port, ssl }: Target): pg.ClientConfig {
-  // The pool hides the password from a copy.
+  // Set explicitly, because the pool hides the password from a copy.
   return { ...config, password: config.password, host: address, port, ssl };
 }
 
@@ -138,7 +138,7 @@ function destroy(client: pg.Client): void {
   (client as unknown as Inside).connection.stream.destroy();
 }
 
-/** Milliseconds that a server has to close a connection that was taken leave of. */
+/** Milliseconds that a server has to close a connection after our goodbye. */
 const farewell = 1_000;
 
 function destroyLater(client: pg.Client): void {

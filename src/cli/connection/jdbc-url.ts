@@ -1,6 +1,6 @@
 import { partsOf, settingsOf } from "./url-parts.ts";
 
-/** pgJDBC's names for what libpq has, too (https://jdbc.postgresql.org/documentation/use/#connection-parameters). */
+/** pgJDBC's names for settings that libpq has too (https://jdbc.postgresql.org/documentation/use/#connection-parameters). */
 const keywords: Readonly<Record<string, string>> = {
   user: "user",
   password: "password",
@@ -26,10 +26,10 @@ const targets: Readonly<Record<string, string>> = {
 };
 
 /**
- * libpq's settings of `jdbc:postgresql://HOST:PORT,…/DATABASE?user=…`, in which the host may be missing. What pgJDBC alone knows
- * is nothing to locks.
+ * libpq's settings for `jdbc:postgresql://HOST:PORT,…/DATABASE?user=…`, in which the host may be missing. Settings that only pgJDBC has are
+ * ignored, because they don't concern locks.
  *
- * @throws {Failure} as `readConnectionString`
+ * @throws {Failure} as for `readConnectionString`
  */
 export function jdbcSettings(text: string, from: string): [keyword: string, value: string][] {
   const rest = text.replace(/^jdbc:postgresql:/i, "");

@@ -10,24 +10,24 @@ import { type Login, passwordFile } from "./password-file.ts";
 import { serviceSettings } from "./service-file.ts";
 import { targetsOf } from "./targets.ts";
 
-/** A database that something names, as a pool needs it. */
+/** A named database, with what a pool needs to connect to it. */
 export interface NamedDatabase {
   readonly config: pg.PoolConfig;
   readonly clients: Clients;
   readonly database: string;
   readonly user: string;
-  /** What named it: `--url`, `DATABASE_URL`, or variables of libpq. */
+  /** What named it: `--url`, `DATABASE_URL`, or libpq's variables. */
   readonly namedBy: string;
 }
 
-/** Milliseconds for a connection: a little more than those in which whoever asks for one gives up, and says so better. */
+/** Milliseconds for a connection: a little longer than the locker waits for one, whose error is the better one. */
 export const usualTimeout = 5_500;
 
 /**
- * The database that `--url`, else `DATABASE_URL` names, and what these leave open, by libpq's rules: the service, the variables,
- * the user's own files. `undefined` if nothing names any.
+ * The database named by `--url`, else by `DATABASE_URL`. What they leave open is filled in by libpq's rules: from the service, the
+ * variables and the user's own files. `undefined` if nothing names a database.
  *
- * @throws {Failure} if what names it is empty, can't be read, or asks for what can't be kept here; without any secret
+ * @throws {Failure} what names it is empty, can't be read, or asks for something that isn't supported here; quotes no secret
  */
 export function namedDatabase(
   values: Values,
@@ -59,7 +59,7 @@ export function namedDatabase(
     config: {
       user,
       database,
-      // Asked for when the server wants one. Whatever is false here, node-postgres would look for in the environment.
+      // A function, because node-postgres would look in the environment if there were no password. Called if the server asks for one.
       password: password
         ? () => password
         : (login: { host: string; port: number }) => findPassword(loginOf(login)),
@@ -83,7 +83,7 @@ function allSettings(values: Values, env: NodeJS.ProcessEnv): Settings | undefin
     if (variable === undefined || value === undefined) continue;
     const isEmpty = keyword === "password" ? value === "" : value.trim() === "";
     if (!isEmpty) variables.set(keyword, { value, from: variable });
-    // If a string names the database, an empty or blank variable leaves libpq's default; else it was meant to name one.
+    // Beside a connection string, an empty or blank variable means libpq's default. Alone, it was meant to name a database.
     else if (text === undefined && is === "names" && !mayBeEmpty.has(keyword)) {
       throw usageFailure(`${variable} is set, and empty: give it a value, or unset it`);
     }
@@ -97,7 +97,7 @@ function allSettings(values: Values, env: NodeJS.ProcessEnv): Settings | undefin
   return settings;
 }
 
-/** They say nothing of which server is meant, if they are empty. */
+/** Parameters that may be empty, because they don't say which server is meant. */
 const mayBeEmpty: ReadonlySet<string> = new Set(["password", "options"]);
 
 function fillIn(settings: Map<string, Setting>, more: Settings): void {
@@ -114,7 +114,7 @@ function refuseUnlessKept(keyword: string, setting: Setting): void {
   );
 }
 
-/** `"a", "b" or "c"`. */
+/** The values as a phrase: `"a", "b" or "c"`. */
 function choiceOf(values: readonly string[]): string {
   const quoted = values.map((each) => JSON.stringify(each));
   return [quoted.slice(0, -1).join(", "), ...quoted.slice(-1)].filter((each) => each !== "").join(" or ");
@@ -126,11 +126,11 @@ function timeoutOf(setting: Setting | undefined): number {
   if (!/^-?\d+$/.test(setting.value.trim())) {
     throw usageFailure(`${nameOf("connect_timeout", setting)} is not a number of seconds`);
   }
-  // To libpq, that is no bound at all.
+  // Means no limit in libpq.
   return seconds <= 0 ? usualTimeout : Math.min(seconds * 1_000, 2 ** 31 - 1);
 }
 
-/** The account's name, as for psql; else what a container without an account says. @throws {Failure} there is neither */
+/** The account's name, as in psql; in a container without an account, USER or LOGNAME. @throws {Failure} there is neither */
 function accountName(env: NodeJS.ProcessEnv): string {
   try {
     return userInfo().username;
@@ -144,7 +144,7 @@ function accountName(env: NodeJS.ProcessEnv): string {
   }
 }
 
-/** The string alone, if there is one; else the variables that say where the database is. */
+/** What named the database, for people: the connection string, if there is one; otherwise the variables that say where it is. */
 function namers(settings: Settings): string {
   const all = [...settings.values()].map(({ from }) => from);
   const string = all.find((from) => from === "--url" || from === "DATABASE_URL");

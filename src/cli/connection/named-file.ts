@@ -5,10 +5,10 @@ import { codeOf, hasCode } from "../../contract/caught-error.ts";
 import { usageFailure } from "../failure.ts";
 
 /**
- * The text of a file that something names. A device or a FIFO is refused: to read it might never end, and no signal would end that.
+ * Reads a file that a setting names. Refuses a device or a FIFO, because reading it might never end, and no signal would interrupt it.
  *
  * @param name what names it, for the sentence: `PGSSLROOTCERT`
- * @throws {Failure} if it can't be read
+ * @throws {Failure} it can't be read
  */
 export function readNamedFile(path: string, name: string): string {
   const refused = (why: string) => usageFailure(`${name} names the file ${path}, which ${why}`);
@@ -22,19 +22,19 @@ export function readNamedFile(path: string, name: string): string {
   return text;
 }
 
-/** A plain file, nothing at all, or what a shell passes as `<(command)`; a folder says by itself what it is. */
+/** Whether it is a regular file, `/dev/null`, or a shell's `<(command)`. A folder is let through, because reading it fails clearly. */
 function mayBeRead(path: string): boolean {
   const stat = statSync(path);
   return stat.isFile() || stat.isDirectory() || path === "/dev/null" || path.startsWith("/dev/fd/");
 }
 
-/** A file of the user's own, in the home folder; `undefined` if there is none, or no such folder. */
+/** The path of a file in the user's home folder; `undefined` if there is no such file or no home folder. */
 export function homeFile(...names: readonly string[]): string | undefined {
   try {
     const path = join(homedir(), ...names);
     return statSync(path).isFile() ? path : undefined;
   } catch (error) {
-    // The account has no home, or this user may not look there. As libpq, this goes on without.
+    // The account has no home, or this user may not look into it. As in libpq, that is no error.
     if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES", "ERR_SYSTEM_ERROR")) return undefined;
     throw error;
   }

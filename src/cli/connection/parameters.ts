@@ -1,7 +1,7 @@
-// libpq's connection parameters: which there are, which variable has each, and what becomes of it here. The list is that of
-// https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS, with its variables of libpq-envars.html.
+// libpq's connection parameters, their variables, and what is done with them here. The list follows
+// https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS and libpq-envars.html.
 
-/** What a parameter is set to, and what a person knows that by: `--url`, `PGHOST`, the service of a file. */
+/** The value of a parameter, and what set it, in words for the user: `--url`, `PGHOST`, the service of a file. */
 export interface Setting {
   readonly value: string;
   readonly from: string;
@@ -12,18 +12,18 @@ export type Settings = ReadonlyMap<string, Setting>;
 
 interface Parameter {
   readonly variable?: string;
-  /** `"names"`: if it is set, a database is meant, and never the PostgreSQL of the user's own. */
+  /** `"names"`: if it is set, a database is meant, so the user's own PostgreSQL is never used. */
   readonly is: "names" | "tunes";
   /**
-   * The only values that this program can keep: any other is refused by name. Absent: all values are used, or change nothing
-   * that locks depend on.
+   * The values that this program supports: any other is refused by name. Absent: every value is supported, or makes no difference to
+   * locks.
    */
   readonly only?: readonly string[];
-  /** Why another value is refused, if it isn't plain. */
+  /** Why other values are refused, if that isn't obvious. */
   readonly because?: string;
 }
 
-/** By keyword. */
+/** The parameters by keyword. */
 export const parameters: Readonly<Record<string, Parameter>> = {
   service: { variable: "PGSERVICE", is: "names" },
   servicefile: { variable: "PGSERVICEFILE", is: "names" },
@@ -94,7 +94,7 @@ export const parameters: Readonly<Record<string, Parameter>> = {
   tcp_user_timeout: { is: "tunes" },
 };
 
-/** A line such as `PGSSLMODE`, or `sslmode of DATABASE_URL`, for a sentence about one setting. */
+/** The name of a setting for a sentence, such as `PGSSLMODE` or `sslmode of DATABASE_URL`. */
 export function nameOf(keyword: string, { from }: Setting): string {
   return parameters[keyword]?.variable === from ? from : `${keyword} of ${from}`;
 }

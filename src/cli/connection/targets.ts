@@ -5,19 +5,18 @@ import { type Encryption, encryptions } from "./tls.ts";
 
 /** One way to reach a server. */
 export interface Target {
-  /** As it is named: a name, an address, or the folder of a socket. */
+  /** The host as it was given: a name, an address, or the folder of a socket. */
   readonly host: string;
-  /** Where the driver connects to: the host, or the address that is given beside it. */
+  /** What the driver connects to: the host, or the address that is given for it. */
   readonly address: string;
   readonly port: number;
   readonly ssl: Encryption;
 }
 
 /**
- * The ways to reach the servers that are named, in the order in which they are tried: each host, and for each how it may be
- * encrypted.
+ * The ways to reach the named servers, in the order in which they are tried: each host, with each way to encrypt the connection.
  *
- * @throws {Failure} if hosts, addresses and ports don't go together, or a file of TLS can't be read
+ * @throws {Failure} the numbers of hosts, addresses and ports don't match, or a TLS file can't be read
  */
 export function targetsOf(settings: Settings): Target[] {
   const addresses = list(settings, "hostaddr");
@@ -34,10 +33,10 @@ export function targetsOf(settings: Settings): Target[] {
       throw usageFailure(`${named(settings, "hostaddr")} takes numeric addresses, such as 192.0.2.7`);
     }
     const port = portOf(ports.length === 1 ? ports[0] : ports[at], settings);
-    // No server speaks TLS over a socket.
+    // Servers don't use TLS over a Unix socket.
     if (address.startsWith("/")) return [{ host, address, port, ssl: false as const }];
     return ways.map((ssl) => {
-      // What the certificate has to name is the host, not its address.
+      // The certificate has to name the host, not its address.
       const servername = ssl !== false && address !== host && isIP(host) === 0 ? { servername: host } : {};
       return { host, address, port, ssl: ssl === false ? ssl : { ...ssl, ...servername } };
     });

@@ -1,6 +1,6 @@
 import { usageFailure } from "../failure.ts";
 
-/** What a URL of a database is made of, decoded except for the path. */
+/** The parts of a database's URL, decoded except for the path. */
 export interface UrlParts {
   readonly user: string;
   readonly password: string;
@@ -12,10 +12,10 @@ export interface UrlParts {
 const encoding = 'in a user name or a password, "@" is written %40, "/" %2F, "?" %3F, "#" %23 and "%" %25';
 
 /**
- * Takes a URL apart behind its `//`. By hand, for `URL` knows no several hosts. A password may have a raw `@`, which no host has;
- * a raw `/`, `?` or `#` would end the host's part, so that another host than the one that is meant may be asked: that is refused.
+ * Splits a URL after its `//`. `URL` can't do it, because it doesn't allow several hosts. A password may contain a raw `@`, because no host
+ * does. A raw `/`, `?` or `#` would end the host, so another host than the intended one might be asked: that is refused.
  *
- * @throws {Failure} if it can't be read; without any part of it
+ * @throws {Failure} it can't be read; quotes no part of it
  */
 export function partsOf(text: string, from: string): UrlParts {
   const end = text.search(/[/?#]/);
@@ -40,7 +40,7 @@ export function partsOf(text: string, from: string): UrlParts {
   };
 }
 
-/** libpq's settings of all parts but the query. `path`: the database's name, as it is in the URL. @throws {Failure} */
+/** libpq's settings for all parts except the query. `path`: the database's name as in the URL. @throws {Failure} it can't be decoded */
 export function settingsOf(
   { user, password, hosts }: UrlParts,
   path: string,
@@ -55,7 +55,7 @@ export function settingsOf(
   ];
 }
 
-/** @throws {Failure} */
+/** @throws {Failure} it can't be decoded */
 function decoded(text: string, from: string): string {
   try {
     return decodeURIComponent(text);
