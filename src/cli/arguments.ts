@@ -35,7 +35,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
       throw usageFailure(unknownOption(rawName, { command, positionals }));
     }
     if (option.value === "none" && value !== undefined)
-      throw usageFailure(`${rawName} takes no value, and got "${value}"`);
+      throw usageFailure(`${rawName} takes no value, but got "${value}"`);
     // After `--url`, a word that looks like an option is one: the value was forgotten. A key may look like anything.
     const isForgotten = value !== undefined && !inlineValue && name !== "key" && /^-[^\d]/.test(value);
     if (option.value === "required" && (value === undefined || isForgotten))

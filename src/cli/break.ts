@@ -99,7 +99,7 @@ function isPrepared(locks: readonly LockInfo[]): Failure {
 
 /** Asks on standard error, which is the terminal even if standard output is not. @throws {Failure} nobody is there to be asked */
 async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
-  if (!process.stdin.isTTY) throw usageFailure(`${what} Nobody can be asked here: say --yes`);
+  if (!process.stdin.isTTY) throw usageFailure(`${what} There is no terminal to ask on: use --yes`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const outcome = await new Promise<"yes" | "no" | "interrupted" | "none">((resolve) => {
     terminal.question(`${what} [y/N] `, (answer) => resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"));
@@ -121,7 +121,7 @@ async function endSessions(pool: pg.Pool, id: bigint, holders: readonly LockInfo
     const users = [...new Set(holders.map(({ user }) => plain(user ?? "?")))].join(", ");
     throw new Failure(
       exitStatus.failed,
-      `This role may not end a session of ${users}: use that role, or a member of pg_signal_backend; only a superuser may end that of a superuser`,
+      `This role may not end a session of ${users}: use that role, or a member of pg_signal_backend; only a superuser may end a superuser's session`,
       { cause: error },
     );
   }

@@ -52,7 +52,7 @@ async function localDatabase(options: {
   const own = await ownServer({ signal, isQuiet });
   const { host, port, database } = own.config;
   const target = { host, address: host, port, ssl: false } as const;
-  setAskedDatabase(() => `${database} on ${placeOf(target)} (the PostgreSQL of your own)`);
+  setAskedDatabase(() => `${database} on ${placeOf(target)} (your own PostgreSQL)`);
   const clients = clientsOf([target], { isPrimary: false, timeout: usualTimeout });
   const config = {
     ...own.config,

@@ -45,6 +45,6 @@ function urlOf(values: Values): string | undefined {
   const url = String(values["url"] ?? process.env["DATABASE_URL"] ?? "").trim();
   if (/^postgres(ql)?:\/\//.test(url)) return url;
   throw usageFailure(
-    `The demo takes a URL such as postgres://USER@HOST/DATABASE, and ${named.namedBy} has another form: give --url, or --local`,
+    `The demo takes a URL such as postgres://USER@HOST/DATABASE, but ${named.namedBy} has another form: give --url, or --local`,
   );
 }

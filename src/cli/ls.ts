@@ -71,7 +71,7 @@ Example:
 function periodOf({ watch, json }: Values): number | undefined {
   if (watch === undefined) return undefined;
   if (json === true || !process.stdout.isTTY) {
-    throw usageFailure("--watch redraws a terminal: it goes neither with --json nor into a pipe");
+    throw usageFailure("--watch redraws a terminal: it works neither with --json nor in a pipe");
   }
   const every = watch === true ? period.usual : secondsOf("--watch", String(watch));
   if (every >= period.shortest && every <= period.longest) return every;

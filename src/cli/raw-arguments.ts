@@ -52,5 +52,5 @@ export function expectUtf8(args: readonly string[]): void {
 }
 
 function notUtf8(shown: string) {
-  return usageFailure(`Expected UTF-8, and this argument is not: ${JSON.stringify(shown)}`);
+  return usageFailure(`Expected UTF-8, but this argument is not: ${JSON.stringify(shown)}`);
 }

@@ -63,6 +63,6 @@ function refuseBun(): void {
   if (bun === undefined) return;
   throw new Failure(
     exitStatus.failed,
-    `Expected Node.js, and this is Bun ${bun}, which can't hand a lock's connection to a second process: run pg-locker with node`,
+    `Expected Node.js, but this is Bun ${bun}, which can't hand a lock's connection to a second process: run pg-locker with node`,
   );
 }

@@ -120,7 +120,7 @@ describe("without a terminal, and without --yes,", () => {
     const [pid] = await holdersOf(lock.id);
     expect(status).toBe(64);
     expect(stdout).toContain(key);
-    expect(stderr).toBe(`pg-locker: End session ${pid}? Nobody can be asked here: say --yes\n`);
+    expect(stderr).toBe(`pg-locker: End session ${pid}? There is no terminal to ask on: use --yes\n`);
     expect(lock.held).toBe(true);
   });
 });

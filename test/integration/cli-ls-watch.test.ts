@@ -140,7 +140,7 @@ describe("pg-locker ls --watch", () => {
   });
 
   test.each([
-    [["--watch"], "--watch redraws a terminal: it goes neither with --json nor into a pipe"],
+    [["--watch"], "--watch redraws a terminal: it works neither with --json nor in a pipe"],
     [["--watch", "5"], 'Unexpected "5" after --watch: a value is given as --watch=5'],
   ])("is for a terminal: %s", async (args, sentence) => {
     const { status, stderr } = await cli(["ls", ...args], onDatabase());
@@ -148,7 +148,7 @@ describe("pg-locker ls --watch", () => {
   });
 
   test.each([
-    [["--watch", "--json"], "it goes neither with --json nor into a pipe"],
+    [["--watch", "--json"], "it works neither with --json nor in a pipe"],
     [["--watch=0"], 'Expected --watch to be from 100ms to 596h, got "0"'],
     [["--watch=9999h"], "Expected --watch to be from 100ms to 596h"],
     [["--watch=often"], "Expected --watch to be a duration"],

@@ -72,7 +72,7 @@ describe("bytes that are not UTF-8", () => {
   ])("are refused in %s", async (_, line) => {
     const { status, stdout, stderr } = await shell(line);
     expect([status, stdout]).toEqual([64, ""]);
-    expect(stderr).toMatch(/^pg-locker: Expected UTF-8, and this argument is not: ".*"\n$/);
+    expect(stderr).toMatch(/^pg-locker: Expected UTF-8, but this argument is not: ".*"\n$/);
   });
 });
 
@@ -93,7 +93,7 @@ test.skipIf(spawnSync("unshare", [...withoutProc, "true"]).status !== 0)(
     };
     const refused = run(`exec "$@" -- printf "a$(printf '\\351')"`);
     expect([refused.status, refused.stdout]).toEqual([64, ""]);
-    expect(refused.stderr).toMatch(/^pg-locker: Expected UTF-8, and this argument is not: .*\n$/);
+    expect(refused.stderr).toMatch(/^pg-locker: Expected UTF-8, but this argument is not: .*\n$/);
     const { status, stdout, stderr } = run('exec "$@" -- sh -c "echo run; exit 5"');
     expect([status, stdout, stderr]).toEqual([5, "run\n", ""]);
   },

@@ -123,7 +123,7 @@ test("SIGSTOP of pg-locker stops the command before the server frees the lock: 7
   const { status, stderr } = await locked.cli.ended;
   expect(status).toBe(79);
   expect(stderr).toContain(
-    `pg-locker: Lock "${locked.key}" could not be refreshed in time: the command was stopped before the lock could be another's\n`,
+    `pg-locker: Lock "${locked.key}" could not be refreshed in time: the command was stopped before somebody else could get the lock\n`,
   );
 });
 

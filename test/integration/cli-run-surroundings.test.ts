@@ -144,7 +144,7 @@ describe("systemd", () => {
 
 describe("Bun", () => {
   const refusal =
-    /^pg-locker: Expected Node\.js, and this is Bun [\d.]+, which can't hand .*: run pg-locker with node\n$/;
+    /^pg-locker: Expected Node\.js, but this is Bun [\d.]+, which can't hand .*: run pg-locker with node\n$/;
 
   test("is refused before anything is started, and so before a lock is taken", async () => {
     const script =

@@ -12,13 +12,13 @@ const patient = { deadline: 15_000, interval: 50 };
 test("ten commands that start at once start one server, and each names it", async () => {
   await using user = await UserState.create();
   const ended = await Promise.all(Array.from({ length: 10 }, () => user.cli(["ls"])));
-  const where = `Database postgres on ${user.folder}/socket (port 5432) (the PostgreSQL of your own)`;
+  const where = `Database postgres on ${user.folder}/socket (port 5432) (your own PostgreSQL)`;
   expect(ended.map(({ status, stdout }) => [status, stdout])).toEqual(
     Array(10).fill([0, `${where}\nNo locks\n`]),
   );
   const said = ended.map(({ stderr }) => stderr).sort();
   const begin = "pg-locker: no database is named (--url, DATABASE_URL): ";
-  const end = "; its locks hold on this machine alone (--local says that this is meant)\n";
+  const end = "; its locks hold only on this machine (use --local if that is intended)\n";
   const started = `${begin}started PostgreSQL for this user in ${user.folder}; it stops when unused for 60 seconds${end}`;
   const used = `${begin}using the PostgreSQL of this user in ${user.folder}${end}`;
   expect(said).toEqual([started, ...Array(9).fill(used)]);

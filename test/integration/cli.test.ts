@@ -99,7 +99,7 @@ test.each([
   ],
   ["an option without its value", ["id", "x", "--namespace"], "--namespace needs a value"],
   ["an option in the place of a value", ["id", "--namespace", "--json"], "--namespace needs a value"],
-  ["a value that an option doesn't take", ["id", "x", "--json=yes"], '--json takes no value, and got "yes"'],
+  ["a value that an option doesn't take", ["id", "x", "--json=yes"], '--json takes no value, but got "yes"'],
   ["no key", ["id"], "Expected a key: pg-locker id KEY"],
   ["no action", ["server"], "Expected status or stop: pg-locker server status|stop"],
   ["an unknown action", ["server", "statis"], 'Unknown "statis" of server: did you mean status?'],

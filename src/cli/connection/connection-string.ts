@@ -58,7 +58,7 @@ function pairsOf(text: string, from: string): [keyword: string, value: string][]
   const named = /^(?:jdbc:)?([a-z0-9]+)(?:\+[a-z0-9]+)?:/i.exec(text)?.[1]?.toLowerCase() ?? "";
   const other = others.find(([pattern]) => pattern.test(named))?.[1];
   if (other !== undefined) {
-    throw usageFailure(`${from} names ${other}, and locks are kept by PostgreSQL: expected ${urlForm}`);
+    throw usageFailure(`${from} names ${other}, but locks are kept in PostgreSQL: expected ${urlForm}`);
   }
   if (/^\s*\w+\s*=/.test(text)) return fromKeywords(text, from);
   throw usageFailure(`Expected ${from} to be a connection string, ${urlForm} or "host=HOST dbname=DATABASE"`);
@@ -99,8 +99,8 @@ function fromKeywords(text: string, from: string): [string, string][] {
     const match = pair.exec(text);
     if (match === null) {
       throw usageFailure(
-        `Expected ${from} to be pairs such as host=HOST dbname='DATABASE': a value with a blank in it is put between ` +
-          "single quotes, and a quote or a backslash is written after a backslash",
+        `Expected ${from} to be pairs such as host=HOST dbname='DATABASE': put single quotes around a value with ` +
+          "spaces, and a backslash before a quote or a backslash",
       );
     }
     const [, name = "", quoted, bare = ""] = match;
@@ -109,7 +109,7 @@ function fromKeywords(text: string, from: string): [string, string][] {
       // It may be part of a password with spaces in it.
       refuseSlip(keyword, from);
       throw usageFailure(
-        `${from} has a parameter that libpq doesn't know: a value with a blank in it is put between single quotes`,
+        `${from} has a parameter that libpq doesn't know: put single quotes around a value with spaces`,
       );
     }
     const value = (quoted ?? bare).replace(/\\(.)/gsu, "$1");

@@ -85,7 +85,7 @@ function allSettings(values: Values, env: NodeJS.ProcessEnv): Settings | undefin
     if (!isEmpty) variables.set(keyword, { value, from: variable });
     // Beside a connection string, an empty or blank variable means libpq's default. Alone, it was meant to name a database.
     else if (text === undefined && is === "names" && !mayBeEmpty.has(keyword)) {
-      throw usageFailure(`${variable} is set, and empty: give it a value, or unset it`);
+      throw usageFailure(`${variable} is set but empty: give it a value, or unset it`);
     }
   }
   const isNamed =
@@ -139,7 +139,7 @@ function accountName(env: NodeJS.ProcessEnv): string {
     const name = env["USER"] || env["LOGNAME"];
     if (name) return name;
     throw usageFailure(
-      `Nothing names a database user, and the user id ${process.getuid?.()} has no account to be named by: set PGUSER`,
+      `No database user is named, and the user id ${process.getuid?.()} has no account whose name could be used: set PGUSER`,
     );
   }
 }

@@ -45,7 +45,7 @@ export const parameters: Readonly<Record<string, Parameter>> = {
     variable: "PGLOADBALANCEHOSTS",
     is: "names",
     only: ["disable"],
-    because: "who takes a lock and who looks for it have to ask the same server",
+    because: "everybody who uses a lock has to ask the same server",
   },
   sslmode: {
     variable: "PGSSLMODE",

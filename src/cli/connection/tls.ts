@@ -20,7 +20,7 @@ export function encryptions(settings: Settings): Encryption[] {
   const negotiation = settings.get("sslnegotiation");
   if (negotiation?.value === "direct" && /^(disable|allow|prefer)$/.test(mode)) {
     const name = nameOf("sslnegotiation", negotiation);
-    throw usageFailure(`${name} is "direct", which takes an sslmode of "require" or stricter`);
+    throw usageFailure(`${name} is "direct", which needs an sslmode of "require" or stricter`);
   }
   if (mode === "disable") return [false];
   const files = filesOf(settings);
@@ -34,7 +34,7 @@ function modeOf(settings: Settings): string {
   const isSystem = settings.get("sslrootcert")?.value === "system";
   if (mode !== undefined) {
     if (isSystem && mode !== "verify-full") {
-      throw usageFailure('sslrootcert=system takes an sslmode of "verify-full"');
+      throw usageFailure('sslrootcert=system needs an sslmode of "verify-full"');
     }
     return mode;
   }

@@ -236,5 +236,5 @@ function requestOf(line: string): Request | undefined {
 
 const otherRelease: KeeperAnswer = {
   is: "failed",
-  sentence: "The PostgreSQL of your own is kept by another release of pg-locker: stop it with that one",
+  sentence: "Your own PostgreSQL is kept by another release of pg-locker: stop it with that release",
 };

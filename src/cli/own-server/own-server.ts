@@ -58,7 +58,7 @@ export async function ownServer(
     const until = answer.started ? `it stops when unused for ${spoken(answer.idleTime)}; ` : "";
     console.error(
       `pg-locker: no database is named (--url, DATABASE_URL): ${what} this user in ${folder.path}; ${until}` +
-        "its locks hold on this machine alone (--local says that this is meant)",
+        "its locks hold only on this machine (use --local if that is intended)",
     );
   }
   return { config: ownServerConfig(folder), leave: () => visit?.leave() };
@@ -81,7 +81,7 @@ export function failureOf(folder: OwnServerFolder, answer: KeeperAnswer | undefi
   const sentence =
     answer?.is === "failed"
       ? answer.sentence
-      : `The PostgreSQL of your own in ${folder.path} did not start. The end of its log:\n${logTail(folder)}`;
+      : `Your own PostgreSQL in ${folder.path} did not start. The end of its log:\n${logTail(folder)}`;
   return new Failure(exitStatus.unavailable, sentence);
 }
 

@@ -102,7 +102,7 @@ export class OwnPostgres {
       options.onWait?.();
       if (Date.now() > end) {
         throw unavailable(
-          `The PostgreSQL of your own in ${folder.path} is shutting down, and waits for the sessions that it has`,
+          `Your own PostgreSQL in ${folder.path} is shutting down, and is waiting for its sessions to end`,
         );
       }
       await delay(pollMs);
@@ -273,7 +273,7 @@ function socketLock(folder: OwnServerFolder): string {
 function startFailure(folder: OwnServerFolder, said: string): Failure {
   const lines = said.trim().split("\n").slice(-8);
   return unavailable(
-    `The PostgreSQL of your own in ${folder.path} did not start. The end of its log:\n  ${lines.join("\n  ")}`,
+    `Your own PostgreSQL in ${folder.path} did not start. The end of its log:\n  ${lines.join("\n  ")}`,
   );
 }
 

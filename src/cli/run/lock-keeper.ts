@@ -123,7 +123,7 @@ export class LockKeeper {
       throw new Failure(
         exitStatus.lockLost,
         `Lock ${JSON.stringify(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
-          "the lock could be another's",
+          "somebody else could get the lock",
       );
     }
     if (!isHeld) {

@@ -127,7 +127,7 @@ function descriptionOf({ name, detail }: Values): string | undefined {
   });
   if (comment !== undefined) return comment;
   throw usageFailure(
-    "Expected --name and --detail to be shorter: together some 950 characters, of which one that is not ASCII counts as six",
+    "Expected --name and --detail to be shorter: some 950 characters together, in which one outside ASCII counts as six",
   );
 }
 
