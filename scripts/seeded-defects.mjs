@@ -14,7 +14,7 @@ export const mutants = [
     by: "receiver?.replied(reply, now());",
     caughtBy: {
       file: "test/integration/server-ttl-network.test.ts",
-      test: "with shared sessions a holder whose network fails delays every packet: belief counts from the sending, not from the answer",
+      test: "with shared sessions a holder whose network fails delays every packet: the TTL counts from the sending, not from the answer",
     },
   },
   {
@@ -125,7 +125,7 @@ export const mutants = [
     by: "{awaitedByWriters})) then 't' else",
     caughtBy: {
       file: "test/integration/fairness.test.ts",
-      test: "with shared sessions readers whose holding overlaps let in a writer that waits elsewhere",
+      test: "with shared sessions overlapping readers let in a writer that waits elsewhere",
     },
   },
   {
@@ -158,7 +158,7 @@ export const mutants = [
     by: "if (isEnd || isPassing(error, this.#around.hasConnected)) throw error;",
     caughtBy: {
       file: "test/integration/connections-taken.test.ts",
-      test: "with shared sessions with all connections taken, whoever has one goes on, and nobody else gets in",
+      test: "with shared sessions with all connections taken, holders go on, and nobody else gets in",
     },
   },
   {
@@ -235,7 +235,7 @@ export const mutants = [
     by: "const announced = trustPooler !== undefined ? undefined",
     caughtBy: {
       file: "test/integration/shared-sessions-no-session.test.ts",
-      test: "without a session to be had all who want one are told of the pooler in the way, and nothing is set or locked",
+      test: "if no session is available all callers are told of the pooler in the way, and nothing is set or locked",
     },
   },
   {
@@ -268,7 +268,7 @@ export const mutants = [
     by: "then 'held' when true then 'held'",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a transaction of the locker's own, with node-postgres commits nothing after another has got the lock meanwhile",
+      test: "a transaction of the locker's own, with node-postgres commits nothing if another caller has got the lock in the meantime",
     },
   },
   {
@@ -279,7 +279,7 @@ export const mutants = [
     by: "case when found.standby then null",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a client of the caller's of two calls at once one is inside, and the other is told so",
+      test: "a client of the caller's lets in one of two calls at the same moment, and tells the other so",
     },
   },
   {
@@ -345,7 +345,7 @@ export const mutants = [
     by: "is null or true then true",
     caughtBy: {
       file: "test/integration/transaction-ttl.test.ts",
-      test: "a transaction of the locker's own has the default with ttlEnforcement: server, else only what is asked for",
+      test: "a transaction of the locker's own has the default with ttlEnforcement: server, otherwise only what is asked for",
     },
   },
   {
@@ -356,7 +356,7 @@ export const mutants = [
     by: "isWitnessed(text(2))} or not pg_catalog.pg_try_advisory_xact_lock(1885826155, $2::text::int4) end as is_old",
     caughtBy: {
       file: "test/integration/recovery-grace.test.ts",
-      test: "with shared sessions, on a young server a try for the witness is none: two who ask at once learn nothing",
+      test: "with shared sessions, on a young server somebody else who asks for the witness at the same moment proves nothing",
     },
   },
   {
@@ -378,7 +378,7 @@ export const mutants = [
     by: "greatest(evidence.started, evidence.reset))\n",
     caughtBy: {
       file: "test/integration/recovery-grace.test.ts",
-      test: "a server that was promoted, and not restarted since looks as old as its last checkpoint, or as it is to who knew it before",
+      test: "a server that was promoted, and not restarted since looks as old as its last checkpoint, except to lockers that knew it before",
     },
   },
   {
@@ -433,7 +433,7 @@ export const mutants = [
     by: "if (drain > Number.MAX_VALUE) await",
     caughtBy: {
       file: "test/integration/drain.test.ts",
-      test: "the functions of withLock come to their end, with their locks held all the while",
+      test: "a drain lets the functions of withLock end, with their locks held until then",
     },
   },
   {
@@ -510,7 +510,7 @@ export const mutants = [
     by: "isEarly: own < 0",
     caughtBy: {
       file: "test/integration/queued-on-a-dead-session.test.ts",
-      test: "a caller that joins a session which is being opened waits for as long as it may itself, and is told its own time",
+      test: "a caller that joins a session which is being opened waits no longer than its own time, which its error names",
     },
   },
   {
@@ -521,7 +521,7 @@ export const mutants = [
     by: "",
     caughtBy: {
       file: "test/integration/signals.test.ts",
-      test: "one signal for many has one listener, and none when they have what they want; no warning is printed",
+      test: "one signal for many has one listener, and none in the end; no warning is printed",
     },
   },
   {
@@ -532,7 +532,7 @@ export const mutants = [
     by: "(this.#options.pool.waitingCount ?? 0) < 0;",
     caughtBy: {
       file: "test/integration/pool-of-one.test.ts",
-      test: "an empty session gives way to whoever queues in the pool a query after a lock takes no longer, with a maximum of 2",
+      test: "an empty session gives way to callers that queue in the pool a query after a lock takes no longer, with a maximum of 2",
     },
   },
   {
@@ -543,7 +543,7 @@ export const mutants = [
     by: "if (got.length < 0) {",
     caughtBy: {
       file: "test/integration/many-at-once.test.ts",
-      test: "acquireAll of 500 keys and of none is refused",
+      test: "acquireAll of 500 keys refuses a list of no keys",
     },
   },
   {
@@ -554,7 +554,7 @@ export const mutants = [
     by: "taken.push(...locks.slice(0, 1));",
     caughtBy: {
       file: "test/integration/acquire-all.test.ts",
-      test: "a lock lost before the next one is granted takes that one with it",
+      test: "if a lock is lost before the next one is granted, that one isn't kept either",
     },
   },
   {
@@ -598,7 +598,7 @@ export const mutants = [
     by: "pg_catalog.pg_backend_pid() = $1) as fit",
     caughtBy: {
       file: "test/integration/hostile-search-path.test.ts",
-      test: "as a role whose search_path has a hostile schema first every operation does what it does otherwise: shared sessions, TTLs of the client",
+      test: "as a role whose search_path has a hostile schema first every operation works as usual: shared sessions, TTLs of the client",
     },
   },
   {
@@ -609,7 +609,7 @@ export const mutants = [
     by: "await withinTtl(() => left() * 100, drawn)",
     caughtBy: {
       file: "test/integration/synchronous-standby.test.ts",
-      test: "a lock whose TTL passes before its token is there goes back at once",
+      test: "a lock whose TTL passes before its token is drawn is released at once",
     },
   },
   {
@@ -620,7 +620,7 @@ export const mutants = [
     by: "    void prove().catch((error: unknown) => {",
     caughtBy: {
       file: "test/integration/fencing.test.ts",
-      test: "on a shared session whose session ends before its token is drawn, a lock is not granted",
+      test: "on a shared session a lock is not granted if its session ends before its token is drawn",
     },
   },
 ];

@@ -121,7 +121,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 });
 
 describe("an acquire that is aborted", () => {
-  test("while it waits for a connection sends nothing when that comes", async () => {
+  test("while it waits for a connection sends nothing once it gets one", async () => {
     const pool = createPool({ max: 1 });
     const clients = clientsOf(pool);
     await using locker = createLocker({ sessions: "dedicated", pool });
@@ -138,7 +138,7 @@ describe("an acquire that is aborted", () => {
     expect(await lastStatement(clients)).toContain("pg_advisory_unlock");
   });
 
-  test("while the connection is being made sends nothing when it is", async () => {
+  test("while its connection is being made sends nothing once it is ready", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     const clients = clientsOf(pool);
@@ -154,7 +154,7 @@ describe("an acquire that is aborted", () => {
     expect(await lastStatement(clients)).toBe("");
   });
 
-  test("while its statement is on the way gives back what it is granted", async () => {
+  test("while its statement is under way releases the lock that it is granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     const clients = clientsOf(pool);
@@ -172,7 +172,7 @@ describe("an acquire that is aborted", () => {
     expect(await lastStatement(clients)).toContain("pg_advisory_unlock");
   });
 
-  test("while the answer is on the way gives back the lock that it was granted", async () => {
+  test("while the answer is under way releases the lock that it was granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ sessions: "dedicated", pool });
@@ -191,7 +191,7 @@ describe("an acquire that is aborted", () => {
     expect(pool.totalCount).toBe(1);
   });
 
-  test("and whose answer never comes loses its session by the deadline", async () => {
+  test("and whose answer never comes loses its session at the deadline", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ sessions: "dedicated", pool });

@@ -39,7 +39,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     90_000,
   );
 
-  test("a lock that is lost while another is awaited ends the rest, and nothing is held", async () => {
+  test("a lock lost while another is awaited ends the acquire, and nothing is held", async () => {
     await using holder = createLocker({ sessions });
     const pool = createPool();
     await using locker = createLocker({ sessions, pool });
@@ -81,7 +81,7 @@ function keysInOrder(): [string, string] {
 }
 
 test.skipIf(isOverPostgresJs)(
-  "a lock lost before the next one is granted takes that one with it",
+  "if a lock is lost before the next one is granted, that one isn't kept either",
   async () => {
     const pool = await createOpenPool({ max: 2 });
     await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "10s" });

@@ -376,7 +376,7 @@ test.each(rows)("%s: a clear error, and nothing reserved", async (_, call, expec
   expect(await advisoryLocks()).toEqual([]);
 });
 
-test("there are at least forty of them", () => {
+test("the table has at least forty bad inputs", () => {
   expect(rows.length).toBeGreaterThanOrEqual(40);
 });
 
@@ -415,7 +415,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 });
 
-test("the pool's own time-out, when it comes after the locker's, crashes nothing", async () => {
+test("the pool's own time-out crashes nothing if it comes after the locker's", async () => {
   const small = await createOpenPool({ max: 1, connectionTimeoutMillis: 200 });
   await using impatient = new PostgresLocker({ sessions: "dedicated", pool: small, connWaitTimeout: "20ms" });
   await using _lock = await impatient.acquire(uniqueKey());

@@ -33,7 +33,7 @@ async function sleepOn(
 
 const canceled = { code: "57014" };
 
-test("ends the statement that runs on a client, which goes on", async () => {
+test("a cancel ends the statement of a client, which can be used on", async () => {
   const client = await connect();
   for (let round = 0; round < 3; round += 1) {
     const { outcome } = await sleepOn(client);
@@ -43,7 +43,7 @@ test("ends the statement that runs on a client, which goes on", async () => {
   }
 });
 
-test("ends that of a pool's client, whose options only the pool has", async () => {
+test("a cancel reaches a pool's client, whose options only the pool has", async () => {
   const { hostname: host, port, username: user, pathname } = new URL(databaseUrl());
   const pool = createPool({
     connectionString: "",
@@ -59,7 +59,7 @@ test("ends that of a pool's client, whose options only the pool has", async () =
   client.release();
 });
 
-test("changes nothing for a session that is idle, and never hits the next statement", async () => {
+test("a cancel of an idle session changes nothing, and never hits the next statement", async () => {
   const client = await connect();
   for (let round = 0; round < 200; round += 1) {
     const short = client.query("select pg_sleep(0.001)").catch((error: unknown) => error);
@@ -68,7 +68,7 @@ test("changes nothing for a session that is idle, and never hits the next statem
   }
 });
 
-test("over a Unix socket", async () => {
+test("a cancel works over a Unix socket", async () => {
   const { hostname, port, username, pathname } = new URL(databaseUrl());
   const directory = await mkdtemp(join(tmpdir(), "pg-locker-"));
   const sockets = new Set<Socket>();
@@ -96,7 +96,7 @@ test("over a Unix socket", async () => {
 });
 
 test.skipIf(!hasOpenssl)(
-  "by TLS, by which the server is looked at as before (skipped without openssl)",
+  "a cancel over TLS verifies the server as before (skipped without openssl)",
   async () => {
     await using server = await startServer();
     const admin = await connect({ connectionString: server.url });
@@ -125,7 +125,7 @@ test.skipIf(!hasOpenssl)(
   },
 );
 
-test("when all of max_connections are taken", async () => {
+test("a cancel works when all of max_connections are taken", async () => {
   const settings = { max_connections: 6 };
   await using server = await startServer({ settings });
   const url = new URL(server.url);
@@ -142,7 +142,7 @@ test("when all of max_connections are taken", async () => {
   await expect(outcome).resolves.toMatchObject(canceled);
 });
 
-test.skipIf(!PgBouncer.installed)("through PgBouncer in transaction mode", async () => {
+test.skipIf(!PgBouncer.installed)("a cancel works through PgBouncer in transaction mode", async () => {
   await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 3 });
   const client = await connect({ connectionString: bouncer.url });
   await client.query("begin");
@@ -152,7 +152,7 @@ test.skipIf(!PgBouncer.installed)("through PgBouncer in transaction mode", async
   await client.end();
 });
 
-test("to a host that is dead: comes to an end within seconds, and leaves no connection", async () => {
+test("a cancel to a dead host ends within seconds, and leaves no connection", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   const client = await connect({ connectionString: proxy.url });
   await proxy.refuse();
@@ -167,7 +167,7 @@ test("to a host that is dead: comes to an end within seconds, and leaves no conn
   expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
 });
 
-test("a client that is not node-postgres's, or not connected, is left alone", async () => {
+test("a cancel leaves a client alone that is not node-postgres's, or not connected", async () => {
   const never = new pg.Client({ connectionString: databaseUrl() });
   for (const client of [{}, { connection: {} }, { query: () => {} }, never]) {
     await cancelStatement(client as unknown as Client);

@@ -40,7 +40,7 @@ class RecordingBreaker implements CircuitBreaker {
 }
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
-  test("a caller's own abort is no failure, before or during the wait for a connection", async () => {
+  test("a caller's abort counts as no failure, before or during the connection's wait", async () => {
     const circuitBreaker = new RecordingBreaker();
     await using locker = createLocker({ sessions, pool: createPool({ max: 1 }), circuitBreaker });
     await using lock = await locker.acquire(uniqueKey());
@@ -139,7 +139,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       };
     };
 
-    test("sends no acquire whose caller has left meanwhile", async () => {
+    test("sends no acquire whose caller has left in the meantime", async () => {
       const { circuitBreaker, shut, reached, open } = waiting();
       const pool = createPool({ max: 1 });
       await using locker = createLocker({ sessions, pool, circuitBreaker });
@@ -155,7 +155,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(pool.totalCount).toBe(0);
     });
 
-    test("leaves alone a caller's transaction that is no longer this one's", async () => {
+    test("leaves the client of a call that was aborted in the meantime alone", async () => {
       const { circuitBreaker, shut, reached, open } = waiting();
       await using locker = createLocker({ sessions, circuitBreaker });
       const client = await connect();
@@ -174,7 +174,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(await advisoryLocks()).toEqual([]);
     });
 
-    test("sends no refresh of a lock that was released meanwhile", async () => {
+    test("sends no refresh of a lock that was released in the meantime", async () => {
       const { circuitBreaker, shut, reached, open } = waiting();
       const pool = createPool({ max: 1 });
       const timeout = async () => (await pool.query("show idle_session_timeout")).rows;

@@ -26,7 +26,7 @@ describe("pg-locker break --yes", () => {
     },
   );
 
-  test("frees the lock for whoever waits, and says who has it now", async () => {
+  test("frees the lock for a waiter, and says who holds it now", async () => {
     await using holder = createLocker({ sessions: "dedicated" });
     await using waiter = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
@@ -49,7 +49,7 @@ describe("pg-locker break --yes", () => {
     expect(locked.lives).toBe(false);
   });
 
-  test("ends all who hold a shared lock, and nobody else", async () => {
+  test("ends all holders of a shared lock, and nobody else", async () => {
     const [one, other, bystander] = [await connect(), await connect(), await connect()];
     const key = uniqueKey();
     for (const client of [one, other])
@@ -61,7 +61,7 @@ describe("pg-locker break --yes", () => {
     expect((await advisoryLocks()).map(({ pid }) => pid)).toEqual([bystander.processID]);
   });
 
-  test("has nothing to do where nobody holds it, and that is no error", async () => {
+  test("does nothing if nobody holds the lock, which is no error", async () => {
     const key = uniqueKey();
     await using other = createLocker({ sessions: "dedicated", namespace: 7 });
     await using lock = await other.acquire(key);
@@ -72,7 +72,7 @@ describe("pg-locker break --yes", () => {
     expect(lock.held).toBe(true);
   });
 
-  test("by a role that may not says who may, is 70, and the holder keeps its lock", async () => {
+  test("by a role that isn't allowed to says who is, exits with 70, and ends nothing", async () => {
     await using role = await createRole();
     await using owner = await createRole();
     const holder = await connect({ connectionString: owner.url });
@@ -92,7 +92,7 @@ describe("pg-locker break --yes", () => {
     expect(await holdersOf(lockId(0, key))).toEqual([]);
   });
 
-  test("says so where the session does not end, and is 70", async () => {
+  test("says so if the session does not end, and exits with 70", async () => {
     await using server = await startServer();
     const holder = await connect({ connectionString: server.url });
     const key = uniqueKey();
@@ -112,7 +112,7 @@ describe("pg-locker break --yes", () => {
 });
 
 describe("without a terminal, and without --yes,", () => {
-  test("nothing is done, and that is a wrong use", async () => {
+  test("nothing is done, and the status is that of wrong usage", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
@@ -128,7 +128,7 @@ describe("without a terminal, and without --yes,", () => {
 describe("in a terminal, break asks", () => {
   const what = /End session \d+\? \[y\/N\] /;
 
-  test.each(["y", "yes", "Y"])("and ends the session at %s", async (answer) => {
+  test.each(["y", "yes", "Y"])("and ends the session after %s", async (answer) => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     const lock = await locker.acquire(key);
@@ -147,7 +147,7 @@ describe("in a terminal, break asks", () => {
     ["anything else", "yesterday\r", 1],
     ["Ctrl-D", "\x04", 1],
     ["Ctrl-C", "\x03", 130],
-  ])("and does nothing at %s", async (_, keys, status) => {
+  ])("and does nothing after %s", async (_, keys, status) => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
@@ -175,7 +175,7 @@ describe("in a terminal, break asks", () => {
     expect(lock.held).toBe(true);
   });
 
-  test("and ends neither who gave the lock back meanwhile nor who has it now", async () => {
+  test("and ends no session that released the lock since, nor its new holder", async () => {
     await using before = createLocker({ sessions: "dedicated" });
     await using after = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
@@ -194,7 +194,7 @@ describe("in a terminal, break asks", () => {
     expect([other.held, now.held]).toEqual([true, true]);
   });
 
-  test("on standard error where standard output is none", async () => {
+  test("on standard error if standard output is not a terminal", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);

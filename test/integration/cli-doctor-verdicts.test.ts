@@ -24,7 +24,7 @@ async function both(
   expect([ran.status === 0, ran.stdout]).toEqual(fits ? [true, "ran\n"] : [false, ""]);
 }
 
-test("no synchronous standby answers: both fail, and neither does with --no-fencing", async () => {
+test("without a synchronous standby, doctor and run fail, except with --no-fencing", async () => {
   await using server = await startServer();
   const admin = new pg.Client({ connectionString: server.url });
   await admin.connect();
@@ -42,7 +42,7 @@ test("no synchronous standby answers: both fail, and neither does with --no-fenc
   }
 }, 40_000);
 
-test("a role may not draw tokens: both fail, and neither does with --no-fencing", async () => {
+test("if the role may not draw tokens, doctor and run fail, except with --no-fencing", async () => {
   await using server = await startServer();
   const admin = new pg.Client({ connectionString: server.url });
   await admin.connect();
@@ -58,7 +58,7 @@ test("a role may not draw tokens: both fail, and neither does with --no-fencing"
   }
 }, 40_000);
 
-test("a pooler in session mode: both fail, and neither does with --pooler=session", async () => {
+test("behind a session pooler, doctor and run fail, except with --pooler=session", async () => {
   await using pooler = await ImitatedPooler.start(databaseUrl(), "session");
   await both(pooler.url, {
     fits: false,
@@ -71,7 +71,7 @@ test("a pooler in session mode: both fail, and neither does with --pooler=sessio
   });
 }, 30_000);
 
-test.each([["doctor"], ["run", "k"]])("--pooler takes two words: %s", async (...args) => {
+test.each([["doctor"], ["run", "k"]])("--pooler accepts only two values: %s", async (...args) => {
   const rest = args.length > 1 ? ["--", "true"] : [];
   const { status, stderr } = await cli([...args, "--pooler=transaction", ...rest], {
     env: { DATABASE_URL: databaseUrl() },

@@ -12,7 +12,7 @@ import { until } from "../support/until.ts";
 const colour = "\u001b[";
 const lastLine = /\n\n(.*)\n$/;
 
-test("a fit database has a line for each check, a verdict, and the exit status 0", async () => {
+test("doctor prints a line for each check of a fit database, and exits with 0", async () => {
   await using server = await startServer({ settings: { fsync: "on" } });
   const { status, stdout, stderr } = await cli(["doctor", "--url", server.url]);
   expect([status, stderr]).toEqual([0, ""]);
@@ -38,7 +38,7 @@ test("doctor prints a warning with its advice below, and exits with 0", async ()
   expect(stdout).not.toContain("secret");
 });
 
-test("a pooler that shares sessions is a line that fails, and the exit status is 1", async () => {
+test("doctor fails for a pooler that shares sessions, and exits with 1", async () => {
   await using pooler = await ImitatedPooler.start(databaseUrl(), "transaction");
   const { status, stdout } = await cli(["doctor"], { env: { DATABASE_URL: pooler.url } });
   expect(status).toBe(1);
@@ -62,7 +62,7 @@ test("doctor shows a server that refuses as a failed line without the password, 
   expect(stdout + stderr).not.toContain("hunter2");
 });
 
-test("a frozen server is a line that fails, and the process ends", async () => {
+test("doctor fails for a frozen server, and the process ends", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   proxy.freeze();
   const { status, stdout } = await cli(["doctor", "--url", proxy.url]);
@@ -70,7 +70,7 @@ test("a frozen server is a line that fails, and the process ends", async () => {
   expect(stdout).toMatch(/^FAIL {2}reachable {2}Connecting failed: no answer within 5000 ms/m);
 });
 
-test("doctor shows a server that freezes meanwhile as a failed line, and ends", async () => {
+test("doctor fails for a server that freezes in the meantime, and the process ends", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   proxy.delay(100);
   await using child = CliChild.start(["doctor", "--url", proxy.url]);
@@ -81,7 +81,7 @@ test("doctor shows a server that freezes meanwhile as a failed line, and ends", 
   expect(stdout).toMatch(/^FAIL {2}.*no answer within 5000 ms/m);
 });
 
-test("--json is the findings, and the exit status is the same", async () => {
+test("doctor --json prints the findings, and exits with the same status", async () => {
   const { status, stdout } = await cli(["doctor", "--url", databaseUrl(), "--json"]);
   const findings = JSON.parse(stdout) as Finding[];
   expect(status).toBe(0);
@@ -99,7 +99,7 @@ test("--json is the findings, and the exit status is the same", async () => {
   ]);
 });
 
-test("there are colours in a terminal, but with NO_COLOR", async () => {
+test("doctor prints colours in a terminal, unless NO_COLOR is set", async () => {
   const args = ["doctor", "--url", databaseUrl()];
   await using terminal = Terminal.cli(args);
   await terminal.shows("Fit for locks");
@@ -111,7 +111,7 @@ test("there are colours in a terminal, but with NO_COLOR", async () => {
   expect(plain.output).not.toContain(`${colour}3`);
 });
 
-test("a key is one argument too many", async () => {
+test("doctor refuses a key as an unexpected argument", async () => {
   const { status, stderr } = await cli(["doctor", "nightly", "--url", databaseUrl()]);
   expect(status).toBe(64);
   expect(stderr).toContain('Unexpected "nightly"');

@@ -43,7 +43,7 @@ async function isEnoughForNode(limit: number): Promise<boolean> {
 // From the lowest on: the process that runs the command can't be started; its thread can't; it gets no copy of the lock's connection,
 // which takes 15 s to be noticed; there is no file left for the command. In a session of its own, as a process that can't be started has
 // the number 0, which would be everybody of this one's group.
-test("with few open files allowed, it works or says so in a sentence, not a stack", async () => {
+test("with few open files allowed, a command works, or fails with a sentence", async () => {
   const commands = [["ls"], ["id", "k"], ["doctor"], ["run", "", "--", "echo", "ran"]];
   const limits = [];
   for (const limit of [19, 22, 23, 24, 48]) if (await isEnoughForNode(limit)) limits.push(limit);
@@ -65,7 +65,7 @@ test
   .each([
     ...[["ls"], ["ls", "--json"], ["id", "k"], ["doctor"], ["who", "k"], ["break", "k", "--yes"]],
     ...[["server", "status"], ["server", "stop"], ["run", "--help"], ["--help"], ["--version"]],
-  ])("a full standard output is said in a sentence (skipped without /dev/full): %s %s", async (...args) => {
+  ])("a full standard output is reported (skipped without /dev/full): %s %s", async (...args) => {
   const { status, stderr } = await shell(
     'exec "$@" > /dev/full',
     args.filter((each) => each !== undefined),

@@ -25,7 +25,7 @@ async function screenOf(terminal: Terminal, isRight: (screen: string) => boolean
 }
 
 describe("pg-locker ls --watch", () => {
-  test("redraws when a lock comes, is waited for, and goes", async () => {
+  test("redraws when a lock is taken, waited for, and released", async () => {
     await using terminal = watch();
     await terminal.shows("No locks");
     const pool = createPool();
@@ -44,7 +44,7 @@ describe("pg-locker ls --watch", () => {
     expect(await terminal.ended).toMatchObject({ status: 130 });
   });
 
-  test("says how often, and how to end it", async () => {
+  test("shows how often it redraws, and how to end it", async () => {
     await using terminal = Terminal.cli(["ls", "--watch"], onDatabase());
     await screenOf(terminal, (screen) =>
       /pg-locker ls, every 2 s, .*; Ctrl-C ends\n\nDatabase .*\nNo locks/.test(screen),
@@ -56,7 +56,7 @@ describe("pg-locker ls --watch", () => {
     ["Ctrl-\\", (terminal: Terminal) => terminal.type("\x1c"), 131],
     ["SIGTERM", (terminal: Terminal) => terminal.signal("SIGTERM"), 143],
     ["SIGHUP", (terminal: Terminal) => terminal.signal("SIGHUP"), 129],
-  ] as const)("gives the screen and the cursor back at %s", async (_, end, status) => {
+  ] as const)("restores the screen and the cursor at %s", async (_, end, status) => {
     // A period that a test would not outlast: it ends at once.
     await using terminal = Terminal.cli(["ls", "--watch=10m"], onDatabase());
     await terminal.shows("No locks");
@@ -67,7 +67,7 @@ describe("pg-locker ls --watch", () => {
     expect(taggedProcesses()).toEqual([]);
   });
 
-  test("ends at once at Ctrl-C, also while the server does not answer", async () => {
+  test("ends at once at Ctrl-C, even while the server does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using terminal = watch([], { DATABASE_URL: proxy.url });
     await terminal.shows("No locks");
@@ -95,7 +95,7 @@ describe("pg-locker ls --watch", () => {
     expect(await terminal.ended).toMatchObject({ status: 130 });
   });
 
-  test("takes no screen where the first look fails: 69, and a line in red", async () => {
+  test("doesn't switch the screen if the first look fails: 69, and a line in red", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await proxy.refuse();
     await using terminal = watch([], { DATABASE_URL: proxy.url });
@@ -142,7 +142,7 @@ describe("pg-locker ls --watch", () => {
   test.each([
     [["--watch"], "--watch redraws a terminal: it works neither with --json nor in a pipe"],
     [["--watch", "5"], 'Unexpected "5" after --watch: a value is given as --watch=5'],
-  ])("is for a terminal: %s", async (args, sentence) => {
+  ])("needs a terminal: %s", async (args, sentence) => {
     const { status, stderr } = await cli(["ls", ...args], onDatabase());
     expect([status, stderr]).toEqual([64, `pg-locker: ${sentence}\n`]);
   });
@@ -190,7 +190,7 @@ test.skipIf(bash === undefined)(
   },
 );
 
-describe("what fits", () => {
+describe("what is shown of a text that has to fit the terminal", () => {
   test.each([
     ["all of it", "a\nb\nc", { rows: 3, columns: 10 }, "a\nb\nc"],
     ["what there is room for", "a\nb\nc\nd", { rows: 3, columns: 10 }, "a\nb\n… and 2 more lines"],

@@ -39,7 +39,7 @@ async function rowsOf(args: readonly string[], env = {}): Promise<string[]> {
 }
 
 describe("pg-locker ls", () => {
-  test("says so where there is no lock, and exits with 0", async () => {
+  test("says so if there is no lock, and exits with 0", async () => {
     expect(await cli(["ls"], onDatabase())).toMatchObject({
       status: 0,
       stdout: `${asked}\nNo locks\n`,
@@ -101,7 +101,7 @@ describe("pg-locker ls", () => {
     );
   });
 
-  test("is a table whatever a key has in it", async () => {
+  test("stays a table whatever characters a key has", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     await using _moving = await locker.acquire("a\u001b[2J\r\n\t\u0007\u009b");
     await using _turned = await locker.acquire("b\u202e\u200b\ufeff\u{e0041}");
@@ -143,7 +143,7 @@ describe("pg-locker ls", () => {
     await using _had = await waits;
   });
 
-  test("is with --json an array, in which every lock has every field", async () => {
+  test("prints an array with --json, in which every lock has every field", async () => {
     await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
     const key = uniqueKey();
     await using lock = await locker.acquire(key, { mode: "shared" });
@@ -196,7 +196,7 @@ describe("pg-locker ls", () => {
     expect(shown).not.toContain("GRANT");
   });
 
-  test("has colours in a terminal, but with NO_COLOR, and in one that has none", async () => {
+  test("prints colours only in a terminal that has them, and not with NO_COLOR", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
@@ -274,7 +274,7 @@ describe("standard output", () => {
   }
 
   test.each([[["ls"]], [["ls", "--json"]], [["id", "k"]], [["doctor"]], [["--help"]], [["ls", "--help"]]])(
-    "that nobody reads is no error, as `head` is satisfied: %s",
+    "that nobody reads any more, as after `head`, is no error: %s",
     async (args) => {
       const child = start(args);
       child.stdout?.destroy();
@@ -282,7 +282,7 @@ describe("standard output", () => {
     },
   );
 
-  test("that is read no further is no error, with more locks than a pipe takes", async () => {
+  test("that is no longer read is no error, with more locks than a pipe holds", async () => {
     const client = await connect();
     await client.query("select pg_advisory_lock(id) from generate_series(1, 1000) as id");
     const child = start(["ls"]);
@@ -306,7 +306,7 @@ describe("standard output", () => {
   );
 });
 
-describe("a database that can't be had is 69, in a line, without the password, for", () => {
+describe("for a database that can't be reached, 69, one line, and no password:", () => {
   const commands = [["ls"], ["who", "k"], ["break", "k"]];
 
   test.each(commands)("%s", async (...args) => {

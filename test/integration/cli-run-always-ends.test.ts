@@ -30,7 +30,7 @@ async function silentServer(): Promise<AsyncDisposable & { url: string; connecte
 }
 
 describe("a server that accepts and says nothing", () => {
-  test.each(signals)("is left at %s, and nothing is run", async (signal) => {
+  test.each(signals)("is given up at %s, and nothing is run", async (signal) => {
     await using server = await silentServer();
     const args = ["run", uniqueKey(), "--wait", "--", "echo", "run"];
     await using child = CliChild.start(args, onDatabase({ DATABASE_URL: server.url }));
@@ -39,7 +39,7 @@ describe("a server that accepts and says nothing", () => {
     expect(await child.ended).toMatchObject({ status: 128 + number[signal], stdout: "", stderr: "" });
   });
 
-  test("is 69 by itself if nobody said to wait", async () => {
+  test("ends the run with 69 if no wait was asked for", async () => {
     await using server = await silentServer();
     const { status, stdout } = await cli(
       ["run", uniqueKey(), "--", "echo", "run"],
@@ -49,7 +49,7 @@ describe("a server that accepts and says nothing", () => {
   });
 });
 
-test("a server that falls silent while somebody waits for a lock is left at a signal", async () => {
+test("a signal ends a wait for a lock on a server that has fallen silent", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await using locked = await runLocked(idle);
   await using waiter = CliChild.start(
@@ -65,7 +65,7 @@ test("a server that falls silent while somebody waits for a lock is left at a si
 });
 
 describe("a server that falls silent while the command runs", () => {
-  test("keeps nobody who ends with the command: its own status, within moments", async () => {
+  test("doesn't delay the end of the run, which has the command's own status", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locked = await runLocked("read line; exit 7", { env: { DATABASE_URL: proxy.url } });
     proxy.freeze();
@@ -73,7 +73,7 @@ describe("a server that falls silent while the command runs", () => {
     expect((await locked.cli.ended).status).toBe(7);
   });
 
-  test("is not waited for at a signal while the lock is given back", async () => {
+  test("is not waited for after a signal while the lock is released", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locked = await runLocked("read line; exit 7", { env: { DATABASE_URL: proxy.url } });
     proxy.freeze();
@@ -86,7 +86,7 @@ describe("a server that falls silent while the command runs", () => {
   });
 });
 
-test("a runner that is stopped keeps no signal from the command", async () => {
+test("a stopped runner still passes each signal to the command", async () => {
   await using locked = await runLocked(idle);
   process.kill(locked.runner, "SIGSTOP");
   locked.cli.signal("SIGTERM");
@@ -100,7 +100,7 @@ test.each([
   ["an unknown option", ["k", "--frobnicate", "--", "true"], 64],
   ["a URL of another database", ["k", "--url", "mysql://h/d", "--", "true"], 64],
   ["--help", ["k", "--help", "--", "true"], 0],
-])("a run that can't be, or isn't meant, leaves no process: %s", async (_, args, expected) => {
+])("a run that fails to start, or is called off, leaves no process: %s", async (_, args, expected) => {
   const { status, signal } = await cli(["run", ...args], onDatabase());
   expect([status, signal]).toEqual([expected, null]);
 });

@@ -46,7 +46,7 @@ test("a name that is too long to be shown is refused, and nothing is run", async
   expect(stderr).toContain("Expected --name and --detail to be shorter");
 });
 
-test("what a server has cut off is shown as far as it goes, others' texts are not", () => {
+test("a text that the server has cut off is shown cut, and texts of others are not", () => {
   const comment = descriptionComment({ name: "n", detail: "d".repeat(300) }) ?? "";
   expect(descriptionIn(comment.slice(0, 99))).toEqual({
     name: "n",

@@ -62,21 +62,21 @@ describe.skipIf(process.platform !== "linux")("a descriptor that pg-locker was s
     ["nothing more", ""],
     ["one", "3>&1"],
     ["some, with holes", "4</etc/hostname 7>&2 30>&1"],
-  ])("is all that the command gets: %s", async (_, redirections) => {
+  ])("is the only kind that reaches the command: %s", async (_, redirections) => {
     const direct = await bash(`${shown} ${redirections} </dev/null 2>/dev/null`);
     const locked = await bash(`$RUN ${shown} ${redirections} </dev/null 2>/dev/null`);
     const plain = (stdout: string) => stdout.replaceAll(/\[\d+\]|\d+\/fd/g, "");
     expect(plain(locked.stdout)).toBe(plain(direct.stdout));
   });
 
-  test("is not the runner's channel, nor the session of the lock", async () => {
+  test("does not include the runner's channel or the session of the lock", async () => {
     const { stdout } = await bash(`$RUN ${shown} </dev/null`);
     // Its standard output and error may be sockets of the test's.
     expect(stdout).not.toMatch(/^([3-9]|\d\d+) socket:/m);
     expect(stdout).not.toContain("anon_inode:");
   });
 
-  test("is for the command, as systemd says it for socket activation", async () => {
+  test("reaches the command as systemd describes it for socket activation", async () => {
     const { stdout } = await bash(
       `LISTEN_FDS=1 LISTEN_FDNAMES=web exec bash -c 'LISTEN_PID=$$ exec $RUN sh -c "echo \\$LISTEN_PID is \\$\\$, \\$LISTEN_FDS \\$LISTEN_FDNAMES"' 3</etc/hostname`,
     );

@@ -29,7 +29,7 @@ async function numberOf(locked: Locked, word: string): Promise<number> {
 /** A child that says its number, and that lives on through what ends others. */
 const child = `sh -c 'trap "" TERM HUP INT; echo "child $$"; ${idle}'`;
 
-describe("a lock lost ends", () => {
+describe("the loss of a lock ends", () => {
   onLinux.each([
     ["what is in a group of its own", `timeout 60 ${child}; echo on`],
     ["what is in a session of its own", `setsid ${child} & wait`],
@@ -118,7 +118,7 @@ onLinux("a signal reaches what is in another group of the command's session", as
 
 // A program that makes whoever runs it root, as sudo does, takes root to make.
 test.skipIf(process.platform !== "linux" || process.getuid?.() !== 0 || setpriv === undefined)(
-  "what has become another user, and can't be ended, is named, and the run ends",
+  "a process that runs as another user by now is named, and the run ends",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "pg-locker-"));
     try {

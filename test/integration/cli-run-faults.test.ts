@@ -187,7 +187,7 @@ test("an answer that is late, but in time, is no loss", async () => {
 });
 
 describe("a session that somebody ends", () => {
-  test("is a lock lost: the command gets SIGTERM, and 79 whatever its status", async () => {
+  test("means a lost lock: the command gets SIGTERM, and 79 whatever its status", async () => {
     await using locked = await runLocked(`trap 'echo got TERM; exit 0' TERM; ${idle}`);
     await terminateHolder(locked.key);
     const { status, stdout, stderr } = await locked.cli.ended;
@@ -197,7 +197,7 @@ describe("a session that somebody ends", () => {
     );
   });
 
-  test("is SIGKILL for a command that ignores SIGTERM, and for what it has started", async () => {
+  test("means SIGKILL for a command that ignores SIGTERM, and all that it has started", async () => {
     await using locked = await runLocked(`trap '' TERM; sh -c '${idle}' & echo "child $!"; wait`);
     await locked.cli.says(/child \d+\n/);
     const child = Number(/child (\d+)/.exec(locked.cli.stdout)?.[1]);
@@ -207,7 +207,7 @@ describe("a session that somebody ends", () => {
   });
 });
 
-test("a server that stops while the command runs is a lock lost: SIGTERM, and 79", async () => {
+test("a server that stops while the command runs loses the lock: SIGTERM, and 79", async () => {
   await using server = await startServer();
   await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
     env: { DATABASE_URL: server.url },
@@ -220,7 +220,7 @@ test("a server that stops while the command runs is a lock lost: SIGTERM, and 79
   );
 });
 
-test("a server that crashes while the command runs is a lock lost: SIGTERM, and 79", async () => {
+test("a server that crashes while the command runs loses the lock: SIGTERM, and 79", async () => {
   await using server = await startServer();
   await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
     env: { DATABASE_URL: server.url },
@@ -231,7 +231,7 @@ test("a server that crashes while the command runs is a lock lost: SIGTERM, and 
 });
 
 test.each([[[]], [["--wait=1s"]]])(
-  "a server that is not there is 69, and nothing is run: %j",
+  "without a server the status is 69, and nothing is run: %j",
   async (wait) => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await proxy.refuse();

@@ -86,7 +86,7 @@ test("the command of the CronJob of docs/cli.md runs the job", () => {
   expect(found).toMatchObject({ status: 0, stdout: "reported\n", stderr: "" });
 });
 
-test.skipIf(!hasSystemd)("the units of docs/cli.md are as systemd wants them", () => {
+test.skipIf(!hasSystemd)("systemd accepts the units of docs/cli.md", () => {
   using here = installed("echo reported");
   const section = docs.slice(docs.indexOf("### In a systemd timer"), docs.indexOf("## `pg-locker ls`"));
   const units = [...section.matchAll(/```ini\n# \S+\/(\S+)\n([\s\S]*?)```/g)].map(

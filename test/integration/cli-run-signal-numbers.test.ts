@@ -17,7 +17,7 @@ const deadly = [...Array(last).keys()]
 describe("a command that a signal ends", () => {
   // 32 and 33 are the C library's own: of shells, bash sends them.
   test.each(deadly.filter((signal) => signal !== 32 && signal !== 33))(
-    "has its number: %s",
+    "reports the number of the signal: %s",
     async (signal) => {
       const { ended } = new ProcessStarter().start(
         { file: "sh", args: ["-c", `kill -${signal} $$`] },
@@ -28,7 +28,7 @@ describe("a command that a signal ends", () => {
   );
 
   test.skipIf(bash === undefined || process.platform !== "linux").each([32, 33])(
-    "has its number, also one of the C library's own (skipped without bash): %s",
+    "reports the number of a signal of the C library (skipped without bash): %s",
     async (signal) => {
       const { ended } = new ProcessStarter().start(
         { file: bash ?? "", args: ["-c", `kill -${signal} $$`] },
@@ -39,7 +39,7 @@ describe("a command that a signal ends", () => {
   );
 
   test.skipIf(process.platform !== "linux").each([34, 35, 64])(
-    "is 128 and its number, also above 31, of which Node.js knows no name: %s",
+    "exits with 128 + N, even above 31, where Node.js has no names: %s",
     async (signal) => {
       const args = ["run", uniqueKey(), "--", "sh", "-c", `kill -${signal} $$`];
       expect(await cli(args, onDatabase())).toMatchObject({ status: 128 + signal, stderr: "" });
@@ -47,7 +47,7 @@ describe("a command that a signal ends", () => {
   );
 });
 
-test.each([0, 1, 35, 255])("an exit status is what it was: %s", async (status) => {
+test.each([0, 1, 35, 255])("an exit status is reported as it is: %s", async (status) => {
   const { ended } = new ProcessStarter().start(
     { file: "sh", args: ["-c", `exit ${status}`] },
     { stdio: "ignore" },
@@ -55,7 +55,7 @@ test.each([0, 1, 35, 255])("an exit status is what it was: %s", async (status) =
   expect(await ended).toEqual({ is: "ended", status, signal: null });
 });
 
-test("a program that is not there is none that has ended", async () => {
+test("a program that doesn't exist is reported as not run", async () => {
   const { pid, ended } = new ProcessStarter().start(
     { file: "pg-locker-no-such-command", args: [] },
     { stdio: "ignore" },

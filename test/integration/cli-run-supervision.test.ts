@@ -53,21 +53,21 @@ describe("a command that is supervised", () => {
     expect(lives(command.leader ?? 0)).toBe(false);
   });
 
-  test("is killed where the monotonic clock says so: the wall clock was set back", async () => {
+  test("is killed when the monotonic clock says so, if the wall clock was set back", async () => {
     const command = await startDeaf();
     const { monotonic, wall } = currentMoment();
     command.relyUntil({ monotonic, wall: wall + anHour });
     expect(await command.ended).toMatchObject({ signal: constants.signals.SIGKILL, stopped: "deadline" });
   });
 
-  test("that is stopped as by Ctrl-Z still gets SIGTERM", async () => {
+  test("gets SIGTERM even while it is stopped, as by Ctrl-Z", async () => {
     const command = new SupervisedCommand(work(idle));
     command.signal("SIGSTOP");
     command.stop("told", anHour);
     expect(await command.ended).toMatchObject({ signal: constants.signals.SIGTERM, stopped: "told" });
   });
 
-  test("ends by itself, and then no signal goes to what was its group", async () => {
+  test("that has ended by itself gets no more signals to its former group", async () => {
     const command = new SupervisedCommand(work("exit 7"));
     command.relyUntil(later(currentMoment(), 2 * anHour));
     expect(await command.ended).toEqual({ is: "ended", status: 7, signal: null });
@@ -77,7 +77,7 @@ describe("a command that is supervised", () => {
   });
 });
 
-test("a moment is as near as the clock says that has moved further", () => {
+test("the time left is that of the clock that has moved further", () => {
   const { monotonic, wall } = currentMoment();
   expect(left({ monotonic: monotonic + 5_000, wall: wall + 60_000 })).toBeLessThanOrEqual(5_000);
   expect(left({ monotonic: monotonic + 60_000, wall: wall + 5_000 })).toBeLessThanOrEqual(5_000);

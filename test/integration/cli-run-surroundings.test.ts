@@ -29,7 +29,7 @@ function childOf(parent: number | undefined): number {
 }
 
 describe.skipIf(!canMakeNamespaces)("as the first process of a container, pg-locker run", () => {
-  test("has the command's status, and leaves what has lost its parent to the end", async () => {
+  test("has the command's status, and leaves orphans until it ends", async () => {
     const script = "(sleep 0.1 &); (sleep 0.1 &); sleep 0.5; exit 5";
     const { status, stderr } = spawnSync(
       "unshare",
@@ -95,7 +95,7 @@ describe.skipIf(!canMakeNamespaces)(
       ...[process.execPath, main, "run", key, "--", "sh", "-c", script],
     ];
 
-    test("has the command's status, and what has lost its parent and has ended is gone", async () => {
+    test("has the command's status, and orphans that have ended are reaped", async () => {
       const orphaned = "(sleep 0.1 &); sleep 0.5";
       const zombies = "ps -eo stat= | grep -c Z";
       const { status, stdout } = spawnSync(
@@ -109,7 +109,7 @@ describe.skipIf(!canMakeNamespaces)(
       expect([status, stdout]).toEqual([5, "0\n"]);
     });
 
-    test("is passed SIGTERM, and has the status of a command that ends by it", async () => {
+    test("gets SIGTERM, and has the status of a command that SIGTERM has ended", async () => {
       const child = spawn(
         "unshare",
         inShell(uniqueKey(), "trap 'exit 7' TERM; echo begun; sleep 60 & wait"),
@@ -155,7 +155,7 @@ describe("Bun", () => {
     expect([status, stdout, stderr]).toEqual([70, "", expect.stringMatching(refusal)]);
   });
 
-  test.skipIf(!hasBun)("is refused for real", () => {
+  test.skipIf(!hasBun)("is refused by a real Bun", () => {
     const env = { ...process.env, ...onDatabase().env } as NodeJS.ProcessEnv;
     const { status, stderr } = spawnSync("bun", [main, "run", uniqueKey(), "--", "true"], {
       env,

@@ -51,7 +51,7 @@ describe("in a terminal", () => {
     expect(terminal.output.match(/caught/g)).toHaveLength(1);
   });
 
-  test("Ctrl-C ends a command that does nothing about it: 130", async () => {
+  test("Ctrl-C ends a command that doesn't handle it: 130", async () => {
     await using terminal = await runInTerminal(idle);
     terminal.type("\x03");
     expect((await terminal.ended).status).toBe(130);
@@ -64,7 +64,7 @@ describe("in a terminal", () => {
     expect((await terminal.ended).status).toBe(4);
   });
 
-  test("Ctrl-Z, where there is no shell to go on from, is no end of everything", async () => {
+  test("Ctrl-Z without a shell that could continue the run doesn't end it", async () => {
     await using terminal = await runInTerminal('read line; echo "got <$line>"');
     terminal.type("\x1a");
     await until(() => terminal.output.includes("^Z"), patient);
@@ -74,7 +74,7 @@ describe("in a terminal", () => {
   });
 });
 
-describe.skipIf(bash === undefined)("in an interactive bash (skipped where there is none)", () => {
+describe.skipIf(bash === undefined)("in an interactive bash (skipped without bash)", () => {
   test("Ctrl-Z stops the command and gives the prompt back, and fg goes on", async () => {
     await using terminal = await startBash();
     terminal.type(
@@ -107,7 +107,7 @@ describe.skipIf(bash === undefined)("in an interactive bash (skipped where there
     await terminal.ended;
   });
 
-  test("the end of the terminal is SIGHUP for the command", async () => {
+  test("the command gets SIGHUP when the terminal goes away", async () => {
     const terminal = await startBash();
     const script = `trap "" TERM; echo "begun $$"; ${idle}`;
     terminal.type(`$PG_LOCKER run $KEY --ttl 10m --grace 5m -- sh -c '${script}'\r`);
@@ -119,7 +119,7 @@ describe.skipIf(bash === undefined)("in an interactive bash (skipped where there
     await until(() => !lives(pid), patient);
   });
 
-  test("a command that stays stopped is ended before its lock can be another's", async () => {
+  test("a command that stays stopped ends before somebody else can get its lock", async () => {
     await using terminal = await startBash();
     terminal.type(
       `$PG_LOCKER run $KEY --ttl 6s --grace 1s -- sh -c 'echo "begun $$ $PG_LOCKER_ID"; ${idle}'\r`,

@@ -5,7 +5,7 @@ import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-test("whoever waits in a terminal is told for whom, since when, and once", async () => {
+test("a run that waits in a terminal says once who holds the lock, and since when", async () => {
   await using locker = createLocker({ sessions: "dedicated" });
   const key = uniqueKey();
   const lock = await locker.acquire(key);
@@ -18,13 +18,13 @@ test("whoever waits in a terminal is told for whom, since when, and once", async
   expect(terminal.output.match(/waiting for/g)).toHaveLength(1);
 });
 
-test("whoever gets the lock at once is told nothing", async () => {
+test("a run that gets the lock at once says nothing", async () => {
   await using terminal = Terminal.cli(["run", uniqueKey(), "--wait", "--", "echo", "run"], onDatabase());
   expect((await terminal.ended).status).toBe(0);
   expect(terminal.output).toBe("run\r\n");
 });
 
-test("without a terminal nothing is said, as cron would mail it", async () => {
+test("a run that waits without a terminal says nothing, because cron would mail it", async () => {
   await using locker = createLocker({ sessions: "dedicated" });
   const key = uniqueKey();
   await using _lock = await locker.acquire(key);
@@ -39,7 +39,7 @@ test("without a terminal nothing is said, as cron would mail it", async () => {
   ]);
 });
 
-test("whoever doesn't get the lock is told who has it, in that one's own words too", async () => {
+test("a run that is refused says who holds the lock, with the holder's description", async () => {
   await using locked = await runLocked(idle, { args: ["--name", "Nightly", "--detail", "OPS-4711"] });
   const { key } = locked;
   for (const [args, status] of [
@@ -55,7 +55,7 @@ test("whoever doesn't get the lock is told who has it, in that one's own words t
   }
 });
 
-test("a run within a run of the same key is told that it is one", async () => {
+test("a run within a run of the same key says so", async () => {
   const key = uniqueKey();
   const inner = ["run", key, "-w", "0.1", "--", "echo", "inner"];
   const nested = ["run", key, "--", process.execPath, "dist/cli/main.js", ...inner];
@@ -64,7 +64,7 @@ test("a run within a run of the same key is told that it is one", async () => {
   expect(stderr).toMatch(/^pg-locker: .*; this is a run within a run of the same key\n$/);
 });
 
-test("runs within one another, of several keys or all shared, each have their lock", async () => {
+test("nested runs, of several keys or all shared, each get their lock", async () => {
   const [one, other] = [uniqueKey(), uniqueKey()];
   const program = [process.execPath, "dist/cli/main.js"];
   const script = 'echo "$PG_LOCKER_KEY"';

@@ -39,7 +39,7 @@ describe("the command's own", () => {
     expect((await run([], ["sh", "-c", `exit ${status}`])).status).toBe(status);
   });
 
-  test("signal is 128 and its number, as a shell says it", async () => {
+  test("signal becomes the status 128 + N, as in a shell", async () => {
     expect((await run([], ["sh", "-c", "kill -KILL $$"])).status).toBe(137);
   });
 
@@ -58,12 +58,12 @@ describe("the command's own", () => {
     expect(stdout.trim()).toBe("1073741824");
   });
 
-  test("words are not a shell's", async () => {
+  test("words are not interpreted by a shell", async () => {
     const { stdout } = await run([], ["printf", "%s|", "$HOME", "a b", "*", "--", ""]);
     expect(stdout).toBe("$HOME|a b|*|--||");
   });
 
-  test("words are a line for the shell with --shell", async () => {
+  test("words become a line for the shell with --shell", async () => {
     const { status, stdout } = await run(["--shell"], ["echo $((1 + 1));", "exit 3"]);
     expect([status, stdout]).toEqual([3, "2\n"]);
   });
@@ -88,14 +88,14 @@ describe("the command's own", () => {
     expect(tokens[1]).toBeGreaterThan(tokens[0] ?? 0n);
   });
 
-  test("environment has no token of a shared lock, nor that of an outer run", async () => {
+  test("environment lacks a token for a shared lock, and the one of an outer run", async () => {
     const args = ["run", uniqueKey(), "--shared", "--", "env"];
     const { stdout } = await cli(args, onDatabase({ PG_LOCKER_FENCING_TOKEN: "7" }));
     expect(stdout).toContain("PG_LOCKER_KEY=");
     expect(stdout).not.toContain("PG_LOCKER_FENCING_TOKEN");
   });
 
-  test("descriptors have nothing of the lock's session", async () => {
+  test("descriptors don't include the lock's session", async () => {
     await using locked = await runLocked(`for fd in /proc/$$/fd/*; do readlink $fd; done; echo end; ${idle}`);
     await locked.cli.says("end\n");
     const files = locked.cli.stdout.split("\n");
@@ -111,7 +111,7 @@ describe("the command's own", () => {
 });
 
 describe("a command that", () => {
-  test("is not found is 127, and the lock is free again", async () => {
+  test("is not found exits with 127, and the lock is free again", async () => {
     const key = uniqueKey();
     const { status, stderr } = await run([], ["pg-locker-no-such-command"], key);
     expect([status, stderr]).toEqual([
@@ -124,20 +124,20 @@ describe("a command that", () => {
   test.each([
     ["/etc/passwd", "is not executable"],
     ["/etc", "is a folder"],
-  ])("is not executable is 126, and the lock is free again: %s", async (file, why) => {
+  ])("is not executable exits with 126, and the lock is free again: %s", async (file, why) => {
     const key = uniqueKey();
     const { status, stderr } = await run([], [file], key);
     expect([status, stderr]).toEqual([126, `pg-locker: The command "${file}" ${why}\n`]);
     expect(await holdersOf(lockId(0, key))).toEqual([]);
   });
 
-  test("has an argument that is too long for the system is 126, and is told so", async () => {
+  test("has an argument too long for the system exits with 126, and says so", async () => {
     const words = Array.from({ length: 40 }, () => "x".repeat(10_000));
     const { status, stderr } = await run(["--shell"], ["echo", ...words]);
     expect([status, stderr]).toEqual([126, expect.stringContaining("one of its arguments is too long")]);
   });
 
-  test("is found in PATH, and is not executable, is 126", async () => {
+  test("is found in PATH, but is not executable, exits with 126", async () => {
     const folder = mkdtempSync(join(tmpdir(), "pg-locker-path-"));
     try {
       writeFileSync(join(folder, "pg-locker-no-program"), "");
@@ -151,7 +151,7 @@ describe("a command that", () => {
     }
   });
 
-  test("is in no folder of PATH is 127, also where one is closed to the user", () => {
+  test("is in no folder of PATH exits with 127, even if one is closed to the user", () => {
     expect(notRun("pg-locker-no-such-command", "EACCES")).toMatchObject({ status: 127 });
     expect(notRun("/etc/passwd", "EACCES")).toMatchObject({ status: 126 });
   });
@@ -166,7 +166,7 @@ describe("a command that", () => {
     process.kill(child, "SIGKILL");
   });
 
-  test("takes longer than the TTL has its lock all the while", async () => {
+  test("takes longer than the TTL keeps its lock", async () => {
     await using locked = await runLocked("sleep 5; echo done", { args: ["--ttl", "3s", "--grace", "200ms"] });
     const held: boolean[] = [];
     while (!locked.cli.stdout.includes("done")) held.push(await locked.isLocked());
@@ -180,7 +180,7 @@ describe("a lock that is held elsewhere", () => {
   const holderOf = (what: string) =>
     new RegExp(`^pg-locker: ${what}: it is held by \\w+( on \\S+)? \\(pid \\d+\\), for \\d+s at most\n$`);
 
-  test("is not waited for, and 75", async () => {
+  test("is not waited for by default, and the status is 75", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
@@ -202,7 +202,7 @@ describe("a lock that is held elsewhere", () => {
     }
   });
 
-  test("is what -E says, in both cases", async () => {
+  test("means the status that -E gives, with and without a wait", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
@@ -218,7 +218,7 @@ describe("a lock that is held elsewhere", () => {
     [["-sw0.1"], 124],
     [["-xw", "0.1", "-E4"], 4],
     [["-snE", "5"], 5],
-  ])("is what flock's short options say, one behind the other: %s", async (args, expected) => {
+  ])("is handled by flock's short options, also combined: %s", async (args, expected) => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
@@ -226,7 +226,7 @@ describe("a lock that is held elsewhere", () => {
   });
 
   test.each([["--wait"], ["-w", "60"], ["--wait=1m"]])(
-    "is had when it is given back: %s",
+    "is acquired once it is released: %s",
     async (...args) => {
       await using locker = createLocker({ sessions: "dedicated" });
       const key = uniqueKey();
@@ -253,7 +253,7 @@ describe("a lock that is held elsewhere", () => {
 describe("a signal to pg-locker", () => {
   const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
 
-  test.each(signals)("is the command's, once: %s", async (signal) => {
+  test.each(signals)("reaches the command, once: %s", async (signal) => {
     const name = signal.slice(3);
     await using locked = await runLocked(
       `trap 'echo got ${name}' ${name}; echo ready; until read line; do :; done; exit 9`,
@@ -266,7 +266,7 @@ describe("a signal to pg-locker", () => {
     expect([status, stdout.match(/got/g)?.length]).toEqual([9, 1]);
   });
 
-  test("is that of all of the command's processes", async () => {
+  test("reaches all of the command's processes", async () => {
     const child = "trap 'echo child; exit' TERM; echo ready; while :; do sleep 0.1; done";
     await using locked = await runLocked(`trap 'wait; exit 5' TERM; sh -c "${child}" & wait`);
     await locked.cli.says("ready\n");
@@ -275,7 +275,7 @@ describe("a signal to pg-locker", () => {
     expect([status, stdout]).toEqual([5, expect.stringContaining("child\n")]);
   });
 
-  test("which ends the command is 128 and its number", async () => {
+  test("that ends the command becomes the status 128 + N", async () => {
     await using locked = await runLocked(idle);
     locked.cli.signal("SIGTERM");
     expect(await locked.cli.ended).toMatchObject({ status: 143, stderr: "" });
@@ -293,7 +293,7 @@ describe("a signal to pg-locker", () => {
 });
 
 describe("a password", () => {
-  test("in --url is shown by no process, neither as an argument nor handed on", async () => {
+  test("in --url is shown by no process, and passed on to none", async () => {
     const url = new URL(databaseUrl());
     url.password = "not-for-your-eyes";
     const command = ["sh", "-c", `echo ready; ${idle}`];
@@ -312,7 +312,7 @@ describe("a password", () => {
     await child.ended;
   });
 
-  test("in a URL that can't be read is in no sentence, and 64", async () => {
+  test("in a URL that can't be read is in no error text, and the status is 64", async () => {
     const url = "postgres://alice:hunter2@127.0.0.1:none/db";
     for (const verbose of [[], ["--verbose"]]) {
       const ran = await cli(["run", uniqueKey(), "--url", url, ...verbose, "--", "true"], onDatabase());
@@ -324,7 +324,7 @@ describe("a password", () => {
     }
   });
 
-  test("that is wrong is 69, and in no sentence", async () => {
+  test("that is wrong means 69, and is in no error text", async () => {
     await using role = await createRole({ asksPassword: true });
     const url = urlWith({ user: role.name, password: "wr0ng-one" });
     const args = ["run", uniqueKey(), "--url", url, "--verbose", "--", "echo", "run"];
@@ -386,24 +386,24 @@ test.each([
   ],
   ["-s with -x", ["k", "-sx", "--", "echo"], "Expected one of -s (--shared) and -x (--exclusive), got both"],
   ["an unknown option", ["k", "--shred", "--", "echo"], "Unknown option --shred: did you mean --shared?"],
-])("%s is said in a line, and 64", async (_, args, sentence) => {
+])("%s is reported in one line, with 64", async (_, args, sentence) => {
   const { status, stdout, stderr } = await cli(["run", ...args], onDatabase());
   expect([status, stdout]).toEqual([64, ""]);
   expect(stderr).toContain(`pg-locker: ${sentence}`);
   expect(stderr.trimEnd().split("\n")).toHaveLength(1);
 });
 
-test("of an option that is given twice, the last counts", async () => {
+test("of an option that is given twice, the last value counts", async () => {
   const { status, stdout } = await run(["--ttl", "soon", "--ttl", "5s"], ["echo", "run"]);
   expect([status, stdout]).toEqual([0, "run\n"]);
 });
 
-test("options behind -- are the command's", async () => {
+test("options after -- belong to the command", async () => {
   const { status, stdout } = await run([], ["echo", "--ttl", "5", "--help"]);
   expect([status, stdout]).toEqual([0, "--ttl 5 --help\n"]);
 });
 
-test("a standard input that is closed, as cron has it, is no hindrance", async () => {
+test("a closed standard input, as in cron, does no harm", async () => {
   const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
   const env = { ...process.env, ...onDatabase().env };
   const child = spawn(

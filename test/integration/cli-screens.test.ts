@@ -15,7 +15,7 @@ async function screen(args: readonly string[], options: CliOptions): Promise<str
 
 const onDatabase = (columns: number): CliOptions => ({ columns, env: { DATABASE_URL: databaseUrl() } });
 
-test("at 80 columns the terminal breaks no line: id and key have their own", async () => {
+test("at 80 columns no line wraps: id and key have a line of their own", async () => {
   const client = await connect({ application_name: "by hand" });
   await client.query("select pg_advisory_lock(5474058546497493485)");
   const narrow = await screen(["ls"], onDatabase(80));

@@ -15,7 +15,7 @@ vi.setConfig({ testTimeout: 60_000 });
 const patient = { deadline: 15_000, interval: 20 };
 const isRoot = process.getuid?.() === 0;
 
-test("a log that has become long is put aside, in the place of the one before it", async () => {
+test("a long log is renamed, and replaces the one that was renamed before", async () => {
   await using user = await UserState.create();
   await mkdir(user.folder, { mode: 0o700 });
   await writeFile(join(user.folder, "server.log"), "x\n".repeat(600_000));
@@ -25,7 +25,7 @@ test("a log that has become long is put aside, in the place of the one before it
   expect(readFileSync(join(user.folder, "server.log"), "utf8")).toMatch(/ready to accept connections/);
 });
 
-describe("what is killed", () => {
+describe("after a kill of", () => {
   test("the keeper: the next command finds the server, which stops when it is unused", async () => {
     await using user = await UserState.create();
     await using holder = await user.hold();
@@ -110,13 +110,13 @@ test("a signal while the server starts ends the wait and runs nothing", async ()
   expect(await user.cli(["run", "k", "--", "echo", "runs"])).toMatchObject({ status: 0, stdout: "runs\n" });
 });
 
-describe("a folder that can't be used is named with the way out, and exits with 69", () => {
+describe("the error that says why, and what to do, with 69, for", () => {
   const says = (what: string): unknown =>
     expect.stringMatching(
       new RegExp(`^pg-locker: The folder .*${what}.*: choose another folder with XDG_STATE_HOME, .*\n$`),
     );
 
-  test("one that can't be made", async () => {
+  test("a folder that can't be created", async () => {
     await using user = await UserState.create();
     await writeFile(join(user.home, "file"), "");
     const env = { XDG_STATE_HOME: join(user.home, "file") };
@@ -129,20 +129,20 @@ describe("a folder that can't be used is named with the way out, and exits with 
     expect(await user.cli(["ls"])).toMatchObject({ status: 69, stderr: there });
   });
 
-  test("one of too long a name", async () => {
+  test("a folder whose name is too long", async () => {
     await using user = await UserState.create();
     const env = { XDG_STATE_HOME: join(user.home, "x".repeat(100)) };
     expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr: says("bytes too long") });
   });
 
-  test.skipIf(isRoot)("one that is closed to the user", async () => {
+  test.skipIf(isRoot)("a folder that is closed to the user", async () => {
     await using user = await UserState.create();
     await mkdir(join(user.home, "closed"), { mode: 0o500 });
     const env = { XDG_STATE_HOME: join(user.home, "closed") };
     expect(await user.cli(["ls"], env)).toMatchObject({ status: 69, stderr: says("permission denied") });
   });
 
-  test.runIf(isRoot)("one that is another user's", async () => {
+  test.runIf(isRoot)("a folder that belongs to another user", async () => {
     await using user = await UserState.create();
     await mkdir(user.folder);
     await chown(user.folder, 4_321, 4_321);
@@ -150,7 +150,7 @@ describe("a folder that can't be used is named with the way out, and exits with 
     expect(await user.cli(["ls"])).toMatchObject({ status: 69, stderr });
   });
 
-  test.runIf(isRoot)("one that the account of root's server can't get into", async () => {
+  test.runIf(isRoot)("a folder that the account of root's server can't enter", async () => {
     await using user = await UserState.create();
     await mkdir(join(user.home, "closed"), { mode: 0o700 });
     const env = { XDG_STATE_HOME: join(user.home, "closed") };
@@ -162,7 +162,7 @@ describe("a folder that can't be used is named with the way out, and exits with 
 });
 
 describe.skipIf(!canMount())("a full disk", () => {
-  test("is said, exits with 69, and leaves nothing half-made", async () => {
+  test("is reported with 69, and leaves nothing half-made", async () => {
     await using user = await UserState.create();
     using disk = mountDisk(user, "size=12m");
     const { status, stderr } = await user.cli(["run", "k", "--", "true"]);
@@ -180,7 +180,7 @@ describe.skipIf(!canMount())("a full disk", () => {
     await user.isEmpty();
   });
 
-  test("of files, too, leaves nothing that runs", async () => {
+  test("with no room for more files leaves nothing running", async () => {
     await using user = await UserState.create();
     // For the folder, the log, and the socket of the keeper: not for the link to that.
     using _disk = mountDisk(user, "nr_inodes=4");
@@ -227,7 +227,7 @@ describe("as it is installed", () => {
   );
 });
 
-test.runIf(isRoot)("a user who isn't root has one, too", async () => {
+test.runIf(isRoot)("a user who isn't root can have a PostgreSQL of their own", async () => {
   const account = { uid: 65_534, gid: 65_534 };
   await using user = await UserState.create({ account });
   const command = ["run", "k", "--", "id", "-u"];

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { UserState } from "../support/own-server.ts";
 
-test("with another major of the own PostgreSQL, fencing tokens go on growing", async () => {
+test("with another major version of one's own PostgreSQL, fencing tokens keep growing", async () => {
   await using user = await UserState.create();
   const token = async (): Promise<bigint> => {
     const args = ["run", "k", "--local", "--shell", "--", "echo $PG_LOCKER_FENCING_TOKEN"];

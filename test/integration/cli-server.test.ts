@@ -33,7 +33,7 @@ test("ten commands that start at once start one server, and each names it", asyn
   expect(user.servers()).toEqual([pid]);
 });
 
-test("run, ls, who, break and doctor work on it, and meet there", async () => {
+test("run, ls, who, break and doctor all use one's own server", async () => {
   await using user = await UserState.create();
   expect((await user.cli(["run", "k", "--", "sh", "-c", "exit 42"])).status).toBe(42);
   await using holder = await user.hold();
@@ -48,7 +48,7 @@ test("run, ls, who, break and doctor work on it, and meet there", async () => {
   expect(await holder.ended).toMatchObject({ status: 79 });
 });
 
-test("a database that is named is used instead, and no server is started or made", async () => {
+test("a named database is used instead, and no server is started or created", async () => {
   await using user = await UserState.create();
   const named = [{ DATABASE_URL: "postgres://127.0.0.1:1/x" }, { PGHOST: "127.0.0.1", PGPORT: "1" }];
   for (const env of named) {
@@ -59,7 +59,7 @@ test("a database that is named is used instead, and no server is started or made
   expect(existsSync(user.folder)).toBe(false);
 });
 
-test("server status says whether it runs, where, and who uses it", async () => {
+test("server status says whether the server runs, where, and who uses it", async () => {
   await using user = await UserState.create();
   const none = `No PostgreSQL of your own runs in ${user.folder}\n`;
   expect(await user.cli(["server", "status"])).toMatchObject({ status: 1, stdout: none, stderr: "" });
@@ -97,7 +97,7 @@ test("server stop refuses while it is in use; with --force the command is stoppe
   await user.isEmpty();
 });
 
-test("it stops by itself when unused, and not while a command runs for longer", async () => {
+test("one's own server stops when unused, but not during a long command", async () => {
   await using user = await UserState.create();
   const short = { PG_LOCKER_SERVER_IDLE_SECONDS: "1" };
   await using holder = await user.hold(short);

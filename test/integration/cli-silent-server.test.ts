@@ -31,7 +31,7 @@ async function silence(): Promise<AsyncDisposable & { url: string; readonly conn
   };
 }
 
-describe("of a server that accepts and then says nothing", () => {
+describe("if a server accepts and then says nothing,", () => {
   test("every command says so, names the database, and ends", async () => {
     await using server = await silence();
     const env = { DATABASE_URL: server.url };
@@ -80,7 +80,7 @@ describe("of a server that accepts and then says nothing", () => {
     45_000,
   );
 
-  test("connect_timeout is a shorter bound", async () => {
+  test("connect_timeout shortens the wait", async () => {
     await using server = await silence();
     const from = Date.now();
     const { status, stderr } = await cli(["ls"], {
@@ -99,7 +99,7 @@ test("a longer connect_timeout has no effect", async () => {
   expect(Date.now() - from).toBeLessThan(20_000);
 }, 30_000);
 
-test("a name that can't be resolved is said, and the process ends", async () => {
+test("a name that can't be resolved is reported, and the process ends", async () => {
   const { pathname } = new URL(databaseUrl());
   const env = { DATABASE_URL: `postgres://app@no-such-host.invalid${pathname}` };
   const { status, stderr } = await cli(["ls"], { env });

@@ -98,7 +98,7 @@ describe.skipIf(withoutOpenssl)("sslmode (skipped without openssl)", () => {
       /altnames/,
     ],
     ["disable", () => ls({}, "?sslmode=disable"), /no encryption/],
-  ])("%s is refused in a line, and 69", async (_, connect, reason) => {
+  ])("%s is refused in one line, with 69", async (_, connect, reason) => {
     const { status, stderr } = await connect();
     expect(status).toBe(69);
     expect(stderr).toMatch(reason);
@@ -144,7 +144,7 @@ describe.skipIf(withoutOpenssl)("sslmode (skipped without openssl)", () => {
   });
 });
 
-test("a server that speaks no TLS: prefer goes on in clear, and require doesn't", async () => {
+test("if the server has no TLS, prefer connects unencrypted, and require fails", async () => {
   const url = databaseUrl();
   expect(await cli(["ls"], { env: { DATABASE_URL: url, PGSSLMODE: "prefer" } })).toMatchObject({
     status: 0,

@@ -35,7 +35,7 @@ async function ls(env: NonNullable<CliOptions["env"]>, args: readonly string[] =
   return stdout;
 }
 
-describe("a name that can't be used exits with 64, says where it is, starts nothing", () => {
+describe("a name that can't be used exits with 64, says where it is, and starts nothing", () => {
   test.each<[string, CliOptions["env"], string[]]>([
     ["DATABASE_URL", { DATABASE_URL: "" }, []],
     ["DATABASE_URL", { DATABASE_URL: " \n", PGHOST: hostname }, []],
@@ -85,7 +85,7 @@ describe("a name that can't be used exits with 64, says where it is, starts noth
   });
 });
 
-describe("whatever names a server keeps a command from the PostgreSQL of the user's own", () => {
+describe("whatever names a server keeps a command from using one's own PostgreSQL", () => {
   test.each([
     "PGHOST",
     "PGHOSTADDR",
@@ -120,7 +120,7 @@ async function requirePassword(role: string): Promise<void> {
   await onServer(`grant password_required to ${role}`);
 }
 
-test("variables that name no server leave the PostgreSQL of the user's own to be used", async () => {
+test("with variables that name no server, one's own PostgreSQL is used", async () => {
   const env = {
     PGAPPNAME: "x",
     PGCLIENTENCODING: "UTF8",
@@ -131,8 +131,8 @@ test("variables that name no server leave the PostgreSQL of the user's own to be
   expect([status, stderr]).toEqual([69, expect.stringContaining("/dev/null/pg-locker")]);
 });
 
-describe("what libpq reads is read:", () => {
-  test("a service of the named file or the home folder, for what isn't said beside it", async () => {
+describe("as in libpq, this is read:", () => {
+  test("a service, in the named file or the home folder, for what is left open", async () => {
     await using files = await folder();
     const lines = `# ours\n[other]\nhost=/nowhere\n[prod]\nhost=${hostname}\nport=${port}\n`;
     const file = await files.write(".pg_service.conf", `${lines}dbname=${dbname}\n\n[last]\nhost=x\n`);
@@ -150,12 +150,12 @@ describe("what libpq reads is read:", () => {
     ]);
   });
 
-  test("an address beside a name", async () => {
+  test("an address in addition to a name", async () => {
     const env = { PGHOST: "no-such-host.invalid", PGHOSTADDR: "127.0.0.1", PGPORT: port, PGDATABASE: dbname };
     expect(await ls({ ...env, PGUSER: username })).toMatch(/ on no-such-host\.invalid:\d+, as /);
   });
 
-  test("the password of a file, without a word; and not of one that others may read", async () => {
+  test("the password of a file, silently, unless others may read the file", async () => {
     await using role = await createRole();
     await requirePassword(role.name);
     await using files = await folder();
@@ -232,7 +232,7 @@ describe("several hosts", () => {
     expect(ran).toMatchObject({ status: 0, stdout: "ran\n", stderr: "" });
   });
 
-  test("of which none takes writes: what is wrong with each is said", async () => {
+  test("of which none accepts writes: the error says what is wrong with each", async () => {
     const [{ name }] = (await onServer<{ name: string }>("select current_database() as name")) as [
       { name: string },
     ];
@@ -244,7 +244,7 @@ describe("several hosts", () => {
   });
 });
 
-test("--local is the user's own, whatever is named, and goes with no --url", async () => {
+test("--local uses one's own PostgreSQL, and can't be combined with --url", async () => {
   await using user = await UserState.create();
   const env = { DATABASE_URL: databaseUrl(), PGOPTIONS: "-c nonsense=1", PGSSLNEGOTIATION: "direct" };
   const { status, stdout, stderr } = await user.cli(["ls", "--local"], env);

@@ -10,7 +10,7 @@ test("pg-locker --help names every command, and fits a screen", async () => {
   expectScreen(stdout);
 });
 
-test("without a command, the help is shown, and the status is that of a wrong use", async () => {
+test("without a command, the help is shown, with the status of wrong usage", async () => {
   const { status, stdout } = await cli([]);
   expect([status, stdout]).toEqual([64, (await cli(["--help"])).stdout]);
 });
@@ -27,13 +27,13 @@ test("the help of each command fits a screen, and shows one example", async () =
   }
 });
 
-test("the help of a command is had in three ways", async () => {
+test("there are three ways to get the help of a command", async () => {
   const { stdout: help } = await cli(["id", "--help"]);
   expect(await cli(["id", "-h"])).toMatchObject({ status: 0, stdout: help });
   expect(await cli(["help", "id"])).toMatchObject({ status: 0, stdout: help });
 });
 
-test("pg-locker --version is the package's", async () => {
+test("pg-locker --version prints the package's version", async () => {
   const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
   expect((await cli(["--version"])).stdout).toBe(`${version}\n`);
 });
@@ -110,7 +110,7 @@ test.each([
     ["id", "x", "--namespace", "2147483648"],
     "Expected --namespace to be an integer",
   ],
-])("%s is said in a line, and exits with 64", async (_, args, sentence) => {
+])("%s is reported in one line, with 64", async (_, args, sentence) => {
   const { status, stdout, stderr } = await cli(args);
   expect(status).toBe(64);
   expect(stdout).toBe("");
@@ -119,7 +119,7 @@ test.each([
   expect(stderr.trimEnd().split("\n")).toHaveLength(1);
 });
 
-test("a key that begins with a dash comes behind --key, and is that of the library", async () => {
+test("a key that begins with a dash is given with --key, and is the library's key", async () => {
   for (const args of [["--key", "-x"], ["--key=-x"], ["--", "-x"]]) {
     const { status, stdout } = await cli(["id", ...args]);
     expect([status, stdout]).toEqual([0, expect.stringContaining(`id        ${lockId(0, "-x")}\n`)]);

@@ -25,7 +25,7 @@ import { until } from "../support/until.ts";
 const listeners = (client: pg.Client) =>
   ["error", "end", "drain"].map((event) => client.listenerCount(event));
 
-test("the lock is on the very session, and the client is as it was before", async () => {
+test("a lock is on the client's own session, and the client is as it was before", async () => {
   const pool = createPool();
   await using locker = createLocker({ pool });
   const client = await connect({ application_name: "mine" });
@@ -47,7 +47,7 @@ test("the lock is on the very session, and the client is as it was before", asyn
   expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
 });
 
-test("a client of a pool goes on to be used, and goes back", async () => {
+test("a pool's client can be used under its lock, and goes back to the pool", async () => {
   const pool = createPool({ max: 1 });
   await using locker = createLocker({ pool });
   const client = await pool.connect();
@@ -67,7 +67,7 @@ test("a client of a pool goes on to be used, and goes back", async () => {
   expect((await pool.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
 });
 
-test("the end of the client is the loss of the lock, and so is the end of its backend", async () => {
+test("the end of the client, or of its backend, is the loss of its lock", async () => {
   await using locker = createLocker();
   for (const end of [
     (client: pg.Client) => client.end(),
@@ -88,7 +88,7 @@ test("the end of the client is the loss of the lock, and so is the end of its ba
   }
 });
 
-test("a lock that the caller has given away by hand is found lost by the next refresh", async () => {
+test("a lock that the caller unlocked by hand is found lost by the next refresh", async () => {
   await using locker = createLocker();
   const client = await connect();
   const lock = await locker.acquire(uniqueKey(), { client });
@@ -99,7 +99,7 @@ test("a lock that the caller has given away by hand is found lost by the next re
   await expect(another.release()).rejects.toMatchObject({ reason: "lost" });
 });
 
-test("two locks on one client are held and released each", async () => {
+test("two locks on one client are held and released independently", async () => {
   await using locker = createLocker();
   const client = await connect();
   const group = await locker.acquireAll([uniqueKey(), uniqueKey()], { client });
@@ -140,7 +140,7 @@ describe("one key twice on a client", () => {
     await (await locker.acquire(key, { client })).release();
   });
 
-  test("at the same moment, one has it, waiting or not", async () => {
+  test("at the same moment is granted to one of them, waiting or not", async () => {
     await using locker = createLocker();
     await using other = createLocker();
     const client = await connect();
@@ -158,7 +158,7 @@ describe("one key twice on a client", () => {
 });
 
 describe("a wait on a client", () => {
-  test("is one of the server's, and gets the lock when it is released", async () => {
+  test("is a wait in the server, and gets the lock when it is released", async () => {
     await using locker = createLocker();
     await using other = createLocker();
     const client = await connect();
@@ -202,7 +202,7 @@ describe("a wait on a client", () => {
     await lock.release();
   });
 
-  test("ends with its signal, and leaves nothing of it", async () => {
+  test("ends with its signal, and leaves nothing behind", async () => {
     await using locker = createLocker();
     const held = await locker.acquire(uniqueKey());
     const client = await connect();
@@ -267,7 +267,7 @@ describe("in a transaction of the client", () => {
     expect(await holdersOf(lock.id)).toEqual([]);
   });
 
-  test("that has failed, a refresh keeps the lock, and its end gives it back", async () => {
+  test("that has failed, a refresh keeps the lock, and its end releases it", async () => {
     await using locker = createLocker();
     const client = await connect();
     const before = listeners(client);
@@ -325,7 +325,7 @@ test("a client that is busy with a statement of the caller's is waited for", asy
   await lock.release();
 });
 
-test("a lock that is granted when its caller has left is given back", async () => {
+test("a lock that is granted after its caller has left is released", async () => {
   await using locker = createLocker();
   const gate = await connect();
   const client = await connect();
@@ -362,7 +362,7 @@ test("a link that falls silent ends the lock for its holder at its TTL", async (
   await client.end().catch(() => {});
 }, 20_000);
 
-test("close() gives the lock back, and leaves the client", async () => {
+test("close() releases the lock, and leaves the client alone", async () => {
   const locker = createLocker();
   const client = await connect();
   const lock = await locker.acquire(uniqueKey(), { client });
@@ -398,7 +398,7 @@ test("a pooler that gives the client another session is detected", async () => {
   await client.end();
 });
 
-describe("what is no client is refused by name", () => {
+describe("what is not a client is refused by name", () => {
   test.each<[string, () => unknown]>([
     ["a pool", () => createPool()],
     ["a client that isn't connected", () => new pg.Client(databaseUrl())],

@@ -164,7 +164,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await expect(pinged).rejects.toBe(reason);
     });
 
-    test("proves both pools where reads go elsewhere", async () => {
+    test("checks both pools if reads go elsewhere", async () => {
       await using server = await startServer();
       const alive = createPool();
       const other = createPool({ connectionString: server.url });

@@ -7,7 +7,7 @@ import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
-  test("with all connections taken, whoever has one goes on, and nobody else gets in", async () => {
+  test("with all connections taken, holders go on, and nobody else gets in", async () => {
     const settings = { max_connections: 8 };
     await using server = await startServer({ settings });
     const admin = await connect({ connectionString: server.url });

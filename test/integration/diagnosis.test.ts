@@ -51,7 +51,7 @@ const sessionsHere = async (): Promise<number> =>
   ).length;
 
 describe("a database that is fit for locks", () => {
-  test("is ok from every side, in a fixed order", async () => {
+  test("passes every check, in a fixed order", async () => {
     await using server = await startServer({ settings: { fsync: "on" } });
     const findings = await diagnose(createPool({ connectionString: server.url }));
     expect(findings.map(({ check }) => check)).toEqual(checks);
@@ -82,7 +82,7 @@ describe("a database that is fit for locks", () => {
     await witness.end();
   });
 
-  test("is so for a role without any privilege, which is told what it may ask for", async () => {
+  test("passes for a role without privileges, which is told what it may ask for", async () => {
     await using role = await createRole();
     const findings = await diagnose(createPool({ connectionString: role.url }));
     expect(findings.filter(({ verdict }) => verdict === "fail")).toEqual([]);
@@ -100,7 +100,7 @@ describe("a database that is fit for locks", () => {
   });
 });
 
-test("a server that is far away warns, and is looked at all the same", async () => {
+test("a server that is far away causes a warning, and is checked all the same", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
   proxy.delay(60);
   const findings = await diagnose(createPool({ connectionString: proxy.url }));
@@ -110,7 +110,7 @@ test("a server that is far away warns, and is looked at all the same", async () 
   expect(findings.filter(({ verdict }) => verdict === "fail")).toEqual([]);
 });
 
-describe("a server that can't be had", () => {
+describe("a server that can't be reached", () => {
   test("for a wrong password fails in one line, without the password", async () => {
     await using server = await startServer();
     const admin = createPool({ connectionString: server.url });
@@ -141,7 +141,7 @@ describe("a server that can't be had", () => {
     expect(JSON.stringify(findings)).not.toContain("hunter2");
   });
 
-  test("as it is frozen fails in one line, and in time", async () => {
+  test("because it is frozen fails in one line, and in time", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     proxy.freeze();
     const findings = await diagnose(createPool({ connectionString: proxy.url }), { deadline: "300ms" });
@@ -152,7 +152,7 @@ describe("a server that can't be had", () => {
     await until(() => proxy.size === 0);
   });
 
-  test("as it freezes half-way fails in the line where it did, and the rest is left out", async () => {
+  test("because it freezes midway fails in that line, and the rest is left out", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     // Frozen from the moment in which the second connection is made, for the proof of a pooler.
     let connections = 0;
@@ -270,7 +270,7 @@ test("a server before 14 fails", async () => {
 });
 
 describe("what a role inherits", () => {
-  test("is ok where a lock's session sets its own, and says where it comes from", async () => {
+  test("is ok if a lock's session overrides it, and the line says where it comes from", async () => {
     await using role = await createRole();
     await onServer(`alter role ${role.name} set idle_session_timeout = '20min'`);
     await onServer(`alter role ${role.name} in database ${database} set statement_timeout = '30s'`);
@@ -396,7 +396,7 @@ test("a clock that differs is at most a warning, and says that no lock depends o
 });
 
 describe("fencing tokens", () => {
-  test("warn where the role may not call what draws them", async () => {
+  test("warn if the role may not call the function that draws them", async () => {
     await using role = await createRole();
     await using other = await createDatabase();
     // A grant to everybody, of this database alone.
@@ -408,7 +408,7 @@ describe("fencing tokens", () => {
     });
   });
 
-  test("warn where fsync is off, and tell of a role's synchronous_commit", async () => {
+  test("warn if fsync is off, and mention a role's synchronous_commit", async () => {
     await using server = await startServer();
     const pool = createPool({ connectionString: server.url });
     expect(findingOf(await diagnose(pool), "fencing")).toMatchObject({ verdict: "warn" });
@@ -443,7 +443,7 @@ describe("fencing tokens", () => {
   });
 });
 
-test("a TTL that the server can't be had to enforce warns", async () => {
+test("a TTL that the server can't enforce causes a warning", async () => {
   await using other = await createDatabase();
   await other.pool.query(
     `create or replace function pg_catalog.set_config(text, text, boolean) returns text volatile language sql as

@@ -9,7 +9,7 @@ import { until } from "../support/until.ts";
 const sleep = (milliseconds: number): Promise<void> =>
   new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-test("the functions of withLock come to their end, with their locks held all the while", async () => {
+test("a drain lets the functions of withLock end, with their locks held until then", async () => {
   const locker = createLocker();
   const ended: boolean[] = [];
   let begun = 0;
@@ -27,7 +27,7 @@ test("the functions of withLock come to their end, with their locks held all the
   expect(await Promise.all(work)).toEqual(Array.from({ length: 20 }, (_, at) => at));
 });
 
-test("it resolves as soon as the last lock has been given back, not at its bound", async () => {
+test("a drain ends as soon as the last lock is released, not at its bound", async () => {
   const locker = createLocker();
   const [lock, group] = [
     await locker.acquire(uniqueKey()),
@@ -42,7 +42,7 @@ test("it resolves as soon as the last lock has been given back, not at its bound
   expect(performance.now() - start).toBeLessThan(10_000);
 });
 
-test("nothing new is acquired, waiters are told at once, what is held can refresh", async () => {
+test("a drain acquires nothing new, tells waiters at once, and allows refreshes", async () => {
   const locker = createLocker();
   const lock = await locker.acquire(uniqueKey());
   const waiting = locker.acquire(lock.key, { wait: true }).catch((error: unknown) => error);
@@ -58,7 +58,7 @@ test("nothing new is acquired, waiters are told at once, what is held can refres
   await closing;
 });
 
-test("a lock that refreshes itself goes on doing so, for longer than its TTL", async () => {
+test("during a drain, a lock goes on refreshing itself, for longer than its TTL", async () => {
   const locker = createLocker({ ttlEnforcement: "server" });
   const lock = await locker.acquire(uniqueKey(), { ttl: 300, autoRefresh: true });
   const closing = locker.close({ drain: "20s" });
@@ -68,7 +68,7 @@ test("a lock that refreshes itself goes on doing so, for longer than its TTL", a
   await closing;
 });
 
-test("at its bound, what is still held is freed, and its signal aborts", async () => {
+test("at the bound of a drain, what is still held is freed, and its signal aborts", async () => {
   const locker = createLocker();
   const lock = await locker.acquire(uniqueKey(), { autoRefresh: true });
   const start = performance.now();
@@ -78,7 +78,7 @@ test("at its bound, what is still held is freed, and its signal aborts", async (
   expect(await advisoryLocks()).toEqual([]);
 });
 
-test("a lock whose TTL passes meanwhile, or that is lost, is not waited for any longer", async () => {
+test("a drain doesn't wait for a lock that expires or is lost in the meantime", async () => {
   const locker = createLocker();
   await locker.acquire(uniqueKey(), { ttl: 100 });
   const start = performance.now();
@@ -87,7 +87,7 @@ test("a lock whose TTL passes meanwhile, or that is lost, is not waited for any 
   expect(await advisoryLocks()).toEqual([]);
 });
 
-test("with nothing held it is as without", async () => {
+test("with nothing held, closing with a drain takes no longer than without", async () => {
   const locker = createLocker();
   await (await locker.acquire(uniqueKey())).release();
   const start = performance.now();
@@ -95,7 +95,7 @@ test("with nothing held it is as without", async () => {
   expect(performance.now() - start).toBeLessThan(10_000);
 });
 
-test("a second call resolves with the first, whatever it says", async () => {
+test("a second close() resolves with the first, whatever its options", async () => {
   const locker = createLocker();
   const lock = await locker.acquire(uniqueKey());
   const closing = locker.close({ drain: "20s" });
@@ -107,7 +107,7 @@ test("a second call resolves with the first, whatever it says", async () => {
   await closing;
 });
 
-test("an acquire under way when it is called leaves nothing behind", async () => {
+test("an acquire under way when a drain begins leaves nothing behind", async () => {
   for (let round = 0; round < 10; round += 1) {
     const locker = createLocker();
     const acquiring = locker.acquire(uniqueKey());
@@ -122,7 +122,7 @@ test("an acquire under way when it is called leaves nothing behind", async () =>
   }
 });
 
-test("a transaction comes to its end", async () => {
+test("a drain lets a transaction end", async () => {
   const locker = createLocker();
   let began = false;
   const work = locker.withTransaction(uniqueKey(), async (client) => {
@@ -135,7 +135,7 @@ test("a transaction comes to its end", async () => {
   expect(await work).toEqual([{ seven: 7 }]);
 });
 
-test("the same with a MemoryLocker", async () => {
+test("a drain of a MemoryLocker is the same", async () => {
   const locker = new MemoryLocker();
   const work = locker.withLock("k", async (lock) => {
     await sleep(50);
@@ -153,7 +153,7 @@ test.each([
   ["true", { drain: true }],
   ["a misspelt option", { drian: "20s" }],
   ["no object", "20s"],
-])("a drain that is none is refused in one sentence, and nothing is closed: %s", async (_, options) => {
+])("a bad `drain` is refused in one sentence, and nothing is closed: %s", async (_, options) => {
   await using locker = createLocker();
   const lock = await locker.acquire(uniqueKey());
   await expect(locker.close(options as never)).rejects.toThrow(InvalidConfigError);

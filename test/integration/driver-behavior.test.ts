@@ -35,7 +35,7 @@ describe("a node-postgres client", () => {
   });
 
   // https://node-postgres.com/apis/client: `query_timeout` is the client's own.
-  test("whose query_timeout has passed is granted the lock that it waits for later", async () => {
+  test("whose query_timeout has passed is later granted the lock that it waits for", async () => {
     const id = uniqueId();
     const holder = await connect();
     await holder.query("select pg_try_advisory_lock($1)", [id]);
@@ -154,7 +154,7 @@ describe("a reserved connection of postgres.js whose session has been terminated
     );
   });
 
-  test("goes on with another session, if somebody has had the pool connect anew", async () => {
+  test("goes on with another session, if the pool has reconnected for somebody else", async () => {
     await using child = await reserved("others");
     const { pid } = await child.message((message) => "pid" in message);
     const { again } = await child.message((message) => "again" in message);

@@ -69,7 +69,7 @@ describe.each([
   ),
   ["MemoryLocker", (): Locker => new MemoryLocker({ ttlEnforcement: "server" })] as const,
 ])("with a %s", (_, create) => {
-  test("one leads at a time; returning resigns, and it stands again", async () => {
+  test("one leads at a time; a leader that returns resigns, and stands again", async () => {
     await using locker = create();
     const key = uniqueKey();
     const one = new Candidate(locker, key);
@@ -92,7 +92,7 @@ describe.each([
     expect(await locker.withLock(key, () => "free", { wait: "5s" })).toBe("free");
   });
 
-  test("its signal tells the leader, and the lock is given back when its work has ended", async () => {
+  test("its signal stops the leader, and the lock is released when its work has ended", async () => {
     await using locker = create();
     const key = uniqueKey();
     let finish = (): void => {};
@@ -137,7 +137,7 @@ describe.each([
     expect(one.terms).toHaveLength(0);
   });
 
-  test("what onElected throws of itself ends it, once the lock has been given back", async () => {
+  test("an error of onElected ends it, once the lock has been released", async () => {
     await using locker = create();
     const key = uniqueKey();
     const error = new Error("of the work");
@@ -154,7 +154,7 @@ describe.each([
     await (await locker.acquire(key)).release();
   });
 
-  test("onElected may give the lock back itself", async () => {
+  test("onElected may release the lock itself", async () => {
     await using locker = create();
     const one = new Candidate(locker, uniqueKey());
     const first = await one.term(1);
@@ -166,7 +166,7 @@ describe.each([
     expect(await one.ended).toBe("of itself");
   });
 
-  test("close ends it, with the work and without", async () => {
+  test("close() ends it, with and without work under way", async () => {
     const locker = create();
     const key = uniqueKey();
     const leader = new Candidate(locker, key);
@@ -193,7 +193,7 @@ describe.each([
     expect(await leader.ended).toBe("resolved");
   });
 
-  test("inside of onElected the lock is known to be held", async () => {
+  test("inside onElected the lock is known to be held", async () => {
     await using locker = create();
     const key = uniqueKey();
     const stop = new AbortController();
@@ -208,7 +208,7 @@ describe.each([
     expect(outcome).toMatchObject({ code: "LOCK_NOT_ACQUIRED", reason: "held" });
   });
 
-  test("who leads is told once for each new leader", async () => {
+  test("each new leader is reported once", async () => {
     await using locker = create();
     // What a locker does once, with its first lock, is done.
     await (await locker.acquire(uniqueKey())).release();
@@ -236,7 +236,7 @@ describe.each([
     await Promise.all([one.ended, other.ended]);
   });
 
-  test("what is no option of it is refused by name", async () => {
+  test("an unknown option is refused by name", async () => {
     await using locker = create();
     const onElected = (): void => {};
     for (const [options, field] of [
@@ -326,7 +326,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(losses).toMatchObject([{ code: "LOCK_NOT_HELD", reason: "expired" }]);
   });
 
-  test("a pool of one that is in use has a connection for looks at who leads", async () => {
+  test("with a pool of one that is in use, it can still look at who leads", async () => {
     const key = uniqueKey();
     const pool = createPool({ max: 1 });
     await using locker = createLocker({ sessions, pool, ttlEnforcement: "server" });
@@ -348,7 +348,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     client.release();
   });
 
-  test("what no waiting mends rejects, and a TTL that the client enforces is warned of", async () => {
+  test("a fault that waiting can't mend rejects, and a client-enforced TTL is a warning", async () => {
     const warned: string[] = [];
     const logger: Logger = {
       debug: () => {},

@@ -19,7 +19,7 @@ const aboutLocks = (told: ReturnType<typeof toldBy>) =>
   told.filter(({ event }) => !event.startsWith("session"));
 
 describe.each(eachLocker)("%s: on", (_, create) => {
-  test("tells of a lock that is acquired and released", async () => {
+  test("reports a lock that is acquired and released", async () => {
     await using locker = create({ namespace: 7 });
     const told = toldBy(locker);
     const key = uniqueKey();
@@ -38,7 +38,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     expect(aboutLocks(told).slice(1)).toEqual([{ event: "released", ...about }]);
   });
 
-  test("tells of a wait, once, and of nothing that was refused", async () => {
+  test("reports a wait, once, and nothing that was refused", async () => {
     await using locker = create();
     const told = toldBy(locker);
     const key = uniqueKey();
@@ -55,7 +55,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     expect(events).not.toContain("lost");
   });
 
-  test("tells of a lock that has expired, and not that it was released", async () => {
+  test("reports a lock that has expired, and not that it was released", async () => {
     await using locker = create();
     const told = toldBy(locker);
     const lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
@@ -68,7 +68,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     expect(told.map(({ event }) => event)).not.toContain("released");
   });
 
-  test("tells of what close() ends", async () => {
+  test("reports what close() ends", async () => {
     const locker = create();
     const told = toldBy(locker);
     const lock = await locker.acquire(uniqueKey());
@@ -77,7 +77,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     expect(told.find(({ event }) => event === "lost")?.["reason"]).toEqual(lock.signal.reason);
   });
 
-  test("tells each listener, until it is taken back", async () => {
+  test("calls each listener, until it is removed", async () => {
     await using locker = create();
     const listener = vi.fn();
     const stops = [locker.on("acquired", listener), locker.on("acquired", listener)];
@@ -142,7 +142,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     expect(lock.held).toBe(false);
   });
 
-  test("refuses what can't be meant", async () => {
+  test("refuses an unknown event, or a listener that is not a function", async () => {
     await using locker = create();
     expect(() => locker.on("aquired" as never, () => {})).toThrow(/`event` to be one of acquired, /);
     expect(() => locker.on("toString" as never, () => {})).toThrow(InvalidConfigError);
@@ -166,7 +166,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
   });
 });
 
-test("tells of a lock that is lost with its session, and of the session", async () => {
+test("a lock that is lost with its session is reported, and so is the session", async () => {
   await using locker = createLocker({ namespace: 7 });
   const told = toldBy(locker);
   const lock = await locker.acquire(uniqueKey());
@@ -183,7 +183,7 @@ test("tells of a lock that is lost with its session, and of the session", async 
   );
 });
 
-test("tells of sessions that go back without a fault, each once", async () => {
+test("sessions that go back without a fault are reported, each once", async () => {
   const locker = createLocker();
   const told = toldBy(locker);
   const key = uniqueKey();
@@ -202,7 +202,7 @@ test("tells of sessions that go back without a fault, each once", async () => {
   expect(new Set(sessions.map(({ use }) => use))).toContain("waiting");
 });
 
-test("the locks of several keys are told each", async () => {
+test("each of the locks of several keys is reported", async () => {
   await using locker = createLocker();
   const told = toldBy(locker);
   const keys = [uniqueKey(), uniqueKey()];
@@ -214,7 +214,7 @@ test("the locks of several keys are told each", async () => {
   ).toEqual(keys.flatMap((key) => [`acquired ${key}`, `released ${key}`]).sort());
 });
 
-test("of a transaction's lock nothing is told", async () => {
+test("a transaction's lock is not reported", async () => {
   await using locker = createLocker();
   const told = toldBy(locker);
   await locker.withTransaction(uniqueKey(), () => {});

@@ -313,7 +313,7 @@ describe("semaphore", () => {
   const beside = (turns: readonly Turn[]) =>
     turns.map((turn) => turns.filter((each) => each.from <= turn.from && turn.from < each.to).length);
 
-  test("three replicas with two permits do two things, also when one is killed", async () => {
+  test("three replicas with two permits do two things, even after one is killed", async () => {
     const env = { KEY: uniqueKey("api"), PERMITS: "2", WORK: "50" };
     await using replicas = new Replicas("semaphore.mjs", { count: 3, env });
     const all = replicas.children.map(({ pid }) => pid);

@@ -15,7 +15,7 @@ const ask = (client: pg.Client, text: string, values: Value[] = [], name?: strin
     exchange(client, statement(text, name), values, { replied, failed: reject });
   });
 
-test("answers the first value of a row as the server wrote it, and the command tag", async () => {
+test("an exchange returns the first value of a row as text, and the command tag", async () => {
   const client = await connect();
   expect(await ask(client, "select $1::int8 + 1, 'x'", ["41"])).toEqual({ value: "42", tag: "SELECT 1" });
   expect(await ask(client, "select null")).toEqual({ value: null, tag: "SELECT 1" });
@@ -25,7 +25,7 @@ test("answers the first value of a row as the server wrote it, and the command t
   expect(await ask(client, "")).toEqual({ value: undefined, tag: "" });
 });
 
-test("has no description of columns sent, except by a client that somebody has wrapped", async () => {
+test("an exchange asks for no column descriptions, unless the client is wrapped", async () => {
   const client = await connect();
   const { connection } = client as unknown as { connection: { describe(...args: unknown[]): void } };
   const describe = vi.spyOn(connection, "describe");
@@ -37,7 +37,7 @@ test("has no description of columns sent, except by a client that somebody has w
   expect(describe).toHaveBeenCalledOnce();
 });
 
-test("takes null, and an array of what needs no quotes", async () => {
+test("an exchange takes null, and arrays whose elements need no quotes", async () => {
   const client = await connect();
   const text = "select pg_catalog.concat($1::text is null, pg_catalog.array_length($2::int8[], 1))";
   expect(await ask(client, text, [null, ["-1", "2", "3"]])).toMatchObject({ value: "t3" });
@@ -62,7 +62,7 @@ test("a server error rejects its own statement; those before and after are answe
   ]);
 });
 
-test("a named statement is parsed once a connection, whoever sends it first", async () => {
+test("a named statement is parsed once for each connection, whoever sends it first", async () => {
   const client = await connect();
   const prepared = async () => {
     const { rows } = await client.query("select name, statement from pg_prepared_statements order by name");
@@ -85,7 +85,7 @@ test("the end of the connection rejects what is under way, and what waits behind
   for (const each of await Promise.allSettled(asked)) expect(each.status).toBe("rejected");
 });
 
-test("the driver's query_timeout counts for it as well", async () => {
+test("the driver's query_timeout bounds an exchange as well", async () => {
   const client = await connect({ query_timeout: 100 });
   await expect(ask(client, "select pg_sleep(60)")).rejects.toThrow("Query read timeout");
 });

@@ -30,7 +30,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       "has one transaction after the other",
       (locker: PostgresLocker, key: string) => locker.withTransaction(key, () => delay(20), always),
     ],
-  ])("a process that %s lets whoever waits elsewhere have its turn", async (_, run) => {
+  ])("a process that %s gives waiters elsewhere their turn", async (_, run) => {
     await using busy = createLocker({ sessions });
     const key = uniqueKey();
     const other = await connect();
@@ -53,7 +53,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await Promise.all(callers);
   });
 
-  test("readers whose holding overlaps let in a writer that waits elsewhere", async () => {
+  test("overlapping readers let in a writer that waits elsewhere", async () => {
     const key = uniqueKey();
     await using readers = createLocker({ sessions });
     await using writers = createLocker({ sessions });
@@ -82,7 +82,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(reads).toBeLessThan(2_000);
   });
 
-  test("two lockers that both always want it both get it, again and again", async () => {
+  test("two lockers that always want the same key both get it, again and again", async () => {
     const key = uniqueKey();
     const lockers = [1, 2].map(() => createLocker({ sessions }));
     const turns: number[] = [];

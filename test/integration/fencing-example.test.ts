@@ -42,7 +42,7 @@ test("the write of a paused worker that comes back too late is always refused", 
   }
 });
 
-test("it fails, and leaves no worker, if the resource already has a larger token", async () => {
+test("the example fails, and leaves no worker, if the resource has a larger token", async () => {
   const key = uniqueKey("report");
   const pool = createPool();
   await pool.query(

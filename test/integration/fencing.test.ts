@@ -121,14 +121,14 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     });
   });
 
-  describe("where no token is asked for", () => {
+  describe("if no token is asked for", () => {
     test.each([{}, { fencing: false }])("with %j, there is none", async (options) => {
       await using locker = createLocker({ sessions });
       await using lock = await locker.acquire(uniqueKey(), options);
       expect(lock.fencingToken).toBeUndefined();
     });
 
-    test("withTransaction knows no option of that name", async () => {
+    test("withTransaction has no option of that name", async () => {
       await using locker = createLocker({ sessions });
       let hasRun = false;
       const refused = locker.withTransaction(
@@ -278,7 +278,7 @@ async function nextTransaction(): Promise<bigint> {
 const transactionOf = ({ fencingToken = 0n }: Lock) => fencingToken & (2n ** 48n - 1n);
 
 describe.each(["a shared session", "a client of the caller's"])("on %s", (where) => {
-  test("whose session ends before its token is drawn, a lock is not granted", async () => {
+  test("a lock is not granted if its session ends before its token is drawn", async () => {
     const key = uniqueKey();
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });

@@ -81,7 +81,7 @@ const waiters = (key: string, count: number) =>
     { deadline: 20_000 },
   );
 
-test("the server serves in order of arrival, and whoever only tries comes last", async () => {
+test("the server grants in order of arrival, and a call that only tries comes last", async () => {
   const key = uniqueKey();
   await using one = createLocker();
   await using two = createLocker();

@@ -20,7 +20,7 @@ describe.each([
       [`PostgresLocker of ${sessions} sessions`, (): Locker => createLocker({ sessions })] as const,
   ),
   ["MemoryLocker", (): Locker => new MemoryLocker()] as const,
-])("of a %s", (_, create) => {
+])("holdAtLeast of a %s", (_, create) => {
   test("a lock that is released early is held for everybody else until its time", async () => {
     await using locker = create();
     const key = uniqueKey();
@@ -41,7 +41,7 @@ describe.each([
     await next.release();
   });
 
-  test("one that is released later is free at once", async () => {
+  test("a lock that is released later is free at once", async () => {
     await using locker = create();
     const key = uniqueKey();
     const lock = await locker.acquire(key, { holdAtLeast: 1 });
@@ -68,7 +68,7 @@ describe.each([
     expect(await locker.semaphore(key, 1).tryAcquire()).toBeUndefined();
   });
 
-  test("once released it is refreshed, and before that it expires as any", async () => {
+  test("a released lock is refreshed until its time, and a held one expires as usual", async () => {
     await using locker = create();
     const key = uniqueKey();
     const lock = await locker.acquire(key, { ttl: 300, holdAtLeast: "1h" });
@@ -82,7 +82,7 @@ describe.each([
     expect(lock.signal.aborted).toBe(false);
   });
 
-  test("close frees it at once; a drain waits for it", async () => {
+  test("close() frees a kept lock at once, and a drain waits for it", async () => {
     const key = uniqueKey();
     const locker = create();
     const lock = await locker.acquire(key, { holdAtLeast: "1h" });
@@ -98,7 +98,7 @@ describe.each([
     expect(await isHeld(key)).toBe(false);
   });
 
-  test("what is no such duration is refused by name, and acquireAll has none", async () => {
+  test("a bad value is refused by name, and acquireAll has no such option", async () => {
     await using locker = create();
     for (const holdAtLeast of [-1, Number.NaN, Number.POSITIVE_INFINITY, "30", true, null]) {
       const error = await refused(locker.acquire(uniqueKey(), { holdAtLeast: holdAtLeast as never }));
@@ -111,7 +111,7 @@ describe.each([
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test.each(["client", "server"] as const)(
-    "it outlives its TTL in the server, if the %s ends it",
+    "a kept lock outlives its TTL in the server, with TTLs of the %s",
     async (ttlEnforcement) => {
       await using locker = createLocker({ sessions, ttlEnforcement });
       const key = uniqueKey();
@@ -125,7 +125,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     },
   );
 
-  test("a session that ends while it is kept frees it, and nobody is told", async () => {
+  test("the end of its session frees a kept lock, and nobody is told", async () => {
     await using locker = createLocker({ sessions });
     const key = uniqueKey();
     const kept: Lock = await locker.acquire(key, { holdAtLeast: "1h" });
@@ -142,7 +142,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(await Promise.race([told, "not told"])).toBe("not told");
   });
 
-  test("a process stays until the time has passed, and one that is killed frees it", async () => {
+  test("a process lives on until the time has passed; a killed one frees the lock", async () => {
     const key = uniqueKey();
     const env = { DATABASE_URL: databaseUrl(), SESSIONS: sessions };
     await using child = Child.start("hold-at-least.mjs", { args: [key, "1500ms"], env });

@@ -266,7 +266,7 @@ describe.each(bothSessions)(
       await locker.close();
     });
 
-    test("throws in the step of the call, what has no text: it has refused", async () => {
+    test("throws synchronously, without a message: it has refused", async () => {
       const circuitBreaker: CircuitBreaker = {
         execute: () => {
           throw Object.create(null);

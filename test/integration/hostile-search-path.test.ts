@@ -72,14 +72,14 @@ describe("as a role whose search_path has a hostile schema first", () => {
     "select case 1 when 1 then 2 end",
     "select pg_backend_pid()",
     "select from pg_locks where pid is null",
-  ])("a statement that leaves something to it fails: %s", async (sql) => {
+  ])("a statement that leaves a name to the search_path fails: %s", async (sql) => {
     const session = await connect({ connectionString: role.url });
     await expect(session.query(sql)).rejects.toThrow(/hostile|invalid input value for enum|does not exist/);
   });
 
   for (const sessions of ["shared", "dedicated"] as const) {
     for (const ttlEnforcement of ["client", "server"] as const) {
-      test(`every operation does what it does otherwise: ${sessions} sessions, TTLs of the ${ttlEnforcement}`, async () => {
+      test(`every operation works as usual: ${sessions} sessions, TTLs of the ${ttlEnforcement}`, async () => {
         const pool = createPool({ connectionString: role.url, max: 20 });
         const options = { pool, sessions, ttlEnforcement };
         await using locker = createLocker(options);
@@ -126,7 +126,7 @@ describe("as a role whose search_path has a hostile schema first", () => {
     }
   }
 
-  test("withTransaction, a list of the locks and the end of a holder", async () => {
+  test("withTransaction, listLocks and endHolders work as usual", async () => {
     const pool = createPool({ connectionString: role.url });
     await using locker = createLocker({ pool });
     const key = uniqueKey();
@@ -142,7 +142,7 @@ describe("as a role whose search_path has a hostile schema first", () => {
     await until(() => lock.signal.aborted);
   });
 
-  test("the diagnosis finds what it finds otherwise", async () => {
+  test("the diagnosis finds the same as usual", async () => {
     const friend = await createRole();
     const [found, expected] = [
       await diagnose(createPool({ connectionString: role.url })),

@@ -26,7 +26,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(pool.totalCount - pool.idleCount).toBe(1);
   });
 
-  test("so it is while a transaction has the other one", async () => {
+  test("a key is refused by name while a transaction has the colliding one", async () => {
     await using locker = createLocker({ sessions });
     await locker.withTransaction(one, async () => {
       const refused = { reason: "id-collision", key: other, otherKey: one };
@@ -36,14 +36,14 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await locker.withTransaction(other, () => {});
   });
 
-  test("it is free again once the first key is released", async () => {
+  test("a key is free again once the colliding one is released", async () => {
     await using locker = createLocker({ sessions });
     await (await locker.acquire(one)).release();
     await using lock = await locker.acquire(other);
     expect(lock.held).toBe(true);
   });
 
-  test("another locker knows no names, and says held", async () => {
+  test("another locker doesn't know the keys, and says held", async () => {
     await using locker = createLocker({ sessions });
     await using stranger = createLocker({ sessions });
     await using _lock = await locker.acquire(one);

@@ -13,7 +13,7 @@ import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
 describe.each(eachLocker)("%s: inspect", (_, create) => {
-  test("of a key that nobody holds says so", async () => {
+  test("says that nobody holds a key", async () => {
     await using locker = create({ namespace: 7 });
     const key = uniqueKey();
     expect(await locker.inspect(key)).toMatchObject({
@@ -27,7 +27,7 @@ describe.each(eachLocker)("%s: inspect", (_, create) => {
     expect(await locker.isHeld(key)).toBe(false);
   });
 
-  test("tells of a lock of its own since when it is held, and its token", async () => {
+  test("shows since when a lock of its own is held, and its token", async () => {
     await using locker = create();
     const key = uniqueKey();
     const before = Date.now();
@@ -77,7 +77,7 @@ describe.each(eachLocker)("%s: inspect", (_, create) => {
     await expect(locker.isHeld(key, options as never)).rejects.toThrow(error);
   });
 
-  test("is over with its signal, and with its locker", async () => {
+  test("ends with its signal, and with its locker", async () => {
     const locker = create();
     const reason = new Error("enough");
     await expect(locker.inspect("k", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
@@ -87,7 +87,7 @@ describe.each(eachLocker)("%s: inspect", (_, create) => {
   });
 });
 
-test("a holder elsewhere is told with its session, and is not one's own", async () => {
+test("a holder elsewhere is shown with its session, and not as one's own", async () => {
   await using theirs = createLocker({ namespace: 7, sessions: "dedicated" });
   await using ours = createLocker({ namespace: 7 });
   const key = uniqueKey();
@@ -110,7 +110,7 @@ test("a holder elsewhere is told with its session, and is not one's own", async 
   ]);
 });
 
-test("of readers in both lockers, one's own is told from the other's", async () => {
+test("of the readers of two lockers, one's own is shown as such", async () => {
   await using theirs = createLocker();
   await using ours = createLocker();
   const key = uniqueKey();
@@ -121,7 +121,7 @@ test("of readers in both lockers, one's own is told from the other's", async () 
   expect(holders.filter(({ own }) => own)).toHaveLength(1);
 });
 
-test("a lock that was waited for, and one of a transaction, are one's own", async () => {
+test("a lock that was waited for, or is a transaction's, is shown as one's own", async () => {
   await using locker = createLocker();
   const key = uniqueKey();
   const first = await locker.acquire(key);
@@ -156,7 +156,7 @@ test("a lock taken by hand is a holder like any other", async () => {
   expect(holders).toMatchObject([{ own: false, applicationName: "psql", pid: session.processID }]);
 });
 
-test("a full pool is no hindrance", async () => {
+test("a full pool doesn't prevent a look", async () => {
   const pool = createPool({ max: 1 });
   const client = await pool.connect();
   await using locker = createLocker({ pool });
@@ -181,7 +181,7 @@ test("a database that isn't there is an error, not a lock that isn't held", asyn
 });
 
 describe.each(eachLocker)("%s: how long a lock may be relied on", (_, create) => {
-  test("is told as a date and in milliseconds, and moves with a refresh", async () => {
+  test("is shown as a date and in milliseconds, and moves with a refresh", async () => {
     await using locker = create();
     const before = Date.now();
     const lock = await locker.acquire(uniqueKey(), { ttl: "10s" });
@@ -199,7 +199,7 @@ describe.each(eachLocker)("%s: how long a lock may be relied on", (_, create) =>
     expect(lock.expiresAt).toBeInstanceOf(Date);
   });
 
-  test("is nothing once it has expired", async () => {
+  test("is 0 once it has expired", async () => {
     await using locker = create();
     await using lock = await locker.acquire(uniqueKey(), { ttl: "400ms" });
     const { expiresAt } = lock;

@@ -59,7 +59,7 @@ describe("listLocks shows of a lock", () => {
     expect(seen.find(({ id }) => id === other.id)).toMatchObject({ mode: "shared", state: "held" });
   });
 
-  test("of another application what there is; a pair of two integers is not among them", async () => {
+  test("of another application what is known, but no pairs of two integers", async () => {
     const client = await connect({ application_name: "by hand" });
     const id = uniqueId();
     await client.query("select pg_advisory_lock($1), pg_advisory_lock(1, 2)", [id]);
@@ -133,13 +133,13 @@ describe("a key", () => {
     ["of other scripts", "价格/ü/😀"],
     ["that looks like what a session of many is called", "(shared)!"],
     ["with blanks and percent signs", " 100% %41 "],
-  ])("%s is told as it is", async (_, key) => {
+  ])("%s is shown as it is", async (_, key) => {
     await using locker = createLocker({ sessions: "dedicated" });
     await using lock = await locker.acquire(key);
     expect(await listLocks(createPool())).toMatchObject([{ id: lock.id, key, keyStart: undefined }]);
   });
 
-  test.each(["x", "%", "ü", "😀"])("that is too long is told by its beginning: %s", async (character) => {
+  test.each(["x", "%", "ü", "😀"])("that is too long is shown by its beginning: %s", async (character) => {
     await using locker = createLocker({ sessions: "dedicated" });
     const key = character.repeat(1_000);
     await using lock = await locker.acquire(key);
@@ -149,7 +149,7 @@ describe("a key", () => {
     expect(key.startsWith(seen?.keyStart ?? "?")).toBe(true);
   });
 
-  test("that the name of another application pretends to is not believed", async () => {
+  test("that another application's name pretends to have is not shown", async () => {
     const client = await connect({ application_name: "pg-locker 0 nightly" });
     await client.query("select pg_advisory_lock(42)");
     expect(await listLocks(createPool())).toMatchObject([{ id: 42n, key: undefined, keyStart: undefined }]);
@@ -225,7 +225,7 @@ describe("a look", () => {
     await until(() => proxy.size === 0);
   });
 
-  test("at what can't be reached or read rejects with a DatabaseError, no password", async () => {
+  test("at a database that can't be read rejects with a DatabaseError, no password", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await proxy.refuse();
     const refused = new URL(proxy.url);
@@ -254,7 +254,7 @@ describe("endHolders", () => {
     },
   );
 
-  test("ends nobody who no longer has the lock, nor who has got it meanwhile", async () => {
+  test("ends no session that has released the lock, nor its new holder", async () => {
     const [before, after, waiter] = [await connect(), await connect(), await connect()];
     const [id, other] = [uniqueId(), uniqueId()];
     // The one that had it has another one now.
@@ -270,7 +270,7 @@ describe("endHolders", () => {
     await waits;
   });
 
-  test("ends those of a shared lock that are meant, and leaves the others", async () => {
+  test("ends the given holders of a shared lock, and leaves the others", async () => {
     const [one, other] = [await connect(), await connect()];
     const id = lockId(0, uniqueKey());
     for (const client of [one, other]) await client.query("select pg_advisory_lock_shared($1)", [id]);

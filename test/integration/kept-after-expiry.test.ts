@@ -29,7 +29,7 @@ describe.each(kinds)("a lock that has expired (%s)", (_, create) => {
     return { locker, lock, lines };
   };
 
-  test("and is kept is a warning that says so and what to do, once", async () => {
+  test("and is kept causes one warning, which says so and what to do", async () => {
     const { locker, lock, lines } = await warned("client");
     await using _ = locker;
     expect(await locker.tryAcquire(lock.key)).toBeUndefined();
@@ -41,7 +41,7 @@ describe.each(kinds)("a lock that has expired (%s)", (_, create) => {
     ]);
   });
 
-  test("and is not kept is a warning of that alone", async () => {
+  test("and is not kept causes a warning of the expiry alone", async () => {
     const { locker, lock, lines } = await warned("server");
     await using _ = locker;
     await (await locker.acquire(lock.key, { wait: "10s" })).release();
@@ -49,7 +49,7 @@ describe.each(kinds)("a lock that has expired (%s)", (_, create) => {
   });
 });
 
-test("a lock given back as soon as it has expired isn't said to be kept", async () => {
+test("a lock that is released as soon as it has expired isn't reported as kept", async () => {
   const lines: string[] = [];
   const logger: Logger = {
     debug() {},

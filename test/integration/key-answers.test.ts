@@ -110,7 +110,7 @@ test("when the session that listens is ended, another of the locker's listens", 
 });
 
 describe("a stranger", () => {
-  test("can't have a locker write into another channel", async () => {
+  test("can't make a locker write into another channel", async () => {
     await using locker = createLocker({ sessions: "shared" });
     const key = uniqueKey();
     await locker.acquire(key);
@@ -145,7 +145,7 @@ describe("a stranger", () => {
   });
 });
 
-test("what has no LISTEN carries locks, too", async () => {
+test("a session that can't LISTEN carries locks, too", async () => {
   const pool = createPool();
   let refused = 0;
   pool.on("connect", (client) => {

@@ -45,7 +45,7 @@ describe.each(eachLocker)("%s: a key of bytes", (_, create) => {
 });
 
 describe.each(eachLocker)("%s: an id of the caller's own", (_, create) => {
-  test("is that of the lock, and gets the namespace and the key", async () => {
+  test("becomes the lock's id, made of the namespace and the key", async () => {
     const asked: unknown[] = [];
     const own: LockIdFunction = (namespace, key) => {
       asked.push([namespace, key]);
@@ -65,7 +65,7 @@ describe.each(eachLocker)("%s: an id of the caller's own", (_, create) => {
     ]);
   });
 
-  test("by SHA-256 excludes those who have the same", async () => {
+  test("by SHA-256 excludes callers with the same one", async () => {
     await using locker = create({ lockId: sha256LockId });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
@@ -96,7 +96,7 @@ describe.each(eachLocker)("%s: an id of the caller's own", (_, create) => {
     await expect(locker.withLock("k", () => {})).rejects.toMatchObject({ field: "lockId", cause });
   });
 
-  test("is a function", () => {
+  test("has to be a function", () => {
     expect(() => create({ lockId: "sha256" as never })).toThrow(/`lockId` to be a function/);
   });
 });

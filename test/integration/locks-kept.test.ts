@@ -78,7 +78,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await until(() => open === 0);
   });
 
-  test("a lock granted before the proof is given back, and acquired again after it", async () => {
+  test("a lock granted before the proof is released, and acquired again after it", async () => {
     const pool = createPool();
     await pool.query("select 1");
     await using proxy = await TcpProxy.start(databaseUrl());

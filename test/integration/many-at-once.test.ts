@@ -98,7 +98,7 @@ describe("acquireAll of 500 keys", () => {
     await group.release();
   });
 
-  test("and of none is refused", async () => {
+  test("refuses a list of no keys", async () => {
     await using locker = createLocker();
     await expect(locker.acquireAll([])).rejects.toMatchObject({ name: "InvalidConfigError" });
   });
@@ -109,7 +109,7 @@ describe("acquireAll of overlapping keys, without a wait", () => {
     ["shared", 300, 30],
     ["dedicated", 100, 8],
   ] as const)(
-    "of two callers that meet, one has them all, every time: %s sessions",
+    "of two callers that meet, one gets them all, every time: %s sessions",
     async (sessions, rounds, count) => {
       await using one = createLocker({ sessions });
       await using two = createLocker({ sessions });
@@ -134,7 +134,7 @@ describe("acquireAll of overlapping keys, without a wait", () => {
     },
   );
 
-  test("of two callers of one locker as well", async () => {
+  test("of two callers of one locker that meet, one gets them all, too", async () => {
     await using locker = createLocker();
     for (let round = 0; round < 100; round += 1) {
       const keys = Array.from({ length: 20 }, (_, at) => `${round}:${at}`);

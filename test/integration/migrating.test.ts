@@ -72,7 +72,7 @@ describe("old and new side by side", () => {
     await beside("by-hand.mjs", ["before", "after"], {});
   }, 60_000);
 
-  test("somebody who is inside meanwhile is seen", async () => {
+  test("a holder that overlaps with another is noticed", async () => {
     const client = await connect();
     await client.query("insert into inside values ('taken', 'another')");
     const env = { DATABASE_URL: databaseUrl(), KEY: "taken" };

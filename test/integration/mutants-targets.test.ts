@@ -104,7 +104,7 @@ describe("with a session for each lock", () => {
     await until(async () => (await advisoryLocks()).length === 0);
   });
 
-  test("such a client is asked for no lock, which the server might keep for ever", async () => {
+  test("a pool's client in a transaction is never asked for a lock that might stay", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url, max: 1 });
     await using locker = createLocker({ pool, sessions, ttlEnforcement: "server" });

@@ -119,7 +119,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     expect(await written()).toEqual(["without it"]);
   });
 
-  test("waits for who has it", async () => {
+  test("waits for the holder", async () => {
     const { locker, elsewhere, key } = lockers();
     await using _ = locker;
     await using __ = elsewhere;
@@ -224,7 +224,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     await (await elsewhere.acquire(key)).release();
   });
 
-  test("says what was expected for what is no transaction", () => {
+  test("says what was expected if it isn't given a transaction", () => {
     for (const [what, mistake] of Object.entries(orm.mistakes)) {
       expect(mistake, what).toThrow(/^Expected `transaction` to be the /);
       expect(mistake, what).toThrow(
@@ -248,7 +248,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     expect(await advisoryLocks()).toEqual([]);
   });
 
-  test("a function that commits the transaction before its time is told", async () => {
+  test("a function that commits the transaction too early is told so", async () => {
     const { locker, key } = lockers();
     await using _ = locker;
     let told: { code?: string; message?: string } | undefined;
@@ -279,7 +279,7 @@ describe("an ORM on the client of the locker's own transaction", () => {
     expect(await written()).toEqual(["outer"]);
   });
 
-  test("is found out where a nested transaction of its own commits the one around it", async () => {
+  test("is detected if its nested transaction commits the one around it", async () => {
     const { nestedInTheLockers } = await programOf<{ inTheLockers: Run; nestedInTheLockers: Run }>("drizzle");
     await using locker = new PostgresLocker({ pool: createPool() });
     await expect(nestedInTheLockers(locker, uniqueKey())).rejects.toThrow(

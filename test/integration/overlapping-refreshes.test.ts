@@ -60,7 +60,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await lock.release().catch(() => {});
   });
 
-  test("a hundred in any order: the last one that was sent is in force", async () => {
+  test("of a hundred in any order, the last one that was sent is in force", async () => {
     await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     const ttls = Array.from({ length: 100 }, (_, at) => 20_000 + ((at * 7_919) % 40_000));
@@ -69,7 +69,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await lock.release();
   });
 
-  test("if the answer never comes, the lock ends by the shortest of them", async () => {
+  test("if no answer comes, the lock ends by the shortest of the refreshes", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }), ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
@@ -97,7 +97,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await lock.release();
   });
 
-  test("one under way when the lock is released, or aborted, changes nothing", async () => {
+  test("a refresh under way at the release, or aborted, changes nothing", async () => {
     await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
     await expect(lock.refresh("1s", { signal: AbortSignal.abort(new Error("no patience")) })).rejects.toThrow(

@@ -71,7 +71,7 @@ describe("the packed package", () => {
     }
   });
 
-  test("brings at most 3 MB, what it depends on included and the driver not", async () => {
+  test("takes at most 3 MB with its dependencies, except the driver", async () => {
     const own = join(folder, "node_modules", "pg-locker");
     const { dependencies } = JSON.parse(await readFile(join(own, "package.json"), "utf8")) as {
       dependencies: Record<string, string>;

@@ -131,7 +131,7 @@ test.concurrent.each(programs)(
   45_000,
 );
 
-describe("code that needs what others make", () => {
+describe("code that needs other packages", () => {
   const code = snippets.filter((one) => isCode(one) && elsewhere(one.page) !== undefined);
 
   test.each(runElsewhere)("%s has a test that takes it from the page", async (pattern, file) => {
@@ -146,7 +146,7 @@ describe("code that needs what others make", () => {
   });
 });
 
-describe("what is typed at a shell", () => {
+describe("commands for a shell", () => {
   const commands = { run: runCommand, ls, who, break: breakLock, id, doctor, server, demo };
   const lines = snippets
     .filter((one) => !isCode(one))
@@ -173,7 +173,7 @@ describe("what is typed at a shell", () => {
     readArguments(commands[name], words as string[]);
   });
 
-  test("names scripts and files that are there", async () => {
+  test("names scripts and files that exist", async () => {
     const { scripts } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as { scripts: object };
     const missing = lines.flatMap(({ page, text }) => [
       ...[...text.matchAll(/\bnpm run ([\w:]+)/g)]
@@ -188,7 +188,7 @@ describe("what is typed at a shell", () => {
   });
 });
 
-test.each(pages)("%s links to files and headings that are there", async (page) => {
+test.each(pages)("%s links to files and headings that exist", async (page) => {
   const broken: string[] = [];
   for (const [, target = "", heading] of (await textOf(page)).matchAll(
     /\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)/g,

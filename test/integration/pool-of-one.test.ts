@@ -16,7 +16,7 @@ const application = { application_name: `application ${uniqueKey()}` };
 
 describe("a pool of one", () => {
   test.each(["client", "server"] as const)(
-    "what runs under a lock has its connection (TTLs of the %s)",
+    "code under a lock gets its connection (TTLs of the %s)",
     async (ttlEnforcement) => {
       const pool = createPool({ max: 1 });
       await using locker = createLocker({ pool, ttlEnforcement });
@@ -55,7 +55,7 @@ describe("a pool of one", () => {
     await group.release();
   });
 
-  test("gives a lock while the application has the connection; transactions take turns", async () => {
+  test("grants a lock while the application has the connection; transactions take turns", async () => {
     const pool = createPool({ max: 1 });
     await using locker = createLocker({ pool });
     const client = await pool.connect();
@@ -97,7 +97,7 @@ describe("a pool of one", () => {
   });
 });
 
-describe("an empty session gives way to whoever queues in the pool", () => {
+describe("an empty session gives way to callers that queue in the pool", () => {
   test.each([1, 2, 3])("a query after a lock takes no longer, with a maximum of %i", async (max) => {
     const pool = await createOpenPool({ max });
     await using locker = createLocker({ pool });
@@ -115,7 +115,7 @@ describe("an empty session gives way to whoever queues in the pool", () => {
     expect(took.sort((a, b) => a - b)[3]).toBeLessThan(250);
   });
 
-  test("and a transaction after a lock", async () => {
+  test("a transaction after a lock takes no longer", async () => {
     const pool = await createOpenPool({ max: 2 });
     await using locker = createLocker({ pool });
     const busy = await pool.connect();

@@ -38,7 +38,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect([pool.totalCount, pool.waitingCount]).toEqual([0, 0]);
       });
 
-      test("a ping says so as well", async () => {
+      test("a ping is refused in the same words", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode });
         await using locker = createLocker({ sessions, pool: createPool({ connectionString: bouncer.url }) });
         await expect(locker.ping()).rejects.toBeInstanceOf(PoolerDetectedError);
@@ -104,7 +104,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       },
     );
 
-    describe("that keeps a session for each client, of which the locker was told", () => {
+    describe("in session mode, if the locker is told so,", () => {
       test("locks are taken, contended, refreshed and released as on the server", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         const pools = [1, 2].map(() => createPool({ connectionString: bouncer.url }));

@@ -17,7 +17,7 @@ const database = new URL(databaseUrl()).pathname.slice(1);
 
 describe("the lock table", () => {
   // https://www.postgresql.org/docs/current/view-pg-locks.html
-  test("has what is not taken by the fast path, which advisory locks never are", async () => {
+  test("lists the locks that don't take the fast path, which advisory locks never do", async () => {
     const session = await connect();
     await session.query("create table things (id int)");
     await session.query("begin");
@@ -30,7 +30,7 @@ describe("the lock table", () => {
     await session.query("rollback");
   });
 
-  test("is another than that of predicate locks, which are listed as SIReadLock", async () => {
+  test("is separate from that of predicate locks, which are listed as SIReadLock", async () => {
     const session = await connect();
     await session.query("create table read (id int)");
     await session.query("insert into read values (1)");

@@ -49,7 +49,7 @@ describe("a TTL that is set in the statement that locks, before the lock in a CA
 });
 
 describe("a TTL that is changed", () => {
-  test("to a longer one is that long at once", async () => {
+  test("to a longer one is longer at once", async () => {
     const id = uniqueId();
     const session = await connect();
     await lockFor(session, 1000, id);
@@ -58,7 +58,7 @@ describe("a TTL that is changed", () => {
     expect(await holdersOf(id)).toEqual([session.processID]);
   });
 
-  test("to a shorter one is that short at once", async () => {
+  test("to a shorter one is shorter at once", async () => {
     const id = uniqueId();
     const session = await connect();
     const end = endOf(session);
@@ -68,7 +68,7 @@ describe("a TTL that is changed", () => {
     await until(async () => (await holdersOf(id)).length === 0);
   });
 
-  test("to 0 is none at all", async () => {
+  test("to 0 no longer ends the session", async () => {
     const id = uniqueId();
     const session = await connect();
     await lockFor(session, 1000, id);
@@ -77,7 +77,7 @@ describe("a TTL that is changed", () => {
     expect(await holdersOf(id)).toEqual([session.processID]);
   });
 
-  test("to one that is refused stays the old one", async () => {
+  test("to a value that is refused stays as it was", async () => {
     const session = await connect();
     await setTtl(session, "60000");
     await expect(setTtl(session, "2147483648")).rejects.toMatchObject({ code: "22023" });
@@ -85,7 +85,7 @@ describe("a TTL that is changed", () => {
     expect(rows).toEqual([{ value: "1min" }]);
   });
 
-  test("in a transaction that is rolled back is the old one again", async () => {
+  test("in a transaction that is rolled back is as it was before", async () => {
     const session = await connect();
     await setTtl(session, "60000");
     await session.query("begin");

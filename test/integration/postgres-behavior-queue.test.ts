@@ -47,7 +47,7 @@ async function queue(
 }
 
 describe("the queue for a lock", () => {
-  test("is that of arrival, for bounded and plain waits, writers and readers alike", async () => {
+  test("is in order of arrival, for bounded and plain waits, writers and readers alike", async () => {
     const id = uniqueId();
     const holder = await server.connect();
     await lock(holder, id);
@@ -103,7 +103,7 @@ describe("the queue for a lock", () => {
     await granted;
   });
 
-  test("isn't passed by a try of whoever gives it back, either", async () => {
+  test("isn't passed by a try of the holder that has just released, either", async () => {
     const id = uniqueId();
     const [holder, waiter] = [await server.connect(), await server.connect()];
     await lock(holder, id);
@@ -113,7 +113,7 @@ describe("the queue for a lock", () => {
     await granted;
   });
 
-  test("has whose bound passes and who asks again at its end", async () => {
+  test("takes in at its end a waiter whose bound passes and that asks again", async () => {
     const id = uniqueId();
     const [holder, first, second] = [
       await server.connect(),
@@ -344,7 +344,7 @@ describe("a setting of a role", () => {
   const known = inForce.filter((name) => name !== "transaction_timeout" || inject("postgresMajor") >= 17);
 
   test.each(["lock_timeout", "statement_timeout"])(
-    "%s ends the wait without a word, as if its bound had passed",
+    "%s ends the wait silently, as if its bound had passed",
     async (name) => {
       const session = await as(`${name} = '100ms'`);
       await session.query(waitInBlock(id));

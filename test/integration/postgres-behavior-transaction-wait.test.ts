@@ -343,7 +343,7 @@ describe("idle_in_transaction_session_timeout, set locally", () => {
   });
 });
 
-test("pg_locks has what the session has, by whatever call, as it does", async () => {
+test("pg_locks lists a session's locks in the same way, whatever call took them", async () => {
   const session = await connect();
   const ids = [uniqueId(), uniqueId(), uniqueId()] as const;
   await session.query("begin");

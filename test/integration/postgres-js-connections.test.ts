@@ -37,8 +37,8 @@ async function listening(
   };
 }
 
-describe("a connection that is not to be", () => {
-  test("because whoever listens hangs up, is told at once, and delays no close", async () => {
+describe("a connection that is not made", () => {
+  test("because the other side hangs up is reported at once, and delays no close", async () => {
     // As a balancer that has no server behind it.
     await using server = await listening((socket) => socket.destroy());
     for (const settings of [{}, { ssl: "require" }] as const) {
@@ -51,7 +51,7 @@ describe("a connection that is not to be", () => {
     }
   });
 
-  test("because the password is none, is what the server says", async () => {
+  test("because there is no password is reported in the server's words", async () => {
     await using server = await startServer();
     await using admin = new PostgresLocker({ sql: sqlOf({}, server.url) });
     await admin.withTransaction("roles", async (client) => {
@@ -116,7 +116,7 @@ describe("a connection that is not to be", () => {
 });
 
 describe("of several hosts", () => {
-  test("one that is silent is left after `connect_timeout`, and is not the first again", async () => {
+  test("a silent one is left after `connect_timeout`, and not tried first again", async () => {
     await using silent = await listening(() => {});
     const hosts = [silent.url, databaseUrl()].map((url) => new URL(url));
     const settings = {
@@ -134,7 +134,7 @@ describe("of several hosts", () => {
 });
 
 describe("a session with locks", () => {
-  test("is not recycled as those of `sql` are", async () => {
+  test("is not recycled as sessions of `sql` are", async () => {
     await using locker = new PostgresLocker({ sql: sqlOf({ max_lifetime: 0.2, idle_timeout: 0.2 }) });
     const lock = await locker.acquire(uniqueKey());
     const session = await holdersOf(lock.id);
@@ -195,7 +195,7 @@ describe.skipIf(!PgBouncer.installed)("behind PgBouncer (skipped where pgbouncer
     expect(value.rows).toEqual([{ one: 1 }]);
   });
 
-  test("sessions carry locks and cancelled waits in session mode, if that is said", async () => {
+  test("sessions carry locks and cancelled waits in session mode, if the locker is told", async () => {
     await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
     const options = { sql: sqlOf({}, bouncer.url), pooler: "session" } as const;
     await using locker = new PostgresLocker(options);

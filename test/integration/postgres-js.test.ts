@@ -88,7 +88,7 @@ describe("the application's `sql`", () => {
     await lock.release();
   });
 
-  test("does with values, rows and columns what it likes, and the locker reads its own", async () => {
+  test("may transform values, rows and columns; the locker reads its own untransformed", async () => {
     const wrong = (): never => expect.unreachable("a value of the locker's was changed");
     const sql = sqlOf({
       transform: {
@@ -119,7 +119,7 @@ describe("the application's `sql`", () => {
     expect(rows).toEqual([{ aNumber: 1, aText: "A", searchPath: "NOWHERE", transformed: true }]);
   });
 
-  test("is asked for its password each time, and one that can't be had fails the acquire", async () => {
+  test("is asked for its password each time; if it has none, the acquire fails", async () => {
     const passwords: Array<() => string> = [
       () => {
         throw new Error("the vault is closed");
@@ -140,7 +140,7 @@ describe("the application's `sql`", () => {
   test.each([
     ["a wrong password", { url: urlWith({ user: "nobody", password: "x" }) }, { sqlState: /^28/ }],
     ["a database that isn't there", { url: urlWith({ database: "nowhere" }) }, { sqlState: /^3D000$/ }],
-  ])("%s is what the server says", async (_, { url }, { sqlState }) => {
+  ])("%s is reported in the server's words", async (_, { url }, { sqlState }) => {
     await using locker = new PostgresLocker({ sql: sqlOf({}, url) });
     for (const ask of [() => locker.acquire(uniqueKey()), () => locker.ping()]) {
       const failed = await ask().catch((error: unknown) => error);
@@ -149,7 +149,7 @@ describe("the application's `sql`", () => {
     }
   });
 
-  test("whose server isn't there is what the system says", async () => {
+  test("without a server is reported in the system's words", async () => {
     const port = await freePort();
     await using locker = new PostgresLocker({ sql: sqlOf({ host: "127.0.0.1", port }) });
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ cause: { code: "ECONNREFUSED" } });
@@ -164,7 +164,7 @@ describe("the application's `sql`", () => {
     await lock.release();
   });
 
-  test("with a socket of its own is connected by that, for a cancellation, too", async () => {
+  test("with a socket of its own is connected by that, also for a cancellation", async () => {
     const { hostname, port } = new URL(databaseUrl());
     const sockets: Socket[] = [];
     const socket = async () => {
@@ -189,7 +189,7 @@ describe("the application's `sql`", () => {
 });
 
 describe("a connection", () => {
-  test("that is not to be had in time: the pool is saturated, or the server silent", async () => {
+  test("that isn't there in time: the pool is saturated, or the server silent", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const sql = sqlOf({ max: 1 }, proxy.url);
     await using locker = new PostgresLocker({ sql, sessions: "dedicated", connWaitTimeout: "2s" });
@@ -209,7 +209,7 @@ describe("a connection", () => {
     proxy.thaw();
   });
 
-  test("that comes after its caller gave up is the next one's", async () => {
+  test("that comes after its caller gave up goes to the next caller", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = new PostgresLocker({ sql: sqlOf({ max: 1 }, proxy.url), sessions: "dedicated" });
     const aborting = new AbortController();
@@ -248,7 +248,7 @@ describe("a connection", () => {
 });
 
 describe.skipIf(!hasOpenssl)("TLS (skipped without openssl)", () => {
-  test("is as `ssl` has it, and a certificate that nobody vouches for is refused", async () => {
+  test("follows `ssl`, and a certificate that nobody vouches for is refused", async () => {
     await using server = await startServer();
     const plain = server.url;
     await using before = new PostgresLocker({ sql: sqlOf({ ssl: "require" }, plain) });

@@ -17,14 +17,14 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-test("is of the major, and has the settings, that were asked for", async () => {
+test("a server has the major version and the settings that were asked for", async () => {
   expect(await value("current_setting('server_version_num')::int / 10000")).toBe(major);
   expect(await value("current_setting('max_connections')")).toBe("7");
   expect(await value("reset_val", "from pg_settings where name = 'application_name'")).toBe("it's");
 });
 
 test.each(["fast", "immediate", "smart"] as const)(
-  "keeps its port and data over a restart (%s)",
+  "a server keeps its port and data over a restart (%s)",
   async (mode) => {
     const { port, pid } = server;
     const session = await connect({ connectionString: server.url });
@@ -37,7 +37,7 @@ test.each(["fast", "immediate", "smart"] as const)(
   },
 );
 
-test("starts again after a SIGKILL, though its sessions are still on their way out", async () => {
+test("a server starts again after a SIGKILL, though its sessions are still ending", async () => {
   const session = await connect({ connectionString: server.url });
   await session.query("select 1");
   await server.kill();
@@ -46,7 +46,7 @@ test("starts again after a SIGKILL, though its sessions are still on their way o
   expect(await value("1")).toBe(1);
 });
 
-test("does nothing on a second stop, and on a resume while it runs", async () => {
+test("a second stop, and a resume while the server runs, do nothing", async () => {
   const { pid } = server;
   await server.resume();
   expect(server.pid).toBe(pid);
@@ -56,7 +56,7 @@ test("does nothing on a second stop, and on a resume while it runs", async () =>
   await server.resume();
 });
 
-test("asks members of the role `password_required` for their password", async () => {
+test("a server asks members of the role `password_required` for their password", async () => {
   const session = await connect({ connectionString: server.url });
   await session.query("create role password_required");
   await session.query("create role alice login password 'secret' in role password_required");
@@ -66,12 +66,12 @@ test("asks members of the role `password_required` for their password", async ()
   expect((await (await as("secret")).query("select current_user as name")).rows).toEqual([{ name: "alice" }]);
 });
 
-test("that can't start says why, with the end of its log", async () => {
+test("a server that can't start says why, with the end of its log", async () => {
   const settings = { no_such_setting: 1 };
   await expect(PostgresServer.start({ major, settings })).rejects.toThrow("no_such_setting");
 });
 
-test("leaves no process and no file when it is disposed of", async () => {
+test("a server leaves no process and no file when it is disposed of", async () => {
   const other = await PostgresServer.start({ major });
   const { pid, dataDirectory } = other;
   await other[Symbol.asyncDispose]();
@@ -81,14 +81,20 @@ test("leaves no process and no file when it is disposed of", async () => {
   await expect(other.resume()).rejects.toThrow("disposed");
 });
 
-test.each(["SIGKILL", "SIGTERM"] as const)("leaves nothing when its process ends by %s", async (signal) => {
-  await using child = Child.start("server.mjs", { args: [String(major)] });
-  const started = (await child.message((message) => "url" in message)) as { url: string; directory: string };
-  child.signal(signal);
-  await child.exited;
-  await until(() => !existsSync(started.directory));
-  await expect(connect({ connectionString: started.url })).rejects.toThrow("ECONNREFUSED");
-});
+test.each(["SIGKILL", "SIGTERM"] as const)(
+  "a server leaves nothing when its process ends by %s",
+  async (signal) => {
+    await using child = Child.start("server.mjs", { args: [String(major)] });
+    const started = (await child.message((message) => "url" in message)) as {
+      url: string;
+      directory: string;
+    };
+    child.signal(signal);
+    await child.exited;
+    await until(() => !existsSync(started.directory));
+    await expect(connect({ connectionString: started.url })).rejects.toThrow("ECONNREFUSED");
+  },
+);
 
 async function value(expression: string, from = ""): Promise<unknown> {
   const session = await connect({ connectionString: server.url });

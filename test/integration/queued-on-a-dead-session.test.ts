@@ -39,7 +39,7 @@ describe("a session that dies", () => {
     expect(await advisoryLocks()).toHaveLength(25);
   });
 
-  test("and one of them that has left meanwhile is not asked for again", async () => {
+  test("and a queued caller that has left since is not asked for again", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
     await locker.acquire(uniqueKey());
@@ -110,7 +110,7 @@ describe("a session that dies", () => {
 });
 
 describe("a caller that joins a session which is being opened", () => {
-  test.skipIf(isOverPostgresJs)("waits for as long as it may itself, and is told its own time", async () => {
+  test.skipIf(isOverPostgresJs)("waits no longer than its own time, which its error names", async () => {
     const pool = await createOpenPool({ max: 2 });
     const busy = await Promise.all([pool.connect(), pool.connect()]);
     await using locker = createLocker({ pool, connWaitTimeout: "1s" });

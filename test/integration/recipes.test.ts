@@ -68,7 +68,7 @@ async function stop(child: Child): Promise<void> {
   expect(await child.exited, child.stderr).toEqual({ code: 0, signal: null });
 }
 
-test("every recipe is in the list, and none is there that is not", async () => {
+test("the list has every recipe, and no other", async () => {
   const list = await readFile(join(root, "docs/recipes/README.md"), "utf8");
   const linked = [...list.matchAll(/\]\(([\w-]+)\.md\)/g)].map(([, name]) => name);
   expect(linked.sort()).toEqual([...pages, "orm"].sort());

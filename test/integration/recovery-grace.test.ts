@@ -83,7 +83,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     await expect(locker.tryAcquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
   });
 
-  test("a wait waits, and has the lock when the grace has passed", async () => {
+  test("a wait outlasts the grace, and gets the lock after it", async () => {
     const start = performance.now();
     await makeYoung();
     await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: "1500ms" });
@@ -101,7 +101,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     });
   });
 
-  test("acquireAll takes none", async () => {
+  test("acquireAll takes no lock", async () => {
     await makeYoung();
     await using locker = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(locker.acquireAll([uniqueKey(), uniqueKey()])).rejects.toMatchObject({
@@ -110,7 +110,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     expect(await locks()).toBe(0);
   });
 
-  test("a try for the witness is none: two who ask at once learn nothing", async () => {
+  test("somebody else who asks for the witness at the same moment proves nothing", async () => {
     await makeYoung();
     await superuser.query("begin");
     await superuser.query("select pg_try_advisory_xact_lock($1, $2)", [1_885_826_155, long]);
@@ -284,7 +284,7 @@ describe("a TTL", () => {
     expect(lock.held).toBe(true);
   });
 
-  test("that is not said is the grace, if that is below the default", async () => {
+  test("is the grace by default, if that is below the usual default", async () => {
     await waitUntilOlderThan(500);
     await using locker = createLocker({ pool: poolOf(), recoveryGrace: 400 });
     await using lock = await locker.acquire(uniqueKey());
@@ -299,7 +299,7 @@ describe("a TTL", () => {
 });
 
 describe("a server that was promoted, and not restarted since", () => {
-  test("looks as old as its last checkpoint, or as it is to who knew it before", async () => {
+  test("looks as old as its last checkpoint, except to lockers that knew it before", async () => {
     await using promoted = await server.standby();
     await promoted.promote();
     const pool = poolOf({ connectionString: promoted.url, maxUses: 1 });

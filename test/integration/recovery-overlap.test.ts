@@ -156,7 +156,7 @@ describe.each(Object.keys(faults))("after %s", (name) => {
     expect(await all(name, rounds, { ttl, recoveryGrace: ttl })).toBe(0);
   });
 
-  test("somebody is, without one", { timeout: roundsWithout * 30_000 }, async () => {
+  test("without a grace, somebody is granted such a lock", { timeout: roundsWithout * 30_000 }, async () => {
     expect(await all(name, roundsWithout, { ttl: ttlWithout })).toBe(roundsWithout);
   });
 });

@@ -56,7 +56,7 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
     expect(await later).toBe("then");
   });
 
-  test("a timeout once that has ended says nothing of it", async () => {
+  test("a timeout after that function has ended doesn't mention it", async () => {
     await using locker = create();
     const key = uniqueKey();
     const { later } = await locker.withLock(key, async () => ({
@@ -71,7 +71,7 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
 describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
   const reentrant = true;
 
-  test("a call inside takes part in the lock, and the outer one gives it back", async () => {
+  test("a call inside takes part in the lock, and the outer call releases it", async () => {
     await using locker = create();
     const key = uniqueKey();
     await locker.withLock(key, async (outer) => {
@@ -95,7 +95,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     expect(await locker.isHeld(key)).toBe(false);
   });
 
-  test("so does one further in, and one of tryWithLock and wrapWithLock", async () => {
+  test("deeper calls take part, too, and those of tryWithLock and wrapWithLock", async () => {
     await using locker = create();
     const key = uniqueKey();
     const countDown = locker.wrapWithLock(
@@ -112,7 +112,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     });
   });
 
-  test("a call outside takes the lock as ever, and is refused it as ever", async () => {
+  test("a call outside takes the lock, and is refused it, as without the option", async () => {
     await using locker = create();
     const key = uniqueKey();
     const lock = await locker.acquire(key, { reentrant });
@@ -263,7 +263,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     await expect(outer).rejects.toThrow(LockLostError);
   });
 
-  test("what the outer lock is not, is refused", async () => {
+  test("what differs from the outer lock is refused", async () => {
     await using locker = create();
     const key = uniqueKey();
     await locker.withLock(

@@ -66,7 +66,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       });
     });
 
-    test("and then does gets its connection back untouched", async () => {
+    test("and answers late gets its connection back untouched", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const pool = createPool({ connectionString: proxy.url });
       await using locker = createLocker({ sessions, pool, connWaitTimeout: "60ms" });
@@ -207,7 +207,7 @@ describe("a pool of few connections", () => {
     },
   );
 
-  test.skipIf(isOverPostgresJs)("goes on when it has connections for thousands who have left", async () => {
+  test.skipIf(isOverPostgresJs)("goes on after connections for thousands who have left", async () => {
     const pool = createPool({ max: 1 });
     await using locker = createLocker({ pool, sessions: "dedicated", connWaitTimeout: "1ms" });
     const client = await pool.connect();
@@ -221,7 +221,7 @@ describe("a pool of few connections", () => {
     expect(await (await locker.acquire(uniqueKey())).release()).toBeUndefined();
   });
 
-  test("is waited for without a bound where connWaitTimeout is negative", async () => {
+  test("is waited for without a bound if connWaitTimeout is negative", async () => {
     const pool = createPool({ max: 1 });
     await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
     const held = await locker.acquire(uniqueKey());

@@ -30,7 +30,7 @@ describe.each(eachLocker)("%s: withLocks", (_, create) => {
     await using _free = await locker.acquireAll(keys);
   });
 
-  test("takes all or none, and doesn't run its function then", async () => {
+  test("takes all or none, and doesn't run its function without them", async () => {
     await using locker = create();
     const [one, other] = [uniqueKey(), uniqueKey()];
     await using _held = await locker.acquire(other);
@@ -47,7 +47,7 @@ describe.each(eachLocker)("%s: withLocks", (_, create) => {
         throw new Error("mine");
       },
     ],
-  ])("gives them back if its function %s", async (_what, fn) => {
+  ])("releases them if its function %s", async (_what, fn) => {
     await using locker = create();
     const keys = [uniqueKey(), uniqueKey()];
     await expect(locker.withLocks(keys, fn)).rejects.toThrow("mine");
@@ -75,7 +75,7 @@ describe.each(eachLocker)("%s: withLocks", (_, create) => {
     await expect(running).rejects.toThrow(LockExpiredError);
   });
 
-  test("refuses what can't be meant, before anything is taken", async () => {
+  test("refuses bad arguments before anything is taken", async () => {
     await using locker = create();
     await expect(locker.withLocks([], () => {})).rejects.toThrow(/at least one key/);
     await expect(locker.withLocks("k" as never, () => {})).rejects.toThrow(/an array of keys/);
@@ -159,7 +159,7 @@ describe.each(eachLocker)("%s: defaults", (_, create) => {
     expect(build).toThrow(`\`defaults.${field}\``);
   });
 
-  test.each([null, [], "30s"])("%o are none", (defaults) => {
+  test.each([null, [], "30s"])("%o are not accepted", (defaults) => {
     expect(() => create({ defaults: defaults as never })).toThrow(/`defaults` to be an object/);
   });
 });
@@ -220,7 +220,7 @@ describe.each(eachLocker)("%s: wrapWithLock", (_, create) => {
     await expect(fails()).rejects.toThrow(LockNotAcquiredError);
   });
 
-  test("rejects with what makes the key, or what that makes", async () => {
+  test("rejects with the error of the key's function, or of the key that it returns", async () => {
     await using locker = create();
     const run = () => expect.unreachable();
     const throws = locker.wrapWithLock(() => {
@@ -231,7 +231,7 @@ describe.each(eachLocker)("%s: wrapWithLock", (_, create) => {
     await expect(locker.wrapWithLock(() => 7 as never, run)()).rejects.toThrow(InvalidKeyError);
   });
 
-  test("refuses at once what can't be meant", async () => {
+  test("refuses bad arguments at once", async () => {
     await using locker = create();
     expect(() => locker.wrapWithLock("k", 7 as never)).toThrow(InvalidConfigError);
     expect(() => locker.wrapWithLock("k", () => {}, { tll: 1 } as never)).toThrow(/`tll`/);
@@ -330,7 +330,7 @@ test("a namespace shares the sessions of its locker, and has transactions", asyn
   });
 });
 
-test("of the client of a lock in memory there is nothing", async () => {
+test("a lock in memory has no client", async () => {
   await using locker = new MemoryLocker();
   await expect(locker.acquire("k", { client: new pg.Client() })).rejects.toThrow(/`client` to be absent/);
 });

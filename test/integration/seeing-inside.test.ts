@@ -27,7 +27,7 @@ describe("stats()", () => {
     expect(stats()).toEqual({ ...nothing, closed: true });
   });
 
-  test("counts whoever waits, and whoever tries", async () => {
+  test("counts the callers that wait, and those that try", async () => {
     await using locker = createLocker();
     await using holder = createLocker();
     const lock = await holder.acquire(uniqueKey());

@@ -136,7 +136,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await (await waiting).release();
   });
 
-  test("whoever is next may be killed: the one behind it is next then", async () => {
+  test("if the next in line is killed, the one behind it comes next", async () => {
     const key = uniqueKey();
     await using fleet = lockers(2);
     const [holder, other] = fleet.semaphores(key, 1) as [Semaphore, Semaphore];
@@ -152,7 +152,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(child.messages).toEqual([]);
   });
 
-  test("those who wait are served in order, and nobody gets past", async () => {
+  test("waiters are served in order, and nobody overtakes them", async () => {
     const key = uniqueKey();
     await using fleet = lockers(4);
     const [holder, ...others] = fleet.semaphores(key, 2) as [Semaphore, ...Semaphore[]];
@@ -254,7 +254,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(await refused(semaphore.acquire({ signal: AbortSignal.abort("before") }))).toBe("before");
   });
 
-  test("an abort of whoever is in line, or next, leaves its place to the one behind", async () => {
+  test("an aborted waiter, in line or next, leaves its place to the one behind", async () => {
     const key = uniqueKey();
     await using fleet = lockers(4);
     const [holder, next, second, third] = fleet.semaphores(key, 1) as Semaphore[] & { length: 4 };
@@ -323,7 +323,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await (await waiting).release();
   });
 
-  test("whoever is next and loses its session waits on", async () => {
+  test("the next in line waits on if it loses its session", async () => {
     const key = uniqueKey();
     await using fleet = lockers(2);
     const [holder, other] = fleet.semaphores(key, 1) as [Semaphore, Semaphore];
@@ -372,7 +372,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await next.release();
   });
 
-  test("whoever gives another number than those who hold a permit is told both", async () => {
+  test("a caller with another number of permits than the holders' is told both", async () => {
     const key = uniqueKey();
     await using fleet = lockers(2);
     const [one, other] = fleet.all as [PostgresLocker, PostgresLocker];
@@ -436,7 +436,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await Promise.all(permits.map((permit) => permit.release()));
   });
 
-  test("what is no semaphore, and no option of one, is refused by name", async () => {
+  test("a bad number of permits, key or option is refused by name", async () => {
     await using fleet = lockers(1);
     const [locker] = fleet.all as [PostgresLocker];
     for (const permits of [0, -1, 1.5, 1_001, Number.NaN, "3", undefined, null]) {

@@ -65,7 +65,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await lock.release();
     });
 
-    test("delays every packet: belief counts from the sending, not from the answer", async () => {
+    test("delays every packet: the TTL counts from the sending, not from the answer", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using proxy = await TcpProxy.start(databaseUrl());

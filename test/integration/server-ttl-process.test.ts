@@ -140,7 +140,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await lock.release();
     });
 
-    test("forward is not asked by a timer: held is false in the same step", async () => {
+    test("forward finds held false in the same step, without a timer", async () => {
       await using locker = enforced();
       const lock = await locker.acquire(uniqueKey(), { ttl: "1h" });
       const { signal } = lock;

@@ -125,7 +125,7 @@ test("one more shared holder gets its token, whatever else fails in the batch", 
   await lock.release();
 });
 
-describe("what was found to be over stays over, whoever of the others proves the session", () => {
+describe("what has ended stays ended, whichever other lock proves the session", () => {
   test("a lock whose TTL has passed", async () => {
     await using locker = createLocker({ sessions: "shared" });
     const lock = await locker.acquire(uniqueKey(), { ttl: "1h", autoRefresh: true });
@@ -169,7 +169,7 @@ describe("the lease of a session that the server ends by itself", () => {
     await until(() => signal.aborted);
   });
 
-  test("is that of the others again where the one with the smallest was refused", async () => {
+  test("is that of the others again if the one with the smallest was refused", async () => {
     const options = { ttlEnforcement: "server" } as const;
     await using locker = createLocker({ sessions: "shared", ...options });
     await using other = createLocker({ sessions: "dedicated", ...options });

@@ -10,8 +10,8 @@ import { until } from "../support/until.ts";
 
 // What is asked of a session that is busy goes out together, in few statements, and comes back one by one.
 
-describe("what is asked while a statement is under way", () => {
-  test("goes out together, and all of it succeeds", async () => {
+describe("operations that arrive while a statement is under way", () => {
+  test("go out together, and all of them succeed", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
@@ -29,7 +29,7 @@ describe("what is asked while a statement is under way", () => {
     expect(sortedIds(await advisoryLocks())).toEqual(sortedIds([kept as Lock, ...next]));
   });
 
-  test("goes out in two halves if it is much, the second before the first is answered", async () => {
+  test("go out in two halves if there are many, without waiting for the first answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
@@ -45,7 +45,7 @@ describe("what is asked while a statement is under way", () => {
     expect(statements).toHaveLength(3);
   });
 
-  test("goes out alone where it is alone, in a statement without the price of many", async () => {
+  test("go out alone if there is only one, in a cheaper statement", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
@@ -68,7 +68,7 @@ describe("what is asked while a statement is under way", () => {
     expect(texts()).toEqual([alone[1], together]);
   });
 
-  test("is done in order: a key that is released and asked for again is granted", async () => {
+  test("are done in order: a key that is released and asked for again is granted", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
@@ -88,7 +88,7 @@ describe("what is asked while a statement is under way", () => {
     expect(sortedIds(await advisoryLocks())).toEqual(sortedIds([kept as Lock, ...next]));
   });
 
-  test("is granted and refused each by itself", async () => {
+  test("are granted and refused one by one", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
@@ -110,7 +110,7 @@ describe("what is asked while a statement is under way", () => {
     expect(sortedIds(await advisoryLocks())).toEqual(sortedIds([kept, ...taken, ...granted]));
   });
 
-  test("brings a fencing token to those alone that asked for one", async () => {
+  test("bring a fencing token only to those that asked for one", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });

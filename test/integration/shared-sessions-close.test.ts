@@ -96,7 +96,7 @@ describe("close", () => {
     await closeWhileOpening({ connWaitTimeout: -1 });
   });
 
-  test("gives a session back at once that carries nothing", async () => {
+  test("returns a session at once that carries nothing", async () => {
     const pool = createPool();
     const locker = createLocker({ pool, sessions: "shared" });
     await (await locker.acquire(uniqueKey())).release();

@@ -26,7 +26,7 @@ beforeEach(async () => {
 afterAll(() => server[Symbol.asyncDispose]());
 
 describe("a server without room for another lock", () => {
-  test("refuses those that it has no room for, by name, and keeps what is held", async () => {
+  test("refuses locks that it has no room for, by name, and keeps those that are held", async () => {
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
     await using locker = createLocker({ pool, sessions: "shared", maxLocksPerSession: 10_000 });
@@ -49,7 +49,7 @@ describe("a server without room for another lock", () => {
     expect(sortedIds(await locksOn(admin))).toEqual(sortedIds([...before, ...next]));
   });
 
-  test("refuses all the same where what is asked comes to a few", async () => {
+  test("refuses them even if only a few are asked for", async () => {
     const admin = await connect({ connectionString: server.url });
     await using locker = createLocker({
       pool: createPool({ connectionString: server.url, max: 2 }),
@@ -71,7 +71,7 @@ describe("a server without room for another lock", () => {
     await acquireMany(locker, 20);
   });
 
-  test("takes back every lock while there is none", async () => {
+  test("takes back every lock while there is no room", async () => {
     const admin = await connect({ connectionString: server.url });
     const pool = createPool({ connectionString: server.url, max: 2 });
     await using locker = createLocker({ pool, sessions: "shared" });

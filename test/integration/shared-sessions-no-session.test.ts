@@ -8,7 +8,7 @@ import { until } from "../support/until.ts";
 
 // A session that cannot be had: all that waited for it are told why, once each.
 
-describe("without a session to be had", () => {
+describe("if no session is available", () => {
   test("everybody is told that the pool is saturated, until it has a session", async () => {
     const pool = createPool({ max: 2 });
     await using locker = createLocker({ pool, sessions: "shared", connWaitTimeout: 200 });
@@ -25,7 +25,7 @@ describe("without a session to be had", () => {
     await (await locker.acquire(uniqueKey())).release();
   });
 
-  test("all who want one are told that the server does not answer", async () => {
+  test("all callers are told that the server does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared", connWaitTimeout: 200 });
@@ -38,7 +38,7 @@ describe("without a session to be had", () => {
     expect(locks.held).toBe(true);
   });
 
-  test("all who want one are told that the server refuses", async () => {
+  test("all callers are told that the server refuses", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
@@ -50,7 +50,7 @@ describe("without a session to be had", () => {
     await (await locker.acquire(uniqueKey())).release();
   });
 
-  test("all who want one are told of the pooler in the way, and nothing is set or locked", async () => {
+  test("all callers are told of the pooler in the way, and nothing is set or locked", async () => {
     const { pool, clients } = observedPool({ application_name: "somebody's" });
     pool.on("connect", (client) => {
       (client as unknown as { processID: number }).processID += 1_000_000;

@@ -9,7 +9,7 @@ import { until } from "../support/until.ts";
 // A TTL that the server enforces is the session's: the smallest of the locks that it carries.
 
 describe("a TTL that the server enforces", () => {
-  test("is the session's smallest: nobody relies on any lock when another has one", async () => {
+  test("is the smallest of its session, so holders rely on no lock for longer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using locker = enforced(createPool({ connectionString: proxy.url }));
     await using other = enforced();
@@ -24,7 +24,7 @@ describe("a TTL that the server enforces", () => {
     await until(() => signals.every((signal) => signal.aborted));
   });
 
-  test("ends belief in all of them by the clock alone", async () => {
+  test("ends all locks of its session by the clock alone", async () => {
     await using locker = enforced();
     await using other = enforced();
     const short = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
@@ -37,7 +37,7 @@ describe("a TTL that the server enforces", () => {
     await expect(short.release()).rejects.toMatchObject({ code: "LOCK_NOT_HELD" });
   });
 
-  test("is kept by the locker, whoever of the others refreshes or not", async () => {
+  test("is kept by the locker, whichever holders refresh", async () => {
     await using locker = enforced();
     const short = await locker.acquire(uniqueKey(), { ttl: 700, autoRefresh: true });
     const long = await locker.acquire(uniqueKey(), { ttl: "30s" });
@@ -49,7 +49,7 @@ describe("a TTL that the server enforces", () => {
     await long.release();
   });
 
-  test("that lapses frees its own lock alone", async () => {
+  test("that lapses frees only its own lock", async () => {
     await using locker = enforced();
     await using other = enforced();
     const lapsing = await locker.acquire(uniqueKey(), { ttl: 700 });

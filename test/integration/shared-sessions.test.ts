@@ -95,7 +95,7 @@ describe("the sessions of a locker", () => {
     },
   );
 
-  test("are not ended by what their role has set", async () => {
+  test("are not ended by their role's settings", async () => {
     await using role = await createRole({
       settings: { idle_session_timeout: "300", statement_timeout: "100" },
     });
@@ -112,7 +112,7 @@ describe("the sessions of a locker", () => {
     await until(() => pool.totalCount === 0);
   });
 
-  test("leave the rest of the pool to what is done under the locks", async () => {
+  test("leave the rest of the pool to the work under the locks", async () => {
     const pool = createPool({ max: 3 });
     await using locker = createLocker({ pool, sessions: "shared" });
     const work = Array.from({ length: 10 }, (_, i) =>
@@ -145,19 +145,22 @@ describe("a key that a session has", () => {
     ["exclusive", "exclusive"],
     ["exclusive", "shared"],
     ["shared", "exclusive"],
-  ] as const)("held %s is refused to who wants it %s, and free after one release", async (mode, wanted) => {
-    await using locker = createLocker({ sessions: "shared" });
-    await using other = createLocker({ sessions: "shared" });
-    const key = uniqueKey();
-    await using _neighbour = await locker.acquire(uniqueKey());
-    const lock = await locker.acquire(key, { mode });
-    for (const each of [locker, other])
-      await expect(each.acquire(key, { mode: wanted })).rejects.toMatchObject({ reason: "held" });
-    expect(await holdersOf(lock.id)).toHaveLength(1);
-    await lock.release();
-    expect(await holdersOf(lock.id)).toEqual([]);
-    await (await other.acquire(key, { mode: wanted })).release();
-  });
+  ] as const)(
+    "held %s is refused to a caller that wants it %s; one release frees it",
+    async (mode, wanted) => {
+      await using locker = createLocker({ sessions: "shared" });
+      await using other = createLocker({ sessions: "shared" });
+      const key = uniqueKey();
+      await using _neighbour = await locker.acquire(uniqueKey());
+      const lock = await locker.acquire(key, { mode });
+      for (const each of [locker, other])
+        await expect(each.acquire(key, { mode: wanted })).rejects.toMatchObject({ reason: "held" });
+      expect(await holdersOf(lock.id)).toHaveLength(1);
+      await lock.release();
+      expect(await holdersOf(lock.id)).toEqual([]);
+      await (await other.acquire(key, { mode: wanted })).release();
+    },
+  );
 
   test("is locked once for all its shared holders, and free after the last of them", async () => {
     await using locker = createLocker({ sessions: "shared" });
@@ -226,7 +229,7 @@ describe("a key that a session has", () => {
     await (await other.acquire(key)).release();
   });
 
-  test("goes to each of many in turn who wait for it in two lockers", async () => {
+  test("goes in turn to each of many waiters in two lockers", async () => {
     const lockers = [createLocker({ sessions: "shared" }), createLocker({ sessions: "shared" })] as const;
     await using one = lockers[0];
     await using two = lockers[1];
@@ -282,7 +285,7 @@ describe("fencing tokens", () => {
     }
   });
 
-  test("grow in the order of the grants where two lockers contend", async () => {
+  test("grow in the order of the grants if two lockers contend", async () => {
     await using one = createLocker({ sessions: "shared" });
     await using two = createLocker({ sessions: "shared" });
     const keys = Array.from({ length: 4 }, () => uniqueKey());

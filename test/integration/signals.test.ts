@@ -99,7 +99,7 @@ describe("a signal is taken by its shape", () => {
     ["one that can't be listened to", { aborted: false, addEventListener() {} }],
     ["a controller", new AbortController()],
     ["null", null],
-  ])("%s is none", async (_, signal) => {
+  ])("%s is not a signal", async (_, signal) => {
     await using locker = createLocker();
     await expect(locker.acquire(uniqueKey(), { signal: signal as never })).rejects.toMatchObject({
       name: "InvalidConfigError",
@@ -109,7 +109,7 @@ describe("a signal is taken by its shape", () => {
 });
 
 describe("one signal for many", () => {
-  test("has one listener, and none when they have what they want; no warning is printed", async () => {
+  test("has one listener, and none in the end; no warning is printed", async () => {
     const warned = vi.spyOn(process, "emitWarning");
     await using locker = createLocker();
     const controller = new AbortController();
@@ -203,7 +203,7 @@ describe("a signal that misbehaves leaves nothing behind", () => {
     expect(signal.listeners.size).toBe(0);
   });
 
-  test("whoever hears of the abort acquires again with it: refused at once", async () => {
+  test("an acquire with it from its own abort listener is refused at once", async () => {
     await using locker = createLocker();
     const key = await heldKey(locker);
     const controller = new AbortController();
@@ -219,7 +219,7 @@ describe("a signal that misbehaves leaves nothing behind", () => {
     expect(await Promise.all(again)).toEqual(["enough"]);
   });
 
-  test("an abort while the server has the statement: what is granted goes back", async () => {
+  test("an abort while the server has the statement: what is granted is released", async () => {
     await using locker = createLocker();
     const session = await connect();
     for (let round = 0; round < 20; round += 1) {

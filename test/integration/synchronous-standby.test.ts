@@ -96,7 +96,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
   await server.nothingLeft();
 }, 60_000);
 
-test("a caller's signal ends a fenced acquire at once, and what it had goes back", async () => {
+test("a caller's signal ends a fenced acquire at once, and its lock is released", async () => {
   const locker = createLocker({ pool: createPool({ connectionString: server.url }) });
   const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
   await standbys("nobody");
@@ -121,7 +121,7 @@ test("a caller's signal ends a fenced acquire at once, and what it had goes back
   await server.nothingLeft();
 }, 60_000);
 
-test("a lock whose TTL passes before its token is there goes back at once", async () => {
+test("a lock whose TTL passes before its token is drawn is released at once", async () => {
   await using locker = createLocker({
     pool: createPool({ connectionString: server.url }),
     ttlEnforcement: "server",

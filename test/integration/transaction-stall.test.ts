@@ -11,7 +11,7 @@ emptyWrittenTable();
 /** Longer than a statement's deadline. */
 const stall = 5_500;
 
-test("a commit that took effect is one, whatever stood still after it was sent", async () => {
+test("a commit that took effect is reported, whatever stood still after it was sent", async () => {
   await using child = Child.start("commit-and-stop.mjs", {
     args: [uniqueKey()],
     env: { DATABASE_URL: databaseUrl() },

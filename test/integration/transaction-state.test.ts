@@ -102,7 +102,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     expect(left).toEqual([]);
   });
 
-  test("commits nothing after another has got the lock meanwhile", async () => {
+  test("commits nothing if another caller has got the lock in the meantime", async () => {
     await using locker = createLocker({ pool: createPool({ Client } as pg.PoolConfig) });
     await using elsewhere = createLocker();
     const key = uniqueKey();
@@ -139,7 +139,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     },
   );
 
-  test("a pool's client that has the lock by the application's own doing is no way in", async () => {
+  test("a pool's client on which the application took the lock doesn't get it again", async () => {
     const pool = createPool({ max: 1, Client } as pg.PoolConfig);
     const key = uniqueKey();
     const earlier = await pool.connect();
@@ -173,7 +173,7 @@ describe("a transaction of the locker's own", () => {
   );
 
   test.skipIf(isOverPostgresJs)(
-    "gives its client to whoever queues for it, with a release that works",
+    "gives its client to the next in the pool's queue, with a release that works",
     async () => {
       const pool = createPool({ max: 1 });
       await using locker = createLocker({ pool });
@@ -204,7 +204,7 @@ describe("a transaction of the locker's own", () => {
     expect(await written()).toEqual(["kept"]);
   });
 
-  test("its client is none for a second lock of the same key, but for readers", async () => {
+  test("its client takes no second lock of the same key, except a shared one", async () => {
     await using locker = createLocker();
     const key = uniqueKey();
     await locker.withTransaction(key, async (client: pg.PoolClient) => {
@@ -230,7 +230,7 @@ describe("a transaction of the locker's own", () => {
 });
 
 describe("a client of the caller's", () => {
-  test("of two calls at once one is inside, and the other is told so", async () => {
+  test("lets in one of two calls at the same moment, and tells the other so", async () => {
     await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
@@ -442,7 +442,7 @@ describe("calls that meet on one client", () => {
     await client.query("drop table meeting");
   });
 
-  test("may be within each other", async () => {
+  test("may be nested", async () => {
     await using locker = createLocker();
     const client = await connect();
     await client.query("begin");

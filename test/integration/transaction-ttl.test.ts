@@ -138,7 +138,7 @@ describe("a transaction of the locker's own", () => {
     await expect(running).rejects.toThrow(/idle-in-transaction/);
   });
 
-  test("has the default with ttlEnforcement: server, else only what is asked for", async () => {
+  test("has the default with ttlEnforcement: server, otherwise only what is asked for", async () => {
     const options = "-c idle_in_transaction_session_timeout=77s";
     const pool = createPool({ options });
     const ask = (client: pg.PoolClient) => idleTimeout(client);

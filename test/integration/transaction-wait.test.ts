@@ -89,7 +89,7 @@ const ways: ReadonlyArray<readonly [string, () => Promise<Ways>]> = [
 ];
 
 describe.each(ways)("a wait in %s", (_, make) => {
-  test("is one of the server's, in the order of arrival, and ends with the release", async () => {
+  test("is a wait in the server, in order of arrival, and ends with the release", async () => {
     await using locker = createLocker();
     const { run, client } = await make();
     const holder = await connect();
@@ -172,7 +172,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
   });
 });
 
-test("a wait is no line in the server's log, however it ends", async () => {
+test("a wait leaves no line in the server's log, however it ends", async () => {
   await using server = await startServer();
   const url = server.url;
   const client = await connect({ connectionString: url });
@@ -424,29 +424,32 @@ test.each<readonly [string, unknown]>([
   }
 });
 
-test.skipIf(!PgBouncer.installed)("through PgBouncer in transaction mode, in either way", async () => {
-  await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 4 });
-  await using locker = createLocker({ pool: createPool({ connectionString: bouncer.url }) });
-  const client = await connect({ connectionString: bouncer.url });
-  const holder = await connect();
-  const key = uniqueKey();
-  const id = lockId(0, key).toString();
-  await client.query("begin");
-  for (const options of [{}, { client }]) {
-    await holder.query("select pg_advisory_lock($1)", [id]);
-    const aborting = new AbortController();
-    const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal: aborting.signal });
-    aborted.catch(() => {});
-    await until(waits);
-    aborting.abort(new Error("left"));
-    await expect(aborted).rejects.toThrow("left");
-    await until(nobodyWaits);
-    const waiting = locker.withTransaction(key, () => "granted", { ...options, wait: true });
-    await until(waits);
-    await holder.query("select pg_advisory_unlock_all()");
-    expect(await waiting).toBe("granted");
-  }
-  await client.query("commit");
-  await client.end();
-  await locker.close();
-});
+test.skipIf(!PgBouncer.installed)(
+  "a transaction waits through PgBouncer in transaction mode, in either way",
+  async () => {
+    await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "transaction", poolSize: 4 });
+    await using locker = createLocker({ pool: createPool({ connectionString: bouncer.url }) });
+    const client = await connect({ connectionString: bouncer.url });
+    const holder = await connect();
+    const key = uniqueKey();
+    const id = lockId(0, key).toString();
+    await client.query("begin");
+    for (const options of [{}, { client }]) {
+      await holder.query("select pg_advisory_lock($1)", [id]);
+      const aborting = new AbortController();
+      const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal: aborting.signal });
+      aborted.catch(() => {});
+      await until(waits);
+      aborting.abort(new Error("left"));
+      await expect(aborted).rejects.toThrow("left");
+      await until(nobodyWaits);
+      const waiting = locker.withTransaction(key, () => "granted", { ...options, wait: true });
+      await until(waits);
+      await holder.query("select pg_advisory_unlock_all()");
+      expect(await waiting).toBe("granted");
+    }
+    await client.query("commit");
+    await client.end();
+    await locker.close();
+  },
+);

@@ -43,7 +43,7 @@ describe("withTransaction", () => {
     expect(pool.idleCount).toBe(pool.totalCount);
   });
 
-  test("rolls back where fn fails, and rejects with its error", async () => {
+  test("rolls back if fn fails, and rejects with its error", async () => {
     await using locker = createLocker();
     const key = uniqueKey();
     const error = new Error("its own");
@@ -60,7 +60,7 @@ describe("withTransaction", () => {
     await locker.withTransaction(key, () => {});
   });
 
-  test("rejects where fn passed over a failed statement, for then nothing was committed", async () => {
+  test("rejects if fn ignored a failed statement, because nothing was committed then", async () => {
     await using locker = createLocker();
     const running = locker.withTransaction(uniqueKey(), async (client) => {
       await client.query(write, ["one"]);
@@ -72,7 +72,7 @@ describe("withTransaction", () => {
     expect(await written()).toEqual([]);
   });
 
-  test.each(["commit", "rollback"])("rejects where fn ended the transaction itself, by %s", async (end) => {
+  test.each(["commit", "rollback"])("rejects if fn ended the transaction itself, by %s", async (end) => {
     const pool = createPool();
     await using locker = createLocker({ pool });
     const key = uniqueKey();
@@ -225,7 +225,7 @@ describe("withTransaction", () => {
     expect(await written()).toEqual(["one"]);
   });
 
-  test("an option that there is not is refused", async () => {
+  test("an unknown option is refused", async () => {
     await using locker = createLocker();
     const misspelt = { tll: "5s" } as object;
     await expect(locker.withTransaction(uniqueKey(), () => {}, misspelt)).rejects.toThrow(
@@ -249,7 +249,7 @@ describe("withTransaction on a client of the caller's", () => {
     expect(await advisoryLocks()).toEqual([]);
   });
 
-  test("leaves the transaction to the caller where fn fails", async () => {
+  test("leaves the transaction to the caller if fn fails", async () => {
     await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();
@@ -261,7 +261,7 @@ describe("withTransaction on a client of the caller's", () => {
     expect(await written()).toEqual(["one"]);
   });
 
-  test("is refused where there is no transaction, and holds nothing then", async () => {
+  test("is refused if there is no transaction, and holds nothing then", async () => {
     await using locker = createLocker();
     const client = await connect();
     const running = locker.withTransaction(uniqueKey(), () => expect.unreachable(), { client });

@@ -42,7 +42,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await lock.release();
   });
 
-  test.skipIf(isOverPostgresJs)("a standby may be where reads go", async () => {
+  test.skipIf(isOverPostgresJs)("a standby may be the pool for reads", async () => {
     await using primary = await startServer();
     await using standby = await primary.standby();
     const [write, read] = [primary, standby].map(({ url }) => createPool({ connectionString: url }));
@@ -67,7 +67,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(pool.totalCount).toBe(0);
     });
 
-    test("has its settings still", async () => {
+    test("still has its settings", async () => {
       await using role = await createRole({ settings: { idle_session_timeout: "400ms" } });
       await using pooler = await startPooler(role.url);
       const pool = createPool({ connectionString: pooler.url, application_name: "somebody's" });

@@ -69,7 +69,7 @@ describe.each(names)("a wait of %s", (name) => {
     expect(getEventListeners(aborting.signal, "abort")).toEqual([]);
   });
 
-  test("that is aborted in the very moment of the grant gives the lock back", async () => {
+  test("that is aborted in the very moment of the grant releases the lock", async () => {
     await using held = await HeldByHand.on(server);
     await using waiter = locker();
     const aborting = new AbortController();

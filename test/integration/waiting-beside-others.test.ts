@@ -78,7 +78,7 @@ describe("beside psql", () => {
     expect(order).toEqual(["locker 1", "psql", "locker 2"]);
   });
 
-  test("a try doesn't pass who waits, nor does a reader's", async () => {
+  test("a try overtakes no waiter, not even a reader's try", async () => {
     await using held = await HeldByHand.on(server, "shared");
     await using fleet = await Fleet.start(1, server.url);
     const psql = await server.connect();

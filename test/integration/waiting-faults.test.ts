@@ -54,14 +54,14 @@ function codesOf(error: unknown): unknown[] {
 
 const terminate = (pid: number | undefined) => server.rows("select pg_terminate_backend($1)", [pid]);
 
-describe("a session on which is waited", () => {
+describe("a session on which a caller waits", () => {
   const since = `select pid, waitstart::text as since from pg_locks
                   where not granted and ((classid::bigint << 32) | objid::bigint) = $1 and waitstart is not null`;
 
   test.each([
     ["terminated", "select pg_terminate_backend($1)"],
     ["cancelled by somebody else", "select pg_cancel_backend($1)"],
-  ])("may be %s, again and again: the wait goes on, and has the lock in the end", async (_, sql) => {
+  ])("may be %s, again and again: the wait goes on, and gets the lock in the end", async (_, sql) => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url);
     const waiting = fleet.first.acquire(held.key, { wait: true });
@@ -117,7 +117,7 @@ describe("a session on which is waited", () => {
     expect(await server.pidsOf(held.id, "granted")).toEqual([]);
   });
 
-  test("and that is terminated while a lock that was waited for is held loses it, loudly", async () => {
+  test("that is terminated while it carries the lock loses it, loudly", async () => {
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, server.url);
     const waiting = fleet.first.acquire(held.key, { wait: true });
@@ -183,7 +183,7 @@ describe("a black hole on the link of a waiter", () => {
     await (await fleet.first.acquire(held.key, { wait: "5s" })).release();
   });
 
-  test("that passes is waited through", async () => {
+  test("that passes does not end the wait", async () => {
     await using proxy = await TcpProxy.start(server.url);
     await using held = await HeldByHand.on(server);
     await using fleet = await Fleet.start(1, proxy.url);
@@ -293,7 +293,7 @@ describe("a database that isn't there", () => {
     await Promise.all(waits);
   }, 40_000);
 
-  test("is no wait where none was asked for: a try rejects at once", async () => {
+  test("is not waited for without a `wait`: a try rejects at once", async () => {
     await using proxy = await TcpProxy.start(server.url);
     await proxy.refuse();
     await using locker = lockerOn(proxy.url);
@@ -325,7 +325,7 @@ describe("a server whose connections are all taken", () => {
     await Promise.all(others.map((other) => other.end()));
   });
 
-  test("has who waits wait in it as soon as one is free", async () => {
+  test("lets callers wait in it as soon as one is free", async () => {
     await using held = await HeldByHand.on(server);
     await using locker = lockerOn(server.url);
     await server.rows("select 1");
@@ -372,7 +372,7 @@ test("a pool whose connections are all checked out is waited for", async () => {
   await (await waiting).release();
 });
 
-describe("what no waiting mends rejects at once:", () => {
+describe("a fault that waiting can't mend rejects at once:", () => {
   const rejected = async (locker: PostgresLocker): Promise<unknown> => {
     const start = performance.now();
     const error = await locker.acquire(uniqueKey(), { wait: "30s" }).catch((error: unknown) => error);
@@ -429,7 +429,7 @@ describe("what no waiting mends rejects at once:", () => {
   });
 });
 
-describe.skipIf(!PgBouncer.installed)("behind PgBouncer in session mode, as said", () => {
+describe.skipIf(!PgBouncer.installed)("behind PgBouncer in session mode, if the locker is told so,", () => {
   test("a wait has the lock in its turn, and an abort ends it in the server", async () => {
     await using bouncer = await PgBouncer.start({ url: server.url, mode: "session" });
     await using held = await HeldByHand.on(server);
@@ -449,7 +449,7 @@ describe.skipIf(!PgBouncer.installed)("behind PgBouncer in session mode, as said
     await until(async () => (await server.pidsOf(held.id, "granted")).length === 0);
   });
 
-  test("that dies, a wait goes on as soon as there is one again", async () => {
+  test("a wait goes on after the pooler has died and come back", async () => {
     await using proxy = await TcpProxy.start(server.url);
     await using held = await HeldByHand.on(server);
     await using locker = lockerOn(proxy.url, { pooler: "session" });

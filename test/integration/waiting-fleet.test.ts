@@ -73,7 +73,7 @@ describe("a hundred lockers that wait for one key", () => {
     expect(order).toHaveLength(size);
   }, 60_000);
 
-  test("have it in order of arrival", async () => {
+  test("get it in order of arrival", async () => {
     await using fleet = await Fleet.start(20, server.url);
     // Whose bound passes stands behind the others again: a machine that takes longer than that for all of it says nothing.
     for (let took = waitBound; took >= waitBound; ) {
@@ -87,7 +87,7 @@ describe("a hundred lockers that wait for one key", () => {
     }
   }, 60_000);
 
-  test("have it after their holder's process is killed", async () => {
+  test("get it after their holder's process is killed", async () => {
     await using fleet = await Fleet.start(30, server.url);
     const held = await HeldByHand.on(server);
     // The process that has the lock stands before them in the queue.
@@ -115,7 +115,7 @@ describe("a hundred lockers that wait for one key", () => {
   }, 40_000);
 
   test.each(["fast", "immediate"] as const)(
-    "wait through a restart of the server (%s), and all have it in the end",
+    "wait through a restart of the server (%s), and all get it in the end",
     async (mode) => {
       await using fleet = await Fleet.start(size, server.url);
       await using held = await HeldByHand.on(server);
@@ -190,7 +190,7 @@ describe("a process that waits", () => {
     expect(child.messages.at(-1)).toEqual({ released: true });
   });
 
-  test("and is killed keeps nobody who waits behind it from having its turn", async () => {
+  test("and is killed doesn't keep the waiters behind it from having their turn", async () => {
     await using held = await HeldByHand.on(server);
     await using child = Child.start("wait.mjs", { args: [held.key], env: { DATABASE_URL: server.url } });
     const [pid] = await server.waiters(held.id, 1);

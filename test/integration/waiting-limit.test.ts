@@ -59,7 +59,7 @@ describe("maxWaitingSessions", () => {
     await Promise.all(waits);
   });
 
-  test("who waits beyond it moves up as a place becomes free, the oldest first", async () => {
+  test("lets waiters beyond it move up as places become free, the oldest first", async () => {
     await using fleet = await one({ maxWaitingSessions: 2 });
     const held = await holding(5);
     const waits: Promise<void>[] = [];
@@ -75,7 +75,7 @@ describe("maxWaitingSessions", () => {
     }
   });
 
-  test("beyond it a lock is had all the same, as soon as it is free, without a place", async () => {
+  test("lets a waiter beyond it get a lock as soon as it is free, without a place", async () => {
     await using fleet = await one({ maxWaitingSessions: 1 });
     const [first, second, third] = (await holding(3)) as [HeldByHand, HeldByHand, HeldByHand];
     const waits = [first, second, third].map(({ key }) => fleet.first.acquire(key, { wait: true }));
@@ -91,7 +91,7 @@ describe("maxWaitingSessions", () => {
     await (await waits[0])?.release();
   });
 
-  test("a lock that was waited for, and is still held, has its place", async () => {
+  test("counts a lock that was waited for, until it is released", async () => {
     await using fleet = await one({ maxWaitingSessions: 1 });
     const [first, second] = (await holding(2)) as [HeldByHand, HeldByHand];
     const waiting = fleet.first.acquire(first.key, { wait: true, autoRefresh: true });
@@ -109,7 +109,7 @@ describe("maxWaitingSessions", () => {
     await (await then).release();
   });
 
-  test("a bound and an abort end a wait beyond it, too", async () => {
+  test("lets a bound and an abort end a wait beyond it, too", async () => {
     await using fleet = await one({ maxWaitingSessions: 1 });
     const [first, second, third] = (await holding(3)) as [HeldByHand, HeldByHand, HeldByHand];
     const aborting = new AbortController();

@@ -49,7 +49,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await (await waiting).release();
     });
 
-    test("is one of many in its process, of whom one goes to the database", async () => {
+    test("is one of many in its process, of which one goes to the database", async () => {
       await using holder = createLocker({ sessions });
       const pool = createPool({ max: 3 });
       await using locker = createLocker({ sessions, pool });

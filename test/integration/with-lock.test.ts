@@ -6,7 +6,7 @@ import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
-  test("fn gets a held lock, its answer comes back, and the lock is released", async () => {
+  test("fn gets a held lock, its result comes back, and the lock is released", async () => {
     await using locker = createLocker({ sessions });
     const key = uniqueKey();
     let seen: Lock | undefined;
@@ -114,7 +114,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(held).toBe(true);
   });
 
-  test("a lock refreshed by itself stops being so when it is released", async () => {
+  test("an auto-refreshed lock is no longer refreshed once it is released", async () => {
     await using locker = createLocker({ sessions });
     const lock = await locker.acquire(uniqueKey(), { ttl: "100ms", autoRefresh: true });
     await until(() => lock.held);

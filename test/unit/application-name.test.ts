@@ -9,22 +9,22 @@ test.each([
   [7, "🔒", "pg-locker 7 %F0%9F%94%92"],
   [7, "a\tb\0", "pg-locker 7 a%09b%00"],
   [7, " ~", "pg-locker 7  ~"],
-])("of namespace %d and key %j is %j", (namespace, key, expected) => {
+])("the application name of namespace %d and key %j is %j", (namespace, key, expected) => {
   expect(applicationName(namespace, key)).toBe(expected);
 });
 
-test("has 63 bytes at most, and is cut at a whole character", () => {
+test("an application name has 63 bytes at most, and is cut at a whole character", () => {
   expect(applicationName(0, "x".repeat(1_000_000))).toBe(`pg-locker 0 ${"x".repeat(51)}`);
   // 51 bytes are left: four characters of 12 each.
   expect(applicationName(0, "🔒".repeat(9))).toBe(`pg-locker 0 ${"%F0%9F%94%92".repeat(4)}`);
 });
 
-test("stops at the first character that doesn't fit, so no key looks like another", () => {
+test("an application name stops at the first character that doesn't fit", () => {
   const key = `${"x".repeat(50)}éy`;
   expect(applicationName(0, key)).toBe(`pg-locker 0 ${"x".repeat(50)}`);
 });
 
-test("reads back: what is not cut decodes to the key", () => {
+test("an application name that is not cut decodes to the key", () => {
   const key = "naïve-ключ %";
   expect(decodeURIComponent(applicationName(0, key).slice("pg-locker 0 ".length))).toBe(key);
 });

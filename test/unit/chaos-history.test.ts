@@ -63,7 +63,7 @@ test("a claim lasts from the first to the last time that the lock was held", () 
   expect(judged).toMatchObject([{ ...facts, asked: 90, start: 100, end: 114, why: "released" }]);
 });
 
-test("what a worker held that was killed ends with its last line", () => {
+test("the claims of a worker that was killed end with its last line", () => {
   const { journal, ends } = life(1);
   journal.note("claim", { how: "shared", key: 0, of: 1, at: 100, since: 90 });
   journal.note("claim", { how: "exclusive", key: 1, of: 2, at: 101, since: 90 });
@@ -129,7 +129,7 @@ test("a transaction is a claim if the database has it, and the others wait for t
   expect(told.sort()).toEqual(["committed, true", "not committed, false", "unknown, true"]);
 });
 
-test("a transaction without an answer is looked for when nothing is under way of it", async () => {
+test("a transaction without an answer is looked up once nothing of it is under way", async () => {
   const { journal } = life(1);
   journal.note("entered", { of: 1, at: 9_000, since: 8_990 });
   journal.note("outcome", { of: 1, how: "unknown", at: 9_100 });
@@ -143,7 +143,7 @@ test("a transaction without an answer is looked for when nothing is under way of
   expect(told).toEqual(["unknown, false"]);
 });
 
-test("a worker's counts, complaints and writes come over", () => {
+test("a worker's counts, complaints and writes are taken over", () => {
   const { journal } = life(1);
   journal.count("try");
   journal.count("try");

@@ -152,7 +152,7 @@ describe("the default breaker, as time passes", () => {
     expect(await isOpen(breaker)).toBe(true);
   });
 
-  test("what was called before it opened, and ends later, changes nothing", async () => {
+  test("operations that began before it opened, and end later, change nothing", async () => {
     const breaker = createCircuitBreaker({ minimumSamples: 2 });
     let answer: () => void = () => {};
     const slow = breaker.execute(() => new Promise<void>((resolve) => (answer = resolve)));
@@ -220,7 +220,7 @@ describe("through any object with execute(fn)", () => {
   });
 });
 
-describe("policies of cockatiel that have an opinion of their own", () => {
+describe("policies of cockatiel other than its breaker", () => {
   test("a time-out changes no outcome, and is a failure for the breaker around it", async () => {
     const patience = timeout(1, TimeoutStrategy.Aggressive);
     const breaker = wrap(
@@ -235,7 +235,7 @@ describe("policies of cockatiel that have an opinion of their own", () => {
     expect(await isOpen(breaker)).toBe(true);
   });
 
-  test("a fallback stands in for no answer", async () => {
+  test("a fallback doesn't replace an answer", async () => {
     const open = wrap(fallback(handleAll, "made up"), {
       execute: () => Promise.reject(new Error("open")),
     } as never);
@@ -248,7 +248,7 @@ describe("policies of cockatiel that have an opinion of their own", () => {
   });
 });
 
-test("an option out of its range names the field, what it got and what it wants", () => {
+test("an option out of range is refused with its name, its value and what is wanted", () => {
   const messages = [
     { errorRate: 0 },
     { errorRate: 101 },

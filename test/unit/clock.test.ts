@@ -17,14 +17,14 @@ describe("elapsedSince", () => {
     vi.spyOn(Date, "now").mockImplementation(() => wall);
   });
 
-  test("is the wall clock's where the monotonic one stood still", () => {
+  test("is the wall clock's if the monotonic one stood still", () => {
     const start = now();
     monotonic += 5;
     wall += 60_000;
     expect(elapsedSince(start)).toBe(60_000);
   });
 
-  test("is the monotonic clock's where the wall clock was set back", () => {
+  test("is the monotonic clock's if the wall clock was set back", () => {
     const start = now();
     monotonic += 30_000;
     wall -= 3_600_000;

@@ -107,7 +107,7 @@ const go = JSON.parse(await readFile(new URL("../vectors/settings.json", import.
   waits: Array<{ text: string; refused?: true; value?: number }>;
 };
 
-describe("one setting means the same to Go, or is refused by name", () => {
+describe("a setting means the same as in Go, or is refused by name", () => {
   const read = ({ namespace = 0, connWaitTimeout = 0 }: LockerConfig) => ({
     namespace: namespace + 0,
     milliseconds: milliseconds(connWaitTimeout),
@@ -156,7 +156,7 @@ describe("configFromEnv", () => {
     expect(configFromEnv(env)).toEqual({ namespace: 9 });
   });
 
-  test("leaves the default where a variable is absent or empty", () => {
+  test("leaves the default if a variable is absent or empty", () => {
     expect(configFromEnv({ NAMESPACE: "", CONN_WAIT_TIMEOUT: undefined })).toEqual({});
   });
 
@@ -235,7 +235,7 @@ describe("the options of a locker", () => {
     `);
   });
 
-  test("are the same of a MemoryLocker, but for the database", () => {
+  test("are the same for a MemoryLocker, except for the database", () => {
     expect(message(() => new MemoryLocker({ pool: poolLike() } as never))).toMatchInlineSnapshot(
       `"Expected \`pool\` to be absent: there is no such option, got an object"`,
     );
@@ -312,7 +312,7 @@ test.each<readonly [object, string]>([
   expect(() => new PostgresLocker({ pool, ...options } as PostgresLockerOptions)).toThrow(message);
 });
 
-test("a connection string that is undefined is what is named", () => {
+test("an undefined connection string is refused by its name", () => {
   expect(
     () => new PostgresLocker({ connectionString: undefined } as unknown as PostgresLockerOptions),
   ).toThrow("Expected `connectionString` to be given, and not undefined, got `undefined`");

@@ -63,7 +63,7 @@ describe("a connection string is understood", () => {
   });
 });
 
-describe("an invalid one is refused by the name of its source, and isn't shown", () => {
+describe("an invalid connection string is refused by its source, and isn't shown", () => {
   test.each([
     ["an empty one", " \n", "DATABASE_URL is empty"],
     ["two lines", "postgres://h/d\npostgres://h/e", "more than one line"],

@@ -63,7 +63,7 @@ test.each(mutants.map(({ does, caughtBy }, at) => ({ does, caughtBy, at })))(
   },
 );
 
-test("each mutant does something else", () => {
+test("no two mutants do the same", () => {
   const all = mutants.map(({ does }) => does);
   expect(all.filter((does, at) => all.indexOf(does) !== at)).toEqual([]);
 });

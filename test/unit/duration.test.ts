@@ -49,7 +49,7 @@ test.each([
   "Infinity",
   "0x5s",
   "٥s",
-])("%j is no duration", (text) => {
+])("%j is not a duration", (text) => {
   expect(parseDuration(text)).toBeUndefined();
 });
 
@@ -58,7 +58,7 @@ test("a number is milliseconds", () => {
   expect(milliseconds(-1)).toBe(-1);
 });
 
-test.each([Number.NaN, null, undefined, true, 5n, {}, [], ["5s"]])("%s is no duration", (value) => {
+test.each([Number.NaN, null, undefined, true, 5n, {}, [], ["5s"]])("%s is not a duration", (value) => {
   expect(milliseconds(value)).toBeUndefined();
 });
 

@@ -224,7 +224,7 @@ describe("DatabaseError.sqlState", () => {
     expect(state(code)).toBeUndefined();
   });
 
-  test.each([["a string"], [undefined], [null]])("is absent where the cause is %j", (thrown) => {
+  test.each([["a string"], [undefined], [null]])("is absent if the cause is %j", (thrown) => {
     expect(new DatabaseError({ doing: "It", cause: thrown }).sqlState).toBeUndefined();
   });
 });

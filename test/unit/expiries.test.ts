@@ -34,7 +34,7 @@ class Perishable extends Expiring {
   }
 }
 
-test("each expires when its own term has passed, whatever the others'", () => {
+test("each entry expires after its own term, whatever the others' terms are", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const all = [300, 100, 200, 100].map((term) => new Perishable(term));
@@ -45,7 +45,7 @@ test("each expires when its own term has passed, whatever the others'", () => {
   expect(all.map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([300, 100, 200, 100]);
 });
 
-test("a thousand of one term have one timer, which is gone when nothing is left", () => {
+test("a thousand entries of one term have one timer, which goes with the last one", () => {
   const expiries = new Expiries();
   const watched = Array.from({ length: 1_000 }, () => new Perishable(1_000));
   for (const each of watched) expiries.watch(each);
@@ -55,7 +55,7 @@ test("a thousand of one term have one timer, which is gone when nothing is left"
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("one that is stopped, even twice, does not expire, and the others do", () => {
+test("an entry that leaves, even twice, does not expire, and the others do", () => {
   const expiries = new Expiries();
   const [first, second, third] = [new Perishable(100), new Perishable(100), new Perishable(100)];
   for (const each of [first, second, third]) expiries.watch(each);
@@ -68,7 +68,7 @@ test("one that is stopped, even twice, does not expire, and the others do", () =
   ]);
 });
 
-test("one that is proved meanwhile expires a term after that, and holds up nobody", () => {
+test("an entry proved in the meantime expires a term later, and delays no other", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const [told, silent, other] = [new Perishable(100), new Perishable(100), new Perishable(100)];
@@ -81,7 +81,7 @@ test("one that is proved meanwhile expires a term after that, and holds up nobod
   expect([told, silent, other].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([150, 150, 100]);
 });
 
-test("a shorter term counts from its own moment", () => {
+test("a shorter term counts from its own beginning", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const one = new Perishable(10_000);
@@ -93,7 +93,7 @@ test("a shorter term counts from its own moment", () => {
   expect((one.expiredAt ?? 0) - start).toBe(600);
 });
 
-test("an answer that was long in coming expires before those that were asked for later", () => {
+test("an entry with a slow answer expires before those that were asked for later", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const slow = new Perishable(100);
@@ -106,7 +106,7 @@ test("an answer that was long in coming expires before those that were asked for
   expect([slow, quick].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([100, 140]);
 });
 
-test("the wall clock counts where it has moved further: a machine that was suspended", () => {
+test("after a suspension of the machine, the wall clock counts", () => {
   const expiries = new Expiries();
   const one = new Perishable(1_000);
   expiries.watch(one);

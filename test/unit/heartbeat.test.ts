@@ -83,7 +83,7 @@ const hold = (session: Session): HeldLock => new HeldLock(facts, session.grant()
 const holdShared = (session: Session, autoRefresh = true): HeldLock =>
   new HeldLock({ ...facts, autoRefresh }, session.sharedGrant(), owner);
 
-test("a thousand sessions speak once a third of a TTL each, and not all at once", async () => {
+test("a thousand sessions send once for each third of a TTL, and not all at once", async () => {
   const sessions = Array.from({ length: 1_000 }, () => new Session());
   const locks = sessions.map((session) => hold(session));
   // In steps: the other way takes a turn of the real loop for each of the timers.
@@ -100,7 +100,7 @@ test("a thousand sessions speak once a third of a TTL each, and not all at once"
   for (const lock of locks) await lock.release();
 });
 
-test("a session speaks about once a third of a TTL for as long as its lock is held", async () => {
+test("a session sends about once for each third of a TTL while its lock is held", async () => {
   const session = new Session();
   const lock = hold(session);
   await vi.advanceTimersByTimeAsync(10 * ttl);
@@ -110,7 +110,7 @@ test("a session speaks about once a third of a TTL for as long as its lock is he
   await lock.release();
 });
 
-test("a session that has just spoken is not asked again", async () => {
+test("a session that has just sent something sends nothing more", async () => {
   const session = new Session();
   const lock = hold(session);
   for (let i = 0; i < 50; i += 1) {

@@ -112,7 +112,7 @@ describe("a breach of the house rules is seen", () => {
     expect(finds(file)).not.toEqual([]);
   });
 
-  test("and what a comment shows is none", () => {
+  test("and code in a comment is no breach", () => {
     const file = sourceFile(
       "session.ts",
       '/**\n * console.log("select 1");\n */\n// export default enum A {}\n',
@@ -181,7 +181,7 @@ describe("one thing has one name", () => {
     expect(declaredTwice(files)).toHaveLength(1);
   });
 
-  test("and what two files keep to themselves, or export again, is none", () => {
+  test("and a name that two files don't export, or export again, is no breach", () => {
     const files = [
       sourceFile("one.ts", "type State = 1;\nexport const a = 1;"),
       sourceFile(
@@ -262,14 +262,14 @@ describe("what a statement leaves to search_path is seen", () => {
     expect(unqualifiedIn(sql)).toContain(what);
   });
 
-  test("and nothing in a statement that leaves it nothing", () => {
+  test("and a statement that leaves nothing to it passes", () => {
     const sql = `select coalesce(pg_catalog.json_agg(((a::pg_catalog.int8 operator(pg_catalog.<<) 32))::pg_catalog.text), '[a = b]'),
                         case when a operator(pg_catalog.=) any ($1::pg_catalog.int8[]) then -1 end, pg_catalog.count(*)
                    from rows from (pg_catalog.unnest($3::pg_catalog."char"[])) with ordinality as operation(id, letter)`;
     expect(unqualifiedIn(sql)).toEqual([]);
   });
 
-  test("also in what is filled in", () => {
+  test("also in an interpolated part", () => {
     const filledIn = (text: string): string => `$\{${text}}`;
     const code = `const a = \`select ${filledIn(`b ? "c = d" : \`${filledIn("e")} | f\``)}::text\`;`;
     expect(textsOf(code)).toEqual(["c = d", "$ | f", "select $::text"]);

@@ -35,7 +35,7 @@ describe("the import map", () => {
     expect(complaints(file)).toEqual([]);
   });
 
-  test("has no line for what is gone", () => {
+  test("has no line for a folder that is gone", () => {
     const gone = ranks.flat().filter((name) => !files.some(({ room }) => covers(name, room)));
     expect(gone).toEqual([]);
   });
@@ -69,7 +69,7 @@ describe("the README of a folder", () => {
     expect(names.sort()).toEqual([...new Set(imported)].sort());
   });
 
-  test.each(readmes)("names files that are there: src/%s", (folder) => {
+  test.each(readmes)("names files that exist: src/%s", (folder) => {
     const text = readFileSync(`src/${folder}README.md`, "utf8");
     const named = [...text.matchAll(/`([\w./-]+\.ts)`/g)].map(([, name = ""]) => name);
     expect(named.length).toBeGreaterThan(0);
@@ -104,7 +104,7 @@ describe("a breach of the import map is seen", () => {
     expect(complaints(sourceFile(`${room}.ts`, text))).toHaveLength(1);
   });
 
-  test("and what a comment shows is none", () => {
+  test("and an import in a comment is no breach", () => {
     const text = `/**\n * @example\n * import { a } from "../runtime/clock.ts";\n */\n// import "../runtime/clock.ts";\n`;
     expect(complaints(sourceFile("contract/a.ts", text))).toEqual([]);
   });

@@ -52,7 +52,7 @@ test("keys are taken as they are: not normalised, not trimmed, case kept", () =>
   expect(new Set(keys.map((key) => lockId(0, key))).size).toBe(keys.length);
 });
 
-describe("is refused", () => {
+describe("an invalid key or namespace is refused:", () => {
   test.each([
     ["a high surrogate alone", "\ud800"],
     ["a low surrogate alone", "\udc00"],

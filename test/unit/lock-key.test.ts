@@ -35,7 +35,7 @@ describe("a key as it is shown", () => {
     expect(Buffer.from(keyBytes(shown))).toEqual(bytes);
   });
 
-  test("is another one for every other key", () => {
+  test("differs for every other key", () => {
     const shown = new Map<string, string>();
     for (let round = 0; round < 20_000; round += 1) {
       // Bytes of which every sort of a character is made, whole and broken.
@@ -74,12 +74,12 @@ test.each([
   [new Uint16Array([107])],
   [new Uint8Array([107]).buffer],
   [new DataView(new ArrayBuffer(1))],
-])("%o is no key", (key) => {
+])("%o is not a key", (key) => {
   expect(() => lockId(0, key as never)).toThrow(InvalidKeyError);
   expect(() => sha256LockId(0, key as never)).toThrow(InvalidKeyError);
 });
 
-test("no bytes are an empty key", () => {
+test("an array of no bytes is an empty key", () => {
   expect(() => lockId(0, new Uint8Array())).toThrow(EmptyKeyError);
 });
 

@@ -39,7 +39,7 @@ describe("with a clock of the test's", () => {
   });
 });
 
-test("a TTL that a server couldn't enforce is refused if one is to", async () => {
+test("a TTL that a server couldn't enforce is refused with ttlEnforcement: server", async () => {
   const ttl = 2 ** 31;
   await expect(new MemoryLocker({ ttlEnforcement: "server" }).acquire("key", { ttl })).rejects.toThrow(
     InvalidTtlError,
@@ -47,7 +47,7 @@ test("a TTL that a server couldn't enforce is refused if one is to", async () =>
   expect((await new MemoryLocker().acquire("key", { ttl })).ttl).toBe(ttl);
 });
 
-test("an enforcement that there is not is refused", () => {
+test("an unknown ttlEnforcement is refused", () => {
   expect(() => new MemoryLocker({ ttlEnforcement: "none" as "server" })).toThrow(InvalidConfigError);
 });
 
@@ -113,7 +113,7 @@ describe("the client of a transaction of MemoryLocker", () => {
     expect(client.told).toEqual(["update 42"]);
   });
 
-  test("is rolled back if the locker was closed meanwhile", async () => {
+  test("is rolled back if the locker was closed in the meantime", async () => {
     const client = fake();
     const locker = new MemoryLocker({ transaction: () => client });
     const running = locker.withTransaction("key", async () => {

@@ -27,7 +27,7 @@ test("a lock file says whose it is, of which data, and whether the server lets i
   expect(readLockFile(path)).toMatchObject({ pid: 4_321, isReady: false });
 });
 
-test("there is nothing to read where there is no file, or half of one", () => {
+test("a lock file that is missing, or half written, reads as nothing", () => {
   expect(readLockFile(path)).toBeUndefined();
   for (const half of ["", "\n", "x\n", "-1\n"]) {
     writeFileSync(path, half);
@@ -36,13 +36,13 @@ test("there is nothing to read where there is no file, or half of one", () => {
 });
 
 describe("a lock file is removed", () => {
-  test("where another program has its process id by now", () => {
+  test("if its process id now belongs to another program", () => {
     writeFileSync(path, text(process.pid));
     removeIfStale(path);
     expect(readdirSync(directory)).toEqual([]);
   });
 
-  test("where it has been empty for longer than a server takes to write it", () => {
+  test("if it has been empty for longer than a server takes to write it", () => {
     writeFileSync(path, "");
     removeIfStale(path);
     expect(existsSync(path)).toBe(true);

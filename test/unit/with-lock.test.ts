@@ -69,7 +69,7 @@ test("a waiter aborted at any step of its turn passes the turn on at once", asyn
   }
 });
 
-test("an `autoRefresh` that is undefined is none given", async () => {
+test("an undefined `autoRefresh` counts as not given", async () => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   try {
     const locker = new MemoryLocker();

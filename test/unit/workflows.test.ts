@@ -28,7 +28,7 @@ describe("the workflows", () => {
     expect(matrix("node")).toEqual([...versions.matchAll(/(\d+):/g)].map(([, major]) => Number(major)));
   });
 
-  test.each(workflows)("run scripts that there are: $name", ({ text }) => {
+  test.each(workflows)("run scripts that exist: $name", ({ text }) => {
     const { scripts } = JSON.parse(readFileSync("package.json", "utf8")) as { scripts: object };
     const asked = [...text.matchAll(/npm (?:run )?([\w:]+)/g)].map(([, name = ""]) => name);
     const ofNpm = ["ci", "publish"];
