@@ -15,7 +15,7 @@ import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// An abort rejects with the caller's own reason, at every point of the way, and leaves nothing behind.
+// An abort rejects with the caller's own reason, at any point of an acquire, and leaves nothing behind.
 
 const reason = new Error("the caller's own reason");
 
@@ -63,7 +63,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const aborting = new AbortController();
       signals.push(aborting.signal);
       const [moment, delay] = [random(), random() * 12];
-      // From the same step to some milliseconds later: before, during and after the way to the server and back.
+      // From the same step to some milliseconds later: before, during and after the round trip to the server.
       if (moment < 0.2) queueMicrotask(() => aborting.abort(reason));
       else if (moment < 0.4) setImmediate(() => aborting.abort(reason));
       else if (moment < 0.85) setTimeout(() => aborting.abort(reason), delay);
@@ -77,7 +77,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         return;
       }
       counts.granted += 1;
-      // Too late, for those that were not aborted on the way.
+      // Too late for the acquires that were not aborted on the way.
       aborting.abort(reason);
       expect(lock.held).toBe(true);
       await lock.release();
@@ -88,7 +88,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await until(() => pool.totalCount === pool.idleCount && pool.waitingCount === 0);
     expect(await advisoryLocks()).toEqual([]);
     expect(signals.flatMap((signal) => getEventListeners(signal, "abort"))).toEqual([]);
-    // Both outcomes were there, whatever the load of the machine, or the storm proved little.
+    // Both outcomes must have occurred, whatever the load of the machine; otherwise the storm proved little.
     expect([counts.granted > 20, counts.aborted > 500]).toEqual([true, true]);
     expect(counts.granted + counts.aborted + counts.refused).toBe(2_000);
     await locker.close();
@@ -208,7 +208,7 @@ describe("an acquire that is aborted", () => {
   });
 });
 
-/** Of the client that was made last. */
+/** Returns the last statement of the client that was made last. */
 async function lastStatement(clients: ReturnType<typeof clientsOf>): Promise<string> {
   const [row] = await onServer<{ query: string }>("select query from pg_stat_activity where pid = $1", [
     clients.at(-1)?.processID,
@@ -216,7 +216,7 @@ async function lastStatement(clients: ReturnType<typeof clientsOf>): Promise<str
   return row?.query ?? "no such session";
 }
 
-/** A small generator of random numbers from 0 to 1, the same in each run. */
+/** A small generator of random numbers from 0 to 1, which are the same in each run. */
 function mulberry32(seed: number): () => number {
   let state = seed;
   return () => {

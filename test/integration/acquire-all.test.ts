@@ -16,10 +16,10 @@ import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
-// What needs a server or several processes; the rest is in the contract suite.
+// Tests that need a server or several processes; the rest is in the contract suite.
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
-  // The program is of node-postgres.
+  // The test's program uses node-postgres.
   test.skipIf(isOverPostgresJs)(
     "two processes that want the same keys in opposite orders never deadlock",
     async () => {
@@ -74,7 +74,7 @@ test.skipIf(isOverPostgresJs)(
   },
 );
 
-/** Two keys, that of the smaller lock id first: in this order they are taken. */
+/** Two keys in the order in which their locks are taken: the smaller lock id first. */
 function keysInOrder(): [string, string] {
   const keys: [string, string] = [uniqueKey(), uniqueKey()];
   return lockId(0, keys[0]) < lockId(0, keys[1]) ? keys : [keys[1], keys[0]];
@@ -85,7 +85,7 @@ test.skipIf(isOverPostgresJs)(
   async () => {
     const pool = await createOpenPool({ max: 2 });
     await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "10s" });
-    // The server has been seen to keep locks.
+    // The proof that the server keeps locks is done.
     await (await locker.acquire(uniqueKey())).release();
     const keys = keysInOrder();
     const taken = await pool.connect();
@@ -95,7 +95,7 @@ test.skipIf(isOverPostgresJs)(
     await until(async () => (await holdersOf(first)).length === 1);
     for (const pid of await holdersOf(first)) await onServer("select pg_terminate_backend($1)", [pid]);
     await until(async () => pool.totalCount < 2 || (await holdersOf(first)).length === 0);
-    // Its place in the pool may be taken at once; then this one is too many, and both are granted.
+    // Its place in the pool may be taken at once: then this acquire is one too many, and both are granted.
     taken.release();
     await expect(group).rejects.toBeInstanceOf(LockLostError);
     await until(async () => (await advisoryLocks()).length === 0);
@@ -113,7 +113,7 @@ test("a lock that expires while another is refused doesn't hide the refusal", as
     error: nothing,
     debug(facts: object, message: string): void {
       if (message !== "acquire: held") return;
-      // The first one is granted by now, and expires before anybody can look at it.
+      // The first lock is granted by now, and expires before anybody can look at it.
       if (refusals.length === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
       refusals.push((facts as { key: string }).key);
     },

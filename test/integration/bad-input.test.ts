@@ -50,7 +50,7 @@ const keySays = (got: string) =>
 const namespaceSays = (got: string) =>
   `Expected \`namespace\` to be a whole number from -2147483648 to 2147483647, got ${got}`;
 
-/** A lock of a locker that has been closed under it. */
+/** Returns a lock whose locker has been closed. */
 async function orphan(): Promise<Lock> {
   await using closing = new PostgresLocker({ pool });
   return await closing.acquire(uniqueKey());
@@ -371,7 +371,7 @@ test.each(rows)("%s: a clear error, and nothing reserved", async (_, call, expec
   else expect(error, error.stack).toBeInstanceOf(expected);
   if (typeof message === "string") expect(error.message).toBe(message);
   else expect(error.message).toMatch(message);
-  // A session that is shared goes back a moment later.
+  // A shared session goes back a moment later.
   await until(() => pool.totalCount === pool.idleCount);
   expect(await advisoryLocks()).toEqual([]);
 });
@@ -420,6 +420,6 @@ test("the pool's own time-out crashes nothing if it comes after the locker's", a
   await using impatient = new PostgresLocker({ sessions: "dedicated", pool: small, connWaitTimeout: "20ms" });
   await using _lock = await impatient.acquire(uniqueKey());
   await expect(impatient.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
-  // Queued after the locker's, so that the pool has given up on both by then.
+  // Queued after the locker's request, so that the pool has given up on both by then.
   await expect(small.connect()).rejects.toThrow("timeout exceeded");
 });

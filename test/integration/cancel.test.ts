@@ -16,7 +16,7 @@ import { until } from "../support/until.ts";
 
 const asClient = (client: pg.Client | pg.PoolClient): Client => client as unknown as Client;
 
-/** Starts a statement that takes a minute, and resolves when the server has begun with it. */
+/** Starts a statement that takes a minute, and resolves when the server has begun to run it. */
 async function sleepOn(
   client: pg.Client | pg.PoolClient,
   look: (sql: string, values: unknown[]) => Promise<unknown[]> = onServer,

@@ -157,7 +157,7 @@ describe("in a terminal, break asks", () => {
     expect((await terminal.ended).status).toBe(status);
     expect(terminal.output.includes("\r\nNothing was done\r\n")).toBe(status === 1);
     expect(terminal.output).not.toMatch(/Ended|Warning|at .*:\d+/);
-    // Without an answer of its own, the line of the question is ended all the same.
+    // Even without an answer, the line of the question is ended.
     expect(terminal.output.endsWith("\r\n")).toBe(true);
     expect(await holdersOf(lock.id)).toHaveLength(1);
     expect(lock.held).toBe(true);

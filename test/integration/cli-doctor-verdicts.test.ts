@@ -6,12 +6,12 @@ import { ImitatedPooler } from "../support/imitated-pooler.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
-// What doctor says of a database, and what run then does there, with the same options.
+// What doctor says about a database, and what run does there with the same options.
 
-/** Asserts the one and the other, and that doctor's words are those of `line`. */
+/** Asserts both, and that doctor prints a line that matches `line`. */
 async function both(
   url: string,
   { options = [], fits, line }: { options?: readonly string[]; fits: boolean; line: RegExp },

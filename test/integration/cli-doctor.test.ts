@@ -7,7 +7,7 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// What each line finds is in diagnosis.test.ts.
+// What each line may say is tested in diagnosis.test.ts.
 
 const colour = "\u001b[";
 const lastLine = /\n\n(.*)\n$/;
@@ -17,7 +17,7 @@ test("doctor prints a line for each check of a fit database, and exits with 0", 
   const { status, stdout, stderr } = await cli(["doctor", "--url", server.url]);
   expect([status, stderr]).toEqual([0, ""]);
   const [table = ""] = stdout.split("\n\n");
-  // How long a round trip takes here is up to the machine.
+  // How long a round trip takes depends on the machine.
   for (const line of table.split("\n").filter((line) => !/reachable|move closer/.test(line))) {
     expect(line).toMatch(/^ok {4}[a-z-]+ {2,}\S/);
   }

@@ -6,15 +6,15 @@ import { fileURLToPath } from "node:url";
 import { expect, test, vi } from "vitest";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
-// What a shell sets up for a command, and a plain child process can't have.
+// Limits that a shell sets for a command, and that a plain child process can't have.
 
 const program = fileURLToPath(new URL("../../dist/cli/start.js", import.meta.url));
 const sentence = /^pg-locker: [^\n]+\n$/;
 
-/** Runs a line of sh, in a session of its own, in which "$@" is `pg-locker` and a command's arguments. */
+/** Runs a line of sh in a session of its own. In that line, "$@" is `pg-locker` with a command's arguments. */
 function shell(
   line: string,
   args: readonly string[],
@@ -28,7 +28,7 @@ function shell(
   });
 }
 
-/** Whether Node.js itself gets as far as to a program: later releases of it take more files, and crash without. */
+/** Whether Node.js itself starts with so few files; later releases need more, and crash without them. */
 async function isEnoughForNode(limit: number): Promise<boolean> {
   const folder = mkdtempSync(join(tmpdir(), "pg-locker-limits-"));
   try {
@@ -40,9 +40,9 @@ async function isEnoughForNode(limit: number): Promise<boolean> {
   }
 }
 
-// From the lowest on: the process that runs the command can't be started; its thread can't; it gets no copy of the lock's connection,
-// which takes 15 s to be noticed; there is no file left for the command. In a session of its own, as a process that can't be started has
-// the number 0, which would be everybody of this one's group.
+// From the lowest limit up: the runner can't be started; its thread can't; it gets no copy of the lock's connection, which takes 15 s to
+// be noticed; no file is left for the command. In a session of its own, because a process that can't be started has the pid 0, to which a
+// signal would reach this process's whole group.
 test("with few open files allowed, a command works, or fails with a sentence", async () => {
   const commands = [["ls"], ["id", "k"], ["doctor"], ["run", "", "--", "echo", "ran"]];
   const limits = [];

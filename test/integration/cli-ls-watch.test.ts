@@ -17,7 +17,7 @@ function watch(args: readonly string[] = [], env = {}): Terminal {
   return Terminal.cli(["ls", "--watch=100ms", ...args], onDatabase(env));
 }
 
-/** Resolves when the terminal's screen is as it should be. */
+/** Resolves when the terminal's screen matches. */
 async function screenOf(terminal: Terminal, isRight: (screen: string) => boolean): Promise<string> {
   return await until(() => isRight(terminal.screen) && terminal.screen, patient).catch((cause: unknown) => {
     throw new Error(`the screen is not right:\n${terminal.screen}`, { cause });
@@ -57,7 +57,7 @@ describe("pg-locker ls --watch", () => {
     ["SIGTERM", (terminal: Terminal) => terminal.signal("SIGTERM"), 143],
     ["SIGHUP", (terminal: Terminal) => terminal.signal("SIGHUP"), 129],
   ] as const)("restores the screen and the cursor at %s", async (_, end, status) => {
-    // A period that a test would not outlast: it ends at once.
+    // A period longer than the test, so the command must end at once.
     await using terminal = Terminal.cli(["ls", "--watch=10m"], onDatabase());
     await terminal.shows("No locks");
     end(terminal);
@@ -76,7 +76,7 @@ describe("pg-locker ls --watch", () => {
     const start = performance.now();
     terminal.type("\x03");
     expect(await terminal.ended).toMatchObject({ status: 130 });
-    // Less than the five seconds that the server would have.
+    // Less than the five seconds that the server is given.
     expect(performance.now() - start).toBeLessThan(4_000);
     expect(terminal.output.endsWith(giveBack)).toBe(true);
     proxy.cut();
@@ -110,7 +110,7 @@ describe("pg-locker ls --watch", () => {
   test("shows as many lines as the terminal has, and redraws when its size changes", async () => {
     const client = await connect({ application_name: "x" });
     await client.query("select pg_advisory_lock(id) from generate_series(1, 60) as id");
-    // No look would come in time.
+    // The next regular redraw would come too late.
     await using terminal = Terminal.cli(["ls", "--watch=10m"], onDatabase());
     const rows = (screen: string) => screen.split("\n").length;
     const last = (screen: string) => screen.split("\n").at(-1) ?? "";
@@ -121,7 +121,7 @@ describe("pg-locker ls --watch", () => {
     await screenOf(terminal, (screen) => rows(screen) === 64);
     expect(terminal.screen).not.toContain("more lines");
     terminal.resize({ columns: 50, rows: 9 });
-    // The head, a blank line, and two locks in three lines each, with what is above them.
+    // The first line, a blank line, and two locks of three lines each, with the headings above them.
     await screenOf(terminal, (screen) => screen.includes("more lines"));
     await screenOf(terminal, (screen) => rows(screen) < 9);
     terminal.resize({ columns: 20, rows: 2 });
@@ -169,7 +169,7 @@ test.skipIf(bash === undefined)(
     await terminal.typeAtPrompt("$PG_LOCKER ls --watch=100ms\r");
     await terminal.shows("No locks");
     const pid = taggedProcesses().find(({ pid }) => pid !== terminal.pid)?.pid ?? 0;
-    // More than once: a look may be under way or not.
+    // Several times, because a look may be under way or not.
     for (const _ of [1, 2, 3, 4]) {
       const before = terminal.output.length;
       const said = (text: string) => () => terminal.output.slice(before).includes(text);
@@ -184,7 +184,7 @@ test.skipIf(bash === undefined)(
     await terminal.typeAtPrompt("echo status $?; exit\r");
     await terminal.shows("status 130");
     await terminal.ended;
-    // What is between giving a screen back and taking the next one, and before and after that, is the shell's.
+    // Between giving the screen back and taking it again, and before and after, the screen is the shell's.
     const shells = terminal.output.split(take).map((part) => part.split(giveBack).at(-1));
     expect(shells.join()).not.toContain("\u001b[2J");
   },

@@ -25,10 +25,10 @@ const head = /^STATE +MODE +PID +USER +HOST +SESSION +ACTIVE +NAMESPACE +ID +KEY
 const user = new URL(databaseUrl()).username;
 
 const { hostname, port, pathname } = new URL(databaseUrl());
-/** Which database was asked: the first line of every table. */
+/** The line that says which database was asked: the first line of every table. */
 const asked = `Database ${pathname.slice(1)} on ${hostname}:${port}, as ${user} (DATABASE_URL)`;
 
-/** Runs a command that has nothing to say but its table, and returns that without its head. */
+/** Runs a command that prints nothing but its table, and returns the table without its first line. */
 async function rowsOf(args: readonly string[], env = {}): Promise<string[]> {
   const { status, stdout, stderr } = await cli(args, onDatabase(env));
   expect([status, stderr]).toEqual([0, ""]);
@@ -125,7 +125,7 @@ describe("pg-locker ls", () => {
     const key = uniqueKey();
     await using _lock = await locker.acquire(key);
     await using _other = await other.acquire(key);
-    // A holder that does not tell its namespace, as one of the Go package.
+    // A holder that doesn't tell its namespace, such as one of the Go package.
     const byHand = await connect();
     const held = uniqueKey();
     await byHand.query("select pg_advisory_lock($1)", [lockId(7, held)]);
@@ -250,7 +250,7 @@ describe("pg-locker who", () => {
     const nobody = { status: 1, stdout: `${asked}\nNobody holds it, and nobody waits for it\n`, stderr: "" };
     expect(await cli(["who", key], onDatabase())).toMatchObject(nobody);
     expect(await cli(["who", key, "--json"], onDatabase())).toMatchObject({ status: 1, stdout: "[]\n" });
-    // The key of one namespace is not that of another.
+    // The same key in another namespace is another lock.
     await using locker = createLocker({ sessions: "dedicated", namespace: 7 });
     await using _lock = await locker.acquire(key);
     expect((await cli(["who", key], onDatabase())).status).toBe(1);

@@ -4,7 +4,7 @@ import { listLocks, lockId } from "../../src/index.ts";
 import { cli } from "../support/cli.ts";
 import { startServer } from "../support/start-server.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
 test("a prepared transaction's lock shows its gid, and break says what frees it", async () => {
@@ -48,7 +48,7 @@ test("a prepared transaction's lock shows its gid, and break says what frees it"
     await pool.query("rollback prepared 'order''s 7'");
     expect((await cli(["who", "nightly"], { env })).status).toBe(1);
 
-    // Beside a session that has it as well, that one is ended, and the other is named.
+    // If a session holds the lock too, the session is ended, and the prepared transaction is named.
     await pool.query(`begin; select pg_advisory_xact_lock_shared(${id}); prepare transaction 'two'`);
     await pool.query(`select pg_advisory_lock_shared(${id})`);
     const both = await cli(["break", "nightly", "--yes"], { env });

@@ -13,7 +13,7 @@ const patient = { deadline: 15_000 };
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const number = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 };
 
-/** A server that accepts, and never says a word: a postmaster that is stopped, a port that is something else's. */
+/** A server that accepts connections and never says a word, such as a stopped postmaster or another program's port. */
 async function silentServer(): Promise<AsyncDisposable & { url: string; connected: Promise<unknown> }> {
   const server: Server = createServer((socket) => socket.on("error", () => {}));
   server.listen(0, "127.0.0.1");
@@ -79,7 +79,7 @@ describe("a server that falls silent while the command runs", () => {
     proxy.freeze();
     locked.cli.process.stdin?.end("on\n");
     await until(() => !lives(locked.pid), patient);
-    // Each ends one wait: for the release, and for what is tidied up.
+    // Each signal ends one wait: the one for the release, and the one for the clean-up.
     const again = setInterval(() => locked.cli.signal("SIGTERM"), 100);
     expect((await locked.cli.ended).status).toBe(7);
     clearInterval(again);
@@ -94,7 +94,7 @@ test("a stopped runner still passes each signal to the command", async () => {
   expect(await holdersOf(lockId(0, locked.key))).toEqual([]);
 });
 
-// Its runner is started before the arguments are looked at: it has to go with it.
+// The runner is started before the arguments are checked, so it has to end with pg-locker.
 test.each([
   ["an empty key", ["", "--", "true"], 64],
   ["an unknown option", ["k", "--frobnicate", "--", "true"], 64],

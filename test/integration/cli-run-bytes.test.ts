@@ -10,8 +10,8 @@ const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const onLinux = test.skipIf(process.platform !== "linux");
 
 /**
- * Runs a line of a shell, in which `$PG_LOCKER` is the command line, `$KEY` a key, and `$E9` the byte of é in Latin-1: what Node.js can't
- * start itself.
+ * Runs a shell line, in which `$PG_LOCKER` is the command line, `$KEY` a key, and `$E9` the byte of é in Latin-1. Node.js can't start such
+ * a command itself.
  */
 async function shell(line: string, env: Readonly<Record<string, string>> = {}) {
   const child = spawn("sh", ["-c", `E9=$(printf '\\351'); ${line}`], {

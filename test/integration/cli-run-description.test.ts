@@ -6,7 +6,7 @@ import { createPool, uniqueKey } from "../support/database.ts";
 import { onDatabase } from "../support/locked-command.ts";
 import { until } from "../support/until.ts";
 
-// `run --name` and `--detail`.
+// The options `--name` and `--detail` of `run`.
 
 test("who, ls and waiters show the name and detail of a run, while it is refreshed", async () => {
   const key = uniqueKey();
@@ -22,7 +22,7 @@ test("who, ls and waiters show the name and detail of a run, while it is refresh
   await until(async () => (await refreshed()) > before + 500);
   await until(described);
   const line = "    Nightly /* é */: ticket 4711\\u001b[31m\n";
-  // Between a refresh and what follows it, nothing is shown for a moment.
+  // Between a refresh and the statement after it, nothing is shown for a moment.
   await until(async () => (await cli(["who", key], onDatabase())).stdout.includes(line), {
     deadline: 15_000,
   });

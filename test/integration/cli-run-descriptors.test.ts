@@ -11,7 +11,7 @@ import { onDatabase } from "../support/locked-command.ts";
 
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
-/** Runs a line of bash, in which `$RUN` is `pg-locker run KEY --`. */
+/** Runs a line of bash in which `$RUN` is `pg-locker run KEY --`. */
 async function bash(line: string, env: Readonly<Record<string, string>> = {}) {
   const child = spawn("bash", ["-c", line], {
     env: {
@@ -29,7 +29,7 @@ async function bash(line: string, env: Readonly<Record<string, string>> = {}) {
   return { status: status as number, stdout, stderr };
 }
 
-/** Shows all descriptors, and what each is. */
+/** Lists all descriptors, and what each refers to. */
 const shown = `sh -c 'for fd in /proc/$$/fd/*; do echo "\${fd##*/} $(readlink $fd)"; done'`;
 
 describe.skipIf(process.platform !== "linux")("a descriptor that pg-locker was started with", () => {

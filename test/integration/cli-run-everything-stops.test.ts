@@ -20,13 +20,13 @@ async function terminateHolder(key: string): Promise<void> {
   await onServer("select pg_terminate_backend($1)", [pid]);
 }
 
-/** The number that a process has said: it is known to be alive by then. */
+/** Returns the pid that a process has printed, which shows that it was alive by then. */
 async function numberOf(locked: Locked, word: string): Promise<number> {
   await locked.cli.says(new RegExp(`${word} \\d+\\n`));
   return Number(new RegExp(`${word} (\\d+)`).exec(locked.cli.stdout)?.[1]);
 }
 
-/** A child that says its number, and that lives on through what ends others. */
+/** A child that prints its pid, and survives what ends other processes. */
 const child = `sh -c 'trap "" TERM HUP INT; echo "child $$"; ${idle}'`;
 
 describe("the loss of a lock ends", () => {
@@ -116,7 +116,7 @@ onLinux("a signal reaches what is in another group of the command's session", as
   expect((await locked.cli.ended).status).toBe(5);
 });
 
-// A program that makes whoever runs it root, as sudo does, takes root to make.
+// A program that makes its user root, as sudo does, can only be made by root.
 test.skipIf(process.platform !== "linux" || process.getuid?.() !== 0 || setpriv === undefined)(
   "a process that runs as another user by now is named, and the run ends",
   async () => {
@@ -139,7 +139,7 @@ test.skipIf(process.platform !== "linux" || process.getuid?.() !== 0 || setpriv 
       await child.says(/child \d+\n/);
       const pid = Number(/child (\d+)/.exec(child.stdout)?.[1]);
       await terminateHolder(key);
-      // It has the pipes still.
+      // The process still has the pipes.
       const [status] = await once(child.process, "exit");
       expect([status, lives(pid)]).toEqual([79, true]);
       process.kill(pid, "SIGKILL");

@@ -11,7 +11,7 @@ import { until } from "../support/until.ts";
 
 /** A script that says when it gets SIGTERM, and goes on. */
 const stubborn = `trap 'echo got TERM' TERM; ${idle}`;
-/** A script that never hears of SIGTERM. */
+/** A script that ignores SIGTERM. */
 const deaf = `trap '' TERM; ${idle}`;
 
 const patient = { deadline: 15_000 };
@@ -23,8 +23,8 @@ async function terminateHolder(key: string): Promise<void> {
 }
 
 /**
- * Looks until the command is dead, and then at the server, where the lock is still held: nobody else could have had it while the
- * command lived. In the end it is free.
+ * Waits until the command is dead, and then checks in the server that the lock is still held: so nobody else can have held it while the
+ * command lived. Then waits until it is free.
  */
 async function diesBeforeItsLock(locked: Locked): Promise<void> {
   await until(() => !locked.lives, { deadline: 30_000 });
@@ -48,7 +48,7 @@ describe("SIGKILL of pg-locker", () => {
   });
 
   test("sends the command SIGTERM, and frees the lock as soon as it has ended", async () => {
-    // Long before the server would.
+    // Long before the server would free the lock.
     const args = ["--ttl", "10m"];
     await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, { args });
     locked.cli.signal("SIGKILL");
@@ -67,7 +67,7 @@ describe("SIGKILL of pg-locker", () => {
     const child = Number(/child (\d+)/.exec(locked.cli.stdout)?.[1]);
     locked.cli.signal("SIGKILL");
     await until(() => !locked.lives, patient);
-    // Until the last of its processes has ended, the lock is held.
+    // The lock is held until the last of its processes has ended.
     const isLocked = await locked.isLocked();
     expect(lives(child)).toBe(true);
     expect(isLocked).toBe(true);
@@ -82,7 +82,7 @@ test("SIGKILL of pg-locker while it waits leaves nothing behind", async () => {
   await until(async () => (await advisoryLocks()).some(({ granted }) => !granted), patient);
   waiter.signal("SIGKILL");
   expect((await waiter.ended).stdout).toBe("");
-  // Nothing but the other one.
+  // Nothing is left except the other holder.
   const others = taggedProcesses().filter(({ command }) => command.includes("runner.js"));
   await until(() => others.every(({ pid }) => pid === locked.runner || !lives(pid)), patient);
   locked.cli.signal("SIGTERM");
@@ -104,7 +104,7 @@ test("SIGKILL of the process that runs the command ends it, frees the lock, exit
 test("SIGKILL of both frees the lock at once, and the command runs on", async () => {
   await using locked = await runLocked(idle, { args: ["--ttl", "10m"] });
   const both = [locked.cli.process.pid ?? 0, locked.runner];
-  // Neither sees the other's end.
+  // Neither can notice the other's end.
   for (const pid of both) process.kill(pid, "SIGSTOP");
   for (const pid of both) process.kill(pid, "SIGKILL");
   await until(async () => !(await locked.isLocked()), patient);
@@ -147,10 +147,10 @@ test("if answers stop coming, the lock is kept until the command has ended", asy
     args: ["--ttl", "24s", "--grace", "3s"],
     env: { DATABASE_URL: proxy.url },
   });
-  // What pg-locker says still arrives, the end of its connection among it.
+  // Data from pg-locker still arrives, including the end of its connection.
   proxy.freeze({ direction: "toClient" });
   await locked.cli.says("got TERM\n");
-  // It is free as soon as the command is dead: that both are so in turn is too quick to be seen.
+  // It is free as soon as the command is dead: too quickly to check both in turn.
   await until(async () => !(await locked.isLocked()), { deadline: 30_000 });
   expect(locked.lives).toBe(false);
   const { status, stderr } = await locked.cli.ended;
@@ -235,7 +235,7 @@ test.each([[[]], [["--wait=1s"]]])(
   async (wait) => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await proxy.refuse();
-    // -E is about who has the lock, and not about this.
+    // -E is about a lock that somebody else holds, not about this.
     const args = ["run", uniqueKey(), ...wait, "-E", "0", "--", "echo", "run"];
     const { status, stdout, stderr } = await cli(args, onDatabase({ DATABASE_URL: proxy.url }));
     expect([status, stdout]).toEqual([69, ""]);

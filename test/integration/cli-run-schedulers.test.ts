@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 
-// What docs/cli.md shows is what is tried, with the paths and the database of this machine.
+// Runs what docs/cli.md shows, with the paths and the database of this machine.
 
 const docs = readFileSync("docs/cli.md", "utf8");
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
@@ -19,7 +19,7 @@ function block(language: string, after: string): string {
   return text;
 }
 
-/** A folder with what the docs have in /usr/local/bin. */
+/** A folder with the programs that the docs have in /usr/local/bin. */
 function installed(report: string): { folder: string; [Symbol.dispose](): void } {
   const folder = mkdtempSync(join(tmpdir(), "pg-locker-"));
   mkdirSync(join(folder, "bin"));
@@ -35,7 +35,7 @@ function installed(report: string): { folder: string; [Symbol.dispose](): void }
 }
 
 describe("the crontab of docs/cli.md", () => {
-  /** Runs its third line as cron does: by /bin/sh, with next to no environment but what the other lines say. */
+  /** Runs the crontab's third line as cron does: with /bin/sh, and hardly any environment except what the other lines set. */
   function cron(folder: string, key: string) {
     const [path = "", , job = ""] = block("crontab", "### In a crontab").split("\n");
     const here = (text: string) =>

@@ -5,7 +5,7 @@ import { cli } from "../support/cli.ts";
 import { uniqueKey } from "../support/database.ts";
 import { onDatabase } from "../support/locked-command.ts";
 
-/** Whose default is not to end a process: SIGCHLD, SIGCONT, the four that stop one, SIGURG and SIGWINCH. */
+/** Signals that don't end a process by default: SIGCHLD, SIGCONT, the four that stop one, SIGURG and SIGWINCH. */
 const harmless =
   process.platform === "linux" ? [17, 18, 19, 20, 21, 22, 23, 28] : [16, 17, 18, 19, 20, 21, 22, 23, 28];
 const bash = ["/bin/bash", "/usr/bin/bash"].find((file) => existsSync(file));
@@ -15,7 +15,7 @@ const deadly = [...Array(last).keys()]
   .filter((signal) => !harmless.includes(signal));
 
 describe("a command that a signal ends", () => {
-  // 32 and 33 are the C library's own: of shells, bash sends them.
+  // 32 and 33 belong to the C library; of the shells, bash can send them.
   test.each(deadly.filter((signal) => signal !== 32 && signal !== 33))(
     "reports the number of the signal: %s",
     async (signal) => {

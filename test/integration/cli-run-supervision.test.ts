@@ -71,7 +71,7 @@ describe("a command that is supervised", () => {
     const command = new SupervisedCommand(work("exit 7"));
     command.relyUntil(later(currentMoment(), 2 * anHour));
     expect(await command.ended).toEqual({ is: "ended", status: 7, signal: null });
-    // Its group may be another's by currentMoment.
+    // By now its group may belong to somebody else.
     command.signal("SIGKILL");
     command.stop("told", 0);
   });

@@ -15,7 +15,7 @@ const namespace = ["--pid", "--fork", "--mount-proc"];
 const canMakeNamespaces = spawnSync("unshare", [...namespace, "true"]).status === 0;
 const hasBun = spawnSync("bun", ["--version"]).status === 0;
 
-/** The only child of a process. */
+/** Returns the only child of a process. */
 function childOf(parent: number | undefined): number {
   const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
   const isChild = (pid: string): boolean => {
@@ -80,7 +80,7 @@ describe.skipIf(!canMakeNamespaces)("where /proc is that of another namespace, p
   });
 });
 
-// The line of docs/cli.md for a container without an init: the shell waits, and so is told of orphans that have ended.
+// The line in docs/cli.md for a container without an init: the shell waits, and so reaps orphans that have ended.
 const shellAsInit = `p=$!; trap 'kill -TERM $p; wait $p; exit $?' TERM; wait $p`;
 
 describe.skipIf(!canMakeNamespaces)(

@@ -9,7 +9,7 @@ import { until } from "../support/until.ts";
 const bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].find((file) => existsSync(file));
 const patient = { deadline: 15_000 };
 
-/** Starts `pg-locker run` around a shell script in a terminal, and waits until that has begun. */
+/** Starts `pg-locker run` with a shell script in a terminal, and waits until the script has begun. */
 async function runInTerminal(script: string, args: readonly string[] = []) {
   const command = ["sh", "-c", `echo "begun $$"; ${script}`];
   const terminal = Terminal.cli(["run", uniqueKey(), ...args, "--", ...command], onDatabase());
@@ -22,7 +22,7 @@ async function runInTerminal(script: string, args: readonly string[] = []) {
   return terminal;
 }
 
-/** Starts an interactive bash, whose prompt is `ready>`. */
+/** Starts an interactive bash whose prompt is `ready>`. */
 async function startBash(): Promise<Terminal> {
   const { env } = onDatabase({ PS1: "ready> ", HISTFILE: undefined, KEY: uniqueKey() });
   const terminal = Terminal.start(bash ?? "", ["--norc", "--noprofile", "-i"], { env });
@@ -114,7 +114,7 @@ describe.skipIf(bash === undefined)("in an interactive bash (skipped without bas
     await terminal.shows(/begun \d+/);
     const pid = Number(/begun (\d+)/.exec(terminal.output)?.[1]);
     expect(lives(pid)).toBe(true);
-    // With the leader of its session, the terminal is gone.
+    // When the leader of its session ends, the terminal goes away.
     await terminal[Symbol.asyncDispose]();
     await until(() => !lives(pid), patient);
   });

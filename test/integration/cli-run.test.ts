@@ -22,12 +22,12 @@ import { createLocker } from "../support/locker.ts";
 import { lives, taggedProcesses } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 
-/** Runs a command under a lock, to its end. */
+/** Runs a command under a lock, until it ends. */
 function run(args: readonly string[], command: readonly string[], key = uniqueKey()): Promise<CliResult> {
   return cli(["run", key, ...args, "--", ...command], onDatabase());
 }
 
-/** Resolves when somebody is known in the server to wait for a lock. */
+/** Resolves when the server shows that somebody waits for a lock. */
 async function somebodyWaits(): Promise<void> {
   await until(async () => (await advisoryLocks()).some(({ granted }) => !granted), {
     deadline: 15_000,
@@ -99,7 +99,7 @@ describe("the command's own", () => {
     await using locked = await runLocked(`for fd in /proc/$$/fd/*; do readlink $fd; done; echo end; ${idle}`);
     await locked.cli.says("end\n");
     const files = locked.cli.stdout.split("\n");
-    // Standard input, output and error are pipes, or socket pairs, of the test's own.
+    // Standard input, output and error are pipes or socket pairs of the test.
     expect(files.filter((file) => file.startsWith("socket:")).length).toBeLessThanOrEqual(3);
     const own = new Set(files.filter((file) => file.startsWith("socket:")));
     const socketsOfRunner = socketsOf(locked.runner);
@@ -171,7 +171,7 @@ describe("a command that", () => {
     const held: boolean[] = [];
     while (!locked.cli.stdout.includes("done")) held.push(await locked.isLocked());
     expect((await locked.cli.ended).status).toBe(0);
-    // The last look may have come after the end.
+    // The last look may have come after the end of the command.
     expect(held.slice(0, -1)).not.toContain(false);
   });
 });
@@ -417,7 +417,7 @@ test("a closed standard input, as in cron, does no harm", async () => {
   expect(await once(child, "exit")).toEqual([0, null]);
 });
 
-/** The sockets of a process, as its descriptors name them. */
+/** Returns the sockets among a process's descriptors, by name. */
 function socketsOf(pid: number): string[] {
   return [...Array(64).keys()].flatMap((fd) => {
     try {

@@ -3,10 +3,10 @@ import { expect, test, vi } from "vitest";
 import { type CliOptions, Terminal } from "../support/cli.ts";
 import { connect, databaseUrl, urlWith } from "../support/database.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
-/** What is on a terminal that a command has drawn on, line by line, as wide as it was written. */
+/** Returns the lines on a terminal after a command has drawn on it, as wide as they were written. */
 async function screen(args: readonly string[], options: CliOptions): Promise<string[]> {
   await using terminal = Terminal.cli(args, options);
   await terminal.ended;

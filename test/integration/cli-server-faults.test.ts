@@ -9,7 +9,7 @@ import { UserState } from "../support/own-server.ts";
 import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 
-// Each starts a server, and many processes of Node's.
+// Each test starts a server, and many Node.js processes.
 vi.setConfig({ testTimeout: 60_000 });
 
 const patient = { deadline: 15_000, interval: 20 };
@@ -63,7 +63,7 @@ describe("after a kill of", () => {
     process.kill(keeper, "SIGKILL");
     process.kill(pid, "SIGKILL");
     await user.isEmpty();
-    // Of the server's own account: PostgreSQL takes any other's for none.
+    // A process of the server's own account, because PostgreSQL takes no other for its server.
     const other = spawn("sleep", ["60"], { ...postgresAccount(), cwd: "/", stdio: "ignore" });
     try {
       await once(other, "spawn");
@@ -77,7 +77,7 @@ describe("after a kill of", () => {
         expect(text.startsWith(`${pid}\n`)).toBe(true);
         writeFileSync(file, text.replace(`${pid}\n`, `${other.pid}\n`));
       }
-      // And what a set-up has left that was killed.
+      // And the remains of a set-up that was killed.
       const abandoned = join(user.folder, major, "data.0a1b2c3d");
       await mkdir(abandoned);
       await utimes(abandoned, 0, 0);
@@ -182,7 +182,7 @@ describe.skipIf(!canMount())("a full disk", () => {
 
   test("with no room for more files leaves nothing running", async () => {
     await using user = await UserState.create();
-    // For the folder, the log, and the socket of the keeper: not for the link to that.
+    // Room for the folder, the log and the keeper's socket, but not for the link to the socket.
     using _disk = mountDisk(user, "nr_inodes=4");
     const { status, stderr } = await user.cli(["ls"]);
     expect([status, stderr]).toEqual([69, expect.stringContaining("no space left on the disk")]);
@@ -235,7 +235,7 @@ test.runIf(isRoot)("a user who isn't root can have a PostgreSQL of their own", a
   expect(await user.cli(["server", "stop"])).toMatchObject({ status: 0, stderr: "" });
 });
 
-/** Puts a small disk in the place of a user's folder, until the end. */
+/** Mounts a small disk in the place of a user's folder, until the end of the test. */
 function mountDisk({ home }: UserState, options: string): Disposable & { resize(size: string): void } {
   const mount = (...args: string[]) => expect(spawnSync("mount", args).status).toBe(0);
   mount("-t", "tmpfs", "-o", `mode=0711,${options}`, "tmpfs", home);
@@ -245,12 +245,12 @@ function mountDisk({ home }: UserState, options: string): Disposable & { resize(
   };
 }
 
-/** Whether this machine lets us have a disk of a size of our own. */
+/** Whether this machine lets us mount a disk of a given size. */
 function canMount(): boolean {
   return isRoot && spawnSync("unshare", ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).status === 0;
 }
 
-/** Installs `pg-locker` and what it needs, but no PostgreSQL. Returns its program. */
+/** Installs `pg-locker` and its dependencies, but no PostgreSQL. Returns the path of its program. */
 async function install(folder: string): Promise<string> {
   const modules = join(folder, "node_modules");
   const own = join(modules, "pg-locker");

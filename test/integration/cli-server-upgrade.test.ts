@@ -14,18 +14,18 @@ test("with another major version of one's own PostgreSQL, fencing tokens keep gr
   const stop = async () => expect((await user.cli(["server", "stop"])).status).toBe(0);
   const tokens = [await token()];
   await stop();
-  // One major is installed here: the data that it has made stand for those of others.
+  // Only one major version is installed here: copies of its data stand for the data of others.
   const major = Number((await readdir(user.folder)).find((name) => /^\d+$/.test(name)));
   const move = (from: number, to: number) => rename(join(user.folder, `${from}`), join(user.folder, `${to}`));
   await move(major, major - 1);
   tokens.push(await token());
   await stop();
-  // Back to the older one, while the newer one's data stay.
+  // Back to the older version, while the newer one's data stay.
   await move(major, major + 1);
   await move(major - 1, major);
   tokens.push(await token());
   await stop();
-  // And nothing is raised if nothing has changed.
+  // Nothing is raised if nothing has changed.
   tokens.push(await token());
   expect(tokens).toEqual([...tokens].sort((one, other) => (one < other ? -1 : 1)));
   expect(tokens.map((each) => each >> 48n)).toEqual([1n, 2n, 3n, 3n]);

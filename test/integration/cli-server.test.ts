@@ -4,7 +4,7 @@ import { UserState } from "../support/own-server.ts";
 import { lives } from "../support/tagged-processes.ts";
 import { until } from "../support/until.ts";
 
-// Each starts a server, and many processes of Node's.
+// Each test starts a server, and many Node.js processes.
 vi.setConfig({ testTimeout: 60_000 });
 
 const patient = { deadline: 15_000, interval: 50 };
@@ -27,7 +27,7 @@ test("ten commands that start at once start one server, and each names it", asyn
 
   const { pid } = await user.status();
   expect(user.servers()).toEqual([pid]);
-  // And who comes later uses it, which is said each time, but to those who ask for it.
+  // Later commands use the same server, and say so each time, except with --local.
   expect(await user.cli(["ls"])).toMatchObject({ status: 0, stderr: used });
   expect(await user.cli(["ls", "--local"])).toMatchObject({ status: 0, stderr: "" });
   expect(user.servers()).toEqual([pid]);
@@ -109,7 +109,7 @@ test("one's own server stops when unused, but not during a long command", async 
   expect((await holder.ended).status).toBe(0);
   await user.isEmpty();
 
-  // The data are kept, and with them the fencing tokens.
+  // The data are kept, and so the fencing tokens keep growing.
   const token = async () => {
     const { stdout, stderr } = await user.cli(["run", "k", "--shell", "--", "echo $PG_LOCKER_FENCING_TOKEN"]);
     return [BigInt(stdout), stderr] as const;

@@ -5,12 +5,12 @@ import { CliChild, cli } from "../support/cli.ts";
 import { databaseUrl } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
 const commands = [["ls"], ["who", "k"], ["break", "k"], ["doctor"], ["run", "k", "--", "echo", "ran"]];
 
-/** Accepts connections and never says a word: a stopped postmaster, or the port of something else. */
+/** A server that accepts connections and never says a word, such as a stopped postmaster or another program's port. */
 async function silence(): Promise<AsyncDisposable & { url: string; readonly connections: number }> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
@@ -35,7 +35,7 @@ describe("if a server accepts and then says nothing,", () => {
   test("every command says so, names the database, and ends", async () => {
     await using server = await silence();
     const env = { DATABASE_URL: server.url };
-    // One that waits may go on for as long as it was told to.
+    // A command that waits may go on for as long as it was told to.
     const waits = cli(["run", "k", "--wait=7s", "--", "echo", "ran"], { env });
     const ended = await Promise.all(commands.map((args) => cli(args, { env })));
     const waited = await waits;
@@ -53,7 +53,7 @@ describe("if a server accepts and then says nothing,", () => {
     "%s ends every command, whatever it waits for",
     async (signal) => {
       await using server = await silence();
-      // Two hosts, which are tried by connections of their own.
+      // Two hosts, each of which is tried by a connection of its own.
       const twice = server.url.replace(/@([^/]+)/, "@$1,$1");
       const urls = [server.url, `${server.url}?sslmode=require`, twice];
       const children = urls.flatMap((url) =>
@@ -69,7 +69,7 @@ describe("if a server accepts and then says nothing,", () => {
         expect(Date.now() - from).toBeLessThan(12_000);
         const number = signal === "SIGTERM" ? 143 : 130;
         for (const { status, signal: by, stdout } of ended) {
-          // One that had waited for long enough when the signal came may have begun to say so.
+          // A command whose wait was over when the signal came may already have begun to say so.
           expect([number, 69, 1]).toContain(by === signal ? number : status);
           expect(stdout).not.toContain("ran\n");
         }

@@ -10,10 +10,10 @@ import { databaseUrl } from "../support/database.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
-// A server that lets in nobody who doesn't encrypt, with a certificate of its own for "localhost".
+// A server that accepts only encrypted connections, with a certificate of its own for "localhost".
 
 const withoutOpenssl = spawnSync("openssl", ["version"]).error !== undefined;
 let server: PostgresServer;

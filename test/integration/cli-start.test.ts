@@ -6,11 +6,11 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 
-// What a command loads is what its start costs: `bench/cli-start.mjs` has the times.
+// The time that a command takes to start depends on what it loads: `bench/cli-start.mjs` measures the times.
 
 const program = fileURLToPath(new URL("../../dist/cli/start.js", import.meta.url));
 
-/** The files and the modules of Node.js that a command has loaded by its end. */
+/** Returns the files and the Node.js modules that a command has loaded by its end. */
 function loadedBy(args: readonly string[]): string[] {
   const folder = mkdtempSync(join(tmpdir(), "pg-locker-start-"));
   try {

@@ -8,14 +8,14 @@ import { createRole, databaseUrl, onServer } from "../support/database.ts";
 import { UserState } from "../support/own-server.ts";
 import { startServer } from "../support/start-server.ts";
 
-// Each starts several processes, and some a server.
+// Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
 
 const { hostname, port, pathname, username } = new URL(databaseUrl());
 const dbname = pathname.slice(1);
 const asked = (user = username) => `Database ${dbname} on ${hostname}:${port}, as ${user} (`;
 
-/** A folder for files that variables name, which is removed in the end. */
+/** A folder for the files that variables name. It is removed at the end. */
 async function folder(): Promise<AsyncDisposable & { write(name: string, text: string): Promise<string> }> {
   const path = await mkdtemp(join(tmpdir(), "pg-locker-files-"));
   return {
@@ -28,7 +28,7 @@ async function folder(): Promise<AsyncDisposable & { write(name: string, text: s
   };
 }
 
-/** What a command says that lists no locks. */
+/** The output of a command that finds no locks. */
 async function ls(env: NonNullable<CliOptions["env"]>, args: readonly string[] = []): Promise<string> {
   const { status, stdout, stderr } = await cli(["ls", ...args], { env });
   expect([status, stderr]).toEqual([0, ""]);
@@ -71,7 +71,7 @@ describe("a name that can't be used exits with 64, says where it is, and starts 
     ["PGSSLCERT", { PGHOST: hostname, PGSSLCERT: "/no/such/file", PGSSLMODE: "require" }, []],
   ])("%s %j", async (name, env, args) => {
     await using user = await UserState.create();
-    // What run does is what each of them does; to start them all takes a while.
+    // All of them do what run does; starting them all would take a while.
     const isServer = /^(DATABASE_URL|--url|PGSERVICE|PGHOST)$/.test(name);
     const commands = [
       ...(isServer ? [["run", "k", ...args, "--", "echo", "ran"]] : []),
@@ -112,7 +112,7 @@ describe("whatever names a server keeps a command from using one's own PostgreSQ
   });
 });
 
-/** The test server asks the members of this role for their passwords, and nobody else. */
+/** A role whose members the test server asks for their passwords; it asks nobody else. */
 async function requirePassword(role: string): Promise<void> {
   await onServer(
     "do $$ begin create role password_required; exception when duplicate_object or unique_violation then null; end $$",
@@ -166,7 +166,7 @@ describe("as in libpq, this is read:", () => {
     expect(await ls({ DATABASE_URL: url.href, PGPASSFILE: file })).toContain(asked(role.name));
     expect(await ls({ DATABASE_URL: url.href, HOME: join(file, "..") })).toContain(asked(role.name));
     expect(await ls({ DATABASE_URL: `${url.href}?passfile=${file}` })).toContain(asked(role.name));
-    // Of several hosts, it is that of the one that is connected to.
+    // With several hosts, it is the password for the one that is connected to.
     const several = url.href.replace("@", "@127.0.0.1:1,");
     expect(await ls({ DATABASE_URL: several, PGPASSFILE: file })).toContain(asked(role.name));
     expect(await ls({ DATABASE_URL: url.href, PGPASSWORD: "secret" })).toContain(asked(role.name));

@@ -129,7 +129,7 @@ test("a key that begins with a dash is given with --key, and is the library's ke
 test.each(["1500000us", "1.5s", "1s500ms", "2.s", "+2s", "0.05m", "1500000\u00b5s"])(
   "--ttl %s is a duration, as in the library",
   async (ttl) => {
-    // What comes after it is read: the command is missing.
+    // The duration is accepted, and so the next fault is reported: the command is missing.
     const { stderr } = await cli(["run", "k", `--ttl=${ttl}`]);
     expect(stderr).toContain("Expected -- and a command after it");
   },
@@ -152,7 +152,7 @@ test("pg-locker id shows the lock id and its halves, in a namespace", async () =
 
 function expectScreen(text: string): void {
   const lines = text.trimEnd().split("\n");
-  // 24 lines, of which the shell's prompt takes one.
+  // 24 lines, one of which the shell's prompt takes.
   expect(lines.length).toBeLessThanOrEqual(23);
   expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(80);
 }

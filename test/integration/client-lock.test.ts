@@ -37,7 +37,7 @@ test("a lock is on the client's own session, and the client is as it was before"
   expect(await holdersOf(lock.id)).toEqual([client.processID]);
   expect(lock.held).toBe(true);
   expect(await settings()).toEqual(set);
-  // Nobody else's connection was taken.
+  // No other connection was used.
   expect(pool.totalCount).toBe(0);
   expect(await locker.tryAcquire(lock.key)).toBeUndefined();
   expect((await locker.inspect(lock.key)).holders).toMatchObject([{ own: true, applicationName: "mine" }]);
@@ -212,7 +212,7 @@ describe("a wait on a client", () => {
     const reason = new Error("enough");
     leaving.abort(reason);
     await expect(waiting).rejects.toBe(reason);
-    // The client is free again, and the lock nobody's.
+    // The client is free again, and nobody holds the lock.
     expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
     await held.release();
     expect(await holdersOf(held.id)).toEqual([]);
@@ -357,7 +357,7 @@ test("a link that falls silent ends the lock for its holder at its TTL", async (
     },
     { client, ttl: "300ms" },
   );
-  // A refresh that finds no answer, or the TTL, whichever is first.
+  // A refresh that gets no answer, or the TTL, whichever comes first.
   await expect(running).rejects.toMatchObject({ code: expect.stringMatching(/^LOCK_(LOST|EXPIRED)$/) });
   await client.end().catch(() => {});
 }, 20_000);
@@ -375,7 +375,7 @@ test("close() releases the lock, and leaves the client alone", async () => {
 test("a fencing token grows, whenever the client's transaction began", async () => {
   await using locker = createLocker();
   const client = await connect();
-  // Its transaction has its id before the others have theirs.
+  // This transaction has its id before the others have theirs.
   await client.query("begin; select pg_current_xact_id()");
   const key = uniqueKey();
   const tokens: bigint[] = [];

@@ -41,7 +41,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         const rejected = (await outcomes).filter((outcome) => outcome.status === "rejected");
         expect(rejected).toHaveLength(50 - locks.length);
         expect(rejected.every(({ reason }) => reason instanceof LockerClosedError)).toBe(true);
-        // Connections that were still being made come back untouched.
+        // Connections that were still being made come back unused.
         await until(() => pool.waitingCount === 0 && pool.idleCount === pool.totalCount);
         expect(await advisoryLocks()).toEqual([]);
         expect(pool.ending).toBe(false);
@@ -68,7 +68,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const lock = await locker.acquire(uniqueKey());
       const { signal } = lock;
       const closed = locker.close();
-      // In the step of the call, not when the server has answered.
+      // In the same step as the call, not when the server has answered.
       expect([lock.held, lock.expired, signal.aborted]).toEqual([false, false, true]);
       expect(signal.reason).toBeInstanceOf(LockLostError);
       expect(signal.reason.cause).toBeInstanceOf(LockerClosedError);
@@ -126,7 +126,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await locker.close();
       expect([lock.held, pool.totalCount]).toEqual([false, 0]);
       expect(await advisoryLocks()).toHaveLength(1);
-      // What the server gets to see of it, once the link is back or given up.
+      // What the server notices once the link is back or has been given up.
       proxy.thaw();
       await until(async () => (await advisoryLocks()).length === 0);
     });
@@ -174,7 +174,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await server.stop();
       await expect(writes.ping()).rejects.toBeInstanceOf(DatabaseError);
       await expect(reads.ping()).rejects.toBeInstanceOf(DatabaseError);
-      // Locks live on `write` alone.
+      // Locks are taken only on `write`.
       await (await writes.acquire(uniqueKey())).release();
     });
   });
@@ -205,7 +205,7 @@ describe("ping", () => {
     await expect(locker.ping()).rejects.toBeInstanceOf(DatabaseError);
     proxy.thaw();
     await proxy.refuse();
-    // The connection that lies idle in the pool proves nothing.
+    // The idle connection in the pool proves nothing.
     expect(pool.idleCount).toBe(1);
     await expect(locker.ping()).rejects.toMatchObject({
       code: "DATABASE_ERROR",

@@ -52,7 +52,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     for (const each of all) expect(each).toMatchObject({ status: "rejected", reason: refusal });
     await lock.refresh();
 
-    // A wait rides it out: by trying again and again on the connection that its locker has, or until its bound.
+    // A wait outlasts it: it tries again and again on its locker's connection, until its bound.
     const late = outside.acquire(key, { wait: "300ms" }).catch((error: unknown) => error);
     expect(await late).toMatchObject({ reason: "wait-timeout", cause: refusal });
     const waiting = waiter.acquire(lock.key, { wait: true });

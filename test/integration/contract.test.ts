@@ -10,7 +10,7 @@ const rows = [
   ["shared", "server"],
 ] as const;
 
-// The lockers of all cases have the same two: a locker that leaves a lock on a session of its pool is found by the next ones.
+// The lockers of all cases share the same two pools, so that a lock that one of them leaves on a session is found by the next ones.
 const pools = [createPool({ max: 40 }), createPool()] as const;
 
 for (const [sessions, ttlEnforcement] of rows) {
@@ -20,7 +20,7 @@ for (const [sessions, ttlEnforcement] of rows) {
     create: async () => ({
       locker: createLocker({ pool: pools[0], sessions, ttlEnforcement }),
       another: () => createLocker({ pool: pools[1], sessions, ttlEnforcement }),
-      // A first lock has to be connected for and proved within its TTL, several at a time.
+      // The first locks need a connection and a proof within their TTL, several at the same time.
       durations: { brief: 300 },
     }),
     deviations: ttlEnforcement === "client" ? ["lapsed-lock-stays"] : [],

@@ -55,7 +55,7 @@ describe("a database that is fit for locks", () => {
     await using server = await startServer({ settings: { fsync: "on" } });
     const findings = await diagnose(createPool({ connectionString: server.url }));
     expect(findings.map(({ check }) => check)).toEqual(checks);
-    // How long a round trip takes here is up to the machine.
+    // How long a round trip takes depends on the machine.
     expect(findings.filter(({ check, verdict }) => verdict !== "ok" && check !== "reachable")).toEqual([]);
     expect(findingOf(findings, "version").found).toContain(`PostgreSQL ${inject("postgresMajor")}`);
     expect(findingOf(findings, "locks").found).toContain("refused to a second session");
@@ -67,7 +67,7 @@ describe("a database that is fit for locks", () => {
   test("is left as it was: no lock, no setting, no session, and nothing of the pool", async () => {
     const witness = await connect();
     const pool = createPool({ max: 1 });
-    // All of the pool is checked out, which says nothing about the database.
+    // The whole pool is checked out, which says nothing about the database.
     const client = await pool.connect();
     const settings = "select name, setting from pg_settings order by name";
     const before = (await client.query(settings)).rows;
@@ -154,7 +154,7 @@ describe("a server that can't be reached", () => {
 
   test("because it freezes midway fails in that line, and the rest is left out", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
-    // Frozen from the moment in which the second connection is made, for the proof of a pooler.
+    // Frozen from the moment when the second connection is made, which is to prove that there is no pooler.
     let connections = 0;
     const pool = createPool({ connectionString: proxy.url });
     const { Client } = pool as unknown as { Client: new (options: object) => object };
@@ -209,7 +209,7 @@ describe("behind a pooler", () => {
     expect(findingOf(findings, "locks").verdict).toBe("warn");
     expect(findingOf(findings, "server-ttl").verdict).toBe("warn");
     expect(await advisoryLocks()).toEqual([]);
-    // The session that all of them share has its settings still.
+    // The session that all clients share still has its settings.
     const [shared] = (await createPool({ connectionString: pooler.url }).query("show idle_session_timeout"))
       .rows;
     expect(shared).toEqual({ idle_session_timeout: "0" });
@@ -244,7 +244,7 @@ describe("behind a pooler", () => {
 
 test("a server that answers true and locks nothing fails", async () => {
   await using other = await createDatabase();
-  // The planner inlines a function in SQL wherever it is called.
+  // The planner inlines an SQL function wherever it is called.
   await other.pool.query(
     "create or replace function pg_catalog.pg_try_advisory_lock(bigint) returns boolean language sql as 'select true'",
   );
@@ -255,7 +255,7 @@ test("a server that answers true and locks nothing fails", async () => {
 
 test("a server before 14 fails", async () => {
   await using other = await createDatabase();
-  // It says what one of 13 says.
+  // It reports the version number of a 13.
   await other.pool.query(
     `create or replace function pg_catalog.current_setting(text) returns text stable language sql as
      $$ select case $1 when 'server_version_num' then '130014' when 'server_version' then '13.14'
@@ -358,7 +358,7 @@ describe("connections", () => {
     expect(findingOf(findings, "connections")).toMatchObject({ verdict: "fail" });
     expect(findingOf(findings, "connections").found).toContain("1 of 4 left for the role");
     expect(findingOf(findings, "connections").advice).toContain("CONNECTION LIMIT");
-    // There is one for the questions, and none for what takes two.
+    // One connection is left for the queries, but none for a check that needs two.
     expect(findingOf(findings, "locks")).toMatchObject({ verdict: "warn" });
     await connect({ connectionString: role.url });
     expect(await diagnose(pool)).toMatchObject([
@@ -399,7 +399,7 @@ describe("fencing tokens", () => {
   test("warn if the role may not call the function that draws them", async () => {
     await using role = await createRole();
     await using other = await createDatabase();
-    // A grant to everybody, of this database alone.
+    // A grant to everybody, but only in this database.
     await other.pool.query("revoke execute on function pg_walfile_name(pg_lsn) from public");
     const url = urlWith({ database: other.name, user: role.name, password: "secret" });
     expect(findingOf(await diagnose(createPool({ connectionString: url })), "fencing")).toMatchObject({
@@ -461,7 +461,7 @@ function findingOf(findings: readonly Finding[], check: DiagnosisCheck): Finding
   return found;
 }
 
-/** A database of a test's own, if the test would change this file's. */
+/** Creates a database for a single test, if the test would change the file's own. */
 async function createDatabase() {
   const name = uniqueKey("database").replace(":", "_");
   await onServer(`create database ${name}`);

@@ -4,7 +4,7 @@ import { advisoryLocks, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// close({ drain }): nothing new is acquired, what is held is waited for, and then the locker is closed.
+// close({ drain }): nothing new is acquired, held locks are waited for, and then the locker is closed.
 
 const sleep = (milliseconds: number): Promise<void> =>
   new Promise((resolve) => setTimeout(resolve, milliseconds));

@@ -4,7 +4,7 @@ import { Child } from "../support/child.ts";
 import { connect, createPool, databaseUrl, holdersOf, onServer, uniqueId } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
-// The facts about node-postgres and Node.js that the code leans on.
+// The facts about node-postgres and Node.js that the code relies on.
 
 describe("a node-postgres client", () => {
   test.each(["", "pool"])(
@@ -148,7 +148,7 @@ describe("a reserved connection of postgres.js whose session has been terminated
   test("tells nobody, and takes the process down at the next statement", async () => {
     await using child = await reserved("own");
     expect(await child.exited).toEqual({ code: 1, signal: null });
-    // By which of these depends on how far the closing of the socket has come by then.
+    // Which of these depends on how far the closing of the socket has come by then.
     expect(child.stderr).toMatch(
       /Cannot read properties of null \(reading 'write'\)|ECONNRESET|CONNECTION_CLOSED/,
     );

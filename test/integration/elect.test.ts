@@ -23,7 +23,7 @@ const refused = (asked: Promise<unknown>): Promise<unknown> =>
     (error: unknown) => error,
   );
 
-/** A candidate that leads until it is told to end, or to return. */
+/** A candidate that leads until it is told to end or to return. */
 class Candidate {
   readonly stop = new AbortController();
   readonly terms: Array<{
@@ -210,7 +210,7 @@ describe.each([
 
   test("each new leader is reported once", async () => {
     await using locker = create();
-    // What a locker does once, with its first lock, is done.
+    // Does what a locker does once, with its first lock.
     await (await locker.acquire(uniqueKey())).release();
     const key = uniqueKey();
     const seenByOne: Leader[] = [];
@@ -279,7 +279,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await new Promise<void>((resolve) => {
           finish = resolve;
         });
-        // As the work of a leader does whose database has just gone.
+        // As the work of a leader may do when its database has just gone.
         throw new Error("the connection is gone");
       },
     });
@@ -288,11 +288,11 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await onServer("select pg_terminate_backend($1)", [(await holdersOf(lockId(0, key)))[0]]);
     const term = await other.term(1);
     term.return();
-    // It has not come to its end, so that it doesn't stand.
+    // Its work has not ended, so it doesn't stand for election again.
     await other.term(2);
     expect(terms).toBe(1);
     finish();
-    // It waits in the server, so that it is next.
+    // It waits in the server, so it is next.
     await until(async () => (await advisoryLocks()).some(({ granted }) => !granted));
     (await other.term(2)).return();
     await until(() => terms === 2);
@@ -312,7 +312,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       ttl: "200ms",
       onElected: async (lock) => {
         if (losses.length > 0) return stop.abort();
-        // The event loop stands still for longer than the TTL: no timer and no socket can tell.
+        // The event loop stands still for longer than the TTL: no timer and no socket can tell it.
         Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
         try {
           lock.assertHeld();

@@ -8,7 +8,7 @@ import { until } from "../support/until.ts";
 
 const names = ["acquired", "released", "lost", "waiting", "sessionOpened", "sessionClosed"] as const;
 
-/** All that a locker tells, in order. */
+/** Returns all events of a locker, in order. */
 function toldBy(locker: Pick<Locker, "on">): Array<{ event: LockEventName; [fact: string]: unknown }> {
   const told: Array<{ event: LockEventName; [fact: string]: unknown }> = [];
   for (const event of names) locker.on(event, (facts) => told.push({ ...facts, event }));
@@ -94,7 +94,7 @@ describe.each(eachLocker)("%s: on", (_, create) => {
 
   test("what a listener throws, or rejects with, harms nobody", async () => {
     await using locker = create();
-    // Once for each kind of event and process, which another test is about.
+    // Printed once for each kind of event and process, which another test checks.
     const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
     try {
       for (const event of names) {

@@ -13,9 +13,9 @@ import {
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-/** What the examples print, in the order in which it happened. */
+/** The output of the examples, in the order in which it was written. */
 interface Line {
-  /** Milliseconds of the wall clock, which is the same for all processes. */
+  /** Milliseconds of the wall clock, which all processes share. */
   readonly at: number;
   readonly pid: number;
   readonly what: string;
@@ -23,14 +23,14 @@ interface Line {
   readonly tick?: string;
 }
 
-/** From the line with which somebody's turn began to the one with which it ended, or to the last sign of life. */
+/** From the line with which a turn began to the line with which it ended, or to the last sign of life. */
 interface Turn {
   readonly pid: number;
   readonly from: number;
   readonly to: number;
 }
 
-/** Some replicas of an example, as processes of their own. */
+/** Some replicas of an example, each a process. */
 class Replicas implements AsyncDisposable {
   readonly children: readonly Child[];
   readonly #killed = new Map<number, number>();
@@ -41,7 +41,7 @@ class Replicas implements AsyncDisposable {
     this.children = Array.from({ length: options.count }, start);
   }
 
-  /** By time; those of one process stay in their order. */
+  /** The lines sorted by time; lines of one process stay in their order. */
   lines(): Line[] {
     return this.children
       .flatMap((child) => child.messages)
@@ -72,14 +72,14 @@ class Replicas implements AsyncDisposable {
     this.#killed.set(pid, Math.max(before, lines.at(-1)?.at ?? 0));
   }
 
-  /** Ends all that still run, with SIGTERM, and answers with their exit codes. */
+  /** Ends all replicas that still run with SIGTERM. Returns their exit codes. */
   async stop(): Promise<(number | null)[]> {
     const rest = this.children.filter((child) => !this.#killed.has(child.pid ?? 0));
     for (const child of rest) child.signal("SIGTERM");
     return (await Promise.all(rest.map((child) => child.exited))).map((exit) => exit.code);
   }
 
-  /** Of all replicas, by their beginning. A turn that goes on lasts for ever. */
+  /** The turns of all replicas, by their beginning. A turn that hasn't ended lasts for ever. */
   turns(begins: string, ends: readonly string[]): Turn[] {
     const turns = this.children.flatMap(({ pid = 0 }) => {
       const own = this.lines().filter((line) => line.pid === pid);
@@ -97,7 +97,7 @@ class Replicas implements AsyncDisposable {
   }
 }
 
-/** That many have tried, and wait inside the server for one and the same lock. */
+/** Resolves when that many sessions have tried, and wait in the server for the same lock. */
 async function waiting(count: number): Promise<void> {
   const wait = async () => {
     const waits = (await advisoryLocks()).filter(({ granted }) => !granted);
@@ -118,10 +118,10 @@ describe("leader election", () => {
     return { key, replicas: new Replicas("leader-election.mjs", { count: 3, env }) };
   };
   const terms = (replicas: Replicas) => replicas.turns("leading", ["stopped leading"]);
-  /** The next one to lead after `at`. */
+  /** Returns the next replica to lead after `at`. */
   const leaderAfter = (replicas: Replicas, at = 0) =>
     replicas.line(({ what, at: then }) => what === "leading" && then >= at);
-  /** Work is done by whoever leads, and at no other time. */
+  /** Asserts that a replica works only while it leads. */
   const expectWorkInTerms = (replicas: Replicas) => {
     const stray = replicas
       .lines()
@@ -195,14 +195,14 @@ describe("leader election", () => {
     await onServer("select pg_terminate_backend($1)", [session]);
     const stopped = await replicas.line(({ what }) => what === "stopped leading");
     expect(stopped).toMatchObject({ pid: first.pid, why: expect.stringMatching(/lost/) });
-    // By the news of it, not by the TTL.
+    // Because it is told, not because the TTL has passed.
     expect(stopped.at - endedAt).toBeLessThan(2_000);
     await leaderAfter(replicas, endedAt);
-    // It stands again: all three lead or wait.
+    // It stands again: all three either lead or wait.
     await waiting(2);
     expect(await replicas.stop()).toEqual([0, 0, 0]);
-    // The server frees the lock of a session that it ends, and the news has a way to go: for that long the next one may lead
-    // beside the first, which guarantees.md bounds by the TTL. Everybody else is strict.
+    // The server frees the lock of a session that it ends, but the news takes a while to arrive. For that long the next leader may lead
+    // beside the first, which guarantees.md bounds by the TTL. For all others the check is strict.
     expectNoOverlap(
       terms(replicas).map((term) => (term.from === first.at ? { ...term, to: endedAt } : term)),
     );
@@ -228,7 +228,7 @@ describe("leader election", () => {
     await leaderAfter(replicas, Date.now());
     await waiting(2);
     expect(await replicas.stop()).toEqual([0, 0, 0]);
-    // As above: the server may grant the lock to the next one before it ends that session, too.
+    // As above: the server may grant the lock to the next replica before it ends that session, too.
     expectNoOverlap(
       terms(replicas).map((term) => (term.from === first.at ? { ...term, to: endedAt } : term)),
     );
@@ -237,11 +237,11 @@ describe("leader election", () => {
 });
 
 describe("singleton cron", () => {
-  /** So long that there is one tick, which lies in the past: a replica begins with the tick that came last. */
+  /** Long enough that there is only one tick, which is in the past: a replica begins with the latest tick. */
   const week = String(7 * 24 * 3_600_000);
   const start = (name: string, count: number, env: { INTERVAL: string; WORK: string }) =>
     new Replicas("singleton-cron.mjs", { count, env: { JOB: name, ...env } });
-  /** Three replicas of which none gets at the job before all wait for it. */
+  /** Three replicas, none of which gets the job before all wait for it. */
   const startTogether = async (name: string, env: { INTERVAL: string; WORK: string }) => {
     await using locker = createLocker();
     await using _ = await locker.acquire(`cron:${name}`, { autoRefresh: true });
@@ -254,7 +254,7 @@ describe("singleton cron", () => {
   };
   const runs = (replicas: Replicas) => replicas.turns("running", ["done", "already done", "failed"]);
   const doneBy = (replicas: Replicas) => replicas.lines().filter(({ what }) => what === "done");
-  /** What the table has. */
+  /** Returns the rows of the table. */
   const recorded = async (name: string): Promise<number[]> => {
     const { rows } = await createPool().query<{ tick: Date }>(
       "select tick from cron_runs where job = $1 order by tick",
@@ -296,7 +296,7 @@ describe("singleton cron", () => {
     const env = { INTERVAL: week, WORK: "10" };
     await using replicas = await startTogether(name, env);
     await until(() => replicas.lines().filter(({ what }) => what === "already done").length === 2);
-    // Nor does one that comes when all is over, as one does whose clock is late.
+    // Nor does a replica that comes when all is over, as one whose clock is late would.
     await using late = start(name, 1, env);
     const line = await late.line(() => true);
     expect(line).toMatchObject({ what: "already done", tick: doneBy(replicas)[0]?.tick });
@@ -309,7 +309,7 @@ describe("singleton cron", () => {
 
 describe("semaphore", () => {
   const atWork = (replicas: Replicas) => replicas.turns("begins", ["ends"]);
-  /** How many were at work when the turns began. */
+  /** Returns how many replicas were at work when each turn began. */
   const beside = (turns: readonly Turn[]) =>
     turns.map((turn) => turns.filter((each) => each.from <= turn.from && turn.from < each.to).length);
 
@@ -341,7 +341,7 @@ describe("hold at least", () => {
     expect(await late.line(() => true)).toMatchObject({ what: "done elsewhere", tick });
     expect(await first.stop()).toEqual([0]);
     await using later = start();
-    // The replica that held it on has gone.
+    // The replica that kept it has gone.
     await later.line(({ what }) => what === "done");
     expect([...(await late.stop()), ...(await later.stop())]).toEqual([0, 0]);
   });

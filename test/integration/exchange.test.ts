@@ -7,7 +7,7 @@ import { Session } from "../../src/postgres/session.ts";
 import { connect, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 
-// One statement and its answer, past the driver's own query.
+// One statement and its answer, sent past the driver's own query.
 
 const ask = (client: pg.Client, text: string, values: Value[] = [], name?: string): Promise<Reply> =>
   new Promise((resolve, reject) => {

@@ -4,7 +4,7 @@ import type { PostgresServer } from "../../src/testing/postgres/postgres-server.
 import { connect } from "../support/database.ts";
 import { startServer } from "../support/start-server.ts";
 
-// The facts about a standby, a promotion and a crash that the code leans on, on servers of this file's own.
+// The facts about a standby, a promotion and a crash that the code relies on, on servers of this file's own.
 
 const TOKEN = `select pg_current_xact_id()::text as xid,
                       substr(pg_walfile_name(pg_logical_emit_message(true, 'test', '')), 1, 8) as timeline`;

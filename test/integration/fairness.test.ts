@@ -36,7 +36,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const other = await connect();
     let turns = 0;
     let granted = false;
-    // Three callers that leave it free for no longer than a round trip.
+    // Three callers that leave the lock free for no longer than a round trip.
     const callers = [1, 2, 3].map(async () => {
       while (!granted && turns < 100) {
         await run(busy, key);
@@ -47,7 +47,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const before = turns;
     await other.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
     granted = true;
-    // Those who had asked before it, and one whose statement crossed its own.
+    // The callers that had asked before it, and one whose statement crossed its own.
     expect(turns - before).toBeLessThanOrEqual(4);
     await other.end();
     await Promise.all(callers);
@@ -59,7 +59,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await using writers = createLocker({ sessions });
     let written = false;
     let reads = 0;
-    // There are three at any time: each leaves only when another has come.
+    // There are three at any time, because each leaves only when another has come.
     const relay = async (): Promise<void> => {
       let lock = await readers.acquire(key, { mode: "shared", wait: true });
       while (!written && reads < 2_000) {
@@ -98,7 +98,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     );
     const until100 = (which: number) =>
       turns.findIndex((_, at) => turns.slice(0, at + 1).filter((t) => t === which).length === wants);
-    // When the faster one had its hundred, the slower one had had some: nobody waits for the other to be done.
+    // When the faster locker had its hundred turns, the slower one had had some: neither waits for the other to finish.
     const first = Math.min(until100(0), until100(1));
     for (const which of [0, 1]) {
       expect(turns.slice(0, first + 1).filter((turn) => turn === which).length).toBeGreaterThanOrEqual(3);

@@ -3,7 +3,7 @@ import { lockId } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
 import { createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 
-/** What it printed: text, which to {@link Child} is standard error. */
+/** The example's output. It is plain text, which {@link Child} treats as standard error. */
 async function run(env: Readonly<Record<string, string>>): Promise<{ code: number | null; said: string[] }> {
   await using child = Child.start("../../../examples/fencing.mjs", {
     env: { DATABASE_URL: databaseUrl(), ...env },
@@ -48,7 +48,7 @@ test("the example fails, and leaves no worker, if the resource has a larger toke
   await pool.query(
     "create table if not exists fenced_writes (key text primary key, token bigint not null, written_by text not null)",
   );
-  // As after a restore of a dump into a new cluster.
+  // As after restoring a dump into a new cluster.
   await pool.query("insert into fenced_writes values ($1, $2, 'somebody')", [
     key,
     (2n ** 63n - 1n).toString(),

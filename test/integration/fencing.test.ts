@@ -26,8 +26,8 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// Fencing tokens as the library hands them out: they grow from each holder of a key to the next, whichever process that is, over
-// crashes and over a promotion, so that a resource that remembers the largest one refuses whoever comes back too late.
+// Fencing tokens as the library returns them: they grow from each holder of a key to the next, in whatever process, over crashes and over a
+// promotion. So a resource that remembers the largest one refuses a holder that comes back too late.
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("the tokens of a key", () => {
@@ -45,7 +45,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       for (const child of children) child.send({ rounds });
       const exits = await Promise.all(children.map((child) => child.exited));
       expect(exits.map(({ code }) => code)).toEqual([0, 0, 0]);
-      // Each instant was read while the lock was held, so that they are in the order of the grants.
+      // Each instant was read while the lock was held, so they are in the order of the grants.
       const grants = children
         .flatMap((child) => child.messages.filter((message) => "token" in message))
         .map(({ token, at }) => ({ token: BigInt(String(token)), at: BigInt(String(at)) }))
@@ -154,7 +154,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     let server: PostgresServer;
 
     beforeAll(async () => {
-      // Nothing but this file draws transaction ids here.
+      // Only this file draws transaction ids here.
       const settings = { wal_writer_delay: "10s", autovacuum: "off" };
       server = await startServer({ settings });
       const session = await connect({ connectionString: server.url });
@@ -230,7 +230,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const second = await promoted.acquire(key, options);
       expectGrowing([first.fencingToken, second.fencingToken]);
 
-      // The old primary hands out more, also of the same key.
+      // The old primary draws more, also for the same key.
       await first.refresh();
       await first.release();
       for (let i = 0; i < 100; i++) await (await old.acquire(uniqueKey(), { fencing: true })).release();
@@ -249,7 +249,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
                   where resource.token <= excluded.token`;
         return (await data.query(sql, [key, token, value])).rowCount === 1;
       };
-      // Before it has seen the new one's, it can't know.
+      // Before the resource has seen the new primary's tokens, it can't know.
       expect(await write(third.fencingToken, "of the old primary's holder")).toBe(true);
       expect(await write(second.fencingToken, "of the new primary's holder")).toBe(true);
       expect(await write(third.fencingToken, "too late")).toBe(false);
@@ -269,7 +269,7 @@ function expectGrowing(tokens: readonly (bigint | undefined)[]): void {
   );
 }
 
-/** The id that none has yet. */
+/** Returns the next transaction id that will be drawn. */
 async function nextTransaction(): Promise<bigint> {
   const [row] = await onServer<{ id: string }>("select pg_snapshot_xmax(pg_current_snapshot())::text as id");
   return BigInt(row?.id ?? 0);
@@ -283,7 +283,7 @@ describe.each(["a shared session", "a client of the caller's"])("on %s", (where)
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool });
-    // Its session, or the client, and nothing else, is there before.
+    // Before, there is only its session or the client.
     await using _ = await locker.acquire(uniqueKey());
     const client = where === "a shared session" ? undefined : await pool.connect();
     client?.on("error", () => {});
@@ -293,7 +293,7 @@ describe.each(["a shared session", "a client of the caller's"])("on %s", (where)
       ({ fencingToken }) => fencingToken,
       (error: unknown) => error,
     );
-    // The lock was granted: its token is asked for on a new connection.
+    // The lock was granted: its token is drawn on a new connection.
     const connection = await drawing;
     before.freeze({ direction: "toClient" });
     const ended = await onServer("select pg_terminate_backend(pid, 10000) from unnest($1::int4[]) as pid", [
@@ -305,7 +305,7 @@ describe.each(["a shared session", "a client of the caller's"])("on %s", (where)
     connection.thaw();
     await until(async () => (await nextTransaction()) > transactionOf(next) + 1n);
     before.thaw();
-    // Its token would have been larger than that of the next holder.
+    // Its token would have been larger than the next holder's.
     expect(await outcome).toBeInstanceOf(DatabaseError);
     expect(await outcome).toMatchObject({
       message: expect.stringMatching(`^Drawing a fencing token.*"${key}"`),

@@ -7,10 +7,10 @@ import { createLocker } from "../support/locker.ts";
 import { createTurns, enter, leave } from "../support/turns.ts";
 import { until } from "../support/until.ts";
 
-// Beside services that use the Go package, whose algorithms test/support/programs/go-service.mjs has. What is said here of Go is in
-// docs/go.md.
+// Beside services that use the Go package, whose algorithms are in test/support/programs/go-service.mjs. docs/go.md says what is tested
+// here about Go.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 const pool = createPool();
@@ -25,7 +25,7 @@ function start(how: "with-lock" | "acquire", key: string, name: string, { work =
   });
 }
 
-/** One of ours takes a turn: writes its name down, and works. */
+/** Takes a turn with a locker of ours: writes its name down, and works. */
 async function takeTurn(locker: PostgresLocker, key: string, name: string, work = 0): Promise<void> {
   await locker.withLock(
     key,
@@ -129,7 +129,7 @@ test("one holds at a time; waiters have their share, triers have what is left", 
     { deadline: 30_000 },
   );
   expect(turns.filter(({ holders }) => holders !== 1)).toEqual([]);
-  // From when all four were there: between two turns of one, each of the others has one. A busy machine may be late, for some.
+  // Once all four are there, each of them gets a turn between two turns of another. A busy machine may be late for some.
   for (const name of queue) {
     const at = turns.flatMap((turn, place) => (turn.name === name ? [place] : [])).slice(3);
     const gaps = at.slice(1).map((place, nth) => place - (at[nth] ?? 0));
@@ -137,7 +137,7 @@ test("one holds at a time; waiters have their share, triers have what is left", 
     expect(gaps[Math.floor(gaps.length / 2)], name).toBeLessThanOrEqual(8);
   }
   expect(trying).toBeLessThan(least);
-  // Nobody queues any more, and so it has its turns.
+  // Nobody queues any more, so it gets its turns.
   await ours[Symbol.asyncDispose]();
   await goOne[Symbol.asyncDispose]();
   await goTwo[Symbol.asyncDispose]();

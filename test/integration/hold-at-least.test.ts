@@ -35,7 +35,7 @@ describe.each([
     }
     expect(await locker.tryAcquire(key)).toBeUndefined();
     const next = await locker.acquire(key, { wait: "10s" });
-    // What is promised, to the millisecond that timers are early.
+    // As promised, except for the millisecond by which timers may be early.
     expect(performance.now() - before).toBeGreaterThan(598);
     expect(lock.signal.aborted).toBe(false);
     await next.release();

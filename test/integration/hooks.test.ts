@@ -23,7 +23,7 @@ import {
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// What a user hangs on a locker may throw, be slow, answer nothing or something odd: it decides nothing.
+// A hook that a user gives to a locker may throw, be slow, or return nothing or something odd: it decides nothing.
 
 type Hooks = Pick<PostgresLockerOptions, "logger" | "meterProvider" | "tracerProvider">;
 
@@ -44,7 +44,7 @@ function meters(instrument: unknown): MeterProvider {
   return { getMeter: () => meter } as unknown as MeterProvider;
 }
 
-/** A tracer that has its own way to call what runs in a span. */
+/** A tracer that calls the function of a span in an unusual way. */
 function tracers(start: (work: (span: Span) => unknown) => unknown): TracerProvider {
   const startActiveSpan = (_name: string, _options: unknown, work: (span: Span) => unknown): unknown =>
     start(work);
@@ -111,7 +111,7 @@ describe.each(bothSessions)("%s sessions: every operation does what it does with
     expect(await locker.tryAcquire(key)).toBeUndefined();
     await lock.refresh("20s");
     expect([lock.held, lock.ttl]).toEqual([true, 20_000]);
-    // It doesn't throw in the step of the call, either.
+    // The call doesn't throw synchronously, either.
     await lock.release();
     await expect(lock.release()).rejects.toMatchObject({ reason: "released" });
     expect(await locker.withLock(key, () => 7)).toBe(7);
@@ -160,7 +160,7 @@ test("a logger that takes 5 ms a line delays no signal of 500 locks lost togethe
   await onServer("select pg_terminate_backend($1)", [pid]);
   await until(() => told.length === 500, { deadline: 10_000 });
   expect((told.at(-1) as number) - (told[0] as number)).toBeLessThan(1_000);
-  // And nothing of it is kept from the log.
+  // And nothing is missing from the log.
   await until(() => lines.length >= 500, { deadline: 15_000 });
 });
 
@@ -191,7 +191,7 @@ test("a logger may call the locker itself, from every line", async () => {
   const [pid] = await holdersOf(lock.id);
   await onServer("select pg_terminate_backend($1)", [pid]);
   await until(() => gained.length === 2);
-  // The session that it was logged on may be the one that has gone.
+  // The session in the log may be the one that has gone.
   expect(await Promise.all(gained)).toEqual([true, true]);
   await locker.close();
 });
@@ -292,7 +292,7 @@ test.each(bothSessions)("%s sessions: a listener of the pool that throws keeps n
   await locker.acquire(lock.key);
   await locker.close();
   expect(await advisoryLocks()).toEqual([]);
-  // node-postgres itself knows nothing more of a client whose release was disturbed: such a pool has no end.
+  // node-postgres itself forgets a client whose release was disturbed: such a pool never ends.
   for (const client of clients)
     (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
 });

@@ -4,8 +4,8 @@ import { advisoryLocks, connect, createPool, createRole, uniqueKey } from "../su
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// A schema in front of pg_catalog, with operators, types, functions and relations of the names that are known from there. Whatever of
-// them a statement meets fails it.
+// A schema in front of pg_catalog with operators, types, functions and relations that have the usual names. A statement that uses any of
+// them fails.
 
 const hostile = `
 create schema evil;

@@ -6,8 +6,8 @@ import { expect, test } from "vitest";
 import { Child } from "../support/child.ts";
 import { databaseUrl } from "../support/database.ts";
 
-// What a lock that nobody else wants costs in the process. The numbers don't depend on the machine: whoever adds a function, a file or
-// an object to the way of every lock finds it here, and says why. docs/bench.md has the aims.
+// What an uncontended lock costs in the process. The numbers don't depend on the machine: a change that adds a function, a file or an
+// object to the way of every lock fails here, and has to say why. docs/bench.md has the aims.
 
 test("acquire and release enter few functions in few files, and leave little garbage", async () => {
   const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -34,7 +34,7 @@ test("acquire and release enter few functions in few files, and leave little gar
     expect(release).toMatchObject({ files: expect.toSatisfy((files: number) => files <= 20) });
     expect(release).toMatchObject({ functions: expect.toSatisfy((count: number) => count <= 81) });
     expect(bytes).toBeLessThan(3_800);
-    // What stays of each in memory: the handle and its promise, and so for the caller that stands in line.
+    // What each keeps in memory: the handle and its promise, and the same for a caller in line.
     expect(heldLock).toBeLessThan(720);
     expect(waiter).toBeLessThan(720);
   } finally {

@@ -4,7 +4,7 @@ import { advisoryLocks, createPool } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 
-// Two real keys of namespace 0 with one FNV-1a hash.
+// Two real keys of namespace 0 that have the same FNV-1a hash.
 const [one, other] = ["amf2oiyzezvcf", "msmbnqwkrawwd"];
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
@@ -17,9 +17,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect(refused).toMatchObject({ reason: "id-collision", key: other, otherKey: one });
     expect((refused as Error).message).toContain(one);
     expect((refused as Error).message).toContain(other);
-    // It is a fault of the keys, not a holder that will go away.
+    // The keys are at fault, not a holder that will go away.
     await expect(locker.tryAcquire(other)).rejects.toMatchObject({ reason: "id-collision" });
-    // The same key is plainly held.
+    // The same key is simply held.
     await expect(locker.acquire(one)).rejects.toMatchObject({ reason: "held" });
     expect(await advisoryLocks()).toHaveLength(1);
     expect(lock.held).toBe(true);

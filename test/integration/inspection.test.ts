@@ -41,7 +41,7 @@ describe("listLocks shows of a lock", () => {
       activeAt: expect.any(Date) as Date,
       isHidden: false,
     });
-    // The server's clock, which is this machine's in a test, or nearly.
+    // The server's clock, which in a test is (nearly) this machine's.
     expect(Math.abs(before - Number(seen?.sessionSince))).toBeLessThan(60_000);
     expect(Math.abs(before - Number(seen?.activeAt))).toBeLessThan(60_000);
   });
@@ -257,7 +257,7 @@ describe("endHolders", () => {
   test("ends no session that has released the lock, nor its new holder", async () => {
     const [before, after, waiter] = [await connect(), await connect(), await connect()];
     const [id, other] = [uniqueId(), uniqueId()];
-    // The one that had it has another one now.
+    // The session that held it holds another lock now.
     await before.query("select pg_advisory_lock($1)", [other]);
     await after.query("select pg_advisory_lock($1)", [id]);
     const waits = waiter.query("select pg_advisory_lock($1)", [id]).catch(() => {});

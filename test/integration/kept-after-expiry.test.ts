@@ -21,7 +21,7 @@ describe.each(kinds)("a lock that has expired (%s)", (_, create) => {
     };
     const logger: Logger = { debug() {}, info() {}, warn, error() {} };
     const locker = create({ ttlEnforcement, logger });
-    // The first lock of a locker takes longest: a busy machine may not connect within a short TTL.
+    // A locker's first lock takes longest: a busy machine may not connect within a short TTL.
     await (await locker.acquire(uniqueKey())).release();
     const lock = await locker.acquire(uniqueKey(), { ttl: 200 });
     await until(() => lines.length > 0);

@@ -7,7 +7,7 @@ import { createLocker } from "../support/locker.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// Locks on shared sessions tell their keys to whoever asks.
+// Lockers answer those who ask for the keys of locks on shared sessions.
 
 async function keysSeen(
   options: { keysWithin: string },
@@ -16,7 +16,7 @@ async function keysSeen(
   return (await listLocks(pool, options)).map(({ key }) => key).toSorted();
 }
 
-/** Polls until a locker tells all of these: it begins to listen a second after its session has opened. */
+/** Polls until a locker tells all of these keys: it begins to listen a second after its session was opened. */
 async function untilTold(
   keys: readonly string[],
   options = { keysWithin: "1s" },

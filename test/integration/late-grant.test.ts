@@ -6,7 +6,7 @@ import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// Why a lock may be in the server for two TTLs without anybody who relies on it, and for no longer: see docs/chaos.md.
+// Why the server may keep a lock that nobody relies on for two TTLs, but not for longer: see docs/chaos.md.
 
 test("a late grant is proved, and the server's TTL begins anew before anybody has it", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());
@@ -37,7 +37,7 @@ test("a late grant is proved, and the server's TTL begins anew before anybody ha
   const waits = "select from pg_locks where locktype = 'advisory' and not granted";
   await until(async () => (await onServer(waits)).length === 1);
 
-  // The server grants it, and the news is held back for more than a tenth of the TTL.
+  // The server grants the lock, and the answer is held back for more than a tenth of the TTL.
   proxy.freeze({ direction: "toClient" });
   await holder.query("select pg_advisory_unlock($1)", [id]);
   await until(async () => (await holdersOf(id)).length === 1);
@@ -47,7 +47,7 @@ test("a late grant is proved, and the server's TTL begins anew before anybody ha
   await until(async () => (await onServer(changed, [pid]))[0]?.["is_late"] === true);
   const granted = (await onServer(changed, [pid]))[0]?.["state_change"];
 
-  // The news comes through, and the answer to what the locker then asks doesn't.
+  // That answer arrives, but the answer to the locker's next statement doesn't.
   onQuery = () => {
     onQuery = undefined;
     proxy.freeze({ direction: "toClient" });
@@ -57,7 +57,7 @@ test("a late grant is proved, and the server's TTL begins anew before anybody ha
     const [row] = await onServer(changed, [pid]);
     return row?.["state_change"] !== granted;
   });
-  // From here the server counts a TTL again, if it heard nothing more.
+  // From here the server counts one more TTL, if it hears nothing else.
   expect(await holdersOf(id)).toEqual([pid]);
   expect(isSettled).toBe(false);
 

@@ -34,7 +34,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     expect((await advisoryLocks()).map(({ id }) => id)).toEqual([lock.id]);
     await lock.release();
     await until(async () => (await connections()) === 1);
-    // Nobody else may connect from now on: a second proof could not be had.
+    // Nobody else can connect from now on, so a second proof would fail.
     await onServer(`alter database ${database} allow_connections false`);
     try {
       await (await locker.acquire(uniqueKey())).release();
@@ -69,7 +69,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const locker = createLocker({ sessions, pool });
     const lock = await locker.acquire(uniqueKey());
     expect(open).toBe(1);
-    // So that there is room for as many as before.
+    // So that there is room for as many connections as before.
     const others = Array.from({ length: limit - 1 }, () => connect({ connectionString }));
     for (const other of await Promise.all(others)) await other.end();
     await lock.release();
@@ -83,7 +83,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await pool.query("select 1");
     await using proxy = await TcpProxy.start(databaseUrl());
     proxy.freeze();
-    // What is made from now on.
+    // Connections that are made from now on.
     (pool.options as { connectionString: string }).connectionString = proxy.url;
     await using locker = createLocker({ sessions, pool });
     const key = uniqueKey();
@@ -133,7 +133,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     class FailedOver extends pg.Client {
       constructor(config: pg.ClientConfig = {}) {
         made += 1;
-        // The pool's own, then the two of the proof.
+        // The pool's own connection, then the two of the proof.
         super(made === 3 ? { ...config, connectionString: promoted.url } : config);
       }
     }
@@ -145,7 +145,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
   });
 });
 
-// From here on, nothing is right any more in this file's own database. The planner inlines a function in SQL wherever it is called.
+// From here on, this file's database is broken on purpose. The planner inlines an SQL function wherever it is called.
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a server that answers true and locks nothing is refused", async () => {
     const client = await connect();
@@ -164,7 +164,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a server that knows no time-out for idle sessions is too old", async () => {
-    // As above: for a name that it does not know, the server says what one before 14 says of this one.
+    // As above: about a name that it doesn't know, the server says what a server before 14 says about this one.
     const client = await connect();
     await client.query(
       `create or replace function pg_catalog.current_setting(text) returns text stable language sql as

@@ -5,7 +5,7 @@ import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { startServer } from "../support/start-server.ts";
 
-// Very many callers at once. Times are of a busy machine: the bounds are generous, and what they keep out took ten times as long.
+// Very many callers at once. The limits are generous, because the machine may be busy; what they rule out took ten times as long.
 
 let server: PostgresServer;
 
@@ -16,9 +16,9 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** In milliseconds. */
+/** Times in milliseconds. */
 interface Measured {
-  /** The calls themselves, which are the caller's to spread. */
+  /** The calls themselves, which the caller could spread over time. */
   readonly calling: number;
   readonly took: number;
   /** The longest block of the event loop. */
@@ -46,14 +46,14 @@ test("100,000 locks at once block the event loop by the calls alone", async () =
 test("30,000 callers on one signal cost about as much for each as 3,000 do", async () => {
   const [few, many] = [await atOnce("3000", "signal"), await atOnce("30000", "signal")];
   expect(many.held).toBe(30_000);
-  // Ten times as many: it was a hundred times as long.
+  // Ten times as many callers: the time used to be a hundred times as long.
   expect(many.acquired.calling).toBeLessThan(30 * Math.max(few.acquired.calling, 50));
 }, 120_000);
 
 describe("acquireAll of 500 keys", () => {
   const keys = (): string[] => Array.from({ length: 500 }, () => uniqueKey());
 
-  /** A pool, and how many statements its clients have been given. */
+  /** A pool, and the number of statements that its clients were given. */
   function countingPool(): { pool: ReturnType<typeof createPool>; count(): number } {
     let statements = 0;
     const pool = createPool();

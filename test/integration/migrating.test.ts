@@ -34,7 +34,7 @@ beforeEach(async () => {
     create table locks (key text primary key, owner uuid, expires_at timestamptz)`);
 });
 
-/** Two stages at the same time, in processes of their own; each does all its turns, and nobody is ever inside with another. */
+/** Runs two stages at the same time, each in a process: each takes all its turns, and nobody is ever inside with another. */
 async function beside(module: string, stages: readonly string[], env: Record<string, string>): Promise<void> {
   const client = await connect();
   const key = uniqueKey();

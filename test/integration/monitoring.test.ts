@@ -29,13 +29,13 @@ beforeAll(async () => {
 
 afterAll(() => installed?.[Symbol.asyncDispose]());
 
-/** What is needed of OpenTelemetry's own. */
+/** The parts of OpenTelemetry's own packages that are needed. */
 interface Exporter {
   getMetricsRequestHandler(request: object, response: object): void;
   shutdown(): Promise<void>;
 }
 
-/** The lines that Prometheus is served of what was recorded. */
+/** The lines that Prometheus would be served for what was recorded. */
 async function exposition(record: (meterProvider: MeterProvider) => Promise<void>): Promise<string[]> {
   const { PrometheusExporter } = installed.require<{
     PrometheusExporter: new (options: object) => Exporter;
@@ -59,7 +59,7 @@ async function exposition(record: (meterProvider: MeterProvider) => Promise<void
   }
 }
 
-/** One of each. */
+/** Records one of each. */
 async function everything(meterProvider: MeterProvider): Promise<void> {
   const locker = createLocker({ meterProvider });
   const lock = await locker.acquire(uniqueKey());
@@ -77,7 +77,7 @@ async function everything(meterProvider: MeterProvider): Promise<void> {
   await failing.acquire(uniqueKey()).catch(() => {});
 }
 
-/** What the Go package records: neither units nor attributes. */
+/** Records what the Go package does: without units and attributes. */
 async function asGo(meterProvider: MeterProvider): Promise<void> {
   const meter = meterProvider.getMeter("postgres_distributed_lock");
   for (const name of ["acquires", "releases", "refreshes", "contended", "errors"]) {
@@ -100,7 +100,7 @@ interface Series {
 
 const labelsIn = (text: string) => [...text.matchAll(/(\w+)(=~|!~|!=|=)"([^"]*)"/g)];
 
-/** What Prometheus stores of the lines; the job is what it adds itself. */
+/** What Prometheus stores for the lines; it adds the job itself. */
 function seriesOf(lines: readonly string[]): Series[] {
   return lines.flatMap((line) => {
     const [, name, labels = ""] = line.match(/^(postgres_distributed_lock_\w+)\{(.*)\} /) ?? [];
@@ -110,7 +110,7 @@ function seriesOf(lines: readonly string[]): Series[] {
   });
 }
 
-/** The selectors of an expression, such as `acquires_total{job=~"$job"}`; those that name a job of their own are examples. */
+/** The selectors of an expression, such as `acquires_total{job=~"$job"}`; selectors with a job of their own are examples. */
 function selectorsIn(expression: string): { name: string; selects(series: Series): boolean }[] {
   return [...expression.matchAll(/(postgres_distributed_lock_\w+)(?:\{([^}]*)\})?/g)].map(
     ([, name = "", text = ""]) => ({
@@ -126,7 +126,7 @@ function selectorsIn(expression: string): { name: string; selects(series: Series
   );
 }
 
-/** A wait goes on after its session in the server was ended. */
+/** A wait that goes on after its session in the server was ended. */
 async function rideOutFault(locker: PostgresLocker): Promise<void> {
   await using elsewhere = createLocker();
   const lock = await elsewhere.acquire(uniqueKey(), { autoRefresh: true });
@@ -160,7 +160,7 @@ test("the page, the dashboard and the alerts name exactly what Prometheus is ser
     expect(used.length).toBeGreaterThan(3);
     expect(used.filter((name) => !series.has(name))).toEqual([]);
   }
-  // As the Go package's.
+  // Like the Go package's.
   expect(families).toContain(`${prefix}latency_ms`);
   expect(lines.filter((line) => line.startsWith("# UNIT") && line.includes("_ms "))).toEqual([]);
   const operations = lines.flatMap((line) => line.match(/_count\{operation="(\w+)"/)?.[1] ?? []);
@@ -183,7 +183,7 @@ test("each query of the dashboard and the alerts finds the series of Go and ours
     expect(ours.some(selects), `${name} of ours`).toBe(true);
     if (inGo.has(name)) expect(go.some(selects), `${name} of Go`).toBe(true);
   }
-  // A number in Go, a string here: neither is in a query.
+  // A number in Go, a string here, so neither is in a query.
   expect(`${dashboard}${alerts}`).not.toContain("lock.id");
 });
 

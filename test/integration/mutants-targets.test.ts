@@ -21,8 +21,8 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// Sentences of the contract that seeded defects showed to be told by no other test, or only if the locker's default is one kind
-// of session and not the other: see scripts/mutants.mjs.
+// Sentences of the contract that, as the seeded defects showed, no other test checks, or only if the locker's default is one kind of
+// session: see scripts/mutants.mjs.
 
 test.each([
   ["released", (lock: Lock) => lock.release()],
@@ -65,7 +65,7 @@ describe("with a session for each lock", () => {
     await using locker = createLocker({ pool, sessions });
     const key = uniqueKey();
     const admin = await connect();
-    // In this file's own database, and inlined by the planner: fails when a token is drawn, which is after the grant.
+    // In this file's own database, and inlined by the planner: it fails when a token is drawn, which is after the grant.
     await admin.query(`create or replace function pg_catalog.pg_walfile_name(pg_lsn) returns text
                        language sql as $$ select ($1::text || ' is no number')::int::text $$`);
     try {
@@ -137,7 +137,7 @@ test.each(["dedicated", "shared"] as const)(
   },
 );
 
-/** What the session of a holder was asked last. */
+/** Returns the last statement on a holder's session. */
 async function statementOfHolder(lock: Lock): Promise<string | undefined> {
   const pids = await holdersOf(lock.id);
   const sql = "select query from pg_stat_activity where pid = any($1)";

@@ -12,16 +12,16 @@ import { until } from "../support/until.ts";
 import { emptyWrittenTable, written } from "../support/written-table.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-/** As the programs of the ORMs have it. */
+/** The exports of the ORMs' programs. */
 const { lockId, PostgresLocker } = (await import(
   pathToFileURL(join(root, "dist/index.js")).href
 )) as typeof PgLocker;
 let installed: InstalledPackage;
 
-// The ORMs in their current major, and programs that use them as users do, compiled strictly.
+// The current major versions of the ORMs, and programs that use them as users do, compiled strictly.
 beforeAll(async () => {
   installed = await InstalledPackage.of("orm");
-  // Prisma would download a program for migrations, which nothing here uses: it is told that it has one.
+  // Prisma would download a program for migrations, which nothing here uses: it is told that it is there.
   const env = { PRISMA_SCHEMA_ENGINE_BINARY: process.execPath, CHECKPOINT_DISABLE: "1" };
   await installed.node(["node_modules/prisma/build/index.js", "generate"], env);
   for (const { title, code } of await page()) {
@@ -32,7 +32,7 @@ beforeAll(async () => {
 
 afterAll(() => installed?.[Symbol.asyncDispose](), 60_000);
 
-/** The files that docs/recipes/orm.md prints. */
+/** The files that docs/recipes/orm.md shows. */
 async function page(): Promise<Snippet[]> {
   return (await snippetsOf("docs/recipes/orm.md")).filter(({ title }) => title !== undefined);
 }
@@ -43,7 +43,7 @@ async function programOf<T>(name: string): Promise<T> {
   return (await import(pathToFileURL(join(installed.folder, "out", `${name}.js`)).href)) as T;
 }
 
-/** Somebody waits for a lock in the server. */
+/** Resolves when somebody waits for a lock in the server. */
 async function waits(): Promise<boolean> {
   return (await advisoryLocks()).some(({ granted }) => !granted);
 }
@@ -75,7 +75,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
 
   afterAll(() => orm?.end());
 
-  /** One locker holds, the other is elsewhere. */
+  /** Two lockers: one holds, the other is elsewhere. */
   const lockers = () => ({
     locker: new PostgresLocker({ pool: createPool() }),
     elsewhere: new PostgresLocker({ pool: createPool() }),
@@ -262,7 +262,7 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
         (error: Error) => error,
       );
     });
-    await running.catch(() => {}); // Some commit once more.
+    await running.catch(() => {}); // Some ORMs commit once more.
     await until(() => told);
     expect(told?.code).toMatch(/^(DATABASE_ERROR|INVALID_CONFIG)$/);
     expect(told?.message).toMatch(/had ended the transaction itself|has been committed or rolled back/);

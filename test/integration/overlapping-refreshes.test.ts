@@ -4,8 +4,8 @@ import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// Refreshes of one lock that overlap, under TTLs that the server enforces: whatever their order and number, the holder stops relying
-// on the lock before the server frees it.
+// Overlapping refreshes of one lock, with TTLs that the server enforces. Whatever their order and number, the holder stops relying on the
+// lock before the server frees it.
 
 function block(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
@@ -27,7 +27,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
       const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
       const refreshes = ttls.map((ttl) => lock.refresh(ttl));
       await refreshes[awaited];
-      // From here on the holder hears nothing: what was sent may be in force.
+      // From here on the holder hears nothing: every refresh that was sent may be in force.
       proxy.freeze({ direction: "toClient" });
       const settled = Promise.allSettled(refreshes);
       block(1_100);
@@ -35,7 +35,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
       expect(() => lock.assertHeld()).toThrow();
       proxy.thaw();
       await settled;
-      // What was said to be over stays over.
+      // A lock that was reported as over stays over.
       expect(lock.held).toBe(false);
       await lock.release().catch(() => {});
     },
@@ -90,7 +90,7 @@ describe.each(["dedicated", "shared"] as const)("%s sessions", (sessions) => {
     await using locker = createLocker({ ...enforced });
     const lock = await locker.acquire(uniqueKey(), { ttl: "60s", autoRefresh: true });
     await Promise.all([lock.refresh(), lock.refresh("400ms"), lock.refresh()]);
-    // The last one was asked for with the TTL of the time of its call.
+    // The last refresh was sent with the TTL at the time of the call.
     await lock.refresh("400ms");
     await new Promise((resolve) => setTimeout(resolve, 1_000));
     expect([lock.held, lock.ttl]).toEqual([true, 400]);

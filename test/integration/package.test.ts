@@ -11,7 +11,7 @@ import { textsOf } from "../support/sql-texts.ts";
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
-/** What somebody who installed the package would write. */
+/** What a user of the package might write. */
 const consumer = `
 import { configFromEnv, createCircuitBreaker, LockNotAcquiredError, lockId, parseConfig } from "pg-locker";
 import { MemoryLocker, PostgresLocker, type Lock, type Locker } from "pg-locker";
@@ -199,7 +199,7 @@ describe("the packed package", () => {
   );
 });
 
-/** Of all files below a folder. */
+/** Returns all files below a folder. */
 async function bytesOf(folder: string): Promise<number> {
   const files = await readdir(folder, { recursive: true });
   const stats = await Promise.all(files.map((file) => stat(join(folder, file))));

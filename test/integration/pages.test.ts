@@ -30,7 +30,7 @@ const snippets = (
 ).flat();
 const isCode = ({ language }: Snippet) => language === "js" || language === "ts";
 
-/** Pages whose code needs what others make: each has a test of its own that runs it. */
+/** Pages whose code needs other packages: each has a test of its own that runs it. */
 const runElsewhere: readonly (readonly [page: RegExp, test: string])[] = [
   [/^docs\/migrating\.md$/, "migrating.test.ts"],
   [/^docs\/monitoring\.md$/, "monitoring.test.ts"],
@@ -44,8 +44,8 @@ const programs = snippets
   .map((one, index) => ({ ...one, name: `program-${index + 1}` }));
 let directory: string;
 
-// As a user has it: a package of its own, with pg-locker, the drivers and vitest among its dependencies. JavaScript is a program as it stands,
-// and TypeScript as well.
+// As for a user: a package of its own that depends on pg-locker, the drivers and vitest. Each block of JavaScript or TypeScript is a whole
+// program.
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), "pg-locker-pages-"));
   const modules = join(directory, "node_modules");
@@ -140,7 +140,7 @@ describe("code that needs other packages", () => {
   });
 
   test("has the name of a file, by which its test takes it", () => {
-    // Of monitoring.md, the test takes the only one.
+    // monitoring.md has only one, which its test takes.
     const nameless = code.filter(({ title, page }) => title === undefined && page !== "docs/monitoring.md");
     expect(nameless.map(({ page, line }) => `${page}, line ${line}`)).toEqual([]);
   });
@@ -206,7 +206,7 @@ async function textOf(page: string): Promise<string> {
   return (await readFile(join(root, page), "utf8")).replaceAll(/^```[\s\S]*?^```$/gm, "");
 }
 
-/** As GitHub and npm name them in an address. */
+/** The anchor of a heading, as GitHub and npm make it. */
 async function headingsOf(page: string): Promise<string[]> {
   return [...(await textOf(page)).matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) =>
     heading

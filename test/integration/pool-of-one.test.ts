@@ -10,7 +10,7 @@ import {
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// A pool of one connection, or one that is full: what runs under a lock has the pool for itself.
+// A pool of one connection, or one that is full: the code under a lock has the pool to itself.
 
 const application = { application_name: `application ${uniqueKey()}` };
 
@@ -111,7 +111,7 @@ describe("an empty session gives way to callers that queue in the pool", () => {
       took.push(performance.now() - start);
     }
     for (const client of busy) client.release();
-    // It was half a second each time.
+    // Without giving way, each took half a second.
     expect(took.sort((a, b) => a - b)[3]).toBeLessThan(250);
   });
 

@@ -18,7 +18,7 @@ import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A real pooler between the locker and the server. What a pooler may do to a session is in the last part.
+// A real pooler between the locker and the server. The last part shows what a pooler may do to a session.
 
 const modes = ["transaction", "statement", "session"] as const;
 
@@ -170,7 +170,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         const lock = await locker.acquire(uniqueKey(), { ttl: 1000 });
         const [pid] = await holdersOf(lock.id);
         proxy.freeze({ direction: "toClient" });
-        // Without an answer in time.
+        // Not answered in time.
         await expect(lock.refresh()).rejects.toMatchObject({ code: "LOCK_NOT_HELD" });
         await until(async () => (await advisoryLocks()).length === 0);
         const next = await connect({ connectionString: bouncer.url, application_name: "next" });
@@ -287,7 +287,7 @@ describe.skipIf(!PgBouncer.installed)(
         expect(await backendOf(two)).toBe(pid);
         await one.end();
         await two.end();
-        // The next client finds the session that has it.
+        // The next client gets the session that has the lock.
         const three = await connect({ connectionString: bouncer.url });
         expect(await backendOf(three)).toBe(pid);
         expect(await holdersOf(id)).toEqual([pid]);
@@ -304,7 +304,7 @@ describe.skipIf(!PgBouncer.installed)(
       const pid = await backendOf(one);
       await one.end();
       await until(async () => (await holdersOf(id)).length === 0);
-      // Not by the end of the session.
+      // Not because the session ends.
       expect(await onServer("select pid from pg_stat_activity where pid = $1", [pid])).toEqual([{ pid }]);
       expect(await tryLock(two, id)).toBe(true);
     });

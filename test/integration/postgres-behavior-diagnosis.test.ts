@@ -11,7 +11,7 @@ import {
 } from "../support/database.ts";
 import { startServer } from "../support/start-server.ts";
 
-// What the diagnosis of a database takes for granted about PostgreSQL.
+// The facts about PostgreSQL that the diagnosis of a database relies on.
 
 const database = new URL(databaseUrl()).pathname.slice(1);
 
@@ -68,7 +68,7 @@ describe("the lock table", () => {
     const filling = holder.query("select pg_try_advisory_lock(id) from generate_series(1, 1000000) as id");
     await expect(filling).rejects.toMatchObject({ code: "53200" });
     await expect(connect(config)).rejects.toMatchObject({ code: "53200" });
-    // Whoever is connected is answered by the function.
+    // A client that is connected already is answered by the function.
     const { rows } = await witness.query(
       "select count(*)::int as n from pg_lock_status() where not fastpath",
     );

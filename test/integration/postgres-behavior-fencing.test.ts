@@ -5,8 +5,8 @@ import { connect, createRole, onServer, uniqueId } from "../support/database.ts"
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// The facts that a fencing token leans on, beyond those in postgres-behavior.test.ts and failover-behavior.test.ts. The token is
-// the timeline in the upper 16 bits of a bigint, and the id of the lock statement's own transaction in the lower 48.
+// The facts that a fencing token relies on, beyond those in postgres-behavior.test.ts and failover-behavior.test.ts. The token has the
+// timeline in the upper 16 bits of a bigint, and the id of the lock statement's own transaction in the lower 48.
 
 const MESSAGE = "pg_logical_emit_message(true, 'pg-locker', '')";
 const TIMELINE = `('x' || substr(pg_walfile_name(${MESSAGE}), 1, 8))::bit(32)::int8`;
@@ -14,7 +14,7 @@ const XID = "pg_current_xact_id()::text::int8";
 const DURABLE = "set_config('synchronous_commit', 'on', true) is not null";
 const DURABLE_IF_OFF = `case current_setting('synchronous_commit') when 'off' then ${DURABLE} else true end`;
 
-/** NULL is a lock that isn't granted. */
+/** Draws a token in the statement that tries for the lock; NULL if the lock isn't granted. */
 const LOCK = `select case when ${DURABLE} then
                 case when pg_try_advisory_lock($1) then (${TIMELINE} << 48) | ${XID} end end as value`;
 
@@ -176,7 +176,7 @@ describe("with a slow WAL writer, for a role whose synchronous_commit is off,", 
     const drawn = async () => (await big(await connect({ connectionString: roleUrl }), sql)) ?? 0n;
     await until(
       async () => {
-        // The first ones may wake the WAL writer.
+        // The first statements may wake the WAL writer.
         for (let i = 0; i < 3; i++) await drawn();
         const before = await drawn();
         await crash("immediate");
@@ -234,7 +234,7 @@ describe("of a primary and its standby", () => {
   });
 
   test("after a promotion, the new primary's tokens are larger than any of the old", async () => {
-    // Sessions from before the promotion: what they know of the timeline must not be stale.
+    // On sessions from before the promotion: their knowledge of the timeline must not be stale.
     const [old, promoted] = [
       await connect({ connectionString: primary.url }),
       await connect({ connectionString: standby.url }),
@@ -257,7 +257,7 @@ async function value(session: pg.Client, sql: string, ...values: unknown[]): Pro
   return (await session.query<{ value: unknown }>(sql, values)).rows[0]?.value;
 }
 
-/** `undefined` for NULL. */
+/** The token as a bigint; `undefined` for NULL. */
 async function big(session: pg.Client, sql: string, ...values: unknown[]): Promise<bigint | undefined> {
   const text = await value(session, sql, ...values);
   return typeof text === "string" ? BigInt(text) : undefined;

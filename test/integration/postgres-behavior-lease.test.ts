@@ -15,10 +15,10 @@ import {
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// The facts about idle_session_timeout that a server-enforced TTL leans on, beyond those in postgres-behavior.test.ts. That a
-// session outlives its time-out is told by another one, of the same time-out and started later, which has ended already.
+// The facts about idle_session_timeout that a server-enforced TTL relies on, beyond those in postgres-behavior.test.ts. That a session
+// outlives its time-out is shown by another session with the same time-out, which began later and has already been ended.
 
-/** Milliseconds. The server counts by the wall clock, which may be slewed. */
+/** Milliseconds of tolerance. The server counts by the wall clock, which may be slewed. */
 const SLEW = 2;
 
 // https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT
@@ -97,7 +97,7 @@ describe("a TTL that is changed", () => {
 });
 
 describe("a TTL that is text without a unit", () => {
-  // Read in pg_settings, which has the number in milliseconds, and in the same statement: 1 ms may be over before the next.
+  // Read from pg_settings, which shows milliseconds, and in the same statement, because 1 ms may be over before the next.
   test.each([
     ["0", "0"],
     ["0.4", "0"],
@@ -120,7 +120,7 @@ describe("the timer of a TTL", () => {
     proxy.delay(100);
     const sent = performance.now();
     await lockFor(session, 200, uniqueId());
-    // 200 ms of TTL, and 100 ms each for the statement and for the news to arrive.
+    // 200 ms of TTL, and 100 ms each for the statement and for the message to arrive.
     expect((await end).at - sent).toBeGreaterThanOrEqual(400 - SLEW);
   });
 
@@ -175,7 +175,7 @@ describe("the timer of a TTL", () => {
     await lockFor(session, 2000, id);
     streamOf(session).pause();
     try {
-      // More than the sockets' buffers hold.
+      // More than the sockets' buffers can hold.
       const flood = "select pg_notify($1, i || repeat('x', 7900)) from generate_series(1, 5000) i";
       await sender.query(flood, [channel]);
       await until(async () => (await waitEventOf(session)) === "ClientWrite");
@@ -223,7 +223,7 @@ describe("a TTL frees the lock by the server alone", () => {
     const session = await connect({ connectionString: proxy.url });
     await lockFor(session, 200, id);
     proxy.freeze();
-    // It goes on sending, and renews nothing.
+    // It keeps sending, but that renews nothing.
     const unheard = session.query("select 1").catch((error: unknown) => error);
     await until(async () => (await holdersOf(id)).length === 0);
     proxy.cut();
@@ -283,14 +283,14 @@ async function setTtl(session: pg.Client, value: string): Promise<void> {
   await session.query("select set_config('idle_session_timeout', $1, false)", [value]);
 }
 
-/** How and when (by the monotonic clock) the client hears of the end of its session. */
+/** Returns how and when (by the monotonic clock) the client hears of the end of its session. */
 function endOf(session: Session): Promise<{ code: string | undefined; at: number }> {
   return new Promise((resolve) => {
     session.once("error", ({ code }: pg.DatabaseError) => resolve({ code, at: performance.now() }));
   });
 }
 
-/** Starts a session with this TTL (milliseconds), and resolves when it has been ended by it. */
+/** Starts a session with this TTL (milliseconds), and resolves when the TTL has ended it. */
 async function anotherEnds(ttl: number): Promise<void> {
   const another = await connect();
   const end = endOf(another);

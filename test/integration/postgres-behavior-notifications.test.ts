@@ -5,7 +5,7 @@ import { connect, onServer } from "../support/database.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// The facts that questions for keys, and their answers, lean on: see src/sessions/key-answers.ts.
+// The facts that questions for keys, and their answers, rely on: see src/sessions/key-answers.ts.
 
 describe("a session that listens", () => {
   test("is ended by idle_session_timeout, whatever notifications it gets meanwhile", async () => {

@@ -10,10 +10,10 @@ import { Child } from "../support/child.ts";
 import { type Session, uniqueId, uniqueKey } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
-// The facts about PostgreSQL's queue for a lock that waiting in the server leans on, each proven on the real server with plain
-// clients: its order, its deadlocks, what a wait costs others, and what ends one. More are in postgres-behavior-waiting.test.ts.
+// The facts about PostgreSQL's queue for a lock that waiting in the server relies on, each proven on the real server with plain clients:
+// the order, deadlocks, what a wait costs others, and what ends it. More are in postgres-behavior-waiting.test.ts.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -30,10 +30,10 @@ const lock = (session: Session, id: bigint, shared = "") =>
 const unlock = (session: Session, id: bigint, shared = "") =>
   session.query(`select pg_advisory_unlock${shared}($1)`, [id.toString()]);
 
-/** Who was granted a lock, in the order in which the server did. */
+/** The names of those who were granted a lock, in the server's order. */
 const onTheWay: string[] = [];
 
-/** Stands in the queue, and says when it was granted. Resolves when it is in the queue, with what resolves with the grant. */
+/** Joins the queue, and notes when it was granted. Resolves with the promise of the grant once it is in the queue. */
 async function queue(
   name: string,
   session: Session,
@@ -142,7 +142,7 @@ describe("a deadlock of a bounded wait and a plain one", () => {
     const [a, b] = [uniqueId(), uniqueId()];
     const one = await server.connect({ bound: 60_000 });
     const other = await server.connect();
-    // Who has looked once, and found nothing, doesn't look again: the other one looks later, and finds it.
+    // A session that has looked once, and found nothing, doesn't look again: the other one looks later, and finds it.
     const [later, earlier] = bounded ? [one, other] : [other, one];
     await later.query("set deadlock_timeout = '100ms'");
     await earlier.query("set deadlock_timeout = '1h'");
@@ -156,7 +156,7 @@ describe("a deadlock of a bounded wait and a plain one", () => {
     await server.waiting(bounded ? a : b, earlier);
     const victim = bounded ? waits.one() : waits.other();
     await expect(victim).rejects.toMatchObject({ code: "40P01" });
-    // The victim still has what it had; the other one goes on to wait.
+    // The victim still has its lock; the other session waits on.
     expect(await server.pidsOf(bounded ? a : b, "granted")).toEqual([later.processID]);
     await later.query("select pg_advisory_unlock_all()");
     await first;
@@ -237,7 +237,7 @@ describe("under ten bounded waits, again and again,", () => {
     const { end } = await crowd(id);
     const start = performance.now();
     await indexer.query("create index concurrently on indexed (i)");
-    // Two bounds, on a machine that has other things to do.
+    // Twice the bound, because the machine may be busy.
     expect(performance.now() - start).toBeLessThan(10 * bound);
     await end();
 
@@ -371,7 +371,7 @@ describe("a setting of a role", () => {
       const text = when === "before the wait" ? waitInBlock(id) : `${set}; ${waitInBlock(id)}`;
       const waiting = session.query(text);
       await server.waiting(id, session);
-      // By the server's clock, twice what was set.
+      // By the server's clock, after twice the time that was set.
       await server.rows("select pg_sleep(0.3)");
       expect(await server.pidsOf(id, "waiting")).toEqual([session.processID]);
       await cancelRequest(session);

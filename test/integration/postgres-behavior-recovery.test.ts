@@ -5,8 +5,8 @@ import { connect, type Session } from "../support/database.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// The facts about restarts, crashes and promotions that the recovery grace leans on, as a role sees them that may only log in. On
-// servers of this file's own.
+// The facts about restarts, crashes and promotions that the recovery grace relies on, as seen by a role that may only log in. On servers of
+// this file's own.
 
 let primary: PostgresServer;
 let standby: PostgresServer;
@@ -23,7 +23,7 @@ beforeAll(async () => {
   };
 });
 
-/** What the lock table's age is told by. */
+/** What shows the age of the lock table. */
 interface Evidence {
   readonly started: string;
   readonly reset: string;
@@ -81,11 +81,11 @@ describe("the crash of one backend", () => {
       const asked = Date.now();
       const victim = await plain(primary);
       process.kill(victim.processID, "SIGKILL");
-      // Until the postmaster has noticed, it lets clients in whom it then ends.
+      // Until the postmaster has noticed the crash, it still accepts clients, which it then ends.
       const isNew = (told: Evidence) => told.reset !== before.reset && told;
       const after = await until(() => evidence(primary).then(isNew, () => undefined), { deadline: 20_000 });
       expect(after.started).toBe(before.started);
-      // No earlier than the crash, give or take what is rounded away.
+      // No earlier than the crash, except for rounding.
       expect(Date.parse(after.reset)).toBeGreaterThanOrEqual(asked - 10);
     });
     expect(await dated(primary)).toMatchObject({ from: "reset", isPromoted: false });
@@ -113,7 +113,7 @@ describe("a promotion", () => {
   test("shows in pg_control_checkpoint after a checkpoint; until then the age is 0", async () => {
     const told: { controlTimeline: number; age: number }[] = [];
     await until(async () => {
-      // The age is asked after the timeline, so that it may be ahead of it, but not behind.
+      // The age is read after the timeline, so it may be ahead of the timeline, but not behind.
       const { age, isPromoted } = await dated(standby);
       const { controlTimeline } = await evidence(standby);
       expect(isPromoted).toBe(true);
@@ -169,7 +169,7 @@ async function evidence(server: PostgresServer): Promise<Evidence> {
   }
 }
 
-/** Of a standby as well. */
+/** Reads when the server was started, on a standby as well. */
 async function whenStarted(session: Session): Promise<string[]> {
   const { rows } = await session.query<string[]>({
     text: "select pg_postmaster_start_time()::text, pg_stat_get_bgwriter_stat_reset_time()::text",
@@ -192,7 +192,7 @@ async function seen(server: PostgresServer): Promise<unknown> {
   return (JSON.parse(rows[0]?.[0] ?? "") as { seen: unknown }).seen;
 }
 
-/** A shared advisory lock of a session that lives until `fault`, as the witness is. */
+/** A shared advisory lock on a session that lives until `fault`, like the witness. */
 async function keepsNoLock(server: PostgresServer, fault: () => Promise<void>): Promise<void> {
   const holder = await plain(server);
   await holder.query("select pg_advisory_lock_shared(3, 4)");

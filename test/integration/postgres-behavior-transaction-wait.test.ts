@@ -16,8 +16,8 @@ import {
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// The facts about PostgreSQL that a lock in a transaction leans on, each proven on the real server: the mark that goes where
-// the lock goes, the wait in a block of code, the time-out of an idle transaction. What a transaction's advisory lock is, is in
+// The facts about PostgreSQL that a lock in a transaction relies on, each proven on the real server: the mark that shares the fate of the
+// lock, the wait in a block of code, the time-out of an idle transaction. The facts about a transaction's advisory lock itself are in
 // postgres-behavior-waiting.test.ts.
 
 const mark = "select set_config('pg_locker.transaction', $1, true)";
@@ -28,7 +28,7 @@ async function marked(session: Session): Promise<string> {
   return rows[0].mark ?? "";
 }
 
-/** A session in a transaction, or behind a savepoint of one, that has taken a lock and left a mark. */
+/** A session in a transaction, or after a savepoint in one, that has taken a lock and left a mark. */
 async function lockedAndMarked(before = "begin"): Promise<{ session: Session; id: bigint }> {
   const session = await connect();
   const id = uniqueId();
@@ -186,7 +186,7 @@ describe("a wait in a block of code that catches its end", () => {
       await Promise.all([freed, cancelStatement(session as unknown as Client)]);
       const error = await waited;
       if (error instanceof Error) {
-        // It came when the block was over, and the statement not quite.
+        // The cancellation came after the block, just before the end of the statement.
         expect(error).toMatchObject({ code: "57014" });
         expect(await holdersOf(id)).toEqual([]);
       } else {
@@ -358,7 +358,7 @@ test("pg_locks lists a session's locks in the same way, whatever call took them"
   ] as const) {
     expect(found).toContainEqual({ id, space: "bigint", pid: session.processID, mode, granted: true });
   }
-  // And the server grants each of them again to its own session, in whatever mode.
+  // And the server grants each of them again to its own session, in any mode.
   for (const id of ids) {
     const { rows } = await session.query("select pg_try_advisory_xact_lock($1) as granted", [id.toString()]);
     expect(rows).toEqual([{ granted: true }]);

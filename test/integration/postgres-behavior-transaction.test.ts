@@ -3,8 +3,8 @@ import { describe, expect, test } from "vitest";
 import { advisoryLocks, connect, holdersOf, onServer, type Session, uniqueId } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
-// The facts about PostgreSQL that locking in a transaction leans on, each proven on the real server. Those about session locks
-// and settings are in postgres-behavior.test.ts, those about waiting in postgres-behavior-waiting.test.ts.
+// The facts about PostgreSQL that locking in a transaction relies on, each proven on the real server. The facts about session locks and
+// settings are in postgres-behavior.test.ts, those about waiting in postgres-behavior-waiting.test.ts.
 
 // https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADVISORY-LOCKS
 describe("a transaction's advisory lock", () => {
@@ -257,9 +257,9 @@ async function terminate(session: Session): Promise<void> {
   await onServer("select pg_terminate_backend($1)", [session.processID]);
 }
 
-/** An empty table of one int column, `value`, dropped at the end of the test. */
+/** Creates an empty table with one int column, `value`, which is dropped at the end of the test. */
 async function createTable(): Promise<AsyncDisposable & { readonly name: string }> {
-  // A test that fails in mid-transaction fails for its own reason, and not because this drop waits for it.
+  // A test that fails within a transaction should fail for its own reason, not because this drop waits for it.
   const session = await connect({ lock_timeout: 2000 });
   await session.query("create table written (value int)");
   return {

@@ -9,10 +9,10 @@ import {
 } from "../support/bounded-wait.ts";
 import { type Session, uniqueId, uniqueKey } from "../support/database.ts";
 
-// The facts about PostgreSQL that waiting in the server leans on, each proven on the real server with plain clients. Those of the
-// queue, of deadlocks and of the settings of a role are in postgres-behavior-queue.test.ts.
+// The facts about PostgreSQL that waiting in the server relies on, each proven on the real server with plain clients. The facts about the
+// queue, deadlocks and the settings of a role are in postgres-behavior-queue.test.ts.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -26,7 +26,7 @@ afterEach(async () => {
   expect((await server.log.entries()).filter(({ severity }) => severity === "PANIC")).toEqual([]);
 });
 
-/** A session that has the lock, and one that is to wait for it. */
+/** A session that holds the lock, and one that will wait for it. */
 async function pair(id: bigint, bound = 60_000): Promise<{ holder: Session; waiter: Session }> {
   const [holder, waiter] = [await server.connect(), await server.connect({ bound })];
   await holder.query("select pg_advisory_lock($1)", [id.toString()]);
@@ -118,13 +118,13 @@ describe("the rollback of the block", () => {
     expect(rows).not.toEqual([{ got: "yes" }]);
   });
 
-  // The one moment, made long: the backend is stopped, and finds both when it goes on.
+  // That moment is made long: the backend is stopped, and finds both when it continues.
   test.each([
     ["its cancel", 60_000, cancelBackend],
     [
       "its bound",
       1_000,
-      async () => void (await server.rows("select pg_sleep(1.1)")), // The alarm of a stopped process goes off.
+      async () => void (await server.rows("select pg_sleep(1.1)")), // The alarm of the stopped process goes off.
     ],
   ])("keeps the lock that was granted in the very moment of %s", async (_, bound, end) => {
     const id = uniqueId();
@@ -138,7 +138,7 @@ describe("the rollback of the block", () => {
     });
     await waiting;
     expect(await server.pidsOf(id, "granted")).toEqual([waiter.processID]);
-    // Once, so that it was the block's.
+    // It has the lock once, so it was the block's.
     expect((await unlock(waiter, id)).rows).toEqual([{ pg_advisory_unlock: true }]);
     expect(await server.pidsOf(id, "granted")).toEqual([]);
     expect(await server.log.entries(waiter.processID)).toEqual([]);
@@ -211,7 +211,7 @@ describe("a try by the session that waited, in the same message,", () => {
       await Promise.all([unlocked, i % 3 === 0 ? undefined : cancelRequest(waiter)]);
       const answer = await waiting;
       answers.push(answer);
-      // A cancel that comes after the wait fails what comes after the wait: then nothing is known, and a session lock stays.
+      // A cancel that arrives after the wait fails the statement that follows: then nothing is known, and a session lock stays.
       if (typeof answer === "boolean")
         expect(await server.pidsOf(id, "granted")).toEqual(answer ? [waiter.processID] : []);
       else expect(answer).toBe("57014");
@@ -265,7 +265,7 @@ describe("a CancelRequest", () => {
     const { waiter } = await pair(id);
     const waiting = waitOnce(waiter, id);
     await server.waiting(id, waiter);
-    // As many as the server has.
+    // As many connections as the server has.
     const others: Session[] = [];
     for (let refused: unknown; refused === undefined; ) {
       await Promise.all(
@@ -356,7 +356,7 @@ describe("a wait in a transaction, for the transaction's own lock,", () => {
   });
 });
 
-// Each database has its own plpgsql, and whoever owns it may take it away.
+// Each database has its own plpgsql, and its owner may take it away.
 test("without a right to plpgsql the block is 42501, and a plain statement works", async () => {
   const [database, role] = ["a", "b"].map((prefix) => uniqueKey(prefix).replace(":", "_"));
   await server.rows(`create database ${database}`);

@@ -13,8 +13,8 @@ import {
 } from "../support/database.ts";
 import { until } from "../support/until.ts";
 
-// The facts about PostgreSQL that the code leans on, each proven on the real server, so that a change of it fails here first.
-// Those about the driver are in driver-behavior.test.ts, those about a standby and a crash in failover-behavior.test.ts.
+// The facts about PostgreSQL that the code relies on, each proven on the real server, so that if one changes, a test here fails first. The
+// facts about the driver are in driver-behavior.test.ts, those about a standby and a crash in failover-behavior.test.ts.
 
 // https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 describe("a session advisory lock", () => {
@@ -211,7 +211,7 @@ describe("idle_session_timeout", () => {
     const session = await connect();
     await session.query("begin");
     await lockFor(session, "50ms", id);
-    // Two others, one after the other, come and go by the same time-out.
+    // Two other sessions with the same time-out come and go, one after the other.
     for (let i = 0; i < 2; i++) {
       const other = uniqueId();
       await lockFor(await connect(), "50ms", other);
@@ -247,7 +247,7 @@ describe("idle_session_timeout", () => {
     ["2147483647", "2147483647ms"],
   ])("set to %s is %s: a part of a millisecond is rounded, and 0 is disabled", async (value, actual) => {
     const session = await connect();
-    // Read in the same statement: a session of 1 ms may be gone before the next.
+    // Read in the same statement, because a session with 1 ms may be gone before the next.
     const sql = "select set_config('idle_session_timeout', $1, false) as value";
     expect(await one(session, sql, value)).toBe(actual);
   });

@@ -8,7 +8,7 @@ import { type Settings, sqlOf } from "../support/postgres-js.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// How a locker over postgres.js makes its connections, and what becomes of them.
+// How a locker makes its connections over postgres.js, and what becomes of them.
 
 async function connectedSocket(): Promise<Socket> {
   const { hostname, port } = new URL(databaseUrl());
@@ -17,7 +17,7 @@ async function connectedSocket(): Promise<Socket> {
   return socket;
 }
 
-/** A server that is none. */
+/** A TCP server that is not PostgreSQL. */
 async function listening(
   came: (socket: Socket) => void,
 ): Promise<AsyncDisposable & { readonly url: string; readonly sockets: readonly Socket[] }> {
@@ -39,7 +39,7 @@ async function listening(
 
 describe("a connection that is not made", () => {
   test("because the other side hangs up is reported at once, and delays no close", async () => {
-    // As a balancer that has no server behind it.
+    // Like a load balancer that has no server behind it.
     await using server = await listening((socket) => socket.destroy());
     for (const settings of [{}, { ssl: "require" }] as const) {
       const locker = new PostgresLocker({ sql: sqlOf(settings, server.url), connWaitTimeout: "20s" });
@@ -109,7 +109,7 @@ describe("a connection that is not made", () => {
       fetched();
       const backends = () =>
         onServer("select pid from pg_stat_activity where datname = $1", [url.pathname.slice(1)]);
-      // Each turn is one in which it could go on.
+      // At each turn of the loop it could go on.
       for (let turn = 0; turn < 20; turn += 1) expect(await backends()).toEqual([]);
     },
   );

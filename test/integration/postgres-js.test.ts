@@ -20,7 +20,7 @@ import { TcpProxy } from "../support/tcp-proxy.ts";
 import { hasOpenssl, turnOnTls } from "../support/tls.ts";
 import { until } from "../support/until.ts";
 
-// postgres.js as the driver. What its sessions do under faults is in the files that vitest.config.ts runs over it as well.
+// postgres.js as the driver. How its sessions behave under faults is tested by the files that vitest.config.ts also runs over it.
 
 for (const [sessions, ttlEnforcement] of [
   ["dedicated", "client"],
@@ -54,7 +54,7 @@ describe("a process that holds a lock over postgres.js", () => {
       expect(await child.message((message) => "failed" in message)).toEqual({ failed: "57P01" });
       child.send({});
       expect(await child.message((message) => "again" in message)).toEqual({ again: true });
-      // Nothing of the locker's keeps it: neither a connection that lies idle, nor a timer.
+      // Nothing of the locker keeps the process alive: neither an idle connection nor a timer.
       expect(await child.exited).toEqual({ code: 0, signal: null });
       expect(child.stderr).toBe("");
     },
@@ -267,7 +267,7 @@ describe.skipIf(!hasOpenssl)("TLS (skipped without openssl)", () => {
           "select ssl from pg_stat_ssl where pid = any (select pid from pg_locks where locktype = 'advisory')",
         );
         expect(rows).toEqual([{ ssl: true }]);
-        // In the middle of a wait: its cancellation goes by TLS as well.
+        // In the middle of a wait, because its cancellation uses TLS as well.
         await expect(locker.acquire(lock.key, { wait: 100 })).rejects.toMatchObject({
           reason: "wait-timeout",
         });

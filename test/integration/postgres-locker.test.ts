@@ -78,7 +78,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await use(first);
     const prepared = await names();
     expect(prepared.length).toBeGreaterThanOrEqual(4);
-    // As behind a pooler that resets nothing: the server knows the names, and the client does not.
+    // As behind a pooler that resets nothing: the server knows the statements' names, and the client does not.
     const second = createPool({ max: 2 });
     const client = await second.connect();
     for (const name of prepared) await client.query(`prepare ${name} as select 'somebody else'`);

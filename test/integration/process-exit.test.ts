@@ -4,7 +4,7 @@ import { advisoryLocks, databaseUrl, uniqueKey } from "../support/database.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// When a process ends whose locker has a pool of its own (`connectionString`), seen from outside.
+// When a process ends whose locker has a pool of its own (`connectionString`), as seen from outside.
 
 const clean: ChildExit = { code: 0, signal: null };
 
@@ -14,7 +14,7 @@ function start(what: string, options: { key?: string; url?: string; nodeOptions?
   return Child.start("exits.mjs", { args: [what, key], env });
 }
 
-/** How it ended, if it did within that many milliseconds. */
+/** Resolves with how the process ended, if it did within that many milliseconds. */
 async function exitOf(child: Child, deadline: number): Promise<ChildExit | "alive"> {
   let timer: NodeJS.Timeout | undefined;
   const alive = new Promise<"alive">((resolve) => {
@@ -65,7 +65,7 @@ test("close() on a silently dead link resolves, and the process ends, within sec
   const asked = performance.now();
   child.send({ close: true });
   await child.message((message) => "closed" in message, { deadline: 15_000 });
-  // A cancellation of what was given up is still under way by then, for 5 s at most.
+  // The cancellation of the abandoned statement may still be under way by then, for at most 5 s.
   expect(await exitOf(child, 8_000)).toEqual(clean);
   expect(performance.now() - asked).toBeLessThan(14_000);
   proxy.cut();

@@ -14,7 +14,7 @@ import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A shared session dies with a statement under way, and others in its queue: what was never sent is asked again on a new one.
+// A shared session dies with a statement under way and others queued: those that were never sent are sent on a new session.
 
 const keys = (count: number): string[] => Array.from({ length: count }, () => uniqueKey());
 
@@ -80,7 +80,7 @@ describe("a session that dies", () => {
       expect(outcome.reason.message).toContain(queued[at]);
     }
     await proxy.accept();
-    // And the next one is served.
+    // And the next caller is served.
     await (await locker.acquire(uniqueKey())).release();
   });
 
@@ -103,7 +103,7 @@ describe("a session that dies", () => {
       );
       await first.release().catch(() => {});
     }
-    // Those alone whose statement was under way.
+    // Only the operations whose statement was under way.
     expect(failed.every((error) => error instanceof DatabaseError && /"key:/.test(error.message))).toBe(true);
     await until(async () => (await advisoryLocks()).length === 0);
   });

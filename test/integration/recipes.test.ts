@@ -12,11 +12,11 @@ import { until } from "../support/until.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const pages = (await readdir(join(root, "docs/recipes")))
-  .filter((name) => !["README.md", "orm.md"].includes(name)) // orm.test.ts has that one.
+  .filter((name) => !["README.md", "orm.md"].includes(name)) // orm.test.ts tests that one.
   .map((name) => name.replace(/\.md$/, ""));
 let installed: InstalledPackage;
 
-// As a user has it: the frameworks in their current major, and every page's files as they are printed, compiled strictly.
+// As for a user: the frameworks in their current major versions, and each page's files as they are shown, compiled strictly.
 beforeAll(async () => {
   installed = await InstalledPackage.of("recipes");
   for (const page of pages) {
@@ -32,13 +32,13 @@ beforeAll(async () => {
 
 afterAll(() => installed?.[Symbol.asyncDispose](), 60_000);
 
-/** Runs a page's program to its end, and returns what it printed. */
+/** Runs a page's program until it ends, and returns what it printed. */
 async function run(program: string, env: Record<string, string> = {}): Promise<string> {
   const { stdout } = await installed.node([join("out", program)], { DATABASE_URL: databaseUrl(), ...env });
   return stdout;
 }
 
-/** Runs lines that import a page's modules by `page`, the address of its folder. */
+/** Runs code that imports a page's modules from `page`, the address of its folder. */
 async function evaluate(page: string, lines: string): Promise<string> {
   const folder = pathToFileURL(join(installed.folder, "out", page)).href;
   const script = `const page = ${JSON.stringify(folder)};\n${lines}`;
@@ -48,7 +48,7 @@ async function evaluate(page: string, lines: string): Promise<string> {
   return stdout.trim();
 }
 
-/** Starts a page's program, which goes on until it is told to stop. */
+/** Starts a page's program, which runs until it is told to stop. */
 function start(program: string, env: Record<string, string> = {}): Child {
   const from = join(root, "test/support/programs");
   const path = relative(from, join(installed.folder, "out", program));
@@ -62,7 +62,7 @@ async function printed(child: Child, text: string): Promise<void> {
   });
 }
 
-/** Ends it as a deploy does. */
+/** Ends it in the way that a deployment does. */
 async function stop(child: Child): Promise<void> {
   child.signal("SIGTERM");
   expect(await child.exited, child.stderr).toEqual({ code: 0, signal: null });
@@ -176,7 +176,7 @@ test("AWS Lambda: each call takes the lock, and leaves no connection for the fre
     "select from pg_stat_activity where datname = $1 and application_name like 'pg-locker%'",
     [new URL(databaseUrl()).pathname.slice(1)],
   );
-  expect(sessions).toHaveLength(1); // The one that holds it above.
+  expect(sessions).toHaveLength(1); // The session that holds the lock above.
 });
 
 test.each(["supabase", "neon", "rds"])("%s: the page's own lines run", async (page) => {

@@ -9,8 +9,7 @@ import { createLocker } from "../support/locker.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// What a locker with a recovery grace grants, and when, on a server of this file's own. What that is good for is in
-// recovery-overlap.test.ts.
+// What a locker with a recovery grace grants, and when, on a server of this file's own. What that achieves is in recovery-overlap.test.ts.
 
 let server: PostgresServer;
 let superuser: pg.Client;
@@ -27,18 +26,18 @@ beforeEach(async () => {
   superuser = await connect({ connectionString: server.url });
 });
 
-/** Milliseconds; longer than any test takes. */
+/** Milliseconds: longer than any test takes. */
 const long = 60_000;
 
 const poolOf = (options: pg.PoolConfig = {}): pg.Pool =>
   createPool({ connectionString: server.url, ...options });
 
-/** Makes the lock table look as young as can be, without harm to any lock. */
+/** Makes the lock table look as young as possible, without harm to any lock. */
 async function makeYoung(): Promise<void> {
   const resetAt = "select pg_stat_get_bgwriter_stat_reset_time()::text as at";
   const before = (await superuser.query(resetAt)).rows[0].at;
   await superuser.query("select pg_stat_reset_shared('bgwriter')");
-  // PostgreSQL 14 has a process of its own for statistics, which takes its time.
+  // PostgreSQL 14 has a separate process for statistics, which takes a while.
   await until(async () => (await superuser.query(resetAt)).rows[0].at !== before);
 }
 
@@ -51,7 +50,7 @@ async function waitUntilOlderThan(milliseconds: number, session: pg.Client = sup
   );
 }
 
-/** How many advisory locks there are. */
+/** Returns the number of advisory locks. */
 async function locks(): Promise<number> {
   const { rows } = await superuser.query(
     "select count(*)::int as count from pg_locks where locktype = 'advisory'",
@@ -123,13 +122,13 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
     await waitUntilOlderThan(1_100);
     const grace = { sessions, recoveryGrace: "1s" } as const;
     await using holder = createLocker({ pool: poolOf(), ...grace });
-    // On a connection that has been in the pool again, too.
+    // Also on a connection that has been in the pool in the meantime.
     await (await holder.acquire(uniqueKey())).release();
     const lock = await holder.acquire(uniqueKey());
     await makeYoung();
     await using cold = createLocker({ pool: poolOf(), ...grace });
     await using other = await cold.acquire(uniqueKey());
-    // A grace of another length is another thing to know.
+    // What is known for one length of the grace isn't known for another.
     await using longer = createLocker({ pool: poolOf(), sessions, recoveryGrace: long });
     await expect(longer.acquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
     await other.release();
@@ -145,7 +144,7 @@ describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young se
   test("a connection is asked once, however many locks it carries", async () => {
     await waitUntilOlderThan(500);
     const asked: string[] = [];
-    // With a single one, the locks are beside the pool.
+    // With a single connection, the locks are beside the pool.
     const pool = poolOf({ max: 2 });
     let connections = 0;
     pool.on("connect", (client) => {
@@ -171,7 +170,7 @@ describe("a session on which callers wait in the server", () => {
     const held = await holder.acquire(key);
     const faults: unknown[] = [];
     const logger = { debug() {}, info() {}, error() {}, warn: (facts: object) => faults.push(facts) };
-    // A connection of the pool that was asked, in time, and is a witness no more.
+    // A connection of the pool that was asked in time, and is no longer a witness.
     const grace = { sessions: "dedicated", recoveryGrace: "1s" } as const;
     const pool = poolOf({ max: 1 });
     await using knowing = createLocker({ pool, ...grace, logger: logger as unknown as Logger });
@@ -216,7 +215,7 @@ describe("withTransaction", () => {
     const running = locker.withTransaction(uniqueKey(), () => "ran", options);
     await expect(running).rejects.toMatchObject({ reason: "recovering" });
     expect(await locks()).toBe(0);
-    // The caller's transaction is as it was.
+    // The caller's transaction is as it was before.
     expect((await client?.query("select 1 as one"))?.rows ?? [{ one: 1 }]).toEqual([{ one: 1 }]);
     await client?.query("commit");
   });
@@ -248,7 +247,7 @@ describe("withTransaction", () => {
 describe("contradictory evidence", () => {
   test.skipIf(isOverPostgresJs)("is another server that claims to be old: it counts as young", async () => {
     await using other = await startServer();
-    // Each lock has a connection made anew, to wherever the name of the server leads.
+    // Each lock gets a new connection, to whichever server the name leads to.
     const pool = poolOf({ maxUses: 1 });
     await using locker = createLocker({ pool, sessions: "dedicated", recoveryGrace: "2s" });
     const onOther = await connect({ connectionString: other.url });
@@ -264,7 +263,7 @@ describe("contradictory evidence", () => {
     const start = performance.now();
     await (await locker.acquire(uniqueKey(), { wait: "20s" })).release();
     expect(performance.now() - start).toBeGreaterThan(1_000);
-    // And back: nobody is to be granted anything on two servers in turns.
+    // And back: nobody may be granted anything on two servers in turn.
     options.connectionString = server.url;
     await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "recovering" });
   });

@@ -7,22 +7,22 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// What a recovery grace is for: a holder behind a link that swallows everything relies on its lock, while the server loses it and the
-// next caller waits for it. RECOVERY_ROUNDS says how often; RECOVERY_REPORT=1 prints the figures.
+// What a recovery grace is for: a holder behind a link that swallows everything relies on its lock, while the server loses the lock and the
+// next caller waits for it. RECOVERY_ROUNDS is the number of rounds; RECOVERY_REPORT=1 prints the figures.
 
-/** Milliseconds. The crash itself takes half a second, in which nobody gets in. */
+/** Milliseconds. The crash itself takes half a second, during which nobody gets in. */
 const ttl = 1_000;
-/** Without a grace: long enough that the next holder comes before it has passed, however slow the machine. */
+/** For rounds without a grace: long enough that the next holder comes before it has passed, however slow the machine is. */
 const ttlWithout = 20_000;
 
 const asked = process.env["RECOVERY_ROUNDS"];
 const report = process.env["RECOVERY_REPORT"] === "1";
 
-/** A primary that is brought down, and where it is to be found afterwards. */
+/** A primary that is brought down, and where the next one is found afterwards. */
 interface Place {
   readonly url: string;
   fault(): Promise<void>;
-  /** Where the next caller connects to once the fault has happened. */
+  /** Where the next caller connects once the fault has happened. */
   readonly urlAfter: string;
 }
 
@@ -75,11 +75,11 @@ interface Round {
 
 interface Given extends PostgresLockerOptions {
   readonly ttl: number;
-  /** Whether the next holder has known the server for a while, and waits in it when the fault comes. */
+  /** Whether the next holder has known the server for a while, and is waiting in it when the fault comes. */
   readonly isWarm: boolean;
 }
 
-/** @returns `undefined` if the first holder had lost its lock before the fault: the machine was too busy to keep it for so short a TTL */
+/** @returns `undefined` if the first holder had lost its lock before the fault, because the machine was too busy for so short a TTL */
 async function round(name: string, given: Given): Promise<Round | undefined> {
   const { ttl, isWarm, ...options } = given;
   const key = uniqueKey();
@@ -87,7 +87,7 @@ async function round(name: string, given: Given): Promise<Round | undefined> {
   await using proxy = await TcpProxy.start(scene.url);
   const cutOff = createPool({ connectionString: proxy.url });
   await using first = createLocker({ pool: cutOff, ...options });
-  // Kept until the link is cut, however long the scene takes to set.
+  // Kept until the link is cut, however long the preparation takes.
   const lock = await first.acquire(key, { ttl, wait: "60s", autoRefresh: true });
   const pool = createPool({ connectionString: scene.urlAfter });
   await using next = createLocker({ pool, ...options });
@@ -103,7 +103,7 @@ async function round(name: string, given: Given): Promise<Round | undefined> {
   proxy.freeze();
   const start = performance.now();
   const fault = scene.fault();
-  // After a promotion, the next caller's host is another one.
+  // After a promotion, the next caller uses another host.
   if (scene.urlAfter !== scene.url) await fault;
   waiting ??= wait();
   const other = await waiting;
@@ -123,12 +123,12 @@ async function somebodyWaits(isHeld: () => boolean): Promise<void> {
   await session.end();
 }
 
-/** @returns how many rounds overlap */
+/** @returns how many rounds had an overlap */
 async function all(name: string, rounds: number, options: Omit<Given, "isWarm">): Promise<number> {
   const results: Round[] = [];
   for (let at = 0; at < rounds; at++) {
     const isWarm = at % 2 === 1 && !name.startsWith("a promotion");
-    // Each of both ways with each of both kinds of sessions, in four rounds.
+    // Both ways with both kinds of sessions, in four rounds.
     const sessions = (at + (at >> 1)) % 2 === 0 ? "shared" : "dedicated";
     const result = await round(name, { ...options, sessions, isWarm });
     if (result === undefined) at -= 1;

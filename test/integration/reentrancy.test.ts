@@ -63,7 +63,7 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
       later: locker.withLock(key, never, { wait: "200ms" }).catch((reason: Error) => reason.message),
     }));
     void later;
-    // Those who wait are served in order: it gets the lock, and its function throws.
+    // Waiters are served in order: it gets the lock, and its function throws.
     expect(await later).not.toContain("reentrant");
   });
 });
@@ -215,7 +215,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
       const third = locker.acquire(key, { reentrant, wait: true });
       leaving.abort(reason);
       await expect(second).rejects.toBe(reason);
-      // Let in and aborted in one step, it lets the next one in.
+      // Admitted and aborted in one step, it lets the next one in.
       const fourth = new AbortController();
       const aborted = locker.acquire(key, { reentrant, wait: true, signal: fourth.signal });
       const fifth = locker.acquire(key, { reentrant, wait: true });
@@ -324,7 +324,7 @@ describe("a stranger whose work a limiter starts from inside another's withLock"
   }, 120_000);
   afterAll(() => installed?.[Symbol.asyncDispose]());
 
-  /** It starts the next work in the step in which the one before ends, in whose context it then runs. */
+  /** A limiter that starts the next work in the step in which the one before ends, and so in the context of that. */
   type Schedule = (work: () => Promise<unknown>) => Promise<unknown>;
   const limiters: Record<string, () => Promise<Schedule>> = {
     "p-queue": async () => {

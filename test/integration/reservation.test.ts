@@ -22,7 +22,7 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A lock needs a session of the pool: how long is waited for one, what is said when there is none, and how it is left.
+// A lock needs a session of the pool: how long it is waited for, which error there is without one, and in which state it goes back.
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   describe("a pool of few connections", () => {
@@ -59,7 +59,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         timedOut,
         timedOut,
       ]);
-      // The pool dials again for the one that is still in its queue.
+      // The pool connects again for the caller that is still in its queue.
       await until(() => {
         server.hangUp();
         return pool.totalCount === 0 && pool.waitingCount === 0;
@@ -266,7 +266,7 @@ async function activity(client: pg.PoolClient): Promise<{ query: string; applica
   return row;
 }
 
-/** Lets everybody in, and says nothing. */
+/** A server that accepts all connections and says nothing. */
 async function silentServer(): Promise<AsyncDisposable & { readonly url: string; hangUp(): void }> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => sockets.add(socket.on("error", () => {}))).listen(0, "127.0.0.1");

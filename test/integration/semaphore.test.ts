@@ -25,14 +25,14 @@ import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
-/** The first id of the block of a key, as docs/semaphores.md says it. */
+/** The first id of the block of a key, as docs/semaphores.md says. */
 const blockOf = (key: string): bigint =>
   BigInt.asIntN(64, lockId(0, `${key}\u0000pg-locker:semaphore`) & ~0x7ffffn);
 const locksOf = async (key: string): Promise<AdvisoryLock[]> =>
   (await advisoryLocks()).filter(({ id }) => BigInt.asIntN(64, id & ~0x7ffffn) === blockOf(key));
 const turnstileOf = async (key: string): Promise<AdvisoryLock[]> =>
   (await locksOf(key)).filter(({ id }) => id === blockOf(key));
-/** So many sessions stand in the line of a semaphore, that of whoever is next among them. */
+/** Resolves when that many sessions stand in the line of a semaphore, including the next in line. */
 const inLine = (key: string, count: number): Promise<boolean> =>
   until(async () => (await turnstileOf(key)).length === count, { what: `${count} in line` });
 
@@ -45,7 +45,7 @@ const refused = async (asked: Promise<unknown>): Promise<unknown> =>
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   const env = { DATABASE_URL: databaseUrl(), SESSIONS: sessions };
 
-  /** Lockers as of so many processes. */
+  /** Lockers, each as if in a process of its own. */
   const lockers = (count: number, options: Partial<PostgresLockerOptions> = {}) => {
     const all = Array.from({ length: count }, () => createLocker({ sessions, ...options }));
     return {
@@ -167,7 +167,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     }
     for (const [at, permit] of held.entries()) {
       await permit.release();
-      // The permit that has just become free is for the first of the line.
+      // The permit that has just become free is for the first in line.
       expect(await holder.tryAcquire()).toBeUndefined();
       await until(() => served.length === at + 1);
     }
@@ -206,7 +206,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const waits = others.flatMap((other) =>
       Array.from({ length: 25 }, () => refused(other.acquire({ wait: true, signal: stop.signal }))),
     );
-    // Of one process, the one that is next and the one behind it.
+    // The next in line of a process, and the one behind it.
     await inLine(key, 4);
     const locks = await turnstileOf(key);
     expect(locks.filter(({ granted }) => granted)).toHaveLength(1);
@@ -281,7 +281,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const semaphore = closing.semaphore(key, 1);
     const permit = await semaphore.acquire();
     const waits = [1, 2, 3].map(() => refused(semaphore.acquire({ wait: true })));
-    // One is next, and another waits for that.
+    // One is next in line, and another waits behind it.
     await inLine(key, 2);
     await closing.close();
     for (const outcome of await Promise.all(waits)) expect(outcome).toBeInstanceOf(LockerClosedError);
@@ -298,7 +298,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     for (let turns = 0; turns < 20; turns += 2) {
       await using fleet = lockers(1);
       const [locker] = fleet.all as [PostgresLocker];
-      // What a locker does once, with its first lock, is done.
+      // Does what a locker does once, with its first lock.
       await (await locker.acquire(uniqueKey())).release();
       const asked = refused(locker.semaphore(key, 1).acquire({ wait: true }));
       for (let turn = 0; turn < turns; turn += 1) await nextTurn();
@@ -388,7 +388,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(String(error)).toMatch(/`permits` to be 2, .*got `3`/);
     }
     await permit.release();
-    // Nobody holds one any more.
+    // Nobody holds a permit any more.
     await (await other.semaphore(key, 3).acquire()).release();
   });
 

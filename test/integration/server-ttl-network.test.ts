@@ -22,8 +22,8 @@ import { costlyModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A TTL that the server enforces, if a holder's network fails: the holder stops relying on its lock before the next one is
-// granted it. Holders are processes; every instant is that of the machine's one monotonic clock, in nanoseconds.
+// A TTL that the server enforces, when a holder's network fails: the holder stops relying on its lock before the next holder is granted it.
+// Holders are processes; every instant is read from the machine's monotonic clock, in nanoseconds.
 
 describe.each(costlyModes)("with %s sessions", (sessions) => {
   const { enforced, ready, hold } = enforcedHolders(sessions);
@@ -43,9 +43,9 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
         await using holder = await hold(key, { ttl: 3_000, autoRefresh: true }, proxy.url);
         proxy.freeze(direction === undefined ? {} : { direction });
         const { lock, at } = await takeOver(locker, key);
-        // The signal is a timer's, and as late as that is on a busy machine; what it stands for is not: see the order.
+        // The signal comes from a timer, which is late on a busy machine; the moment that it stands for is not: see the order.
         const { aborted } = await holder.message(isAbort);
-        // Locks on a shared session are proved together, and each expires for itself.
+        // Locks on a shared session are proved together, but each expires by itself.
         expect(aborted).toBe(sessions === "dedicated" ? "LOCK_LOST" : "LOCK_EXPIRED");
         await holder.message(isEnd);
         expectOrder(holder, at);
@@ -70,7 +70,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       const key = uniqueKey();
       await using proxy = await TcpProxy.start(databaseUrl());
       await using holder = await ready(key, { ttl: 1_500 }, proxy.url);
-      // The server frees the lock 1,800 ms after the sending; whoever counts from the answer relies on it until 2,100 ms.
+      // The server frees the lock 1,800 ms after the sending; a holder that counts from the answer would rely on it until 2,100 ms.
       proxy.delay(300);
       holder.send({ acquire: true });
       await holder.message((message) => "believed" in message);
@@ -108,8 +108,8 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await until(async () => (await advisoryLocks()).length === 0);
     });
 
-    // The proof that locks are kept comes after the grant, and takes five round trips or more, two of them for connections: until
-    // then the TTL of the very first lock has passed, and its caller gets a handle that never held.
+    // The proof that locks are kept comes after the grant, and takes five or more round trips, two of them to connect. By then the TTL of
+    // the very first lock has passed, and its caller would get a handle that never held.
     test("delays every packet: the first lock of a locker is held when its caller gets it", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       const pool = createPool({ connectionString: proxy.url });
@@ -136,7 +136,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await lock.release();
     });
 
-    // Here the server frees the lock before its TTL, because of somebody else. No order is promised, but that both get to know.
+    // Here the server frees the lock before its TTL, because of somebody else. No order is promised, only that both get to know.
     test.each([
       ["closes the half that leads to the server", (proxy: TcpProxy) => proxy.halfClose("toServer")],
       ["resets the connection", (proxy: TcpProxy) => proxy.cut()],
@@ -164,7 +164,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       const { lock } = await takeOver(locker, key);
       await holder.message(isAbort);
       await holder.message(isEnd);
-      // It relies on a statement that it sent before the freeze, which holds by the clocks, whatever the machine's load.
+      // It relies on a statement that it sent before the freeze. By the clocks that holds, whatever the machine's load.
       expect(lastBelief(holder) - frozenAt).toBeLessThan(BigInt(ttl) * 1_000_000n);
       await lock.release();
     });

@@ -14,8 +14,8 @@ import { costlyModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A TTL that the server enforces, if a holder's process or its clock fails: the holder stops relying on its lock before the next
-// one is granted it. Holders are processes; every instant is that of the machine's one monotonic clock, in nanoseconds.
+// A TTL that the server enforces, when a holder's process or its clock fails: the holder stops relying on its lock before the next holder
+// is granted it. Holders are processes; every instant is read from the machine's monotonic clock, in nanoseconds.
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -159,7 +159,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       const { signal } = lock;
       proxy.freeze({ direction: "toClient" });
       const refreshed = lock.refresh("3h").catch((error: unknown) => error);
-      await new Promise(setImmediate); // It is on its way.
+      await new Promise(setImmediate); // Let it be sent.
       const wall = Date.now();
       vi.spyOn(Date, "now").mockImplementation(() => wall + 2 * 3_600_000);
       expect([lock.held, lock.expired]).toEqual([false, true]);

@@ -26,7 +26,7 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A TTL that the server enforces, on the session of its holder: how long it is, what is refused, and what is left behind.
+// A TTL that the server enforces, on the holder's session: how long it is, what is refused, and what is left behind.
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -44,7 +44,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       const lock = await far.acquire(uniqueKey(), { ttl: 1_000 });
       await lock.refresh("1m");
       proxy.freeze();
-      // One of the old TTL, that began later, and that only the server ends.
+      // Another session with the old TTL, which began later, and which only the server ends.
       const url = new URL(databaseUrl());
       url.searchParams.set("options", "-c idle_session_timeout=1000");
       const another = await connect({ connectionString: url.href });
@@ -88,7 +88,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await using locker = enforced(createPool({ connectionString: proxy.url }));
       const lock = await locker.acquire(uniqueKey(), { ttl: 200 });
       const { signal } = lock;
-      proxy.delay(500); // The server's news comes after the locker's own timer.
+      proxy.delay(500); // The server's message comes after the locker's own timer.
       await until(() => signal.aborted);
       expect(signal.reason).toBeInstanceOf(LockExpiredError);
       expect(signal.reason).toMatchObject({ key: lock.key, ttl: 200 });
@@ -99,7 +99,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       }
     });
 
-    // The timer is late: a busy machine, or a process that was stopped. `expired` is true, and then false for ever.
+    // The timer is late, as on a busy machine or after a stop of the process. `expired` is true, and then stays false for ever.
     test("is told of the expiry, too, if the server's news of it comes before the timer", async () => {
       const pool = createPool();
       await using locker = enforced(pool);
@@ -120,7 +120,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
         options: ownSettings.map(([name, value]) => `-c ${name}=${value}`).join(" "),
       });
       await using locker = enforced(pool);
-      // Whether the session was returned, or the server was faster than the locker and ended it: the pid isn't compared.
+      // The session was returned, or the server was faster than the locker and ended it, so the pid isn't compared.
       const { pid: _, ...before } = await sessionSettings(pool);
       for (let round = 0; round < 5; round++) {
         const { signal } = await locker.acquire(uniqueKey(), { ttl: 150 });
@@ -150,7 +150,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       });
       await lock.release();
       await until(() => pool.idleCount === pool.totalCount);
-      // The same session, as its pid says.
+      // The same session, as its pid shows.
       expect(await sessionSettings(pool)).toEqual(before);
     });
 
@@ -190,7 +190,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await until(() => another.totalCount === 0);
       await lock.refresh();
       await lock.release();
-      // The same session; or, if its own time-out has ended it by now, another one of the role.
+      // The same session; or another one of the role, if its own time-out has ended it by now.
       const { pid: _, ...after } = await sessionSettings(pool);
       expect(before).toMatchObject(after);
       await until(() => pool.totalCount === 0);
@@ -256,7 +256,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
 
     test("is not 1 ms, though that is over before much can be done", async () => {
       await using locker = enforced();
-      // The answer has a millisecond to come: without one, nothing is known of the grant and the session is destroyed.
+      // The answer must arrive within a millisecond; otherwise nothing is known about the grant, and the session is destroyed.
       const outcome = await locker.acquire(uniqueKey(), { ttl: 1 }).catch((error: unknown) => error);
       if (outcome instanceof Error) expect(outcome).toBeInstanceOf(DatabaseError);
       await until(async () => (await advisoryLocks()).length === 0);
@@ -284,7 +284,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
           const key = uniqueKey();
           const refused = await locker.acquire(key, options).catch((error: unknown) => error);
           expect(refused).toBeInstanceOf(DatabaseError);
-          // A dedicated session is looked at before anything is asked, if the driver knows by then what the server has said.
+          // A dedicated session is checked before the first statement, if the driver knows by then what the server has said.
           const either = { message: expect.stringMatching(/was in a transaction|transaction is aborted/) };
           const asSaid = { sqlState, message: expect.stringMatching(says) };
           expect(refused).toMatchObject(sessions === "dedicated" ? either : asSaid);
@@ -336,7 +336,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
   });
 });
 
-/** The postmaster ends every session, for what they share may be damaged, and recovers. */
+/** The postmaster ends every session, because their shared memory may be damaged, and recovers. */
 async function killAnotherBackend(server: PostgresServer): Promise<void> {
   const another = await connect({ connectionString: server.url });
   process.kill(another.processID, "SIGKILL");

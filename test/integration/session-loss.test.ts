@@ -20,7 +20,7 @@ import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// However the session of a holder ends, the holder hears of it, and nobody else does.
+// However a holder's session ends, the holder hears of it, and nobody else does.
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -240,7 +240,7 @@ describe("a role's own settings", () => {
       await using role = await createRole({ settings: { idle_session_timeout: "300ms" } });
       const pool = createPool({ connectionString: role.url });
       await using locker = createLocker({ sessions: "dedicated", pool });
-      // Two sessions of one age: the one that is returned goes by the time-out, the holder stays.
+      // Two sessions of the same age: the one that was returned ends by its time-out, the holder stays.
       const [lock, returned] = await Promise.all([locker.acquire(uniqueKey()), locker.acquire(uniqueKey())]);
       expect(pool.totalCount).toBe(2);
       await returned.release();
@@ -263,7 +263,7 @@ test("when this side closes after the other, no lock is held any more", async ()
     event: string | symbol,
     ...about: unknown[]
   ) {
-    // Before anything can be sent, by which the server would free the lock.
+    // Before anything can be sent that would make the server free the lock.
     if (event === "end" && String(this.remotePort) === new URL(proxy.url).port)
       process.nextTick(() => held.push(lock?.held ?? false));
     return Reflect.apply(emit, this, [event, ...about]);

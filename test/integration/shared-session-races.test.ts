@@ -16,8 +16,7 @@ import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// One thing in the middle of another, on a session that carries many locks: what becomes of one of them, twice or late, happens
-// to no other.
+// One operation in the middle of another on a session with many locks: whatever happens to one lock, twice or late, happens to no other.
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -32,7 +31,7 @@ describe("a lock that is released while a refresh of it has no answer", () => {
     const neighbour = await locker.acquire(uniqueKey(), { ttl: "1m" });
     proxy.freeze();
     const refreshed = lock.refresh().catch((error: unknown) => error);
-    await new Promise(setImmediate); // It is on its way.
+    await new Promise(setImmediate); // Let it be sent.
     const released = lock.release();
     expect(await refreshed).toBeInstanceOf(LockNotHeldError);
     proxy.thaw();
@@ -52,7 +51,7 @@ describe("a lock that is released while a refresh of it has no answer", () => {
     const neighbour = await locker.acquire(key, { mode: "shared", ttl: "1m" });
     proxy.freeze();
     const refreshed = lock.refresh().catch((error: unknown) => error);
-    await new Promise(setImmediate); // It is on its way.
+    await new Promise(setImmediate); // Let it be sent.
     await lock.release();
     expect(await refreshed).toBeInstanceOf(LockNotHeldError);
     proxy.thaw();
@@ -78,7 +77,7 @@ test("a refresh in a batch that fails is still a proof, and not after DISCARD AL
   try {
     proxy.freeze();
     const first = lock.refresh();
-    await new Promise(setImmediate); // It is on its way.
+    await new Promise(setImmediate); // Let it be sent.
     const discarded = clients[0]?.query("discard all");
     const refreshed = lock.refresh().catch((error: unknown) => error);
     const acquired = locker.acquire(uniqueKey()).catch((error: unknown) => error);
@@ -106,7 +105,7 @@ test("one more shared holder gets its token, whatever else fails in the batch", 
   try {
     proxy.freeze();
     const first = lock.refresh();
-    await new Promise(setImmediate); // It is on its way.
+    await new Promise(setImmediate); // Let it be sent.
     const joined = locker.acquire(key, { mode: "shared", fencing: true }).catch((error: unknown) => error);
     const acquired = locker.acquire(uniqueKey()).catch((error: unknown) => error);
     await new Promise(setImmediate);
@@ -146,7 +145,7 @@ describe("what has ended stays ended, whichever other lock proves the session", 
     const { signal } = long;
     jumpBy(0.75 * 3_600_000);
     expect(long.held).toBe(false);
-    // It goes out on the session, which is as good as ever in the server, and is answered.
+    // It is sent on the session, which is still sound in the server, and is answered.
     await short.release().catch(() => {});
     expect(long.held).toBe(false);
     await until(() => signal.aborted);
@@ -198,7 +197,7 @@ test("a session that ended during a release is kept alive no more", async () => 
   expect(await outcome).toMatchObject({ reason: "lost" });
   await until(() => signal.aborted);
   const asked = vi.spyOn(StatementBatches.prototype, "ask");
-  // More than the third of a TTL after which it spoke.
+  // Longer than a third of the TTL, after which a keepalive would be sent.
   await using another = createLocker({ sessions: "dedicated" });
   const witness = await another.acquire(uniqueKey(), { ttl: 700 });
   await until(() => !witness.held);
@@ -231,7 +230,7 @@ test("close waits for a session that is on its way back to the pool already", as
   expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
 });
 
-/** In this file's own database, and inlined by the planner: the try for an exclusive lock fails the statement that it is in. */
+/** In this file's own database, inlined by the planner: the try for an exclusive lock fails its whole statement. */
 async function failTries(admin: pg.Client): Promise<void> {
   await admin.query(`create or replace function pg_catalog.pg_try_advisory_lock(bigint) returns boolean
                      language sql as $$ select ($1::text || ' is no number')::int > 0 $$`);

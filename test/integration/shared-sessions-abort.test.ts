@@ -8,7 +8,7 @@ import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// An acquire that is aborted at any point of its way to a shared session leaves nothing, and harms nobody on that session.
+// An acquire that is aborted at any point on its way to a shared session leaves nothing, and harms nobody on that session.
 
 const reason = new Error("the caller's own reason");
 

@@ -8,7 +8,7 @@ import { acquireMany, sortedIds, witnessOf } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// What is asked of a session that is busy goes out together, in few statements, and comes back one by one.
+// Operations on a busy session are sent together, in few statements, and answered one by one.
 
 describe("operations that arrive while a statement is under way", () => {
   test("go out together, and all of them succeed", async () => {

@@ -7,7 +7,7 @@ import { acquireMany } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// close() ends the shared sessions with all that they carry, whatever is under way on them.
+// close() ends the shared sessions with all their locks, whatever is under way on them.
 
 describe("close", () => {
   test("frees 500 locks, and ends 50 acquires under way", async () => {

@@ -8,7 +8,7 @@ import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// A server whose lock table is full refuses what it has no room for, by name, and keeps what is held.
+// A server whose lock table is full: locks without room are refused by name, and those that are held are kept.
 
 let server: PostgresServer;
 
@@ -159,7 +159,7 @@ describe("a server without room for another lock", () => {
   });
 });
 
-/** The locks of all sessions but the one that asks. */
+/** The locks of all sessions except the one that asks. */
 async function locksOn(client: pg.Client): Promise<{ id: bigint }[]> {
   const { rows } = await client.query<{ id: string }>(
     `select ((classid::bigint << 32) | objid::bigint)::text as id from pg_locks
@@ -168,7 +168,7 @@ async function locksOn(client: pg.Client): Promise<{ id: bigint }[]> {
   return rows.map(({ id }) => ({ id: BigInt(id) }));
 }
 
-/** Until there is no room for another lock. Those before the one that fails stay. */
+/** Takes locks until there is no room for another one. All locks before that stay. */
 async function fill(client: pg.Client): Promise<void> {
   await client.query("select pg_advisory_lock(n) from generate_series(1, 100000) as n");
 }

@@ -21,7 +21,7 @@ import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// What happens to one lock of a session happens to no other, except for the end of their session, which each hears of.
+// What happens to one lock of a session happens to no other, except for the end of their session, of which each holder hears.
 
 test.each([
   ["a lock whose refresh has no answer in time is lost alone", false, LockLostError],
@@ -89,7 +89,7 @@ describe("the end of a session", () => {
     const next = await Promise.all(locks.map((lock) => locker.acquire(lock.key)));
     const pids = new Set((await advisoryLocks()).map(({ pid }) => pid));
     expect([pids.size, pids.has(before ?? 0)]).toEqual([1, false]);
-    // Those of before say nothing about those of now.
+    // The lost handles must not touch the new locks.
     for (const lock of locks) await expect(lock.release()).rejects.toMatchObject({ reason: "lost" });
     expect(sortedIds(await advisoryLocks())).toEqual(sortedIds(next));
   });

@@ -6,7 +6,7 @@ import { observedPool } from "../support/observed-pool.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A session that cannot be had: all that waited for it are told why, once each.
+// No session is available: all callers that wait for one are told why, once each.
 
 describe("if no session is available", () => {
   test("everybody is told that the pool is saturated, until it has a session", async () => {

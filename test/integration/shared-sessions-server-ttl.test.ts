@@ -6,7 +6,7 @@ import { blockFor, sortedIds, witnessOf } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A TTL that the server enforces is the session's: the smallest of the locks that it carries.
+// A TTL that the server enforces belongs to the session: it is the smallest of its locks' TTLs.
 
 describe("a TTL that the server enforces", () => {
   test("is the smallest of its session, so holders rely on no lock for longer", async () => {
@@ -87,7 +87,7 @@ describe("a TTL that the server enforces", () => {
     for (let round = 0; round < 3; round++) {
       const lock = await locker.acquire(uniqueKey(), { ttl: 300 });
       await lock.release();
-      // The session waits for the next lock, and the server for a word of it.
+      // The session waits for the next lock, and the server for the next statement.
       blockFor(600);
       await (await locker.acquire(uniqueKey(), { ttl: "30s" })).release();
     }

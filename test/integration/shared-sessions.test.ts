@@ -15,7 +15,7 @@ import { acquireMany, sortedIds } from "../support/shared-locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// With `sessions: "shared"`, one session carries many locks: each is as good as if it had one to itself.
+// With `sessions: "shared"`, one session carries many locks: each is as good as on a session of its own.
 
 describe("the sessions of a locker", () => {
   test("are one for a hundred locks", async () => {
@@ -255,7 +255,7 @@ describe("a key that a session has", () => {
 });
 
 test("two keys with one id are told apart by name", async () => {
-  // Two real keys of namespace 0 with one FNV-1a hash.
+  // Two real keys of namespace 0 that have the same FNV-1a hash.
   const [one, other] = ["amf2oiyzezvcf", "msmbnqwkrawwd"] as const;
   await using locker = createLocker({ sessions: "shared" });
   const lock = await locker.acquire(one);
@@ -323,7 +323,7 @@ describe("fencing tokens", () => {
   });
 });
 
-/** How many locks each session has, most first. */
+/** The number of locks on each session, the largest first. */
 async function loads(): Promise<number[]> {
   const counts = new Map<number, number>();
   for (const { pid } of await advisoryLocks()) counts.set(pid, (counts.get(pid) ?? 0) + 1);

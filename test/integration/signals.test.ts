@@ -4,11 +4,11 @@ import type { AbortSignalLike, PostgresLocker } from "../../src/index.ts";
 import { connect, uniqueId, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 
-// A caller's signal: the platform's, one of another realm or of a polyfill; one for many callers, and one that misbehaves.
+// A caller's signal: one of the platform, of another realm or of a polyfill; one for many callers, and one that misbehaves.
 
 afterEach(() => vi.restoreAllMocks());
 
-/** The shape of the packages `abort-controller` and `event-target-shim`: no reason, no options for a listener. */
+/** A signal as the packages `abort-controller` and `event-target-shim` make it: no reason, no options for a listener. */
 class PolyfilledSignal implements AbortSignalLike {
   #aborted = false;
   readonly listeners = new Set<() => void>();
@@ -32,7 +32,7 @@ interface Foreign {
   abort(): void;
 }
 
-/** Made of another realm's objects alone: nothing of it is an instance of anything that is known here. */
+/** A signal made only of another realm's objects: nothing in it is an instance of a class of this realm. */
 const foreignController = (): Foreign =>
   runInNewContext(`(() => {
     const listeners = new Set();
@@ -125,7 +125,7 @@ describe("one signal for many", () => {
     expect(adding).toHaveBeenCalledTimes(removing.mock.calls.length);
     expect(adding.mock.calls.length).toBeLessThanOrEqual(3);
     await Promise.all(locks.map((lock) => lock.release()));
-    // It is no longer anybody's business.
+    // The locker no longer listens.
     controller.abort();
     expect(warned.mock.calls.filter(([warning]) => String(warning).includes("MaxListeners"))).toEqual([]);
   });

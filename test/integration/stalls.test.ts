@@ -5,10 +5,10 @@ import { advisoryLocks, connect, createPool, databaseUrl, uniqueKey } from "../s
 import { isOverPostgresJs } from "../support/driver.ts";
 import { createLocker } from "../support/locker.ts";
 
-// A process that stands still for longer than a statement of ours may take finds its timers due before it has read its sockets. What
-// arrived in that time counts all the same: the TTLs here are of ten minutes.
+// A process that stands still for longer than the deadline of a statement finds its timers due before it has read its sockets. What arrived
+// in that time counts all the same. The TTLs here are ten minutes.
 
-/** Longer than the deadline of a statement, and than the default bound of the wait for a connection: milliseconds. */
+/** Milliseconds: longer than the deadline of a statement, and than the default limit of the wait for a connection. */
 const stall = 5_300;
 
 function block(milliseconds: number): void {
@@ -36,7 +36,7 @@ test.each(isOverPostgresJs ? stalled.slice(0, 1) : stalled)(
       Promise.all(keys(8).map(take)),
     ]);
     const [first] = held;
-    // All of them are sent in this step, or are about to be when the loop comes to it.
+    // All of them are sent in this step, or will be when the loop gets to it.
     const underWay = [
       locker.acquire(uniqueKey(), { ttl: "10m" }),
       locker.acquire(uniqueKey(), { ttl: "10m", fencing: true }),

@@ -5,8 +5,8 @@ import { createPool, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// The server waits for a synchronous standby that is away: every commit hangs, and that of a fencing token, too. No other lock is
-// lost, the acquire is refused in bounded time, and nothing of it stays in the server.
+// The server waits for a synchronous standby that is away: every commit hangs, including that of a fencing token. No other lock is lost,
+// the acquire is refused in bounded time, and nothing of it stays in the server.
 
 let server: WaitingServer;
 
@@ -64,7 +64,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
   const waitedFor = await shared.acquire(uniqueKey());
   await standbys("nobody");
 
-  // Plain ones need no commit.
+  // Locks without tokens need no commit.
   for (const locker of lockers) await (await locker.acquire(uniqueKey())).release();
   const tries = lockers.map((locker) => refusal(locker.acquire(uniqueKey(), { fencing: true })));
   const second = refusal(shared.acquire(uniqueKey(), { fencing: true }));
@@ -72,7 +72,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
   await until(async () => (await server.pidsOf(waitedFor.id, "waiting")).length === 1);
   await waitedFor.release();
   await until(async () => (await hanging()) > 0);
-  // Beside it, plain locks come and go.
+  // Beside it, locks without tokens come and go.
   await (await shared.acquire(uniqueKey())).release();
 
   for (const { error, after } of await Promise.all([...tries, second, waiting])) {
@@ -80,7 +80,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
     expect(after).toBeLessThan(15_000);
   }
   expect(locks.filter((lock) => !lock.held || lock.signal.aborted)).toEqual([]);
-  // No backend hangs in a commit that nobody waits for any more, with a lock that nobody can have.
+  // No backend hangs in a commit that nobody waits for any more, and holds a lock that nobody can use.
   await until(async () => (await granted()) === locks.length, { deadline: 5_000 });
   await until(async () => (await hanging()) === 0, { deadline: 5_000 });
   await (await shared.acquire(waitedFor.key)).release();
@@ -110,7 +110,7 @@ test("a caller's signal ends a fenced acquire at once, and its lock is released"
   expect(after).toBeLessThan(4_000);
   await until(async () => (await granted()) === 1, { deadline: 12_000 });
   expect(lock.held).toBe(true);
-  // Ends in seconds, with the commit of a token under way as well.
+  // Ends in seconds, even with the commit of a token under way.
   const late = refusal(locker.acquire(key, { fencing: true }));
   await until(async () => (await hanging()) > 0);
   const start = performance.now();
@@ -130,10 +130,10 @@ test("a lock whose TTL passes before its token is drawn is released at once", as
   await using lock = await locker.acquire(uniqueKey(), { ttl: "4s", autoRefresh: true });
   await standbys("nobody");
   const { error } = await refusal(locker.acquire(uniqueKey(), { ttl: "1500ms", fencing: true }));
-  // Not the 5 s of a statement.
+  // Sooner than the 5 s of a statement.
   const cause = { message: expect.stringMatching(/^no answer within \d{1,4} ms$/) };
   expect(error).toMatchObject({ name: "DatabaseError", doing: "Drawing a fencing token", cause });
-  // The commit of the token hangs still.
+  // The commit of the token still hangs.
   expect([await hanging(), await granted()]).toEqual([1, 1]);
   expect(lock.held).toBe(true);
   await standbys("");

@@ -8,7 +8,7 @@ import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
 emptyWrittenTable();
 
-/** Longer than a statement's deadline. */
+/** Milliseconds: longer than a statement's deadline. */
 const stall = 5_500;
 
 test("a commit that took effect is reported, whatever stood still after it was sent", async () => {
@@ -26,14 +26,14 @@ test("a commit that took effect is reported, whatever stood still after it was s
       const sent = send.apply(this, data);
       if (!String(data[0]).includes("commit")) return sent;
       Socket.prototype.write = send;
-      // The answer lies in the socket when the loop comes back, and the deadline has passed.
+      // The answer is in the socket when the loop continues, and the deadline has passed.
       setImmediate(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, stall));
       return sent;
     } as Socket["write"];
     return 42;
   });
   expect(await running).toBe(42);
-  // It has stood still for longer than that.
+  // The process has stood still for longer than that.
   child.signal("SIGCONT");
   expect(await child.message((message) => "outcome" in message)).toEqual({ outcome: "committed" });
   expect(await written()).toEqual(["by another process", "by this process"]);

@@ -17,7 +17,7 @@ import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
-// In whatever state a client comes, and whatever a function does to the transaction: never two at once, and nothing is
+// Whatever the state of a client, and whatever a function does to the transaction: there are never two holders at once, and nothing is
 // committed without the lock.
 
 emptyWrittenTable();
@@ -29,7 +29,7 @@ const alreadyHas = {
   message: expect.stringContaining("this transaction, or its session, already holds it"),
 };
 
-/** A node-postgres older than 8.17 does not tell the state of the transaction. */
+/** A client as before node-postgres 8.17, which doesn't tell the state of the transaction. */
 class Untelling extends pg.Client {
   override getTransactionStatus = undefined as never;
 }
@@ -73,7 +73,7 @@ describe.each(drivers)("a transaction of the locker's own, with %s", (_, Client)
     [
       "an end that comes between its own end and the commit",
       async (client) => {
-        // Queued by the driver behind the first statement after the function's end.
+        // The driver queues it behind the first statement after the function's end.
         queueMicrotask(() => {
           void client.query("commit").catch(() => {});
           void client.query("begin").catch(() => {});
@@ -165,7 +165,7 @@ describe("a transaction of the locker's own", () => {
       });
       await expect(running).rejects.toThrow("don't release it");
       expect(await written()).toEqual([]);
-      // The next one has it as it was.
+      // The next caller gets the client as it was.
       const next = await pool.connect();
       next.release();
       await locker.withTransaction(uniqueKey(), () => {});

@@ -16,7 +16,7 @@ import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
-// A transaction that nothing is heard of is ended by the server, one TTL later; and its caller knew before.
+// The server ends a transaction that it hears nothing of after one TTL, and the caller has known before.
 
 emptyWrittenTable();
 

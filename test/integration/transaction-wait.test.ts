@@ -21,7 +21,7 @@ import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
 
-// withTransaction waits in the server, inside its transaction, for seconds at a time.
+// withTransaction waits in the server, inside its transaction, for some seconds at a time.
 
 emptyWrittenTable();
 
@@ -34,7 +34,7 @@ const never = () => expect.unreachable();
 const waits = async (): Promise<boolean> => (await advisoryLocks()).some(({ granted }) => !granted);
 const nobodyWaits = async (): Promise<boolean> => !(await waits());
 
-/** A client of another library: no more than `query`, which may give what it reads in other forms. */
+/** A client of another library: it has only `query`, which may return values in other forms. */
 function adapter(
   client: pg.ClientBase,
   read: (answer: string) => unknown = (answer) => answer,
@@ -49,7 +49,7 @@ function adapter(
 }
 
 interface Ways {
-  /** Runs `withTransaction` in one of the ways that there are. `client`: what it is on, if it is the caller's. */
+  /** Runs `withTransaction` in one of the possible ways. `client`: the caller's client, if it is the caller's transaction. */
   run(
     locker: PostgresLocker,
     key: string,
@@ -118,7 +118,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
     await holder.query("select pg_advisory_lock($1)", [id]);
     const waiting = run(locker, key, () => "granted", { wait: "30s" });
     await until(waits);
-    // As the bound would: whoever waits is the server's to end, at any time.
+    // As the bound would do: the server may end a wait at any time.
     for (let round = 0; round < 3; round += 1) {
       await until(waits);
       await onServer(
@@ -162,7 +162,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
     await closing.close();
     await expect(closed).rejects.toBeInstanceOf(LockerClosedError);
     await until(nobodyWaits);
-    // Well below the bound of the server.
+    // Well below the server's bound.
     expect(performance.now() - start).toBeLessThan(4_000);
     await until(() => pool.idleCount === pool.totalCount);
     await holder.query("select pg_advisory_unlock_all()");
@@ -267,7 +267,7 @@ test("a deadlock with rows leaves the caller's transaction for the caller to end
     first instanceof Error && "sqlState" in first ? { sqlState: "40P01" } : { code: "40P01" },
   );
   if (first === (await Promise.race([outcome, "other"]))) {
-    // Its own was the one that failed: the transaction goes on.
+    // Its own attempt was the one that failed: the transaction goes on.
     await one.query("select 1");
     await one.query("rollback");
     await update;

@@ -19,7 +19,7 @@ import { sessionModes } from "../support/session-modes.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
-// Sessions whose locks mean nothing are refused before anything is done to them.
+// Sessions whose locks would mean nothing are refused before anything is done to them.
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test("a standby is refused, and trusted once it is promoted", async () => {
@@ -61,7 +61,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const refused = await locker.acquire(uniqueKey()).catch((error: unknown) => error);
       expect(refused).toBeInstanceOf(PoolerDetectedError);
       expect((refused as Error).message).toContain('pooler: "session"');
-      // The pooler keeps the session that was refused, and would hand it to others with all that it holds.
+      // The pooler keeps the session that was refused, and would pass it on with all its locks.
       expect(await servedBy(pooler)).toHaveLength(1);
       expect(await advisoryLocks()).toEqual([]);
       expect(pool.totalCount).toBe(0);
@@ -74,13 +74,13 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await using locker = createLocker({ sessions, pool });
       await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
       expect((await servedBy(pooler)).map((session) => session["application_name"])).toEqual(["somebody's"]);
-      // The time-out that a holder's session goes without ends this one.
+      // The time-out that is off for a holder's session ends this one.
       await until(async () => (await servedBy(pooler)).length === 0);
     });
   });
 
-  // Under an open socket, as when a primary is demoted, or a pooler changes its mind. In this file's own database; the planner
-  // inlines a function in SQL wherever it is called.
+  // Under an open socket, as when a primary is demoted, or a pooler changes its mind. In this file's own database; the planner inlines an
+  // SQL function wherever it is called.
   describe.each([
     {
       says: "is on a standby by now",
@@ -121,14 +121,14 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     test("is found by an acquire, which is granted nothing", async () => {
       const pool = createPool();
       await using locker = createLocker({ sessions, pool });
-      // What is in the pool, or carries a lock, is a session from before.
+      // A session in the pool, or one that carries a lock, is from before.
       const locks = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
       await locks[0]?.release();
       await pretend();
       const key = uniqueKey();
       try {
         await expect(locker.acquire(key)).rejects.toBeInstanceOf(expected);
-        // Its session has been cut, of which the server hears in a moment.
+        // Its session has been cut, which the server notices in a moment.
         await until(async () => (await holdersOf(lockId(0, key))).length === 0);
       } finally {
         await end();
@@ -164,7 +164,7 @@ async function servedBy(pooler: Pooler): Promise<pg.QueryResultRow[]> {
   return onServer("select application_name from pg_stat_activity where pid = any($1)", [pooler.pids]);
 }
 
-/** As a pooler does, announces backends of its own invention, and keeps the sessions of clients that have gone. */
+/** Announces backends that don't exist, and keeps the sessions of clients that have gone, as a pooler does. */
 async function startPooler(targetUrl: string): Promise<Pooler> {
   const target = new URL(targetUrl);
   const pids: number[] = [];
@@ -172,7 +172,7 @@ async function startPooler(targetUrl: string): Promise<Pooler> {
   const listener = createServer((client) => {
     const server = connectSocket({ host: target.hostname, port: Number(target.port || 5432) });
     for (const socket of [client, server]) sockets.add(socket.on("error", () => {}));
-    // Not what ends the session: its Terminate message, or its end.
+    // Except for what ends the session: its Terminate message, or its end.
     client.on("data", (data) => {
       if (data[0] !== 0x58) server.write(data);
     });
@@ -205,7 +205,7 @@ async function startPooler(targetUrl: string): Promise<Pooler> {
   };
 }
 
-/** Where the pid stands in what the server says before its first ReadyForQuery; needs a login without a password. */
+/** The position of the pid in what the server sends before its first ReadyForQuery; needs a login without a password. */
 function findBackendKeyData(greeting: Buffer): number | undefined {
   let at = 0;
   while (at + 5 <= greeting.length) {

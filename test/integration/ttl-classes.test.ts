@@ -3,8 +3,8 @@ import type { Lock, PostgresLocker } from "../../src/index.ts";
 import { advisoryLocks, holdersOf, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 
-// Under TTLs that the server enforces, a session is kept as long as the smallest TTL on it: a lock of a short TTL endangers none of a
-// long one.
+// With TTLs that the server enforces, a session lives as long as the smallest TTL on it, so a lock with a short TTL must not endanger a
+// lock with a long one.
 
 function block(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);

@@ -7,10 +7,10 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// However a wait ends before it has the lock, it ends at once, in the server as well, and leaves nothing: no lock, no session, no
-// timer, no listener, and no line in the server's log.
+// However a wait ends before it gets the lock, it ends at once, in the server as well, and leaves nothing: no lock, no session, no timer,
+// no listener, and no line in the server's log.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -25,7 +25,7 @@ afterEach(async () => {
   expect(await loud()).toEqual([]);
 });
 
-/** What the server wrote to its log that somebody would look into. */
+/** What the server has logged that an administrator would look into. */
 async function loud(): Promise<string[]> {
   const entries = await server.log.entries();
   return entries
@@ -37,7 +37,7 @@ const reason = new Error("the caller's own reason");
 const locker = () => createLocker({ pool: createPool({ connectionString: server.url, max: 3 }) });
 const timers = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
 
-/** Each way to wait for a lock, which resolves when it was granted and given back. */
+/** The ways to wait for a lock. Each resolves when the lock was granted and released. */
 const waysToWait = {
   acquire: async (one: PostgresLocker, key: string, signal: AbortSignal) =>
     void (await (await one.acquire(key, { wait: true, signal })).release()),
@@ -83,7 +83,7 @@ describe.each(names)("a wait of %s", (name) => {
     });
     await until(async () => (await server.pidsOf(held.id, "granted")).length === 0, { deadline: 2_000 });
     await (await waiter.acquire(held.key)).release();
-    // The cancel may come when the wait is over, to the statement that asks how it went: then the server writes a line.
+    // The cancel may come after the wait, to the statement that asks how it went: then the server logs a line.
     await server.log.mark();
   });
 });
@@ -163,7 +163,7 @@ test("sessions for waits are gone soon after the last one, while the locker live
 });
 
 test("a storm of 2,000 aborts, at whatever point, leaves nothing", async () => {
-  // So that no timer is the pool's.
+  // So that no timer belongs to the pool.
   const poolConfig = { max: 3, idleTimeoutMillis: 0 };
   await using fleet = await Fleet.start(4, server.url, { poolConfig });
   await using holder = await Fleet.start(1, server.url, { poolConfig });
@@ -185,7 +185,7 @@ test("a storm of 2,000 aborts, at whatever point, leaves nothing", async () => {
       const key = keys[(number + i) % keys.length] as string;
       const aborting = new AbortController();
       const { signal } = aborting;
-      // Some have all the time that they need, or on a busy machine nobody would be granted it.
+      // Some have as much time as they need, because otherwise nobody might be granted it on a busy machine.
       const timer = i % 10 > 0 ? setTimeout(() => aborting.abort(reason), Math.random() * 15) : undefined;
       try {
         const lock = await one.acquire(key, { wait: true, signal });
@@ -213,10 +213,10 @@ test("a storm of 2,000 aborts, at whatever point, leaves nothing", async () => {
   expect(counts.granted).toBeGreaterThanOrEqual(200);
   expect(counts.aborted).toBeGreaterThan(0);
   expect(counts.granted + counts.aborted).toBe(2_000);
-  // Before anybody is closed.
+  // Before any locker is closed.
   await server.nothingLeft();
   await until(() => timers() <= before, { what: "no timer but those before" });
-  // A cancel that meets the server in the microseconds before or after the block is a line in its log.
+  // A cancel that arrives in the microseconds before or after the block causes a line in the server's log.
   const lines = (await loud()).filter((line) => line.includes("ERROR"));
   expect(lines.filter((line) => !line.includes("canceling statement due to user request"))).toEqual([]);
   expect(lines.length).toBeLessThan(20);

@@ -7,9 +7,9 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// Waiters beside those who know nothing of this library: psql, the Go package, an index build, a vacuum, a role with settings.
+// Waiters beside others that know nothing of this library: psql, the Go package, an index build, a vacuum, a role with settings.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -47,7 +47,7 @@ describe("beside clients that queue in the server without a pause", () => {
       await mine.release();
     }
     turns.sort((a, b) => a - b);
-    // One each, if it came at once. A busy machine may be late, for some.
+    // One each, if it came at once. On a busy machine some may be late.
     expect(turns[10]).toBeLessThan(10);
   });
 });
@@ -195,7 +195,7 @@ describe("a role with", () => {
       const waiting = fleet.first.acquire(held.key, { wait: "30s", autoRefresh: true });
       const before = await server.waiters(held.id, 1);
       await server.rows("select pg_sleep(0.7)");
-      // The same wait, not one after another.
+      // The waits run at the same time, not one after another.
       expect(await server.pidsOf(held.id, "waiting")).toEqual(before);
       await held.release();
       const mine = await waiting;
@@ -203,7 +203,7 @@ describe("a role with", () => {
       expect(mine.held).toBe(true);
       expect(await server.pidsOf(held.id, "granted")).toHaveLength(1);
       await mine.release();
-      // What the pool lets lie idle is the role's own business.
+      // What the pool leaves idle is the role's own business.
       const complaints = await server.log.complaints();
       expect(complaints.filter(({ text }) => !text.includes("idle-session timeout"))).toEqual([]);
     },
@@ -245,7 +245,7 @@ describe("a transaction that waits", () => {
     await using fleet = await Fleet.start(2, server.url, { poolConfig: { max: 3 } });
     const [one, two] = fleet.lockers as [PostgresLocker, PostgresLocker];
     const [keyOne, keyTwo] = [uniqueKey(), uniqueKey()];
-    // Each takes its own lock, and then wants the other's, inside of one transaction.
+    // Each takes its own lock, and then wants the other's, in one transaction.
     let inside = 0;
     const both = () => until(() => inside >= 2);
     const run = (locker: PostgresLocker, mine: string, theirs: string) =>

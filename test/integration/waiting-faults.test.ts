@@ -8,10 +8,11 @@ import { PgBouncer } from "../support/pgbouncer.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// What waiting can mend never ends a wait before its time, its signal or its close; what it can't, ends it at once. What a restart
-// and a failover do to many is in waiting-fleet.test.ts, what a role's settings do in waiting-beside-others.test.ts.
+// A fault that waiting can mend never ends a wait before its time, its signal or its close; a fault that waiting can't mend ends it at
+// once. What a restart and a failover do to many waiters is in waiting-fleet.test.ts, what a role's settings do in
+// waiting-beside-others.test.ts.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -41,7 +42,7 @@ function lockerOn(
   return createLocker({ pool: createPool({ connectionString, max: 2 }), ...options });
 }
 
-/** The codes of an error and of what caused it, the outermost first. */
+/** The codes of an error and of its causes, the outermost first. */
 function codesOf(error: unknown): unknown[] {
   const codes: unknown[] = [];
   for (let at = error; at instanceof Error; at = at.cause) {
@@ -69,7 +70,7 @@ describe("a session on which a caller waits", () => {
       await server.waiters(held.id, 1);
       const [before] = await server.rows<{ pid: number; since: string }>(since, [held.id.toString()]);
       await server.rows(sql, [before?.pid]);
-      // It stands in the queue anew, on this session or on another one.
+      // It joins the queue again, on this session or on another one.
       await until(async () => {
         const [now] = await server.rows<{ pid: number; since: string }>(since, [held.id.toString()]);
         return now !== undefined && (now.pid !== before?.pid || now.since !== before.since);
@@ -113,7 +114,7 @@ describe("a session on which a caller waits", () => {
     expect(lock.held).toBe(true);
     expect(await server.pidsOf(held.id, "granted")).toHaveLength(1);
     await lock.release();
-    // However often it had it.
+    // However often the session had it.
     expect(await server.pidsOf(held.id, "granted")).toEqual([]);
   });
 
@@ -144,7 +145,7 @@ test("random ends and cancels of sessions keep nobody from the lock, and leave n
       const lock = await locker.acquire(keys[(number + turn) % keys.length] as string, { wait: true });
       had += 1;
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 5));
-      // Its session may have been ended under it.
+      // Its session may have been ended.
       await lock.release().catch((error: unknown) => expect(error).toMatchObject({ code: "LOCK_NOT_HELD" }));
     }
   });
@@ -223,7 +224,7 @@ describe("a black hole on the link of a waiter", () => {
     const pool = createPool({ connectionString: server.url });
     await pool.query("select 1");
     proxy.freeze();
-    // What is made from now on.
+    // Connections that are made from now on.
     (pool.options as { connectionString: string }).connectionString = proxy.url;
     await using locker = createLocker({ pool });
     const start = performance.now();
@@ -276,7 +277,7 @@ describe("a database that isn't there", () => {
     const ways = () => [
       locker.acquire(held.key, { wait: true }).then((lock) => lock.release()),
       locker.withLock(held.key, () => {}, { wait: true }),
-      // Of several keys, one that it has already would be lost with its session.
+      // Of several keys, one that is already held would be lost with its session.
       locker.acquireAll([held.key], { wait: true }).then((group) => group.release()),
       locker.acquire(held.key, { wait: true, mode: "shared" }).then((lock) => lock.release()),
     ];
@@ -364,7 +365,7 @@ test("a pool whose connections are all checked out is waited for", async () => {
   const waiting = locker.acquire(held.key, { wait: true });
   waiting.catch(() => {});
   const short = await locker.acquire(uniqueKey(), { wait: "600ms" }).catch((error: unknown) => error);
-  // If it needed the pool: a free lock may be granted without.
+  // That is, if it needed the pool: a free lock may be granted without.
   if (short instanceof Error) expect(short).toMatchObject({ reason: "wait-timeout" });
   else await (short as { release(): Promise<void> }).release();
   taken.release();

@@ -7,13 +7,13 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
-// A hundred lockers, as of a hundred processes, that wait for one lock: their order, what they ask of the server, and what they
-// make of its restart, its crash and its failover.
+// A hundred lockers, each as if in a process of its own, that wait for one lock: the order, what they ask of the server, and how they get
+// through its restart, its crash and its failover.
 
 const size = 100;
-/** Of one wait in the server, in milliseconds. */
+/** Milliseconds of one wait in the server. */
 const waitBound = 5_000;
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -27,7 +27,7 @@ beforeAll(async () => {
 });
 afterEach(() => server.nothingLeft());
 
-/** Every locker of a fleet waits for the lock, one after another as they come; in `order` each says when it had it. */
+/** Every locker of a fleet waits for the lock, one after another; each notes in `order` when it got it. */
 async function line(
   fleet: Fleet,
   held: HeldByHand,
@@ -57,7 +57,7 @@ describe("a hundred lockers that wait for one key", () => {
     });
     await using held = await HeldByHand.on(server);
     const { order, all } = await line(fleet, held);
-    // A session for each that waits, and the holder's.
+    // A session for each waiter, and the holder's.
     const clients =
       "select from pg_stat_activity where backend_type = 'client backend' and application_name <> 'test-admin'";
     await until(async () => (await server.rows(clients)).length <= size + 5, { deadline: 8_000 });
@@ -75,7 +75,8 @@ describe("a hundred lockers that wait for one key", () => {
 
   test("get it in order of arrival", async () => {
     await using fleet = await Fleet.start(20, server.url);
-    // Whose bound passes stands behind the others again: a machine that takes longer than that for all of it says nothing.
+    // A waiter whose bound passes goes behind the others again: if the machine takes longer than that for all of it, the order says
+    // nothing.
     for (let took = waitBound; took >= waitBound; ) {
       await using held = await HeldByHand.on(server);
       const start = performance.now();
@@ -90,7 +91,7 @@ describe("a hundred lockers that wait for one key", () => {
   test("get it after their holder's process is killed", async () => {
     await using fleet = await Fleet.start(30, server.url);
     const held = await HeldByHand.on(server);
-    // The process that has the lock stands before them in the queue.
+    // The process that holds the lock is before them in the queue.
     await using child = Child.start("wait.mjs", { args: [held.key], env: { DATABASE_URL: server.url } });
     await child.message((message) => message["started"] !== undefined);
     const [pid] = await server.waiters(held.id, 1);
@@ -124,7 +125,7 @@ describe("a hundred lockers that wait for one key", () => {
       await server.server.stop({ mode });
       expect(order).toEqual([]);
       await server.server.resume();
-      // What the restart freed goes to them, one at a time.
+      // They get the locks that the restart freed, one at a time.
       await all;
       expect([...order].sort((a, b) => a - b)).toEqual(fleet.lockers.map((_, number) => number));
       await (await fleet.first.acquire(key)).release();
@@ -166,7 +167,7 @@ describe("a failover", () => {
     await primary.server.kill();
     proxy.cut();
     proxy.retarget(standby.url);
-    // As many connections as it takes for some to have been refused by the standby.
+    // As many connections as it takes until the standby has refused some.
     await until(() => proxy.size > 0 || failed !== undefined, { deadline: 10_000 });
     const start = performance.now();
     await until(() => performance.now() - start > 500 || failed !== undefined);
@@ -227,7 +228,7 @@ describe("a process that waits", () => {
     await server.waiters(held.id, 2);
     child.signal("SIGSTOP");
     await held.release();
-    // Granted to a process that can't hear of it, and then taken from it.
+    // Granted to a process that can't hear of it, and then taken away from it.
     await (await next).release();
     child.signal("SIGCONT");
   });

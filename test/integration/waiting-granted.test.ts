@@ -6,9 +6,9 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// A lock that was waited for in the server is one as any other, however it was granted: in the server, or by a try beyond the limit.
+// A lock that was waited for is like any other lock, whether it was granted in the server or by a try beyond the limit.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -20,7 +20,7 @@ beforeAll(async () => {
 beforeEach(() => server.log.mark());
 afterEach(() => server.nothingLeft());
 
-/** By the server's clock. */
+/** Sleeps for some seconds of the server's clock. */
 const sleep = (seconds: number) => server.rows("select pg_sleep($1)", [seconds]);
 
 /** Waits in the server for a lock that somebody holds, and gets it when that holder releases it after that many seconds. */
@@ -131,14 +131,14 @@ test.each(["client", "server"] as const)(
     await using fleet = await Fleet.start(1, server.url, { ttlEnforcement });
     const waiting = fleet.first.acquire(held.key, { wait: true, ttl: "400ms" });
     const [pid] = await server.waiters(held.id, 1);
-    const released = held.release(); // It is with the system, and goes out on its own.
+    const released = held.release(); // It has been passed to the system, which sends it.
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500);
     await released;
     const lock = await waiting;
     expect(lock.held).toBe(true);
     const granted = await server.pidsOf(held.id, "granted");
     expect(granted).toHaveLength(1);
-    // The server has ended the session that was silent for longer than the TTL.
+    // The server has ended the session because it was silent for longer than the TTL.
     if (ttlEnforcement === "server") expect(granted).not.toEqual([pid]);
     await lock.release();
   },

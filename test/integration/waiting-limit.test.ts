@@ -7,9 +7,9 @@ import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// How many sessions a locker waits on in the server, and what becomes of those who wait beyond it.
+// On how many sessions a locker waits in the server, and what happens to the waiters beyond that number.
 
-// A machine that has other things to do is no fault.
+// Generous, because the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
 
 let server: WaitingServer;
@@ -31,7 +31,7 @@ afterEach(async () => {
 const one = (options: { maxWaitingSessions?: number } = {}) => Fleet.start(1, server.url, options);
 const holding = (count: number) => Promise.all(Array.from({ length: count }, () => HeldByHand.on(server)));
 
-/** Which of the locks are waited for in the server. */
+/** Returns which of the locks are waited for in the server. */
 async function waitedFor(held: readonly HeldByHand[]): Promise<number[]> {
   const waiting = await Promise.all(held.map(({ id }) => server.pidsOf(id, "waiting")));
   return waiting.flatMap((pids, number) => (pids.length > 0 ? [number] : []));
@@ -99,7 +99,7 @@ describe("maxWaitingSessions", () => {
     await first.release();
     const lock = await waiting;
     const then = fleet.first.acquire(second.key, { wait: true });
-    // Time in which it would have gone there, a few times over: what it asks in that time are tries.
+    // Enough time to get there, several times over: in that time, it only sends tries.
     const before = await server.statements();
     await until(async () => (await server.statements()) >= before + 3, { deadline: 10_000 });
     expect(await server.pidsOf(second.id, "waiting")).toEqual([]);
@@ -136,7 +136,7 @@ async function holdMany(keys: readonly string[]) {
   return () => session.query("select pg_advisory_unlock_all()");
 }
 
-/** The longest that the event loop was blocked while something went on, in milliseconds. */
+/** The longest time that the event loop was blocked while something ran, in milliseconds. */
 async function longestBlock(work: () => Promise<unknown>): Promise<number> {
   const histogram = monitorEventLoopDelay({ resolution: 10 });
   histogram.enable();
@@ -158,7 +158,7 @@ describe("one locker that waits", () => {
     });
     const all = Promise.all(waits);
     const [before, start] = [await server.statements(), performance.now()];
-    // A while in which whoever polls for each alone would ask for thousands.
+    // A while in which polling for each lock by itself would take thousands of statements.
     await until(() => performance.now() - start > 3_000, { deadline: 10_000 });
     expect(got).toBe(0);
     const perSecond = ((await server.statements()) - before) / ((performance.now() - start) / 1_000);
@@ -183,7 +183,7 @@ describe("one locker that waits", () => {
             await lock.release();
           }),
         );
-        // As callers come: not all of them in one step.
+        // As callers arrive: not all in one step.
         if (waits.length % 1_000 === 0) await new Promise(setImmediate);
       }
       const before = await server.statements();
@@ -210,7 +210,7 @@ describe("one locker that waits", () => {
           await lock.release();
         });
         waits.push(wait.catch(() => {}));
-        // As callers come: not all of them in one step.
+        // As callers arrive: not all in one step.
         if (waits.length % 1_000 === 0) await new Promise(setImmediate);
       }
       await server.waiters(held.id, 1);

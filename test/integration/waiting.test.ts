@@ -28,7 +28,7 @@ async function lockerSessions() {
   );
 }
 
-/** Resolves when that many sessions wait inside the server. */
+/** Resolves when that many sessions wait in the server. */
 async function waiters(count = 1): Promise<void> {
   await until(async () => (await advisoryLocks()).filter(({ granted }) => !granted).length === count);
 }
@@ -91,7 +91,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
           for (let i = 0; i < 50; i += 1) {
             const aborting = new AbortController();
             const { signal } = aborting;
-            // Some have all the time that they need, or on a busy machine nobody would be granted it.
+            // Some have as much time as they need, because otherwise nobody might be granted it on a busy machine.
             if (i % 25 > 0) setTimeout(() => aborting.abort(reason), Math.random() * 20);
             try {
               await (await locker.acquire(key, { wait: true, signal })).release();
@@ -215,7 +215,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       const lock = await holder.acquire(uniqueKey());
       const all = crowd([one, two], lock.key, () => {});
       await waiters(2);
-      // Waits for every statement that was there when it came, and for none that came later.
+      // It waits for every statement that was running when it came, and for none that came later.
       await client.query("create index concurrently on indexed (a)");
       expect(Math.max(...(await lockerSessions()).map(({ age }) => age))).toBeLessThan(6);
       await waiters(2);

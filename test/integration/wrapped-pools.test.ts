@@ -5,7 +5,7 @@ import { advisoryLocks, databaseUrl, holdersOf, terminateHolder, uniqueKey } fro
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
-// Pools are subclassed, wrapped by hand, and patched by tracing agents: each carries locks, and gets every connection back.
+// Pools are subclassed, wrapped by hand, and patched by tracing agents: each kind carries locks, and gets every connection back.
 
 type Query = (...args: unknown[]) => Promise<unknown>;
 interface Config {
@@ -74,7 +74,7 @@ class CallsBackWithoutRelease extends pg.Pool {
   }
 }
 
-/** Wraps `query` of each client that it makes. */
+/** Wraps `query` of each client that the pool makes. */
 function querying(wrap: (query: Query, client: pg.Client) => Query): typeof pg.Pool {
   return class extends pg.Pool {
     constructor(config: pg.PoolConfig) {

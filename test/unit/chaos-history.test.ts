@@ -87,13 +87,13 @@ test("claims are judged in order of their begin, samples after what they may sho
   one.tick(150);
   two.tick(155);
   history.advance();
-  // The first one is held still.
+  // The first worker is held still.
   expect([judged, seen]).toEqual([[], [90]]);
   one.note("over", { of: 1, at: 151 });
   one.note("end", { of: 1, how: "lost" });
   history.advance();
   expect(judged.map(({ start }) => start)).toEqual([100, 120]);
-  // The first worker hasn't said anything for a while: it may have begun to hold something meanwhile.
+  // The first worker hasn't said anything for a while: it may have begun to hold something in the meantime.
   expect(seen).toEqual([90, 110, 140]);
   one.tick(200);
   two.tick(200);

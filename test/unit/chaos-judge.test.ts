@@ -65,7 +65,7 @@ function ending(at: number, more: Partial<Ending> = {}): Ending {
   return { kind: "terminate", worker: 1, at, until: at + 10, ...more };
 }
 
-/** The primary of a timeline was left for that of the next one, and went on for 300 ms. */
+/** A failover from the primary of one timeline to that of the next; the old primary went on for 300 ms. */
 function failover(at: number): Ending[] {
   const facts = { kind: "failover", worker: undefined, timeline: 1 };
   return [
@@ -79,7 +79,7 @@ function granted(timeline: number, ...[worker, start, end, more]: Parameters<typ
   return claim(worker, start, end, { token: (BigInt(timeline) << 48n) + BigInt(start), timeline, ...more });
 }
 
-/** One a tick of 20 ms, each with the lock of the workers that have it then. */
+/** One sample for each tick of 20 ms, each with the locks of the workers that hold one then. */
 function samples(until: number, has: (time: number) => number[]): Sample[] {
   return Array.from({ length: until / 20 }, (_, index) => {
     const from = index * 20;
@@ -150,14 +150,14 @@ test("an overlap over a failover is counted: the old primary's holders may go on
     expect(wrong).toEqual([]);
     expect(overlaps).toMatchObject([{ kind: "failover", milliseconds: 50 }]);
   }
-  // Granted by the old primary while the other had been there for long.
+  // Granted by the old primary long after the new one was there.
   const late = [granted(2, 2, 150, 300), granted(1, 1, 250, 280, { why: "released" })];
   expect(judgeOverlaps(late, failover(100)).wrong).toEqual([]);
 });
 
 test("an overlap over a failover lasts at most a TTL after the old primary's end", () => {
   const claims = (end: number) => [granted(1, 1, 0, end), granted(2, 2, 150, 2_000)];
-  // It went on until 400.
+  // The old primary went on until 400.
   expect(judgeOverlaps(claims(900), failover(100)).wrong).toEqual([]);
   expect(judgeOverlaps(claims(901), failover(100)).wrong).toHaveLength(1);
 });
@@ -190,7 +190,7 @@ test("a token that doesn't grow is wrong", () => {
   expect(judgeTokens([claim(1, 0, 10, { token: 5n }), claim(2, 20, 30, { token: 6n })], [])).toEqual([]);
   expect(judgeTokens([claim(1, 0, 10, { token: 5n }), claim(2, 20, 30, { token: 5n })], [])).toHaveLength(1);
   expect(judgeTokens([claim(1, 0, 10, { token: 5n }), claim(2, 20, 30, { token: 4n })], [])).toHaveLength(1);
-  // The news of a grant may come after the lock has gone to another, if somebody had ended that session.
+  // The news of a grant may come after the lock has gone to another worker, if somebody had ended that session.
   const late = [claim(2, 0, 10, { token: 6n }), claim(1, 20, 30, { token: 4n })];
   expect(judgeTokens(late, [ending(18)])).toEqual([]);
 });
@@ -230,7 +230,7 @@ test("a claim unknown to the server is wrong, unless others ended its session", 
     rows: new Map([["k", [{ pid: 102, mode: "exclusive" as const, worker: undefined }]]]),
   }));
   expect(judgeClaim(claimed, ends, []).wrong).toEqual([]);
-  // A reader's lock is none for a writer, nor the other way round.
+  // A reader's lock doesn't count as a writer's, nor the other way round.
   expect(judgeClaim({ ...claimed, mode: "shared" }, always, []).wrong).toHaveLength(8);
 });
 
@@ -340,7 +340,7 @@ test("a key is unavailable from the fault that freed it until the next claim", (
   const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at, until: at + 1 });
   expect(unavailability(claims, [fault(1, 99)])).toMatchObject([{ key: "k", milliseconds: 601 }]);
   expect(unavailability(claims, [fault(undefined, 50)])).toMatchObject([{ milliseconds: 650 }]);
-  // It held nothing then, it gave the lock back itself, nobody came after it.
+  // The worker held nothing then, it released the lock itself, or nobody came after it.
   expect(unavailability(claims, [fault(1, 300), fault(2, 750), fault(3, 920)])).toEqual([]);
 });
 

@@ -109,7 +109,7 @@ describe("the default breaker, as time passes", () => {
     answer();
     await probe;
     expect(await isOpen(breaker)).toBe(false);
-    // Nothing is left of what was counted before.
+    // Nothing is left of the earlier counts.
     await run(breaker, ["ok", "fail", "fail", "fail"]);
     expect(await isOpen(breaker)).toBe(false);
   });

@@ -117,7 +117,7 @@ describe("a wait for an answer, in a process that stands still for longer than i
     const end = performance.now() + milliseconds;
     while (performance.now() < end);
   };
-  /** Of a socket, which is read in the phase after the timers. */
+  /** The answer of a socket, which is read in the phase after the timers. */
   const answered = (): Promise<string> =>
     new Promise((resolve) => {
       setImmediate(() => setTimeout(() => resolve("an answer"), 100));

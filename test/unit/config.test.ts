@@ -100,7 +100,7 @@ describe("parseConfig", () => {
   });
 });
 
-/** Documents and variables, and what Go 1.26 makes of them: encoding/json, strconv.ParseInt, time.ParseDuration. */
+/** Documents and variables, and how Go 1.26 reads them: encoding/json, strconv.ParseInt, time.ParseDuration. */
 const go = JSON.parse(await readFile(new URL("../vectors/settings.json", import.meta.url), "utf8")) as {
   documents: Array<{ document: string; refused?: true; namespace?: number; nanoseconds?: number }>;
   namespaces: Array<{ text: string; refused?: true; value?: number }>;
@@ -128,7 +128,7 @@ describe("a setting means the same as in Go, or is refused by name", () => {
   test.each(go.documents)("the document $document", ({ document, refused, namespace, nanoseconds }) => {
     const here = refusal(() => parseConfig(document));
     if (here === "refused") return;
-    // What only Go refuses harms nobody: its process does not start.
+    // What only Go refuses harms nobody, because its process does not start.
     if (refused) expect(document).toBe('{"connWaitTimeout":"5s"}');
     else expect(here).toEqual(inGo(namespace, nanoseconds));
   });

@@ -13,7 +13,7 @@ import { Broken, type Mutant } from "../support/contract-mutants/mutant.ts";
 import { scopeMutants } from "../support/contract-mutants/scopes.ts";
 import { waitingMutants } from "../support/contract-mutants/waiting.ts";
 
-// Lockers that break one promise each. The contract suite has to fail every one of them, and each of its cases at least one: a
+// Lockers that each break one promise. The contract suite must fail all of them, and each of its cases must fail at least one, because a
 // case that fails none proves nothing.
 
 const mutants = [
@@ -25,10 +25,10 @@ const mutants = [
   ...closeMutants,
 ];
 
-/** A case that waits for what the mutant never does has failed as well. */
+/** A case that waits for something that the mutant never does has failed as well. */
 class NotInTime extends Error {}
 
-/** What the mutant's own case says of it; `undefined` if that passes. */
+/** The error of the mutant's own case; `undefined` if that passes. */
 async function verdictOn({ caughtBy, create }: Mutant): Promise<unknown> {
   const one = cases.find(({ says }) => says === caughtBy);
   if (one === undefined) throw new Error(`there is no such case: ${caughtBy}`);
@@ -48,7 +48,7 @@ async function verdictOn({ caughtBy, create }: Mutant): Promise<unknown> {
   return verdict;
 }
 
-// They wait for most of the time, and so go at once.
+// They run concurrently, because most of the time they wait.
 const verdicts = Promise.all(mutants.map(verdictOn));
 
 test.each(mutants.map(({ does, caughtBy }, at) => ({ does, caughtBy, at })))(
@@ -83,7 +83,7 @@ test("the tests of a suite tell which cases failed, and which are ruled out", as
     }),
   };
   const one = mutants.find(({ does }) => does === "withLock doesn't refresh") as Mutant;
-  // Everything else is to pass, on a busy machine, too.
+  // Everything else must pass, even on a busy machine.
   const create = async () => ({ ...one.create(), durations: { brief: 30, spare: 1_000 } });
   testLockerContract("a mutant", { runner, create, deviations: ["instance-local"], concurrent: true });
   const failed: string[] = [];

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 // biome-ignore lint/correctness/useImportExtensions: it is the JavaScript that is imported, beside its declarations
 import { corruptionsOf, type Line, overlapsOf, takeoversOf, turnsOf } from "../../demo/judge.mjs";
 
-/** A whole turn: from `start`, and `length` milliseconds long. */
+/** A whole turn that begins at `start` and takes `length` milliseconds. */
 function turn(worker: number, start: number, length: number, counter: number): Line[] {
   const who = { worker, pid: 100 + worker };
   return [

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { elapsedSince, type Instant, now } from "../../src/runtime/clock.ts";
 import { Expiries, Expiring } from "../../src/runtime/expiries.ts";
 
-// Many that expire, on a clock that the test moves.
+// Many entries that expire, on a clock that the test moves.
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });

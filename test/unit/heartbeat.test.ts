@@ -9,7 +9,7 @@ import type { Grant } from "../../src/sessions/grant.ts";
 import { SessionKeepalive } from "../../src/sessions/session-keepalive.ts";
 import { SmallestTtl } from "../../src/sessions/smallest-ttl.ts";
 
-// How often a lock that refreshes itself speaks: counted on a clock that the test moves.
+// How often a lock that refreshes itself sends a statement, counted on a clock that the test moves.
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
@@ -27,7 +27,7 @@ const owner: LockOwner = {
   expired() {},
 };
 
-/** A session that answers at once, and the times at which it was asked. */
+/** A session that answers at once, and notes when it was asked. */
 class Session {
   readonly askedAt: number[] = [];
   provenAt: Instant = now();
@@ -38,7 +38,7 @@ class Session {
   });
   readonly #kept = new SmallestTtl();
 
-  /** Of a lock that has the session to itself. */
+  /** The grant of a lock that has the session to itself. */
   grant(): Grant {
     const session = this;
     return {
@@ -54,7 +54,7 @@ class Session {
     };
   }
 
-  /** Of one of many that it carries. */
+  /** The grant of one of many locks on the session. */
   sharedGrant(): Grant {
     const [lease, kept] = [this.#lease, this.#kept];
     let before: number | undefined;
@@ -86,7 +86,7 @@ const holdShared = (session: Session, autoRefresh = true): HeldLock =>
 test("a thousand sessions send once for each third of a TTL, and not all at once", async () => {
   const sessions = Array.from({ length: 1_000 }, () => new Session());
   const locks = sessions.map((session) => hold(session));
-  // In steps: the other way takes a turn of the real loop for each of the timers.
+  // In steps, because otherwise each of the timers takes a turn of the real loop.
   for (let passed = 0; passed < 1.2 * ttl; passed += 10) {
     vi.advanceTimersByTime(10);
     await new Promise(setImmediate);

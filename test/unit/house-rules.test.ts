@@ -6,11 +6,11 @@ import { titlesOf } from "../support/test-titles.ts";
 
 interface Rule {
   readonly says: string;
-  /** Whom it binds; everybody when absent. */
+  /** The files that it applies to; all if absent. */
   readonly binds?: (room: string) => boolean;
-  /** What breaks it, as found in the file. */
+  /** The breaches found in the file. */
   readonly finds: (file: SourceFile) => string[];
-  /** A breach, to prove that it is seen. */
+  /** A breach, to prove that the rule sees it. */
   readonly breach: readonly [path: string, text: string];
 }
 
@@ -74,12 +74,12 @@ const rules: readonly Rule[] = [
   },
 ];
 
-/** Not the name of a module, of a statement, or of an operation. */
+/** Whether a text is SQL, and not the name of a module, a statement or an operation. */
 function isSql(text: string): boolean {
   return /\s|::|\(/.test(text);
 }
 
-/** The beginning of a statement at the beginning of a string, or a qualified name anywhere. Crude, and enough. */
+/** The beginning of a statement at the beginning of a string, or a qualified name anywhere. Crude, but enough. */
 const sqlText = new RegExp(
   [
     /pg_catalog\.\w+/,
@@ -193,7 +193,7 @@ describe("one thing has one name", () => {
   });
 });
 
-/** Names that are exported by two files; and those of types that one file exports, and another has for something of its own. */
+/** Names that two files export; and names of types that one file exports, and another uses for something of its own. */
 function declaredTwice(files: readonly SourceFile[]): { name: string; rooms: string[] }[] {
   const all = files.flatMap((file) => declarationsIn(file).map((each) => ({ ...each, room: file.room })));
   return [...new Set(all.filter(({ isExported }) => isExported).map(({ name }) => name))].flatMap((name) => {

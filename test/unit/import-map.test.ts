@@ -3,8 +3,8 @@ import { describe, expect, test } from "vitest";
 import { type SourceFile, sourceFile, sourceFiles } from "../support/source-files.ts";
 
 /**
- * Who may import whom: one rank a folder, lowest first. A file imports from its own folder and from those on lower lines,
- * type-only imports included. A name ending in `/` is a folder with all that is below it, any other a single file.
+ * Who may import whom: one rank for each folder, lowest first. A file imports from its own folder and from those on lower lines; type-only
+ * imports count. A name that ends in `/` is a folder with everything below it, any other name is a single file.
  */
 const ranks: ReadonlyArray<readonly string[]> = [
   ["contract/"],
@@ -110,10 +110,10 @@ describe("a breach of the import map is seen", () => {
   });
 });
 
-/** The files that index.ts exports something of: cli/ may import straight from these, so as to load no more than a command needs. */
+/** The files from which index.ts exports something: cli/ may import straight from these, to load no more than a command needs. */
 const exported = new Set(sourceFiles().find(({ room }) => room === "index")?.imports);
 
-/** What is wrong with the imports of a file, a sentence each. */
+/** What is wrong with the imports of a file, in one sentence each. */
 function complaints({ room, imports }: SourceFile): string[] {
   const own = folderOf(room);
   if (own === undefined) {

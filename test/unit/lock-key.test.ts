@@ -38,7 +38,7 @@ describe("a key as it is shown", () => {
   test("differs for every other key", () => {
     const shown = new Map<string, string>();
     for (let round = 0; round < 20_000; round += 1) {
-      // Bytes of which every sort of a character is made, whole and broken.
+      // Bytes that make up every kind of character, whole and broken.
       const some = [0x61, 0x80, 0xbf, 0xc3, 0xa9, 0xe2, 0x82, 0xac, 0xed, 0xa0, 0xf0, 0x9f, 0x94, 0x92, 0xff];
       const bytes = Buffer.from(
         Array.from({ length: randomInt(1, 6) }, () => some[randomInt(some.length)] ?? 0),

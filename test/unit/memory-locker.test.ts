@@ -11,7 +11,7 @@ import { testLockerContract } from "../../src/testing/contract/contract-suite.ts
 for (const ttlEnforcement of ["client", "server"] as const) {
   testLockerContract(`MemoryLocker, TTL enforced by the ${ttlEnforcement}`, {
     runner: { describe, test },
-    // No server is asked, and so nothing takes long but what has to.
+    // No server is involved, so the durations can be short.
     create: async () => ({
       locker: new MemoryLocker({ ttlEnforcement }),
       durations: { brief: 30, spare: 500 },
@@ -62,7 +62,7 @@ describe("the client of a transaction of MemoryLocker", () => {
     return { query, told };
   };
 
-  /** As an application has it, which knows nothing of where its locks are. */
+  /** Pays as an application does, which doesn't know where its locks are. */
   const pay = (locker: TransactionLocker, client?: TransactionClient): Promise<unknown> =>
     locker.withTransaction(
       "invoice:42",

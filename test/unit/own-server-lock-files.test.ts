@@ -15,7 +15,7 @@ beforeEach(() => {
 
 afterEach(() => rmSync(directory, { recursive: true }));
 
-/** As a server writes it. */
+/** A lock file as a server writes it. */
 function text(pid: number | undefined, status = "ready   "): string {
   return `${pid}\n${directory}\n1764109940\n5432\n/tmp\n\n  5432001    196608\n${status}\n`;
 }

@@ -19,7 +19,7 @@ function coded(code: unknown, message = "failed"): Error {
 
 const of = (cause: unknown): DatabaseError => new DatabaseError({ doing: "Taking the lock", cause });
 
-/** An error, and whether waiting can mend it: before the locker has ever reached its database, and afterwards. */
+/** An error, and whether waiting can mend it: before the locker has first reached its database, and afterwards. */
 const faults: readonly (readonly [what: string, error: unknown, before: boolean, after: boolean])[] = [
   // The connection, and a server that goes down or comes up.
   ...["08000", "08001", "08003", "08004", "08006", "08P01"].map(
@@ -39,7 +39,7 @@ const faults: readonly (readonly [what: string, error: unknown, before: boolean,
   ["53200: out of shared memory", of(coded("53200")), false, false],
   ["55000: the database takes no connections", of(coded("55000")), true, true],
   ["57014: a statement was cancelled", of(coded("57014")), true, true],
-  // What stays as it is.
+  // Faults that stay as they are.
   ["57P04: the database was dropped", of(coded("57P04")), false, false],
   ["28P01: a wrong password", of(coded("28P01")), false, false],
   ["28000: pg_hba.conf has no entry", of(coded("28000")), false, false],
@@ -48,7 +48,7 @@ const faults: readonly (readonly [what: string, error: unknown, before: boolean,
   ["42883: there is no such function", of(coded("42883")), false, false],
   ["25006: read only", of(coded("25006")), false, false],
   ["XX000: something internal", of(coded("XX000")), false, false],
-  // The system.
+  // Errors of the system.
   ...[
     "ECONNREFUSED",
     "ECONNRESET",
@@ -65,7 +65,7 @@ const faults: readonly (readonly [what: string, error: unknown, before: boolean,
   ["CERT_HAS_EXPIRED", of(coded("CERT_HAS_EXPIRED")), false, false],
   ["DEPTH_ZERO_SELF_SIGNED_CERT", of(coded("DEPTH_ZERO_SELF_SIGNED_CERT")), false, false],
   ["ERR_INVALID_ARG_TYPE", of(coded("ERR_INVALID_ARG_TYPE")), false, false],
-  // Every address of a host.
+  // Every address of a host failed.
   [
     "all addresses refuse",
     of(new AggregateError([coded("ECONNREFUSED"), coded("ECONNREFUSED")], "refused")),
@@ -79,7 +79,7 @@ const faults: readonly (readonly [what: string, error: unknown, before: boolean,
     false,
   ],
   ["of no address", of(new AggregateError([], "refused")), false, false],
-  // The driver, in words only.
+  // Errors of the driver that have only words.
   ["the connection ended", of(new Error("Connection terminated unexpectedly")), true, true],
   ["no answer came", of(new Error("no answer within 5000 ms")), true, true],
   ["the driver's own time-out", of(new Error("timeout expired")), true, true],
@@ -101,7 +101,7 @@ const faults: readonly (readonly [what: string, error: unknown, before: boolean,
   ["a number out of range", of(new RangeError("out of range")), false, false],
   ["no error at all", of("something"), false, false],
   ["nothing", of(undefined), false, false],
-  // What the library says itself.
+  // Errors of the library itself.
   ["a full pool", new LockNotAcquiredError({ key: "k", reason: "pool-saturated", waited: 1 }), true, true],
   [
     "no connection",

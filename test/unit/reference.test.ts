@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { sourceFiles } from "../support/source-files.ts";
 
-// docs/reference/ has a row for each option and each error of the source, and for nothing else.
+// docs/reference/ has a row for each option and each error in the source, and no others.
 
 const files = sourceFiles();
 const code = files.map((file) => file.code).join("\n");
@@ -20,7 +20,7 @@ function membersOf(name: string, source = code): string[] {
   const [, rest] = source.split(new RegExp(`interface ${name}\\b`));
   if (rest === undefined) throw new Error(`Expected an interface \`${name}\` in src/`);
   const head = rest.slice(0, rest.indexOf("{"));
-  // Those of an empty interface stand in its head.
+  // An interface without members of its own has them in its heading.
   const body = rest.startsWith("}", head.length + 1) ? "" : rest.slice(head.length, rest.indexOf("\n}"));
   const own = [...body.matchAll(/^ {2}(?:readonly )?(\w+)\??:/gm)].map(([, member = ""]) => member);
   const picked = [...head.matchAll(/"(\w+)"/g)].map(([, member = ""]) => member);
@@ -28,7 +28,7 @@ function membersOf(name: string, source = code): string[] {
   return [...(base === undefined ? [] : membersOf(base, source)), ...picked, ...own];
 }
 
-/** The strings of a union. */
+/** The strings of a union type. */
 function unionOf(name: string): string[] {
   const [, union] = new RegExp(`export type ${name} =([^;]*);`).exec(code) ?? [];
   return [...(union ?? "").matchAll(/"([\w-]+)"/g)].map(([, one = ""]) => one);

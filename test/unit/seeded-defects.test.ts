@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { mutants } from "../../scripts/seeded-defects.mjs";
 import { fullNameOf, titlesOf } from "../support/test-titles.ts";
 
-// `node scripts/mutants.mjs` takes minutes; that each defect still has its place in the source is seen here.
+// `node scripts/mutants.mjs` takes minutes; this only checks that each defect still has its place in the source.
 
 test.each(mutants.map((mutant) => [mutant.name, mutant] as const))(
   "the defect %s has its place in the source, once, and its test is there",
@@ -17,7 +17,7 @@ test.each(mutants.map((mutant) => [mutant.name, mutant] as const))(
 function isTest({ file, test }: { readonly file: string; readonly test: string }): boolean {
   const text = readFileSync(file, "utf8");
   if (titlesOf(text).some((title) => title.kind === "test" && fullNameOf(title).test(test))) return true;
-  // The titles of the contract are those of its cases.
+  // The titles of contract tests are the names of the cases.
   const cases = text.includes("testLockerContract(") ? readdirSync("src/testing/contract") : [];
   const says = /says: "([^"]+)"/g;
   return cases

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { InvalidConfigError, LockerClosedError, MemoryLocker } from "../../src/index.ts";
 import { blockOf, idAt, permitsOf, placeOf, turnstile } from "../../src/semaphore/permit-block.ts";
 
-// What needs no server: the rest is in test/integration/semaphore.test.ts.
+// Tests that need no server; the rest is in test/integration/semaphore.test.ts.
 
 test("each place of each number of permits has an id, which tells the number", () => {
   const block = blockOf(-1n);
@@ -37,7 +37,7 @@ test("a MemoryLocker has semaphores as well", async () => {
   expect(await tryAcquire()).toBeUndefined();
   expect(await tryWithPermit(() => 1)).toEqual({ acquired: false });
   await expect(locker.semaphore("key", 3).acquire()).rejects.toThrow(InvalidConfigError);
-  // The TTL of the second passes.
+  // The TTL of the second one passes.
   const third = await acquire({ wait: "5s" });
   expect(second.expired).toBe(true);
   const order: number[] = [];

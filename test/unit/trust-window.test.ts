@@ -2,8 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { now } from "../../src/runtime/clock.ts";
 import { TrustWindow } from "../../src/runtime/trust-window.ts";
 
-// until = sent + TTL − margin, and if the server enforces it, the smallest of all that it may have applied. On a clock that the
-// test moves.
+// until = sent + TTL − margin; if the server enforces TTLs, the smallest of all that it may have applied. On a clock that the test moves.
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["Date", "performance"] });
@@ -115,7 +114,7 @@ describe("refreshes that overlap", () => {
     pass(100);
     const longer = window.ask(30_000);
     window.answered(longer);
-    // Until its own answer, or for ever: it may only end the reliance too early.
+    // Until its own answer, or for ever: that can only end the reliance too early.
     expect(window.left).toBe(890);
     window.answered(shorter);
     expect([window.left, window.ttl]).toEqual([29_990, 30_000]);
@@ -136,7 +135,7 @@ describe("refreshes that overlap", () => {
     for (let round = 0; round < 2_000; round += 1) {
       const start = performance.now();
       const window = windowOf(10_000, true);
-      // What the server does: it carries out one after the other, each some time after it was sent.
+      // What the server does: it executes the statements one after the other, each some time after it was sent.
       let endsAt = start + 10_000;
       let carriedOutAt = start;
       const underWay: { asked: ReturnType<TrustWindow["ask"]>; ttl: number; at: number }[] = [];
@@ -156,7 +155,7 @@ describe("refreshes that overlap", () => {
             answers.push(next.asked);
           }
         } else if (answers.length > 0) {
-          // In any order: promises are looked at as their continuations come.
+          // In any order, because answers are handled when the promises' continuations run.
           const [answer] = answers.splice(Math.floor(random() * answers.length), 1);
           if (answer !== undefined) window.answered(answer);
         }

@@ -10,7 +10,7 @@ test("a wait ends when its bound has passed, not at the next try, in line as wel
   const locker = new MemoryLocker();
   await locker.acquire("key");
   const answers: string[] = [];
-  // The second one stands in line behind the first.
+  // The second caller stands in line behind the first.
   for (const wait of [40, 30]) {
     locker.acquire("key", { wait }).catch((error) => answers.push(`${error.reason} after ${wait}`));
   }

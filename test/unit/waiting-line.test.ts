@@ -2,7 +2,7 @@ import { getEventListeners } from "node:events";
 import { expect, test } from "vitest";
 import { MemoryLocker } from "../../src/index.ts";
 
-// Callers that stand in line behind the first, which are one object each, without a promise of their own.
+// Callers in line behind the first, each of which is a single object, without a promise of its own.
 
 test("a caller in line leaves it in the very step in which its signal aborts", async () => {
   const locker = new MemoryLocker();
@@ -26,7 +26,7 @@ test("a caller in line leaves it in the very step in which its signal aborts", a
 test("a caller whose signal aborts as its turn comes hands the turn on", async () => {
   const secondStop = new AbortController();
   const quiet = (): void => {};
-  // Called in the step in which the first has left the line: it is the second one's turn, which it takes in a step of its own.
+  // Called in the step in which the first caller has left the line: now it is the second one's turn, which begins in a step of its own.
   const debug = (): void => secondStop.abort("second");
   const locker = new MemoryLocker({ logger: { debug, info: quiet, warn: quiet, error: quiet } });
   const held = await locker.acquire("key");

@@ -8,7 +8,7 @@ import {
   MemoryLocker,
 } from "../../src/index.ts";
 
-// What needs no server: the rest is in test/integration/with-lock.test.ts and in the contract suite.
+// Tests that need no server; the rest is in test/integration/with-lock.test.ts and in the contract suite.
 
 test("a close at whatever step of a withLock rejects it, though fn never settles", async () => {
   const outcomes: unknown[] = [];

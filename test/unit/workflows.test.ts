@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { POSTGRES_PACKAGE_VERSIONS } from "../../src/testing/postgres/versions.ts";
 
-// The workflows under .github run what can be run here, on everything that is supported.
+// The workflows in .github run what can be run here, on all supported versions.
 
 const folder = ".github/workflows";
 const workflows = readdirSync(folder).map((name) => ({
@@ -11,7 +11,7 @@ const workflows = readdirSync(folder).map((name) => ({
 }));
 const ci = workflows.find(({ name }) => name === "ci.yml")?.text ?? "";
 
-/** The numbers of a matrix, such as those of `node: [20, 22, 24]`. */
+/** The numbers in a matrix, such as those of `node: [20, 22, 24]`. */
 function matrix(of: string): number[] {
   const [, list = ""] = new RegExp(`^ +${of}: \\[([\\d, ]+)\\]$`, "m").exec(ci) ?? [];
   return list.split(",").map(Number);
