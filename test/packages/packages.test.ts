@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { binaries, Installed, inModules, nodes } from "./installed.ts";
 
-// The packed package, installed by npm, beside what others compile, test, bundle and run with, without settings for it.
+// The packed package, installed by npm, with common compilers, test runners, bundlers and runtimes, without special settings.
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 let installed: Installed;
@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => installed?.remove());
 
-/** What somebody who installed the package would write, in TypeScript. */
+/** TypeScript that a user of the package might write. */
 const consumer = `
 import { configFromEnv, createCircuitBreaker, LockNotAcquiredError, lockId, MemoryLocker, PostgresLocker } from "pg-locker";
 import type { Lock, Locker } from "pg-locker";
@@ -96,7 +96,7 @@ describe("TypeScript", () => {
           types: ["node"],
           strict: true,
           exactOptionalPropertyTypes: true,
-          // The types of pg itself are not for 5.4.
+          // The types of pg itself don't support 5.4.
           skipLibCheck: version === "5.4",
           esModuleInterop: true,
           outDir: "out",

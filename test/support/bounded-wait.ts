@@ -7,33 +7,33 @@ import { ServerLog } from "./server-log.ts";
 import { startServer } from "./start-server.ts";
 import { until } from "./until.ts";
 
-// What the tests of waiting in the server are made of: by hand, with plain clients, on a server of the file's own.
+// The building blocks for tests of waiting in the server: waits by hand, with plain clients, on a server of the file's own.
 
-/** A wait in the server that its bound and a cancel end without an error. `DO` takes no parameters. */
+/** A wait in the server that ends without an error at its bound or a cancel. `DO` takes no parameters. */
 export function waitInBlock(id: bigint, call = "pg_catalog.pg_advisory_lock"): string {
   return `do $$ begin perform ${call}(${id}); exception when lock_not_available or query_canceled then null; end $$`;
 }
 
-/** The wait, and whether the session has the lock then, in one message. */
+/** The wait, and then whether the session has the lock, in one message. */
 export function waitAndTell(id: bigint, mode: "exclusive" | "shared" = "exclusive"): string {
   const shared = mode === "shared" ? "_shared" : "";
   return `${waitInBlock(id, `pg_catalog.pg_advisory_lock${shared}`)}; select pg_catalog.pg_try_advisory_lock${shared}(${id}) as got`;
 }
 
-/** One bounded wait of a session. */
+/** Makes one bounded wait on a session. */
 export async function waitOnce(
   session: pg.Client,
   id: bigint,
   mode?: "exclusive" | "shared",
 ): Promise<boolean> {
-  // The driver answers with a result for each statement of a message.
+  // The driver returns a result for each statement of a message.
   const results = (await session.query(waitAndTell(id, mode))) as unknown as pg.QueryResult<{
     got: boolean;
   }>[];
   return results.at(-1)?.rows[0]?.got === true;
 }
 
-/** Bounded waits, one after another, until the session has the lock. */
+/** Makes bounded waits, one after another, until the session has the lock. */
 export async function waitUntilGranted(
   session: pg.Client,
   id: bigint,
@@ -42,7 +42,7 @@ export async function waitUntilGranted(
   while (!(await waitOnce(session, id, mode)));
 }
 
-/** A PostgreSQL of a test file's own, whose log can be read and whose processes can be stopped. */
+/** A test file's own PostgreSQL, whose log can be read and whose processes can be stopped. */
 export class WaitingServer implements AsyncDisposable {
   readonly server: PostgresServer;
   readonly log: ServerLog;
@@ -53,7 +53,7 @@ export class WaitingServer implements AsyncDisposable {
     this.log = new ServerLog(server);
     let admin: Promise<Session> | undefined;
     this.#admin = () => {
-      // The end of each test ends the clients that it made.
+      // The end of each test ends the clients that it has made.
       admin ??= this.connect({ application_name: "test-admin" }).then((client) => {
         client.once("end", () => {
           admin = undefined;
@@ -72,7 +72,7 @@ export class WaitingServer implements AsyncDisposable {
     return this.server.url;
   }
 
-  /** A client of the superuser, or of another role; its waits have a bound if one is given, in milliseconds. */
+  /** Connects a client, as the superuser or another role. Its waits have a bound, in milliseconds, if one is given. */
   async connect(config: pg.ClientConfig & { bound?: number } = {}): Promise<Session> {
     const { bound, ...rest } = config;
     const session = await connect({ connectionString: this.url, ...rest });
@@ -85,7 +85,7 @@ export class WaitingServer implements AsyncDisposable {
     return (await (await this.#admin()).query<R>(sql, values)).rows;
   }
 
-  /** The pids that have the lock, or those that wait for it, in their order if the server tells it. */
+  /** The pids that hold the lock, or those that wait for it, in order if the server tells the order. */
   async pidsOf(id: bigint, what: "granted" | "waiting"): Promise<number[]> {
     const rows = await this.rows<{ pid: number }>(
       `select pid from pg_locks
@@ -97,7 +97,7 @@ export class WaitingServer implements AsyncDisposable {
     return rows.map(({ pid }) => pid);
   }
 
-  /** Resolves with the pids of those who wait for the lock once there are that many, in the order in which they asked. */
+  /** Resolves with the pids of the waiters once there are that many, in the order in which they asked. */
   async waiters(id: bigint, count: number, deadline = 15_000): Promise<number[]> {
     let pids: number[] = [];
     const enough = async () => {
@@ -110,7 +110,7 @@ export class WaitingServer implements AsyncDisposable {
     return pids;
   }
 
-  /** The sessions of lockers; of waiting alone if `which` says so. */
+  /** The sessions of lockers; only those for waits if `which` says so. */
   async sessions(which: "all" | "waits" = "all"): Promise<{ pid: number; name: string }[]> {
     return await this.rows(
       "select pid, application_name as name from pg_stat_activity where application_name like $1",
@@ -118,7 +118,7 @@ export class WaitingServer implements AsyncDisposable {
     );
   }
 
-  /** Of lockers that are closed, or that nobody asks for anything, nothing is left: neither a lock, nor a wait, nor a session for waits. */
+  /** Resolves when nothing is left of lockers that are closed or idle: no lock, no wait, and no session for waits. */
   async nothingLeft(): Promise<void> {
     const left = () =>
       this.rows<{ pid: number; what: string }>(
@@ -134,7 +134,7 @@ export class WaitingServer implements AsyncDisposable {
     });
   }
 
-  /** How many statements the clients of lockers had carried out, of which the server counts each as it ends. */
+  /** The number of statements that the lockers' clients have executed; the server counts each when it ends. */
   async statements(): Promise<number> {
     await this.rows("create extension if not exists pg_stat_statements");
     const [row] = await this.rows<{ calls: number }>(
@@ -144,7 +144,7 @@ export class WaitingServer implements AsyncDisposable {
     return row?.calls ?? Number.NaN;
   }
 
-  /** Resolves when the sessions wait in the server, as many as are given, or more. */
+  /** Resolves when at least that many sessions wait in the server. */
   async waiting(id: bigint, ...sessions: readonly Session[]): Promise<void> {
     await until(
       async () => {
@@ -155,14 +155,14 @@ export class WaitingServer implements AsyncDisposable {
     );
   }
 
-  /** Whether the session's backend is there. */
+  /** Whether the session's backend still exists. */
   async lives(session: Session): Promise<boolean> {
     return (await this.rows("select from pg_stat_activity where pid = $1", [session.processID])).length === 1;
   }
 
   /**
-   * Does something while the backend of a session stands still, which then meets at once all that happened in that time: so that
-   * a grant and the end of the wait for it can be one moment.
+   * Does something while the backend of a session is stopped. When it continues, it meets everything that happened in that time at once, so
+   * that a grant and the end of the wait for it can be simultaneous.
    */
   async whileStopped(session: Pick<Session, "processID">, work: () => Promise<void>): Promise<void> {
     kill(session.processID, "SIGSTOP");
@@ -178,7 +178,7 @@ export class WaitingServer implements AsyncDisposable {
   }
 }
 
-/** Asks the server by a connection of its own to cancel what a session does, and resolves when the server has done so. */
+/** Cancels what a session does, over a connection of its own. Resolves when the server has sent the signal. */
 export async function cancelRequest(session: Session): Promise<void> {
   const { host, port, secretKey } = session as Session & { secretKey: number };
   await new Promise<void>((resolve, reject) => {
@@ -190,7 +190,7 @@ export async function cancelRequest(session: Session): Promise<void> {
       packet.writeInt32BE(secretKey, 12);
       socket.write(packet);
     });
-    // It says nothing, and closes the connection once the signal has been sent.
+    // The server sends nothing, and closes the connection once the signal has been sent.
     socket.on("data", () => {});
     socket.once("close", () => resolve());
     socket.once("error", reject);

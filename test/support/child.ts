@@ -14,11 +14,11 @@ export interface ChildExit {
 }
 
 /**
- * A program of `test/support/programs/`, run in a Node process of its own. Programs are plain JavaScript, for Node 20 strips no
- * types; they import the library from `dist/`, which `npm test` builds first.
+ * A program of `test/support/programs/`, run in a Node.js process of its own. The programs are plain JavaScript, because Node.js 20 doesn't
+ * strip types; they import the library from `dist/`, which `npm test` builds first.
  */
 export class Child implements AsyncDisposable {
-  /** Everything that the child said, in order. */
+  /** Everything that the child has said, in order. */
   readonly messages: ChildMessage[] = [];
   readonly exited: Promise<ChildExit>;
   readonly #process: ChildProcess;
@@ -30,7 +30,7 @@ export class Child implements AsyncDisposable {
     child.stderr?.setEncoding("utf8").on("data", (text: string) => {
       this.#stderr += text;
     });
-    // A write to a child that has just died.
+    // For a write to a child that has just died.
     child.stdin?.on("error", () => {});
     if (child.stdout) {
       createInterface({ input: child.stdout }).on("line", (line) => {
@@ -41,7 +41,7 @@ export class Child implements AsyncDisposable {
         }
       });
     }
-    // `close`, not `exit`: by then everything it wrote has been read.
+    // `close`, not `exit`, because by then everything that it wrote has been read.
     this.exited = once(child, "close").then(([code, signal]) => {
       this.#exit = { code, signal } as ChildExit;
       return this.#exit;
@@ -54,7 +54,7 @@ export class Child implements AsyncDisposable {
     options: {
       args?: readonly string[];
       env?: Readonly<Record<string, string>>;
-      /** What the command begins with, such as what runs it elsewhere. */
+      /** The beginning of the command, such as a program that runs it elsewhere. */
       prefix?: readonly string[];
     } = {},
   ): Child {
@@ -73,7 +73,7 @@ export class Child implements AsyncDisposable {
     return this.#process.pid;
   }
 
-  /** What it wrote to standard error so far. */
+  /** What the child has written to standard error so far. */
   get stderr(): string {
     return this.#stderr;
   }
@@ -82,7 +82,7 @@ export class Child implements AsyncDisposable {
     this.#process.kill(signal);
   }
 
-  /** Writes one line of JSON to its standard input. */
+  /** Writes one line of JSON to the child's standard input. */
   send(message: ChildMessage): void {
     this.#process.stdin?.write(`${JSON.stringify(message)}\n`);
   }
@@ -110,7 +110,7 @@ export class Child implements AsyncDisposable {
     );
   }
 
-  /** Kills it, also when it is stopped, and waits for its end. */
+  /** Kills the child, even if it is stopped, and waits for its end. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#process.kill("SIGKILL");
     await this.exited;

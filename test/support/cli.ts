@@ -5,23 +5,23 @@ import { stripVTControlCharacters } from "node:util";
 import pty from "@lydell/node-pty";
 import { until } from "./until.ts";
 
-// The built `pg-locker`, which `npm test` builds first: as a plain child, and in a terminal.
+// The built `pg-locker`, which `npm test` builds first: as a plain child, or in a terminal.
 
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
 export interface CliOptions {
-  /** On top of this process's own; `undefined` takes a variable away. */
+  /** Variables to add to this process's environment; `undefined` removes one. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly cwd?: string;
-  /** The system user to run it as: for root. */
+  /** The system user to run it as, if this process is root. */
   readonly account?: { readonly uid: number; readonly gid: number } | undefined;
-  /** Of a terminal; default 100. */
+  /** The columns of a terminal; default 100. */
   readonly columns?: number;
-  /** Its program, if it is installed elsewhere. */
+  /** The path of its program, if it is installed elsewhere. */
   readonly program?: string;
 }
 
-/** How a run of `pg-locker` ended, and what it wrote. */
+/** How a run of `pg-locker` ended, and its output. */
 export interface CliResult {
   readonly status: number | null;
   readonly signal: NodeJS.Signals | null;
@@ -29,7 +29,7 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-/** Runs `pg-locker` to its end, with nothing on its standard input. */
+/** Runs `pg-locker` until it ends, with an empty standard input. */
 export async function cli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
   await using child = CliChild.start(args, options);
   child.process.stdin?.end();
@@ -52,7 +52,7 @@ export class CliChild implements AsyncDisposable {
     child.stderr?.setEncoding("utf8").on("data", (text: string) => {
       this.stderr += text;
     });
-    // `close`, not `exit`: by then everything that was written has been read.
+    // `close`, not `exit`, because by then everything that it wrote has been read.
     this.ended = once(child, "close").then(([status, signal]) => ({
       status: status as number | null,
       signal: signal as NodeJS.Signals | null,
@@ -72,7 +72,7 @@ export class CliChild implements AsyncDisposable {
     );
   }
 
-  /** Waits until its standard output, or its standard error, has the text. */
+  /** Waits until its standard output, or its standard error, contains the text. */
   async says(text: string | RegExp, { deadline = 15_000 }: { deadline?: number } = {}): Promise<void> {
     const has = (said: string) => (typeof text === "string" ? said.includes(text) : text.test(said));
     await until(() => has(this.stdout) || has(this.stderr), {
@@ -85,16 +85,16 @@ export class CliChild implements AsyncDisposable {
     this.process.kill(signal);
   }
 
-  /** Kills it, also when it is stopped, and waits for its end. */
+  /** Kills it, even if it is stopped, and waits for its end. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.process.kill("SIGKILL");
     await this.ended;
   }
 }
 
-/** A program in a terminal of its own, of 30 lines: the controlling one of its session. */
+/** A program in a terminal of 30 lines, which is the controlling terminal of its session. */
 export class Terminal implements AsyncDisposable {
-  /** Everything that came out, with its control sequences. */
+  /** The whole output, with its control sequences. */
   output = "";
   readonly ended: Promise<{ status: number; signal: number | undefined }>;
   readonly #pty: pty.IPty;
@@ -116,7 +116,7 @@ export class Terminal implements AsyncDisposable {
     return Terminal.start(process.execPath, [main, ...args], options);
   }
 
-  /** Runs any program, such as an interactive shell, in which `pg-locker` is `$PG_LOCKER`. */
+  /** Runs any program, such as an interactive shell, for which `$PG_LOCKER` runs `pg-locker`. */
   static start(file: string, args: readonly string[], options: CliOptions = {}): Terminal {
     const { env, cwd, columns = 100 } = options;
     return new Terminal(
@@ -133,15 +133,15 @@ export class Terminal implements AsyncDisposable {
     return this.#pty.pid;
   }
 
-  /** Types it; `\x03` is Ctrl-C, `\x1a` Ctrl-Z. */
+  /** Types a text; `\x03` is Ctrl-C, `\x1a` Ctrl-Z. */
   type(text: string): void {
     this.#typedAt = this.output.length;
     this.#pty.write(text);
   }
 
   /**
-   * Types a line at the prompt, `ready> `, that an interactive bash shows after what was typed last: what is typed before that, while bash
-   * takes the terminal back, may be lost.
+   * Types a line at the prompt `ready> ` that an interactive bash shows after what was typed last. What is typed earlier, while bash takes
+   * the terminal back, may be lost.
    */
   async typeAtPrompt(line: string): Promise<void> {
     await until(() => this.output.includes("ready> ", this.#typedAt), {
@@ -151,7 +151,7 @@ export class Terminal implements AsyncDisposable {
     this.type(line);
   }
 
-  /** What is on its screen since it was last cleared, as lines of text. */
+  /** The text on its screen since it was last cleared, as lines. */
   get screen(): string {
     const drawn = this.output.slice(this.output.lastIndexOf("\x1b[2J"));
     return stripVTControlCharacters(drawn).replaceAll("\r", "");
@@ -176,7 +176,7 @@ export class Terminal implements AsyncDisposable {
   }
 }
 
-/** Without what says which database to use, or which colours, so that a test says it itself. */
+/** The environment without variables that choose the database or colours, so that a test sets them itself. */
 function environment(changes: CliOptions["env"] = {}): Record<string, string> {
   const names = /^(PG|DATABASE_URL$|NO_COLOR$|FORCE_COLOR$)/;
   const kept = Object.entries(process.env).filter(([name]) => !names.test(name));

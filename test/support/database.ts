@@ -3,8 +3,8 @@ import pg from "pg";
 import { afterAll, afterEach, beforeEach, inject } from "vitest";
 import { until } from "./until.ts";
 
-// Importing this file gives the test file a database of its own: advisory locks are per database, so that what is in
-// `pg_locks` for it is this file's, and after each test it must be nothing. It goes when the file is done.
+// Importing this file gives the test file a database of its own. Advisory locks are per database, so all rows of `pg_locks` for it belong
+// to this file, and after each test there must be none. The database is dropped when the file is done.
 //
 // The leak check runs after the test's own `afterEach` hooks, but before `onTestFinished`: clean up with `await using`.
 
@@ -21,7 +21,7 @@ const poolsOfFile = new Set<pg.Pool>();
 const checkedOut = new Set<pg.PoolClient>();
 let inTest = false;
 
-/** The connection string of this test file's database, for a superuser. */
+/** The connection string of this test file's database, as a superuser. */
 export function databaseUrl(): string {
   return url;
 }
@@ -36,10 +36,10 @@ export function urlWith(part: { database?: string; user?: string; password?: str
   return other.href;
 }
 
-/** A pool on this file's database, ended after the test, or after the file when it was made outside of one. */
+/** A pool on this file's database, which is ended after the test; or after the file, if it was made outside of a test. */
 export function createPool(config: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({ connectionString: url, ...config });
-  pool.on("error", () => {}); // Tests end sessions on purpose; a listener of theirs comes on top.
+  pool.on("error", () => {}); // Tests end sessions on purpose; a test may add its own listener.
   pool.on("acquire", (client) => checkedOut.add(client));
   pool.on("release", (_error, client) => checkedOut.delete(client));
   pool.on("remove", (client) => checkedOut.delete(client));
@@ -48,8 +48,8 @@ export function createPool(config: pg.PoolConfig = {}): pg.Pool {
 }
 
 /**
- * A pool whose connections are made already, as many as `max`: a test of a short bound on the wait for one must not depend on
- * how long a busy machine takes to make one.
+ * A pool with `max` connections that are already made, because a test with a short limit for the wait for one must not depend on how long a
+ * busy machine takes to connect.
  */
 export async function createOpenPool(config: pg.PoolConfig & { max: number }): Promise<pg.Pool> {
   const pool = createPool({ ...config, connectionTimeoutMillis: 0 });
@@ -59,10 +59,10 @@ export async function createOpenPool(config: pg.PoolConfig & { max: number }): P
   return pool;
 }
 
-/** A client, with the pid of its session's backend, which the driver's types leave out. */
+/** A client, with the pid of its session's backend, which the driver's types don't declare. */
 export type Session = pg.Client & { readonly processID: number };
 
-/** A connected client on this file's database, which the end of the test ends, with its locks. */
+/** Connects a client to this file's database. The end of the test ends it, with its locks. */
 export async function connect(config: pg.ClientConfig = {}): Promise<Session> {
   const client = new pg.Client({ connectionString: url, ...config }) as Session;
   client.on("error", () => {});
@@ -79,19 +79,19 @@ export async function onServer<R extends pg.QueryResultRow>(
   return (await admin.query<R>(sql, values)).rows;
 }
 
-/** A key that no other test has. */
+/** Returns a key that no other test has. */
 export function uniqueKey(prefix = "key"): string {
   return `${prefix}:${randomBytes(8).toString("hex")}`;
 }
 
-/** A lock id that no other test has; negative half of the time. */
+/** Returns a lock id that no other test has; half of them are negative. */
 export function uniqueId(): bigint {
   return randomBytes(8).readBigInt64BE();
 }
 
 /** One row of `pg_locks`. */
 export interface AdvisoryLock {
-  /** Of the (bigint) key space. For (int, int) it is the pair, packed. */
+  /** In the space of bigint keys. For (int, int) it is the pair, packed. */
   readonly id: bigint;
   readonly space: "bigint" | "int-pair";
   readonly pid: number;
@@ -129,7 +129,7 @@ afterEach(async () => {
   const leaks: string[] = [];
   await Promise.all([...clients].map((client) => client.end().catch(() => {})));
   clients.clear();
-  // A session's locks are gone when its backend is, a moment after its client has gone.
+  // A session's locks disappear with its backend, a moment after its client has gone.
   await until(async () => (await advisoryLocks()).length === 0, { deadline: 2000 }).catch(async () => {
     const locks = await advisoryLocks();
     const list = locks.map(
@@ -154,12 +154,12 @@ afterAll(async () => {
 
 async function endPools(some: Set<pg.Pool>): Promise<void> {
   for (const pool of some) {
-    // end() waits for the clients that are checked out. Those of a leak are destroyed, with their locks, so that the next test
-    // starts clean. The listener comes only now, for a test must notice one that is missing.
+    // end() waits for clients that are checked out. Leaked ones are destroyed, with their locks, so that the next test starts clean. The
+    // listener is only added now, because a test must notice a missing one.
     if (pool.totalCount > pool.idleCount) {
       for (const client of checkedOut) {
         client.on("error", () => {});
-        client.release?.(true); // postgres.js has none: a session of the locker's own
+        client.release?.(true); // A client of postgres.js has no release: it is a session of the locker's own.
       }
     }
     if (!pool.ending) await pool.end();
@@ -176,13 +176,13 @@ function withDatabase(connectionString: string, database: string): string {
 export interface RoleOptions {
   /** Parameters that each of its sessions begins with. Default: none. */
   readonly settings?: Readonly<Record<string, string>>;
-  /** How many sessions it may have at a time. Default: any number. */
+  /** The maximum number of its sessions at a time. Default: any number. */
   readonly connectionLimit?: number;
-  /** Whether the server asks it for its password, which is `secret`, as it asks nobody else. Default: it doesn't. */
+  /** Whether the server asks it for its password, which is `secret`. Default: no, as for every other role. */
   readonly asksPassword?: boolean;
 }
 
-/** A role that may log in to this file's database, and nothing else. Its end is that of its sessions. */
+/** A role that may log in to this file's database, and nothing else. Disposing of it ends its sessions. */
 export async function createRole(
   options: RoleOptions = {},
 ): Promise<AsyncDisposable & { readonly name: string; readonly url: string }> {

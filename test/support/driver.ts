@@ -1,2 +1,2 @@
-/** Whether the lockers of this run reach the database over postgres.js: see vitest.config.ts. */
+/** Whether the lockers of this run use postgres.js: see vitest.config.ts. */
 export const isOverPostgresJs = process.env["DRIVER"] === "postgres.js";

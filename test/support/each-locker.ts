@@ -1,7 +1,7 @@
 import { type Locker, MemoryLocker, type MemoryLockerOptions } from "../../src/index.ts";
 import { createLocker } from "./locker.ts";
 
-/** For `describe.each`: what holds wherever locks live. */
+/** Rows for `describe.each`, for tests that hold wherever locks live. */
 export const eachLocker: ReadonlyArray<readonly [string, (options?: MemoryLockerOptions) => Locker]> = [
   ["PostgresLocker", (options = {}) => createLocker({ ...options })],
   ["MemoryLocker", (options = {}) => new MemoryLocker(options)],

@@ -7,10 +7,10 @@ import { createLocker } from "./locker.ts";
 import type { TcpProxy } from "./tcp-proxy.ts";
 import { until } from "./until.ts";
 
-// Holders, each a process of its own, of a lock whose TTL the server enforces; and what is asked of them: that they stopped relying
-// on the lock before the next one was granted it.
+// Holders of a lock whose TTL the server enforces, each a process of its own, and the assertion about them: that they stopped relying on
+// the lock before the next holder was granted it.
 
-/** What the library says of a lock that expired in mid-step: known before a timer ran, and without the server's news. */
+/** The reason of a lock that expired within a step: known before a timer ran, and without a message of the server. */
 export const expiredUnseen = {
   held: false,
   expired: true,
@@ -21,7 +21,7 @@ export const expiredUnseen = {
   aborted: true,
 };
 
-/** How a test file makes lockers and holders of one kind of sessions. */
+/** How a test file makes lockers and holders with one kind of sessions. */
 export function enforcedHolders(sessions: NonNullable<PostgresLockerOptions["sessions"]>) {
   /** A locker in this process. */
   const enforced = (
@@ -56,15 +56,15 @@ export function instant(): bigint {
   return process.hrtime.bigint();
 }
 
-/** Tries as often as it can, so that the instant is no later than a round trip or two after the lock was free. */
+/** Tries as often as it can, so that the instant is at most a round trip or two after the lock became free. */
 export async function takeOver(locker: PostgresLocker, key: string): Promise<{ lock: Lock; at: bigint }> {
   const lock = await until(() => locker.tryAcquire(key, { ttl: "1m" }), { interval: 1, deadline: 15_000 });
   return { lock, at: instant() };
 }
 
 /**
- * Waits for the holder's end behind a proxy that is frozen. The link is cut only once it has stopped relying on the
- * lock by itself, so that what it then asks for need not wait. Returns how it knew.
+ * Waits for the holder's end behind a proxy that is frozen. The link is cut only once the holder has stopped relying on the lock by itself,
+ * so that its next statement doesn't have to wait. Returns how it knew.
  */
 export async function endUnheard(holder: Child, proxy: TcpProxy): Promise<ChildMessage> {
   const how = await holder.message(isAbort);
@@ -73,7 +73,7 @@ export async function endUnheard(holder: Child, proxy: TcpProxy): Promise<ChildM
   return how;
 }
 
-/** The last instant at which a holder said that it holds. */
+/** The last instant at which a holder said that it holds the lock. */
 export function lastBelief(holder: Child): bigint {
   const instants = holder.messages.flatMap(({ believed }) =>
     believed === undefined ? [] : [BigInt(String(believed))],
@@ -81,7 +81,7 @@ export function lastBelief(holder: Child): bigint {
   return instants.reduce((last, next) => (next > last ? next : last), 0n);
 }
 
-/** The holder relied on the lock, and for the last time before the next one had it. To be called when it has ended. */
+/** Asserts that the holder relied on the lock, for the last time before the next one had it. Call it when the holder has ended. */
 export function expectOrder(holder: Child, grantedAt: bigint): void {
   expect(lastBelief(holder)).toBeGreaterThan(0n);
   expect(lastBelief(holder)).toBeLessThan(grantedAt);

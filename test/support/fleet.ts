@@ -6,11 +6,11 @@ import { createLocker } from "./locker.ts";
 
 export interface FleetOptions extends Omit<PostgresLockerOptions, "pool" | "database" | "connectionString"> {
   readonly maxWaitingSessions?: number;
-  /** Of the pool that each locker has. Default: one connection. */
+  /** Options of each locker's pool. Default: one connection. */
   readonly poolConfig?: pg.PoolConfig;
 }
 
-/** Lockers as of many processes: each with a pool and sessions of its own. */
+/** Lockers as if in many processes: each with a pool and sessions of its own. */
 export class Fleet implements AsyncDisposable {
   readonly lockers: readonly PostgresLocker[];
 
@@ -26,7 +26,7 @@ export class Fleet implements AsyncDisposable {
       return createLocker({ pool, ...rest });
     };
     const fleet = new Fleet(Array.from({ length: count }, one));
-    // Not all at once: connecting is what a small machine is slowest at.
+    // Not all at once, because a small machine is slowest at connecting.
     const rows = [...fleet.lockers];
     const warm = async (): Promise<void> => {
       for (let locker = rows.pop(); locker; locker = rows.pop())
@@ -46,7 +46,7 @@ export class Fleet implements AsyncDisposable {
   }
 }
 
-/** A lock that somebody else has, by hand: a plain client, which tells nobody of anything. */
+/** A lock that somebody else holds, taken by hand with a plain client, which tells nobody anything. */
 export class HeldByHand implements AsyncDisposable {
   readonly key = uniqueKey();
   readonly id = lockId(0, this.key);
@@ -67,7 +67,7 @@ export class HeldByHand implements AsyncDisposable {
     await this.session.query("select pg_advisory_unlock_all()");
   }
 
-  /** Ends the session that has the lock, so that a test that fails keeps nobody waiting. */
+  /** Ends the session that holds the lock, so that a failed test keeps nobody waiting. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.session.end();
   }

@@ -1,7 +1,7 @@
 import type { AddressInfo } from "node:net";
 import { createServer } from "node:net";
 
-/** A port of this machine that nobody listened on a moment ago, for programs that can't say which one they were given. */
+/** A port of this machine on which nobody listened a moment ago, for programs that can't say which port they were given. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -4,16 +4,16 @@ import { POSTGRES_PACKAGE_VERSIONS, type PostgresMajor } from "../../src/testing
 
 declare module "vitest" {
   interface ProvidedContext {
-    /** The connection string of the run's one server, for a role that may create databases. */
+    /** The connection string of the run's one server, as a role that may create databases. */
     readonly serverUrl: string;
-    /** What PG_MAJOR asks for; tests that start servers of their own use it, too. */
+    /** The major version in PG_MAJOR; tests that start servers of their own use it too. */
     readonly postgresMajor: PostgresMajor;
   }
 }
 
 let server: PostgresServer | undefined;
 
-/** Starts one PostgreSQL for the whole run: of the major in PG_MAJOR (18 by default), or none when DATABASE_URL names one. */
+/** Starts one PostgreSQL for the whole run: the major version in PG_MAJOR (18 by default); none if DATABASE_URL names a server. */
 export async function setup(project: TestProject): Promise<void> {
   const major = requestedMajor();
   const { DATABASE_URL } = process.env;

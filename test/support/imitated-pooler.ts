@@ -1,15 +1,15 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 
-/** `K` of the server's greeting: BackendKeyData. `X`: Terminate. `Z`: ReadyForQuery, with the state of the transaction. */
+/** `K` in the server's greeting: BackendKeyData. `X`: Terminate. `Z`: ReadyForQuery, with the state of the transaction. */
 const [keyData, terminate, ready] = [0x4b, 0x58, 0x5a];
 const idle = 0x49;
-/** The last message of what is answered with one ReadyForQuery: Sync, or a simple Query. */
+/** The last message of those that are answered with one ReadyForQuery: Sync, or a simple Query. */
 const lastOfRequest = [0x53, 0x51];
 
 /**
- * What a pooler does to sessions, for machines that have none: it announces backends of its own invention, and gives each client
- * a session to itself, or all of them a single one, a transaction at a time. Needs a login without a password, and no TLS.
+ * Treats sessions as a pooler does, for machines without one: it announces backends that don't exist, and gives each client a session to
+ * itself, or all clients a single one, a transaction at a time. Needs a login without a password, and no TLS.
  */
 export class ImitatedPooler implements AsyncDisposable {
   readonly #target: URL;
@@ -101,7 +101,7 @@ class Backend {
   #greeting: Promise<Buffer> | undefined;
   #turn: Turn | undefined;
   #greeted: ((greeting: Buffer) => void) | undefined;
-  /** Whose transaction is open. */
+  /** The client whose transaction is open. */
   #owner: Socket | undefined;
   #received: Buffer = Buffer.alloc(0);
   #answered: Buffer[] = [];
@@ -110,7 +110,7 @@ class Backend {
     this.#socket = socket.on("data", (data) => this.#read(data));
   }
 
-  /** Whoever comes later is greeted as the first was. */
+  /** Later clients are greeted as the first one was. */
   greet(client: Socket, startup: Buffer, answer: (greeting: Buffer) => void): void {
     this.#greeting ??= new Promise((resolve) => {
       this.#greeted = resolve;
@@ -160,7 +160,7 @@ function announcing(greeting: Buffer, offset: number): Buffer {
   return Buffer.concat(messages);
 }
 
-/** Messages of a type, a length and a body. */
+/** Splits off messages, each of which has a type, a length and a body. */
 function split(data: Buffer): { messages: Buffer[]; rest: Buffer } {
   const messages: Buffer[] = [];
   let at = 0;

@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** A package of `test/packages/`, installed into a temporary folder, as a user has it: with pg-locker as built into `dist/`. */
+/** A package of `test/packages/`, installed into a temporary folder as a user would: with pg-locker as built into `dist/`. */
 export class InstalledPackage implements AsyncDisposable {
   readonly folder: string;
 
@@ -32,12 +32,12 @@ export class InstalledPackage implements AsyncDisposable {
     return new InstalledPackage(folder);
   }
 
-  /** What a module of its dependencies exports. */
+  /** The exports of a module of its dependencies. */
   require<T>(name: string): T {
     return createRequire(join(this.folder, "package.json"))(name) as T;
   }
 
-  /** @throws Error what the compiler says of any of its `*.ts` */
+  /** Compiles its TypeScript. @throws Error with the compiler's messages */
   async compile(): Promise<void> {
     const compiler = join(root, "node_modules/typescript/bin/tsc");
     await this.node([compiler, "-p", this.folder]).catch((error: { stdout: string }) => {
@@ -45,7 +45,7 @@ export class InstalledPackage implements AsyncDisposable {
     });
   }
 
-  /** Runs Node.js in its folder; rejects unless that ends well, within 60 s. */
+  /** Runs Node.js in its folder. Rejects unless that succeeds within 60 s. */
   async node(
     args: readonly string[],
     env: NodeJS.ProcessEnv = {},

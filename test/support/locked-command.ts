@@ -4,25 +4,25 @@ import { databaseUrl, holdersOf, uniqueKey } from "./database.ts";
 import { lives, tag } from "./tagged-processes.ts";
 import { until } from "./until.ts";
 
-/** The environment of a `pg-locker` of this test, on this file's database. */
+/** The environment of a `pg-locker` of this test, with this file's database. */
 export function onDatabase(env: CliOptions["env"] = {}): { env: NonNullable<CliOptions["env"]> } {
   return { env: { DATABASE_URL: databaseUrl(), ...tag(), ...env } };
 }
 
-/** `pg-locker run` around a shell script, which has begun. */
+/** A `pg-locker run` with a shell script that has begun. */
 export interface Locked extends AsyncDisposable {
   readonly key: string;
   readonly cli: CliChild;
-  /** The command's own, which is also the number of its group. */
+  /** The command's pid, which is also the number of its group. */
   readonly pid: number;
   readonly runner: number;
   /** Whether the command lives. */
   readonly lives: boolean;
-  /** Whether the server has its lock. */
+  /** Whether the server still has its lock. */
   isLocked(): Promise<boolean>;
 }
 
-/** Runs a shell script under a lock of its own, and waits until it has begun, and has set a trap that it begins with. */
+/** Runs a shell script under a lock of its own, and waits until it has begun and, if it begins with a trap, has set it. */
 export async function runLocked(
   script: string,
   options: { args?: readonly string[]; env?: CliOptions["env"]; key?: string } = {},
@@ -57,5 +57,5 @@ export async function runLocked(
   }
 }
 
-/** A shell script that does nothing until it is ended. What it starts ends within moments by itself. */
+/** A shell script that does nothing until it is ended. The processes that it starts end by themselves within moments. */
 export const idle = "while :; do sleep 0.1; done";

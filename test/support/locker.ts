@@ -6,9 +6,9 @@ import { isOverPostgresJs } from "./driver.ts";
 import { givenPools } from "./shown-postgres-js-pool.ts";
 
 /**
- * A locker, to be closed by the test: on a pool of its own on this file's database, unless it is told another way to the database.
+ * A locker, which the test has to close. It has a pool of its own on this file's database, unless it is given another way to a database.
  *
- * In the row `postgres-js` of vitest.config.ts it reaches the database of its pool over postgres.js.
+ * In the row `postgres-js` of vitest.config.ts, it connects to its pool's database with postgres.js.
  */
 export function createLocker(options: PostgresLockerOptions = {}): PostgresLocker {
   const { pool, ...rest } = options;
@@ -20,7 +20,7 @@ export function createLocker(options: PostgresLockerOptions = {}): PostgresLocke
   );
 }
 
-/** As the pool connects; the pool shows the connections as its own. */
+/** Connects as the pool does; the pool shows the connections as its own. */
 function sqlLike(pool: pg.Pool): postgres.Sql {
   const { options } = pool;
   const sql = postgres(options.connectionString ?? "", {

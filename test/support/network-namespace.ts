@@ -3,11 +3,11 @@ import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 
-/** A host of its own, as far as the network goes: it reaches one server, by a link that can vanish. Linux, as root. */
+/** A host of its own, as far as the network is concerned: it reaches one server, over a link that can vanish. Needs Linux and root. */
 export class NetworkNamespace implements AsyncDisposable {
-  /** The connection string of the server, as it is reached from within. */
+  /** The connection string of the server, as reached from inside. */
   readonly url: string;
-  /** What a command is to begin with to run within. */
+  /** The beginning of a command that runs inside. */
   readonly prefix: readonly string[];
   readonly #name: string;
   readonly #link: string;
@@ -38,12 +38,12 @@ export class NetworkNamespace implements AsyncDisposable {
     return linked;
   }
 
-  /** One that reaches the server of a connection string. */
+  /** Makes one that reaches the server of a connection string. */
   static async create(targetUrl: string): Promise<NetworkNamespace> {
     const target = new URL(targetUrl);
     const name = `pgl${randomBytes(3).toString("hex")}`;
     const [link, peer] = [`${name}h`, `${name}n`];
-    // A network of four addresses, of those that are for documentation and benchmarks (RFC 2544).
+    // A network of four addresses, from the range for documentation and benchmarks (RFC 2544).
     const [third = 0, fourth = 0] = randomBytes(2);
     const address = (host: number): string => `198.18.${third}.${(fourth & 0xfc) + host}`;
     for (const command of [
@@ -76,7 +76,7 @@ export class NetworkNamespace implements AsyncDisposable {
     return new NetworkNamespace({ name, link, url: target.href, relay, sockets });
   }
 
-  /** From now on every packet is lost, in both directions, and nobody is told. */
+  /** From now on, every packet is lost in both directions, and nobody is told. */
   vanish(): void {
     if (!succeeds("link", "del", this.#link)) throw new Error("the link is gone already");
   }

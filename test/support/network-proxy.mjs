@@ -74,7 +74,7 @@ export class TcpProxy {
       this.#forget(connection);
       const { client, server } = connection;
       client.resetAndDestroy();
-      // What still comes is read, so that its end is seen.
+      // The source is still read, so that its end is seen.
       server.removeAllListeners("data");
       server.resume();
       const end = () => {
@@ -128,7 +128,7 @@ export class TcpProxy {
   async refuse() {
     const listener = this.#listener;
     this.#listener = undefined;
-    // Its callback waits for every connection; that nobody is let in any more is so at once.
+    // Its callback waits for every connection, but from now on no new one is accepted.
     listener?.close();
   }
 

@@ -3,9 +3,9 @@ import { createPool } from "./database.ts";
 
 export interface ObservedPool {
   readonly pool: pg.Pool;
-  /** The clients that it made, in order. */
+  /** The clients that it has made, in order. */
   readonly clients: pg.PoolClient[];
-  /** The clients that it handed out, in order; one that comes again is there again. */
+  /** The clients that it has handed out, in order; a client that is handed out again is listed again. */
   readonly handedOut: pg.PoolClient[];
   /** The first argument of every `query()` on one of its clients: what is about to be sent. */
   readonly statements: unknown[];
@@ -18,7 +18,7 @@ export function clientsOf(pool: pg.Pool): Array<pg.PoolClient & { readonly proce
   return clients;
 }
 
-/** A pool on this file's database, with its clients and what is sent on them. */
+/** A pool on this file's database, with its clients and their statements. */
 export function observedPool(config: pg.PoolConfig = {}): ObservedPool {
   const pool = createPool(config);
   const clients: pg.PoolClient[] = [];

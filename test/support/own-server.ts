@@ -8,11 +8,11 @@ import { processesWith, tag } from "./tagged-processes.ts";
 import { until } from "./until.ts";
 
 /**
- * The folder that a user keeps the state of programs in, for one test, with no PostgreSQL in it yet. In the end nothing runs there,
- * nothing is left but the data, and then the folder is removed.
+ * A state folder of a user (`XDG_STATE_HOME`) for one test, without a PostgreSQL in it yet. At the end nothing may run there, nothing may
+ * be left but the data, and then the folder is removed.
  */
 export class UserState implements AsyncDisposable {
-  /** What `XDG_STATE_HOME` is. */
+  /** The value of `XDG_STATE_HOME`. */
   readonly home: string;
   readonly #account: CliOptions["account"];
 
@@ -21,9 +21,9 @@ export class UserState implements AsyncDisposable {
     this.#account = account;
   }
 
-  /** @param options.account the user, for root; default the current one */
+  /** @param options.account the user, if this process is root; default the current one */
   static async create({ account }: Pick<CliOptions, "account"> = {}): Promise<UserState> {
-    // A short name: that of a socket in it is to fit.
+    // A short name, because the path of a socket in it has to fit.
     const home = await mkdtemp(join(tmpdir(), "pgl-"));
     if (account) await chown(home, account.uid, account.gid);
     // Root's server runs as another account.
@@ -31,12 +31,12 @@ export class UserState implements AsyncDisposable {
     return new UserState(home, account);
   }
 
-  /** The folder in which `pg-locker` keeps what is its own. */
+  /** The folder of `pg-locker`'s own PostgreSQL in it. */
   get folder(): string {
     return join(this.home, "pg-locker");
   }
 
-  /** How to run `pg-locker` without a database, with variables on top. */
+  /** How to run `pg-locker` without a database, with these variables added. */
   options(env: CliOptions["env"] = {}): CliOptions {
     return {
       account: this.#account,
@@ -52,15 +52,15 @@ export class UserState implements AsyncDisposable {
     return CliChild.start(args, this.options(env));
   }
 
-  /** Has a command run under the lock of the key `k`, until its standard input ends. */
+  /** Runs a command under the lock of the key `k`, until its standard input ends. */
   async hold(env: CliOptions["env"] = {}): Promise<CliChild> {
     const holder = this.start(["run", "k", "--", "sh", "-c", "echo runs; exec cat"], env);
-    // The first one of a folder sets up a PostgreSQL.
+    // The first command in a folder sets up a PostgreSQL.
     await holder.says("runs", { deadline: 40_000 });
     return holder;
   }
 
-  /** What the keeper answers. */
+  /** The keeper's answer. */
   async status(): Promise<ServerStatus> {
     const visit = await Visit.open(join(this.folder, "keeper"));
     const answer = await visit?.ask({ wants: "status" }, { deadline: 10_000 });
@@ -69,12 +69,12 @@ export class UserState implements AsyncDisposable {
     return answer.status;
   }
 
-  /** Whatever runs there: commands, keepers, and PostgreSQL. */
+  /** All processes there: commands, keepers, and PostgreSQL. */
   processes(): { pid: number; command: string }[] {
     return processesWith(this.home);
   }
 
-  /** The postmasters that run there. */
+  /** The postmasters there. */
   servers(): number[] {
     return this.processes()
       .filter(({ command }) => command.includes(` -D ${this.folder}/`))

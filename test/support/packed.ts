@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
-/** Packs a copy of this repository that was never built, into `folder`. */
+/** Packs a copy of this repository that was never built into `folder`. */
 export async function packClone(folder: string): Promise<{ tarball: string; paths: string[] }> {
   const clone = join(folder, "clone");
   const made = new Set([".git", "coverage", "dist", "node_modules", "temp"]);
@@ -19,7 +19,7 @@ export async function packClone(folder: string): Promise<{ tarball: string; path
     { cwd: clone, shell: process.platform === "win32" },
   );
   await rm(clone, { recursive: true });
-  // npm 10 says a list of packages, npm 11 and later may say one by its name.
+  // npm 10 prints a list of packages; npm 11 and later may print one by its name.
   const [packed] = Object.values(
     JSON.parse(stdout) as Record<string, { filename: string; files: { path: string }[] }>,
   );

@@ -10,37 +10,37 @@ import { postgresAccount } from "../../src/testing/postgres/account.ts";
 import { until } from "./until.ts";
 
 export interface PgBouncerOptions {
-  /** The connection string of the server, with the user and the password that the pooler logs in with. */
+  /** The connection string of the server, with the user and the password with which the pooler logs in. */
   url: string;
   mode: "transaction" | "session" | "statement";
-  /** How many sessions the pooler keeps for a database. Default 20. */
+  /** How many sessions the pooler keeps for each database. Default 20. */
   poolSize?: number;
-  /** `max_prepared_statements`, if it {@link PgBouncer.prepares}. Default: as the pooler has it. */
+  /** `max_prepared_statements`, if it {@link PgBouncer.prepares}. Default: the pooler's own. */
   prepared?: number;
 }
 
-// Debian's folder for it is in root's PATH only.
+// Debian's folder for it is only in root's PATH.
 const FOLDERS = [...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin", "/usr/local/sbin"];
 const BINARY = FOLDERS.map((folder) => join(folder, "pgbouncer")).find((path) => existsSync(path));
 
 const [, MAJOR, MINOR] =
   /(\d+)\.(\d+)/.exec(BINARY ? spawnSync(BINARY, ["--version"], { encoding: "utf8" }).stdout : "") ?? [];
 
-// Standard input ends when this process does, a SIGKILL included; $$ is the pooler by then. A shell gives what it starts in the
-// background an empty standard input, hence 3.
+// Standard input ends when this process does, even by SIGKILL; $$ is then the pooler. A shell gives a command in the background an empty
+// standard input, hence descriptor 3.
 const SCRIPT = `
 exec 3<&0
 { read -r line <&3; kill -KILL $$ && rm -rf -- "$2"; } &
 exec "$1" "$2/pgbouncer.ini" </dev/null 3<&-
 `;
 
-/** A real PgBouncer on a free port of 127.0.0.1, in front of a server. It lets everybody in. */
+/** A real PgBouncer on a free port of 127.0.0.1, in front of a server. It accepts every client. */
 export class PgBouncer implements AsyncDisposable {
   /** Whether there is a `pgbouncer` on this machine. */
   static readonly installed = BINARY !== undefined;
-  /** Whether it follows prepared statements from one session to another, as from 1.21 on. */
+  /** Whether it follows prepared statements from one session to another, as PgBouncer 1.21 and later do. */
   static readonly prepares = Number(MAJOR) > 1 || (Number(MAJOR) === 1 && Number(MINOR) >= 21);
-  /** The connection string, by way of the pooler. */
+  /** The connection string for the server, through the pooler. */
   readonly url: string;
   readonly #directory: string;
   readonly #process: ChildProcess;
@@ -53,20 +53,20 @@ export class PgBouncer implements AsyncDisposable {
     this.#exited = once(child, "exit");
   }
 
-  /** @throws Error when it isn't installed, or lets nobody through within 10 s; with its log. Nothing is left behind then. */
+  /** @throws Error it isn't installed, or accepts nobody within 10 s; with its log. Then nothing is left behind. */
   static async start(options: PgBouncerOptions): Promise<PgBouncer> {
     if (BINARY === undefined) throw new Error("pgbouncer is not installed");
     const port = await freePort();
     const directory = await mkdtemp(join(tmpdir(), "pg-locker-pgbouncer-"));
     await writeFile(join(directory, "pgbouncer.ini"), configuration(options, port));
     const log = openSync(join(directory, "log"), "w");
-    // It refuses to run as root, as PostgreSQL does.
+    // Like PostgreSQL, it refuses to run as root.
     const account = postgresAccount();
     if (account) await chown(directory, account.uid, account.gid);
     const child = spawn("/bin/sh", ["-c", SCRIPT, "sh", BINARY, directory], {
       ...account,
       cwd: directory,
-      // A session of its own: Ctrl-C in a terminal must not end it under the tests that clean up.
+      // In a session of its own: Ctrl-C in a terminal must not end it while tests still clean up.
       detached: true,
       stdio: ["pipe", log, log],
     });
@@ -74,7 +74,7 @@ export class PgBouncer implements AsyncDisposable {
     const url = new URL(options.url);
     url.hostname = "127.0.0.1";
     url.port = String(port);
-    url.search = ""; // Such as sslmode, which is for the server.
+    url.search = ""; // Parameters such as sslmode are for the server.
     const bouncer = new PgBouncer(url.href, directory, child);
     try {
       await until(() => bouncer.#isReady(), { deadline: 10_000, what: "a connection through pgbouncer" });
@@ -86,7 +86,7 @@ export class PgBouncer implements AsyncDisposable {
     }
   }
 
-  /** Ends it at once, with every connection on both of its sides, and waits for its end. */
+  /** Ends it at once, with every connection on both sides, and waits for its end. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#process.kill("SIGKILL");
     await this.#exited;

@@ -2,17 +2,17 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 
-/** What a server wrote to its log in one go, with the lines that explain it (DETAIL, CONTEXT, STATEMENT) one by one. */
+/** One entry of a server's log, with the lines that explain it (DETAIL, CONTEXT, STATEMENT) one by one. */
 export interface LogEntry {
-  /** Of the process that wrote it. */
+  /** The pid of the process that wrote it. */
   readonly pid: number;
   readonly severity: string;
   readonly text: string;
 }
 
 /**
- * The log of a server of a test's own. An error is in it before its client is told, so that nothing is to be waited for: what is
- * not there when the answer is, was never written.
+ * The log of a test's own server. An error is logged before its client is told, so there is nothing to wait for: an entry that isn't there
+ * when the answer is was never written.
  */
 export class ServerLog {
   readonly #file: string;
@@ -22,12 +22,12 @@ export class ServerLog {
     this.#file = join(dirname(server.dataDirectory), "server.log");
   }
 
-  /** Forgets what was written until now. */
+  /** Forgets what was logged until now. */
   async mark(): Promise<void> {
     this.#from = (await readFile(this.#file, "utf8")).length;
   }
 
-  /** What was written since {@link mark}, or since the start of the server; by one process if `pid` names it. */
+  /** The entries since {@link mark}, or since the start of the server; those of one process if `pid` names it. */
   async entries(pid?: number): Promise<LogEntry[]> {
     const text = (await readFile(this.#file, "utf8")).slice(this.#from);
     const found: LogEntry[] = [];
@@ -41,7 +41,7 @@ export class ServerLog {
     return found;
   }
 
-  /** Of {@link entries} those that are errors or warnings. */
+  /** The {@link entries} that are errors or warnings. */
   async complaints(pid?: number): Promise<LogEntry[]> {
     const severities = ["WARNING", "ERROR", "FATAL", "PANIC"];
     return (await this.entries(pid)).filter(({ severity }) => severities.includes(severity));

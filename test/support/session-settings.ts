@@ -1,6 +1,6 @@
 import type pg from "pg";
 
-/** Parameters that the library sets on a session, or has to leave as they are, each with a value that is not its default. */
+/** Parameters that the library sets on a session, or must not change, each with a value that is not its default. */
 export const ownSettings = [
   ["idle_session_timeout", "600000"],
   ["tcp_keepalives_idle", "77"],
@@ -9,9 +9,9 @@ export const ownSettings = [
   ["tcp_user_timeout", "123456"],
 ] as const;
 
-/** What a session has set, times in milliseconds (those of TCP in their own units), and its `pid`. */
+/** The settings of a session, times in milliseconds (those of TCP in their own units), and its `pid`. */
 export async function sessionSettings(on: pg.Pool | pg.PoolClient): Promise<Record<string, unknown>> {
-  // `current_setting` shows some times with a unit; `setting` shows none of those of TCP.
+  // `current_setting` shows some times with a unit, and `setting` doesn't show those of TCP.
   const { rows } = await on.query<{ pid: number; all: Record<string, string> }>(
     `select pg_backend_pid() as pid,
             json_object_agg(name, case when name like 'tcp%' then current_setting(name) else setting end) as all

@@ -3,9 +3,9 @@ import { uniqueKey } from "./database.ts";
 import { createLocker } from "./locker.ts";
 import { until } from "./until.ts";
 
-// What the tests of many locks on one session are made of.
+// The building blocks for tests of many locks on one session.
 
-/** All at the same moment, each of a key of its own. */
+/** Acquires that many locks at the same moment, each with a key of its own. */
 export function acquireMany(
   locker: PostgresLocker,
   count: number,
@@ -19,7 +19,7 @@ export function sortedIds(some: readonly { readonly id: bigint }[]): bigint[] {
   return some.map(({ id }) => id).sort((a, b) => (a < b ? -1 : 1));
 }
 
-/** A lock that nobody refreshes: when it lapses, that many milliseconds have passed. */
+/** Waits for that many milliseconds: until a lock that nobody refreshes has lapsed. */
 export async function witnessOf(ttl: number): Promise<Lock> {
   const locker = createLocker({ sessions: "dedicated" });
   const lock = await locker.acquire(uniqueKey(), { ttl });
@@ -27,7 +27,7 @@ export async function witnessOf(ttl: number): Promise<Lock> {
   return lock;
 }
 
-/** Runs no timer and no callback for that many milliseconds. */
+/** Blocks the event loop for that many milliseconds: no timer and no callback runs. */
 export function blockFor(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }

@@ -1,12 +1,12 @@
 import type pg from "pg";
 import { PostgresJsPool as OwnPool } from "../../src/postgres/postgres-js-pool.ts";
 
-// In the place of the library's own pool over postgres.js: see vitest.config.ts.
+// Takes the place of the library's own pool over postgres.js: see vitest.config.ts.
 
-/** The pool that a test gave, by the `sql` that took its place. */
+/** The pool that a test gave, by the `sql` that replaced it. */
 export const givenPools = new WeakMap<object, pg.Pool>();
 
-/** Shows on the pool that a test gave what it does in the place of that: its connections are counted there, and told of. */
+/** Shows its connections on the pool that it replaces: they are counted there, and its events are emitted there. */
 export class PostgresJsPool extends OwnPool {
   readonly #given: pg.Pool | undefined;
 
@@ -36,7 +36,7 @@ export class PostgresJsPool extends OwnPool {
 
 const inPlaceOf = new WeakMap<pg.Pool, OwnPool[]>();
 
-/** Adds the connections of a pool to those that a given one counts. */
+/** Adds a pool's connections to those that a given pool counts. */
 function count(given: pg.Pool, own: OwnPool): void {
   const known = inPlaceOf.get(given);
   if (known !== undefined) {

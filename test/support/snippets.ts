@@ -6,7 +6,7 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /** A block of code of a page. */
 export interface Snippet {
-  /** What stands behind the three backticks, if anything: `ts`, or `ts title="cron.ts"`. */
+  /** The words after the three backticks, if any: `ts`, or `ts title="cron.ts"`. */
   readonly language: string;
   readonly title: string | undefined;
   /** The line of the page on which the block begins. */
@@ -14,7 +14,7 @@ export interface Snippet {
   readonly code: string;
 }
 
-/** The blocks of code of a page, by its path from the root of the repository. */
+/** The blocks of code in a page, which is given by its path from the root of the repository. */
 export async function snippetsOf(page: string): Promise<Snippet[]> {
   const text = await readFile(join(root, page), "utf8");
   return [...text.matchAll(/^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$/gms)].map((match) => ({

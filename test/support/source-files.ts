@@ -6,12 +6,12 @@ const root = new URL("../../src/", import.meta.url);
 
 /** One file of `src/`, as the tests about the source itself see it. */
 export interface SourceFile {
-  /** Below `src/`, with `/` on every platform, without `.ts`: `session`, `testing/index`. */
+  /** The path below `src/`, with `/` on every platform, without `.ts`: `session`, `testing/index`. */
   readonly room: string;
   readonly text: string;
-  /** The text with comments blanked out, line for line: an `@example` may say what code may not. */
+  /** The text with comments blanked out, line by line, because an `@example` may contain what code may not. */
   readonly code: string;
-  /** The rooms it imports from, by `import`, `export … from`, `import()` or a type import. */
+  /** The files that it imports from, by `import`, `export … from`, `import()` or a type import. */
   readonly imports: readonly string[];
 }
 
@@ -19,11 +19,11 @@ export interface SourceFile {
 export interface Declaration {
   readonly name: string;
   readonly isExported: boolean;
-  /** An interface, a type or a class: what is one to the reader of another file. */
+  /** Whether it is an interface, a type or a class. */
   readonly isType: boolean;
 }
 
-/** What a file declares at its top level. A re-export declares nothing. */
+/** The names that a file declares at its top level. A re-export declares nothing. */
 export function declarationsIn({ text }: SourceFile): Declaration[] {
   return parseAst(text, { lang: "ts" }).body.flatMap((statement) => {
     const isExported = statement.type === "ExportNamedDeclaration";
@@ -50,7 +50,7 @@ export function sourceFiles(): SourceFile[] {
     .map((path) => sourceFile(path, readFileSync(new URL(path, root), "utf8")));
 }
 
-/** What `text` would be as `src/<path>`. */
+/** The file that `text` would be as `src/<path>`. */
 export function sourceFile(path: string, text: string): SourceFile {
   const room = path.replace(/\.ts$/, "");
   const code = withoutComments(text);
@@ -58,7 +58,7 @@ export function sourceFile(path: string, text: string): SourceFile {
 }
 
 function withoutComments(text: string): string {
-  // A comment starts a line or follows a blank, which a glob or an address within a string does not.
+  // A comment begins at the start of a line or after a space, unlike a glob or an address within a string.
   return text
     .replace(/(?<=^|\s)\/\*[\s\S]*?\*\//gm, (comment) => comment.replace(/[^\n]/g, ""))
     .replace(/(^|\s)\/\/.*$/gm, "$1");

@@ -1,11 +1,11 @@
 /**
- * The text of the string literals of a TypeScript source, each with a `$` in the place of what is filled in; also of those that stand
- * within what is filled in.
+ * The text of the string literals of a TypeScript source, each with a `$` in the place of an interpolated part; also of literals within
+ * such a part.
  */
 export function textsOf(code: string): string[] {
   const texts: string[] = [];
   let at = 0;
-  /** Up to the end, or to the brace that ends what is filled in. */
+  /** Reads up to the end, or to the brace that ends an interpolated part. */
   const read = (isFilledIn: boolean): void => {
     for (let depth = 0; at < code.length; ) {
       const character = code[at];
@@ -49,11 +49,11 @@ export function textsOf(code: string): string[] {
 }
 
 /**
- * What a statement leaves to `search_path`: operators, types of casts, and the forms of the grammar that look an operator up by its
- * name (https://www.postgresql.org/docs/current/sql-expressions.html#SQL-EXPRESSIONS-OPERATOR-CALLS).
+ * The names in a statement that are left to `search_path`: operators, types of casts, and the forms of the grammar that look an operator up
+ * by its name (https://www.postgresql.org/docs/current/sql-expressions.html#SQL-EXPRESSIONS-OPERATOR-CALLS).
  */
 export function unqualifiedIn(sql: string): string[] {
-  // What a literal says is neither, and `count(*)` multiplies nothing.
+  // Neither the text of a literal nor the `*` of `count(*)` is an operator.
   const bare = sql.replace(/E?'(?:[^']|'')*'/g, "''").replace(/\(\*\)/g, "()");
   return [
     ...bare.replace(/operator\(pg_catalog\.[^\s)]+\)/g, "").matchAll(operators),

@@ -4,12 +4,12 @@ import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { afterEach, beforeEach } from "vitest";
 import { until } from "./until.ts";
 
-// Importing this file makes each test end with none of the processes that got `tag()` in their environment, from whomever they
-// have it: `pg-locker`, what it starts, and what that starts in turn.
+// Importing this file makes each test fail if any process with `tag()` in its environment is left at its end, however it got it:
+// `pg-locker`, what it starts, and what that starts in turn.
 
 let current = "";
 
-/** A variable for the environment of whatever the test starts. */
+/** A variable for the environment of everything that the test starts. */
 export function tag(): Readonly<Record<string, string>> {
   return { PG_LOCKER_TEST_TAG: current };
 }
@@ -45,7 +45,7 @@ function fromProc(text: string): { pid: number; command: string }[] {
       if (!all.some((each) => each.includes(text))) return [];
       return [{ pid: Number(pid), command: args.replaceAll("\0", " ").trim() }];
     } catch {
-      return []; // It has ended, or is another user's.
+      return []; // It has ended, or belongs to another user.
     }
   });
 }
@@ -63,13 +63,13 @@ export function isStopped(pid: number): boolean {
   return stateOf(pid) === "T";
 }
 
-/** Whether a process lives. One that has ended, and that nobody has asked about yet, does not. */
+/** Whether a process still runs. A process that has ended but was not reaped does not. */
 export function lives(pid: number): boolean {
   const state = stateOf(pid);
   return state !== undefined && state !== "Z" && state !== "X";
 }
 
-/** The state of a process in one letter, as `ps` and Linux say it; `undefined` if there is none. */
+/** The state of a process as a letter, as `ps` and Linux show it; `undefined` if there is no such process. */
 function stateOf(pid: number): string | undefined {
   if (existsSync("/proc/self/stat")) {
     try {
@@ -79,7 +79,7 @@ function stateOf(pid: number): string | undefined {
       return undefined;
     }
   }
-  // It fails if there is no such process.
+  // `ps` fails if there is no such process.
   const { stdout } = spawnSync("ps", ["-o", "state=", "-p", String(pid)], { encoding: "utf8" });
   return stdout.trim().charAt(0) || undefined;
 }

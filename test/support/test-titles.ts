@@ -1,16 +1,16 @@
 import { parseAst } from "rolldown/parseAst";
 
-/** A title of a `test` or a `describe` in the text of a test file, as it stands there: with `%s`, and `${}` for what is filled in. */
+/** The title of a `test` or a `describe` as written in a test file: with `%s`, and with `${}` in the place of an interpolated part. */
 export interface TestTitle {
   readonly kind: "test" | "describe";
   readonly title: string;
   /** The titles of the groups around it, outermost first. */
   readonly groups: readonly string[];
-  /** The line that it is on, from 1. */
+  /** Its line in the file, from 1. */
   readonly line: number;
 }
 
-/** Every title in the text of a test file, in its order. */
+/** All titles in the text of a test file, in order. */
 export function titlesOf(text: string): TestTitle[] {
   const found: TestTitle[] = [];
   const visit = (node: unknown, groups: readonly string[]): void => {
@@ -25,7 +25,7 @@ export function titlesOf(text: string): TestTitle[] {
   return found;
 }
 
-/** A pattern for the full names of a test's runs: its title after those of its groups, with anything for what is filled in. */
+/** A pattern for a test's full name: the titles of its groups and its own, in which an interpolated part matches anything. */
 export function fullNameOf({ groups, title }: TestTitle): RegExp {
   const parts = [...groups, title].join(" ").split(/%[sidfjo]|\$\w+|\$\{\}/);
   const literal = parts.map((part) => part.replaceAll("%%", "%").replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
@@ -51,7 +51,7 @@ function titleOf(node: Node, groups: readonly string[], text: string): TestTitle
   return { kind, title, groups, line: text.slice(0, call.arguments[0]?.start).split("\n").length };
 }
 
-/** The name that a callee begins with: `test` of `test`, `test.each(rows)` and `test.skipIf(no).each(rows)`. */
+/** The name at the beginning of a callee: `test` in `test`, `test.each(rows)` and `test.skipIf(no).each(rows)`. */
 function nameOf(callee: unknown): string | undefined {
   if (!isNode(callee)) return undefined;
   if (callee.type === "Identifier") return (callee as Node & { readonly name: string }).name;

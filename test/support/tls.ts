@@ -5,10 +5,10 @@ import pg from "pg";
 import type { PostgresServer } from "../../src/testing/index.ts";
 import { until } from "./until.ts";
 
-/** What makes the certificates. */
+/** The program that makes the certificates. */
 export const hasOpenssl = spawnSync("openssl", ["version"]).error === undefined;
 
-/** Has a server speak TLS, with a certificate of `localhost` made for the occasion, and resolves when it does. */
+/** Has a server use TLS, with a new certificate for `localhost`. Resolves when it does. */
 export async function turnOnTls(
   server: PostgresServer,
   admin: pg.Client,

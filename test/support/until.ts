@@ -5,7 +5,7 @@ export interface UntilOptions {
   deadline?: number;
   /** Milliseconds between two polls. Default 10. */
   interval?: number;
-  /** What is waited for; in the error. */
+  /** What is waited for, for the error. */
   what?: string;
 }
 

@@ -1,11 +1,11 @@
 import { beforeEach } from "vitest";
 import { connect } from "./database.ts";
 
-// A table that functions write into under a lock, to see what was committed.
+// A table into which functions write under a lock, to show what was committed.
 
 export const write = "insert into written values ($1)";
 
-/** Has the table there, and empty, before each test of a file. */
+/** Creates the table, or empties it, before each test of a file. */
 export function emptyWrittenTable(): void {
   beforeEach(async () => {
     const client = await connect();
@@ -14,7 +14,7 @@ export function emptyWrittenTable(): void {
   });
 }
 
-/** What is in the table, sorted. */
+/** The rows of the table, sorted. */
 export async function written(): Promise<string[]> {
   const client = await connect();
   const { rows } = await client.query<{ what: string }>("select what from written order by what");

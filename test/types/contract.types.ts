@@ -38,7 +38,7 @@ export async function transactionsCompile(postgres: PostgresLocker, client: Pool
   return rows;
 }
 
-/** As production code is typed, for either of the two. */
+/** A function as in production code, which takes either locker. */
 export class Invoices {
   readonly #locker: TransactionLocker;
 

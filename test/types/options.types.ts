@@ -45,7 +45,7 @@ export async function scopesCompile(client: pg.Client, pooled: pg.PoolClient): P
   const held: boolean = await locker.withLocks(["a", Buffer.of(255)], (locks) => locks.held);
   const group = await locker.tryAcquireAll(["a"]);
   const until: Date | undefined = group?.expiresAt;
-  // The arguments of the function are those of its key, and what it returns comes as a promise.
+  // The function takes the arguments of its key's function, and its result comes as a promise.
   const add = locker.wrapWithLock(
     (account: string) => `account:${account}`,
     (account: string, amount: number) => account.length + amount,

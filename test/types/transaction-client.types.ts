@@ -3,7 +3,7 @@ import type { Client, PoolClient } from "pg";
 import type { PostgresLocker, TransactionClient } from "../../src/index.ts";
 
 declare const locker: PostgresLocker;
-/** As ORMs have it: a statement, its values, and rows by the names of their columns. */
+/** A client as ORMs have it: a statement, its values, and rows by the names of their columns. */
 declare const orm: {
   run(sql: string, parameters?: readonly unknown[]): Promise<Array<Record<string, unknown>>>;
 };

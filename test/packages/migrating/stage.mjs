@@ -1,4 +1,4 @@
-// Takes the lock of KEY so many times, as a page's module has it, and looks whether anybody else is inside meanwhile.
+// Takes the lock of KEY as many times as TIMES says, with the module of a page, and checks that nobody else is inside at the same time.
 // stage.mjs MODULE before|both|after TIMES
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
@@ -9,7 +9,7 @@ const client = new pg.Client({ connectionString: process.env.DATABASE_URL });
 await client.connect();
 for (let i = 0; i < Number(times); i += 1) {
   await run(process.env.KEY, async () => {
-    // A second one that is inside is a duplicate key.
+    // A second holder that is inside fails with a duplicate key.
     await client.query("insert into inside values ($1, $2)", [process.env.KEY, stage]);
     await delay(10);
     await client.query("delete from inside where key = $1", [process.env.KEY]);

@@ -57,7 +57,7 @@ export function openOnPostgresJs(url: string): Orm {
   };
 }
 
-/** Drizzle on the client of the locker's own transaction, in which its `transaction` sends a `begin` and a `commit` of its own. */
+/** Drizzle on the client of the locker's own transaction. Its `transaction` sends a `begin` and a `commit` of its own there. */
 export async function nestedInTheLockers(locker: PostgresLocker, key: string): Promise<void> {
   await locker.withTransaction(key, async (client: pg.PoolClient) => {
     const db = drizzle({ client });
@@ -66,7 +66,7 @@ export async function nestedInTheLockers(locker: PostgresLocker, key: string): P
   });
 }
 
-/** Drizzle on the client of the locker's own transaction, as it is meant to be used. */
+/** Drizzle on the client of the locker's own transaction, as intended. */
 export async function inTheLockers(locker: PostgresLocker, key: string): Promise<void> {
   await locker.withTransaction(key, async (client: pg.PoolClient) => {
     await drizzle({ client }).insert(written).values({ what: "outer" });

@@ -51,7 +51,7 @@ export function open(url: string): Orm {
   };
 }
 
-/** Those that the caller commits. */
+/** Transactions that the caller commits. */
 export function openControlled(url: string): Orm {
   const db = database(url);
   const opened = (trx: ControlledTransaction<Database, string[]>): OpenTransaction => ({

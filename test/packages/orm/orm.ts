@@ -1,26 +1,26 @@
-/** As `pg-locker` has it; written out, so that this file needs none installed. */
+/** The interface as in `pg-locker`, written out here, so that this file doesn't need the package installed. */
 export interface TransactionClient {
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
 }
 
-/** What the tests ask of each ORM, on a table `written (what text primary key)`. */
+/** What the tests need of each ORM, with a table `written (what text primary key)`. */
 export interface Orm {
   readonly name: string;
-  /** Runs `run` in a transaction of the ORM's. */
+  /** Runs `run` in a transaction of the ORM. */
   transaction(run: (transaction: OpenTransaction) => Promise<void>): Promise<void>;
-  /** What somebody may pass by mistake; each throws. */
+  /** Arguments that somebody may pass by mistake; each throws. */
   readonly mistakes: Readonly<Record<string, () => TransactionClient>>;
   end(): Promise<void>;
 }
 
 export interface OpenTransaction {
-  /** As a user makes it: with no cast. */
+  /** Makes the adapter as a user does, without a cast. */
   readonly client: TransactionClient;
-  /** Makes it once more. */
+  /** Makes the adapter once more. */
   again(): TransactionClient;
   write(what: string): Promise<unknown>;
-  /** Runs `run` in a savepoint, or whatever the ORM makes of a transaction in a transaction. */
+  /** Runs `run` in a savepoint, or whatever the ORM uses for a nested transaction. */
   nested(run: (transaction: OpenTransaction) => Promise<void>): Promise<void>;
-  /** Ends the transaction before its time, as far as the ORM lets somebody. */
+  /** Ends the transaction too early, as far as the ORM lets a caller do so. */
   commitEarly(): Promise<unknown>;
 }

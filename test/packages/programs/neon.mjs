@@ -1,4 +1,4 @@
-// Holds locks with the pool of @neondatabase/serverless, whose driver speaks through a WebSocket, as Neon's proxy takes it.
+// Holds locks with the pool of @neondatabase/serverless, whose driver uses a WebSocket, as Neon's proxy expects.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import net from "node:net";

@@ -1,4 +1,4 @@
-// Holds locks with a driver that OpenTelemetry's agent has patched, and finds what it traced.
+// Holds locks with a driver that OpenTelemetry's agent has patched, and checks the traces.
 const assert = require("node:assert/strict");
 const { registerInstrumentations } = require("@opentelemetry/instrumentation");
 const { PgInstrumentation } = require("@opentelemetry/instrumentation-pg");

@@ -1,4 +1,4 @@
-// What the library does, in twelve steps, on whichever runtime runs this: each throws if it isn't so. Ends by itself.
+// Uses the library in twelve steps, on the runtime that runs this. Each step throws if it fails. The program ends by itself.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { setTimeout as delay } from "node:timers/promises";

@@ -5,14 +5,14 @@ const endsLocks = "close ends every lock, and their handles say so";
 const nothing = "after close nothing is granted, and a second close is quiet";
 const drains = "close with a drain lets the work under a lock end, and nothing new begin";
 
-/** A second locker on the store of the first, which leaves that open. */
+/** A second locker on the store of the first, whose `close` leaves the store open. */
 function onSameStore(sound: MemoryLocker): Locker {
   const close = async (): Promise<void> => {};
-  // Its methods are its own, and may be called without it.
+  // Its methods are own properties, and can be called without `this`.
   return { ...sound, close, [Symbol.asyncDispose]: close } as unknown as Locker;
 }
 
-/** Of the end of a locker, and of two lockers on one store. */
+/** Mutants for the end of a locker, and for two lockers on one store. */
 export const closeMutants: readonly Mutant[] = [
   mutant("close does nothing", endsLocks, () => ({ close: async () => {} })),
   mutantLock("a handle holds on after close", endsLocks, () => ({ held: true })),

@@ -4,7 +4,7 @@ import { handle, type Mutant, mutant, mutantLock, type Sound } from "./mutant.ts
 const lapses = "a lock that lapses aborts its signal, and is not held";
 const refreshOfLapsed = "the refresh of a lapsed lock says so";
 
-/** Of the TTL. */
+/** Mutants for the TTL. */
 export const expiryMutants: readonly Mutant[] = [
   mutantLock("a refresh changes nothing", "a refresh outlives the first TTL", () => ({
     refresh: async () => {},
@@ -115,7 +115,7 @@ export const expiryMutants: readonly Mutant[] = [
   ),
 ];
 
-/** Keeps what has lapsed for ever, whatever its holder does. */
+/** Keeps a lapsed lock for ever, whatever its holder does. */
 function keeper(does: string, caughtBy: string): Mutant {
   const change = (sound: Sound): Partial<Locker> => ({
     acquire: async (key, options) => {

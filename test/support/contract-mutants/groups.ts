@@ -9,7 +9,7 @@ const misused = "acquireAll of no key, or of one key twice, is refused";
 const firstLost = "the signal of a group aborts with the first of its locks that is lost";
 const aborted = "an acquireAll that is aborted holds nothing";
 
-/** A group as a hasty author would make it. */
+/** A group of locks as a careless author would write it. */
 function groupOf(locks: readonly Lock[], more: Partial<LockGroup> = {}): LockGroup {
   const first = new AbortController();
   for (const { signal } of locks) signal.addEventListener("abort", () => first.abort(signal.reason));
@@ -46,7 +46,7 @@ const changed = (does: string, caughtBy: string, change: (group: LockGroup) => P
     },
   }));
 
-/** Takes one key after the other, and on failure does what it is told to do with those it has. */
+/** Takes one key after the other; on failure, does what it is told with the locks that it has. */
 const oneByOne = (
   does: string,
   caughtBy: string,
@@ -77,7 +77,7 @@ const oneByOne = (
     },
   }));
 
-/** Of several locks. */
+/** Mutants for several locks. */
 export const groupMutants: readonly Mutant[] = [
   changed("the locks of a group are in the order of their keys", takes, ({ locks }) => ({
     locks: [...locks].sort((a, b) => (a.key < b.key ? -1 : 1)),

@@ -10,7 +10,7 @@ const badRefresh = "a refresh with a TTL of zero or less is refused, and the loc
 const tokens = "fencing tokens grow from each holder of a key to the next, and are there only if asked for";
 const aborted = "an aborted signal rejects with its own reason, and the key stays free";
 
-/** Grants by a rule of its own: who may come in beside whom. */
+/** Grants locks by its own rule: who may hold one beside whom. */
 function modes(forbids: (wanted: string, held: readonly string[]) => boolean, does: string): Mutant {
   return mutant(does, shared, (sound) => {
     const held = new Map<LockKey, string[]>();
@@ -36,7 +36,7 @@ function modes(forbids: (wanted: string, held: readonly string[]) => boolean, do
   });
 }
 
-/** Of locks that are taken and given back. */
+/** Mutants for acquiring and releasing locks. */
 export const lockMutants: readonly Mutant[] = [
   mutantLock("a second release is fine", released, (lock) => ({
     release: () => (lock.held ? lock.release() : Promise.resolve()),

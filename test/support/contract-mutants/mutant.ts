@@ -9,20 +9,20 @@ import type { LockerFixture } from "../../../src/testing/contract/fixture.ts";
 
 /** A locker that breaks one promise. */
 export interface Mutant {
-  /** What it does wrong. */
+  /** Its defect. */
   readonly does: string;
-  /** The case of the contract that it doesn't keep. */
+  /** The case of the contract that it fails. */
   readonly caughtBy: string;
   create(): Made;
 }
 
 /** What a case is run on. */
 export interface Made extends LockerFixture {
-  /** Ends what is really there, whatever the mutant's own `close` does. */
+  /** Ends the real locker, whatever the mutant's own `close` does. */
   end(): Promise<void>;
 }
 
-/** What a mutant throws that is to throw. */
+/** The error of a mutant that throws. */
 export class Broken extends Error {}
 
 const methods = ["acquire", "tryAcquire", "acquireAll", "withLock", "tryWithLock", "ping", "close"] as const;
@@ -34,7 +34,7 @@ export interface MutantOptions extends Pick<MemoryLockerOptions, "ttlEnforcement
   readonly another?: (locker: MemoryLocker) => Locker;
 }
 
-/** Puts other methods in the place of a `MemoryLocker`'s. */
+/** Replaces methods of a `MemoryLocker`. */
 export function mutant(
   does: string,
   caughtBy: string,
@@ -52,7 +52,7 @@ export function mutant(
       const method = locker[name] as (...given: unknown[]) => Promise<unknown>;
       const heard = function (this: unknown, ...given: unknown[]): Promise<unknown> {
         const answer = method.apply(this, given);
-        // A case that has failed already looks at no other answer.
+        // A case that has already failed looks at no other answer.
         answer.catch(() => {});
         return answer;
       };
@@ -69,7 +69,7 @@ export function mutant(
   return { does, caughtBy, create };
 }
 
-/** What a locker builds on its `acquire`, on that of the mutant. */
+/** The methods that a locker builds on its `acquire`, built on the mutant's. */
 function builtOn(locker: MemoryLocker): Pick<Locker, "tryAcquire" | "withLock"> {
   return {
     tryAcquire: (key, options) =>
@@ -84,7 +84,7 @@ function builtOn(locker: MemoryLocker): Pick<Locker, "tryAcquire" | "withLock"> 
   };
 }
 
-/** Changes what `acquire` hands out, and so what all methods do but `acquireAll`. */
+/** Changes what `acquire` returns, and so what all methods except `acquireAll` return. */
 export function mutantLock(
   does: string,
   caughtBy: string,

@@ -14,7 +14,7 @@ const lapsing = "withLock rejects as soon as its lock lapses, whatever its funct
 
 const noLock = {} as Lock;
 
-/** Runs the function under the lock, as a hasty author would. */
+/** Runs the function under the lock, as a careless author would write it. */
 async function under<T>(lock: Lock, fn: (lock: Lock) => T | Promise<T>): Promise<T> {
   try {
     return await fn(lock);
@@ -31,7 +31,7 @@ const tryWithLock = (
   change: (sound: Sound) => Locker["tryWithLock"],
 ): Mutant => mutant(does, caughtBy, (sound) => ({ tryWithLock: change(sound) }));
 
-/** Of functions that run under a lock. */
+/** Mutants for functions that run under a lock. */
 export const scopeMutants: readonly Mutant[] = [
   withLock("withLock resolves with nothing", answers, (sound) => async (key, fn, options) => {
     await sound.withLock(key, fn, options);

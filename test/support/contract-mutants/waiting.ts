@@ -9,7 +9,7 @@ const readers = "waiting readers are let in together, and a writer that waits is
 const around = "a wait inside withLock for the same key is not waited";
 const noWait = ({ wait: _, ...options }: AcquireOptions = {}) => options;
 
-/** Of waiting. */
+/** Mutants for waiting. */
 export const waitingMutants: readonly Mutant[] = [
   mutant("nobody waits", released, (sound) => ({
     acquire: (key, options) => sound.acquire(key, noWait(options)),

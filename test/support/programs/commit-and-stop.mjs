@@ -1,5 +1,5 @@
-// Writes one row in a transaction under the lock of its argument, stops itself when the commit has been sent, and tells what became
-// of it when it is let go on.
+// Writes one row in a transaction under the lock of its argument, stops itself when the commit has been sent, and, when it is continued,
+// says what became of the commit.
 import { Socket } from "node:net";
 import { PostgresLocker } from "../../../dist/index.js";
 import { reach } from "./driver.mjs";

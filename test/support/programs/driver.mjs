@@ -1,4 +1,4 @@
-// The driver of a test's row, for its programs: node-postgres, or what DRIVER says. See vitest.config.ts.
+// The driver for the programs of tests: node-postgres, or the one that DRIVER names. See vitest.config.ts.
 const url = process.env.DATABASE_URL;
 const isOverPostgresJs = process.env.DRIVER === "postgres.js";
 
@@ -8,7 +8,7 @@ async function sqlOf(settings) {
   return postgres(url, { onnotice: () => {}, ...settings });
 }
 
-/** What a locker is told of how to reach the database, and what ends that. */
+/** The options by which a locker reaches the database, and a function that ends what they hold. */
 export async function reach({ max = 10 } = {}) {
   if (isOverPostgresJs) return { way: { sql: await sqlOf({ max }) }, end: async () => {} };
   const { default: pg } = await import("pg");
@@ -16,7 +16,7 @@ export async function reach({ max = 10 } = {}) {
   return { way: { pool }, end: () => pool.end() };
 }
 
-/** As {@link reach}, for a locker whose connections are its own with either driver. */
+/** Does the same as {@link reach}, for a locker that makes its own connections with either driver. */
 export async function reachByItself() {
   return isOverPostgresJs ? { sql: await sqlOf() } : { connectionString: url };
 }

@@ -1,5 +1,5 @@
-// Does what its first argument says, and then nothing more: whether the process ends by itself is what is to be seen. Says what it has
-// done, and { closed } with the milliseconds that close() took.
+// Does what its first argument says, and then nothing more, to show whether the process ends by itself. Says what it has done, and { closed
+// } with the milliseconds that close() took.
 import { PostgresLocker } from "../../../dist/index.js";
 import { reachByItself } from "./driver.mjs";
 

@@ -1,6 +1,7 @@
-// Takes the lock of an id as a service does that uses the Go package: `with-lock` waits in the server, in a transaction, as its
-// WithLock; `acquire` tries, and tries again after a pause that grows, as its polling adapter does around Acquire. Under the lock it
-// writes its name down (ENTER and LEAVE, of test/support/turns.ts), and works for so many milliseconds. It takes so many turns, or goes on for ever.
+// Takes the lock of an id as a service with the Go package does. `with-lock` waits in the server, in a transaction, as its WithLock does.
+// `acquire` tries, and tries again after a growing pause, as its polling adapter does around Acquire. Under the lock it writes its name
+// down (ENTER and LEAVE, of test/support/turns.ts), and works for the given milliseconds. It takes the given number of turns, or goes on
+// for ever.
 //
 // Says { refused } at the first try that is refused, { turn } under the lock, { released } after it. A line of its standard input
 // is the cancellation of the context: WithLock's transaction is rolled back, whatever its function does; a Release after it
@@ -30,7 +31,7 @@ async function withLock(turn) {
   await underLock(turn);
   if (context.signal.aborted) {
     await connection.query("rollback");
-    say({ released: true }); // And its function still runs.
+    say({ released: true }); // While its function still runs.
     await new Promise(() => {});
   }
   await pool.query(leave, [id]);

@@ -1,5 +1,5 @@
-// Takes the lock of its first argument for at least as long as its second says, releases it at once, says so, and has nothing else to do. At its end it says how
-// long after the grant that is.
+// Takes the lock of its first argument for at least as long as its second one says, releases it at once, says so, and does nothing more. At
+// its end it says how long after the grant that is.
 import { PostgresLocker } from "../../../dist/index.js";
 
 const say = (message) => console.log(JSON.stringify(message));

@@ -1,6 +1,6 @@
-// Takes the key of its first argument under a TTL that the server enforces, with the options of its second one (as JSON), and
-// writes down when it relied on the lock: the clock is read before the question, so a line is no later than that moment.
-// All instants are those of `process.hrtime.bigint()`, which every process of the machine shares.
+// Takes the key of its first argument with a TTL that the server enforces and the options of its second argument (JSON), and writes down
+// when it relied on the lock. The clock is read before the question, so a line is never later than that moment. All instants are of
+// `process.hrtime.bigint()`, which every process of the machine shares.
 //
 // Says { ready } when it has been connected, and does what the lines of its standard input say, each a command with its value:
 //   { acquire } · { block: ms } blocks the event loop · { poll } asks in a synchronous loop until the lock isn't held ·
@@ -67,7 +67,7 @@ function believes() {
   return held;
 }
 
-/** Says how the lock is now, first without an await, and then what becomes of what is asked of it. */
+/** Says whether the lock is held, first without an await, and then what its operations do. */
 async function end(timersBefore = timersRun) {
   clearInterval(sampler);
   const { held, expired } = lock;
@@ -100,6 +100,6 @@ createInterface({ input: process.stdin }).on("line", async (line) => {
     }
   }
 });
-// What a locker does once, with its first lock, is done.
+// Does what a locker does once, with its first lock.
 await (await locker.acquire(`${key}:before:${process.pid}`)).release();
 say({ ready: true });

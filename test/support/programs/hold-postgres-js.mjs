@@ -1,5 +1,5 @@
-// Takes the lock of the key in its argument over postgres.js, and tells what becomes of it; a transaction of the other key is at a
-// statement meanwhile. Ends by itself when it is told to.
+// Takes the lock of the key in its argument over postgres.js, and says what becomes of it. Meanwhile a transaction under the other key runs
+// a statement. Ends by itself when it is told to.
 import postgres from "postgres";
 import { PostgresLocker } from "../../../dist/index.js";
 

@@ -1,5 +1,5 @@
-// Takes the lock of the key in its argument, on a pool that has no error listener of the application's, and tells what becomes
-// of it. With the argument `release`, it gives the lock back at once, and its session lies idle in the pool.
+// Takes the lock of the key in its argument, on a pool without an error listener of the application's, and says what becomes of it. With
+// the argument `release`, it releases the lock at once, and its session is idle in the pool.
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
 

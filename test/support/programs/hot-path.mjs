@@ -1,4 +1,4 @@
-// Counts what an acquire and a release cost in the process. LIBRARY: the library, a file for each module.
+// Counts what an acquire and a release cost in the process. LIBRARY: the library, with one file for each module.
 import { Session } from "node:inspector/promises";
 import pg from "pg";
 
@@ -24,7 +24,7 @@ async function entered() {
   for (const { url, functions: each } of result) {
     if (!url.startsWith(new URL(".", process.env.LIBRARY).href)) continue;
     for (const { functionName, ranges } of each) {
-      // What V8 makes of a class's fields is no function of the source.
+      // V8's initializers for a class's fields are no functions of the source.
       if (functionName === "<instance_members_initializer>" || ranges[0].count === 0) continue;
       functions += ranges[0].count;
       files.add(url);
@@ -56,10 +56,10 @@ const { profile } = await inspector.post("HeapProfiler.stopSampling");
 const sizeOf = ({ selfSize, children }) => children.reduce((sum, child) => sum + sizeOf(child), selfSize);
 const bytes = Math.round(sizeOf(profile.head) / 30_000);
 
-/** Bytes that each of what is made stays in memory with. */
+/** How many bytes stay in memory for each call of `make`. */
 async function keptBytes(make) {
   const used = async () => {
-    // What has just been answered may still be on its way.
+    // What has just been answered may still be under way.
     await new Promise((resolve) => setTimeout(resolve, 100));
     await inspector.post("HeapProfiler.collectGarbage");
     return process.memoryUsage().heapUsed;

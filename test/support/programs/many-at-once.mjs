@@ -1,5 +1,5 @@
-// Takes as many locks as its argument says at once, gives them all back at once, and says how long each took how long the calls
-// alone, and for how long the event loop was blocked in that time, in milliseconds.
+// Takes as many locks at once as its argument says, and releases them at once. Says how long each took, how long the calls alone took, and
+// for how long the event loop was blocked meanwhile, in milliseconds.
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
@@ -12,7 +12,7 @@ await (await locker.acquire("before")).release();
 const delay = monitorEventLoopDelay({ resolution: 10 });
 
 async function measured(work) {
-  // The first look of the monitor is to be before what it watches.
+  // The monitor must take its first sample before what it watches.
   delay.reset();
   delay.enable();
   await new Promise((resolve) => setTimeout(resolve, 50));

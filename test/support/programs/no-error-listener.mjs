@@ -1,5 +1,5 @@
-// Connects, without an "error" listener, and waits for the end of its session. With the argument `pool`, the client is one
-// that is checked out of a pool which does have a listener.
+// Connects without an "error" listener, and waits for the end of its session. With the argument `pool`, the client is checked out of a pool
+// that does have a listener.
 import pg from "pg";
 
 const connectionString = process.env.DATABASE_URL;

@@ -1,6 +1,6 @@
-// Takes permits of the semaphore of its first two arguments (key, number): two callers, each as often as the third says. Each adds itself to the count in the table
-// `inside`, says { inside: the count }, and takes itself off again. With `keep` in place of the third it takes one permit, says { has: its id }, and keeps it until a
-// line of its standard input.
+// Takes permits of the semaphore of its first two arguments (key, number), with two callers, each as often as the third argument says. Each
+// caller adds itself to the count in the table `inside`, says { inside: the count }, and subtracts itself again. With `keep` as the third
+// argument, it takes one permit, says { has: its id }, and keeps it until a line of its standard input.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";

@@ -1,6 +1,6 @@
-// Waits in the server for the lock id of its first argument, works for as many milliseconds as its second one says, gives the lock
-// back, and at once waits again, for as long as it runs: as two processes in a loop of the Go package's WithLock do. Says { pid } of
-// its session, and how often it had the lock.
+// Waits in the server for the lock id of its first argument, works for the milliseconds of its second one, releases the lock, and waits
+// again at once, for as long as it runs, as two processes in a loop of the Go package's WithLock do. Says { pid } of its session, and how
+// often it has had the lock.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 

@@ -6,7 +6,7 @@ const reserved = await sql.reserve();
 const pidOf = async (which) => (await which`select pg_backend_pid() as pid`)[0].pid;
 console.log(JSON.stringify({ pid: await pidOf(reserved) }));
 process.stdin.once("data", async () => {
-  // Somebody else's statement, which has the pool connect anew.
+  // Somebody else's statement, for which the pool reconnects.
   if (process.argv[2] === "others") await pidOf(sql);
   console.log(JSON.stringify({ again: await pidOf(reserved) }));
   process.exit(0);

@@ -1,4 +1,4 @@
-// Starts a PostgreSQL server of the major in its argument, and leaves it running.
+// Starts a PostgreSQL server of the major version in its argument, and leaves it running.
 import { dirname } from "node:path";
 import { PostgresServer } from "../../../dist/testing/postgres/postgres-server.js";
 

@@ -1,5 +1,5 @@
-// Holds 500 locks of ten minutes, and takes and gives back others all the time; says { busy } then. When it finds that it stood still
-// for seconds, it ends what is under way, says how many of the locks it holds and what failed, and exits.
+// Holds 500 locks with a TTL of ten minutes, and keeps acquiring and releasing others; then says { busy }. When it finds that it stood
+// still for seconds, it stops that, says how many of the locks it still holds and what failed, and exits.
 import { PostgresLocker } from "../../../dist/index.js";
 import { reach } from "./driver.mjs";
 
@@ -32,7 +32,7 @@ const watch = setInterval(() => {
 }, 50);
 await Promise.all(working);
 clearInterval(watch);
-// What was due while it stood still has its turn.
+// Everything that was due while it stood still gets its turn.
 await new Promise((resolve) => setTimeout(resolve, 200));
 say({
   held: locks.filter((lock) => lock.held).length,

@@ -1,5 +1,5 @@
-// Holds three locks on one session, says the { id } of the first, and throws in every listener of their signals. What Node.js then
-// calls uncaught is counted. When all three were told, it takes the first lock again, says how it all went, and exits.
+// Holds three locks on one session, says the { id } of the first, and throws in every listener of their signals. It counts what Node.js
+// then reports as uncaught. When all three were told, it takes the first lock again, says how all of that went, and exits.
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
 

@@ -1,5 +1,6 @@
-// Waits for the key of its first argument, with the locker's options of its second and the acquire's of its third (JSON), says { acquired } when it has the lock, and keeps it until a line of its standard input; says
-// { released }, closes, and is to end by itself.
+// Waits for the key of its first argument, with the locker's options of its second one and the acquire's of its third one (JSON). Says
+// { acquired } when it has the lock, and keeps it until a line of its standard input. Then it says { released }, closes, and ends by
+// itself.
 import { once } from "node:events";
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
