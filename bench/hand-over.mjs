@@ -1,4 +1,4 @@
-// How long it takes from the call of release in one process until the acquire that waits in another one returns.
+// Measures how long it takes from the call of release in one process until the acquire that waits in another process returns.
 import { withChildren } from "./child.mjs";
 import { withClient, withDatabase } from "./database.mjs";
 import { interleaved, median, medianRatio, percentile, sorted } from "./statistics.mjs";
@@ -6,11 +6,11 @@ import { untilSeenWaiting } from "./ways-to-wait.mjs";
 
 const rounds = 5;
 const aim = { libraryMs: 1, ratio: 1.5 };
-/** Not measured; at the start of each round, in which connections may have to be made. */
+/** Turns that are not measured, at the start of each round, because connections may have to be opened in them. */
 const warmUp = 10;
 /**
- * The holder releases the lock some milliseconds after the other process was seen waiting: a fixed time, plus a random one. For polling, the
- * random time spans one interval between polls.
+ * The holder releases the lock some milliseconds after the other process was seen waiting: a fixed time, plus a random one. For polling,
+ * the random time spans one interval between polls.
  */
 const ways = {
   library: { handOvers: 120, asleep: 10, random: 5 },

@@ -1,4 +1,4 @@
-// What ten thousand locks held by one process cost it and the server.
+// Measures what ten thousand locks held by one process cost the process and the server.
 import pg from "pg";
 import { PostgresLocker } from "../dist/index.js";
 import { withClient, withDatabase } from "./database.mjs";
@@ -13,7 +13,7 @@ export function manyLocks() {
   return withDatabase(settings, async (url) => ({ rounds, aim, held, ...(await manyHeld(url)) }));
 }
 
-/** Ten thousand locks that refresh themselves: what they cost while nothing else happens, and one more beside them. */
+/** Measures what ten thousand locks that refresh themselves cost while nothing else happens, and one more acquire beside them. */
 async function manyHeld(url) {
   await withClient(url, (client) => client.query("create extension if not exists pg_stat_statements"));
   const pool = new pg.Pool({ connectionString: url, max: 20 });

@@ -1,7 +1,7 @@
-// What the server's processes use, as Linux tells it.
+// Reads what the server's processes use, from Linux's /proc.
 import { readdirSync, readFileSync } from "node:fs";
 
-/** Microseconds that these processes have used of the processors since the last look of this watch; of those that still run. */
+/** The processor time in microseconds that the processes which still run have used since the last look of this watch. */
 export class CpuWatch {
   #pids;
   #last;

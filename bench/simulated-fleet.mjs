@@ -3,13 +3,13 @@
 // minutes after a crash, when all of them connect again at once. For docs/scaling.md. node bench/simulated-fleet.mjs
 import { percentile, sorted } from "./statistics.mjs";
 
-/** As measured; see docs/scaling.md. Microseconds of the server's processors, and bytes. */
+/** Measured costs, see docs/scaling.md: microseconds of the server's processors, and bytes. */
 const cost = {
   /** To end a wait of 5 s in the server and start it again. */
   wait: 430,
   /**
-   * The deadlock check of each wait of more than `deadlock_timeout` (1 s), for each pair of waiters of the key. It locks the whole lock table,
-   * so there is never more than one check at a time.
+   * The deadlock check of each wait of more than `deadlock_timeout` (1 s), for each pair of waiters of the key. It locks the whole lock
+   * table, so there is never more than one check at a time.
    */
   deadlockCheckEachPair: 0.018,
   /** To open a connection and its session. */

@@ -21,7 +21,7 @@ export function pagesOf(results) {
   };
 }
 
-/** The figures that matter to a user, with those of the alternatives in the same run. */
+/** The figures that matter to a user, beside those of the alternatives in the same run. */
 function figuresOf({ rates, handOver, manyLocks, fleet }) {
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const others = {

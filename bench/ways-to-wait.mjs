@@ -1,9 +1,9 @@
-// Ways to wait for a lock until it is free. Each acquires with a function that answers the one that releases.
+// Ways to wait for a lock until it is free. Each acquires with a function that returns the function that releases.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { lockId, PostgresLocker } from "../dist/index.js";
 
-/** Milliseconds between two tries of whoever polls. */
+/** Milliseconds between two tries of a caller that polls. */
 const pollInterval = 100;
 
 /**
@@ -68,7 +68,7 @@ function byHand(pool, lock) {
       };
     },
     async end() {
-      // None, unless the measurement failed: the pool would wait for it.
+      // There are none, unless the measurement failed: the pool would wait for them.
       for (const client of inUse) client.release(true);
       await pool.end();
     },
@@ -89,7 +89,7 @@ class CountingClient extends pg.Client {
 
 function poolOf(way, connectionString, max, idleTimeoutMillis = 0) {
   const application_name = `bench ${way}`;
-  // What the library connects beside the pool is of the pool's class as well.
+  // The library's connections beside the pool are of the pool's class as well.
   const pool = new pg.Pool({
     connectionString,
     max,

@@ -1,8 +1,8 @@
-// https://github.com/olalonde/advisory-lock#readme: `tryLock()` answers the function that unlocks. Each lock opens a connection of
-// its own and closes it when it is released, without waiting for that; there is no option that takes a pool.
+// https://github.com/olalonde/advisory-lock#readme: `tryLock()` returns the function that unlocks. Each lock opens a connection of its own.
+// The release closes it without waiting for that. No option takes a pool.
 import createAdvisoryLock from "advisory-lock";
 
-// CommonJS, compiled: its default export is a property.
+// It is compiled CommonJS: its default export is a property.
 const advisory = createAdvisoryLock.default;
 
 export const advisoryLock = {
@@ -11,7 +11,7 @@ export const advisoryLock = {
   on: "PostgreSQL",
   async start({ url, callers, spareConnections }) {
     const createMutex = advisory(url);
-    // Twice as many, as those that close still count.
+    // Twice as many, because connections that are closing still count.
     const atOnce = Math.min(callers, Math.floor(spareConnections / 2));
     return {
       caller(key) {

@@ -1,15 +1,15 @@
-// The baseline, which is the algorithm of the Go package: a connection of a pool for each lock, try-lock, unlock, both on it.
+// The baseline, which is the Go package's algorithm: a connection of a pool for each lock, with try-lock and unlock on it.
 import pg from "pg";
 import { lockId } from "../../dist/index.js";
 
-/** What it needs at once beyond that waits for its turn in the pool. */
+/** The maximum number of connections; further callers wait for their turn in the pool. */
 const connections = 64;
 
 export const byHand = {
   title: "by hand, a connection a lock",
   on: "PostgreSQL",
   async start({ url }) {
-    // Connections stay: none is to be made anew in what is measured.
+    // Connections are kept, so that none is opened during a measurement.
     const pool = new pg.Pool({ connectionString: url, max: connections, idleTimeoutMillis: 0 });
     pool.on("error", () => {});
     return {

@@ -1,4 +1,4 @@
-// This library, both ways: many locks on a connection, and a connection for each.
+// This library, in both ways: many locks on a connection, and a connection for each lock.
 import pg from "pg";
 import { PostgresLocker } from "../../dist/index.js";
 

@@ -1,8 +1,8 @@
-// https://github.com/colonist4/pg-mutex-lock#readme: one object, which has one connection for all its locks and sends one
-// statement for each acquire and each release. That of an acquire looks in `pg_locks` for what the session already has.
+// https://github.com/colonist4/pg-mutex-lock#readme: one object has one connection for all its locks, and sends one statement for each
+// acquire and each release. The acquire's statement looks in `pg_locks` for the locks that the session already has.
 import createPgMutexLock from "pg-mutex-lock";
 
-// CommonJS, compiled: its default export is a property.
+// It is compiled CommonJS: its default export is a property.
 const PGMutexLock = createPgMutexLock.default;
 
 export const pgMutexLock = {
@@ -17,13 +17,13 @@ export const pgMutexLock = {
         port: Number(port || 5432),
         database: decodeURIComponent(pathname.slice(1)),
         user: decodeURIComponent(username),
-        // It insists on one, also where the server asks for none.
+        // It insists on a password, even if the server asks for none.
         password: decodeURIComponent(password) || "none",
       },
     });
     return {
       caller: (key) => async () => {
-        // Rejects when it is held.
+        // It rejects if the lock is held.
         await mutex.acquireLock(key);
         if (!(await mutex.releaseLock(key))) throw new Error(`${key} was not held`);
       },

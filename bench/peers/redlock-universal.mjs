@@ -1,5 +1,5 @@
-// https://github.com/alexpota/redlock-universal#readme: a lock object for each key, on a client of one Redis. `acquire()` is a
-// `set … nx`, `release()` a script. Its package.json asks for Node.js 22 in every version; this part of it runs on 20, too.
+// https://github.com/alexpota/redlock-universal#readme: a lock object for each key, on a client of one Redis. `acquire()` sends a `set …
+// nx`, `release()` a script. In every version, its package.json asks for Node.js 22; the part used here also runs on 20.
 import { createLock, IoredisAdapter } from "redlock-universal";
 import { redisClient } from "../redis.mjs";
 

@@ -1,5 +1,5 @@
-// https://github.com/mike-marcacci/node-redlock/tree/v4.2.0#readme: one client for each Redis, here one. `lock()` and `unlock()`
-// are a script each, on the client's one connection.
+// https://github.com/mike-marcacci/node-redlock/tree/v4.2.0#readme: one client for each Redis, here a single one. `lock()` and `unlock()`
+// each run a script on the client's one connection.
 import Redlock from "redlock";
 import { redisClient } from "../redis.mjs";
 

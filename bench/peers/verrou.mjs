@@ -1,10 +1,10 @@
-// https://verrou.dev/docs/drivers#knex: a row of a table for each lock, by knex (kysely wants Node.js 22). `acquireImmediately()`
-// inserts it, and tries an update where it is there; `release()` reads it and deletes it. A lock holds no connection.
+// https://verrou.dev/docs/drivers#knex: a table row for each lock, through knex (kysely needs Node.js 22). `acquireImmediately()` inserts
+// the row, and tries an update if it already exists; `release()` reads and deletes it. A lock holds no connection.
 import { Verrou } from "@verrou/core";
 import { knexStore } from "@verrou/core/drivers/knex";
 import createKnex from "knex";
 
-/** knex's own default. With the 64 of the baseline it made fewer cycles a second. */
+/** knex's default pool size. With the baseline's 64 connections, it ran fewer cycles a second. */
 const connections = 10;
 
 export const verrou = {

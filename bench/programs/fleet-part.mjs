@@ -1,9 +1,9 @@
-// A process with many lockers, or many sessions that block, each of which waits for one key, and gives it back at once.
+// A process with many lockers, or many blocked sessions, each of which waits for one key and releases it at once.
 import { now } from "../statistics.mjs";
 import { counted, waysToWait } from "../ways-to-wait.mjs";
 import { serve } from "./serve.mjs";
 
-/** By way, each with connections of its own. */
+/** The open waiters of each way, each with connections of its own. */
 const opened = { library: [], blocked: [] };
 let through;
 let acquired;
@@ -40,7 +40,7 @@ serve({
     return counted.roundTrips;
   },
 
-  /** Starts an acquire of one locker alone. */
+  /** Starts an acquire of a single locker. */
   async startToAcquire({ way, key }) {
     acquired = some(way, 1)[0]
       .acquire(key)

@@ -1,4 +1,4 @@
-// A process that takes a lock, works, gives it back and takes it again, without a pause, until an instant.
+// A process that acquires a lock, works, releases it and acquires it again, without a pause, until a given instant.
 import { setTimeout as delay } from "node:timers/promises";
 import { now } from "../statistics.mjs";
 import { opener, serve } from "./serve.mjs";
@@ -6,7 +6,7 @@ import { opener, serve } from "./serve.mjs";
 const open = opener(1);
 
 serve({
-  /** How often it had the lock. */
+  /** Returns how often it had the lock. */
   async loop({ way, key, workMs, until }) {
     let times = 0;
     while (now() < until) {

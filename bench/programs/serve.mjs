@@ -23,7 +23,7 @@ export function serve(handlers) {
     if (process.connected) process.send(reply);
   });
   process.once("disconnect", () => {
-    // Exits in any case, even if closing the connections hangs.
+    // Exits even if closing the connections hangs.
     setTimeout(() => process.exit(1), 4_000).unref();
   });
 }
