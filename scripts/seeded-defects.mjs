@@ -334,7 +334,7 @@ export const mutants = [
     by: "if (this.#remaining() <= Number.NEGATIVE_INFINITY) {",
     caughtBy: {
       file: "test/integration/transaction-ttl.test.ts",
-      test: "a link that dies (the client is the caller's: false) while the function is at something else: the call rejects, the server frees the lock later, and nothing is committed",
+      test: "a link that dies (the client is the caller's: false) while the function does something else: the call rejects, the server frees the lock later, and nothing is committed",
     },
   },
   {

@@ -33,7 +33,7 @@ export interface Command {
   readonly options: Options;
   /** How many keys it takes. */
   readonly keys: 0 | 1;
-  /** For a command without a key: the words of which it takes one. */
+  /** For a command without a key: the words, one of which it takes. */
   readonly actions?: readonly string[];
   /** Whether something may follow `--`. */
   readonly takesRest?: boolean;

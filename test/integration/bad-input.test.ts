@@ -161,13 +161,13 @@ const rows: Row[] = [
     reason.message,
   ],
   [
-    "a signal that is none to ping",
+    "something that is not a signal to ping",
     () => locker.ping({ signal: {} as Wrong }),
     InvalidConfigError,
     /`signal` to be an AbortSignal/,
   ],
   [
-    "a signal that is none to refresh",
+    "something that is not a signal to refresh",
     () => held((lock) => lock.refresh("1m", { signal: {} as Wrong })),
     InvalidConfigError,
     /`signal` to be an AbortSignal/,
@@ -312,13 +312,13 @@ const rows: Row[] = [
     /^Ping failed: .*ECONNREFUSED/,
   ],
   [
-    "a connection string that is none",
+    "an invalid connection string",
     () => onUrl("postgres://app:s3cret@[nowhere/db"),
     DatabaseError,
     /^Taking the lock ".*" failed: (?!.*s3cret)/,
   ],
   [
-    "a ping by a connection string that is none",
+    "a ping with an invalid connection string",
     () => onUrl("postgres://app:s3cret@[nowhere/db", "ping"),
     DatabaseError,
     /^Ping failed: (?!.*s3cret)/,

@@ -193,7 +193,7 @@ test.skipIf(bash === undefined)(
 describe("what is shown of a text that has to fit the terminal", () => {
   test.each([
     ["all of it", "a\nb\nc", { rows: 3, columns: 10 }, "a\nb\nc"],
-    ["what there is room for", "a\nb\nc\nd", { rows: 3, columns: 10 }, "a\nb\n… and 2 more lines"],
+    ["as much as there is room for", "a\nb\nc\nd", { rows: 3, columns: 10 }, "a\nb\n… and 2 more lines"],
     ["a long line on several rows", "aaaaaa\nb\nc", { rows: 4, columns: 2 }, "aaaaaa\n… and 2 more lines"],
     ["wide characters on several rows", "価格\nb\nc", { rows: 3, columns: 3 }, "価格\n… and 2 more lines"],
     [
@@ -203,7 +203,7 @@ describe("what is shown of a text that has to fit the terminal", () => {
       "\u001b[1mab\u001b[22m\nb",
     ],
     ["next to nothing", "a\nb\nc", { rows: 1, columns: 10 }, "… and 3 more lines"],
-    ["the usual, where the terminal does not tell", "a\nb", { rows: 0, columns: 0 }, "a\nb"],
+    ["the usual size, if the terminal does not tell", "a\nb", { rows: 0, columns: 0 }, "a\nb"],
     ["one line less", "a\nb\ncccc", { rows: 3, columns: 3 }, "a\nb\n… and 1 more line"],
   ])("is %s", (_, text, size, shown) => {
     expect(fitted(text, size)).toBe(shown);

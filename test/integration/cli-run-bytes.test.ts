@@ -35,7 +35,7 @@ describe("bytes that are not UTF-8", () => {
     ["in an argument", `$PG_LOCKER run $KEY -- printf '[%s]' "a$E9" b "c d" ''`, "[a\xe9][b][c d][]"],
     ["in several", `$PG_LOCKER run $KEY -- printf '[%s]' "$E9" "'$E9\\"" '$x'`, "[\xe9]['\xe9\"][$x]"],
     [
-      "beside line ends and blanks",
+      "beside line ends and spaces",
       `$PG_LOCKER run $KEY -- printf '[%s]' "$E9
 " " "`,
       "[\xe9\n][ ]",

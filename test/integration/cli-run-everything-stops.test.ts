@@ -31,13 +31,13 @@ const child = `sh -c 'trap "" TERM HUP INT; echo "child $$"; ${idle}'`;
 
 describe("the loss of a lock ends", () => {
   onLinux.each([
-    ["what is in a group of its own", `timeout 60 ${child}; echo on`],
-    ["what is in a session of its own", `setsid ${child} & wait`],
-    ["what is in a session of its own, and has lost its parent", `(setsid ${child} &); ${idle}`],
-    ["what has lost its parent", `(${child} &); ${idle}`],
-    ["what nohup has made deaf", `nohup ${child} & wait`],
-    ["what has an environment of its own", `env -i PATH="$PATH" setsid ${child} & wait`],
-    ["what has all of these", `env -i PATH="$PATH" nohup setsid timeout 60 setsid ${child} & wait`],
+    ["a process in a group of its own", `timeout 60 ${child}; echo on`],
+    ["a process in a session of its own", `setsid ${child} & wait`],
+    ["a process in a session of its own that has lost its parent", `(setsid ${child} &); ${idle}`],
+    ["a process that has lost its parent", `(${child} &); ${idle}`],
+    ["a process that ignores SIGHUP because of nohup", `nohup ${child} & wait`],
+    ["a process with an environment of its own", `env -i PATH="$PATH" setsid ${child} & wait`],
+    ["a process with all of these", `env -i PATH="$PATH" nohup setsid timeout 60 setsid ${child} & wait`],
   ])("%s", async (_, script) => {
     await using locked = await runLocked(script, { args: ["--grace", "200ms"] });
     const pid = await numberOf(locked, "child");

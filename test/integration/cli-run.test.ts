@@ -360,7 +360,7 @@ test.each([
   ["a wait that is none", ["k", "--wait=soon", "--", "echo"], "Expected --wait to be a duration"],
   ["a negative wait", ["k", "-w", "-1", "--", "echo"], "Expected -w to be a duration"],
   [
-    "an exit status that is none",
+    "an invalid exit status",
     ["k", "-E", "256", "--", "echo"],
     "Expected -E to be an exit status from 0 to 255",
   ],

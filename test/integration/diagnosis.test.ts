@@ -131,9 +131,9 @@ describe("a server that can't be reached", () => {
 
   test.each([
     ["at a port where nobody listens", async () => `postgres://u:hunter2@127.0.0.1:${await closedPort()}/db`],
-    ["at a host that there is not", async () => "postgres://u:hunter2@no-such-host.invalid/db"],
+    ["at a host that does not exist", async () => "postgres://u:hunter2@no-such-host.invalid/db"],
     ["by a URL that can't be read", async () => "postgres://u:hunter2@127.0.0.1:none/db"],
-    ["for a database that there is not", async () => urlWith({ database: "no_such_database" })],
+    ["for a database that does not exist", async () => urlWith({ database: "no_such_database" })],
   ])("%s fails in one line, without a password", async (_, url) => {
     const findings = await diagnose(createPool({ connectionString: await url() }));
     expect(findings).toMatchObject([{ check: "reachable", verdict: "fail" }]);

@@ -15,7 +15,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       (locker: PostgresLocker, key: string) => locker.withLock(key, () => delay(20), always),
     ],
     [
-      "hands a lock on while others of it try in passing",
+      "hands a lock on, and tries for it in between",
       (locker: PostgresLocker, key: string) =>
         locker.withLock(
           key,
@@ -27,7 +27,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         ),
     ],
     [
-      "has one transaction after the other",
+      "runs one transaction after the other",
       (locker: PostgresLocker, key: string) => locker.withTransaction(key, () => delay(20), always),
     ],
   ])("a process that %s gives waiters elsewhere their turn", async (_, run) => {

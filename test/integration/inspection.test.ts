@@ -131,8 +131,8 @@ describe("a key", () => {
   test.each([
     ["of characters that would move a cursor", "a\u001b[2J\r\n\t\u0007\u009b1mz"],
     ["of other scripts", "价格/ü/😀"],
-    ["that looks like what a session of many is called", "(shared)!"],
-    ["with blanks and percent signs", " 100% %41 "],
+    ["that looks like the name of a session with many locks", "(shared)!"],
+    ["with spaces and percent signs", " 100% %41 "],
   ])("%s is shown as it is", async (_, key) => {
     await using locker = createLocker({ sessions: "dedicated" });
     await using lock = await locker.acquire(key);

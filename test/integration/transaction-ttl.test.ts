@@ -35,7 +35,7 @@ const isFree = async (key: string): Promise<boolean> => (await holdersOf(lockId(
 
 describe.each([false, true])("a link that dies (the client is the caller's: %s)", (callers) => {
   test.each<readonly [string, (client: pg.PoolClient) => Promise<unknown>]>([
-    ["while the function is at something else", () => new Promise(() => {})],
+    ["while the function does something else", () => new Promise(() => {})],
     ["under a statement of the function", (client) => client.query("select 1")],
   ])("%s: the call rejects, the server frees the lock later, and nothing is committed", async (_, waits) => {
     await using proxy = await TcpProxy.start(databaseUrl());

@@ -408,8 +408,8 @@ test.each<readonly [string, (answer: string) => unknown]>([
 test.each<readonly [string, unknown]>([
   ["no method `query`", {}],
   ["a `query` that is no function", { query: "select 1" }],
-  ["a `query` that answers nothing", { query: async () => undefined }],
-  ["a `query` that answers an array of rows", { query: async () => [{ answer: "{}" }] }],
+  ["a `query` that returns nothing", { query: async () => undefined }],
+  ["a `query` that returns an array of rows", { query: async () => [{ answer: "{}" }] }],
   ["rows without the column", { query: async () => ({ rows: [{ other: "{}" }] }) }],
   ["rows as arrays", { query: async () => ({ rows: [["{}"]] }) }],
   ["a value that is no JSON", { query: async () => ({ rows: [{ answer: "yes" }] }) }],

@@ -47,7 +47,7 @@ export const closeMutants: readonly Mutant[] = [
   mutant("disposal of a locker doesn't close it", "await using closes a locker", () => ({
     [Symbol.asyncDispose]: async () => {},
   })),
-  mutant("close passes over its drain", drains, (sound) => ({ close: () => sound.close() })),
+  mutant("close ignores its drain", drains, (sound) => ({ close: () => sound.close() })),
   mutant("close goes on granting while it drains", drains, (sound) => {
     let isDraining = false;
     return {

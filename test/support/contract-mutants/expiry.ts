@@ -30,7 +30,7 @@ export const expiryMutants: readonly Mutant[] = [
     }),
   ),
   mutant(
-    "autoRefresh is passed over",
+    "autoRefresh is ignored",
     "autoRefresh keeps a lock past its TTL, until it is released",
     (sound) => ({
       acquire: (key, options) => sound.acquire(key, { ...options, autoRefresh: false }),
@@ -59,7 +59,7 @@ export const expiryMutants: readonly Mutant[] = [
     };
   }),
   mutantLock("a lock that has lapsed was merely released", lapses, () => ({ expired: false })),
-  mutant("the TTL is passed over", lapses, (sound) => ({
+  mutant("the TTL is ignored", lapses, (sound) => ({
     acquire: (key, options) => sound.acquire(key, { ...options, ttl: "1h" }),
   })),
   mutantLock("the signal aborts without a reason of ours", lapses, (lock) => {

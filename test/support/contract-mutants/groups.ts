@@ -119,7 +119,7 @@ export const groupMutants: readonly Mutant[] = [
     acquireAll: async (keys, options) =>
       keys.length === 0 ? groupOf([]) : await sound.acquireAll(keys, options),
   })),
-  mutant("acquireAll takes a key once that is given twice", misused, (sound) => ({
+  mutant("acquireAll accepts a key that is given twice", misused, (sound) => ({
     acquireAll: (keys, options) => sound.acquireAll(Array.isArray(keys) ? [...new Set(keys)] : keys, options),
   })),
   mutant("acquireAll of a string takes its letters", misused, (sound) => ({

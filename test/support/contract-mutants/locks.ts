@@ -125,7 +125,7 @@ export const lockMutants: readonly Mutant[] = [
       }),
     ),
   ),
-  mutantLock("a bad TTL is passed over by a refresh", badRefresh, (lock) => ({
+  mutantLock("a refresh ignores a bad TTL", badRefresh, (lock) => ({
     refresh: (ttl) => lock.refresh(ttl).catch(() => {}),
   })),
   mutantLock("a bad TTL of a refresh ends the lock", badRefresh, (lock) => ({
@@ -206,7 +206,7 @@ export const lockMutants: readonly Mutant[] = [
   mutant("a lock has a fencing token unasked", tokens, (sound) => ({
     acquire: (key, options) => sound.acquire(key, { ...options, fencing: true }),
   })),
-  mutant("an aborted signal is passed over", aborted, (sound) => ({
+  mutant("an aborted signal is ignored", aborted, (sound) => ({
     acquire: (key, { signal: _, ...options } = {}) => sound.acquire(key, options),
   })),
   mutant("an abort rejects with an error of the locker's", aborted, (sound) => ({
@@ -238,7 +238,7 @@ export const lockMutants: readonly Mutant[] = [
     }),
   ),
   mutant(
-    "unknown options and modes are passed over",
+    "unknown options and modes are ignored",
     "an unknown option is refused, and so is an unknown mode",
     (sound) => ({ acquire: (key) => sound.acquire(key) }),
   ),

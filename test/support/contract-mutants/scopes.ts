@@ -154,7 +154,7 @@ export const scopeMutants: readonly Mutant[] = [
       return await under(lock ?? (await sound.acquire(`${key}:spare`)), fn);
     },
   ),
-  withLock("withLock passes over its wait", contended, (sound) => (key, fn, options) => {
+  withLock("withLock ignores its wait", contended, (sound) => (key, fn, options) => {
     const { wait: _, ...rest }: AcquireOptions = options ?? {};
     return sound.withLock(key, fn, rest);
   }),
