@@ -87,6 +87,11 @@ export class Court {
     this.rows.claim(span);
   }
 
+  /** Records a time during which a worker's event loop was late. */
+  late(span) {
+    this.rows.late(span);
+  }
+
   /** Judges a sample. To be called once all claims that it may show are known. */
   sample(sample) {
     this.rows.sample(sample);

@@ -4,6 +4,7 @@ import type { Claim, Sample, Span } from "./judge.mjs";
 export interface Judge {
   claim(claim: Claim, samples: readonly Sample[]): void;
   span(span: Span): void;
+  late(span: Pick<Span, "worker" | "start" | "end">): void;
   sample(sample: Sample): void;
   transaction(outcome: { claim: Claim; how: string; isThere: boolean; settled: number }): void;
 }

@@ -10,6 +10,8 @@ import { rmSync } from "node:fs";
 // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 import { JournalReader } from "./journal.mjs";
 
+/** Milliseconds between two ticks of a worker whose event loop is on time. */
+const onTime = 50;
 /** Milliseconds after which a transaction whose caller got no answer, or was killed, has certainly ended. */
 const settling = 3_000;
 
@@ -30,7 +32,7 @@ export class History {
 
   /**
    * @param keys with the name of each @param keep whether the journals are kept @param now the clock
-   * @param judge has `claim(claim, samples)`, `span(span)` and `sample(sample)`
+   * @param judge has `claim(claim, samples)`, `span(span)`, `late(span)` and `sample(sample)`
    * @param committed returns which of the given transactions were committed
    */
   constructor({ keys, keep, now, judge, committed }) {
@@ -118,6 +120,8 @@ export class History {
     const key = this.#keys[place]?.name;
     switch (what) {
       case "tick":
+        // The event loop was late by this much, as on a machine that is too busy.
+        if (at - life.seen > onTime) this.#judge.late({ worker, start: life.seen + onTime, end: at });
         life.seen = at;
         for (const claim of claims.values()) if (!claim.isOver) claim.end = Math.max(claim.end, at);
         for (const { claim, hasLeft } of transactions.values()) if (!hasLeft) claim.end = at;

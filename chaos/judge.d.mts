@@ -88,6 +88,7 @@ export class Rows {
   readonly longest: { readonly milliseconds: number; readonly ofAllowed: number };
   readonly wrong: string[];
   claim(span: Span): void;
+  late(span: Pick<Span, "worker" | "start" | "end">): void;
   sample(sample: Sample): void;
 }
 export function lostByStall(claim: Claim, faults: readonly Fault[]): { isKept: boolean; wrong: string[] };

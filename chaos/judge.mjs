@@ -164,6 +164,9 @@ export function judgeClaim(claim, samples, endings) {
 /** Milliseconds between two samples, up to which a lock that is in both is taken to have been there all the time. */
 const longestGap = 1_000;
 
+/** How many times of lateness are kept for each worker: those of a minute or more. */
+const manyLate = 2_000;
+
 /**
  * Checks that no lock is in the server without a claim of its worker for longer than its key allows. Records the longest such time, and
  * what is wrong.
@@ -174,6 +177,8 @@ export class Rows {
   #allowed;
   #holders = new Map();
   #seen = new Map();
+  /** By worker, the latest times during which its event loop was late. */
+  #late = new Map();
   /** When the last sample was over. */
   #until = Number.NEGATIVE_INFINITY;
 
@@ -188,6 +193,25 @@ export class Rows {
     const holder = this.#holders.get(name) ?? { spans: [], last: Number.NEGATIVE_INFINITY };
     holder.spans.push({ start, end });
     this.#holders.set(name, holder);
+  }
+
+  /**
+   * Records a time during which a worker's event loop was late. A busy process gives back what has expired when it gets to it. Longer
+   * stalls don't count, because the server ends the session then.
+   */
+  late({ worker, start, end }) {
+    if (end - start > longestGap) return;
+    const spans = this.#late.get(worker) ?? [];
+    spans.push({ start, end });
+    if (spans.length > manyLate) spans.splice(0, manyLate / 2);
+    this.#late.set(worker, spans);
+  }
+
+  #lateness(worker, { from, to }) {
+    let milliseconds = 0;
+    for (const { start, end } of this.#late.get(worker) ?? [])
+      milliseconds += Math.max(Math.min(end, to) - Math.max(start, from), 0);
+    return milliseconds;
   }
 
   sample({ from, to, rows }) {
@@ -226,13 +250,14 @@ export class Rows {
     const isSame = before?.since !== undefined && last <= before.since;
     const since = isSame ? before.since : from;
     const milliseconds = from - since;
-    const allowed = this.#allowed(key);
+    const usual = this.#allowed(key);
+    const allowed = milliseconds > usual ? usual + this.#lateness(worker, { from: since, to: from }) : usual;
     if (milliseconds > this.longest.milliseconds) this.longest = { ...this.longest, milliseconds };
     if (milliseconds / allowed > this.longest.ofAllowed) this.longest.ofAllowed = milliseconds / allowed;
     const told = isSame && before.told;
     if (milliseconds > allowed && !told) {
       this.wrong.push(
-        `${key}: backend ${pid} of worker ${worker} has it, unclaimed since ${stamp(since)}, for more than ${allowed} ms (${doing})`,
+        `${key}: backend ${pid} of worker ${worker} has it, unclaimed since ${stamp(since)}, for more than ${allowed.toFixed(0)} ms (${doing})`,
       );
     }
     return { worker, since, told: told || milliseconds > allowed };

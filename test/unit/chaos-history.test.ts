@@ -13,6 +13,7 @@ let folder: string;
 let judged: Claim[];
 let spans: Span[];
 let seen: number[];
+let lates: number[][];
 let told: string[];
 let committed: Set<string>;
 let history: History;
@@ -20,7 +21,7 @@ let time: number;
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "pg-locker-history-"));
-  [judged, spans, seen, told, committed, time] = [[], [], [], [], new Set(), 10_000];
+  [judged, spans, seen, lates, told, committed, time] = [[], [], [], [], [], new Set(), 10_000];
   history = new History({
     keys: [{ name: "j" }, { name: "k" }],
     keep: false,
@@ -28,6 +29,7 @@ beforeEach(() => {
     judge: {
       claim: (claim) => void judged.push(claim),
       span: (span) => void spans.push(span),
+      late: ({ start, end }) => void lates.push([start, end]),
       sample: ({ from }) => void seen.push(from),
       transaction: ({ how, isThere }) => void told.push(`${how}, ${isThere}`),
     },
@@ -157,10 +159,12 @@ test("a worker's counts, complaints and writes are taken over", () => {
   journal.note("over", { of: 1, at: 110 });
   journal.note("end", { of: 1, how: "expired" });
   journal.tick(120);
+  journal.tick(300);
   history.advance();
   expect(Object.fromEntries(history.did)).toEqual({ try: 2, "write refused": 1, "write accepted": 1 });
   expect(history.wrong).toEqual(["worker 1: nonsense"]);
   expect(judged).toMatchObject([{ refused: [{ from: 105, to: 106 }] }]);
+  expect(lates).toEqual([[170, 300]]);
   expect(spans).toMatchObject([
     { worker: 1, key: "k", start: 101, end: 104 },
     { worker: 1, key: "j", start: 106, end: 106 },

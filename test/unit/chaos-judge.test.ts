@@ -335,6 +335,26 @@ test("between samples that are far apart, nobody knows whether a lock stayed", (
   expect(judgeRows([], always, 2_000).wrong).toHaveLength(1);
 });
 
+test("a busy process may take longer by as much as its event loop was late", () => {
+  const always = samples(2_000, () => [1]);
+  const judge = (late: ReadonlyArray<readonly [worker: number, start: number, end: number]>) => {
+    const rows = new Rows(() => 1_500);
+    for (const [worker, start, end] of late) rows.late({ worker, start, end });
+    for (const each of always) rows.sample(each);
+    return rows.wrong;
+  };
+  expect(judge([])).toHaveLength(1);
+  expect(
+    judge([
+      [1, 200, 500],
+      [1, 900, 1_200],
+    ]),
+  ).toEqual([]);
+  expect(judge([[2, 200, 800]])).toHaveLength(1);
+  // A stall is not lateness: the server ends the session.
+  expect(judge([[1, 200, 1_500]])).toHaveLength(1);
+});
+
 test("a key is unavailable from the fault that freed it until the next claim", () => {
   const claims = [claim(1, 0, 100), claim(2, 700, 800, { why: "released" }), claim(3, 900, 950)];
   const fault = (worker: number | undefined, at: number) => ({ kind: "kill", worker, at, until: at + 1 });
