@@ -133,7 +133,7 @@ describe("a wait for an answer, in a process that stands still for longer than i
     const start = now();
     const answer = withinTtl(() => 700 - elapsedSince(start), answered());
     stall(800);
-    await expect(answer).rejects.toThrow("no answer within 700 ms");
+    await expect(answer).rejects.toThrow(/^no answer within \d+ ms$/);
   });
 
   test("has the answer, or what it fails with, if that comes in time", async () => {
