@@ -81,9 +81,8 @@ async function forget(random) {
   while (!callers.isStopping) {
     await delay(between(random, [500, 3_000]));
     try {
-      const client = await pool.connect();
       const ignore = () => {};
-      client.on("error", ignore);
+      const client = await connected(ignore);
       await client.query(leaveOpen).finally(() => {
         client.removeListener("error", ignore);
         client.release();
@@ -93,6 +92,17 @@ async function forget(random) {
       // The application is hit by the same faults.
     }
   }
+}
+
+/** Listens in the very step in which the pool hands a client out: its end may have come together with its beginning. */
+function connected(listener) {
+  return new Promise((resolve, reject) => {
+    pool.connect((error, client) => {
+      client?.on("error", listener);
+      if (client === undefined) reject(error);
+      else resolve(client);
+    });
+  });
 }
 
 /** Shifts the wall clock of this process by a number of milliseconds. */

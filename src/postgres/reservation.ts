@@ -41,9 +41,7 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
     connect(pool, (error, client, release) => {
       // `release` is given only together with a client: when the pool's own time-out comes after ours, there is none.
       if (!waiting) {
-        // In a step of its own: the pool gives the client to the next in its queue within the release, and thousands of those may have
-        // left as well, which would be too many calls within each other.
-        if (release !== undefined) queueMicrotask(() => callHook("pool's listener", release));
+        if (client !== undefined && release !== undefined) giveBackLate(client, release);
         return;
       }
       deadline?.clear();
@@ -65,6 +63,21 @@ export function reserveSession(pool: Pool, wait: number): Promise<Session | NotR
     });
   });
 }
+
+/**
+ * Gives back a client whose caller has left, in a step of its own: within the release, the pool hands the client to the next in its queue,
+ * and if thousands of those have left as well, that would be too many calls within each other. Until then the client needs an error
+ * listener, because the message that ends its session may have come together with the one that opened it.
+ */
+function giveBackLate(client: Client, release: Release): void {
+  client.on("error", ignored);
+  queueMicrotask(() => {
+    callHook("pool's listener", release);
+    client.removeListener("error", ignored);
+  });
+}
+
+const ignored = (): void => {};
 
 type Connected = (error: unknown, client?: Client, release?: Release) => void;
 

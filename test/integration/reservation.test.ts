@@ -221,6 +221,24 @@ describe("a pool of few connections", () => {
     expect(await (await locker.acquire(uniqueKey())).release()).toBeUndefined();
   });
 
+  test.skipIf(isOverPostgresJs)("survives one that ends in the step in which it comes too late", async () => {
+    const pool = createPool({ max: 1 });
+    const connect = pool.connect.bind(pool);
+    // As if the server's last message had come together with its first one.
+    const connecting = (callback: (error: unknown, client?: pg.PoolClient, release?: () => void) => void) =>
+      connect((error, client, release) => {
+        callback(error, client, release);
+        client?.emit("error", new Error("terminating connection due to administrator command"));
+      });
+    Object.assign(pool, { connect: connecting });
+    await using locker = createLocker({ pool, sessions: "dedicated", connWaitTimeout: "50ms" });
+    const client = await connect();
+    await expect(locker.acquire(uniqueKey())).rejects.toMatchObject({ reason: "pool-saturated" });
+    client.release();
+    await until(() => pool.waitingCount === 0);
+    expect(client.listenerCount("error")).toBe(1);
+  });
+
   test("is waited for without a bound if connWaitTimeout is negative", async () => {
     const pool = createPool({ max: 1 });
     await using locker = createLocker({ sessions: "dedicated", pool, connWaitTimeout: "-1s" });
