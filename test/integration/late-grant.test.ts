@@ -34,8 +34,9 @@ test("a late grant is proved, and the server's TTL begins anew before anybody ha
     .finally(() => {
       isSettled = true;
     });
-  const waits = "select from pg_locks where locktype = 'advisory' and not granted";
-  await until(async () => (await onServer(waits)).length === 1);
+  const waits =
+    "select from pg_locks where locktype = 'advisory' and not granted and ((classid::int8 << 32) | objid::int8) = $1";
+  await until(async () => (await onServer(waits, [id])).length === 1);
 
   // The server grants the lock, and the answer is held back for more than a tenth of the TTL.
   proxy.freeze({ direction: "toClient" });
