@@ -116,18 +116,11 @@ export class Deadline {
 }
 
 /** Waits for `work` for at most the given number of milliseconds. @throws {Error} at the deadline @throws what `work` throws */
-export async function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
-  let deadline: Deadline | undefined;
-  const overdue = new Promise<never>((_, reject) => {
-    deadline = new Deadline(milliseconds, {
-      late: () => reject(new Error(`no answer within ${Math.round(milliseconds)} ms`)),
-    });
+export function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
+  return answeredInTime(work, milliseconds, (late) => {
+    const deadline = new Deadline(milliseconds, { late });
+    return () => deadline.clear();
   });
-  try {
-    return await Promise.race([work, overdue]);
-  } finally {
-    deadline?.clear();
-  }
 }
 
 /**
@@ -137,15 +130,26 @@ export async function within<T>(milliseconds: number, work: Promise<T>): Promise
  * @param left milliseconds to go, as of now
  * @throws {Error} when the TTL has passed, or what `work` throws
  */
-export async function withinTtl<T>(left: () => number, work: Promise<T>): Promise<T> {
-  const given = Math.round(left());
-  let alarm: Alarm<undefined> | undefined;
-  const passed = new Promise<never>((_, reject) => {
-    alarm = new Alarm(undefined, left, () => reject(new Error(`no answer within ${given} ms`)));
+export function withinTtl<T>(left: () => number, work: Promise<T>): Promise<T> {
+  return answeredInTime(work, left(), (late) => {
+    const alarm = new Alarm(undefined, left, late);
+    return () => alarm.stop();
+  });
+}
+
+/** @param watch calls `late` when the `milliseconds` have passed; returns a function that ends the watch */
+async function answeredInTime<T>(
+  work: Promise<T>,
+  milliseconds: number,
+  watch: (late: () => void) => () => void,
+): Promise<T> {
+  let stop: () => void = () => {};
+  const late = new Promise<never>((_, reject) => {
+    stop = watch(() => reject(new Error(`no answer within ${Math.round(milliseconds)} ms`)));
   });
   try {
-    return await Promise.race([work, passed]);
+    return await Promise.race([work, late]);
   } finally {
-    alarm?.stop();
+    stop();
   }
 }

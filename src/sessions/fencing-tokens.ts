@@ -58,12 +58,9 @@ export class FencingTokens {
       if (!this.#isDrawing) void this.#drawAll();
     });
     await prove().catch((error: unknown) => {
-      if (error instanceof LockerError && !(error instanceof DatabaseError)) throw error;
       // The caller asked for no proof.
-      throw new DatabaseError({
-        doing: drawing,
-        cause: error instanceof DatabaseError ? error.cause : error,
-      });
+      if (error instanceof DatabaseError) throw new DatabaseError({ doing: drawing, cause: error.cause });
+      throw error instanceof LockerError ? error : new DatabaseError({ doing: drawing, cause: error });
     });
     return token;
   }

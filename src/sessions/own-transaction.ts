@@ -143,7 +143,7 @@ export class OwnTransaction implements Transaction {
     } finally {
       // Does nothing for a session that has gone.
       session.return();
-      this.#over();
+      this.#ended();
     }
   }
 
