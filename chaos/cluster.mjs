@@ -304,9 +304,12 @@ export class Cluster {
     await each("heal");
   }
 
+  get #workers() {
+    return this.#ways.map((_, index) => index + 1);
+  }
+
   #half(which) {
-    const workers = this.#ways.map((_, index) => index + 1);
-    return workers.filter((worker) => worker <= workers.length / 2 === (which === "first"));
+    return this.#workers.filter((worker) => worker <= this.#workers.length / 2 === (which === "first"));
   }
 
   /** Kills one backend. The server treats that as a crash, ends every session and restarts. */
@@ -367,8 +370,7 @@ export class Cluster {
 
   /** New connections of the workers, except those of the pooler, go to another server. */
   async #redirect({ port }) {
-    const workers = this.#ways.map((_, index) => index + 1);
-    const straight = workers.filter((worker) => worker !== this.#pooled);
+    const straight = this.#workers.filter((worker) => worker !== this.#pooled);
     await Promise.all(straight.map((worker) => this.#call(worker, "redirect", port)));
   }
 

@@ -164,6 +164,9 @@ export function judgeClaim(claim, samples, endings) {
 /** Milliseconds between two samples, up to which a lock that is in both is taken to have been there all the time. */
 const longestGap = 1_000;
 
+/** Milliseconds by which an event loop is late; more is a stall. */
+const longestLateness = 1_000;
+
 /** How many times of lateness are kept for each worker: those of a minute or more. */
 const manyLate = 2_000;
 
@@ -200,7 +203,7 @@ export class Rows {
    * stalls don't count, because the server ends the session then.
    */
   late({ worker, start, end }) {
-    if (end - start > longestGap) return;
+    if (end - start > longestLateness) return;
     const spans = this.#late.get(worker) ?? [];
     spans.push({ start, end });
     if (spans.length > manyLate) spans.splice(0, manyLate / 2);
