@@ -293,8 +293,7 @@ test.each(bothSessions)("%s sessions: a listener of the pool that throws keeps n
   await locker.close();
   expect(await advisoryLocks()).toEqual([]);
   // node-postgres itself forgets a client whose release was disturbed: such a pool never ends.
-  for (const client of clients)
-    (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
+  for (const client of clients) cutSocket(client);
 });
 
 test("a listener of the pool that throws at a late connection harms nobody", async () => {
@@ -309,5 +308,9 @@ test("a listener of the pool that throws at a late connection harms nobody", asy
   });
   client.release();
   await until(() => releases === 2);
-  (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
+  cutSocket(client);
 });
+
+function cutSocket(client: pg.PoolClient): void {
+  (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
+}

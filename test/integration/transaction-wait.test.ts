@@ -4,6 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { beforeEach, describe, expect, test } from "vitest";
 import { LockerClosedError, lockId, type PostgresLocker, type TransactionClient } from "../../src/index.ts";
+import { abortWhileItWaits, nobodyWaits, somebodyWaits } from "../support/aborted-wait.ts";
 import {
   advisoryLocks,
   connect,
@@ -31,8 +32,6 @@ beforeEach(async () => {
 });
 
 const never = () => expect.unreachable();
-const waits = async (): Promise<boolean> => (await advisoryLocks()).some(({ granted }) => !granted);
-const nobodyWaits = async (): Promise<boolean> => !(await waits());
 
 /** A client of another library: it has only `query`, which may return values in other forms. */
 function adapter(
@@ -98,7 +97,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
     await holder.query("select pg_advisory_lock($1)", [id]);
     const order: string[] = [];
     const waiting = run(locker, key, () => void order.push("ours"), { wait: true });
-    await until(waits);
+    await until(somebodyWaits);
     const next = await connect();
     const after = next.query("select pg_advisory_lock($1)", [id]).then(() => order.push("psql"));
     await until(async () => (await advisoryLocks()).filter(({ granted }) => !granted).length === 2);
@@ -117,16 +116,16 @@ describe.each(ways)("a wait in %s", (_, make) => {
     const id = lockId(0, key).toString();
     await holder.query("select pg_advisory_lock($1)", [id]);
     const waiting = run(locker, key, () => "granted", { wait: "30s" });
-    await until(waits);
+    await until(somebodyWaits);
     // As the bound would do: the server may end a wait at any time.
     for (let round = 0; round < 3; round += 1) {
-      await until(waits);
+      await until(somebodyWaits);
       await onServer(
         "select pg_cancel_backend(pid) from pg_locks where not granted and locktype = 'advisory' and objid = $1::bigint & 4294967295",
         [id],
       );
     }
-    await until(waits);
+    await until(somebodyWaits);
     await holder.query("select pg_advisory_unlock($1)", [id]);
     expect(await waiting).toBe("granted");
     await client?.query("commit");
@@ -146,7 +145,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
 
     const start = performance.now();
     const aborted = run(locker, key, never, { wait: true, signal: aborting.signal });
-    await until(waits);
+    await until(somebodyWaits);
     aborting.abort(reason);
     await expect(aborted).rejects.toBe(reason);
     await until(nobodyWaits);
@@ -158,7 +157,7 @@ describe.each(ways)("a wait in %s", (_, make) => {
 
     const closed = run(closing, key, never, { wait: true });
     closed.catch(() => {});
-    await until(waits);
+    await until(somebodyWaits);
     await closing.close();
     await expect(closed).rejects.toBeInstanceOf(LockerClosedError);
     await until(nobodyWaits);
@@ -260,7 +259,7 @@ test("a deadlock with rows leaves the caller's transaction for the caller to end
   const outcome = locker
     .withTransaction(key, () => "one", { client: one, wait: true })
     .catch((error: unknown) => error);
-  await until(waits);
+  await until(somebodyWaits);
   const update = two.query("update written set what = 'by two'").catch((error: unknown) => error);
   const first = await Promise.race([outcome, update]);
   expect(first).toMatchObject(
@@ -287,7 +286,7 @@ test("a wait keeps no snapshot beyond its bound, and no id in its own transactio
   const aborting = new AbortController();
   const waiting = locker.withTransaction(key, never, { wait: true, signal: aborting.signal });
   waiting.catch(() => {});
-  await until(waits);
+  await until(somebodyWaits);
   const looks = async () =>
     onServer<{ xid: unknown; started: string; xmin: string | null }>(
       `select backend_xid as xid, backend_xmin::text as xmin, xact_start::text as started from pg_stat_activity
@@ -367,14 +366,11 @@ test("a role without plpgsql waits too, and its transaction survives the bound",
       await holder.query("select pg_advisory_lock($1)", [id]);
       const passed = locker.withTransaction(key, never, { ...options, wait: "50ms" });
       await expect(passed).rejects.toMatchObject({ reason: "wait-timeout" });
-      const aborting = new AbortController();
-      const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal: aborting.signal });
-      aborted.catch(() => {});
-      await until(waits);
-      aborting.abort(new Error("left"));
-      await expect(aborted).rejects.toThrow("left");
+      await abortWhileItWaits((signal) =>
+        locker.withTransaction(key, never, { ...options, wait: true, signal }),
+      );
       const waiting = locker.withTransaction(key, () => "granted", { ...options, wait: true });
-      await until(waits);
+      await until(somebodyWaits);
       await holder.query("select pg_advisory_unlock_all()");
       expect(await waiting).toBe("granted");
     }
@@ -436,15 +432,11 @@ test.skipIf(!PgBouncer.installed)(
     await client.query("begin");
     for (const options of [{}, { client }]) {
       await holder.query("select pg_advisory_lock($1)", [id]);
-      const aborting = new AbortController();
-      const aborted = locker.withTransaction(key, never, { ...options, wait: true, signal: aborting.signal });
-      aborted.catch(() => {});
-      await until(waits);
-      aborting.abort(new Error("left"));
-      await expect(aborted).rejects.toThrow("left");
-      await until(nobodyWaits);
+      await abortWhileItWaits((signal) =>
+        locker.withTransaction(key, never, { ...options, wait: true, signal }),
+      );
       const waiting = locker.withTransaction(key, () => "granted", { ...options, wait: true });
-      await until(waits);
+      await until(somebodyWaits);
       await holder.query("select pg_advisory_unlock_all()");
       expect(await waiting).toBe("granted");
     }
