@@ -101,6 +101,26 @@ test("SIGKILL of the process that runs the command ends it, frees the lock, exit
   expect(await locked.isLocked()).toBe(false);
 });
 
+test("SIGKILL of that process before it has told of the command ends the command, too", async () => {
+  const preload = `data:text/javascript,${encodeURIComponent(`
+    if (process.argv[1]?.endsWith("runner.js")) {
+      const send = process.send;
+      process.send = function (message, ...others) {
+        if (message.is === "started") process.kill(process.pid, "SIGKILL");
+        return send.call(process, message, ...others);
+      };
+    }`)}`;
+  const env = { NODE_OPTIONS: `--import=${preload}` };
+  await using locked = await runLocked(deaf, { args: ["--ttl", "10m"], env });
+  const { status, stderr } = await locked.cli.ended;
+  expect([status, stderr]).toEqual([
+    70,
+    "pg-locker: The process that ran the command was killed, and the command with it\n",
+  ]);
+  expect(locked.lives).toBe(false);
+  expect(await locked.isLocked()).toBe(false);
+});
+
 test("SIGKILL of both frees the lock at once, and the command runs on", async () => {
   await using locked = await runLocked(idle, { args: ["--ttl", "10m"] });
   const both = [locked.cli.process.pid ?? 0, locked.runner];

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import type { Work } from "../../src/cli/run/control-channel.ts";
 import { currentMoment, later, left, marginOf } from "../../src/cli/run/deadline.ts";
 import { SupervisedCommand } from "../../src/cli/run/supervised-command.ts";
@@ -12,6 +12,12 @@ import { until } from "../support/until.ts";
 
 /** A shell script that does nothing until it is ended. */
 const idle = "while :; do sleep 0.1; done";
+
+// As in a runner, which has the mark of its run.
+beforeAll(() => {
+  vi.stubEnv("PG_LOCKER_RUN", randomUUID());
+  return () => vi.unstubAllEnvs();
+});
 
 const anHour = 3_600_000;
 const grace = anHour / 4;
@@ -22,7 +28,6 @@ function work(script: string, environment = {}): Work {
     descriptors: [],
     isRaw: false,
     environment,
-    mark: randomUUID(),
     until: later(currentMoment(), anHour),
     grace,
     margin: 100,

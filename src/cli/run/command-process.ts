@@ -2,7 +2,7 @@ import { type SpawnOptions, type StdioOptions, spawn } from "node:child_process"
 import { constants } from "node:os";
 import { Worker } from "node:worker_threads";
 import { codeOf } from "../../contract/caught-error.ts";
-import { spawnRaw } from "./environment.ts";
+import { setVariables, spawnRaw } from "./environment.ts";
 import { isRunning, processOf } from "./process-table.ts";
 import type { Program } from "./program.ts";
 
@@ -146,11 +146,4 @@ function startHere({ file, args, isRaw, options }: CommandWork) {
 
 function exitOf({ status, name }: { status: number | null; name: string | null }): Exit {
   return { is: "ended", status, signal: name === null ? null : constants.signals[name as NodeJS.Signals] };
-}
-
-function setVariables(environment: Readonly<Record<string, string | undefined>>): void {
-  for (const [name, value] of Object.entries(environment)) {
-    if (value === undefined) delete process.env[name];
-    else process.env[name] = value;
-  }
 }

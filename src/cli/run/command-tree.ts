@@ -3,10 +3,20 @@ import { hasCode } from "../../contract/caught-error.ts";
 import { allProcesses, isRunning, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
 
 /**
- * The variable that marks everything that a command starts, unless that clears its environment. The value is a list separated by `/`: a
- * mark for each `run` that a process is under, from the outermost to the innermost.
+ * The variable that marks the runner and everything that its command starts, unless that clears its environment. The value is a list
+ * separated by `/`: a mark for each `run` that a process is under, from the outermost to the innermost.
  */
 export const markVariable = "PG_LOCKER_RUN";
+
+/** The variable's value for a process that this one starts under one more run. */
+export function marksWith(mark: string): string {
+  return [process.env[markVariable], mark].filter((each) => each).join("/");
+}
+
+/** The mark of the innermost run that this process is under. */
+export function innermostMark(): string {
+  return process.env[markVariable]?.split("/").at(-1) ?? "";
+}
 
 /** How many surviving processes are named. */
 const mostNamed = 5;
@@ -23,25 +33,25 @@ type Member = Pick<ProcessEntry, "pid" | "name" | "startedAt"> & {
  * no mark, and its parent has ended. Without `/proc`, the tree is the command's process group.
  */
 export class CommandTree {
-  readonly #leader: number;
+  readonly #leader: number | undefined;
   readonly #mark: string;
   readonly #startedAt: number;
   #members: readonly Member[] = [];
 
   /**
-   * @param leader the pid of the command, which leads its session and its group
+   * @param leader the pid of the command, which leads its session and its group; `undefined` if it isn't known, which leaves the mark
    * @param mark the command's own part of {@link markVariable}
    */
-  constructor(leader: number, mark: string) {
+  constructor(leader: number | undefined, mark: string) {
     this.#leader = leader;
     this.#mark = mark;
-    this.#startedAt = processOf(leader)?.startedAt ?? 0;
+    this.#startedAt = (leader === undefined ? undefined : processOf(leader)?.startedAt) ?? 0;
   }
 
   /** Signals all processes in the command's session, each group as a whole. */
   signal(signal: NodeJS.Signals): void {
     // The command's own group first, because what Ctrl-Z stops must not read what is typed next; finding the other groups takes a while.
-    send(-this.#leader, signal);
+    this.#signalGroup(signal);
     for (const group of this.#otherGroups(allProcesses() ?? [])) send(-group, signal);
   }
 
@@ -53,11 +63,13 @@ export class CommandTree {
     const processes = allProcesses() ?? [];
     // Listed before anything is signalled, because a process whose parent ends may no longer be recognised.
     const members = this.#look(processes);
-    const groups = new Set([this.#leader, ...this.#otherGroups(processes)]);
-    for (const group of groups) send(-group, signal);
+    const others = this.#otherGroups(processes);
+    this.#signalGroup(signal);
+    for (const group of others) send(-group, signal);
     const groupOf = new Map(processes.map(({ pid, group }) => [pid, group]));
     for (const { pid, depth } of members) {
-      if (depth === 0 && !groups.has(groupOf.get(pid) ?? 0)) send(pid, signal);
+      const group = groupOf.get(pid) ?? 0;
+      if (depth === 0 && group !== this.#leader && !others.has(group)) send(pid, signal);
     }
   }
 
@@ -65,14 +77,15 @@ export class CommandTree {
   kill(): void {
     const members = this.#look(allProcesses() ?? []);
     for (const { pid } of members.toSorted((one, other) => other.depth - one.depth)) send(pid, "SIGKILL");
-    send(-this.#leader, "SIGKILL");
+    this.#signalGroup("SIGKILL");
   }
 
   /** The processes that still run. */
   get living(): readonly Pick<ProcessEntry, "pid" | "name">[] {
     const processes = allProcesses();
     if (processes !== undefined) return this.#look(processes);
-    return send(-this.#leader, 0) === "none" ? [] : [{ pid: this.#leader, name: "" }];
+    if (this.#leader === undefined || this.#signalGroup(0) === "none") return [];
+    return [{ pid: this.#leader, name: "" }];
   }
 
   /** Whether any process of the last listing still runs. That is quick, but finds no new ones. */
@@ -98,6 +111,10 @@ export class CommandTree {
     } catch {
       // Nobody reads standard error any more.
     }
+  }
+
+  #signalGroup(signal: NodeJS.Signals | 0): ReturnType<typeof send> {
+    return this.#leader === undefined ? "none" : send(-this.#leader, signal);
   }
 
   /** The process groups in the command's session, except its own. */

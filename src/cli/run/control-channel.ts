@@ -13,8 +13,6 @@ export interface Work {
   readonly isRaw: boolean;
   /** Variables to add to the runner's own environment. */
   readonly environment: Readonly<Record<string, string>>;
-  /** The mark of everything that the command starts: see `CommandTree`. */
-  readonly mark: string;
   /** When the server may free the lock, unless a later message moves that. */
   readonly until: Moment;
   /** Milliseconds between SIGTERM and SIGKILL. */

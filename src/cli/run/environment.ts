@@ -8,6 +8,14 @@ export function isRawEnvironment(): boolean {
   return Object.entries(process.env).some((each) => each.join("=").includes(replacement));
 }
 
+/** Sets variables of this process; `undefined` removes one. */
+export function setVariables(variables: Readonly<Record<string, string | undefined>>): void {
+  for (const [name, value] of Object.entries(variables)) {
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+  }
+}
+
 /** The part of `ChildProcess` that its types don't declare. */
 export interface RawChild extends ChildProcess {
   spawn(options: object): number;

@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import { hasCode } from "../../contract/caught-error.ts";
 import type { Lock } from "../../index.ts";
 import { exitStatus } from "../exit-status.ts";
@@ -75,7 +74,6 @@ export class LockKeeper {
         descriptors: this.#inherited.handed,
         isRaw: isRawEnvironment(),
         environment,
-        mark: randomUUID(),
         until,
         grace,
         margin,

@@ -1,12 +1,13 @@
 import { type ChildProcess, type SendHandle, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { CommandTree } from "./command-tree.ts";
+import { CommandTree, marksWith, markVariable } from "./command-tree.ts";
 import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
 import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { type Inherited, stdioWith } from "./descriptors.ts";
-import { isRawEnvironment, spawnRaw } from "./environment.ts";
+import { isRawEnvironment, setVariables, spawnRaw } from "./environment.ts";
 
 /** How many milliseconds after the grace a runner that was told to stop has surely done so, unless it is itself stopped. */
 const patience = 5_000;
@@ -26,20 +27,23 @@ export type RunnerEnding = Ending | { readonly is: "runner-killed" } | { readonl
 //                      └──it says why it could not───────────────────────────────▲
 type State =
   | { readonly is: "idle" | "over" }
-  | { readonly is: "starting"; readonly mark: string; readonly late: NodeJS.Timeout }
+  | { readonly is: "starting"; readonly late: NodeJS.Timeout }
   | { readonly is: "running"; readonly tree: CommandTree };
 
 /** The runner as the keeper sees it; its program is `runner.ts`. */
 export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;
+  /** The mark of the runner, and of all that its command starts. */
+  readonly #mark: string;
   readonly #exited: Promise<unknown>;
   #signalled: () => void = () => {};
   #state: State = { is: "idle" };
   #overdue: NodeJS.Timeout | undefined;
 
-  private constructor(child: ChildProcess) {
+  private constructor(child: ChildProcess, mark: string) {
     this.#child = child;
+    this.#mark = mark;
     this.#exited = once(child, "exit").catch(() => {});
     // Before the event `close`, the last message was read. On Node.js 24, `close` may never come if a socket was sent.
     const closed = once(child, "close").catch(() => {});
@@ -64,13 +68,14 @@ export class RunnerProcess implements AsyncDisposable {
    * @throws the system's error if the runner can't be started
    */
   static async start(inherited: Inherited): Promise<RunnerProcess> {
-    const child = spawnRunner(inherited);
+    const mark = randomUUID();
+    const child = spawnRunner(inherited, mark);
     // Never signal this child: if no file could be opened for it, Node.js takes its pid for 0, and a signal to 0 goes to this process's
     // whole group.
     if (child.pid === undefined) throw (await once(child, "error"))[0];
     child.unref();
     child.channel?.unref();
-    return new RunnerProcess(child);
+    return new RunnerProcess(child, mark);
   }
 
   /** From now on, the runner keeps this process alive. */
@@ -83,7 +88,7 @@ export class RunnerProcess implements AsyncDisposable {
   run(work: Work, socket: SendHandle): void {
     // The runner may be stopped; or the message may be lost, because the runner may open too few files for its copy of the socket.
     const late = setTimeout(() => this.#child.kill("SIGKILL"), startTime);
-    this.#state = { is: "starting", mark: work.mark, late };
+    this.#state = { is: "starting", late };
     this.#tell({ is: "run", work }, socket);
   }
 
@@ -120,7 +125,7 @@ export class RunnerProcess implements AsyncDisposable {
   #started(leader: number): void {
     if (this.#state.is !== "starting") return;
     clearTimeout(this.#state.late);
-    this.#state = { is: "running", tree: new CommandTree(leader, this.#state.mark) };
+    this.#state = { is: "running", tree: new CommandTree(leader, this.#mark) };
   }
 
   #over(ending: Ending): Ending {
@@ -135,8 +140,10 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   async #killCommand(): Promise<RunnerEnding> {
-    if (this.#state.is !== "running") return { is: "runner-silent" };
-    const { tree } = this.#state;
+    if (this.#state.is === "idle" || this.#state.is === "over") return { is: "runner-silent" };
+    // The runner may have been killed between the start of the command and its word of that.
+    const tree = this.#state.is === "running" ? this.#state.tree : new CommandTree(undefined, this.#mark);
+    if (this.#state.is === "starting" && tree.living.length === 0) return { is: "runner-silent" };
     const deadline = later(currentMoment(), deathTime);
     while (left(deadline) > 0) {
       tree.kill();
@@ -148,15 +155,20 @@ export class RunnerProcess implements AsyncDisposable {
   }
 }
 
-function spawnRunner({ handed, free }: Inherited): ChildProcess {
+/** Starts the runner with its mark, so that even a command that it has just forked has it. */
+function spawnRunner({ handed, free }: Inherited, mark: string): ChildProcess {
   const program = fileURLToPath(new URL("./runner.js", import.meta.url));
   const options = { stdio: stdioWith(handed, free), detached: true };
-  if (!isRawEnvironment()) return spawn(process.execPath, [program], options);
+  const marks = { [markVariable]: marksWith(mark) };
+  if (!isRawEnvironment()) {
+    return spawn(process.execPath, [program], { ...options, env: { ...process.env, ...marks } });
+  }
   const channel = { NODE_CHANNEL_FD: `${free}`, NODE_CHANNEL_SERIALIZATION_MODE: "json" };
-  Object.assign(process.env, channel);
+  const outerMarks = { [markVariable]: process.env[markVariable] };
+  setVariables({ ...channel, ...marks });
   try {
     return spawnRaw(process.execPath, [program], options);
   } finally {
-    for (const name of Object.keys(channel)) delete process.env[name];
+    setVariables({ NODE_CHANNEL_FD: undefined, NODE_CHANNEL_SERIALIZATION_MODE: undefined, ...outerMarks });
   }
 }

@@ -1,5 +1,5 @@
 import { ProcessStarter } from "./command-process.ts";
-import { CommandTree, markVariable } from "./command-tree.ts";
+import { CommandTree, innermostMark } from "./command-tree.ts";
 import type { Ending, StopReason, Work } from "./control-channel.ts";
 import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { stdioWith } from "./descriptors.ts";
@@ -44,20 +44,15 @@ export class SupervisedCommand {
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
     });
-    const { program, descriptors, isRaw, mark } = work;
-    const marks = [process.env[markVariable], mark].filter((each) => each);
+    const { program, descriptors, isRaw } = work;
     const { pid, ended } = starter.start(program, {
       stdio: stdioWith(descriptors),
       isRaw,
       // The fencing token of a run around this one must not be taken for this run's.
-      environment: {
-        PG_LOCKER_FENCING_TOKEN: undefined,
-        ...work.environment,
-        [markVariable]: marks.join("/"),
-      },
+      environment: { PG_LOCKER_FENCING_TOKEN: undefined, ...work.environment },
     });
     this.#leader = pid;
-    if (pid !== undefined) this.#tree = new CommandTree(pid, mark);
+    if (pid !== undefined) this.#tree = new CommandTree(pid, innermostMark());
     void ended.then((exit) => {
       this.#exit = exit;
       if (exit.is === "not-run") this.#end(exit);
