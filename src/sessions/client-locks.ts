@@ -165,7 +165,7 @@ export class ClientLocks {
       if (tried.blocks !== true) {
         throw new Error("a wait on the caller's client needs PL/pgSQL, which the role may not use");
       }
-      await waitOn(client, waitOnClient({ id, mode, bound: lockTimeout(bound) }), left);
+      await waitOn(client, waitOnClient({ id, mode, bound: lockTimeout(bound) }), { bound, left });
       sentAt = now();
       const look = [id.toString(), tried.lockTimeout];
       const seen = await sayTo<LookClientAnswer>(client, lookForClientLock, look);

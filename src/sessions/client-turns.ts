@@ -35,13 +35,17 @@ export async function sayTo<T>(
   return answerOf<T>(client, await turns.take(client, () => client.query(text, values)));
 }
 
-/** Runs a wait inside the server, and cancels it if the caller gives up. */
-export async function waitOn(client: SessionClient, text: string, left: Stop): Promise<void> {
+/** Runs a wait of at most `bound` milliseconds inside the server, and cancels it if the caller gives up. */
+export async function waitOn(
+  client: SessionClient,
+  text: string,
+  { bound, left }: { bound: number; left: Stop },
+): Promise<void> {
   const cancel = async (): Promise<void> => {
     if (isUnderWay(client, text)) await cancelStatement(client as unknown as Client);
   };
-  const asked = turns.take(client, () => client.query(text, []));
-  await untilAnswered(asked, left, cancel);
+  const answer = turns.take(client, () => client.query(text, []));
+  await untilAnswered({ answer, bound, signal: left, cancel });
 }
 
 /**

@@ -159,8 +159,11 @@ async function tryAndWait(
   const text = (tried.blocks ? waitForLock : waitForLockPlainly)({ id, mode, mark });
   const deadline = wait.bound + statementDeadline;
   try {
-    const waiting = transaction.tell(text, { doing: waitingForTheLock, deadline });
-    await untilAnswered(waiting, wait.signal, () => transaction.cancel(text, { pid: tried.pid, id }));
+    await untilAnswered({
+      ...wait,
+      answer: transaction.tell(text, { doing: waitingForTheLock, deadline }),
+      cancel: () => transaction.cancel(text, { pid: tried.pid, id }),
+    });
   } catch (error) {
     if (!(error instanceof DatabaseError) || !waitEnded.has(error.sqlState)) throw error;
     return { refused: hasLeft() ? "abandoned" : "held" };

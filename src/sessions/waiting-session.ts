@@ -17,7 +17,7 @@ import {
   type WaitInServer,
   waitScript,
 } from "../postgres/sql-waiting.ts";
-import { Deadline, elapsedSince, type Instant } from "../runtime/clock.ts";
+import { Deadline, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
@@ -25,6 +25,7 @@ import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
 import { assertTrusted, noLongerHeld } from "./trust.ts";
+import { isAlmostOver } from "./until-answered.ts";
 
 export interface WaitingSessionParts {
   readonly pool: Pool;
@@ -216,9 +217,10 @@ export class WaitingSession {
 
   async #wait(opened: Opened, wait: WaitInServer, request: LockRequest): Promise<Answer<WaitAnswer>> {
     let silent: Deadline | undefined;
+    const begunAt = now();
     request.sent = true;
     request.cancel = () => {
-      this.#cancelling ??= cancelStatement(opened.client);
+      if (!isAlmostOver(wait.bound, begunAt)) this.#cancelling ??= cancelStatement(opened.client);
       silent ??= new Deadline(statementDeadline, {
         late: () => opened.session.destroy(new Error("no answer to a wait that was cancelled")),
       });
