@@ -89,7 +89,8 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   readonly #owner: LockOwner;
   readonly #hold: Hold<Grant, HeldLock>;
   readonly #holdForCaller: Hold<Grant, Lock>;
-  readonly #semaphores: Semaphores;
+  /** Made for the first semaphore. */
+  #semaphores: Semaphores | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(parts: LockerCoreParts) {
@@ -116,13 +117,6 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     const tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
     this.#holdForCaller =
       tracker === undefined ? this.#hold : (grant, wanted) => tracker.track(this.#hold(grant, wanted));
-    this.#semaphores = new Semaphores({
-      admission: this.#admission,
-      store: parts.store,
-      hold: this.#hold,
-      holdForCaller: this.#holdForCaller,
-      wanted: (key, options) => this.wanted(key, options),
-    });
   }
 
   /** Identifies the locker to functions that run under its locks. */
@@ -207,6 +201,13 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   semaphore(key: string, permits: number): Semaphore {
+    this.#semaphores ??= new Semaphores({
+      admission: this.#admission,
+      store: this.#parts.store,
+      hold: this.#hold,
+      holdForCaller: this.#holdForCaller,
+      wanted: (of, options) => this.wanted(of, options),
+    });
     return this.#semaphores.of(key, permits);
   }
 
@@ -337,7 +338,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   freed(lock: RegisteredLock): void {
     this.#registry.delete(lock);
     this.#admission.polling.wake(lock.id);
-    this.#semaphores.freed(lock.id);
+    this.#semaphores?.freed(lock.id);
   }
 }
 

@@ -6,11 +6,12 @@ import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
+import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import { clientRule, enforcedRule } from "../sessions/server-ttl.ts";
-import { type HoldingState, held, lossOf, notHeldIn, released } from "./holding-state.ts";
+import { type HoldingState, held, lossOf, notHeldIn, type Releasing, released } from "./holding-state.ts";
 import type { LockOwner } from "./lock-owner.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 import { OwnRefreshes } from "./own-refreshes.ts";
@@ -243,15 +244,16 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   #release(): Promise<void> {
     const start = performance.now();
     if (this.#state.is !== "held" || this.#isOver()) return this.#releaseWhatIsOver(start);
-    return new Promise((resolve, reject) => {
-      this.#state = { is: "releasing", resolve, reject, start };
-      if (this.#grant.free !== undefined) this.#grant.free(this);
-      else
-        this.#free().then(
-          () => this.freed(),
-          (error: unknown) => this.notFreed(error),
-        );
-    });
+    const releasing: Releasing = { is: "releasing", start, resolve: unset, reject: unset };
+    const over = settledBy(releasing);
+    this.#state = releasing;
+    if (this.#grant.free !== undefined) this.#grant.free(this);
+    else
+      this.#free().then(
+        () => this.freed(),
+        (error: unknown) => this.notFreed(error),
+      );
+    return over;
   }
 
   /** The lock that its holder has given back is free. */

@@ -1,4 +1,11 @@
 import { LockExpiredError, LockerClosedError, LockLostError, LockNotHeldError } from "../contract/errors.ts";
+import type { Settler } from "../runtime/settled-later.ts";
+
+/** It settles the holder's call to `release()`, which began at `start`, by `performance.now()`. */
+export interface Releasing extends Settler<void> {
+  readonly is: "releasing";
+  readonly start: number;
+}
 
 //            release()              its answer
 //   held ───────────────▶ releasing ───────────▶ released
@@ -8,13 +15,7 @@ import { LockExpiredError, LockerClosedError, LockLostError, LockNotHeldError } 
 //    └── locker.close() ──▶ closed
 export type HoldingState =
   | { readonly is: "held" }
-  | {
-      readonly is: "releasing";
-      /** These settle the holder's call to `release()`, which began at `start`, by `performance.now()`. */
-      readonly resolve: () => void;
-      readonly reject: (error: unknown) => void;
-      readonly start: number;
-    }
+  | Releasing
   | { readonly is: "released" }
   | { readonly is: "expired" }
   | { readonly is: "lost"; readonly cause: unknown }

@@ -22,9 +22,6 @@ export class Link {
   /** Called when the signal aborts. The link is cut by then. */
   onAbort(): void {}
 
-  /** Called when the link is cut. */
-  onCut(): void {}
-
   insertBefore(other: Link): void {
     this.next = other;
     this.previous = other.previous;
@@ -38,7 +35,6 @@ export class Link {
     this.next.previous = this.previous;
     this.previous = this;
     this.next = this;
-    this.onCut();
   }
 }
 
@@ -85,9 +81,14 @@ export class Stop implements StopSignal {
     return link;
   }
 
-  /** Calls `link.onAbort()` on an abort, unless the link is cut before. A link is in at most one ring. */
-  add(link: Link): void {
+  /**
+   * Calls `link.onAbort()` on an abort, unless the link is cut before. A link is in at most one ring.
+   *
+   * @returns whether it has not aborted yet
+   */
+  add(link: Link): boolean {
     link.insertBefore(this.#ring);
+    return this.#reason === undefined;
   }
 
   /** Aborts and calls every listener. A second call changes nothing. */
@@ -165,7 +166,8 @@ class CountedListener extends Listener {
     this.#onCut = onCut;
   }
 
-  override onCut(): void {
+  override cut(): void {
+    super.cut();
     const onCut = this.#onCut;
     this.#onCut = undefined;
     onCut?.();

@@ -1,7 +1,8 @@
+import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { freeing, joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
 import { type Instant, within } from "../runtime/clock.ts";
-import type { GoneListener, Grant, LockRequest, ReleaseListener, TryListener } from "./grant.ts";
+import type { GoneListener, Grant, LockRequest, Refusal, ReleaseListener, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
 import { askForProof, type Task, type Undone } from "./statement-batches.ts";
 
@@ -191,4 +192,21 @@ function tellReleased(listener: ReleaseListener, error: unknown): void {
 /** All holders' locks with one id, beginning with the first in the registry. */
 export function* chainOf(first: SharedLock | undefined): Generator<SharedLock> {
   for (let lock = first; lock !== undefined; lock = lock.beside) yield lock;
+}
+
+/** Tells a caller why its lock was not asked for. */
+export function refuse(
+  { key }: LockRequest,
+  listener: TryListener<SharedLock>,
+  why: Exclude<Undone, "not sent">,
+): void {
+  let refusal: Refusal;
+  if (why === "not wanted") refusal = { refused: "abandoned" };
+  else if (why.refused === "recovering") refusal = why;
+  else if (why.refused === "pool-saturated") refusal = { refused: why.refused, waited: why.waited };
+  else {
+    listener.failed(new LockNotAcquiredError({ key, reason: why.refused, waited: why.waited }));
+    return;
+  }
+  listener.refused(refusal);
 }

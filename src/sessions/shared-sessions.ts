@@ -1,14 +1,14 @@
-import { aboutKey, DatabaseError, LockerError, LockNotAcquiredError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, LockerError } from "../contract/errors.ts";
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, withinTtl } from "../runtime/clock.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
-import type { LockRequest, Refusal, TryListener } from "./grant.ts";
+import type { LockRequest, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
 import { reliableTimeOf, ttlClassOf } from "./server-ttl.ts";
-import { chainOf, SharedLock, type SharedLocks } from "./shared-lock.ts";
+import { chainOf, refuse, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import { askForProof, type Undone } from "./statement-batches.ts";
 import { noLongerHeld } from "./trust.ts";
@@ -62,7 +62,7 @@ export class SharedSessions implements SharedLocks {
   tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
     const first = this.#locks.get(request.id);
     if (first === undefined) {
-      this.#ask(request, listener, { how: "taking", session: this.#withRoom(request.ttl), isAgain });
+      this.#ask(request, listener, { how: "taking", first, session: this.#withRoom(request.ttl), isAgain });
       return;
     }
     for (const lock of chainOf(first)) {
@@ -82,10 +82,10 @@ export class SharedSessions implements SharedLocks {
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
       // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
-      this.#ask(request, listener, { how: "joining", session, isAgain });
+      this.#ask(request, listener, { how: "joining", first, session, isAgain });
       return;
     }
-    this.#ask(request, listener, { how: "taking", session: this.#withRoom(request.ttl), isAgain });
+    this.#ask(request, listener, { how: "taking", first, session: this.#withRoom(request.ttl), isAgain });
   }
 
   /** Whether a session has room, or the pool has a connection without a queue. */
@@ -113,14 +113,21 @@ export class SharedSessions implements SharedLocks {
     await Promise.all([this.#tokens.close(), ...sessions.map((session) => session.close())]);
   }
 
+  /** @param asked.first the first of the lock's chain */
   #ask(
     request: LockRequest,
     listener: TryListener<SharedLock>,
-    { how, session, isAgain }: { how: "taking" | "joining"; session: SharedSession; isAgain: boolean },
+    asked: {
+      how: "taking" | "joining";
+      first: SharedLock | undefined;
+      session: SharedSession;
+      isAgain: boolean;
+    },
   ): void {
+    const { how, first, session, isAgain } = asked;
     const lapses = this.#enforced;
     const lock = new SharedLock(this, session, { request, listener, how, isAgain, lapses });
-    lock.beside = this.#locks.get(request.id);
+    lock.beside = first;
     this.#locks.set(request.id, lock);
     session.carry(lock, request.ttl);
     session.ask(lock);
@@ -215,8 +222,7 @@ export class SharedSessions implements SharedLocks {
   }
 
   free(lock: SharedLock): void {
-    for (let other = this.#locks.get(lock.id); other !== undefined; other = other.beside) {
-      if (other === lock || other.session !== lock.session) continue;
+    if (lock.mode === "shared" && this.#isShared(lock)) {
       // The server has the lock once for all of them.
       this.#forget(lock);
       lock.released();
@@ -225,6 +231,14 @@ export class SharedSessions implements SharedLocks {
     if (lock.state !== "gone") lock.state = "freeing";
     lock.operation = freeing[lock.mode];
     lock.session.ask(lock);
+  }
+
+  /** Whether somebody else holds the lock on the same session. */
+  #isShared(lock: SharedLock): boolean {
+    for (const other of chainOf(this.#locks.get(lock.id))) {
+      if (other !== lock && other.session === lock.session) return true;
+    }
+    return false;
   }
 
   freed(lock: SharedLock, answer: OperationAnswer): void {
@@ -261,9 +275,11 @@ export class SharedSessions implements SharedLocks {
 
   /** Takes a lock out of the registry. A second call does nothing. */
   #unlist(lock: SharedLock): void {
+    if (lock.state === "gone") return;
     const { id, beside } = lock;
     lock.beside = undefined;
-    const first = this.#locks.get(id);
+    // An exclusive lock is alone in its chain.
+    const first = lock.mode === "exclusive" ? lock : this.#locks.get(id);
     if (first === lock) {
       if (beside === undefined) this.#locks.delete(id);
       else this.#locks.set(id, beside);
@@ -328,20 +344,4 @@ export class SharedSessions implements SharedLocks {
     }
     return carried;
   }
-}
-
-function refuse(
-  { key }: LockRequest,
-  listener: TryListener<SharedLock>,
-  why: Exclude<Undone, "not sent">,
-): void {
-  let refusal: Refusal;
-  if (why === "not wanted") refusal = { refused: "abandoned" };
-  else if (why.refused === "recovering") refusal = why;
-  else if (why.refused === "pool-saturated") refusal = { refused: why.refused, waited: why.waited };
-  else {
-    listener.failed(new LockNotAcquiredError({ key, reason: why.refused, waited: why.waited }));
-    return;
-  }
-  listener.refused(refusal);
 }

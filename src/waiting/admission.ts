@@ -1,13 +1,14 @@
 import { LockerClosedError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { CircuitBreaker } from "../runtime/circuit-breaker.ts";
+import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { Attempt, type Granted, type Hold, type Holdings, type Wanted } from "./attempt.ts";
 import { Polling } from "./polling.ts";
-import { type Around, lockAround } from "./reentrancy.ts";
-import { type AskedWait, Wait, type WaitSurroundings } from "./wait.ts";
+import { lockAround } from "./reentrancy.ts";
+import { type LockCall, Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
 /** Decides which callers of a locker may try for a lock, and when. An {@link Attempt} tries once, a {@link Wait} until it is granted. */
@@ -70,10 +71,11 @@ export class Admission implements WaitSurroundings {
     // It is not certain that the caller itself holds the lock: see `lockAround`. But a wait without a bound might never end.
     const around = lockAround(this, wanted.id);
     const mayWait = wanted.wait > 0 && (around === undefined || Number.isFinite(wanted.wait));
-    return new Promise((resolve, reject) => {
-      if (mayWait) new WaitingCall(this, { wanted, store, hold, around }, { resolve, reject }).begin();
-      else new OnlyTry(wanted, this, { hold, around, resolve, reject }).begin(store);
-    });
+    const asked = { wanted, store, hold, around };
+    const call = mayWait ? new WaitingCall(this, asked) : new OnlyTry(this, asked);
+    const taken = settledBy(call);
+    call.begin();
+    return taken;
   }
 
   waitBegan(): void {
@@ -88,22 +90,14 @@ export class Admission implements WaitSurroundings {
 }
 
 /** A call with a wait, from beginning to end. */
-class WaitingCall<G extends Granted, H> extends Wait<G, H> {
+class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H> {
   readonly #admission: Admission;
-  readonly #wanted: Wanted;
-  readonly #resolve: (lock: H) => void;
-  readonly #reject: (error: unknown) => void;
+  resolve: (lock: H) => void = unset;
+  reject: (error: unknown) => void = unset;
 
-  constructor(
-    admission: Admission,
-    asked: AskedWait<G, H>,
-    { resolve, reject }: { resolve(lock: H): void; reject(error: unknown): void },
-  ) {
+  constructor(admission: Admission, asked: LockCall<G, H>) {
     super(admission, asked);
     this.#admission = admission;
-    this.#wanted = asked.wanted;
-    this.#resolve = resolve;
-    this.#reject = reject;
   }
 
   override begin(): void {
@@ -114,51 +108,39 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> {
   protected override onGranted(lock: H): void {
     this.#admission.waitEnded();
     this.#admission.telemetry.succeeded("acquire", this.start);
-    this.#resolve(lock);
+    this.resolve(lock);
   }
 
   protected override onFailed(error: unknown): void {
-    const { start } = this;
-    const { signal } = this.#wanted;
+    const { start, wanted } = this;
+    const { signal } = wanted;
     this.#admission.waitEnded();
-    this.#admission.telemetry.failed("acquire", this.#wanted, { error, signal, start });
-    this.#reject(error);
+    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start });
+    this.reject(error);
   }
 }
 
 /** A call without a wait, from beginning to end. */
-class OnlyTry<G extends Granted, H> extends Attempt<G> {
-  readonly #wanted: Wanted;
+class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
   readonly #admission: Admission;
-  readonly #hold: Hold<G, H>;
-  readonly #own: Around | undefined;
-  readonly #resolve: (lock: H) => void;
-  readonly #reject: (error: unknown) => void;
+  readonly #asked: LockCall<G, H>;
   readonly #start: number;
+  resolve: (lock: H) => void;
+  reject: (error: unknown) => void;
 
-  constructor(
-    wanted: Wanted,
-    admission: Admission,
-    parts: {
-      hold: Hold<G, H>;
-      around: Around | undefined;
-      resolve: (lock: H) => void;
-      reject: (error: unknown) => void;
-    },
-  ) {
-    super(wanted, admission);
-    this.#wanted = wanted;
+  constructor(admission: Admission, asked: LockCall<G, H>) {
+    super(asked.wanted, admission);
     this.#admission = admission;
-    this.#hold = parts.hold;
-    this.#own = parts.around;
-    this.#resolve = parts.resolve;
-    this.#reject = parts.reject;
+    this.#asked = asked;
     this.#start = performance.now();
+    this.resolve = unset;
+    this.reject = unset;
   }
 
-  begin(store: LockStore<G>): void {
+  begin(): void {
+    const { store, wanted } = this.#asked;
+    const { id, mode, signal, alsoEndedBy } = wanted;
     this.#admission.began();
-    const { id, mode, signal, alsoEndedBy } = this.#wanted;
     // Otherwise readers that come one after another would never let a writer in.
     if (mode === "shared" && this.#admission.lines.hasWriter(id)) this.onHeld();
     else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
@@ -166,21 +148,24 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> {
   }
 
   protected override onGranted(grant: G): void {
-    const lock = this.#hold(grant, this.#wanted);
+    const { hold, wanted } = this.#asked;
+    const lock = hold(grant, wanted);
     this.#admission.ended();
     this.#admission.telemetry.succeeded("acquire", this.#start);
-    this.#resolve(lock);
+    this.resolve(lock);
   }
 
   protected override onHeld(): void {
-    const { key } = this.#wanted;
-    this.onFailed(new LockNotAcquiredError({ key, reason: "held", reentrant: this.#own !== undefined }));
+    const { key } = this;
+    const reentrant = this.#asked.around !== undefined;
+    this.onFailed(new LockNotAcquiredError({ key, reason: "held", reentrant }));
   }
 
   protected override onFailed(error: unknown): void {
-    const { signal } = this.#wanted;
+    const { wanted } = this.#asked;
+    const { signal } = wanted;
     this.#admission.ended();
-    this.#admission.telemetry.failed("acquire", this.#wanted, { error, signal, start: this.#start });
-    this.#reject(error);
+    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start: this.#start });
+    this.reject(error);
   }
 }

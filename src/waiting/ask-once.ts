@@ -1,3 +1,4 @@
+import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import {
@@ -27,39 +28,34 @@ export function askOnce<G extends Granted, H>(
   },
 ): Promise<H | undefined> {
   const { store, hold, how, signals } = asked;
-  return new Promise((resolve, reject) => {
-    new PromisedAttempt(wanted, around, { hold, resolve, reject }).ask(store, how, signals);
-  });
+  const attempt = new PromisedAttempt(wanted, around, hold);
+  const answer = settledBy(attempt);
+  attempt.ask(store, how, signals);
+  return answer;
 }
 
 /** An attempt that settles a promise. */
-class PromisedAttempt<G extends Granted, H> extends Attempt<G> {
+class PromisedAttempt<G extends Granted, H> extends Attempt<G> implements Settler<H | undefined> {
   readonly #wanted: Wanted;
   readonly #hold: Hold<G, H>;
-  readonly #resolve: (lock: H | undefined) => void;
-  readonly #reject: (error: unknown) => void;
+  resolve: (lock: H | undefined) => void = unset;
+  reject: (error: unknown) => void = unset;
 
-  constructor(
-    wanted: Wanted,
-    around: AttemptSurroundings,
-    parts: { hold: Hold<G, H>; resolve(lock: H | undefined): void; reject(error: unknown): void },
-  ) {
+  constructor(wanted: Wanted, around: AttemptSurroundings, hold: Hold<G, H>) {
     super(wanted, around);
     this.#wanted = wanted;
-    this.#hold = parts.hold;
-    this.#resolve = parts.resolve;
-    this.#reject = parts.reject;
+    this.#hold = hold;
   }
 
   protected override onGranted(grant: G): void {
-    this.#resolve(this.#hold(grant, this.#wanted));
+    this.resolve(this.#hold(grant, this.#wanted));
   }
 
   protected override onHeld(): void {
-    this.#resolve(undefined);
+    this.resolve(undefined);
   }
 
   protected override onFailed(error: unknown): void {
-    this.#reject(error);
+    this.reject(error);
   }
 }

@@ -115,9 +115,8 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   /** Asks the store, unless one of the signals has aborted. */
   ask(store: LockStore<G>, how: How, signals?: ReadonlyArray<StopSignal | undefined>): void {
     const { closing, breaker } = this.#around;
-    closing.add(this);
     // A caller that acquires several may come to the next one after close().
-    if (closing.aborted) this.#leave(closing.reason);
+    if (!closing.add(this)) this.#leave(closing.reason);
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
     if (this.#state !== "asking") return;
     if (breaker === undefined) {

@@ -2,6 +2,7 @@ import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
 import type { Alarm } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
+import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, Link, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
@@ -26,8 +27,8 @@ export interface WaitSurroundings extends AttemptSurroundings {
   readonly polling: Polling;
 }
 
-/** What is waited for. */
-export interface AskedWait<G extends Granted, H> {
+/** A call for a lock: what is asked for, and of whom. */
+export interface LockCall<G extends Granted, H> {
   readonly wanted: Wanted;
   readonly store: LockStore<G>;
   readonly hold: Hold<G, H>;
@@ -60,7 +61,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   readonly id: bigint;
   readonly mode: LockMode;
   readonly #around: WaitSurroundings;
-  readonly #wanted: Wanted;
+  readonly wanted: Wanted;
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #own: Around | undefined;
@@ -78,13 +79,13 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   /** Its links to signals, apart from close(). */
   #links: Link[] | undefined;
 
-  constructor(around: WaitSurroundings, { wanted, store, hold, around: own }: AskedWait<G, H>) {
+  constructor(around: WaitSurroundings, { wanted, store, hold, around: own }: LockCall<G, H>) {
     super();
     this.id = wanted.id;
     this.mode = wanted.mode;
     this.#own = own;
     this.#around = around;
-    this.#wanted = wanted;
+    this.wanted = wanted;
     this.#store = store;
     this.#hold = hold;
   }
@@ -97,11 +98,11 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   /** Stands in line, unless something has ended it already. */
   begin(): void {
     const { closing, lines } = this.#around;
-    const { signal, alsoEndedBy } = this.#wanted;
-    closing.add(this);
+    const { signal, alsoEndedBy } = this.wanted;
+    const isOpen = closing.add(this);
     this.#endOn(signal);
     this.#endOn(alsoEndedBy);
-    if (closing.aborted) this.#end(closing.reason);
+    if (!isOpen) this.#end(closing.reason);
     if (this.#state.is === "over") return;
     if (!this.#store.skipsLine) this.#place = lines.join(this);
     if (!this.#isFirst) {
@@ -185,7 +186,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Tells listeners once that it waits. */
   #tell(): void {
-    if (!this.#isTold) this.#around.telemetry.events.waiting(this.#wanted);
+    if (!this.#isTold) this.#around.telemetry.events.waiting(this.wanted);
     this.#isTold = true;
   }
 
@@ -196,7 +197,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   }
 
   get bound(): number {
-    return this.#wanted.wait;
+    return this.wanted.wait;
   }
 
   get isFirstTry(): boolean {
@@ -206,12 +207,12 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   atBound(): void {
     const lastFault = this.#ridingOut?.lastFault;
     const reentrant = this.#own?.isHeld() ?? false;
-    this.#end(boundHasPassed(this.#wanted, this.#around, { lastFault, reentrant }));
+    this.#end(boundHasPassed(this.wanted, this.#around, { lastFault, reentrant }));
   }
 
   /** Goes on until the lock is granted, whatever fault occurs that waiting can mend. */
   async #untilGranted(end: Stop): Promise<H> {
-    const ridingOut = new RidingOut(this.#wanted, this.#around);
+    const ridingOut = new RidingOut(this.wanted, this.#around);
     this.#ridingOut = ridingOut;
     for (;;) {
       try {
@@ -232,11 +233,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     let tries = store.skipsLine !== true;
     try {
       for (;;) {
-        if (
-          tries &&
-          !registry.keepOut(this.#wanted) &&
-          (poller !== undefined || (store.canTry?.() ?? true))
-        ) {
+        if (tries && !registry.keepOut(this.wanted) && (poller !== undefined || (store.canTry?.() ?? true))) {
           const lock = await this.#ask(poller === undefined ? "tryLock" : "pollLock", end);
           if (lock !== undefined) return lock;
         }
@@ -258,7 +255,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
           this.#isFirstTry = false;
         } else {
           if (poller === undefined) this.#keepBound();
-          poller ??= polling.join(this.#wanted.id);
+          poller ??= polling.join(this.wanted.id);
           await abandonOnAbort(polling.sleep(poller), [end]);
           tries = true;
         }
@@ -270,8 +267,8 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Asks once, and returns `undefined` if somebody else holds the lock. */
   #ask(how: How, end: Stop): Promise<H | undefined> {
-    debug("wait", () => ({ key: this.#wanted.key, how: typeof how === "number" ? "in the server" : how }));
-    return askOnce(this.#wanted, this.#around, {
+    debug("wait", () => ({ key: this.wanted.key, how: typeof how === "number" ? "in the server" : how }));
+    return askOnce(this.wanted, this.#around, {
       store: this.#store,
       hold: this.#hold,
       how,
@@ -283,24 +280,23 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 /** Waits until the lock is granted. @throws what {@link Wait} fails with */
 export function untilGranted<G extends Granted, H>(
   around: WaitSurroundings,
-  asked: AskedWait<G, H>,
+  asked: LockCall<G, H>,
 ): Promise<H> {
-  return new Promise((resolve, reject) => {
-    new PromisedWait(around, asked, { resolve, reject }).begin();
-  });
+  const wait = new PromisedWait(around, asked);
+  const granted = settledBy(wait);
+  wait.begin();
+  return granted;
 }
 
-class PromisedWait<G extends Granted, H> extends Wait<G, H> {
-  protected override readonly onGranted: (lock: H) => void;
-  protected override readonly onFailed: (error: unknown) => void;
+class PromisedWait<G extends Granted, H> extends Wait<G, H> implements Settler<H> {
+  resolve: (lock: H) => void = unset;
+  reject: (error: unknown) => void = unset;
 
-  constructor(
-    around: WaitSurroundings,
-    asked: AskedWait<G, H>,
-    { resolve, reject }: { resolve(lock: H): void; reject(error: unknown): void },
-  ) {
-    super(around, asked);
-    this.onGranted = resolve;
-    this.onFailed = reject;
+  protected override onGranted(lock: H): void {
+    this.resolve(lock);
+  }
+
+  protected override onFailed(error: unknown): void {
+    this.reject(error);
   }
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { assertFree, type Case, heldElsewhere, lapsed, notHeld, pass, until } from "./fixture.ts";
+import { assertFree, type Case, heldElsewhere, inTime, lapsed, notHeld, pass, until } from "./fixture.ts";
 
 /** Cases about the TTL of a lock: refreshes before it passes, and what happens to the lock afterwards. */
 export const expiryCases: readonly Case[] = [
@@ -45,7 +45,7 @@ export const expiryCases: readonly Case[] = [
     says: "a lock that lapses aborts its signal, and is not held",
     letsPass: "brief",
     run: async (given) => {
-      const lock = await given.locker.acquire(given.key, { ttl: given.brief });
+      const lock = await inTime(given, () => given.locker.acquire(given.key, { ttl: given.brief }));
       const { signal } = lock;
       await until(given, () => signal.aborted, "the signal aborts");
       assert.equal(signal.reason.code, "LOCK_EXPIRED");

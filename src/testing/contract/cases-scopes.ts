@@ -5,6 +5,7 @@ import {
   type Case,
   emptyKey,
   heldElsewhere,
+  inTime,
   never,
   pass,
   until,
@@ -149,8 +150,9 @@ export const scopeCases: readonly Case[] = [
     letsPass: "brief",
     run: async (given) => {
       const { locker, key, brief } = given;
+      const forEver = () => new Promise(() => {});
       let reason: { code?: string } | undefined;
-      const running = locker.withLock(key, () => new Promise(() => {}), { ttl: brief, autoRefresh: false });
+      const running = inTime(given, () => locker.withLock(key, forEver, { ttl: brief, autoRefresh: false }));
       running.catch((loss) => {
         reason = loss;
       });

@@ -37,11 +37,18 @@ await cycles(100, 1);
 const kept = await locker.acquire("kept");
 await inspector.post("Profiler.enable");
 await inspector.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
-await entered();
-const lock = await locker.acquire("counted");
-const acquire = await entered();
-await lock.release();
-const release = await entered();
+// A timer of the locker may ring in the middle of one, so several are counted.
+const acquires = [];
+const releases = [];
+for (let round = 0; round < 5; round += 1) {
+  await entered();
+  const lock = await locker.acquire("counted");
+  acquires.push(await entered());
+  await lock.release();
+  releases.push(await entered());
+}
+const least = (all) => all.reduce((one, other) => (other.functions < one.functions ? other : one));
+const [acquire, release] = [acquires, releases].map(least);
 await inspector.post("Profiler.stopPreciseCoverage");
 await inspector.post("Profiler.disable");
 

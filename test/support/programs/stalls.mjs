@@ -24,12 +24,13 @@ async function work(name) {
   }
 }
 const working = Array.from({ length: 8 }, (_, at) => work(`work:${at}`));
-say({ busy: true });
 let last = performance.now();
 const watch = setInterval(() => {
   stood ||= performance.now() - last > 4_000;
   last = performance.now();
 }, 50);
+// Only now, because it may be stopped as soon as it has said so.
+say({ busy: true });
 await Promise.all(working);
 clearInterval(watch);
 // Everything that was due while it stood still gets its turn.
