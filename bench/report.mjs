@@ -168,6 +168,29 @@ const tables = {
       ],
     };
   },
+
+  hotPath: ({ rounds, aim, acquire, release, bytes, heldLock, waiter }) => {
+    const row = (what, unit, value, wanted) => [
+      what,
+      unit,
+      String(value),
+      `${wanted} ${verdict(value <= wanted)}`,
+    ];
+    return {
+      title: "one lock that nobody else wants, in the process",
+      rounds,
+      header: ["", "", "library", "aim"],
+      rows: [
+        row("acquire", "functions entered", acquire.functions, aim.acquire.functions),
+        row("", "files they are in", acquire.files, aim.acquire.files),
+        row("release", "functions entered", release.functions, aim.release.functions),
+        row("", "files they are in", release.files, aim.release.files),
+        row("acquire and release, 64 callers", "bytes of garbage", bytes, aim.bytes),
+        row("a lock that is held", "bytes kept", heldLock, aim.heldLock),
+        row("a caller that waits", "bytes kept", waiter, aim.waiter),
+      ],
+    };
+  },
 };
 
 /** The results of a scenario as a Markdown table that is also readable as plain text. */

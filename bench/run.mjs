@@ -1,5 +1,5 @@
 // Measures the named scenarios, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [fleet] [besideOthers] [serverCpu]
-// [manyLocks]
+// [manyLocks] [hotPath]
 // In results.json, the other scenarios keep their results; README.md, docs/bench.md and docs/bench.svg are written from it.
 import { readFileSync, writeFileSync } from "node:fs";
 import { besideOthers } from "./beside-others.mjs";
@@ -8,13 +8,24 @@ import { draw } from "./chart.mjs";
 import { crowd } from "./crowd.mjs";
 import { fleet } from "./fleet.mjs";
 import { handOver } from "./hand-over.mjs";
+import { hotPath } from "./hot-path.mjs";
 import { manyLocks } from "./many-locks.mjs";
 import { rates } from "./rates.mjs";
 import { asJson, tableOf } from "./report.mjs";
 import { serverCpu } from "./server-cpu.mjs";
 import { publish } from "./summary.mjs";
 
-const scenarios = { rates, handOver, callersOneKey, crowd, fleet, besideOthers, serverCpu, manyLocks };
+const scenarios = {
+  rates,
+  handOver,
+  callersOneKey,
+  crowd,
+  fleet,
+  besideOthers,
+  serverCpu,
+  manyLocks,
+  hotPath,
+};
 const file = new URL("results.json", import.meta.url);
 
 const named = process.argv.slice(2);
