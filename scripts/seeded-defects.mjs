@@ -8,7 +8,7 @@
 export const mutants = [
   {
     name: "deadline-from-answer",
-    says: "belief counts from the answer instead of the sending",
+    says: "a TTL counts from the answer instead of the sending",
     file: "src/postgres/session.ts",
     what: "receiver?.replied(reply, this.#sentAt);",
     by: "receiver?.replied(reply, now());",
@@ -19,10 +19,10 @@ export const mutants = [
   },
   {
     name: "no-deadline",
-    says: "belief never ends by itself",
+    says: "a TTL never ends by itself",
     file: "src/holding/held-lock.ts",
-    what: "return this.#window.left;",
-    by: "return this.#window.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
+    what: "return this.#reliance.left;",
+    by: "return this.#reliance.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a lock that lapses aborts its signal, and is not held",
@@ -406,7 +406,7 @@ export const mutants = [
   {
     name: "shorter-refresh-forgotten",
     says: "a shorter refresh under way doesn't count before its answer, though the server may have it in force",
-    file: "src/runtime/trust-window.ts",
+    file: "src/runtime/reliance.ts",
     what: "if (this.#asked !== undefined && this.#rule.enforced) {",
     by: "if (this.#asked !== undefined && this.#rule.enforced && this.#ttl < 0) {",
     caughtBy: {
@@ -417,11 +417,11 @@ export const mutants = [
   {
     name: "refreshes-in-order-of-looking",
     says: "of refreshes that overlap, the one whose answer is looked at last is in force",
-    file: "src/runtime/trust-window.ts",
+    file: "src/runtime/reliance.ts",
     what: "if (asked.turn < this.#answered) return;",
     by: "if (asked.turn < this.#answered && this.#ttl < 0) return;",
     caughtBy: {
-      file: "test/unit/trust-window.test.ts",
+      file: "test/unit/reliance.test.ts",
       test: "refreshes that overlap answers that are looked at in another order count in that of the sending",
     },
   },

@@ -28,6 +28,7 @@ import type {
 import type { Semaphore } from "./contract/semaphore.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
 import { elect } from "./election/elect.ts";
+import { holdAndEmit } from "./holding/event-hold.ts";
 import { heldAtLeast } from "./holding/held-at-least.ts";
 import { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
@@ -35,10 +36,9 @@ import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
 import { type NestedLock, takePart } from "./holding/nested-lock.ts";
 import { ownLock } from "./holding/own-lock.ts";
-import { telling } from "./holding/told-hold.ts";
 import { HandleTracker } from "./holding/tracked-lock.ts";
 import { wrappedFunction } from "./holding/wrapped-function.ts";
-import type { LockState, SoughtLock } from "./inspection/lock-state.ts";
+import type { LockState, LockToInspect } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 import { Expiries } from "./runtime/expiries.ts";
 import { channels } from "./runtime/lock-event-source.ts";
@@ -71,7 +71,7 @@ export interface LockerCoreParts {
   /** The store for locks on a session of the caller's. @throws {InvalidConfigError} */
   storeOn(client: SessionClient): LockStore<Grant>;
   /** Who holds a lock and who waits for it, in any process. */
-  look(lock: SoughtLock, signal: AbortSignalLike | undefined): Promise<LockState>;
+  look(lock: LockToInspect, signal: AbortSignalLike | undefined): Promise<LockState>;
 }
 
 /**
@@ -316,7 +316,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     if (part !== undefined) return part;
     const { events } = this.telemetry;
     const isHeard = events.listeners.size > 0 || channels.acquired.hasSubscribers;
-    const told = isHeard ? telling(events, hold) : hold;
+    const told = isHeard ? holdAndEmit(events, hold) : hold;
     if (wanted.client === undefined) return this.take(wanted, this.#parts.store, told);
     return this.take(wanted, this.#parts.storeOn(wanted.client), told);
   }

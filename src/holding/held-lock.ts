@@ -6,9 +6,9 @@ import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
+import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
 import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
-import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import { clientRule, enforcedRule } from "../sessions/server-ttl.ts";
 import { type HoldingState, held, lossOf, notHeldIn, type Releasing, released } from "./holding-state.ts";
@@ -36,7 +36,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   readonly #grant: Grant;
   #state: HoldingState;
   /** How long its holder may rely on it. */
-  readonly #window: TrustWindow;
+  readonly #reliance: Reliance;
   #upkeep: Upkeep;
   #controller: AbortController | undefined;
   #freeing: Promise<void> | undefined;
@@ -54,7 +54,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#grant = grant;
     this.#owner = owner;
     this.#state = held;
-    this.#window = new TrustWindow(facts.ttl, grant.provenAt, grant.lapses ? enforcedRule : clientRule);
+    this.#reliance = new Reliance(facts.ttl, grant.provenAt, grant.lapses ? enforcedRule : clientRule);
     this.#controller = undefined;
     this.#freeing = undefined;
     if (!facts.autoRefresh) {
@@ -71,7 +71,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   }
 
   get ttl(): number {
-    return this.#window.ttl;
+    return this.#reliance.ttl;
   }
 
   get fencingToken(): bigint | undefined {
@@ -80,7 +80,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
 
   /** The TTL that ends first, that of a refresh without an answer maybe, and when the statement with it was sent. */
   get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
-    return this.#window.soonest;
+    return this.#reliance.soonest;
   }
 
   get held(): boolean {
@@ -94,7 +94,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   get expiresAt(): Date {
     // Whatever its session has proved since then counts as well.
     if (this.#state.is === "held") this.left;
-    return new Date(this.#window.until);
+    return new Date(this.#reliance.until);
   }
 
   get remaining(): number {
@@ -171,7 +171,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#upkeep = nobodys;
     if (upkeep === itsSessions) {
       // What the session has proved so far counts; what it proves from now on does not.
-      this.#window.extend(this.#grant.provenAt);
+      this.#reliance.extend(this.#grant.provenAt);
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
       upkeep.stop();
@@ -204,8 +204,8 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   /** Milliseconds until the holder must stop relying on it. */
   get left(): number {
     // Whatever the session was asked, perhaps for another lock, proves this one as well.
-    if (this.#upkeep === itsSessions) this.#window.extend(this.#grant.provenAt);
-    return this.#window.left;
+    if (this.#upkeep === itsSessions) this.#reliance.extend(this.#grant.provenAt);
+    return this.#reliance.left;
   }
 
   async #prove(ttl: number): Promise<void> {
@@ -218,7 +218,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
         // The breaker may have taken its time. A lock that is over is not asked for: its session may be somebody else's by now.
         const left = this.left;
         if (this.#state !== state || left <= 0) return Promise.resolve(undefined);
-        asked = this.#window.ask(ttl);
+        asked = this.#reliance.ask(ttl);
         if (ttl < this.ttl) this.#moved();
         // The answer must come while the holder still relies on the lock, with some time to spare.
         return this.#grant.refresh(ttl, Math.max(left * 0.9, 1));
@@ -226,7 +226,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
       // In the meantime the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();
-      if (asked !== undefined) this.#window.answered(asked, sentAt);
+      if (asked !== undefined) this.#reliance.answered(asked, sentAt);
       this.#moved();
     } catch (error) {
       if (error instanceof CircuitOpenError || error instanceof LockNotHeldError) throw error;

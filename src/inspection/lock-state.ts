@@ -11,7 +11,7 @@ export interface OwnLock {
 }
 
 /** A lock to inspect, and what the inspecting locker itself holds of it. */
-export interface SoughtLock {
+export interface LockToInspect {
   readonly id: bigint;
   own(): readonly OwnLock[];
 }
@@ -25,7 +25,7 @@ export type LockState = Pick<LockInspection, "holders" | "waiters">;
  */
 export async function lookAtLock(
   pool: Pool,
-  lock: SoughtLock,
+  lock: LockToInspect,
   signal: AbortSignalLike | undefined,
 ): Promise<LockState> {
   const seen = await locksOf(pool, lock.id, signal);

@@ -22,7 +22,7 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
-import { LooksForFree } from "./look-for-free.ts";
+import { FreeLockChecks } from "./look-for-free.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { reserveFor } from "./reserve-for.ts";
@@ -43,12 +43,12 @@ export interface DedicatedSessionsOptions {
 export class DedicatedSessions {
   readonly #options: DedicatedSessionsOptions;
   readonly #enforced: boolean;
-  readonly #looks: LooksForFree;
+  readonly #looks: FreeLockChecks;
   readonly #sessions = new Set<Session>();
 
   constructor(options: DedicatedSessionsOptions) {
     this.#options = options;
-    this.#looks = new LooksForFree({ pool: options.pool, wait: options.connWaitTimeout });
+    this.#looks = new FreeLockChecks({ pool: options.pool, wait: options.connWaitTimeout });
     this.#enforced = options.ttlEnforcement === "server";
   }
 

@@ -13,7 +13,7 @@ interface Look {
 }
 
 /** Checks whether locks are free, with one statement for all calls in the same turn of the event loop. */
-export class LooksForFree {
+export class FreeLockChecks {
   readonly #from: { pool: Pool; wait: number };
   #looks: Look[] = [];
 

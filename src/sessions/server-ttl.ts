@@ -1,6 +1,6 @@
 import { milliseconds } from "../contract/duration.ts";
 import { InvalidTtlError } from "../contract/errors.ts";
-import type { TrustRule } from "../runtime/trust-window.ts";
+import type { RelianceRule } from "../runtime/reliance.ts";
 
 // If the server enforces a TTL, the TTL is the `idle_session_timeout` of the holder's session: the server ends the session when its
 // client has sent nothing for that long
@@ -38,9 +38,9 @@ export function reliableTime(ttl: number): number {
 }
 
 /** The rule if the server enforces the TTL. */
-export const enforcedRule: TrustRule = { trusted: reliableTime, enforced: true };
+export const enforcedRule: RelianceRule = { reliableTime, enforced: true };
 /** The rule if the server does not enforce the TTL: there is no margin. */
-export const clientRule: TrustRule = { trusted: (ttl) => ttl, enforced: false };
+export const clientRule: RelianceRule = { reliableTime: (ttl) => ttl, enforced: false };
 
 /** How many milliseconds after its last proof a lock may be relied on: with a margin only if the server enforces its TTL. */
 export function reliableTimeOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {

@@ -1,6 +1,6 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
-import { type AskedTtl, TrustWindow } from "../runtime/trust-window.ts";
+import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
 import { enforcedRule } from "./server-ttl.ts";
 
 //   resting ──there is something to keep──▶ watching ──a third of that has passed──▶ speaking ──an answer, or none──▶ watching
@@ -22,7 +22,7 @@ export class SessionKeepalive {
   readonly #lapse: () => void;
   readonly #overdue: () => void;
   /** The lease that the server applies or may apply: infinite if the server enforces no TTL. */
-  readonly #window = new TrustWindow(Number.POSITIVE_INFINITY, now(), enforcedRule);
+  readonly #reliance = new Reliance(Number.POSITIVE_INFINITY, now(), enforcedRule);
   /** The lease that the statement in flight sets. */
   #asked: AskedTtl | undefined;
   /** The smallest TTL of the locks that refresh themselves, in milliseconds. */
@@ -40,12 +40,12 @@ export class SessionKeepalive {
 
   /** When the last statement that proved the session was sent. */
   get provenAt(): Instant {
-    return this.#window.provenAt;
+    return this.#reliance.provenAt;
   }
 
   /** Milliseconds until the lease may have passed. */
   get left(): number {
-    return this.#window.left;
+    return this.#reliance.left;
   }
 
   /** From now on, the session is proved after at most a third of `ttl` milliseconds. */
@@ -57,18 +57,18 @@ export class SessionKeepalive {
 
   /** Records that a statement that sets the lease is about to be sent. */
   asked(lease: number): void {
-    this.#asked = this.#window.ask(lease);
-    if (lease < this.#window.ttl) this.#watch();
+    this.#asked = this.#reliance.ask(lease);
+    if (lease < this.#reliance.ttl) this.#watch();
   }
 
   /** Records that a statement was answered by the same session. `lease`: the lease that the statement set, if it set one. */
   proven(lease: number | undefined, sentAt: Instant): void {
     if (lease === undefined) {
-      this.#window.extend(sentAt);
+      this.#reliance.extend(sentAt);
       return;
     }
-    const before = this.#window.ttl;
-    this.#window.answered(this.#asked ?? this.#window.ask(lease), sentAt);
+    const before = this.#reliance.ttl;
+    this.#reliance.answered(this.#asked ?? this.#reliance.ask(lease), sentAt);
     this.#asked = undefined;
     if (lease === before && this.#state.is !== "resting") return;
     this.#watch();
@@ -76,7 +76,7 @@ export class SessionKeepalive {
 
   /** Records that the statement has failed and changed nothing. */
   failed(): void {
-    if (this.#asked !== undefined) this.#window.forget(this.#asked);
+    if (this.#asked !== undefined) this.#reliance.forget(this.#asked);
     this.#asked = undefined;
   }
 
@@ -124,13 +124,13 @@ export class SessionKeepalive {
 
   #untilSpeaking(): number {
     if (this.#state.is === "speaking") return Number.POSITIVE_INFINITY;
-    return Math.min(this.#window.ttl, this.#proofWithin) * this.#restShare - elapsedSince(this.provenAt);
+    return Math.min(this.#reliance.ttl, this.#proofWithin) * this.#restShare - elapsedSince(this.provenAt);
   }
 
   #keep(): void {
     const state = this.#state;
     if (state.is === "resting") return;
-    debug("keepalive", () => ({ lease: this.#window.ttl, proofWithin: this.#proofWithin }));
+    debug("keepalive", () => ({ lease: this.#reliance.ttl, proofWithin: this.#proofWithin }));
     this.#state = { is: "speaking", alarm: state.alarm };
     this.#watch();
     const next = (): void => {

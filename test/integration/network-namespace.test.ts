@@ -24,17 +24,17 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
           });
           await holder.message((message) => "ready" in message);
           holder.send({ acquire: true });
-          await holder.message((message) => "believed" in message);
+          await holder.message((message) => "heldAt" in message);
           host.vanish();
           await using locker = createLocker({ sessions });
           const lock = await until(() => locker.tryAcquire(key), { interval: 1, deadline: 15_000 });
           const grantedAt = process.hrtime.bigint();
           await holder.message((message) => "aborted" in message && !("ended" in message));
-          const believed = holder.messages.flatMap((each) =>
-            each["believed"] ? [BigInt(String(each["believed"]))] : [],
+          const heldAt = holder.messages.flatMap((each) =>
+            each["heldAt"] ? [BigInt(String(each["heldAt"]))] : [],
           );
-          expect(believed.length).toBeGreaterThan(0);
-          expect(believed.every((at) => at < grantedAt)).toBe(true);
+          expect(heldAt.length).toBeGreaterThan(0);
+          expect(heldAt.every((at) => at < grantedAt)).toBe(true);
           expect(await holdersOf(lock.id)).toHaveLength(1);
           await lock.release();
         },

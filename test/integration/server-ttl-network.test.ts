@@ -15,7 +15,7 @@ import {
   instant,
   isAbort,
   isEnd,
-  lastBelief,
+  lastHeldAt,
   takeOver,
 } from "../support/enforced-holder.ts";
 import { costlyModes } from "../support/session-modes.ts";
@@ -73,7 +73,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       // The server frees the lock 1,800 ms after the sending; a holder that counts from the answer would rely on it until 2,100 ms.
       proxy.delay(300);
       holder.send({ acquire: true });
-      await holder.message((message) => "believed" in message);
+      await holder.message((message) => "heldAt" in message);
       proxy.freeze();
       const { lock, at } = await takeOver(locker, key);
       await endUnheard(holder, proxy);
@@ -165,7 +165,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await holder.message(isAbort);
       await holder.message(isEnd);
       // It relies on a statement that it sent before the freeze. By the clocks that holds, whatever the machine's load.
-      expect(lastBelief(holder) - frozenAt).toBeLessThan(BigInt(ttl) * 1_000_000n);
+      expect(lastHeldAt(holder) - frozenAt).toBeLessThan(BigInt(ttl) * 1_000_000n);
       await lock.release();
     });
   });

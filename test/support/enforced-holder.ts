@@ -41,7 +41,7 @@ export function enforcedHolders(sessions: NonNullable<PostgresLockerOptions["ses
   const hold = async (key: string, options: AcquireOptions, url?: string): Promise<Child> => {
     const child = await ready(key, options, url);
     child.send({ acquire: true });
-    await child.message((message) => "believed" in message);
+    await child.message((message) => "heldAt" in message);
     return child;
   };
 
@@ -74,15 +74,15 @@ export async function endUnheard(holder: Child, proxy: TcpProxy): Promise<ChildM
 }
 
 /** The last instant at which a holder said that it holds the lock. */
-export function lastBelief(holder: Child): bigint {
-  const instants = holder.messages.flatMap(({ believed }) =>
-    believed === undefined ? [] : [BigInt(String(believed))],
+export function lastHeldAt(holder: Child): bigint {
+  const instants = holder.messages.flatMap(({ heldAt }) =>
+    heldAt === undefined ? [] : [BigInt(String(heldAt))],
   );
   return instants.reduce((last, next) => (next > last ? next : last), 0n);
 }
 
 /** Asserts that the holder relied on the lock, for the last time before the next one had it. Call it when the holder has ended. */
 export function expectOrder(holder: Child, grantedAt: bigint): void {
-  expect(lastBelief(holder)).toBeGreaterThan(0n);
-  expect(lastBelief(holder)).toBeLessThan(grantedAt);
+  expect(lastHeldAt(holder)).toBeGreaterThan(0n);
+  expect(lastHeldAt(holder)).toBeLessThan(grantedAt);
 }

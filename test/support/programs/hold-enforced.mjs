@@ -29,7 +29,7 @@ const commands = {
     say({ acquired: String(lock.fencingToken), at: instant() });
     sampler = setInterval(() => {
       timersRun += 1;
-      if (!believes()) void end();
+      if (!holds()) void end();
     }, 1);
   },
   block(ms) {
@@ -41,7 +41,7 @@ const commands = {
   poll() {
     const timersBefore = timersRun;
     say({ polling: true });
-    while (believes()) sleep(1);
+    while (holds()) sleep(1);
     void end(timersBefore);
   },
   jump(ms) {
@@ -60,10 +60,10 @@ const commands = {
   },
 };
 
-function believes() {
+function holds() {
   const at = instant();
   const { held } = lock;
-  if (held) say({ believed: at });
+  if (held) say({ heldAt: at });
   return held;
 }
 

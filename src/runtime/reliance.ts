@@ -9,9 +9,9 @@ export interface AskedTtl {
 }
 
 /** Who enforces a TTL: the server or the holder. */
-export interface TrustRule {
+export interface RelianceRule {
   /** The TTL minus the margin: milliseconds for which the holder may rely on it. */
-  trusted(ttl: number): number;
+  reliableTime(ttl: number): number;
   /** Whether the server enforces the TTL. */
   readonly enforced: boolean;
 }
@@ -28,8 +28,8 @@ export interface TrustRule {
  *
  * All times are in milliseconds; a TTL may be infinite.
  */
-export class TrustWindow {
-  readonly #rule: TrustRule;
+export class Reliance {
+  readonly #rule: RelianceRule;
   #ttl: number;
   #provenAt: Instant;
   #turn: number;
@@ -37,7 +37,7 @@ export class TrustWindow {
   /** The TTLs of statements in flight; usually there are none. */
   #asked: AskedTtl[] | undefined;
 
-  constructor(ttl: number, provenAt: Instant, rule: TrustRule) {
+  constructor(ttl: number, provenAt: Instant, rule: RelianceRule) {
     this.#ttl = ttl;
     this.#provenAt = provenAt;
     this.#rule = rule;
@@ -87,7 +87,7 @@ export class TrustWindow {
   /** When {@link left} reaches 0, by the wall clock: milliseconds since 1970. */
   get until(): number {
     const { ttl, sentAt } = this.soonest;
-    return sentAt.wall + this.#rule.trusted(ttl);
+    return sentAt.wall + this.#rule.reliableTime(ttl);
   }
 
   /** Records that a statement that sets a TTL is about to be sent. */
@@ -125,6 +125,6 @@ export class TrustWindow {
   }
 
   #leftOf(ttl: number, since: Instant): number {
-    return ttl === Number.POSITIVE_INFINITY ? ttl : this.#rule.trusted(ttl) - elapsedSince(since);
+    return ttl === Number.POSITIVE_INFINITY ? ttl : this.#rule.reliableTime(ttl) - elapsedSince(since);
   }
 }

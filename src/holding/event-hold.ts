@@ -4,7 +4,7 @@ import type { Grant } from "../sessions/grant.ts";
 import type { Hold } from "../waiting/attempt.ts";
 
 /** Wraps `hold` so that it also emits the event `acquired`. To be called at the start of the acquire, from which `waited` is counted. */
-export function telling<H extends Lock>(events: LockEventSource, hold: Hold<Grant, H>): Hold<Grant, H> {
+export function holdAndEmit<H extends Lock>(events: LockEventSource, hold: Hold<Grant, H>): Hold<Grant, H> {
   const start = performance.now();
   return (grant, wanted) => {
     const lock = hold(grant, wanted);

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { now } from "../../src/runtime/clock.ts";
-import { TrustWindow } from "../../src/runtime/trust-window.ts";
+import { Reliance } from "../../src/runtime/reliance.ts";
 
 // until = sent + TTL − margin; if the server enforces TTLs, the smallest of all that it may have applied. On a clock that the test moves.
 
@@ -12,59 +12,59 @@ afterEach(() => {
 });
 
 const margin = 10;
-const windowOf = (ttl: number, enforced: boolean): TrustWindow =>
-  new TrustWindow(ttl, now(), { trusted: (each) => each - margin, enforced });
+const relianceFor = (ttl: number, enforced: boolean): Reliance =>
+  new Reliance(ttl, now(), { reliableTime: (each) => each - margin, enforced });
 const pass = (milliseconds: number): void => void vi.advanceTimersByTime(milliseconds);
 
 describe("alone", () => {
   test.each([true, false])("it ends a margin before the TTL after the sending (enforced: %s)", (enforced) => {
-    const window = windowOf(1_000, enforced);
-    expect(window.left).toBe(990);
+    const reliance = relianceFor(1_000, enforced);
+    expect(reliance.left).toBe(990);
     pass(989);
-    expect(window.left).toBe(1);
+    expect(reliance.left).toBe(1);
     pass(1);
-    expect(window.left).toBe(0);
+    expect(reliance.left).toBe(0);
   });
 
   test("a TTL without an end has none", () => {
-    const window = windowOf(Number.POSITIVE_INFINITY, true);
+    const reliance = relianceFor(Number.POSITIVE_INFINITY, true);
     pass(1e9);
-    expect(window.left).toBe(Number.POSITIVE_INFINITY);
+    expect(reliance.left).toBe(Number.POSITIVE_INFINITY);
   });
 
   test("a wall clock set back adds nothing, and one set forward takes away", () => {
-    const window = windowOf(1_000, false);
+    const reliance = relianceFor(1_000, false);
     vi.setSystemTime(Date.now() - 60_000);
-    expect(window.left).toBe(990);
+    expect(reliance.left).toBe(990);
     // The machine was suspended: the monotonic clock stood still.
     vi.setSystemTime(Date.now() + 60_900);
-    expect(window.left).toBe(90);
+    expect(reliance.left).toBe(90);
   });
 });
 
 describe("one refresh", () => {
   test("counts from its sending, not from its answer", () => {
-    const window = windowOf(1_000, true);
+    const reliance = relianceFor(1_000, true);
     pass(100);
-    const asked = window.ask(1_000);
+    const asked = reliance.ask(1_000);
     pass(300);
-    window.answered(asked);
-    expect(window.left).toBe(690);
+    reliance.answered(asked);
+    expect(reliance.left).toBe(690);
   });
 
   test("counts from when it was really sent, if it had to queue", () => {
-    const window = windowOf(1_000, true);
-    const asked = window.ask(1_000);
+    const reliance = relianceFor(1_000, true);
+    const asked = reliance.ask(1_000);
     pass(200);
     const sentAt = now();
     pass(100);
-    window.answered(asked, sentAt);
-    expect([window.left, window.provenAt]).toEqual([890, sentAt]);
+    reliance.answered(asked, sentAt);
+    expect([reliance.left, reliance.provenAt]).toEqual([890, sentAt]);
   });
 
   test("for less may be in force once sent, if the server enforces it", () => {
-    const [enforced, trusted] = [windowOf(60_000, true), windowOf(60_000, false)];
-    for (const window of [enforced, trusted]) window.ask(1_000);
+    const [enforced, trusted] = [relianceFor(60_000, true), relianceFor(60_000, false)];
+    for (const reliance of [enforced, trusted]) reliance.ask(1_000);
     expect([enforced.left, trusted.left]).toEqual([990, 59_990]);
     pass(2_000);
     expect([enforced.left, trusted.left]).toEqual([-1_010, 57_990]);
@@ -72,60 +72,60 @@ describe("one refresh", () => {
   });
 
   test("that asks for more counts only when it is answered", () => {
-    const window = windowOf(1_000, true);
-    const asked = window.ask(60_000);
-    expect(window.left).toBe(990);
-    window.answered(asked);
-    expect([window.left, window.ttl]).toEqual([59_990, 60_000]);
+    const reliance = relianceFor(1_000, true);
+    const asked = reliance.ask(60_000);
+    expect(reliance.left).toBe(990);
+    reliance.answered(asked);
+    expect([reliance.left, reliance.ttl]).toEqual([59_990, 60_000]);
   });
 
   test("that has changed nothing is forgotten", () => {
-    const window = windowOf(60_000, true);
-    window.forget(window.ask(1_000));
-    expect(window.left).toBe(59_990);
+    const reliance = relianceFor(60_000, true);
+    reliance.forget(reliance.ask(1_000));
+    expect(reliance.left).toBe(59_990);
   });
 
   test("whose answer is looked at twice counts once", () => {
-    const window = windowOf(60_000, true);
-    const [first, second] = [window.ask(60_000), window.ask(2_000)];
-    window.answered(first);
-    window.answered(first);
-    window.forget(first);
-    expect(window.left).toBe(1_990);
-    window.answered(second);
-    expect([window.left, window.ttl]).toEqual([1_990, 2_000]);
+    const reliance = relianceFor(60_000, true);
+    const [first, second] = [reliance.ask(60_000), reliance.ask(2_000)];
+    reliance.answered(first);
+    reliance.answered(first);
+    reliance.forget(first);
+    expect(reliance.left).toBe(1_990);
+    reliance.answered(second);
+    expect([reliance.left, reliance.ttl]).toEqual([1_990, 2_000]);
   });
 });
 
 describe("refreshes that overlap", () => {
   test("a longer one's answer takes nothing from a shorter one sent after it", () => {
-    const window = windowOf(60_000, true);
-    const [longer, shorter] = [window.ask(60_000), window.ask(1_000)];
-    window.answered(longer);
-    expect(window.left).toBe(990);
+    const reliance = relianceFor(60_000, true);
+    const [longer, shorter] = [reliance.ask(60_000), reliance.ask(1_000)];
+    reliance.answered(longer);
+    expect(reliance.left).toBe(990);
     pass(500);
-    window.answered(shorter);
-    expect([window.left, window.ttl]).toEqual([490, 1_000]);
+    reliance.answered(shorter);
+    expect([reliance.left, reliance.ttl]).toEqual([490, 1_000]);
   });
 
   test("answers that are looked at in another order count in that of the sending", () => {
-    const window = windowOf(60_000, true);
-    const shorter = window.ask(1_000);
+    const reliance = relianceFor(60_000, true);
+    const shorter = reliance.ask(1_000);
     pass(100);
-    const longer = window.ask(30_000);
-    window.answered(longer);
+    const longer = reliance.ask(30_000);
+    reliance.answered(longer);
     // Until its own answer, or for ever: that can only end the reliance too early.
-    expect(window.left).toBe(890);
-    window.answered(shorter);
-    expect([window.left, window.ttl]).toEqual([29_990, 30_000]);
+    expect(reliance.left).toBe(890);
+    reliance.answered(shorter);
+    expect([reliance.left, reliance.ttl]).toEqual([29_990, 30_000]);
   });
 
   test("the smallest of several rules, and each leaves with its own answer", () => {
-    const window = windowOf(60_000, true);
-    const asked = [5_000, 1_000, 3_000, 60_000].map((ttl) => window.ask(ttl));
+    const reliance = relianceFor(60_000, true);
+    const asked = [5_000, 1_000, 3_000, 60_000].map((ttl) => reliance.ask(ttl));
     const left = asked.map((each) => {
-      window.answered(each);
-      return window.left;
+      reliance.answered(each);
+      return reliance.left;
     });
     expect(left).toEqual([990, 990, 2_990, 59_990]);
   });
@@ -134,19 +134,19 @@ describe("refreshes that overlap", () => {
     const random = generator(20261126);
     for (let round = 0; round < 2_000; round += 1) {
       const start = performance.now();
-      const window = windowOf(10_000, true);
+      const reliance = relianceFor(10_000, true);
       // What the server does: it executes the statements one after the other, each some time after it was sent.
       let endsAt = start + 10_000;
       let carriedOutAt = start;
-      const underWay: { asked: ReturnType<TrustWindow["ask"]>; ttl: number; at: number }[] = [];
-      const answers: ReturnType<TrustWindow["ask"]>[] = [];
+      const underWay: { asked: ReturnType<Reliance["ask"]>; ttl: number; at: number }[] = [];
+      const answers: ReturnType<Reliance["ask"]>[] = [];
       for (let step = 0; step < 20; step += 1) {
         pass(Math.floor(random() * 50));
         const now = performance.now();
         const what = random();
         if (what < 0.4) {
           const ttl = 100 + Math.floor(random() * 10_000);
-          underWay.push({ asked: window.ask(ttl), ttl, at: now });
+          underWay.push({ asked: reliance.ask(ttl), ttl, at: now });
         } else if (what < 0.7) {
           const next = underWay.shift();
           if (next !== undefined) {
@@ -157,9 +157,9 @@ describe("refreshes that overlap", () => {
         } else if (answers.length > 0) {
           // In any order, because answers are handled when the promises' continuations run.
           const [answer] = answers.splice(Math.floor(random() * answers.length), 1);
-          if (answer !== undefined) window.answered(answer);
+          if (answer !== undefined) reliance.answered(answer);
         }
-        expect(performance.now() + window.left).toBeLessThanOrEqual(endsAt);
+        expect(performance.now() + reliance.left).toBeLessThanOrEqual(endsAt);
       }
     }
   });
@@ -167,28 +167,28 @@ describe("refreshes that overlap", () => {
 
 describe("another proof", () => {
   test("moves the end, with the same TTL", () => {
-    const window = windowOf(1_000, true);
+    const reliance = relianceFor(1_000, true);
     pass(400);
     const provenAt = now();
     pass(100);
-    window.extend(provenAt);
-    expect([window.left, window.ttl]).toEqual([890, 1_000]);
+    reliance.extend(provenAt);
+    expect([reliance.left, reliance.ttl]).toEqual([890, 1_000]);
   });
 
   test("that is older changes nothing", () => {
     const older = now();
     pass(300);
-    const window = windowOf(1_000, true);
-    window.extend(older);
-    expect(window.left).toBe(990);
+    const reliance = relianceFor(1_000, true);
+    reliance.extend(older);
+    expect(reliance.left).toBe(990);
   });
 
   test("takes nothing away from a shorter refresh under way", () => {
-    const window = windowOf(60_000, true);
-    window.ask(1_000);
+    const reliance = relianceFor(60_000, true);
+    reliance.ask(1_000);
     pass(500);
-    window.extend(now());
-    expect(window.left).toBe(490);
+    reliance.extend(now());
+    expect(reliance.left).toBe(490);
   });
 });
 
