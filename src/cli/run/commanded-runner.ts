@@ -1,49 +1,109 @@
+import { constants } from "node:os";
 import type { ProcessStarter } from "./command-process.ts";
 import type { FromRunner, ToRunner, Work } from "./control-channel.ts";
+import { left } from "./deadline.ts";
 import { SupervisedCommand } from "./supervised-command.ts";
 
-let command: SupervisedCommand | undefined;
-let work: Work | undefined;
+//   idle ── the lock's socket ──▶ holding ── a command to run ──▶ due ── its lock is surely held ──▶ running
+//                                    └── a signal, or the lock is lost ──┴──▶ over: the process ends
+type State =
+  | { readonly is: "idle" | "over" }
+  | { readonly is: "holding"; readonly socket: unknown }
+  | { readonly is: "due"; readonly work: Work; readonly socket: unknown }
+  | { readonly is: "running"; readonly command: SupervisedCommand; readonly grace: number };
 
-/** From now on, does what the keeper says. */
-export function obeyKeeper(starter: ProcessStarter): void {
-  process.on("message", (message: ToRunner, socket: unknown) => {
+/** Does what the keeper says. */
+class CommandedRunner {
+  readonly #starter: ProcessStarter;
+  #state: State = { is: "idle" };
+
+  constructor(starter: ProcessStarter) {
+    this.#starter = starter;
+  }
+
+  readonly onMessage = (message: ToRunner, socket: unknown): void => {
     switch (message.is) {
+      case "hold":
+        this.#state = { is: "holding", socket };
+        tell({ is: "holding" });
+        break;
       case "run":
-        run(message.work, { socket, starter });
+        this.#expect(message.work);
         break;
       case "until":
-        command?.relyUntil(message.until);
+        this.#relyUntil(message.until);
         break;
       case "signal":
-        command?.signal(message.signal);
+        this.#signal(message.signal);
         tell({ is: "signalled" });
         break;
       case "stop":
-        command?.stop("told", message.grace);
+        if (this.#state.is === "running") this.#state.command.stop("told", message.grace);
+        else this.#endWith({ is: "not-started" });
         break;
     }
-  });
+  };
+
+  readonly onKeeperGone = (): void => {
+    if (this.#state.is !== "running") process.exit();
+    this.#state.command.stop("keeper-gone", this.#state.grace);
+  };
+
+  /** Runs the command when everything has been read that the keeper has said since, perhaps while this process was stopped. */
+  #expect(work: Work): void {
+    if (this.#state.is !== "holding") return;
+    this.#state = { ...this.#state, is: "due", work };
+    setImmediate(() => this.#runIfHeld());
+  }
+
+  #relyUntil(until: Work["until"]): void {
+    if (this.#state.is === "running") this.#state.command.relyUntil(until);
+    if (this.#state.is !== "due") return;
+    this.#state = { ...this.#state, work: { ...this.#state.work, until } };
+    setImmediate(() => this.#runIfHeld());
+  }
+
+  /** If the lock can't be relied on by now, the command is run when the keeper says that it has been refreshed. */
+  #runIfHeld(): void {
+    if (this.#state.is !== "due") return;
+    const { work, socket } = this.#state;
+    if (left(work.until) <= work.margin) return;
+    const command = new SupervisedCommand(work, this.#starter);
+    this.#state = { is: "running", command, grace: work.grace };
+    if (command.leader !== undefined) tell({ is: "started", leader: command.leader });
+    void command.ended.then((ending) => tell(ending, () => end(socket)));
+  }
+
+  #signal(signal: NodeJS.Signals): void {
+    if (this.#state.is === "running") this.#state.command.signal(signal);
+    else if (!harmless.has(signal)) {
+      this.#endWith({ is: "ended", status: null, signal: constants.signals[signal] });
+    }
+  }
+
+  #endWith(ending: FromRunner): void {
+    if (this.#state.is !== "holding" && this.#state.is !== "due") return;
+    const { socket } = this.#state;
+    this.#state = { is: "over" };
+    tell(ending, () => end(socket));
+  }
+}
+
+/** The signals that end no command. */
+const harmless: ReadonlySet<string> = new Set(["SIGSTOP", "SIGCONT", "SIGWINCH"]);
+
+/** From now on, does what the keeper says. */
+export function obeyKeeper(starter: ProcessStarter): void {
+  const runner = new CommandedRunner(starter);
+  process.on("message", runner.onMessage);
 
   // Ignored, because the keeper passes them on. A run around this one signals all its processes, and so also this one.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
     process.on(signal, () => {});
 
-  process.on("disconnect", onKeeperGone);
+  process.on("disconnect", runner.onKeeperGone);
   // The keeper may have gone before this process listened.
-  if (!process.connected) onKeeperGone();
-}
-
-function onKeeperGone(): void {
-  if (command === undefined || work === undefined) process.exit();
-  command.stop("keeper-gone", work.grace);
-}
-
-function run(given: Work, { socket, starter }: { socket: unknown; starter: ProcessStarter }): void {
-  work = given;
-  command = new SupervisedCommand(given, starter);
-  if (command.leader !== undefined) tell({ is: "started", leader: command.leader });
-  void command.ended.then((ending) => tell(ending, () => end(socket)));
+  if (!process.connected) runner.onKeeperGone();
 }
 
 /** Ends the process, which closes the socket. It takes the socket so that it isn't garbage-collected before. */

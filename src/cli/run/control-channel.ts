@@ -21,8 +21,12 @@ export interface Work {
   readonly margin: number;
 }
 
-/** The message `run` carries a copy of the socket of the lock's session. */
+/**
+ * The message `hold` carries a copy of the socket of the lock's session. Nothing else is sent before that has arrived, perhaps because the
+ * runner is stopped. So the command comes only after the answer `holding`, with what is known of the lock by then.
+ */
 export type ToRunner =
+  | { readonly is: "hold" }
   | { readonly is: "run"; readonly work: Work }
   | { readonly is: "until"; readonly until: Moment }
   | { readonly is: "signal"; readonly signal: NodeJS.Signals }
@@ -31,11 +35,18 @@ export type ToRunner =
 /** Why a command was stopped: the keeper said so, the keeper has gone, or it sent no later `until` in time. */
 export type StopReason = "told" | "keeper-gone" | "deadline";
 
-/** How a command ended. If it was not run, `code` is the system's, such as `"ENOENT"`. */
+/** How a command ended. If it could not be run, `code` is the system's, such as `"ENOENT"`. */
 export type Ending = Exit & { readonly stopped?: StopReason };
+
+/** The runner was told to stop before it ran the command. */
+export interface NotStarted {
+  readonly is: "not-started";
+}
 
 /** Each `signal` that was passed on is answered by a `signalled`, in order. */
 export type FromRunner =
+  | { readonly is: "holding" }
   | { readonly is: "started"; readonly leader: number }
   | { readonly is: "signalled" }
-  | Ending;
+  | Ending
+  | NotStarted;

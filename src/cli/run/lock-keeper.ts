@@ -17,6 +17,8 @@ const releaseTime = 3_000;
 /** The fraction of the TTL after which the lock is refreshed. */
 const refreshShare = 1 / 3;
 
+const notRunYet = "the command was not run";
+
 /** Has the runner run the command under a lock, keeps the lock until the command has ended, and releases it. */
 export class LockKeeper {
   readonly #plan: RunPlan;
@@ -51,7 +53,7 @@ export class LockKeeper {
     } catch (error) {
       // The lock was lost before the command was run.
       if (!hasCode(error, "LOCK_NOT_HELD")) throw error;
-      throw this.#lost("the command was not run");
+      throw this.#lost(notRunYet);
     } finally {
       clearTimeout(this.#timer);
     }
@@ -125,9 +127,11 @@ export class LockKeeper {
       );
     }
     if (!isHeld) {
+      if (ending.is === "not-started") throw this.#lost(notRunYet);
       const stopped = ending.is === "ended" && ending.stopped !== undefined;
       throw this.#lost(stopped ? "the command was stopped" : "the command had ended by itself");
     }
+    if (ending.is === "not-started") throw this.#lost(notRunYet);
     if (ending.is === "runner-silent") {
       throw new Failure(
         exitStatus.failed,

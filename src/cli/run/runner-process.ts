@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CommandTree, marksWith, markVariable } from "./command-tree.ts";
-import type { Ending, FromRunner, ToRunner, Work } from "./control-channel.ts";
+import type { Ending, FromRunner, NotStarted, ToRunner, Work } from "./control-channel.ts";
 import { currentMoment, later, left, type Moment } from "./deadline.ts";
 import { type Inherited, stdioWith } from "./descriptors.ts";
 import { isRawEnvironment, setVariables, spawnRaw } from "./environment.ts";
@@ -21,12 +21,17 @@ const startTime = 15_000;
 const deathTime = 2_000;
 
 /** How the command ended; or the runner was killed, and the command with it; or the runner never started the command. */
-export type RunnerEnding = Ending | { readonly is: "runner-killed" } | { readonly is: "runner-silent" };
+export type RunnerEnding =
+  | Ending
+  | NotStarted
+  | { readonly is: "runner-killed" }
+  | { readonly is: "runner-silent" };
 
-//   idle ──run()──▶ starting ──it says so──▶ running ──it says how that ended──▶ over
-//                      └──it says why it could not───────────────────────────────▲
+//   idle ──run()──▶ handing the socket ──it has it──▶ starting ──it says so──▶ running ──it says how that ended──▶ over
+//                           └──────────── it says why it did not ───┴─────────────────────────────────────────────▲
 type State =
   | { readonly is: "idle" | "over" }
+  | { readonly is: "handing"; readonly work: Work; readonly late: NodeJS.Timeout }
   | { readonly is: "starting"; readonly late: NodeJS.Timeout }
   | { readonly is: "running"; readonly tree: CommandTree };
 
@@ -47,9 +52,10 @@ export class RunnerProcess implements AsyncDisposable {
     this.#exited = once(child, "exit").catch(() => {});
     // Before the event `close`, the last message was read. On Node.js 24, `close` may never come if a socket was sent.
     const closed = once(child, "close").catch(() => {});
-    const said = new Promise<Ending>((resolve) => {
+    const said = new Promise<Ending | NotStarted>((resolve) => {
       child.on("message", (message: FromRunner) => {
-        if (message.is === "signalled") this.#signalled();
+        if (message.is === "holding") this.#start();
+        else if (message.is === "signalled") this.#signalled();
         else if (message.is === "started") this.#started(message.leader);
         else resolve(this.#over(message));
       });
@@ -88,12 +94,20 @@ export class RunnerProcess implements AsyncDisposable {
   run(work: Work, socket: SendHandle): void {
     // The runner may be stopped; or the message may be lost, because the runner may open too few files for its copy of the socket.
     const late = setTimeout(() => this.#child.kill("SIGKILL"), startTime);
+    this.#state = { is: "handing", work, late };
+    this.#tell({ is: "hold" }, socket);
+  }
+
+  #start(): void {
+    if (this.#state.is !== "handing") return;
+    const { work, late } = this.#state;
     this.#state = { is: "starting", late };
-    this.#tell({ is: "run", work }, socket);
+    this.#tell({ is: "run", work });
   }
 
   relyUntil(until: Moment): void {
-    this.#tell({ is: "until", until });
+    if (this.#state.is === "handing") this.#state = { ...this.#state, work: { ...this.#state.work, until } };
+    else this.#tell({ is: "until", until });
   }
 
   /** Resolves when the command has got the signal, or the runner takes too long. */
@@ -117,7 +131,7 @@ export class RunnerProcess implements AsyncDisposable {
   /** Ends the runner. By then its command has ended, or isn't to be ended. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#overdue);
-    if (this.#state.is === "starting") clearTimeout(this.#state.late);
+    if ("late" in this.#state) clearTimeout(this.#state.late);
     this.#child.kill("SIGKILL");
     await this.#exited;
   }
@@ -128,8 +142,8 @@ export class RunnerProcess implements AsyncDisposable {
     this.#state = { is: "running", tree: new CommandTree(leader, this.#mark) };
   }
 
-  #over(ending: Ending): Ending {
-    if (this.#state.is === "starting") clearTimeout(this.#state.late);
+  #over<E extends Ending | NotStarted>(ending: E): E {
+    if ("late" in this.#state) clearTimeout(this.#state.late);
     this.#state = { is: "over" };
     return ending;
   }
@@ -140,7 +154,7 @@ export class RunnerProcess implements AsyncDisposable {
   }
 
   async #killCommand(): Promise<RunnerEnding> {
-    if (this.#state.is === "idle" || this.#state.is === "over") return { is: "runner-silent" };
+    if (this.#state.is !== "starting" && this.#state.is !== "running") return { is: "runner-silent" };
     // The runner may have been killed between the start of the command and its word of that.
     const tree = this.#state.is === "running" ? this.#state.tree : new CommandTree(undefined, this.#mark);
     if (this.#state.is === "starting" && tree.living.length === 0) return { is: "runner-silent" };
