@@ -10,9 +10,9 @@ import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
 import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
-import { clientRule, enforcedRule } from "../sessions/server-ttl.ts";
+import { assertInTime, clientRule, enforcedRule } from "../sessions/server-ttl.ts";
 import { type HoldingState, held, lossOf, notHeldIn, type Releasing, released } from "./holding-state.ts";
-import type { LockOwner } from "./lock-owner.ts";
+import type { HeldFacts, LockOwner } from "./lock-owner.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 import { OwnRefreshes } from "./own-refreshes.ts";
 import { jsonOf, shownOf } from "./shown-lock.ts";
@@ -41,12 +41,12 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   #controller: AbortController | undefined;
   #freeing: Promise<void> | undefined;
 
-  constructor(
-    facts: { key: string; id: bigint; mode: LockMode; ttl: number; autoRefresh: boolean },
-    grant: Grant,
-    owner: LockOwner,
-  ) {
+  /** @throws {DatabaseError} the TTL has passed since the grant was asked for */
+  constructor(facts: HeldFacts, grant: Grant, owner: LockOwner) {
     super();
+    const { provenAt } = grant;
+    const rule = grant.lapses ? enforcedRule : clientRule;
+    assertInTime(provenAt, rule, facts);
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
@@ -54,7 +54,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#grant = grant;
     this.#owner = owner;
     this.#state = held;
-    this.#reliance = new Reliance(facts.ttl, grant.provenAt, grant.lapses ? enforcedRule : clientRule);
+    this.#reliance = new Reliance(facts.ttl, provenAt, rule);
     this.#controller = undefined;
     this.#freeing = undefined;
     if (!facts.autoRefresh) {

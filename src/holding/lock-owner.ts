@@ -1,6 +1,7 @@
 import type { CircuitBreaker } from "../runtime/circuit-breaker.ts";
 import type { Expiries } from "../runtime/expiries.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
+import type { Wanted } from "../waiting/attempt.ts";
 import type { HeldLock } from "./held-lock.ts";
 
 /** The parts of a locker that its handles use. */
@@ -15,3 +16,6 @@ export interface LockOwner {
   /** Called when the holder no longer relies on the lock, while the server may still have it. */
   expired(lock: HeldLock): void;
 }
+
+/** What a lock is made of, beside its grant. */
+export type HeldFacts = Pick<Wanted, "key" | "id" | "mode" | "ttl" | "autoRefresh">;

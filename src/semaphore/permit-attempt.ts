@@ -1,4 +1,4 @@
-import { aboutKey, InvalidConfigError } from "../contract/errors.ts";
+import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
@@ -167,7 +167,10 @@ export class PermitAttempt implements Bounded {
     const { isBacked } = places;
     places.hold(at, permit);
     try {
-      if (!isBacked) await this.#look();
+      if (!isBacked) {
+        await this.#look();
+        assertStillHeld(permit);
+      }
     } catch (error) {
       // Whatever it is, nobody gets the permit. Giving it back holds up nobody.
       permit.release().catch(() => {});
@@ -188,6 +191,16 @@ export class PermitAttempt implements Bounded {
       if (at !== turnstile && permitsOf(at) !== permits) throw otherNumber(key, permits, permitsOf(at));
     }
     return seen;
+  }
+}
+
+/** The second look took time, in which the TTL ran and the session may have ended. @throws {DatabaseError} the permit is over */
+function assertStillHeld(permit: Lock): void {
+  try {
+    permit.assertHeld();
+  } catch (error) {
+    const cause = (error as Error).cause ?? error;
+    throw new DatabaseError({ doing: "Taking a permit", key: permit.key, cause });
   }
 }
 

@@ -1,5 +1,6 @@
 import { milliseconds } from "../contract/duration.ts";
-import { InvalidTtlError } from "../contract/errors.ts";
+import { DatabaseError, InvalidTtlError } from "../contract/errors.ts";
+import { elapsedSince, type Instant } from "../runtime/clock.ts";
 import type { RelianceRule } from "../runtime/reliance.ts";
 
 // If the server enforces a TTL, the TTL is the `idle_session_timeout` of the holder's session: the server ends the session when its
@@ -41,6 +42,21 @@ export function reliableTime(ttl: number): number {
 export const enforcedRule: RelianceRule = { reliableTime, enforced: true };
 /** The rule if the server does not enforce the TTL: there is no margin. */
 export const clientRule: RelianceRule = { reliableTime: (ttl) => ttl, enforced: false };
+
+/**
+ * A lock whose TTL has passed before its caller could know of it was never held. It is to be given back, as if there had been no answer.
+ *
+ * @param askedAt when it was asked for @throws {DatabaseError} its TTL has passed
+ */
+export function assertInTime(
+  askedAt: Instant,
+  rule: RelianceRule,
+  { key, ttl }: { readonly key: string; readonly ttl: number },
+): void {
+  if (elapsedSince(askedAt) < rule.reliableTime(ttl)) return;
+  const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
+  throw new DatabaseError({ doing: "Taking the lock", key, cause });
+}
 
 /** How many milliseconds after its last proof a lock may be relied on: with a margin only if the server enforces its TTL. */
 export function reliableTimeOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {

@@ -144,29 +144,15 @@ export class SharedSessions implements SharedLocks {
       return;
     }
     if (lock.state !== "gone") this.#settle(lock, "held");
-    if (elapsedSince(sentAt) >= reliableTimeOf(lock, request.ttl)) {
-      this.#giveBackLate(lock, request, listener);
-      return;
-    }
     if (!request.fencing) {
       listener.granted(lock);
       return;
     }
     const left = (): number => reliableTimeOf(lock, request.ttl) - elapsedSince(sentAt);
     void this.#fence(lock, request, left).then(
-      () => {
-        if (left() > 0) listener.granted(lock);
-        else this.#giveBackLate(lock, request, listener);
-      },
+      () => listener.granted(lock),
       (error: unknown) => listener.failed(error),
     );
-  }
-
-  /** A lock whose TTL passed before the answer came was never held: it goes back, as if there had been no answer. */
-  #giveBackLate(lock: SharedLock, { key, ttl }: LockRequest, listener: TryListener<SharedLock>): void {
-    const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
-    const late = (): void => listener.failed(new DatabaseError({ doing: "Taking the lock", key, cause }));
-    lock.release().then(late, late);
   }
 
   /**

@@ -230,11 +230,13 @@ export class TransactionLock {
    * Keeps the lock until the caller's function has ended. Call it before the function begins. Until then, {@link release} takes the lock
    * back, even in a caller's transaction.
    *
-   * @throws {DatabaseError}
+   * @throws {DatabaseError} @throws {LockExpiredError} the TTL has passed meanwhile @throws {LockLostError}
    */
   async keep(): Promise<void> {
     this.#isKept = true;
     await this.#transaction.keep();
+    this.#heartbeat?.look();
+    this.lost.throwIfAborted();
   }
 
   /**

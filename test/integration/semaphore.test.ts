@@ -313,8 +313,14 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const key = uniqueKey();
     await using fleet = lockers(2);
     const [semaphore, other] = fleet.semaphores(key, 1) as [Semaphore, Semaphore];
-    const working = refused(semaphore.withPermit(() => new Promise(() => {})));
-    await until(async () => (await locksOf(key)).length === 1);
+    let isWorking = false;
+    const working = refused(
+      semaphore.withPermit(() => {
+        isWorking = true;
+        return new Promise(() => {});
+      }),
+    );
+    await until(() => isWorking);
     const waiting = other.acquire({ wait: true });
     await inLine(key, 1);
     const [place] = (await locksOf(key)).filter(({ id }) => id !== blockOf(key));

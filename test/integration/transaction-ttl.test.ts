@@ -69,6 +69,34 @@ describe.each([false, true])("a link that dies (the client is the caller's: %s)"
   });
 });
 
+test.each([false, true])(
+  "a grant that comes too late runs no function (the caller's: %s)",
+  async (callers) => {
+    await using proxy = await TcpProxy.start(databaseUrl());
+    await using locker = createLocker({ pool: createPool({ connectionString: proxy.url }) });
+    await locker.ping();
+    const client = await connect({ connectionString: proxy.url });
+    if (callers) await client.query("begin");
+    const key = uniqueKey();
+    // Each way: the server has ended the transaction by the time of the answer, or is about to.
+    proxy.delay(350);
+    const options = { ttl: 600, ...(callers && { client: client as unknown as pg.PoolClient }) };
+    let isRun = false;
+    const running = locker.withTransaction(
+      key,
+      () => {
+        isRun = true;
+      },
+      options,
+    );
+    await expect(running).rejects.toMatchObject({ code: "LOCK_EXPIRED", key, ttl: 600 });
+    expect(isRun).toBe(false);
+    proxy.delay(0);
+    proxy.cut();
+    await until(() => isFree(key));
+  },
+);
+
 describe("a transaction of the locker's own", () => {
   test("is kept alive for as long as its function takes, and commits", async () => {
     await using locker = createLocker();
