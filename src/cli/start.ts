@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // The program `pg-locker`. It imports nothing statically, so that it can report a failed import in a sentence: if too few open files are
 // allowed, Node.js fails while loading modules, with a stack trace.
-import("./main.ts").catch((error: unknown) => {
+const program = import("./main.ts").then(({ loaded }) => loaded);
+program.catch((error: unknown) => {
   const text = error instanceof Error ? error.message : String(error);
   const tooFew =
     "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";

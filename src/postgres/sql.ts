@@ -255,6 +255,18 @@ export const probeLock = statement(
   "select pg_catalog.to_json(pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8))::pg_catalog.text",
 );
 
+/**
+ * Tries for a lock that another session has, to see whether the server keeps it. If it is granted, it is freed by the same statement.
+ *
+ * Parameters: lock id, that session's backend pid. Returns whether the lock was refused, and whether `pg_locks` says that the other has it.
+ */
+export const probeHeldLock = statement(
+  `select pg_catalog.json_build_array(
+            (case when pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8)
+             then pg_catalog.pg_advisory_unlock($1::pg_catalog.int8) end) is null,
+            ${listed("$1::pg_catalog.int8", "pid operator(pg_catalog.=) $2::pg_catalog.int4")})::pg_catalog.text`,
+);
+
 export const unprobeLock = statement(
   "select pg_catalog.to_json(pg_catalog.pg_advisory_unlock($1::pg_catalog.int8))::pg_catalog.text",
 );

@@ -152,7 +152,9 @@ export class PostgresStore implements LockStore<Grant> {
     const granted = await promised<Grant>((listener) => this.#sessions[how](request, listener));
     if ("refused" in granted) return granted;
     // The time for the proof is part of the wait for a connection, as is the time for the grant's session.
-    const proof = this.#locksKept.prove(Math.max(start + this.#deadline - performance.now(), shortestProof));
+    const time = Math.max(start + this.#deadline - performance.now(), shortestProof);
+    const { pid } = granted;
+    const proof = this.#locksKept.prove(time, pid === undefined ? undefined : { id: request.id, pid });
     try {
       // During the proof the TTL runs, and the caller may give up.
       await within(request.ttl / 10, proof);

@@ -1,8 +1,10 @@
 import { once } from "node:events";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { lockId } from "../../src/index.ts";
 import { CliChild, cli } from "../support/cli.ts";
-import { advisoryLocks, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { advisoryLocks, connect, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { idle, type Locked, onDatabase, runLocked } from "../support/locked-command.ts";
 import { startServer } from "../support/start-server.ts";
 import { lives, taggedProcesses } from "../support/tagged-processes.ts";
@@ -249,6 +251,35 @@ test("a server that crashes while the command runs loses the lock: SIGTERM, and 
   const { status, stdout } = await locked.cli.ended;
   expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
 });
+
+test("a primary that becomes a standby while the command runs loses the lock: 79", async () => {
+  await using primary = await startServer();
+  await using standby = await primary.standby();
+  await using locked = await runLocked(`trap 'echo got TERM; exit' TERM; ${idle}`, {
+    env: { DATABASE_URL: primary.url },
+  });
+  // A planned switchover: the primary stops, its standby takes over, and the old primary comes back as a standby of that.
+  const database = await connect({ connectionString: primary.url });
+  await database.query(
+    `alter system set primary_conninfo = 'host=127.0.0.1 port=${standby.port} user=postgres'`,
+  );
+  await database.end();
+  await primary.stop({ mode: "fast" });
+  await standby.promote();
+  await writeFile(join(primary.dataDirectory, "standby.signal"), "", { mode: 0o666 });
+  await primary.resume();
+  const { status, stdout, stderr } = await locked.cli.ended;
+  expect([status, stdout]).toEqual([79, expect.stringContaining("got TERM\n")]);
+  expect(stderr).toMatch(/pg-locker: Lock "\S+" was lost: .*; the command was stopped\n$/);
+  const run = ({ url }: { url: string }) =>
+    cli(["run", locked.key, "--", "echo", "run"], onDatabase({ DATABASE_URL: url }));
+  expect(await run(primary)).toMatchObject({
+    status: 69,
+    stdout: "",
+    stderr: expect.stringContaining("standby") as string,
+  });
+  expect(await run(standby)).toMatchObject({ status: 0, stdout: "run\n" });
+}, 60_000);
 
 test.each([[[]], [["--wait=1s"]]])(
   "without a server the status is 69, and nothing is run: %j",

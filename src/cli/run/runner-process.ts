@@ -1,6 +1,6 @@
 import { type ChildProcess, type SendHandle, spawn } from "node:child_process";
-import { randomUUID } from "node:crypto";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CommandTree, marksWith, markVariable } from "./command-tree.ts";
@@ -74,7 +74,7 @@ export class RunnerProcess implements AsyncDisposable {
    * @throws the system's error if the runner can't be started
    */
   static async start(inherited: Inherited): Promise<RunnerProcess> {
-    const mark = randomUUID();
+    const mark = await newMark();
     const child = spawnRunner(inherited, mark);
     // Never signal this child: if no file could be opened for it, Node.js takes its pid for 0, and a signal to 0 goes to this process's
     // whole group.
@@ -145,6 +145,8 @@ export class RunnerProcess implements AsyncDisposable {
   #over<E extends Ending | NotStarted>(ending: E): E {
     if ("late" in this.#state) clearTimeout(this.#state.late);
     this.#state = { is: "over" };
+    // It has nothing left to do, and would take longer to end by itself.
+    this.#child.kill("SIGKILL");
     return ending;
   }
 
@@ -166,6 +168,16 @@ export class RunnerProcess implements AsyncDisposable {
     }
     tree.tellOfSurvivors();
     return { is: "runner-killed" };
+  }
+}
+
+/** A UUID. Linux has one to read; `node:crypto` would delay the runner by the time that it takes to load. */
+async function newMark(): Promise<string> {
+  try {
+    return readFileSync("/proc/sys/kernel/random/uuid", "latin1").trim();
+  } catch {
+    const { randomUUID } = await import("node:crypto");
+    return randomUUID();
   }
 }
 
