@@ -24,6 +24,7 @@ const overPostgresJs = [
   "server-ttl-session",
   "session-loss",
   "stalls",
+  "stuck-pool",
   "transaction",
   "transaction-stall",
   "transaction-state",

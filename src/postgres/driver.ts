@@ -144,6 +144,11 @@ export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
   return idleCount > 0 || !(totalCount >= options.max);
 }
 
+/** Whether the pool has been ended, as far as it says: it hands out nothing to those in its queue, and refuses whoever asks anew. */
+export function isEnding(pool: Pool): boolean {
+  return (pool as { ending?: unknown }).ending === true;
+}
+
 /** Whether {@link clientBeside} works for this pool: a wrapper may hide the class of the pool's clients. */
 export function canConnectBeside(pool: Pool): boolean {
   return pool.loadDriver !== undefined || typeof (pool as { Client?: unknown }).Client === "function";
