@@ -3,9 +3,14 @@ import { fileURLToPath } from "node:url";
 import { defineConfig, type Plugin } from "vitest/config";
 
 /**
- * Whose tests hold over postgres.js as over node-postgres, except for those of the pool that is given. Left out is what no driver has a
- * part in: arguments, hooks, telemetry, semaphores, the line of those who wait, a lock on the caller's own client; and what takes long
- * for the number of its locks or of its processes.
+ * Whose tests hold over postgres.js as over node-postgres, except for those of the pool that is given. Left out is
+ *
+ * - what no driver has a part in: arguments, hooks, events, telemetry, semaphores, scopes, signals, the line of those who wait;
+ * - what is about a pool or a client of node-postgres that the test wraps, patches or gives: `wrapped-pools`, `locks-kept`, `late-grant`,
+ *   `mutants-targets`, `postgres-locker`, `client-lock`, `exchange`;
+ * - what `postgres-js.test.ts` runs itself: the contract;
+ * - what takes long, for the number of its locks or of its processes, or because it waits for the end of a TTL: `recovery-overlap`,
+ *   `synchronous-standby`, `many-at-once`, `waiting-limit`, `hold-at-least`, and most of `shared-sessions`.
  */
 const overPostgresJs = [
   "abort",
@@ -13,17 +18,28 @@ const overPostgresJs = [
   "close",
   "elect",
   "fencing",
+  "hostile-search-path",
   "inspect",
+  "inspection",
+  "key-answers",
+  "network-namespace",
   "overlapping-refreshes",
   "pool-of-one",
+  "pooler",
   "process-exit",
   "queued-on-a-dead-session",
+  "recovery-grace",
   "reservation",
   "server-ttl-network",
   "server-ttl-process",
   "server-ttl-session",
   "session-loss",
+  "shared-session-races",
+  "shared-sessions-abort",
+  "shared-sessions-lock-table-full",
+  "shared-sessions-loss",
   "stalls",
+  "stuck-pool",
   "transaction",
   "transaction-stall",
   "transaction-state",

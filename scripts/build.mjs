@@ -1,5 +1,5 @@
 // Builds dist/ from src/. The library is bundled into a few files, because each file that Node.js loads makes an import half a millisecond
-// longer. The modules in `shaken` stay separate, so that a bundler can leave out unused ones. dist/cjs/ has the same as CommonJS. The part
+// longer. What a `PostgresLocker` doesn't need is apart, so that a bundler can leave it out. dist/cjs/ has the same as CommonJS. The part
 // for tests, as an ES module, keeps one file for each file of src/. dist/cli/ is CommonJS, has a few files for each command, and contains
 // its own copy of the parts of the library and of OpenTelemetry that it uses, to start quickly.
 import { spawnSync } from "node:child_process";
@@ -9,7 +9,6 @@ import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
 process.chdir(fileURLToPath(new URL("..", import.meta.url)));
-const shaken = ["inspection", "orm"];
 
 rmSync("dist", { recursive: true, force: true });
 const tsc = ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"];
@@ -17,7 +16,7 @@ const { status } = spawnSync(process.execPath, tsc, { stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
 
 const compiled = readdirSync("dist", { recursive: true });
-/** The modules in `shaken` that a locker needs go into the library itself, to avoid files that import each other. */
+/** The modules that a `PostgresLocker` needs: they are in one file, so that no two files import each other. */
 const neededByLibrary = importedFrom("postgres-locker.js");
 const modules = compiled.filter(
   (file) => file.endsWith(".js") && !isIn("cli", file) && !isIn("testing", file),
@@ -90,7 +89,8 @@ async function bundle(names, output) {
     entryFileNames: "[name].js",
     chunkFileNames: "[name].js",
     dynamicImportInCjs: false,
-    comments: false,
+    // A bundler needs the annotations, to leave out what is unused.
+    comments: { annotation: true, jsdoc: false, legal: false },
     codeSplitting: {
       includeDependenciesRecursively: false,
       groups: [
@@ -141,7 +141,8 @@ async function bundleCommandLine(dir) {
 function requireWhereItIsCaught() {
   for (const name of readdirSync("dist/cjs").filter((file) => file.endsWith(".js"))) {
     const file = join("dist/cjs", name);
-    const late = /Promise\.resolve\(\)\.then\(\(\) => (__toESM\(require\("[^"]+"\)(?:, 1)?\))\)/g;
+    const late =
+      /Promise\.resolve\(\)\.then\(\(\) => (?:\/\* @__PURE__ \*\/ )?(__toESM\(require\("[^"]+"\)(?:, 1)?\))\)/g;
     writeFileSync(file, readFileSync(file, "utf8").replace(late, "$1"));
   }
 }
@@ -151,7 +152,7 @@ function chunkOf(id, isEntry) {
   const file = relative("dist", id);
   if (isEntry.has(id) || isIn("testing", file)) return null;
   if (neededByLibrary.has(file)) return "library";
-  return shaken.find((folder) => isIn(folder, file)) ?? "library";
+  return isIn("orm", file) ? "orm" : "apart";
 }
 
 /** The modules that a module imports, directly or indirectly. */

@@ -316,6 +316,17 @@ export const mutants = [
     },
   },
   {
+    name: "left-requests-are-not-taken-over",
+    says: "while the pool gives nobody a connection, its queue grows by everybody who comes and gives up",
+    file: "src/postgres/pool-queue.ts",
+    what: "if (hasRoom(this.#pool) || isEnding(this.#pool) || this.#isShort) {",
+    by: "if (hasRoom(this.#pool) || isEnding(this.#pool) || this.#requests >= 0) {",
+    caughtBy: {
+      file: "test/integration/stuck-pool.test.ts",
+      test: "callers that come and leave, each for a transaction, leave no more requests than there are at the same time",
+    },
+  },
+  {
     name: "refusal-stays-in-the-transaction",
     says: "what was set for a lock that was refused stays in the caller's transaction",
     file: "src/sessions/callers-transaction.ts",

@@ -7,7 +7,14 @@ import { announcedBackend, type Pool } from "../postgres/driver.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import { takeInCallers, untilSettled } from "../sessions/callers-transaction.ts";
-import { type LockRequest, type LockStore, type Refusal, type TryListener, tell } from "../sessions/grant.ts";
+import {
+  cancelled,
+  type LockRequest,
+  type LockStore,
+  type Refusal,
+  type TryListener,
+  tell,
+} from "../sessions/grant.ts";
 import { OwnTransactions } from "../sessions/own-transactions.ts";
 import type { RecoveryGrace } from "../sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "../sessions/server-ttl.ts";
@@ -230,11 +237,4 @@ class CallersTransactionStore implements TransactionStore {
     }
     return granted;
   }
-}
-
-/** A signal that aborts when the wait of a request is cancelled. */
-function cancelled(request: LockRequest): Stop {
-  const left = new Stop();
-  request.cancel = () => left.abort(undefined);
-  return left;
 }

@@ -80,6 +80,8 @@ export type Row = ReadonlyArray<string | null>;
 
 const asWritten = { getTypeParser: () => (value: string) => value };
 
+// So that a bundler leaves out a statement that nothing uses.
+/* @__NO_SIDE_EFFECTS__ */
 export function statement(text: string, name?: string): Statement {
   return { text, rowMode: "array", types: asWritten, ...(name !== undefined && { name }) };
 }
@@ -142,6 +144,11 @@ export function listenForHalfClose(client: Client, listener: () => void): () => 
 /** Whether the pool would hand out a connection without queueing, as far as it says. */
 export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
   return idleCount > 0 || !(totalCount >= options.max);
+}
+
+/** Whether the pool has been ended, as far as it says: it hands out nothing to those in its queue, and refuses whoever asks anew. */
+export function isEnding(pool: Pool): boolean {
+  return (pool as { ending?: unknown }).ending === true;
 }
 
 /** Whether {@link clientBeside} works for this pool: a wrapper may hide the class of the pool's clients. */

@@ -88,7 +88,6 @@ export class PostgresJsPool extends EventEmitter implements Pool {
         this.#hand(client, callback);
       },
       (error: Error) => {
-        this.#dialing.delete(client);
         this.#remove(client);
         callback(error, undefined);
       },
@@ -143,10 +142,10 @@ export class PostgresJsPool extends EventEmitter implements Pool {
     client.ref();
   }
 
-  /** Forgets a client, and connects for the next caller in its place. */
+  /** Forgets a client, and connects for the next caller in its place. As in node-postgres, no event tells of one that never connected. */
   #remove(client: PostgresJsClient): void {
     if (!this.#clients.delete(client)) return;
-    this.emit("remove", client);
+    if (!this.#dialing.delete(client)) this.emit("remove", client);
     const next = this.#isEnded ? undefined : this.#queue.shift();
     if (next !== undefined) this.#dial(next);
     if (this.#clients.size === 0) this.#onEmpty();

@@ -4,6 +4,7 @@ import { type Statement, statement } from "./driver.ts";
 import { leaveWitness, takeWitness } from "./sql-witness.ts";
 
 /** A prepared statement, named by a hash of its text: two versions of this library may share a connection, so a name must never have two texts. */
+/* @__NO_SIDE_EFFECTS__ */
 export function prepared(what: string, text: string): Statement {
   return statement(text, `pg_locker_${what}_${BigInt.asUintN(64, lockId(0, text)).toString(36)}`);
 }

@@ -1,5 +1,5 @@
 import type { Lock } from "../contract/lock.ts";
-import { abandonOnAbort, type StopSignal } from "../runtime/stop-signal.ts";
+import { abandonOnAbort, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import { placeOf, turnstile } from "./permit-block.ts";
 
 /** The locks of a semaphore that anybody holds, places and turnstile, as offsets from the first id of its block. */
@@ -12,7 +12,9 @@ export class Places {
   users = 0;
   /** How many of these callers are waiting, including the one at the head of the line. */
   waiting = 0;
-  readonly #ask: () => Promise<Seen>;
+  /** Aborts when it is no longer in use, so that nobody waits for what it asked. */
+  readonly left = new Stop();
+  readonly #ask: (left: StopSignal) => Promise<Seen>;
   readonly #held = new Map<number, HeldPlace>();
   readonly #trying = new Set<number>();
   #running: Promise<Seen> | undefined;
@@ -23,7 +25,7 @@ export class Places {
   #onFreed: (() => void) | undefined;
 
   /** `ask` queries the server once. */
-  constructor(permits: number, ask: () => Promise<Seen>) {
+  constructor(permits: number, ask: (left: StopSignal) => Promise<Seen>) {
     this.permits = permits;
     this.#ask = ask;
   }
@@ -42,7 +44,7 @@ export class Places {
     const look = before.then(nothing, nothing).then(() => {
       this.#running = look;
       this.#next = undefined;
-      return this.#ask();
+      return this.#ask(this.left);
     });
     this.#next = look;
     const over = (): void => {

@@ -5,8 +5,9 @@ import { keyText } from "../contract/lock-id.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
 import { heldAtLeast } from "../holding/held-at-least.ts";
-import type { NotReserved } from "../postgres/reservation.ts";
+import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
+import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
@@ -20,8 +21,11 @@ import { Places } from "./places.ts";
 export interface SemaphoresParts {
   readonly admission: Admission;
   readonly store: LockStore<Grant> & {
-    /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. */
-    heldIn(first: bigint, bits: number): Promise<readonly number[] | NotReserved>;
+    /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. An abort of `left` ends a wait for a connection. */
+    heldIn(
+      first: bigint,
+      { bits, left }: { bits: number; left: StopSignal },
+    ): Promise<readonly number[] | NotReserved | Abandoned>;
   };
   readonly hold: Hold<Grant, Lock>;
   readonly holdForCaller: Hold<Grant, Lock>;
@@ -92,15 +96,21 @@ export class Semaphores {
     const known = this.#inUse.get(id);
     if (known !== undefined && known.permits !== permits) throw otherNumber(key, permits, known.permits);
     if (known !== undefined) return known;
-    const places = new Places(permits, () => this.#look(key, id));
+    const places = new Places(permits, (left) => this.#look({ key, id }, left));
     this.#inUse.set(id, places);
     return places;
   }
 
-  async #look(key: string, block: bigint): Promise<ReadonlySet<number>> {
+  async #look(
+    { key, id: block }: { key: string; id: bigint },
+    left: StopSignal,
+  ): Promise<ReadonlySet<number>> {
     const { admission, store } = this.#parts;
-    const seen = await throughBreaker(admission.breaker, () => store.heldIn(block, blockBits));
+    const seen = await throughBreaker(admission.breaker, () =>
+      store.heldIn(block, { bits: blockBits, left }),
+    );
     if ("refused" in seen) {
+      if (seen.refused === "abandoned") throw left.reason;
       throw new LockNotAcquiredError({ key, reason: seen.refused, waited: seen.waited });
     }
     admission.hasConnected = true;
@@ -116,6 +126,8 @@ export class Semaphores {
   }
 
   #forgetUnused(block: bigint, places: Places): void {
-    if (!places.isUsed && this.#inUse.get(block) === places) this.#inUse.delete(block);
+    if (places.isUsed || this.#inUse.get(block) !== places) return;
+    this.#inUse.delete(block);
+    places.left.abort(new Error("nobody uses the semaphore any more"));
   }
 }

@@ -1,6 +1,7 @@
 import type { LockMode } from "../contract/locker.ts";
 import type { Recovering } from "../postgres/reservation.ts";
 import type { Instant } from "../runtime/clock.ts";
+import { Stop } from "../runtime/stop-signal.ts";
 
 /** What a store is asked for. */
 export interface LockRequest {
@@ -15,8 +16,15 @@ export interface LockRequest {
   abandoned: boolean;
   /** Set as soon as something is sent that may grant the lock. */
   sent: boolean;
-  /** Ends a wait in the server; set while there is one. The answer still comes, and says whether the lock was granted. */
+  /** Ends a wait in the server, or for a connection. The answer still comes, and says whether the lock was granted. */
   cancel: (() => void) | undefined;
+}
+
+/** A signal that aborts when the wait of a request is cancelled. */
+export function cancelled(request: LockRequest): Stop {
+  const left = new Stop();
+  request.cancel = () => left.abort(undefined);
+  return left;
 }
 
 /** Is told the outcome of a try, once: at once if it is a refusal that needs no question to the server, later otherwise. */

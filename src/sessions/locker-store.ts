@@ -1,5 +1,6 @@
 import type { Leader } from "../contract/election.ts";
-import type { NotReserved } from "../postgres/reservation.ts";
+import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
+import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "./grant.ts";
 
 /** The store in which a locker's locks live. */
@@ -12,8 +13,11 @@ export interface LockerStore extends LockStore<Grant> {
   readonly freesExpired: boolean;
   /** The holder of an exclusive lock, if the server shows one. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
-  /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. */
-  heldIn(first: bigint, bits: number): Promise<readonly number[] | NotReserved>;
+  /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. An abort of `left` ends a wait for a connection. */
+  heldIn(
+    first: bigint,
+    { bits, left }: { bits: number; left: StopSignal },
+  ): Promise<readonly number[] | NotReserved | Abandoned>;
   /** How many sessions carry locks or have a caller waiting on them. */
   readonly sessionCount: number;
 }

@@ -4,6 +4,7 @@ import type { Pool } from "../postgres/driver.ts";
 import { reserveSession } from "../postgres/reservation.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
 import { lookForFree } from "../postgres/sql-waiting.ts";
+import { Stop } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 
 interface Look {
@@ -38,12 +39,15 @@ export class FreeLockChecks {
   async #look(looks: readonly Look[]): Promise<void> {
     let session: Session | undefined;
     try {
-      const reserved = await reserveSession(this.#from.pool, this.#from.wait);
+      const left = whenAllHaveLeft(looks);
+      const reserved = await reserveSession(this.#from.pool, { wait: this.#from.wait, left });
       if (!(reserved instanceof Session)) {
-        const { refused, waited } = reserved;
         for (const { request, resolve, reject } of looks) {
-          if (refused === "pool-saturated") resolve({ refused, waited });
-          else reject(new LockNotAcquiredError({ key: request.key, reason: refused, waited }));
+          if (reserved.refused !== "connection-timeout") resolve(reserved);
+          else {
+            const { refused: reason, waited } = reserved;
+            reject(new LockNotAcquiredError({ key: request.key, reason, waited }));
+          }
         }
         return;
       }
@@ -62,4 +66,19 @@ export class FreeLockChecks {
       for (const { reject } of looks) reject(error);
     }
   }
+}
+
+/** A signal that aborts when none of these requests is wanted any more. */
+function whenAllHaveLeft(looks: readonly Look[]): Stop {
+  const allLeft = new Stop();
+  let staying = looks.length;
+  const leave = (): void => {
+    staying -= 1;
+    if (staying === 0) allLeft.abort(undefined);
+  };
+  for (const { request } of looks) {
+    if (request.abandoned) leave();
+    else request.cancel = leave;
+  }
+  return allLeft;
 }

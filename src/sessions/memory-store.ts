@@ -53,7 +53,7 @@ export class MemoryStore implements LockerStore {
     return isHeld ? { host: undefined, pid: undefined, sessionSince: undefined } : undefined;
   }
 
-  async heldIn(first: bigint, bits: number): Promise<number[]> {
+  async heldIn(first: bigint, { bits }: { bits: number }): Promise<number[]> {
     const held: number[] = [];
     for (const [id, holders] of this.#holders) {
       const at = id - first;

@@ -63,7 +63,7 @@ export class OwnTransactions {
 
   /** Cancels the wait of the backend `pid` for the lock `id`, for a client whose driver can't. Never rejects. */
   async cancelWait(pid: number, id: bigint): Promise<void> {
-    const session = await reserveSession(this.#from.pool, cancelReservation).catch(() => undefined);
+    const session = await reserveSession(this.#from.pool, { wait: cancelReservation }).catch(() => undefined);
     if (!(session instanceof Session)) return;
     try {
       await session.run(
@@ -84,7 +84,7 @@ export class OwnTransactions {
   }
 
   async #reserve(request: LockRequest, signal: StopSignal | undefined): Promise<Session | Refusal> {
-    const reserved = reserveFor(request, this.#from);
+    const reserved = reserveFor(request, { ...this.#from, left: signal });
     return abandonOnAbort(reserved, [signal], () => {
       // One that arrives later goes back untouched.
       request.abandoned = true;

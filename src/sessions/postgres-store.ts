@@ -1,10 +1,12 @@
 import type { Pool } from "../postgres/driver.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { type PingTarget, pingPool } from "../postgres/ping.ts";
-import { endPool, watchPool } from "../postgres/reservation.ts";
+import { queueOf } from "../postgres/pool-queue.ts";
+import { endPool } from "../postgres/reservation.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
+import type { StopSignal } from "../runtime/stop-signal.ts";
 import { DedicatedSessions } from "./dedicated-sessions.ts";
 import {
   type Grant,
@@ -59,7 +61,8 @@ export class PostgresStore implements LockStore<Grant> {
   constructor(options: PostgresStoreOptions) {
     const { pool, readPool, sessions, maxLocksPerSession, maxWaitingSessions, tellKeys } = options;
     const trustPooler = options.pooler === "session";
-    watchPool(pool);
+    // Watches it from now on.
+    queueOf(pool);
     this.#ownPool = options.ownsPool ? pool : undefined;
     this.#pools = [
       { pool, locksLiveHere: true, trustPooler },
@@ -118,8 +121,8 @@ export class PostgresStore implements LockStore<Grant> {
   }
 
   /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. @throws {DatabaseError} */
-  heldIn(first: bigint, bits: number) {
-    return this.#look.heldIn(first, bits);
+  heldIn(first: bigint, { bits, left }: { bits: number; left: StopSignal }) {
+    return this.#look.heldIn(first, { bits, left });
   }
 
   /** Proves that a lock could be acquired now. @throws what `locker.ping()` throws */

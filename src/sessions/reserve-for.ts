@@ -1,29 +1,32 @@
 import { DatabaseError, LockNotAcquiredError, namedLockError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
-import { type NotReserved, reserveSession } from "../postgres/reservation.ts";
+import { type Abandoned, type NotReserved, reserveSession } from "../postgres/reservation.ts";
 import { Session } from "../postgres/session.ts";
-import type { LockRequest, Refusal } from "./grant.ts";
+import type { StopSignal } from "../runtime/stop-signal.ts";
+import { cancelled, type LockRequest, type Refusal } from "./grant.ts";
 
 /**
  * Reserves a session for a request for a lock, if the request has not been abandoned by the time there is one.
  *
+ * @param from `left`: aborts when the request is abandoned. Default: what {@link cancelled} returns for it
  * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError} as {@link reserveSession} does
  * @throws {LockTableFullError} the server's lock table is full, which also keeps clients from connecting
  */
 export async function reserveFor(
   request: LockRequest,
-  { pool, wait }: { pool: Pool; wait: number },
+  from: { pool: Pool; wait: number; left?: StopSignal | undefined },
 ): Promise<Session | Refusal> {
-  let session: Session | NotReserved;
+  if (request.abandoned) return { refused: "abandoned" };
+  const { pool, wait, left = cancelled(request) } = from;
+  let session: Session | NotReserved | Abandoned;
   try {
-    session = await reserveSession(pool, wait);
+    session = await reserveSession(pool, { wait, left });
   } catch (error) {
     throw namedLockError(aboutTaking(error, request.key));
   }
   if (!(session instanceof Session)) {
-    const { refused, waited } = session;
-    if (refused === "pool-saturated") return { refused, waited };
-    throw new LockNotAcquiredError({ key: request.key, reason: refused, waited });
+    if (session.refused !== "connection-timeout") return session;
+    throw new LockNotAcquiredError({ key: request.key, reason: session.refused, waited: session.waited });
   }
   if (!request.abandoned) return session;
   session.return();

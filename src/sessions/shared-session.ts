@@ -298,7 +298,8 @@ export class SharedSession {
 
   async #reserve(): Promise<Session | NoSession> {
     const { pool, connWaitTimeout } = this.#options;
-    if (!leavesNothing(pool) || !canConnectBeside(pool)) return await reserveSession(pool, connWaitTimeout);
+    if (!leavesNothing(pool) || !canConnectBeside(pool))
+      return await reserveSession(pool, { wait: connWaitTimeout });
     const start = performance.now();
     const milliseconds = boundedWait(connWaitTimeout);
     try {

@@ -3,12 +3,12 @@ import { Child } from "../support/child.ts";
 import { databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { NetworkNamespace } from "../support/network-namespace.ts";
-import { sessionModes } from "../support/session-modes.ts";
+import { costlyModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
 // A holder on a host that vanishes: no FIN, no RST, no packet ever again.
 
-describe.each(sessionModes)("with %s sessions", (sessions) => {
+describe.each(costlyModes)("with %s sessions", (sessions) => {
   describe.skipIf(!NetworkNamespace.allowed)(
     "a host that vanishes (skipped where no namespace can be made)",
     () => {

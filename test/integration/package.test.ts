@@ -63,7 +63,7 @@ describe("the packed package", () => {
   });
 
   test("has each statement of its SQL in one line", async () => {
-    for (const file of ["library.js", "inspection.js", "cjs/library.js"]) {
+    for (const file of ["library.js", "apart.js", "cjs/library.js"]) {
       const code = await readFile(join(folder, "node_modules", "pg-locker", "dist", file), "utf8");
       const statements = textsOf(code).filter((text) => text.includes("pg_catalog."));
       expect(statements.length, file).toBeGreaterThan(5);
@@ -100,7 +100,7 @@ describe("the packed package", () => {
     });
     const files = JSON.parse(stdout) as string[][];
     const own = files.filter(([name]) => name === "pg-locker");
-    expect(own.map((path) => path.at(-1)).sort()).toEqual(["index.js", "inspection.js", "library.js"]);
+    expect(own.map((path) => path.at(-1)).sort()).toEqual(["apart.js", "index.js", "library.js"]);
     const ofTheDriver = /^(pg|pgpass|postgres|split2|xtend)(-|$)/;
     const others = new Set(files.map(([name = ""]) => name).filter((name) => !ofTheDriver.test(name)));
     expect([...others]).toEqual(["@opentelemetry"]);

@@ -12,9 +12,10 @@ import {
   uniqueId,
   uniqueKey,
 } from "../support/database.ts";
+import { isOverPostgresJs } from "../support/driver.ts";
 import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
-import { sessionModes } from "../support/session-modes.ts";
+import { costlyModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
@@ -22,7 +23,7 @@ import { until } from "../support/until.ts";
 
 const modes = ["transaction", "statement", "session"] as const;
 
-describe.each(sessionModes)("with %s sessions", (sessions) => {
+describe.each(costlyModes)("with %s sessions", (sessions) => {
   describe.skipIf(!PgBouncer.installed)("behind PgBouncer (skipped where pgbouncer is not installed)", () => {
     describe.each(modes)("in %s mode", (mode) => {
       test("the locker refuses to acquire, says what to do, and leaves nothing behind", async () => {
@@ -67,20 +68,23 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect(pool.totalCount).toBe(0);
       });
 
-      test("a server session that served a refusal has the role's settings afterwards", async () => {
-        await using role = await createRole({ settings: { idle_session_timeout: "1h" } });
-        await using bouncer = await PgBouncer.start({ url: role.url, mode, poolSize: 1 });
-        const pool = createPool({ connectionString: bouncer.url });
-        await using locker = createLocker({ sessions, pool });
-        const facts = "select pg_backend_pid(), current_setting('idle_session_timeout') as timeout";
-        const { rows: before } = await pool.query(facts);
-        for (const _ of [1, 2, 3]) {
-          await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
-        }
-        const { rows: after } = await pool.query(facts);
-        expect(after).toEqual(before);
-        expect(after).toMatchObject([{ timeout: "1h" }]);
-      });
+      test.skipIf(isOverPostgresJs)(
+        "a server session that served a refusal has the role's settings afterwards",
+        async () => {
+          await using role = await createRole({ settings: { idle_session_timeout: "1h" } });
+          await using bouncer = await PgBouncer.start({ url: role.url, mode, poolSize: 1 });
+          const pool = createPool({ connectionString: bouncer.url });
+          await using locker = createLocker({ sessions, pool });
+          const facts = "select pg_backend_pid(), current_setting('idle_session_timeout') as timeout";
+          const { rows: before } = await pool.query(facts);
+          for (const _ of [1, 2, 3]) {
+            await expect(locker.acquire(uniqueKey())).rejects.toBeInstanceOf(PoolerDetectedError);
+          }
+          const { rows: after } = await pool.query(facts);
+          expect(after).toEqual(before);
+          expect(after).toMatchObject([{ timeout: "1h" }]);
+        },
+      );
     });
 
     describe.skipIf(!PgBouncer.prepares).each([0, 100])(
@@ -144,43 +148,49 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         expect(await advisoryLocks()).toEqual([]);
       });
 
-      test("the end of a holder's connection frees its lock, though the session lives on", async () => {
-        await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
-        await using proxy = await TcpProxy.start(bouncer.url);
-        const pool = createPool({ connectionString: proxy.url });
-        await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
-        const lock = await locker.acquire(uniqueKey());
-        const { signal } = lock;
-        const [pid] = await holdersOf(lock.id);
-        proxy.cut();
-        await until(() => signal.aborted);
-        expect(signal.reason).toBeInstanceOf(LockLostError);
-        await until(async () => (await holdersOf(lock.id)).length === 0);
-        const next = await locker.acquire(lock.key);
-        expect(await holdersOf(next.id)).toEqual([pid]);
-        await next.release();
-        expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
-      });
+      test.skipIf(isOverPostgresJs)(
+        "the end of a holder's connection frees its lock, though the session lives on",
+        async () => {
+          await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
+          await using proxy = await TcpProxy.start(bouncer.url);
+          const pool = createPool({ connectionString: proxy.url });
+          await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
+          const lock = await locker.acquire(uniqueKey());
+          const { signal } = lock;
+          const [pid] = await holdersOf(lock.id);
+          proxy.cut();
+          await until(() => signal.aborted);
+          expect(signal.reason).toBeInstanceOf(LockLostError);
+          await until(async () => (await holdersOf(lock.id)).length === 0);
+          const next = await locker.acquire(lock.key);
+          expect(await holdersOf(next.id)).toEqual([pid]);
+          await next.release();
+          expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
+        },
+      );
 
-      test("a destroyed session leaves no lock and no setting to the next client", async () => {
-        await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
-        await using proxy = await TcpProxy.start(bouncer.url);
-        const pool = createPool({ connectionString: proxy.url });
-        await using locker = createLocker({ sessions, pool, pooler: "session" });
-        const lock = await locker.acquire(uniqueKey(), { ttl: 1000 });
-        const [pid] = await holdersOf(lock.id);
-        proxy.freeze({ direction: "toClient" });
-        // Not answered in time.
-        await expect(lock.refresh()).rejects.toMatchObject({ code: "LOCK_NOT_HELD" });
-        await until(async () => (await advisoryLocks()).length === 0);
-        const next = await connect({ connectionString: bouncer.url, application_name: "next" });
-        const { rows } = await next.query(
-          "select pg_backend_pid() as pid, current_setting('application_name') as name",
-        );
-        expect(rows).toEqual([{ pid, name: "next" }]);
-      });
+      test.skipIf(isOverPostgresJs)(
+        "a destroyed session leaves no lock and no setting to the next client",
+        async () => {
+          await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
+          await using proxy = await TcpProxy.start(bouncer.url);
+          const pool = createPool({ connectionString: proxy.url });
+          await using locker = createLocker({ sessions, pool, pooler: "session" });
+          const lock = await locker.acquire(uniqueKey(), { ttl: 1000 });
+          const [pid] = await holdersOf(lock.id);
+          proxy.freeze({ direction: "toClient" });
+          // Not answered in time.
+          await expect(lock.refresh()).rejects.toMatchObject({ code: "LOCK_NOT_HELD" });
+          await until(async () => (await advisoryLocks()).length === 0);
+          const next = await connect({ connectionString: bouncer.url, application_name: "next" });
+          const { rows } = await next.query(
+            "select pg_backend_pid() as pid, current_setting('application_name') as name",
+          );
+          expect(rows).toEqual([{ pid, name: "next" }]);
+        },
+      );
 
-      test("a grant whose answer is lost is gone with its session", async () => {
+      test.skipIf(isOverPostgresJs)("a grant whose answer is lost is gone with its session", async () => {
         await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session" });
         await using proxy = await TcpProxy.start(bouncer.url);
         const pool = createPool({ connectionString: proxy.url });
@@ -246,25 +256,28 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
         await (await locker.acquire(lock.key)).release();
       });
 
-      test("without a free session a caller waits until the deadline, and gets nothing", async () => {
-        await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
-        const pool = createPool({ connectionString: bouncer.url });
-        await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
-        const lock = await locker.acquire(uniqueKey());
-        const key = uniqueKey();
-        const refused = await locker.acquire(key, { ttl: 300 }).catch((error: unknown) => error);
-        expect(refused).toBeInstanceOf(DatabaseError);
-        expect((refused as Error).message).toContain("no answer within 300 ms");
-        await lock.release();
-        expect(await advisoryLocks()).toEqual([]);
-        await (await locker.acquire(key)).release();
-        expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
-      });
+      test.skipIf(isOverPostgresJs)(
+        "without a free session a caller waits until the deadline, and gets nothing",
+        async () => {
+          await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
+          const pool = createPool({ connectionString: bouncer.url });
+          await using locker = createLocker({ sessions: "dedicated", pool, pooler: "session" });
+          const lock = await locker.acquire(uniqueKey());
+          const key = uniqueKey();
+          const refused = await locker.acquire(key, { ttl: 300 }).catch((error: unknown) => error);
+          expect(refused).toBeInstanceOf(DatabaseError);
+          expect((refused as Error).message).toContain("no answer within 300 ms");
+          await lock.release();
+          expect(await advisoryLocks()).toEqual([]);
+          await (await locker.acquire(key)).release();
+          expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
+        },
+      );
     });
   });
 });
 
-describe.skipIf(!PgBouncer.installed)(
+describe.skipIf(!PgBouncer.installed || isOverPostgresJs)(
   "what PgBouncer does (skipped where pgbouncer is not installed)",
   () => {
     test.each(modes)("in %s mode it announces a backend that is not the one which serves", async (mode) => {

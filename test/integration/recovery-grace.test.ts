@@ -6,6 +6,7 @@ import { connect, createPool, uniqueKey } from "../support/database.ts";
 import { isOverPostgresJs } from "../support/driver.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
 import { createLocker } from "../support/locker.ts";
+import { costlyModes } from "../support/session-modes.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 
@@ -58,7 +59,7 @@ async function locks(): Promise<number> {
   return rows[0].count;
 }
 
-describe.each(["shared", "dedicated"] as const)("with %s sessions, on a young server", (sessions) => {
+describe.each(costlyModes)("with %s sessions, on a young server", (sessions) => {
   test("an acquire is refused as recovering with the time left, and leaves nothing", async () => {
     await makeYoung();
     const pool = poolOf();

@@ -12,6 +12,7 @@ import {
   onServer,
   uniqueKey,
 } from "../support/database.ts";
+import { isOverPostgresJs } from "../support/driver.ts";
 import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -227,7 +228,9 @@ test("close waits for a session that is on its way back to the pool already", as
   expect([isClosed, pool.idleCount]).toEqual([false, 0]);
   proxy.thaw();
   await closed;
-  expect([pool.totalCount, pool.idleCount]).toEqual([1, 1]);
+  // Over postgres.js, the locker's pool is its own, and so ends with it.
+  const left = isOverPostgresJs ? 0 : 1;
+  expect([pool.totalCount, pool.idleCount]).toEqual([left, left]);
 });
 
 /** In this file's own database, inlined by the planner: the try for an exclusive lock fails its whole statement. */

@@ -226,7 +226,7 @@ locker
     await project.node(["build.cjs"]);
     const bytes = (await readFile(join(project.folder, "out.cjs"))).length;
     expect(bytes).toBeGreaterThan(20_000);
-    expect(bytes).toBeLessThan(192_000);
+    expect(bytes).toBeLessThan(186_000);
   });
 });
 

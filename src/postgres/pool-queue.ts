@@ -1,0 +1,195 @@
+import { elapsedSince, now } from "../runtime/clock.ts";
+import { isThenable } from "../runtime/thenable.ts";
+import { callHook } from "../runtime/user-hook.ts";
+import { type Client, hasRoom, isEnding, type Pool, type Release } from "./driver.ts";
+
+/** Somebody who waits for a client of a pool. */
+export interface Reserver {
+  received(client: Client, release: Release): void;
+  /** The request that it made itself failed, after so many milliseconds. Also called if it has left. */
+  failed(error: unknown, after: number): void;
+  /** It has left, and the client of the request that it made itself went to another, or back. */
+  missed(): void;
+}
+
+/**
+ * The requests for a client that lockers have in the queue of one pool, and those who wait for them.
+ *
+ * A request can't be withdrawn from a pool's queue. If whoever made it has left, it is for those who come later: as long as there are enough
+ * such requests, they make none of their own. So a pool that gives nobody a client has no more requests in its queue than callers waited
+ * at the same time, however many come and leave.
+ *
+ * A reserver has a request of its own, or takes whatever comes for one that has left. The client of a request goes to whoever made it, or else
+ * to the one who waits longest. An error only goes to whoever made the request; the others ask anew, because it may be older than their wait.
+ */
+export class PoolQueue {
+  readonly #pool: Pool;
+  /** The pool's connections that are open, as far as its events tell. */
+  #connected: number;
+  /** The requests that the pool has not answered. */
+  #requests = 0;
+  /** Everybody who waits, in order. */
+  readonly #waiting = new Set<Reserver>();
+  /** Those of them who have no request of their own. */
+  readonly #takers = new Set<Reserver>();
+
+  constructor(pool: Pool) {
+    this.#pool = pool;
+    this.#connected = pool.totalCount;
+    pool.on("connect", () => {
+      this.#connected += 1;
+    });
+    pool.on("remove", () => {
+      this.#connected -= 1;
+      // The pool opens a connection for the first request in its queue, and that may take longer than the others take to come.
+      this.#askForTakersSoon();
+    });
+    pool.on("error", () => {});
+  }
+
+  /** How many of the pool's connections are still being opened. */
+  get dialing(): number {
+    return Math.max(0, this.#pool.totalCount - this.#connected);
+  }
+
+  /** Waits for a client from now on. @returns whether it made a request of its own */
+  join(reserver: Reserver): boolean {
+    this.#waiting.add(reserver);
+    if (hasRoom(this.#pool) || isEnding(this.#pool) || this.#isShort) {
+      this.#request(reserver);
+      return true;
+    }
+    this.#takers.add(reserver);
+    return false;
+  }
+
+  /** Waits no longer. @returns whether it has no request of its own, so that it will be told nothing more */
+  leave(reserver: Reserver): boolean {
+    this.#waiting.delete(reserver);
+    return this.#takers.delete(reserver);
+  }
+
+  /** Whether there are fewer requests in the queue than wait for one. One for which a connection is being opened may take long. */
+  get #isShort(): boolean {
+    return this.#requests - this.dialing < this.#waiting.size;
+  }
+
+  #request(by: Reserver): void {
+    this.#takers.delete(by);
+    this.#requests += 1;
+    const asked = now();
+    connect(this.#pool, (error, client, release) => {
+      this.#requests -= 1;
+      // `release` is given only together with a client.
+      if (client !== undefined && release !== undefined) this.#hand(by, client, release);
+      else by.failed(error, elapsedSince(asked));
+      this.#askForTakersSoon();
+    });
+  }
+
+  #hand(by: Reserver, client: Client, release: Release): void {
+    const [first] = this.#waiting;
+    const to = this.#waiting.has(by) ? by : first;
+    if (to === undefined) giveBackLate(client, release);
+    else to.received(client, release);
+    if (to !== by) by.missed();
+  }
+
+  /** In a step of its own: the pool is in the middle of one, and a pool that has ended answers each request at once. */
+  #askForTakersSoon(): void {
+    if (this.#takers.size === 0) return;
+    queueMicrotask(() => {
+      for (const taker of this.#takers) {
+        if (!this.#isShort) return;
+        this.#request(taker);
+      }
+    });
+  }
+}
+
+const queues = new WeakMap<Pool, PoolQueue>();
+
+/**
+ * The queue of a pool, which is watched once for its whole life, however many lockers use it. The watch's error listener keeps the process
+ * from crashing when the server ends an idle connection: node-postgres emits that error on the pool, and the application may have no
+ * listener there.
+ */
+export function queueOf(pool: Pool): PoolQueue {
+  const known = queues.get(pool);
+  if (known !== undefined) return known;
+  const queue = new PoolQueue(pool);
+  queues.set(pool, queue);
+  return queue;
+}
+
+/**
+ * Gives back a client for which nobody waits, in a step of its own: within the release, the pool hands the client to the next in its queue,
+ * and if thousands of those have left as well, that would be too many calls within each other. Until then the client needs an error
+ * listener, because the message that ends its session may have come together with the one that opened it.
+ */
+function giveBackLate(client: Client, release: Release): void {
+  client.on("error", ignored);
+  queueMicrotask(() => {
+    callHook("pool's listener", release);
+    client.removeListener("error", ignored);
+  });
+}
+
+const ignored = (): void => {};
+
+type Connected = (error: unknown, client?: Client, release?: Release) => void;
+
+/**
+ * Asks the pool for a client. Calls back once. If a wrapper answers both by callback and by promise, the second client is returned at
+ * once.
+ *
+ * Some pools only support promises: a subclass with an async `connect` without parameters never calls back, and a wrapper that calls
+ * `.then` on the result of `connect` throws if it is given a callback.
+ */
+function connect(pool: Pool, callback: Connected): void {
+  let given: Client | undefined;
+  let isDone = false;
+  const done = (error: unknown, client?: PooledClient, release = releaseOf(client)): void => {
+    if (client === undefined ? isDone : client === given) return;
+    given ??= client;
+    const isSecond = isDone;
+    isDone = true;
+    if (isSecond) callHook("pool's listener", () => release?.());
+    else if (client === undefined || release !== undefined) callback(error, client, release);
+    else callback(new Error("the pool's `connect` gave a client that has no `release`"));
+  };
+  const promised = (answer: unknown): void => {
+    // A pool that calls back may return a promise of `undefined` as well.
+    if (isThenable<PooledClient | undefined>(answer))
+      answer.then((client) => client && done(undefined, client), done);
+  };
+  try {
+    if (pool.connect.length > 0 && !promisesOnly.has(pool)) {
+      promised(pool.connect((error, client, release) => done(error, client, release)));
+      return;
+    }
+  } catch {
+    // An error that isn't due to the callback, such as an invalid connection string, is thrown again by the next call.
+    promisesOnly.add(pool);
+  }
+  try {
+    promised((pool as unknown as PromisingPool).connect());
+  } catch (error) {
+    done(error);
+  }
+}
+
+type PooledClient = Client & { release?: Release };
+
+interface PromisingPool {
+  connect(): PromiseLike<PooledClient | undefined>;
+}
+
+/** As the client has it now: in a transaction, it has one that refuses. */
+function releaseOf(client: PooledClient | undefined): Release | undefined {
+  const release = client?.release;
+  return typeof release === "function" ? (destroy) => release.call(client, destroy) : undefined;
+}
+
+/** Pools whose `connect` threw when it was given a callback. */
+const promisesOnly = new WeakSet<Pool>();
