@@ -49,7 +49,10 @@ export class LocksKept {
   async #prove(milliseconds: number, granted: GrantedLock | undefined): Promise<void> {
     const over = performance.now() + milliseconds;
     const clients: OwnClient[] = [];
+    let isOver = false;
     const connect = async (): Promise<OwnClient> => {
+      // A look that is given up goes on until its next step.
+      if (isOver) throw new Error("the proof is over");
       const client = clientBeside(this.#pool);
       clients.push(client);
       await client.connect();
@@ -70,6 +73,7 @@ export class LocksKept {
       if (error instanceof LocksNotKeptError) throw error;
       this.#notBefore = performance.now() + pause;
     } finally {
+      isOver = true;
       // Waits until the connections have ended, because the next caller may need them if connections are few.
       const left = Math.max(over - performance.now(), 1);
       await Promise.all(

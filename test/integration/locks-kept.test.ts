@@ -1,6 +1,7 @@
+import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { LocksNotKeptError } from "../../src/index.ts";
+import { LocksNotKeptError, lockId } from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -78,6 +79,30 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await locker.close();
     await pool.end();
     await until(() => open === 0);
+  });
+
+  test("a proof that is given up in the middle leaves no connection and no lock", async () => {
+    const key = uniqueKey();
+    const holder = await connect();
+    await holder.query("select pg_advisory_lock($1)", [lockId(0, key)]);
+    let late = 0;
+    // The answer to its second statement comes when the time for the proof is over.
+    class SlowClient extends pg.Client {
+      override query(...args: unknown[]): never {
+        // biome-ignore lint/suspicious/noExplicitAny: it has nine signatures
+        const answer = (super.query as any)(...args);
+        if (!String((args[0] as { text?: string }).text).includes("pg_locks")) return answer as never;
+        late += 1;
+        return delay(400).then(() => answer) as never;
+      }
+    }
+    const pool = createPool({ Client: SlowClient } as pg.PoolConfig);
+    await using locker = createLocker({ sessions, pool, connWaitTimeout: 200 });
+    const waiting = locker.acquire(key, { wait: "2s" }).catch((error: unknown) => error);
+    await until(() => late > 0);
+    expect(await waiting).toMatchObject({ reason: "wait-timeout" });
+    await until(async () => (await advisoryLocks()).length === 1, { deadline: 3_000 });
+    await holder.end();
   });
 
   test("a lock granted before the proof is released, and acquired again after it", async () => {
