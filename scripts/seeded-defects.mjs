@@ -634,4 +634,15 @@ export const mutants = [
       test: "on a shared session a lock is not granted if its session ends before its token is drawn",
     },
   },
+  {
+    name: "late-grant-is-handed-out",
+    says: "a function runs under a lock whose TTL passed before its process knew of the grant",
+    file: "src/sessions/server-ttl.ts",
+    what: "if (elapsedSince(askedAt) < rule.reliableTime(ttl)) return;",
+    by: "if (elapsedSince(askedAt) < rule.reliableTime(ttl * 100)) return;",
+    caughtBy: {
+      file: "test/integration/grants-too-late.test.ts",
+      test: "with dedicated sessions a process that stands still while it takes a lock doesn't run its function",
+    },
+  },
 ];

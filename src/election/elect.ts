@@ -94,7 +94,9 @@ async function lead(
   log.info({ key }, "elected");
   try {
     const known = { owner, id: lock.id, isHeld: () => lock.held };
-    if (already === undefined) await runAround([known], () => onElected(lock, { signal: ending.signal }));
+    // The TTL may have passed in a listener; nothing has told of that yet.
+    if (already === undefined && lock.held)
+      await runAround([known], () => onElected(lock, { signal: ending.signal }));
   } catch (err) {
     // Work that was told to stop may stop by throwing. That includes work that has just read `held` as false: the signal aborts in the
     // microtask after that read.

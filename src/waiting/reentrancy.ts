@@ -53,7 +53,9 @@ export function runAround<T>(locks: readonly Around[], fn: () => T | Promise<T>)
 
 /** One lock, or several, that have just been acquired. */
 export interface Acquired {
+  readonly held: boolean;
   readonly signal: AbortSignal;
+  assertHeld(): void;
   release(): Promise<void>;
 }
 
@@ -75,6 +77,7 @@ export async function runUnder<T, L extends Acquired>(
   });
   let value: T;
   try {
+    if (!acquired.held) await tellLoss(acquired);
     value = await untilLost(acquired, () => runAround(known, () => fn(acquired)));
   } catch (error) {
     end(scopes);
@@ -92,6 +95,16 @@ export async function runUnder<T, L extends Acquired>(
 /** Tells everybody who still takes part that the lock is over. */
 function end(scopes: readonly Scope[]): void {
   for (const { onEnd } of scopes) for (const tell of onEnd) tell();
+}
+
+/**
+ * Throws the loss of a lock that is over before the function begins, such as because an event listener took longer than the TTL. A timer
+ * that is due has not rung yet, but whoever reads `held` has the lock end in the next microtask.
+ */
+async function tellLoss(acquired: Acquired): Promise<void> {
+  await Promise.resolve();
+  acquired.signal.throwIfAborted();
+  acquired.assertHeld();
 }
 
 function untilLost<T>(acquired: Acquired, work: () => Promise<T>): Promise<T> {

@@ -61,6 +61,42 @@ describe.each(Object.keys(ways))("with %s", (way) => {
   });
 });
 
+test("a listener that takes longer than the TTL has the function not run", async () => {
+  await using locker = createLocker();
+  locker.on("acquired", block);
+  let isRun = false;
+  const run = (): void => {
+    isRun = true;
+  };
+  const [one, other] = [uniqueKey(), uniqueKey()];
+  await expect(locker.withLock(one, run, { ttl })).rejects.toMatchObject({ code: "LOCK_EXPIRED", key: one });
+  await expect(locker.tryWithLock(one, run, { ttl })).rejects.toMatchObject({ code: "LOCK_EXPIRED" });
+  await expect(locker.withLocks([one, other], run, { ttl })).rejects.toMatchObject({ code: "LOCK_EXPIRED" });
+  expect(isRun).toBe(false);
+  await until(async () => (await isFree(one)) && (await isFree(other)));
+});
+
+test("a listener that takes longer than the TTL has the leader stand again", async () => {
+  await using locker = createLocker({ ttlEnforcement: "server" });
+  let elected = 0;
+  locker.on("acquired", () => {
+    elected += 1;
+    if (elected === 1) block();
+  });
+  const ending = new AbortController();
+  const led: boolean[] = [];
+  await locker.elect(uniqueKey(), {
+    ttl,
+    retryPeriod: 10,
+    signal: ending.signal,
+    onElected: (lock) => {
+      led.push(lock.held);
+      ending.abort();
+    },
+  });
+  expect([elected, led]).toEqual([2, [true]]);
+});
+
 test("a process that stands still while it checks its permit doesn't run its function", async () => {
   let looks = 0;
   // It looks for a free place, takes it, and looks again.
