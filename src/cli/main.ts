@@ -8,6 +8,10 @@ async function load(): Promise<void> {
   const [, , name] = process.argv;
   // Bun can't run the runner.
   if (name === "run" && process.argv.includes("--") && process.versions["bun"] === undefined) {
+    if (process.pid === 1) {
+      const { haveOrphansReaped } = await import("./run/first-process.ts");
+      haveOrphansReaped();
+    }
     const { startRunner } = await import("./run/early-runner.ts");
     startRunner();
   }

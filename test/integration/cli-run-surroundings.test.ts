@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { lockId } from "../../src/index.ts";
-import { cli } from "../support/cli.ts";
+import { cli, Terminal } from "../support/cli.ts";
 import { databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { idle, onDatabase } from "../support/locked-command.ts";
 import { until } from "../support/until.ts";
@@ -12,6 +12,7 @@ import { until } from "../support/until.ts";
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
 const namespace = ["--pid", "--fork", "--mount-proc"];
+const canReplaceItself = "execve" in process;
 const canMakeNamespaces = spawnSync("unshare", [...namespace, "true"]).status === 0;
 const hasBun = spawnSync("bun", ["--version"]).status === 0;
 
@@ -29,14 +30,46 @@ function childOf(parent: number | undefined): number {
 }
 
 describe.skipIf(!canMakeNamespaces)("as the first process of a container, pg-locker run", () => {
-  test("has the command's status, and leaves orphans until it ends", async () => {
-    const script = "(sleep 0.1 &); (sleep 0.1 &); sleep 0.5; exit 5";
-    const { status, stderr } = spawnSync(
-      "unshare",
-      [...namespace, process.execPath, main, "run", uniqueKey(), "--", "sh", "-c", script],
-      { env: { ...process.env, DATABASE_URL: databaseUrl() }, encoding: "utf8" },
-    );
+  const run = (script: string, { url, input }: { url?: string; input?: string } = {}) => {
+    const own = ["run", uniqueKey(), ...(url === undefined ? [] : ["--url", url])];
+    return spawnSync("unshare", [...namespace, process.execPath, main, ...own, "--", "sh", "-c", script], {
+      env: { ...process.env, DATABASE_URL: databaseUrl() },
+      input,
+      encoding: "utf8",
+    });
+  };
+
+  test("has the command's status", () => {
+    const { status, stderr } = run("(sleep 0.1 &); (sleep 0.1 &); sleep 0.5; exit 5");
     expect([status, stderr]).toEqual([5, ""]);
+  });
+
+  test("has the status of a command that a signal has ended, and its standard input", () => {
+    const { status, stdout, stderr } = run("cat; kill -35 $$", { input: "through\n" });
+    expect([status, stdout, stderr]).toEqual([128 + 35, "through\n", ""]);
+  });
+
+  test.skipIf(!canReplaceItself)("reaps orphans that have ended (skipped before Node.js 22.15)", () => {
+    const { status, stdout } = run("(sleep 0.1 &); sleep 0.5; ps -eo stat= | grep -c Z; exit 5");
+    expect([status, stdout]).toEqual([5, "0\n"]);
+  });
+
+  test("passes Ctrl-C on, once", async () => {
+    const script = "trap 'echo caught' INT; echo ready; until read line; do :; done; exit 4";
+    const args = [...namespace, process.execPath, main, "run", uniqueKey(), "--", "sh", "-c", script];
+    await using terminal = Terminal.start("unshare", args, onDatabase());
+    await terminal.shows("ready");
+    terminal.type("\x03");
+    await terminal.shows("caught");
+    terminal.type("on\r");
+    expect((await terminal.ended).status).toBe(4);
+    expect(terminal.output.match(/caught/g)).toHaveLength(1);
+  });
+
+  test("shows no process the password of a --url", () => {
+    const { status, stdout } = run("ps -eo args=", { url: databaseUrl() });
+    expect(status).toBe(0);
+    expect(stdout).not.toContain(databaseUrl());
   });
 
   test("passes a signal on, and ends everything in it", async () => {

@@ -3,9 +3,14 @@ import { ChildProcess, type SpawnOptions } from "node:child_process";
 /** The character that Node.js puts in the place of bytes that are not UTF-8. */
 const replacement = "\ufffd";
 
+/** Whether a text may have been bytes that Node.js can't represent. */
+export function isRawText(text: string): boolean {
+  return text.includes(replacement);
+}
+
 /** Whether the name or the value of a variable has bytes that Node.js can't represent. */
 export function isRawEnvironment(): boolean {
-  return Object.entries(process.env).some((each) => each.join("=").includes(replacement));
+  return Object.entries(process.env).some((each) => isRawText(each.join("=")));
 }
 
 /** Sets variables of this process; `undefined` removes one. */
