@@ -328,7 +328,8 @@ export class Cluster {
 
   /** Stops the primary and then promotes its standby. */
   async #promote(kind, observer) {
-    const promoted = await this.#standby;
+    const promoted = await this.#copied();
+    if (promoted === undefined) return false;
     const old = this.server;
     await this.#ending(kind, undefined, async () => {
       await old[Symbol.asyncDispose]();
@@ -347,7 +348,8 @@ export class Cluster {
    * connections to the old primary at once; the others keep theirs until it is stopped.
    */
   async #failOver(kind, lasts, observer) {
-    const promoted = await this.#standby;
+    const promoted = await this.#copied();
+    if (promoted === undefined) return false;
     const old = this.server;
     const [{ timeline }] = await observer.ask(timelineNow);
     const beside = { kind, timeline, beside: true, at: this.#now(), until: Number.POSITIVE_INFINITY };
@@ -392,6 +394,13 @@ export class Cluster {
     this.#standby = attempt();
     // Code that awaits the standby gets the error.
     this.#standby.catch(() => {});
+  }
+
+  /** The standby; `undefined` if other faults have kept it from being copied, so that it is made anew. */
+  async #copied() {
+    const standby = await this.#standby.catch(() => undefined);
+    if (standby === undefined) this.#standBy();
+    return standby;
   }
 
   async #startPooler(worker) {
