@@ -141,7 +141,7 @@ export class Cluster {
     await this.#pooler?.kill();
   }
 
-  /** Ends the connections without a lock that vanished hosts have left open, which otherwise only the server's keepalive would end. */
+  /** Ends the connections that vanished hosts have left open, which otherwise only a TTL or the server's keepalive would end. */
   async endVanished() {
     for (const worker of this.#children.keys()) await this.#call(worker, "endVanished");
   }

@@ -227,9 +227,10 @@ async function follow(observer, started) {
 /** Stops the workers and lets them close. Returns what they left behind. */
 async function drain(observer, resource) {
   await cluster.stopWorkers(60_000);
-  await delay(100);
-  const locks = Object.values(await observer.look()).flat();
+  // The locks of a host that has just vanished are there for up to a TTL more. Nobody has leaked them.
   await cluster.endVanished();
+  await delay(500);
+  const locks = Object.values(await observer.look()).flat();
   await cluster.closeWorkers(60_000);
   const sessions = "select usename, application_name from pg_stat_activity where usename like 'chaos_%'";
   let left = [];
