@@ -9,8 +9,8 @@ import { defineConfig, type Plugin } from "vitest/config";
  * - what is about a pool or a client of node-postgres that the test wraps, patches or gives: `wrapped-pools`, `locks-kept`, `late-grant`,
  *   `mutants-targets`, `postgres-locker`, `client-lock`, `exchange`;
  * - what `postgres-js.test.ts` runs itself: the contract;
- * - what takes long, for the number of its locks or of its processes, or because it waits for the end of a TTL: `recovery-overlap`,
- *   `synchronous-standby`, `many-at-once`, `waiting-limit`, `hold-at-least`, and most of `shared-sessions`.
+ * - what takes long, for the number of its locks or of its processes, or because it waits for the end of a TTL: `recovery-grace`, `recovery-overlap`,
+ *   `pooler`, `synchronous-standby`, `many-at-once`, `waiting-limit`, `hold-at-least`, and most of `shared-sessions`.
  */
 const overPostgresJs = [
   "abort",
@@ -25,10 +25,8 @@ const overPostgresJs = [
   "network-namespace",
   "overlapping-refreshes",
   "pool-of-one",
-  "pooler",
   "process-exit",
   "queued-on-a-dead-session",
-  "recovery-grace",
   "reservation",
   "server-ttl-network",
   "server-ttl-process",

@@ -27,7 +27,19 @@ async function stoppedBeforeItRuns(): Promise<{ key: string; child: CliChild; ru
   process.kill(runner, "SIGSTOP");
   await lock.release();
   await before.close();
-  await until(async () => (await holdersOf(lockId(0, key))).length > 0, patient);
+  const [pid] = await until(async () => {
+    const pids = await holdersOf(lockId(0, key));
+    return pids.length > 0 && pids;
+  }, patient);
+  // It surely has the lock once it has sent two more statements. Before that it would wait on if the lock were lost.
+  const latest = async () =>
+    (await onServer("select query_start::text from pg_stat_activity where pid = $1", [pid]))[0]?.[
+      "query_start"
+    ];
+  for (let sent = 0; sent < 2; sent += 1) {
+    const before = await latest();
+    await until(async () => (await latest()) !== before, patient);
+  }
   return { key, child, runner };
 }
 
