@@ -58,11 +58,6 @@ export function assertInTime(
   throw new DatabaseError({ doing: "Taking the lock", key, cause });
 }
 
-/** How many milliseconds after its last proof a lock may be relied on: with a margin only if the server enforces its TTL. */
-export function reliableTimeOf({ lapses }: { readonly lapses: boolean }, ttl: number): number {
-  return lapses ? reliableTime(ttl) : ttl;
-}
-
 /**
  * The TCP settings that end a session whose link dies while it is not idle: `tcp_keepalives_idle` and `_interval` in seconds, such that
  * three unanswered probes take about a TTL, and `tcp_user_timeout` in milliseconds. They have no effect on a Unix socket.

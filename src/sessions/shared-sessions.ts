@@ -7,7 +7,7 @@ import { elapsedSince, type Instant, withinTtl } from "../runtime/clock.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
-import { reliableTimeOf, ttlClassOf } from "./server-ttl.ts";
+import { clientRule, enforcedRule, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, refuse, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import { askForProof, type Undone } from "./statement-batches.ts";
@@ -148,7 +148,8 @@ export class SharedSessions implements SharedLocks {
       listener.granted(lock);
       return;
     }
-    const left = (): number => reliableTimeOf(lock, request.ttl) - elapsedSince(sentAt);
+    const { reliableTime } = lock.lapses ? enforcedRule : clientRule;
+    const left = (): number => reliableTime(request.ttl) - elapsedSince(sentAt);
     void this.#fence(lock, request, left).then(
       () => listener.granted(lock),
       (error: unknown) => listener.failed(error),

@@ -34,6 +34,16 @@ async function diesBeforeItsLock(locked: Locked): Promise<void> {
   await until(async () => !(await locked.isLocked()), { deadline: 30_000 });
 }
 
+async function expectKilledWithItsRunner(locked: Locked): Promise<void> {
+  const { status, stderr } = await locked.cli.ended;
+  expect([status, stderr]).toEqual([
+    70,
+    "pg-locker: The process that ran the command was killed, and the command with it\n",
+  ]);
+  expect(locked.lives).toBe(false);
+  expect(await locked.isLocked()).toBe(false);
+}
+
 describe("SIGKILL of pg-locker", () => {
   test("ends the command, and the lock stays until it has ended", async () => {
     await using locked = await runLocked(deaf, { args: ["--ttl", "14s", "--grace", "5s"] });
@@ -94,13 +104,7 @@ test("SIGKILL of pg-locker while it waits leaves nothing behind", async () => {
 test("SIGKILL of the process that runs the command ends it, frees the lock, exits 70", async () => {
   await using locked = await runLocked(deaf, { args: ["--ttl", "10m"] });
   process.kill(locked.runner, "SIGKILL");
-  const { status, stderr } = await locked.cli.ended;
-  expect([status, stderr]).toEqual([
-    70,
-    "pg-locker: The process that ran the command was killed, and the command with it\n",
-  ]);
-  expect(locked.lives).toBe(false);
-  expect(await locked.isLocked()).toBe(false);
+  await expectKilledWithItsRunner(locked);
 });
 
 test("SIGKILL of that process before it has told of the command ends the command, too", async () => {
@@ -114,13 +118,7 @@ test("SIGKILL of that process before it has told of the command ends the command
     }`)}`;
   const env = { NODE_OPTIONS: `--import=${preload}` };
   await using locked = await runLocked(deaf, { args: ["--ttl", "10m"], env });
-  const { status, stderr } = await locked.cli.ended;
-  expect([status, stderr]).toEqual([
-    70,
-    "pg-locker: The process that ran the command was killed, and the command with it\n",
-  ]);
-  expect(locked.lives).toBe(false);
-  expect(await locked.isLocked()).toBe(false);
+  await expectKilledWithItsRunner(locked);
 });
 
 test("SIGKILL of both frees the lock at once, and the command runs on", async () => {
