@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
-import { dirname } from "node:path";
-import { afterAll, beforeAll, expect, inject, test } from "vitest";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterAll, beforeAll, expect, inject, test, vi } from "vitest";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import { connect } from "../support/database.ts";
@@ -71,6 +73,23 @@ test("a server that can't start says why, with the end of its log", async () => 
   await expect(PostgresServer.start({ major, settings })).rejects.toThrow("no_such_setting");
 });
 
+test("servers are copies of INITDB_TEMPLATE, if that has their major version", async () => {
+  // The run's template: initdb gives each data directory an identifier of its own.
+  const identifier = "(select system_identifier::text from pg_control_system())";
+  await using twin = await PostgresServer.start({ major });
+  expect(await value(identifier, "", twin)).toBe(await value(identifier));
+  const old = await mkdtemp(join(tmpdir(), "pg-locker-test-"));
+  try {
+    await writeFile(join(old, "PG_VERSION"), "9.6\n");
+    vi.stubEnv("INITDB_TEMPLATE", old);
+    await using other = await PostgresServer.start({ major });
+    expect(await value(identifier, "", other)).not.toBe(await value(identifier));
+  } finally {
+    vi.unstubAllEnvs();
+    await rm(old, { recursive: true });
+  }
+});
+
 test("a server leaves no process and no file when it is disposed of", async () => {
   const other = await PostgresServer.start({ major });
   const { pid, dataDirectory } = other;
@@ -96,8 +115,8 @@ test.each(["SIGKILL", "SIGTERM"] as const)(
   },
 );
 
-async function value(expression: string, from = ""): Promise<unknown> {
-  const session = await connect({ connectionString: server.url });
+async function value(expression: string, from = "", { url } = server): Promise<unknown> {
+  const session = await connect({ connectionString: url });
   const { rows } = await session.query<{ value: unknown }>(`select ${expression} as value ${from}`);
   await session.end();
   return rows[0]?.value;

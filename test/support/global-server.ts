@@ -1,5 +1,12 @@
+import { chown, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { TestProject } from "vitest/node";
+import { postgresAccount } from "../../src/testing/postgres/account.ts";
+import { postgresBinaries } from "../../src/testing/postgres/binaries.ts";
+import { createDataDirectory } from "../../src/testing/postgres/data-directory.ts";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
+import { cleanUpAfterProcess, type StopWatching } from "../../src/testing/postgres/process-watchdog.ts";
 import { POSTGRES_PACKAGE_VERSIONS, type PostgresMajor } from "../../src/testing/postgres/versions.ts";
 
 declare module "vitest" {
@@ -12,11 +19,13 @@ declare module "vitest" {
 }
 
 let server: PostgresServer | undefined;
+let template: { readonly directory: string; readonly stopWatching: StopWatching } | undefined;
 
 /** Starts one PostgreSQL for the whole run: the major version in PG_MAJOR (18 by default); none if DATABASE_URL names a server. */
 export async function setup(project: TestProject): Promise<void> {
   const major = requestedMajor();
   const { DATABASE_URL } = process.env;
+  await makeTemplate(major);
   if (!DATABASE_URL) server = await PostgresServer.start({ major });
   project.provide("serverUrl", DATABASE_URL || (server?.url ?? ""));
   project.provide("postgresMajor", major);
@@ -24,6 +33,22 @@ export async function setup(project: TestProject): Promise<void> {
 
 export async function teardown(): Promise<void> {
   await server?.[Symbol.asyncDispose]();
+  if (template === undefined) return;
+  await rm(template.directory, { recursive: true, force: true });
+  template.stopWatching();
+}
+
+/** Runs `initdb` once, for the hundred servers that tests start. */
+async function makeTemplate(major: PostgresMajor): Promise<void> {
+  const account = postgresAccount();
+  const directory = await mkdtemp(join(tmpdir(), "pg-locker-template-"));
+  template = { directory, stopWatching: cleanUpAfterProcess(directory) };
+  if (account) await chown(directory, account.uid, account.gid);
+  const to = join(directory, "data");
+  const { INITDB_TEMPLATE: _, ...env } = process.env;
+  const options = { ...account, cwd: directory, env: { ...env, LC_ALL: "C" } };
+  await createDataDirectory(to, { major, binaries: await postgresBinaries(major, account), options });
+  process.env["INITDB_TEMPLATE"] = to;
 }
 
 function requestedMajor(): PostgresMajor {

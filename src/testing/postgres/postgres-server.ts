@@ -10,6 +10,7 @@ import { promisify } from "node:util";
 import { type PostgresAccount, postgresAccount } from "./account.ts";
 import { copyForStandby } from "./backup.ts";
 import { postgresBinaries } from "./binaries.ts";
+import { createDataDirectory } from "./data-directory.ts";
 import { cleanUpAfterProcess, type StopWatching } from "./process-watchdog.ts";
 import { DEFAULT_POSTGRES_MAJOR, type PostgresMajor } from "./versions.ts";
 
@@ -113,7 +114,8 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   /**
-   * Creates a new, empty server. Resolves when it accepts connections, after about a second.
+   * Creates a new, empty server. Resolves when it accepts connections, after about a second: most of that is `initdb`'s, which a copy of
+   * the directory that the variable `INITDB_TEMPLATE` names saves.
    *
    * @throws Error if the binaries are not installed, or the server doesn't start within 60 s (the message has the end of its log).
    * Nothing is left behind then.
@@ -122,20 +124,13 @@ export class PostgresServer implements AsyncDisposable {
     const major = options.major ?? DEFAULT_POSTGRES_MAJOR;
     const server = await PostgresServer.#create(major);
     try {
-      const bin = join(server.#binaries, "bin", "initdb");
-      const initdb = [
-        "-D",
-        server.dataDirectory,
-        "-U",
-        "postgres",
-        "--auth=trust",
-        "--no-locale",
-        "-E",
-        "UTF8",
-        "--no-sync",
-      ];
-      await run(bin, initdb, server.#spawnOptions());
-      await writeFile(join(server.dataDirectory, "pg_hba.conf"), HBA);
+      const { dataDirectory } = server;
+      await createDataDirectory(dataDirectory, {
+        major,
+        binaries: server.#binaries,
+        options: server.#spawnOptions(),
+      });
+      await writeFile(join(dataDirectory, "pg_hba.conf"), HBA);
       await server.#configure({
         ...DEFAULT_SETTINGS,
         ...options.settings,
