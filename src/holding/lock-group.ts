@@ -62,7 +62,10 @@ export async function acquireInOrder(
         for (const one of inOrder) keep(await persist(() => take(one, 0), until, [one.signal, lost]));
       }
     }
+    // If the process stood still, a timer that is due has not rung yet, but a lock that is asked ends in the next microtask.
+    if (taken.some(({ held }) => !held)) await Promise.resolve();
     firstLoss.signal.throwIfAborted();
+    for (const lock of taken) lock.assertHeld();
   } catch (error) {
     await giveBack(taken).catch(() => {});
     throw error;

@@ -1,6 +1,11 @@
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { lockId, type PostgresLocker, type PostgresLockerOptions } from "../../src/index.ts";
+import {
+  LockExpiredError,
+  lockId,
+  type PostgresLocker,
+  type PostgresLockerOptions,
+} from "../../src/index.ts";
 import { connect, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
@@ -39,6 +44,20 @@ const isFree = async (key: string): Promise<boolean> => (await holdersOf(lockId(
 
 describe.each(Object.keys(ways))("with %s", (way) => {
   const lockerOn = (pool: pg.Pool): PostgresLocker => createLocker({ ...ways[way], pool });
+
+  test("several locks are none if one is over before the caller gets them", async () => {
+    await using locker = lockerOn(createPool());
+    const keys = [uniqueKey(), uniqueKey()] as const;
+    let granted = 0;
+    // The locks are granted in one answer, and their timers haven't rung when the last listener returns.
+    locker.on("acquired", () => {
+      granted += 1;
+      if (granted === keys.length) block();
+    });
+    await expect(locker.acquireAll(keys, { ttl })).rejects.toThrow(LockExpiredError);
+    await until(async () => (await isFree(keys[0])) && (await isFree(keys[1])));
+    expect(locker.stats().locks).toBe(0);
+  });
 
   test("a process that stands still while it takes a lock doesn't run its function", async () => {
     const Client = standStillAfter((text) => text.includes("pg_try_advisory_lock"));
