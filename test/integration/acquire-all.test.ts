@@ -27,11 +27,11 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       await client.query("drop table if exists inside; create table inside (key text primary key)");
       const keys = [uniqueKey(), uniqueKey(), uniqueKey()];
       const env = { DATABASE_URL: databaseUrl(), SESSIONS: sessions };
-      const start = (order: string[]) => Child.start("acquire-all.mjs", { args: ["500", ...order], env });
+      const start = (order: string[]) => Child.start("acquire-all.mjs", { args: ["200", ...order], env });
       await using one = start(keys);
       await using two = start([...keys].reverse());
       for (const child of [one, two]) {
-        await child.message(({ done }) => done === 500, { deadline: 60_000 });
+        await child.message(({ done }) => done === 200, { deadline: 60_000 });
         expect(await child.exited).toEqual({ code: 0, signal: null });
       }
       await client.query("drop table inside");
