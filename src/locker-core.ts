@@ -187,7 +187,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
   }
 
-  elect(key: string, options: ElectOptions): Promise<void> {
+  elect(key: LockKey, options: ElectOptions): Promise<void> {
     const { store } = this.#parts;
     return elect(key, options, {
       owner: this.owner,
@@ -200,7 +200,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     });
   }
 
-  semaphore(key: string, permits: number): Semaphore {
+  semaphore(key: LockKey, permits: number): Semaphore {
     this.#semaphores ??= new Semaphores({
       admission: this.#admission,
       store: this.#parts.store,

@@ -172,11 +172,11 @@ export class MemoryLocker implements TransactionLocker {
     return this.#core.on(event, listener);
   }
 
-  elect(key: string, options: ElectOptions): Promise<void> {
+  elect(key: LockKey, options: ElectOptions): Promise<void> {
     return this.#core.elect(key, options);
   }
 
-  semaphore(key: string, permits: number): Semaphore {
+  semaphore(key: LockKey, permits: number): Semaphore {
     return this.#core.semaphore(key, permits);
   }
 

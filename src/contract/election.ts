@@ -2,6 +2,7 @@ import { assertAcquireOptions } from "./acquire-options.ts";
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError } from "./errors.ts";
 import type { Lock } from "./lock.ts";
+import type { LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, Duration } from "./locker.ts";
 
 /** One stretch of leading, from the election to the end of `onElected`. */
@@ -97,7 +98,7 @@ export interface LeaderElector {
    * @throws {InvalidConfigError} an option is unknown or of the wrong type
    * @throws {LockerClosedError} called after `close()`
    */
-  elect(key: string, options: ElectOptions): Promise<void>;
+  elect(key: LockKey, options: ElectOptions): Promise<void>;
 }
 
 const known = ["onElected", "onNewLeader", "signal", "ttl", "retryPeriod", "fencing"];

@@ -1,5 +1,6 @@
 import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
+import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
@@ -8,7 +9,6 @@ import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { RidingOut } from "../waiting/riding-out.ts";
 import { untilGranted } from "../waiting/wait.ts";
 import { type Bounded, boundAlarm, boundHasPassed } from "../waiting/wait-bound.ts";
-import { idAt, permitsOf, turnstile } from "./permit-block.ts";
 import type { Places, Seen } from "./places.ts";
 
 /** What an attempt needs of the locker. */

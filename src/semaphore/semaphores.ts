@@ -1,8 +1,10 @@
-import { InvalidKeyError, LockNotAcquiredError } from "../contract/errors.ts";
+import { LockNotAcquiredError } from "../contract/errors.ts";
 import { holdAtLeastOf } from "../contract/hold-at-least.ts";
 import type { Lock } from "../contract/lock.ts";
 import { keyText } from "../contract/lock-id.ts";
+import { type LockKey, plainKey } from "../contract/lock-key.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
+import { blockBits, blockKey, blockOf, idAt, placeOf } from "../contract/permit-block.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
 import { heldAtLeast } from "../holding/held-at-least.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
@@ -14,7 +16,6 @@ import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
 import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
-import { blockBits, blockKey, blockOf, idAt, placeOf } from "./permit-block.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
@@ -30,7 +31,7 @@ export interface SemaphoresParts {
   readonly hold: Hold<Grant, Lock>;
   readonly holdForCaller: Hold<Grant, Lock>;
   /** Checks the key and the options, and computes the lock id. @throws {LockerClosedError} */
-  wanted(key: string, options: AcquireOptions): Wanted;
+  wanted(key: LockKey, options: AcquireOptions): Wanted;
 }
 
 /** The semaphores of a locker that are in use. */
@@ -43,12 +44,13 @@ export class Semaphores {
   }
 
   /** Makes a semaphore. @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
-  of(key: string, permits: number): Semaphore {
-    if (typeof key !== "string") throw new InvalidKeyError(key);
-    keyText(key);
+  of(key: LockKey, permits: number): Semaphore {
+    const text = keyText(key);
+    const block = blockKey(plainKey(key, text));
     assertPermits(permits);
-    const acquire = (options: PermitOptions): Promise<Lock> => this.#permit(key, permits, options);
-    return new LockerSemaphore({ owner: this.#parts.admission, key, permits, acquire });
+    const acquire = (options: PermitOptions): Promise<Lock> =>
+      this.#permit({ key: text, block }, permits, options);
+    return new LockerSemaphore({ owner: this.#parts.admission, key: text, permits, acquire });
   }
 
   /** Called when a lock of the locker has been released, which may be a permit. */
@@ -61,8 +63,12 @@ export class Semaphores {
     this.#forgetUnused(block, places);
   }
 
-  async #permit(key: string, permits: number, options: PermitOptions): Promise<Lock> {
-    const asked = this.#parts.wanted(blockKey(key), options);
+  async #permit(
+    { key, block }: { key: string; block: LockKey },
+    permits: number,
+    options: PermitOptions,
+  ): Promise<Lock> {
+    const asked = this.#parts.wanted(block, options);
     const least = holdAtLeastOf(options);
     const wanted = { ...asked, key, id: blockOf(asked.id) };
     const { telemetry } = this.#parts.admission;

@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import {
   diagnose,
   InvalidConfigError,
+  type Lock,
   type LockIdFunction,
   LockNotAcquiredError,
   listLocks,
@@ -41,6 +42,56 @@ describe.each(eachLocker)("%s: a key of bytes", (_, create) => {
     await using both = await locker.acquireAll([Buffer.of(0xff, 0x61), key]);
     expect(both.locks.map((lock) => lock.key)).toEqual(["\udcffa", key]);
     await expect(locker.acquireAll([key, Buffer.from(key)])).rejects.toThrow(/no key occurs twice/);
+  });
+
+  test("is a semaphore's key, whatever becomes of the array", async () => {
+    await using locker = create();
+    const text = uniqueKey();
+    const bytes = Buffer.concat([Buffer.of(0xff), Buffer.from(text)]);
+    const [same, prefixed] = [Uint8Array.from(bytes), Buffer.concat([Buffer.from("n:"), bytes])];
+    const [slots, inNamespace] = [locker.semaphore(bytes, 1), locker.namespace("n").semaphore(bytes, 1)];
+    bytes[0] = 0xfe;
+    await using permit = await slots.acquire();
+    expect([slots.key, permit.key]).toEqual([`\udcff${text}`, `\udcff${text}`]);
+    expect(await locker.semaphore(same, 1).tryAcquire()).toBeUndefined();
+    await using _other = await locker.semaphore(bytes, 1).acquire();
+    await using _third = await inNamespace.acquire();
+    expect(await locker.semaphore(prefixed, 1).tryAcquire()).toBeUndefined();
+    await using _ofText = await locker.semaphore(text, 1).acquire();
+    expect(await locker.semaphore(Buffer.from(text), 1).tryAcquire()).toBeUndefined();
+  });
+
+  test("is an election's key, whatever becomes of the array", async () => {
+    await using locker = create();
+    const text = uniqueKey();
+    const bytes = Buffer.concat([Buffer.of(0xff), Buffer.from(text)]);
+    for (const [elector, key] of [
+      [locker, `\udcff${text}`],
+      [locker.namespace("n"), `n:\udcff${text}`],
+    ] as const) {
+      const asked = Uint8Array.from(bytes);
+      const stop = new AbortController();
+      const terms: string[] = [];
+      const onElected = (lock: Lock): void => {
+        asked[0] = 0xfe;
+        if (terms.push(lock.key) === 2) stop.abort();
+      };
+      await elector.elect(asked, { signal: stop.signal, retryPeriod: 1, onElected });
+      expect(terms).toEqual([key, key]);
+    }
+  });
+
+  test.each([[""], [new Uint8Array()], [{}], ["\ud800"]])("that is none is refused: %j", async (key) => {
+    await using locker = create();
+    const [given, code] = [key as string, /^(EMPTY|INVALID)_KEY$/];
+    for (const at of [locker, locker.namespace("n")]) {
+      expect(() => at.semaphore(given, 1)).toThrow(
+        expect.objectContaining({ code: expect.stringMatching(code) }),
+      );
+      await expect(at.elect(given, { onElected() {} })).rejects.toMatchObject({
+        code: expect.stringMatching(code),
+      });
+    }
   });
 });
 

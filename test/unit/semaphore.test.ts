@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { blockOf, idAt, permitsOf, placeOf, turnstile } from "../../src/contract/permit-block.ts";
 import { InvalidConfigError, LockerClosedError, MemoryLocker } from "../../src/index.ts";
-import { blockOf, idAt, permitsOf, placeOf, turnstile } from "../../src/semaphore/permit-block.ts";
 
 // Tests that need no server; the rest is in test/integration/semaphore.test.ts.
 

@@ -1,3 +1,5 @@
+import type { LockKey } from "./lock-key.ts";
+
 // The lock ids of a semaphore form a block of 2^19 ids, so that one query of the server's list of locks shows its whole state:
 //
 //     first + 0                     the turnstile: whoever holds it is the next to get a permit
@@ -13,9 +15,11 @@ const low = (1n << BigInt(blockBits)) - 1n;
 /** The offset of the turnstile from the first id of the block. */
 export const turnstile = 0;
 
-/** The text that is hashed to get the block of a key. No application uses such a key by accident. */
-export function blockKey(key: string): string {
-  return `${key}\u0000pg-locker:semaphore`;
+const suffix = "\u0000pg-locker:semaphore";
+
+/** The key whose lock id gives the block of a semaphore's key. No application uses such a key by accident. */
+export function blockKey(key: LockKey): LockKey {
+  return typeof key === "string" ? key + suffix : Buffer.concat([key, Buffer.from(suffix, "utf8")]);
 }
 
 /** The first id of the block that contains an id. */
