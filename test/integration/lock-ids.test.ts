@@ -1,6 +1,5 @@
 import { describe, expect, test } from "vitest";
 import {
-  diagnose,
   InvalidConfigError,
   type Lock,
   type LockIdFunction,
@@ -9,7 +8,7 @@ import {
   lockId,
   sha256LockId,
 } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { createPool, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
 import { createLocker } from "../support/locker.ts";
 
@@ -158,28 +157,6 @@ test("two keys with one id of the caller's own are told apart", async () => {
   const error = await locker.acquire("other").catch((reason: unknown) => reason);
   expect(error).toBeInstanceOf(LockNotAcquiredError);
   expect(error).toMatchObject({ reason: "id-collision", otherKey: "one" });
-});
-
-test("lockers that differ in it don't exclude each other, as doctor says", async () => {
-  const pool = createPool();
-  const sessions = "dedicated";
-  await using ours = createLocker({ pool, sessions, namespace: 7 });
-  const key = uniqueKey();
-  await using _lock = await ours.acquire(key);
-  const before = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
-  expect(before?.verdict).toBe("ok");
-  await using theirs = createLocker({ pool, sessions, namespace: 7, lockId: sha256LockId });
-  await using other = await theirs.acquire(key);
-  expect(await holdersOf(other.id)).toHaveLength(1);
-  const found = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
-  expect(found).toMatchObject({ verdict: "warn", found: expect.stringContaining("`sha256LockId`") });
-});
-
-test("a name that another application gave its session is no lock id of another kind", async () => {
-  const pool = createPool();
-  await pool.query("select set_config('application_name', 'pg-locker 7 mine', false)");
-  expect((await diagnose(pool)).find(({ check }) => check === "lock-ids")?.verdict).toBe("ok");
-  expect(await onServer("select 1 as one")).toEqual([{ one: 1 }]);
 });
 
 test("the list of locks shows a key of bytes as its lock does", async () => {

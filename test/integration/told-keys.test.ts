@@ -124,4 +124,11 @@ describe("with a key of bytes and a role that answers nonsense", () => {
     const ended = await cli(["break", held.text, "--yes"], onDatabase());
     expect(ended).toMatchObject({ status: 0, stdout: expect.stringMatching(/\nEnded: \d+\n$/) });
   });
+
+  test("doctor finds one way to make lock ids", async () => {
+    await using _held = await hold();
+    const { status, stdout } = await shown(["doctor"], "the default");
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^ok {4}lock-ids .*: by `lockId`, the default$/m);
+  });
 });
