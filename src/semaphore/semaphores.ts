@@ -14,7 +14,7 @@ import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
 import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
-import { blockBits, blockKey, blockOf, idAt, placeOf } from "./permit-block.ts";
+import { blockBits, blockOf, idAt, placeOf, semaphoreBlock } from "./permit-block.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
@@ -62,9 +62,9 @@ export class Semaphores {
   }
 
   async #permit(key: string, permits: number, options: PermitOptions): Promise<Lock> {
-    const asked = this.#parts.wanted(blockKey(key), options);
+    const asked = this.#parts.wanted(key, options);
     const least = holdAtLeastOf(options);
-    const wanted = { ...asked, key, id: blockOf(asked.id) };
+    const wanted = { ...asked, id: semaphoreBlock(asked.id) };
     const { telemetry } = this.#parts.admission;
     const taken = telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits));
     if (least === 0) return await taken;
