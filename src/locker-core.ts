@@ -203,6 +203,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   semaphore(key: string, permits: number): Semaphore {
     this.#semaphores ??= new Semaphores({
       admission: this.#admission,
+      defaults: this.#defaults,
       store: this.#parts.store,
       hold: this.#hold,
       holdForCaller: this.#holdForCaller,

@@ -20,7 +20,7 @@ export interface LockDefaults {
    */
   readonly wait?: AcquireOptions["wait"];
   /**
-   * The `autoRefresh` of every call that takes a lock, with or without a function.
+   * The `autoRefresh` of every call that takes a lock or a permit, with or without a function. A leader's lock always refreshes itself.
    *
    * @default `true` with a function, `false` without
    */

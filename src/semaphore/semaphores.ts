@@ -1,6 +1,7 @@
 import { InvalidKeyError, LockNotAcquiredError } from "../contract/errors.ts";
 import { holdAtLeastOf } from "../contract/hold-at-least.ts";
 import type { Lock } from "../contract/lock.ts";
+import type { CheckedDefaults } from "../contract/lock-defaults.ts";
 import { keyText } from "../contract/lock-id.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
@@ -20,6 +21,7 @@ import { Places } from "./places.ts";
 /** The parts of a locker that its semaphores use. */
 export interface SemaphoresParts {
   readonly admission: Admission;
+  readonly defaults: CheckedDefaults;
   readonly store: LockStore<Grant> & {
     /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. An abort of `left` ends a wait for a connection. */
     heldIn(
@@ -48,7 +50,8 @@ export class Semaphores {
     keyText(key);
     assertPermits(permits);
     const acquire = (options: PermitOptions): Promise<Lock> => this.#permit(key, permits, options);
-    return new LockerSemaphore({ owner: this.#parts.admission, key, permits, acquire });
+    const { admission: owner, defaults } = this.#parts;
+    return new LockerSemaphore({ owner, defaults, key, permits, acquire });
   }
 
   /** Called when a lock of the locker has been released, which may be a permit. */
