@@ -89,6 +89,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   readonly #owner: LockOwner;
   readonly #hold: Hold<Grant, HeldLock>;
   readonly #holdForCaller: Hold<Grant, Lock>;
+  readonly #tracker: HandleTracker | undefined;
   /** Made for the first semaphore. */
   #semaphores: Semaphores | undefined;
   #closed: Promise<void> | undefined;
@@ -115,6 +116,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       return lock;
     };
     const tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
+    this.#tracker = tracker;
     this.#holdForCaller =
       tracker === undefined ? this.#hold : (grant, wanted) => tracker.track(this.#hold(grant, wanted));
   }
@@ -205,8 +207,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       admission: this.#admission,
       defaults: this.#defaults,
       store: this.#parts.store,
-      hold: this.#hold,
-      holdForCaller: this.#holdForCaller,
+      owner: this.#owner,
+      registry: this.#registry,
+      tracker: this.#tracker,
       wanted: (of, options) => this.wanted(of, options),
     });
     return this.#semaphores.of(key, permits);
@@ -268,7 +271,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   stats(): LockerStats {
     const { inFlight, waiting } = this.#admission.counts;
     return {
-      locks: this.#registry.size,
+      locks: this.#registry.size - (this.#semaphores?.untold ?? 0),
       sessions: this.#parts.store.sessionCount,
       waiting,
       inFlight,

@@ -6,20 +6,21 @@ import { keyText } from "../contract/lock-id.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
 import { heldAtLeast } from "../holding/held-at-least.ts";
+import { UntoldLocks, type UntoldLocksParts } from "../holding/untold-locks.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
-import type { Hold, Wanted } from "../waiting/attempt.ts";
+import type { Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
-import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
+import { otherNumber, PermitAttempt, type PermitAttemptParts } from "./permit-attempt.ts";
 import { blockBits, blockOf, idAt, placeOf, semaphoreBlock } from "./permit-block.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
-export interface SemaphoresParts {
+export interface SemaphoresParts extends UntoldLocksParts {
   readonly admission: Admission;
   readonly defaults: CheckedDefaults;
   readonly store: LockStore<Grant> & {
@@ -29,8 +30,6 @@ export interface SemaphoresParts {
       { bits, left }: { bits: number; left: StopSignal },
     ): Promise<readonly number[] | NotReserved | Abandoned>;
   };
-  readonly hold: Hold<Grant, Lock>;
-  readonly holdForCaller: Hold<Grant, Lock>;
   /** Checks the key and the options, and computes the lock id. @throws {LockerClosedError} */
   wanted(key: string, options: AcquireOptions): Wanted;
 }
@@ -38,10 +37,17 @@ export interface SemaphoresParts {
 /** The semaphores of a locker that are in use. */
 export class Semaphores {
   readonly #parts: SemaphoresParts;
+  readonly #untold: UntoldLocks;
   readonly #inUse = new Map<bigint, Places>();
 
   constructor(parts: SemaphoresParts) {
     this.#parts = parts;
+    this.#untold = new UntoldLocks(parts);
+  }
+
+  /** How many locks are registered that aren't permits of callers: turnstiles, and permits that nobody has got yet. */
+  get untold(): number {
+    return this.#untold.size;
   }
 
   /** Makes a semaphore. @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
@@ -75,21 +81,25 @@ export class Semaphores {
   }
 
   async #acquire(wanted: Wanted, permits: number): Promise<Lock> {
-    const { admission } = this.#parts;
+    const { admission, store } = this.#parts;
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
     // A caller that itself holds all permits would wait for ever.
     const reentrant = wait > 0 && this.#hasAll(wanted, permits);
     const places = this.#placesOf(wanted, permits);
     places.users += 1;
-    admission.began();
+    const waits = wait > 0 && !reentrant;
+    if (waits) admission.waitBegan();
+    else admission.began();
     try {
-      const attempt = new PermitAttempt(this.#parts, places, wanted);
-      const permit = wait > 0 && !reentrant ? await attempt.wait() : await attempt.tryOnce();
+      const hold: PermitAttemptParts["hold"] = (grant, of) => this.#untold.hold(grant, of);
+      const attempt = new PermitAttempt({ admission, store, hold }, places, wanted);
+      const permit = waits ? await attempt.wait() : await attempt.tryOnce();
       if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
       return permit;
     } finally {
-      admission.ended();
+      if (waits) admission.waitEnded();
+      else admission.ended();
       places.users -= 1;
       this.#forgetUnused(wanted.id, places);
     }
