@@ -2,7 +2,7 @@ import type { Lock } from "../contract/lock.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { Grant } from "../sessions/grant.ts";
 import type { Wanted } from "../waiting/attempt.ts";
-import { HeldLock } from "./held-lock.ts";
+import type { HeldLock } from "./held-lock.ts";
 import type { LockOwner } from "./lock-owner.ts";
 import type { LockRegistry } from "./lock-registry.ts";
 import type { HandleTracker } from "./tracked-lock.ts";
@@ -48,9 +48,8 @@ export class UntoldLocks {
         owner.forget(lock);
       },
     };
-    const lock = new HeldLock(wanted, grant, own);
+    const lock = registry.holdBy(own)(grant, wanted);
     this.#locks.add(lock);
-    registry.add(lock);
     return {
       lock: tracker?.track(lock) ?? lock,
       tell: () => {
