@@ -10,6 +10,9 @@ export interface LockDefaults {
   /**
    * The TTL of every lock; for `withTransaction` only with `ttlEnforcement: "server"`.
    *
+   * When it passes, the server keeps the lock until `release()`, unless the locker has `ttlEnforcement: "server"`: see
+   * {@link AcquireOptions.ttl}. That of a leader is always enforced.
+   *
    * @default "30s", or `recoveryGrace` if that is less
    */
   readonly ttl?: AcquireOptions["ttl"];
