@@ -28,7 +28,7 @@ import { carry } from "./waiting/reentrancy.ts";
  * nothing.
  *
  * As with `PostgresLocker`, an expired lock keeps others out until its holder releases it; with `ttlEnforcement: "server"`, it goes to
- * the next caller.
+ * the next caller, as that of a leader always does.
  */
 export class MemoryLocker implements TransactionLocker {
   readonly #core: LockerCore;
@@ -48,6 +48,7 @@ export class MemoryLocker implements TransactionLocker {
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: isEnforced ? assertEnforceableTtl : assertPositiveTtl,
+      assertEnforcedTtl: assertEnforceableTtl,
       defaults: checked.defaults,
       defaultTtl,
       store,

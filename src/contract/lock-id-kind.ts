@@ -1,6 +1,6 @@
 import { lockId } from "./lock-id.ts";
 import { keyBytes } from "./lock-key.ts";
-import { blockKey, blockOf } from "./permit-block.ts";
+import { blockOf, semaphoreBlock } from "./permit-block.ts";
 import { sha256LockId } from "./sha256-lock-id.ts";
 
 /** The functions that anybody can make lock ids with, by the names that the command line has for them. */
@@ -28,6 +28,6 @@ export function kindOfLockId({ namespace, key, id }: ClaimedLock): LockIdKind | 
 
 /** How the id of a permit, or of a turnstile, is made of the semaphore's key; `undefined`: not in a known way, or it is neither. */
 export function kindOfPermitId({ namespace, key, id }: ClaimedLock): LockIdKind | undefined {
-  const block = blockKey(keyBytes(key));
-  return kinds.find((kind) => blockOf(lockIdFunctions[kind](namespace, block)) === blockOf(id));
+  const bytes = keyBytes(key);
+  return kinds.find((kind) => semaphoreBlock(lockIdFunctions[kind](namespace, bytes)) === blockOf(id));
 }

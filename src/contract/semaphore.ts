@@ -1,6 +1,7 @@
-import { assertAcquireOptions, assertFunction } from "./acquire-options.ts";
+import { assertAcquireOptions, assertScope } from "./acquire-options.ts";
 import { InvalidConfigError } from "./errors.ts";
 import type { Lock } from "./lock.ts";
+import type { CheckedDefaults } from "./lock-defaults.ts";
 import type { LockKey } from "./lock-key.ts";
 import type { AcquireOptions, TryResult } from "./locker.ts";
 
@@ -86,9 +87,11 @@ export function assertPermitOptions(options: unknown): PermitOptions {
   return options === undefined ? {} : assertAcquireOptions(options, known);
 }
 
-/** Checks the options of `withPermit`, whose permit refreshes itself unless told otherwise. @throws {InvalidConfigError} names the option */
-export function assertPermitScope(fn: unknown, options: unknown): PermitOptions {
-  assertFunction(fn);
-  const checked = assertPermitOptions(options);
-  return { ...checked, autoRefresh: checked.autoRefresh ?? true };
+/** Checks the options of `withPermit`, as {@link assertScope} does those of `withLock`. @throws {InvalidConfigError} names the option */
+export function assertPermitScope(
+  fn: unknown,
+  options: unknown,
+  defaults: Pick<CheckedDefaults, "autoRefresh">,
+): PermitOptions {
+  return assertScope(fn, options, defaults, known);
 }

@@ -166,3 +166,25 @@ test("the list of locks shows a key of bytes as its lock does", async () => {
   const [seen] = await listLocks(pool, { id: lock.id });
   expect(seen?.key).toBe(lock.key);
 });
+
+describe.each(eachLocker)("%s: a lockId that counts 1, 2, 3", (_, create) => {
+  test("keeps semaphores apart, from each other and from locks", async () => {
+    const keys: string[] = [];
+    const counted: LockIdFunction = (_namespace, key) => {
+      if (!keys.includes(String(key))) keys.push(String(key));
+      return BigInt(keys.indexOf(String(key)) + 1);
+    };
+    await using locker = create({ lockId: counted });
+    const names = [uniqueKey(), uniqueKey(), uniqueKey()] as const;
+    const [one, other, wide] = names.map((key, at) => locker.semaphore(key, at === 2 ? 5 : 2));
+    const held = [await one?.acquire(), await one?.acquire()];
+    expect(await one?.tryAcquire()).toBeUndefined();
+    await using _other = await other?.acquire();
+    await using _wide = await wide?.acquire();
+    await using _lock = await locker.acquire("lock");
+    await held[0]?.release();
+    await using _again = await one?.acquire();
+    await held[1]?.release();
+    expect(keys).toEqual([...names, "lock"]);
+  });
+});
