@@ -8,9 +8,9 @@ const { DATABASE_URL, KEY = "leader", TTL = "10s", EVERY = "1000" } = process.en
 const stop = new AbortController();
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => stop.abort(new Error(signal)));
 
-// The server ends the lock of a leader that has been silent for a TTL, so a leader that is stopped or cut off is replaced.
-const locker = new PostgresLocker({ connectionString: DATABASE_URL, ttlEnforcement: "server" });
+const locker = new PostgresLocker({ connectionString: DATABASE_URL });
 // Stands, leads, resigns and stands again, through restarts and failovers of the database. Rejects on errors that waiting can't help.
+// The server ends the lock of a leader that has been silent for a TTL, so a leader that is stopped or cut off is replaced.
 await locker.elect(KEY, { onElected: lead, onNewLeader: follow, ttl: TTL, signal: stop.signal });
 await locker.close();
 

@@ -30,13 +30,13 @@ import type { UnderLock } from "./contract/under-lock.ts";
 import { elect } from "./election/elect.ts";
 import { holdAndEmit } from "./holding/event-hold.ts";
 import { heldAtLeast } from "./holding/held-at-least.ts";
-import { HeldLock } from "./holding/held-lock.ts";
+import type { HeldLock } from "./holding/held-lock.ts";
 import { acquireInOrder } from "./holding/lock-group.ts";
 import type { LockOwner } from "./holding/lock-owner.ts";
 import { LockRegistry, type RegisteredLock } from "./holding/lock-registry.ts";
 import { type NestedLock, takePart } from "./holding/nested-lock.ts";
 import { ownLock } from "./holding/own-lock.ts";
-import { HandleTracker } from "./holding/tracked-lock.ts";
+import { HandleTracker, trackedHold } from "./holding/tracked-lock.ts";
 import { wrappedFunction } from "./holding/wrapped-function.ts";
 import type { LockState, LockToInspect } from "./inspection/lock-state.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
@@ -64,6 +64,8 @@ export interface LockerCoreParts {
   readonly breaker: CircuitBreaker | undefined;
   /** @returns milliseconds @throws {InvalidTtlError} */
   assertTtl(got: unknown): number;
+  /** The same, of a lock that is freed when its TTL passes, whatever has become of its holder. */
+  assertEnforcedTtl(got: unknown): number;
   /** In milliseconds. */
   readonly defaultTtl: number;
   readonly defaults: LockDefaults | undefined;
@@ -89,6 +91,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   readonly #owner: LockOwner;
   readonly #hold: Hold<Grant, HeldLock>;
   readonly #holdForCaller: Hold<Grant, Lock>;
+  readonly #tracker: HandleTracker | undefined;
   /** Made for the first semaphore. */
   #semaphores: Semaphores | undefined;
   #closed: Promise<void> | undefined;
@@ -109,14 +112,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       forget: (lock) => this.freed(lock),
       expired: ({ id }) => this.#admission.polling.wake(id),
     };
-    this.#hold = (grant, wanted) => {
-      const lock = new HeldLock(wanted, grant, this.#owner);
-      this.#registry.add(lock);
-      return lock;
-    };
-    const tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
-    this.#holdForCaller =
-      tracker === undefined ? this.#hold : (grant, wanted) => tracker.track(this.#hold(grant, wanted));
+    this.#hold = this.#registry.holdBy(this.#owner);
+    this.#tracker = telemetry.isLogged ? new HandleTracker(telemetry.log) : undefined;
+    this.#holdForCaller = trackedHold(this.#hold, this.#tracker);
   }
 
   /** Identifies the locker to functions that run under its locks. */
@@ -187,25 +185,31 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
   }
 
-  elect(key: string, options: ElectOptions): Promise<void> {
-    const { store } = this.#parts;
-    return elect(key, options, {
+  elect(key: LockKey, options: ElectOptions): Promise<void> {
+    const { store, assertEnforcedTtl: assertTtl } = this.#parts;
+    const { log, events } = this.telemetry;
+    const hold = trackedHold(this.#registry.holdBy({ ...this.#owner, assertTtl }), this.#tracker);
+    return elect(options, {
       owner: this.owner,
-      log: this.telemetry.log,
+      log,
       closing: this.#admission.closing,
-      freesExpired: store.freesExpired,
-      wanted: (ttl) => this.wanted(key, ttl),
-      acquire: (of, how) => this.acquire(of, how),
+      wanted: (how) => {
+        const wanted = this.wanted(key, how);
+        return { ...wanted, ttl: assertTtl(how.ttl ?? wanted.ttl) };
+      },
+      take: (wanted) => this.take(wanted, store.enforcing, holdAndEmit(events, hold)),
       holderOf: (id) => store.holderOf(id),
     });
   }
 
-  semaphore(key: string, permits: number): Semaphore {
+  semaphore(key: LockKey, permits: number): Semaphore {
     this.#semaphores ??= new Semaphores({
       admission: this.#admission,
+      defaults: this.#defaults,
       store: this.#parts.store,
-      hold: this.#hold,
-      holdForCaller: this.#holdForCaller,
+      owner: this.#owner,
+      registry: this.#registry,
+      tracker: this.#tracker,
       wanted: (of, options) => this.wanted(of, options),
     });
     return this.#semaphores.of(key, permits);
@@ -267,7 +271,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   stats(): LockerStats {
     const { inFlight, waiting } = this.#admission.counts;
     return {
-      locks: this.#registry.size,
+      locks: this.#registry.size - (this.#semaphores?.untold ?? 0),
       sessions: this.#parts.store.sessionCount,
       waiting,
       inFlight,

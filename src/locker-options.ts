@@ -112,7 +112,7 @@ export interface PostgresLockerOptions extends LockerConnection {
    * `close()`, or until the holder's process ends. The logger gets one warning for each such lock.
    *
    * `"server"`: the database ends the lock's session and so frees the lock, whatever has happened to the holder. A TTL must then be from
-   * 1 ms to 2147483647 ms.
+   * 1 ms to 2147483647 ms. The lock of a leader (`elect`) is always of this kind.
    *
    * @default "client"
    * @example

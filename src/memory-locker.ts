@@ -28,7 +28,7 @@ import { carry } from "./waiting/reentrancy.ts";
  * nothing.
  *
  * As with `PostgresLocker`, an expired lock keeps others out until its holder releases it; with `ttlEnforcement: "server"`, it goes to
- * the next caller.
+ * the next caller, as that of a leader always does.
  */
 export class MemoryLocker implements TransactionLocker {
   readonly #core: LockerCore;
@@ -48,6 +48,7 @@ export class MemoryLocker implements TransactionLocker {
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
       assertTtl: isEnforced ? assertEnforceableTtl : assertPositiveTtl,
+      assertEnforcedTtl: assertEnforceableTtl,
       defaults: checked.defaults,
       defaultTtl,
       store,
@@ -172,11 +173,11 @@ export class MemoryLocker implements TransactionLocker {
     return this.#core.on(event, listener);
   }
 
-  elect(key: string, options: ElectOptions): Promise<void> {
+  elect(key: LockKey, options: ElectOptions): Promise<void> {
     return this.#core.elect(key, options);
   }
 
-  semaphore(key: string, permits: number): Semaphore {
+  semaphore(key: LockKey, permits: number): Semaphore {
     return this.#core.semaphore(key, permits);
   }
 

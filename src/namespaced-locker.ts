@@ -1,4 +1,4 @@
-import { InvalidConfigError, InvalidKeyError } from "./contract/errors.ts";
+import { InvalidConfigError } from "./contract/errors.ts";
 import { keyText } from "./contract/lock-id.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { Locker } from "./contract/locker.ts";
@@ -64,11 +64,10 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
     });
   };
 
-  readonly elect: Locker["elect"] = async (key, options) =>
-    this.parent.elect(prefixedText(this.#prefix, key), options);
+  readonly elect: Locker["elect"] = async (key, options) => this.parent.elect(this.prefixed(key), options);
 
   readonly semaphore: Locker["semaphore"] = (key, permits) =>
-    this.parent.semaphore(prefixedText(this.#prefix, key), permits);
+    this.parent.semaphore(this.prefixed(key), permits);
 
   readonly ping: Locker["ping"] = (options) => this.parent.ping(options);
 
@@ -111,10 +110,4 @@ function prefixedKey(prefix: string, key: LockKey): LockKey {
   return text.isWellFormed()
     ? prefix + text
     : Buffer.concat([Buffer.from(prefix, "utf8"), key as Uint8Array]);
-}
-
-/** Puts the prefix in front of a key that must be a string. @throws {EmptyKeyError} @throws {InvalidKeyError} */
-function prefixedText(prefix: string, key: string): string {
-  if (typeof key !== "string") throw new InvalidKeyError(key);
-  return prefix + keyText(key);
 }

@@ -51,7 +51,9 @@ export class PostgresLocker implements TransactionLocker {
     const grace = milliseconds(checked.recoveryGrace);
     const recovery =
       grace === undefined ? undefined : new RecoveryGrace({ grace, trustPooler: pooler === "session" });
-    const assertTtl = ttlEnforcement === "server" ? assertEnforceableTtl : assertPositiveTtl;
+    const withinGrace = (assertTtl: (got: unknown) => number) =>
+      grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl);
+    const assertEnforcedTtl = withinGrace(assertEnforceableTtl);
     const own = ownPool(checked, connWaitTimeout);
     const pool = (checked.pool ?? checked.database?.write ?? own) as Pool;
     const telemetry = new Telemetry(checked);
@@ -60,7 +62,8 @@ export class PostgresLocker implements TransactionLocker {
       lockId: checked.lockId,
       telemetry,
       breaker: checked.circuitBreaker,
-      assertTtl: grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl),
+      assertTtl: ttlEnforcement === "server" ? assertEnforcedTtl : withinGrace(assertPositiveTtl),
+      assertEnforcedTtl,
       defaults: checked.defaults,
       defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),
       store: new PostgresStore({
@@ -202,11 +205,11 @@ export class PostgresLocker implements TransactionLocker {
     return this.#core.on(event, listener);
   }
 
-  elect(key: string, options: ElectOptions): Promise<void> {
+  elect(key: LockKey, options: ElectOptions): Promise<void> {
     return this.#core.elect(key, options);
   }
 
-  semaphore(key: string, permits: number): Semaphore {
+  semaphore(key: LockKey, permits: number): Semaphore {
     return this.#core.semaphore(key, permits);
   }
 

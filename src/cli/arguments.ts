@@ -4,7 +4,7 @@ import { usageFailure } from "./failure.ts";
 import { spelling } from "./spelling.ts";
 
 /** The options that say which lock is meant. */
-const choosing: ReadonlySet<string> = new Set(["key", "namespace", "url"]);
+const choosing: ReadonlySet<string> = new Set(["key", "namespace", "lock-ids", "url"]);
 
 /**
  * Reads the command line of a command. If an option is given twice, the last one counts, unless that would choose another lock.

@@ -2,15 +2,17 @@ import { constants } from "node:os";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { DatabaseError, endHolders, type LockInfo, listLocks, lockId } from "../index.ts";
+import { DatabaseError, endHolders, type LockInfo, listLocks } from "../index.ts";
 import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
 import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure, usageFailure } from "./failure.ts";
+import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
 import { lockListing, plain, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
+import { usesWithOtherIds } from "./other-ids.ts";
 import { print } from "./print.ts";
 
 /** Milliseconds in which a session that was told to end has surely done so. */
@@ -19,10 +21,10 @@ const dying = 5_000;
 /** `pg-locker break KEY`: ends the session of whoever holds the lock of a key. */
 export const breakLock: Command = {
   name: "break",
-  synopsis: "KEY [--namespace N] [--yes] [--url URL | --local]",
+  synopsis: "KEY [--namespace N] [--lock-ids KIND] [--yes] [--url URL]",
   summary: "end the session that holds the lock of a key",
   keys: 1,
-  options: { ...databaseOptions, ...keyOptions, yes: { value: "none" } },
+  options: { ...databaseOptions, ...keyOptions, ...lockIdOptions, yes: { value: "none" } },
   help: `Shows who holds the lock of KEY, asks, and ends the holder's session. That
 frees the lock at once, and every other lock of the session. A holder that uses
 pg-locker is told by its lock.signal, and "pg-locker run" stops its command. Any
@@ -31,22 +33,28 @@ other holder may go on as if it had the lock.
 You need the holder's own role, or pg_signal_backend. Exits with 0 even if
 nobody holds the lock, and with 1 if you answer no.
 
-  --namespace N   the namespace of the key; default 0
-  --yes           don't ask; needed without a terminal
-  --url URL       the database; default DATABASE_URL, or PGHOST and the like
-  --local         your own PostgreSQL on this machine, whatever is named
+  --namespace N      the namespace of the key; default 0
+  --lock-ids sha256  for lockers with the option "lockId: sha256LockId"
+  --yes              don't ask; needed without a terminal
+  --url URL          the database; default DATABASE_URL, or PGHOST and the like
+  --local            your own PostgreSQL on this machine, whatever is named
 
 Example:
   pg-locker break nightly`,
   async run({ values, positionals: [key = ""] }) {
-    const id = lockId(namespaceOf(values), key);
+    const namespace = namespaceOf(values);
+    const id = lockIdOf({ key, namespace, lockIds: lockIdKindOf(values) });
     await using database = await connect(values);
     const { pool } = database;
     const all = await listLocks(pool);
     const holders = all.filter((lock) => lock.id === id && lock.state === "held");
     const listing = { empty: "Nobody holds it", colors: colorsFor(process.stdout), now: new Date() };
     await print(`${databaseLine()}\n${lockListing(holders, listing)}`);
-    if (holders.length === 0) return exitStatus.ok;
+    if (holders.length === 0) {
+      const uses = await usesWithOtherIds(pool, { namespace, key, id });
+      if (uses !== undefined) await print(`\n${uses.listing}`);
+      return exitStatus.ok;
+    }
     if (pidsOf(holders).length === 0) throw isPrepared(holders);
     if (values["yes"] !== true) {
       const answer = await ask(question(holders, all));

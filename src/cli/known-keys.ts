@@ -10,7 +10,9 @@ const betweenQuestions = 2_000;
 /** Lists locks, and remembers the keys that holders have sent, because the key of a lock id never changes. */
 export class KnownKeys {
   readonly #pool: Looks;
-  readonly #known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>();
+  readonly #known = new Map<bigint, Pick<LockInfo, "key" | "claimedKey" | "namespace">>();
+  /** What is not proven, by the lock and the session that claims it. */
+  readonly #claimed = new Map<string, Pick<LockInfo, "claimedKey" | "namespace">>();
   #askedAt = Number.NEGATIVE_INFINITY;
 
   constructor(pool: Looks) {
@@ -22,8 +24,13 @@ export class KnownKeys {
     const isDue = performance.now() - this.#askedAt >= betweenQuestions;
     if (isDue) this.#askedAt = performance.now();
     const locks = await listLocks(this.#pool, { ...options, ...(isDue && { keysWithin: patience }) });
-    for (const { id, key, namespace } of locks)
-      if (key !== undefined) this.#known.set(id, { key, namespace });
-    return locks.map((lock) => ({ ...lock, ...this.#known.get(lock.id) }));
+    for (const { id, pid, key, claimedKey, namespace } of locks) {
+      if (key !== undefined) this.#known.set(id, { key, claimedKey, namespace });
+      else if (claimedKey !== undefined) this.#claimed.set(`${pid} ${id}`, { claimedKey, namespace });
+    }
+    return locks.map((lock) => ({
+      ...lock,
+      ...(this.#known.get(lock.id) ?? this.#claimed.get(`${lock.pid} ${lock.id}`)),
+    }));
   }
 }

@@ -107,8 +107,9 @@ function cellsOf(lock: LockInfo, now: Date): string[] {
   ];
 }
 
-function keyOf({ key, keyStart, applicationName, preparedTransaction }: LockInfo): string {
+function keyOf({ key, claimedKey, keyStart, applicationName, preparedTransaction }: LockInfo): string {
   if (key !== undefined) return plain(key);
+  if (claimedKey !== undefined) return `[${plain(claimedKey)}]`;
   if (keyStart !== undefined) return `${plain(keyStart)}…`;
   if (preparedTransaction !== undefined) return `[prepared ${plain(preparedTransaction)}]`;
   // The next best hint.

@@ -2,6 +2,7 @@ import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
 import { lockOptions } from "./how-locks-are-taken.ts";
+import { lockIdOptions } from "./lock-ids.ts";
 import { planOf } from "./run/plan.ts";
 
 /** `pg-locker run KEY -- COMMAND…`: runs a command under a lock, as flock(1) does on one machine. */
@@ -15,6 +16,7 @@ export const run: Command = {
     ...keyOptions,
     ...databaseOptions,
     ...lockOptions,
+    ...lockIdOptions,
     wait: { value: "optional" },
     timeout: { value: "required", short: "w" },
     nonblock: { value: "none", short: "n" },
@@ -42,7 +44,7 @@ or 124 after a wait. Unlike flock, it does not wait unless told to.
                      default a third of the TTL, at most 10s
   --recovery-grace DURATION   grant nothing this long after a restart, crash or
                      failover of the server; must be the same for all users
-  --namespace N      namespace of KEY, default 0; --no-fencing: draw no token
+  --namespace N, --lock-ids sha256   see who --help; --no-fencing: draw no token
   --name TEXT, --detail TEXT   what "pg-locker who" and "ls" show with the lock
   --pooler=session   accept a pooler in session mode; --shell: COMMAND is a line
   --url URL          the database (default DATABASE_URL, ...); --local: your own

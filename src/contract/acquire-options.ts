@@ -65,9 +65,10 @@ export function assertScope(
   fn: unknown,
   options: unknown,
   { autoRefresh = true }: { autoRefresh?: boolean | undefined } = {},
+  known = acquireOptions,
 ): AcquireOptions {
   assertFunction(fn);
-  const checked = options === undefined ? {} : assertAcquireOptions(options);
+  const checked = options === undefined ? {} : assertAcquireOptions(options, known);
   return { ...checked, autoRefresh: checked.autoRefresh ?? autoRefresh };
 }
 

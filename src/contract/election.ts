@@ -2,6 +2,7 @@ import { assertAcquireOptions } from "./acquire-options.ts";
 import { milliseconds } from "./duration.ts";
 import { InvalidConfigError } from "./errors.ts";
 import type { Lock } from "./lock.ts";
+import type { LockKey } from "./lock-key.ts";
 import type { AbortSignalLike, Duration } from "./locker.ts";
 
 /** One stretch of leading, from the election to the end of `onElected`. */
@@ -47,8 +48,11 @@ export interface ElectOptions {
    */
   readonly signal?: AbortSignalLike;
   /**
-   * How long a leader leads without an answer from the server and, with `ttlEnforcement: "server"`, how long the server waits for the
-   * leader. Other libraries call it the lease duration. The lock is refreshed after a third of it.
+   * How long a leader leads without an answer from the server, and how long the server waits for the leader. Other libraries call it the
+   * lease duration. The lock is refreshed after a third of it.
+   *
+   * When it passes, the server frees the lock, whatever has become of the leader and whatever the locker's `ttlEnforcement` is. So it is
+   * from 1 ms to 2147483647 ms, and so are the locker's default and what `lock.refresh` takes.
    *
    * @default as `acquire`: `"30s"`, or the locker's `recoveryGrace` if that is less
    */
@@ -80,7 +84,8 @@ export interface LeaderElector {
    * Resolves once `options.signal` or `close()` has told it to end and `onElected` has ended. After a loss, or once told to end, an
    * error of `onElected` is ignored, because throwing is how work stops.
    *
-   * Use `ttlEnforcement: "server"`: without it, a leader that is stopped or cut off is replaced only when its session ends.
+   * A leader that is stopped, blocked or cut off loses its lock in the server when its TTL has passed, and another one leads. The
+   * locker's `ttlEnforcement` makes no difference to that.
    *
    * @example
    * const stop = new AbortController();
@@ -93,11 +98,12 @@ export interface LeaderElector {
    * });
    *
    * @throws what `onElected` throws while leading, once the lock has been released
-   * @throws what `acquire` throws if waiting can't help: a wrong password, a bad key or TTL, a pooler
+   * @throws what `acquire` throws if waiting can't help: a wrong password, a bad key, a pooler
+   * @throws {InvalidTtlError} the server can't enforce the TTL
    * @throws {InvalidConfigError} an option is unknown or of the wrong type
    * @throws {LockerClosedError} called after `close()`
    */
-  elect(key: string, options: ElectOptions): Promise<void>;
+  elect(key: LockKey, options: ElectOptions): Promise<void>;
 }
 
 const known = ["onElected", "onNewLeader", "signal", "ttl", "retryPeriod", "fencing"];
@@ -110,7 +116,7 @@ export interface CheckedElectOptions extends ElectOptions {
 }
 
 /**
- * Checks the options of `elect`, except `ttl`, which each acquire checks. Returns a copy.
+ * Checks the options of `elect`, except `ttl`, which depends on the locker. Returns a copy.
  *
  * @throws {InvalidConfigError} names the option
  */

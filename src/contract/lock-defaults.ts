@@ -10,6 +10,9 @@ export interface LockDefaults {
   /**
    * The TTL of every lock; for `withTransaction` only with `ttlEnforcement: "server"`.
    *
+   * When it passes, the server keeps the lock until `release()`, unless the locker has `ttlEnforcement: "server"`: see
+   * {@link AcquireOptions.ttl}. That of a leader is always enforced.
+   *
    * @default "30s", or `recoveryGrace` if that is less
    */
   readonly ttl?: AcquireOptions["ttl"];
@@ -20,7 +23,7 @@ export interface LockDefaults {
    */
   readonly wait?: AcquireOptions["wait"];
   /**
-   * The `autoRefresh` of every call that takes a lock, with or without a function.
+   * The `autoRefresh` of every call that takes a lock or a permit, with or without a function. A leader's lock always refreshes itself.
    *
    * @default `true` with a function, `false` without
    */

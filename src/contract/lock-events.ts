@@ -2,7 +2,12 @@ import type { LockMode } from "./locker.ts";
 
 /** The events of a locker, by name, with what a listener gets: see `locker.on`. */
 export interface LockEvents {
-  /** A lock was granted; its caller is about to get the handle. */
+  /**
+   * A lock was granted; its caller is about to get the handle. For `acquireAll`, each lock counts when it is granted: if another one is
+   * held elsewhere, those granted so far have kept others out for a while, and are `released` again, although nobody gets a handle.
+   *
+   * A permit of a semaphore is told when its caller gets it.
+   */
   readonly acquired: LockEvent & {
     readonly mode: LockMode;
     /** Milliseconds from the call to the grant. */
@@ -13,7 +18,10 @@ export interface LockEvents {
   readonly released: LockEvent;
   /** A lock ended without a release, also by `close()`. `reason` is what `lock.signal` aborts with. */
   readonly lost: LockEvent & { readonly reason: Error };
-  /** A caller begins to wait for a lock that somebody else holds. Once for each wait. */
+  /**
+   * A caller begins to wait for a lock that somebody else holds. Once for each wait. Whoever waits for a permit doesn't know yet which
+   * it will be: `id` is then the first of its semaphore's ids.
+   */
   readonly waiting: LockEvent & { readonly mode: LockMode };
   /** A connection is ready to carry locks or to wait for them. Never with a `MemoryLocker`. */
   readonly sessionOpened: SessionEvent;

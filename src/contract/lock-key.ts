@@ -23,6 +23,17 @@ export function keyBytes(text: string): Uint8Array {
   );
 }
 
+/**
+ * The key that a text shows, for texts from elsewhere. `undefined` if it shows none: it is empty, or has lone surrogates that no key's text
+ * has.
+ */
+export function keyShownAs(text: string): LockKey | undefined {
+  if (text === "") return undefined;
+  if (text.isWellFormed()) return text;
+  const bytes = keyBytes(text);
+  return textOfBytes(bytes) === text ? bytes : undefined;
+}
+
 /** A key in its canonical form: bytes that are valid UTF-8 become the string they encode, so that one key is always one value. */
 export function plainKey(key: LockKey, text: string): LockKey {
   if (typeof key === "string" || text.isWellFormed()) return text;

@@ -22,14 +22,17 @@ export interface Lock extends AsyncDisposable {
   /** The number by which PostgreSQL knows the lock: see `lockId`. */
   readonly id: bigint;
   readonly mode: LockMode;
-  /** The TTL in milliseconds, as last acquired or refreshed. Does not count down. */
+  /**
+   * The TTL in milliseconds, as last acquired or refreshed. Does not count down. When it passes, the server keeps the lock until
+   * {@link release}, unless the locker has `ttlEnforcement: "server"`: see {@link AcquireOptions.ttl}.
+   */
   readonly ttl: number;
   /**
    * Whether the holder may rely on the lock. Computed from the clock and the session on each read, so it is right even if the event
    * loop was blocked.
    */
   readonly held: boolean;
-  /** Whether the TTL passed without a refresh. By default the lock still keeps others out: see {@link AcquireOptions.ttl}. */
+  /** Whether the TTL passed without a refresh. By default the lock still keeps others out: see {@link ttl}. */
   readonly expired: boolean;
   /**
    * When the holder must stop relying on the lock unless it is refreshed, by this machine's wall clock (`Date.now()`). Meant for people
@@ -58,9 +61,10 @@ export interface Lock extends AsyncDisposable {
    * A refresh that fails ends the lock: its session is gone, and {@link signal} aborts. A refresh that is stopped by the caller's
    * signal, a bad `ttl` or the circuit breaker leaves the lock as it was.
    *
-   * @param ttl the new TTL; without it, the TTL stays as it is
+   * @param ttl the new TTL; without it, the TTL stays as it is. When it passes, the server keeps the lock, unless the locker has
+   *   `ttlEnforcement: "server"`: see {@link ttl}
    * @throws {LockNotHeldError} the lock was released, expired, lost or closed; an expired lock is freed in the server
-   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
+   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration, or the server is to enforce it and can't
    * @throws {CircuitOpenError} the circuit breaker refused
    */
   refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;

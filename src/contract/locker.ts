@@ -155,7 +155,7 @@ export interface PingOptions {
 
 /** What a locker holds and does at one moment, counted in this process: the server is not asked. */
 export interface LockerStats {
-  /** Locks held, including those of transactions and expired ones that are still in the server. */
+  /** Locks and permits held, including those of transactions and expired ones that are still in the server. */
   readonly locks: number;
   /** Connections that carry locks of this locker, or on which its callers wait. */
   readonly sessions: number;

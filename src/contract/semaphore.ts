@@ -1,6 +1,8 @@
-import { assertAcquireOptions, assertFunction } from "./acquire-options.ts";
+import { assertAcquireOptions, assertScope } from "./acquire-options.ts";
 import { InvalidConfigError } from "./errors.ts";
 import type { Lock } from "./lock.ts";
+import type { CheckedDefaults } from "./lock-defaults.ts";
+import type { LockKey } from "./lock-key.ts";
 import type { AcquireOptions, TryResult } from "./locker.ts";
 
 /**
@@ -17,6 +19,7 @@ export interface PermitOptions
  * and no later caller overtakes. The methods are bound, so they can be passed as functions.
  */
 export interface Semaphore {
+  /** The key, as `lock.key` shows it. */
   readonly key: string;
   /** The number of permits that can be held at the same time. */
   readonly permits: number;
@@ -65,7 +68,7 @@ export interface SemaphoreMaker {
    * const slots = locker.semaphore("api", 3);
    * await slots.withPermit((permit) => fetch(url, { signal: permit.signal }), { wait: "10s" });
    */
-  semaphore(key: string, permits: number): Semaphore;
+  semaphore(key: LockKey, permits: number): Semaphore;
 }
 
 /** The most permits of a semaphore: each check walks the server's lock table, which grows with them. */
@@ -84,9 +87,11 @@ export function assertPermitOptions(options: unknown): PermitOptions {
   return options === undefined ? {} : assertAcquireOptions(options, known);
 }
 
-/** Checks the options of `withPermit`, whose permit refreshes itself unless told otherwise. @throws {InvalidConfigError} names the option */
-export function assertPermitScope(fn: unknown, options: unknown): PermitOptions {
-  assertFunction(fn);
-  const checked = assertPermitOptions(options);
-  return { ...checked, autoRefresh: checked.autoRefresh ?? true };
+/** Checks the options of `withPermit`, as {@link assertScope} does those of `withLock`. @throws {InvalidConfigError} names the option */
+export function assertPermitScope(
+  fn: unknown,
+  options: unknown,
+  defaults: Pick<CheckedDefaults, "autoRefresh">,
+): PermitOptions {
+  return assertScope(fn, options, defaults, known);
 }

@@ -4,6 +4,7 @@ import type { Lock } from "../contract/lock.ts";
 import type { AcquireOptions, Logger } from "../contract/locker.ts";
 import { longestTimer } from "../runtime/clock.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
+import type { Wanted } from "../waiting/attempt.ts";
 import { runAround } from "../waiting/reentrancy.ts";
 import { LeaderWatch } from "./leader-watch.ts";
 
@@ -14,11 +15,10 @@ export interface ElectionParts {
   readonly log: Logger;
   /** Aborts when the locker begins to close. */
   readonly closing: StopSignal;
-  /** Whether an expired lock is freed even if its holder is cut off: `ttlEnforcement: "server"`. */
-  readonly freesExpired: boolean;
-  /** Checks the key and the options, and returns the lock id. */
-  wanted(options: Pick<AcquireOptions, "ttl">): { readonly id: bigint };
-  acquire(key: string, options: AcquireOptions): Promise<Lock>;
+  /** Checks the key and the options. @throws {InvalidTtlError} the TTL can't be enforced */
+  wanted(options: AcquireOptions): Wanted;
+  /** Takes the lock, where it is freed when its TTL passes, whatever has become of its holder. */
+  take(wanted: Wanted): Promise<Lock>;
   /** The holder of an exclusive lock, as the server shows it. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
 }
@@ -38,28 +38,23 @@ const jitter = 0.2;
  *
  * @throws what `acquire` throws if waiting can't help, or what `onElected` throws
  */
-export async function elect(key: string, options: ElectOptions, parts: ElectionParts): Promise<void> {
+export async function elect(options: ElectOptions, parts: ElectionParts): Promise<void> {
   const { signal, ttl, fencing = false, retryPeriod, onElected, onNewLeader } = checkElectOptions(options);
-  const { id } = parts.wanted(ttl === undefined ? {} : { ttl });
-  if (!parts.freesExpired) {
-    const warning = `elect without ttlEnforcement: "server": a leader that is cut off may not be replaced`;
-    parts.log.warn({ key }, warning);
-  }
-  const toldToEnd = [stopSignalOf(signal), parts.closing];
-  const isOver = (): boolean => toldToEnd.some((each) => each?.aborted);
-  const wanted: AcquireOptions = {
+  const wanted = parts.wanted({
     wait: true,
     autoRefresh: true,
     fencing,
     ...(ttl !== undefined && { ttl }),
     ...(signal !== undefined && { signal }),
-  };
-  const watch = onNewLeader && new LeaderWatch(parts, { id, every: retryPeriod, onNewLeader });
+  });
+  const toldToEnd = [stopSignalOf(signal), parts.closing];
+  const isOver = (): boolean => toldToEnd.some((each) => each?.aborted);
+  const watch = onNewLeader && new LeaderWatch(parts, { id: wanted.id, every: retryPeriod, onNewLeader });
   try {
     while (!isOver()) {
-      const lock = await parts.acquire(key, wanted);
+      const lock = await parts.take(wanted);
       watch?.leads(lock);
-      await lead(key, lock, { toldToEnd, onElected, parts });
+      await lead(wanted.key, lock, { toldToEnd, onElected, parts });
       watch?.leads(undefined);
       await pauseFor(Math.min(retryPeriod * (1 + Math.random() * jitter), longestTimer), toldToEnd);
     }

@@ -6,7 +6,10 @@ import type { HeldLock } from "./held-lock.ts";
 
 /** The parts of a locker that its handles use. */
 export interface LockOwner {
-  readonly telemetry: Telemetry;
+  readonly telemetry: Pick<
+    Telemetry,
+    "log" | "isTraced" | "granted" | "succeeded" | "failed" | "ended" | "observe" | "inSpan"
+  >;
   readonly breaker: CircuitBreaker | undefined;
   readonly expiries: Expiries;
   /** Checks a TTL. @returns milliseconds @throws {InvalidTtlError} */

@@ -1,5 +1,9 @@
 import type { Lock } from "../contract/lock.ts";
 import { longestTimer } from "../runtime/clock.ts";
+import type { Grant } from "../sessions/grant.ts";
+import type { Hold } from "../waiting/attempt.ts";
+import { HeldLock } from "./held-lock.ts";
+import type { LockOwner } from "./lock-owner.ts";
 
 /** What the registry knows of a lock. */
 export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {
@@ -24,6 +28,15 @@ export class LockRegistry {
     if (there === undefined) this.#byId.set(lock.id, lock);
     else if (Array.isArray(there)) there.push(lock);
     else this.#byId.set(lock.id, [there, lock]);
+  }
+
+  /** Returns what makes handles of grants, for locks that belong to `owner`, and adds them. */
+  holdBy(owner: LockOwner): Hold<Grant, HeldLock> {
+    return (grant, wanted) => {
+      const lock = new HeldLock(wanted, grant, owner);
+      this.add(lock);
+      return lock;
+    };
   }
 
   delete(lock: RegisteredLock): void {

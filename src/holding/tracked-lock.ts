@@ -1,6 +1,8 @@
 import { inspect } from "node:util";
 import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode, Logger } from "../contract/locker.ts";
+import type { Grant } from "../sessions/grant.ts";
+import type { Hold } from "../waiting/attempt.ts";
 import type { HeldLock } from "./held-lock.ts";
 
 /**
@@ -26,6 +28,14 @@ export class HandleTracker {
     this.#registry.register(handle, lock);
     return handle;
   }
+}
+
+/** Wraps `hold` for handles that a caller gets, which the tracker watches, if there is one. */
+export function trackedHold(
+  hold: Hold<Grant, HeldLock>,
+  tracker: HandleTracker | undefined,
+): Hold<Grant, Lock> {
+  return tracker === undefined ? hold : (grant, wanted) => tracker.track(hold(grant, wanted));
 }
 
 /** The object that the caller gets. Nothing in the locker refers to it, so that it can be garbage-collected. */

@@ -269,7 +269,7 @@ export function serverTtlVerdict(tried: {
   }
   const found = `the server sets no time-out for this session: ${refused ?? `set to 1min, it says ${set}`}`;
   if (isWanted) return { verdict: "fail", found, advice: "Grant the role SET on these settings" };
-  return { verdict: "warn", found, advice: 'Leave `ttlEnforcement` at "client"' };
+  return { verdict: "warn", found, advice: 'Leave `ttlEnforcement` at "client", and hold no election' };
 }
 
 /** The settings that {@link fencingVerdict} checks. */

@@ -3,7 +3,7 @@ import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, InvalidConfigError, LocksNotKeptError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
-import type { Pool } from "../postgres/driver.ts";
+import type { OwnClient, Pool } from "../postgres/driver.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
@@ -32,7 +32,9 @@ import {
   type Verdict,
   versionVerdict,
 } from "./diagnosis-verdicts.ts";
+import { locksTold, type ToldLocks } from "./key-questions.ts";
 import { lockIdsVerdict } from "./lock-ids-verdict.ts";
+import { pidsOfShared } from "./lock-list.ts";
 import { recoveryVerdict } from "./recovery-verdict.ts";
 import {
   askClock,
@@ -85,6 +87,8 @@ export interface DiagnosisOptions {
 const samples = 5;
 /** How often to try for another client's session: a single try can miss if others keep the pooler busy. */
 const attempts = 3;
+/** Milliseconds to wait for the keys of locks on shared sessions. */
+const answerTime = 500;
 
 /**
  * Checks whether a database is fit for locks. Returns one finding for each check, in a fixed order.
@@ -168,10 +172,13 @@ const looks: Record<DiagnosisCheck, Look> = {
   "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableUse>(askLockTableUse)),
   recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
   timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
-  "lock-ids": async ({ line }) => lockIdsVerdict(await line.ask<SeenLock[]>(seenLocks, [null])),
   clock: async ({ line }) => clockVerdict(await compareClocks(line)),
   privileges: async ({ line }) => privilegesVerdict(await line.ask<PrivilegesAnswer>(askPrivileges)),
   pooler: async (examination) => poolerVerdict(await examination.lookForPooler(), examination.options.pooler),
+  "lock-ids": async (examination) => {
+    const seen = await examination.line.ask<SeenLock[]>(seenLocks, [null]);
+    return lockIdsVerdict(seen, await examination.askHolders(pidsOfShared(seen)));
+  },
   fencing: async (examination) => {
     const { line, options, standby } = examination;
     if (options.fencing === false) return { verdict: "ok", found: "not checked: no tokens are wanted" };
@@ -283,6 +290,13 @@ class Examination {
     } finally {
       await drawer.close();
     }
+  }
+
+  /** Asks for the locks of shared sessions. Nobody is asked behind a pooler that shares sessions, because one of them would go on listening. */
+  async askHolders(pids: ReadonlySet<number>): Promise<ToldLocks> {
+    if (this.shared) return { locks: [], silent: pids };
+    const client = this.line.session.client as OwnClient;
+    return await locksTold(client, { pids, milliseconds: Math.min(this.line.deadline, answerTime) });
   }
 
   async proveLocks(): Promise<Verdict> {

@@ -1,50 +1,56 @@
 import { randomBytes } from "node:crypto";
-import { lockId } from "../contract/lock-id.ts";
+import type { ClaimedLock } from "../contract/lock-id-kind.ts";
 import { type OwnClient, query, statement } from "../postgres/driver.ts";
 import { readKeyMessage } from "../postgres/key-message.ts";
+import { hearNotifications } from "../postgres/notifications.ts";
 import { listenForAnswers, notify, questionChannel, replyChannel } from "../postgres/sql-answers.ts";
 import { within } from "../runtime/clock.ts";
 
-/** A key that a locker has told, with the locker's namespace. */
-export interface ToldKey {
-  readonly key: string;
-  readonly namespace: number;
+/** What the lockers have told about their shared sessions. Anybody may answer, so it need not be true. */
+export interface ToldLocks {
+  readonly locks: readonly (ClaimedLock & { readonly pid: number })[];
+  /** The backends of the sessions of which not all was told. */
+  readonly silent: ReadonlySet<number>;
 }
 
 /**
- * Asks the lockers of the database for the keys of the locks on their shared sessions. Anybody may answer, so an answer counts only for
- * the lock whose id matches the key.
+ * Asks the lockers of the database for the locks on their shared sessions, with their keys.
  *
  * @param options.pids the backends of the sessions whose lockers are expected to answer
  * @param options.milliseconds how long to wait for the answers
- * @returns the keys that arrived in time, by lock id. Never rejects: on a standby, or if the server delays notifications, it is empty
+ * @returns what arrived in time. Never rejects: on a standby, or if the server delays notifications, that is nothing
  */
-export async function keysTold(
+export async function locksTold(
   client: OwnClient,
   { pids, milliseconds }: { pids: ReadonlySet<number>; milliseconds: number },
-): Promise<ReadonlyMap<bigint, ToldKey>> {
-  const told = new Map<bigint, ToldKey>();
+): Promise<ToldLocks> {
+  const told: (ClaimedLock & { pid: number })[] = [];
   const silent = new Set(pids);
+  if (silent.size === 0) return { locks: told, silent };
+  const channel = replyChannel(randomBytes(16).toString("hex"));
+  let allAnswered = (): void => {};
+  const answered = new Promise<void>((resolve) => {
+    allAnswered = resolve;
+  });
+  const end = hearNotifications(client, channel, (payload) => {
+    const message = readKeyMessage(payload);
+    if (message === undefined || !pids.has(message.pid)) return;
+    const { pid, namespace } = message;
+    for (const { key, id } of message.locks) told.push({ pid, namespace, key, id });
+    if (message.more === 0) silent.delete(pid);
+    if (silent.size === 0) allAnswered();
+  });
+  const asked = async (): Promise<void> => {
+    await client.query(query(statement(listenForAnswers(channel)), []));
+    await client.query(query(notify, [questionChannel, JSON.stringify([channel])]));
+    await answered;
+  };
   try {
-    const channel = replyChannel(randomBytes(16).toString("hex"));
-    const answered = new Promise<void>((resolve) => {
-      client.on("notification", ({ payload = "" }) => {
-        const message = readKeyMessage(payload);
-        if (message === undefined) return;
-        const { namespace } = message;
-        for (const key of message.keys) told.set(lockId(namespace, key), { key, namespace });
-        if (message.more === 0) silent.delete(message.pid);
-        if (silent.size === 0) resolve();
-      });
-    });
-    const asked = async (): Promise<void> => {
-      await client.query(query(statement(listenForAnswers(channel)), []));
-      await client.query(query(notify, [questionChannel, JSON.stringify([channel])]));
-      await answered;
-    };
     await within(milliseconds, asked());
   } catch {
     // The answers came too late or not at all.
+  } finally {
+    end();
   }
-  return told;
+  return { locks: told, silent };
 }

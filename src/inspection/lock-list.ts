@@ -1,8 +1,7 @@
 import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, InvalidConfigError, StandbyError } from "../contract/errors.ts";
-import { fnv } from "../contract/lock-id.ts";
-import { keyBytes } from "../contract/lock-key.ts";
+import { kindOfLockId } from "../contract/lock-id-kind.ts";
 import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
 import { isSharedName, named } from "../postgres/application-name.ts";
 import {
@@ -16,7 +15,7 @@ import {
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
-import { keysTold } from "./key-questions.ts";
+import { locksTold } from "./key-questions.ts";
 import { descriptionIn, type LockDescription } from "./lock-description.ts";
 import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
 
@@ -25,9 +24,14 @@ export interface LockInfo {
   readonly id: bigint;
   /**
    * The key, if it is known: from the name of a dedicated session of this library, from another row with the same id, or because its
-   * holder tells it (see `keysWithin`). Otherwise `undefined`.
+   * holder tells it (see `keysWithin`). Its `lockId` or `sha256LockId` is the id of this lock. Otherwise `undefined`.
    */
   readonly key: string | undefined;
+  /**
+   * The key that the session tells, if `key` is unknown. The id doesn't prove it, because it is that of a semaphore's permit, or made by
+   * a `lockId` of the locker's own. Any role could claim such a key.
+   */
+  readonly claimedKey: string | undefined;
   /** The beginning of the key, if the key is too long to be shown whole. */
   readonly keyStart: string | undefined;
   /** The namespace, if the session is of this library or another row has the key. Otherwise `undefined`. */
@@ -101,24 +105,27 @@ export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}):
   const { seen, told } = await ask(pool as Pool, { doing: "Looking at locks", signal }, async (client) => {
     const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
     const pids = patience === 0 ? new Set<number>() : pidsOfShared(seen);
-    return {
-      seen,
-      told: pids.size === 0 ? undefined : await keysTold(client, { pids, milliseconds: patience }),
-    };
+    return { seen, told: (await locksTold(client, { pids, milliseconds: patience })).locks };
   });
   const locks = seen.map(infoOf);
-  const known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>(told ?? []);
+  const known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>();
+  const claims = new Map<string, Pick<LockInfo, "claimedKey" | "namespace">>();
+  for (const lock of told) {
+    if (kindOfLockId(lock) !== undefined) known.set(lock.id, lock);
+    else claims.set(`${lock.pid} ${lock.id}`, { claimedKey: lock.key, namespace: lock.namespace });
+  }
   for (const lock of locks) if (lock.key !== undefined) known.set(lock.id, lock);
   return locks
     .map((lock) => {
-      const { key, namespace } = known.get(lock.id) ?? lock;
-      return { ...lock, key, namespace };
+      const proven = known.get(lock.id);
+      if (proven === undefined) return { ...lock, ...claims.get(`${lock.pid} ${lock.id}`) };
+      return { ...lock, key: proven.key, namespace: proven.namespace, claimedKey: undefined };
     })
     .sort(byIdThenState);
 }
 
 /** The pids of the sessions that carry many locks, whose keys are not in their names. */
-function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
+export function pidsOfShared(seen: readonly SeenLock[]): Set<number> {
   return new Set(
     seen.flatMap(({ pid, name, granted }) => (granted && isSharedName(name ?? "") ? (pid ?? []) : [])),
   );
@@ -170,13 +177,17 @@ function infoOf(seen: SeenLock): LockInfo {
   const name = seen.name ?? undefined;
   const told = named(name ?? "");
   const id = BigInt(seen.id);
-  const isWhole = told?.key !== undefined && fnv(told.namespace, keyBytes(told.key)) === id;
+  const { namespace, key } = told ?? {};
+  const isProven =
+    namespace !== undefined && key !== undefined && kindOfLockId({ namespace, key, id }) !== undefined;
+  // Any application may choose such a name.
+  const claimed = isProven ? undefined : key;
   return {
     id,
-    key: isWhole ? told.key : undefined,
-    // Any application may choose such a name.
-    keyStart: !isWhole && told?.mayBeCut ? told.key : undefined,
-    namespace: told?.namespace,
+    key: isProven ? key : undefined,
+    claimedKey: told?.mayBeCut ? undefined : claimed,
+    keyStart: told?.mayBeCut ? claimed : undefined,
+    namespace,
     mode: seen.mode,
     state: seen.granted ? "held" : "waiting",
     waitingSince: dateOf(seen.waitStart),

@@ -1,4 +1,4 @@
-import { keyText } from "../contract/lock-id.ts";
+import { isInt32, keyText } from "../contract/lock-id.ts";
 import { keyBytes } from "../contract/lock-key.ts";
 
 // NAMEDATALEN - 1: the server cuts a longer name at this byte.
@@ -37,6 +37,7 @@ export function named(name: string): Named | undefined {
   const [, digits, text] = /^pg-locker (-?\d+) (.*)$/s.exec(name) ?? [];
   if (digits === undefined || text === undefined) return undefined;
   const namespace = Number(digits);
+  if (!isInt32(namespace) || String(namespace) !== digits) return undefined;
   if ([waitingName, sharedName, fencingName].some((nameOf) => name === nameOf(namespace)))
     return { namespace, key: undefined, mayBeCut: false };
   const key = percentDecoded(text);

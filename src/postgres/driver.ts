@@ -58,7 +58,6 @@ export interface OwnClient extends Client {
   end(): Promise<void>;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
-  on(event: "notification", listener: (message: { payload?: string | undefined }) => void): unknown;
   /** Lets the client's socket keep the process alive. */
   ref?(): void;
   unref?(): void;

@@ -1,4 +1,5 @@
 import type { Lock } from "../contract/lock.ts";
+import type { CheckedDefaults } from "../contract/lock-defaults.ts";
 import type { TryResult } from "../contract/locker.ts";
 import {
   assertPermitOptions,
@@ -15,6 +16,8 @@ interface LockerSemaphoreParts {
   readonly permits: number;
   /** The object that identifies the locker to functions that run under its locks. */
   readonly owner: object;
+  /** Those of the locker. */
+  readonly defaults: CheckedDefaults;
   /** Acquires a permit. `options` have been checked. */
   acquire(options: PermitOptions): Promise<Lock>;
 }
@@ -41,7 +44,7 @@ export class LockerSemaphore implements Semaphore {
   }
 
   async withPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<T> {
-    const permit = await this.acquire(assertPermitScope(fn, options));
+    const permit = await this.acquire(assertPermitScope(fn, options, this.#parts.defaults));
     return await runUnder({ owner: this.#parts.owner, locks: [permit] }, permit, fn);
   }
 
@@ -49,7 +52,7 @@ export class LockerSemaphore implements Semaphore {
     fn: (permit: Lock) => T | Promise<T>,
     options?: PermitOptions,
   ): Promise<TryResult<T>> {
-    const permit = await this.tryAcquire(assertPermitScope(fn, options));
+    const permit = await this.tryAcquire(assertPermitScope(fn, options, this.#parts.defaults));
     if (permit === undefined) return { acquired: false };
     return {
       acquired: true,

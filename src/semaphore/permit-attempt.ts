@@ -1,5 +1,7 @@
 import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
+import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
+import type { UntoldLock } from "../holding/untold-locks.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
@@ -8,15 +10,14 @@ import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { RidingOut } from "../waiting/riding-out.ts";
 import { untilGranted } from "../waiting/wait.ts";
 import { type Bounded, boundAlarm, boundHasPassed } from "../waiting/wait-bound.ts";
-import { idAt, permitsOf, turnstile } from "./permit-block.ts";
 import type { Places, Seen } from "./places.ts";
 
 /** What an attempt needs of the locker. */
 export interface PermitAttemptParts {
   readonly admission: Admission;
   readonly store: LockStore<Grant>;
-  readonly hold: Hold<Grant, Lock>;
-  readonly holdForCaller: Hold<Grant, Lock>;
+  /** Nothing tells of a lock before its caller gets it, and of the turnstile nothing ever does. */
+  readonly hold: Hold<Grant, UntoldLock>;
 }
 
 /** Milliseconds between two looks of the one who is next: short at first, and longer as it goes on. */
@@ -45,6 +46,7 @@ export class PermitAttempt implements Bounded {
   readonly #over = new Stop();
   readonly #ridingOut: RidingOut;
   #isFirstTry = true;
+  #isTold = false;
 
   constructor(parts: PermitAttemptParts, places: Places, wanted: Wanted) {
     this.#parts = parts;
@@ -123,6 +125,8 @@ export class PermitAttempt implements Bounded {
     const { admission, store, hold } = this.#parts;
     let turn: Lock | undefined;
     places.waiting += 1;
+    if (!this.#isTold) admission.telemetry.events.waiting(this.#wanted);
+    this.#isTold = true;
     try {
       const wanted = {
         ...this.#wanted,
@@ -131,7 +135,7 @@ export class PermitAttempt implements Bounded {
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,
       };
-      turn = await untilGranted(admission, { wanted, store, hold, around: undefined });
+      ({ lock: turn } = await untilGranted(admission, { wanted, store, hold, around: undefined }));
       for (let rest = shortestRest; turn.held; rest = Math.min(rest * 1.5, longestRest)) {
         const since = places.timesFreed;
         const permit = await this.#takeFree({ isNext: true });
@@ -159,24 +163,26 @@ export class PermitAttempt implements Bounded {
 
   async #take(at: number): Promise<Lock | undefined> {
     const places = this.#places;
-    const { admission, store, holdForCaller: hold } = this.#parts;
+    const { admission, store, hold } = this.#parts;
     const wanted = { ...this.#wanted, id: idAt(this.#wanted.id, at), wait: 0, alsoEndedBy: this.#over };
     const signals = [wanted.signal, this.#over];
-    const permit = await askOnce(wanted, admission, { store, hold, how: "tryLock", signals });
-    if (permit === undefined) return undefined;
+    const granted = await askOnce(wanted, admission, { store, hold, how: "tryLock", signals });
+    if (granted === undefined) return undefined;
+    const { lock: permit } = granted;
     const { isBacked } = places;
     places.hold(at, permit);
     try {
-      if (!isBacked) {
-        await this.#look();
-        assertStillHeld(permit);
-      }
+      if (!isBacked) await this.#look();
+      this.#over.throwIfAborted();
+      assertStillHeld(permit);
     } catch (error) {
       // Whatever it is, nobody gets the permit. Giving it back holds up nobody.
       permit.release().catch(() => {});
       throw error;
     }
     places.prove(at);
+    granted.tell();
+    admission.telemetry.events.acquired(permit, this.start);
     return permit;
   }
 
@@ -194,7 +200,7 @@ export class PermitAttempt implements Bounded {
   }
 }
 
-/** The second look took time, in which the TTL ran and the session may have ended. @throws {DatabaseError} the permit is over */
+/** A second look takes time, in which the TTL runs and the session may end. @throws {DatabaseError} the permit is over */
 function assertStillHeld(permit: Lock): void {
   try {
     permit.assertHeld();

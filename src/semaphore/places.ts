@@ -1,6 +1,6 @@
 import type { Lock } from "../contract/lock.ts";
+import { placeOf, turnstile } from "../contract/permit-block.ts";
 import { abandonOnAbort, Stop, type StopSignal } from "../runtime/stop-signal.ts";
-import { placeOf, turnstile } from "./permit-block.ts";
 
 /** The locks of a semaphore that anybody holds, places and turnstile, as offsets from the first id of its block. */
 export type Seen = ReadonlySet<number>;

@@ -1,25 +1,29 @@
-import { InvalidKeyError, LockNotAcquiredError } from "../contract/errors.ts";
+import { LockNotAcquiredError } from "../contract/errors.ts";
 import { holdAtLeastOf } from "../contract/hold-at-least.ts";
 import type { Lock } from "../contract/lock.ts";
+import type { CheckedDefaults } from "../contract/lock-defaults.ts";
 import { keyText } from "../contract/lock-id.ts";
+import { type LockKey, plainKey } from "../contract/lock-key.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
+import { blockBits, blockOf, idAt, placeOf, semaphoreBlock } from "../contract/permit-block.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
 import { heldAtLeast } from "../holding/held-at-least.ts";
+import { UntoldLocks, type UntoldLocksParts } from "../holding/untold-locks.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
-import type { Hold, Wanted } from "../waiting/attempt.ts";
+import type { Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
-import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
-import { blockBits, blockKey, blockOf, idAt, placeOf } from "./permit-block.ts";
+import { otherNumber, PermitAttempt, type PermitAttemptParts } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
-export interface SemaphoresParts {
+export interface SemaphoresParts extends UntoldLocksParts {
   readonly admission: Admission;
+  readonly defaults: CheckedDefaults;
   readonly store: LockStore<Grant> & {
     /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. An abort of `left` ends a wait for a connection. */
     heldIn(
@@ -27,28 +31,35 @@ export interface SemaphoresParts {
       { bits, left }: { bits: number; left: StopSignal },
     ): Promise<readonly number[] | NotReserved | Abandoned>;
   };
-  readonly hold: Hold<Grant, Lock>;
-  readonly holdForCaller: Hold<Grant, Lock>;
   /** Checks the key and the options, and computes the lock id. @throws {LockerClosedError} */
-  wanted(key: string, options: AcquireOptions): Wanted;
+  wanted(key: LockKey, options: AcquireOptions): Wanted;
 }
 
 /** The semaphores of a locker that are in use. */
 export class Semaphores {
   readonly #parts: SemaphoresParts;
+  readonly #untold: UntoldLocks;
   readonly #inUse = new Map<bigint, Places>();
 
   constructor(parts: SemaphoresParts) {
     this.#parts = parts;
+    this.#untold = new UntoldLocks(parts);
+  }
+
+  /** How many locks are registered that aren't permits of callers: turnstiles, and permits that nobody has got yet. */
+  get untold(): number {
+    return this.#untold.size;
   }
 
   /** Makes a semaphore. @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
-  of(key: string, permits: number): Semaphore {
-    if (typeof key !== "string") throw new InvalidKeyError(key);
-    keyText(key);
+  of(key: LockKey, permits: number): Semaphore {
+    const text = keyText(key);
+    // A copy, because the caller may change its array later.
+    const own = plainKey(key, text);
     assertPermits(permits);
-    const acquire = (options: PermitOptions): Promise<Lock> => this.#permit(key, permits, options);
-    return new LockerSemaphore({ owner: this.#parts.admission, key, permits, acquire });
+    const acquire = (options: PermitOptions): Promise<Lock> => this.#permit(own, permits, options);
+    const { admission: owner, defaults } = this.#parts;
+    return new LockerSemaphore({ owner, defaults, key: text, permits, acquire });
   }
 
   /** Called when a lock of the locker has been released, which may be a permit. */
@@ -61,10 +72,10 @@ export class Semaphores {
     this.#forgetUnused(block, places);
   }
 
-  async #permit(key: string, permits: number, options: PermitOptions): Promise<Lock> {
-    const asked = this.#parts.wanted(blockKey(key), options);
+  async #permit(key: LockKey, permits: number, options: PermitOptions): Promise<Lock> {
+    const asked = this.#parts.wanted(key, options);
     const least = holdAtLeastOf(options);
-    const wanted = { ...asked, key, id: blockOf(asked.id) };
+    const wanted = { ...asked, id: semaphoreBlock(asked.id) };
     const { telemetry } = this.#parts.admission;
     const taken = telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits));
     if (least === 0) return await taken;
@@ -72,21 +83,25 @@ export class Semaphores {
   }
 
   async #acquire(wanted: Wanted, permits: number): Promise<Lock> {
-    const { admission } = this.#parts;
+    const { admission, store } = this.#parts;
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
     // A caller that itself holds all permits would wait for ever.
     const reentrant = wait > 0 && this.#hasAll(wanted, permits);
     const places = this.#placesOf(wanted, permits);
     places.users += 1;
-    admission.began();
+    const waits = wait > 0 && !reentrant;
+    if (waits) admission.waitBegan();
+    else admission.began();
     try {
-      const attempt = new PermitAttempt(this.#parts, places, wanted);
-      const permit = wait > 0 && !reentrant ? await attempt.wait() : await attempt.tryOnce();
+      const hold: PermitAttemptParts["hold"] = (grant, of) => this.#untold.hold(grant, of);
+      const attempt = new PermitAttempt({ admission, store, hold }, places, wanted);
+      const permit = waits ? await attempt.wait() : await attempt.tryOnce();
       if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
       return permit;
     } finally {
-      admission.ended();
+      if (waits) admission.waitEnded();
+      else admission.ended();
       places.users -= 1;
       this.#forgetUnused(wanted.id, places);
     }

@@ -1,6 +1,7 @@
 import { connectBeside } from "../postgres/beside.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
-import { keyMessages } from "../postgres/key-message.ts";
+import { type KeyedLock, keyMessages } from "../postgres/key-message.ts";
+import { hearNotifications } from "../postgres/notifications.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
   isReplyChannel,
@@ -10,32 +11,25 @@ import {
   stopListening,
 } from "../postgres/sql-answers.ts";
 
-/** A notification as the driver delivers it. */
-interface Notification {
-  readonly channel: string;
-  readonly payload?: string | undefined;
-}
-
-/** What a client of node-postgres has that the type of its pool doesn't require. */
-interface NotifiedClient {
-  on(event: "notification", listener: (message: Notification) => void): unknown;
-  removeListener(event: "notification", listener: (message: Notification) => void): unknown;
-}
-
 /** A session that carries locks. */
 interface Carrier {
   readonly session: Session;
   /** Its backend. */
   readonly pid: number;
-  /** The keys of the locks that it has, or is about to have. */
-  readonly keys: () => Iterable<string>;
+  /** The locks that it has, or is about to have. */
+  readonly locks: () => Iterable<KeyedLock>;
 }
 
 //   nobody ──a session has been open for `patience`──▶ listening ──it leaves, or has gone──▶ nobody
 //                                                          └──the server can't──▶ mute
 type State =
   | { readonly is: "nobody"; readonly timer?: NodeJS.Timeout | undefined }
-  | { readonly is: "listening"; readonly carrier: Carrier; readonly asked: Promise<unknown> }
+  | {
+      readonly is: "listening";
+      readonly carrier: Carrier;
+      readonly asked: Promise<unknown>;
+      readonly end: () => void;
+    }
   | { readonly is: "mute" };
 
 /** Milliseconds that a session is open before anybody listens on it: most are gone by then. */
@@ -92,7 +86,7 @@ export class KeyAnswers {
     for (const carrier of this.#carriers) if (carrier.session === session) this.#carriers.delete(carrier);
     const state = this.#state;
     if (state.is === "listening" && state.carrier.session === session) {
-      clientOf(session).removeListener("notification", this.#onNotification);
+      state.end();
       this.#state = { is: "nobody" };
       this.#wait();
     } else if (state.is === "nobody" && this.#carriers.size === 0) {
@@ -111,22 +105,22 @@ export class KeyAnswers {
     this.#state = { is: "nobody" };
     if (carrier === undefined) return;
     const { session } = carrier;
-    clientOf(session).on("notification", this.#onNotification);
+    const end = hearNotifications(session.client, questionChannel, (asked) => this.#hear(asked));
     const asked = session.command("Listening", listenForQuestions, statementDeadline).catch(() => {
       // Another session takes the place of one that has gone. Other servers that speak the protocol may have no notifications.
       if (session.goneBecause !== undefined) return;
-      clientOf(session).removeListener("notification", this.#onNotification);
+      end();
       if (this.#state.is === "listening" && this.#state.carrier === carrier) this.#state = { is: "mute" };
     });
-    this.#state = { is: "listening", carrier, asked };
+    this.#state = { is: "listening", carrier, asked, end };
   }
 
-  readonly #onNotification = ({ channel, payload = "" }: Notification): void => {
-    if (channel !== questionChannel || !isReplyChannel(payload)) return;
-    if (this.#questions.size >= mostQuestions) return;
-    this.#questions.add(payload);
+  /** @param question the channel for the answer, or what somebody else has sent */
+  #hear(question: string): void {
+    if (!isReplyChannel(question) || this.#questions.size >= mostQuestions) return;
+    this.#questions.add(question);
     if (!this.#isAnswering) void this.#answer();
-  };
+  }
 
   /** Answers the questions. Never rejects: whoever asked doesn't wait for long. */
   async #answer(): Promise<void> {
@@ -140,8 +134,8 @@ export class KeyAnswers {
       try {
         for (const channel of this.#questions) {
           this.#questions.delete(channel);
-          const payloads = [...this.#carriers].flatMap(({ pid, keys }) =>
-            keyMessages(pid, { namespace: this.#namespace, keys: keys() }),
+          const payloads = [...this.#carriers].flatMap(({ pid, locks }) =>
+            keyMessages(pid, { namespace: this.#namespace, locks: locks() }),
           );
           await own.session.run("Telling keys", notify, [channel, JSON.stringify(payloads)], answerTime);
         }
@@ -155,8 +149,4 @@ export class KeyAnswers {
     }
     if (this.#questions.size > 0) void this.#answer();
   }
-}
-
-function clientOf({ client }: Session): NotifiedClient {
-  return client as unknown as NotifiedClient;
 }

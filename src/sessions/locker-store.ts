@@ -9,8 +9,10 @@ export interface LockerStore extends LockStore<Grant> {
   ping(): Promise<void>;
   /** Closes everything that the store opened. Never rejects, and takes seconds at most. */
   close(): Promise<void>;
-  /** Whether an expired lock is freed even if its holder is cut off. */
-  readonly freesExpired: boolean;
+  /**
+   * The store for locks that are freed when their TTL passes, whatever has become of their holder: this one, or sessions beside this one's.
+   */
+  readonly enforcing: LockStore<Grant>;
   /** The holder of an exclusive lock, if the server shows one. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
   /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. An abort of `left` ends a wait for a connection. */

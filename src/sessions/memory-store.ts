@@ -1,6 +1,13 @@
 import type { LockHolder } from "../contract/lock-inspection.ts";
 import { elapsedSince, type Instant, now } from "../runtime/clock.ts";
-import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./grant.ts";
+import {
+  type Grant,
+  type LockRequest,
+  type LockStore,
+  type Refusal,
+  type TryListener,
+  tell,
+} from "./grant.ts";
 import type { LockerStore } from "./locker-store.ts";
 
 /** Locks inside one process. */
@@ -15,10 +22,14 @@ export class MemoryStore implements LockerStore {
   }
 
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
-    tell(listener, this.#tryLock(request));
+    tell(listener, this.#tryLock(request, { lapses: this.#isEnforced }));
   }
 
-  async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
+  get enforcing(): LockStore<Grant> {
+    return { tryLock: (request, listener) => tell(listener, this.#tryLock(request, { lapses: true })) };
+  }
+
+  async #tryLock(request: LockRequest, { lapses }: { lapses: boolean }): Promise<Grant | Refusal> {
     const holders = this.#holders.get(request.id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
     const excluded = [...holders].some(
@@ -27,7 +38,7 @@ export class MemoryStore implements LockerStore {
     if (excluded) return { refused: "held" };
     if (request.fencing) this.#lastToken += 1n;
     const lock = new MemoryLock(request, {
-      lapses: this.#isEnforced,
+      lapses,
       fencingToken: request.fencing ? this.#lastToken : undefined,
       free: () => {
         if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
@@ -41,10 +52,6 @@ export class MemoryStore implements LockerStore {
 
   holdersOf(id: bigint): LockHolder[] {
     return [...(this.#holders.get(id) ?? [])].filter((lock) => !lock.lapsed).map(holderOf);
-  }
-
-  get freesExpired(): boolean {
-    return this.#isEnforced;
   }
 
   async holderOf(id: bigint) {

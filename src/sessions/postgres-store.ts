@@ -17,6 +17,7 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
+import type { LockerStore } from "./locker-store.ts";
 import { PoolLook } from "./pool-look.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { SharedSessions } from "./shared-sessions.ts";
@@ -48,17 +49,23 @@ export interface PostgresStoreOptions {
 }
 
 /** The store of a `PostgresLocker`: locks are session advisory locks. */
-export class PostgresStore implements LockStore<Grant> {
+export class PostgresStore implements LockerStore {
+  readonly #options: PostgresStoreOptions;
   readonly #sessions: DedicatedSessions | SharedSessions;
   readonly #waiting: WaitingSessions;
   readonly #locksKept: LocksKept;
   readonly #look: PoolLook;
-  readonly freesExpired: boolean;
+  readonly #enforced: boolean;
+  /** Whether a try for a lock may take a connection of the pool. */
+  readonly #mayUsePool: boolean;
+  #enforcing: PostgresStore | undefined;
   readonly #pools: readonly PingTarget[];
   readonly #ownPool: Pool | undefined;
   readonly #deadline: number;
 
-  constructor(options: PostgresStoreOptions) {
+  /** `main`: the locker's store, beside which this one is for locks whose TTL the server enforces. */
+  constructor(options: PostgresStoreOptions, main?: PostgresStore) {
+    this.#options = options;
     const { pool, readPool, sessions, maxLocksPerSession, maxWaitingSessions, tellKeys } = options;
     const trustPooler = options.pooler === "session";
     // Watches it from now on.
@@ -72,15 +79,35 @@ export class PostgresStore implements LockStore<Grant> {
       sessions === "shared"
         ? new SharedSessions({ ...options, maxLocksPerSession, tellKeys })
         : new DedicatedSessions(options);
-    this.#locksKept = new LocksKept(pool);
-    this.#look = new PoolLook(options);
-    this.freesExpired = options.ttlEnforcement === "server";
-    this.#waiting = new WaitingSessions({ ...options, maxWaitingSessions }, () => options.onPlaceFree());
+    this.#enforced = options.ttlEnforcement === "server";
+    this.#locksKept = main === undefined ? new LocksKept(pool) : main.#locksKept;
+    this.#look = main === undefined ? new PoolLook(options) : main.#look;
+    const onPlaceFree = (): void => options.onPlaceFree();
+    this.#waiting =
+      main === undefined
+        ? new WaitingSessions({ ...options, maxWaitingSessions }, onPlaceFree)
+        : main.#waiting;
+    // Two sessions that carry locks would leave the application without a connection of a pool of two.
+    this.#mayUsePool = main === undefined || pool.options.max > 2;
     this.#deadline = boundedWait(options.connWaitTimeout);
   }
 
+  get enforcing(): LockStore<Grant> {
+    if (this.#enforced) return this;
+    this.#enforcing ??= new PostgresStore(
+      { ...this.#options, ttlEnforcement: "server", ownsPool: false },
+      this,
+    );
+    return this.#enforcing;
+  }
+
+  /** This one, and the one beside it. */
+  get #stores(): readonly PostgresStore[] {
+    return this.#enforcing === undefined ? [this] : [this, this.#enforcing];
+  }
+
   canTry(): boolean {
-    return this.#sessions.canTry();
+    return this.#mayUsePool && this.#sessions.canTry();
   }
 
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
@@ -94,7 +121,7 @@ export class PostgresStore implements LockStore<Grant> {
   }
 
   get sessionCount(): number {
-    return this.#sessions.size + this.#waiting.size;
+    return this.#stores.reduce((sum, store) => sum + store.#sessions.size, this.#waiting.size);
   }
 
   hasPlaceToWait(): boolean {
@@ -103,7 +130,7 @@ export class PostgresStore implements LockStore<Grant> {
 
   waitLock(request: LockRequest, bound: number, listener: TryListener<Grant>): void {
     const waiting = this.#locksKept.areProven
-      ? this.#waiting.waitLock(request, bound)
+      ? this.#waiting.waitLock(request, { bound, enforced: this.#enforced })
       : this.#proveThenWait(request, bound);
     tell(listener, waiting);
   }
@@ -133,7 +160,7 @@ export class PostgresStore implements LockStore<Grant> {
   /** Returns every session, and closes the connections that the locker opened. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
     await this.#look.close();
-    await this.#sessions.close();
+    await Promise.all(this.#stores.map((store) => store.#sessions.close()));
     await this.#waiting.close();
     if (this.#ownPool !== undefined) await endPool(this.#ownPool);
   }
@@ -143,7 +170,8 @@ export class PostgresStore implements LockStore<Grant> {
     const start = performance.now();
     await this.#locksKept.prove(Math.min(this.#deadline, bound));
     if (request.abandoned) return { refused: "abandoned" };
-    return await this.#waiting.waitLock(request, Math.max(start + bound - performance.now(), 1));
+    const left = Math.max(start + bound - performance.now(), 1);
+    return await this.#waiting.waitLock(request, { bound: left, enforced: this.#enforced });
   }
 
   /**

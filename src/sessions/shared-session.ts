@@ -1,6 +1,7 @@
 import { toError } from "../contract/caught-error.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import { canConnectBeside, type Pool } from "../postgres/driver.ts";
+import type { KeyedLock } from "../postgres/key-message.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
@@ -28,8 +29,8 @@ export interface SharedSessionOptions {
   readonly recovery: RecoveryGrace | undefined;
   readonly events: LockEventSource;
   readonly keyAnswers: KeyAnswers | undefined;
-  /** The keys of the locks that the session carries, or is about to. */
-  readonly keysOf: (session: SharedSession) => Iterable<string>;
+  /** The locks that the session carries, or is about to. */
+  readonly locksOf: (session: SharedSession) => Iterable<KeyedLock>;
   /** Called when it takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
   readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
   /** Called when nothing was proved for the smallest TTL of the locks that it keeps proven: see {@link SharedSession.keepProven}. */
@@ -289,8 +290,8 @@ export class SharedSession {
     this.#options.events.sessionOpened("shared", said.pid);
     debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
     this.#batches.begin({ session, pid: said.pid });
-    const keys = (): Iterable<string> => this.#options.keysOf(this);
-    this.#options.keyAnswers?.join({ session, pid: said.pid, keys });
+    const locks = (): Iterable<KeyedLock> => this.#options.locksOf(this);
+    this.#options.keyAnswers?.join({ session, pid: said.pid, locks });
     // Whoever it was opened for may have left.
     if (closes) void this.close();
     else this.#restIfEmpty();

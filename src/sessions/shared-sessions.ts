@@ -298,7 +298,7 @@ export class SharedSessions implements SharedLocks {
       recovery,
       events,
       keyAnswers: this.#keyAnswers,
-      keysOf: (carrier) => this.#carriedBy(carrier).map(({ key }) => key),
+      locksOf: (carrier) => this.#carriedBy(carrier),
       onEnd: (ended, cause) => this.#ended(ended, cause),
       onOverdue: (silent) => {
         for (const lock of this.#carriedBy(silent)) lock.overdue();

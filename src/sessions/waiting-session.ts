@@ -134,6 +134,11 @@ export class WaitingSession {
     }
   }
 
+  /** Whether its locks are those whose TTL the server enforces. */
+  get enforced(): boolean {
+    return this.#parts.enforced;
+  }
+
   get idleName(): string {
     return this.#parts.idleName;
   }

@@ -10,7 +10,6 @@ export interface WaitingSessionsOptions {
   readonly namespace: number;
   readonly connWaitTimeout: number;
   readonly pooler: "refuse" | "session";
-  readonly ttlEnforcement: "client" | "server";
   /** The most sessions at once. */
   readonly maxWaitingSessions: number;
   readonly recovery: RecoveryGrace | undefined;
@@ -19,7 +18,7 @@ export interface WaitingSessionsOptions {
 
 /** The sessions of a locker on which callers wait inside the server, or hold a lock that they waited for. */
 export class WaitingSessions {
-  readonly #parts: WaitingSessionParts;
+  readonly #parts: Omit<WaitingSessionParts, "enforced">;
   readonly #most: number;
   /** The sessions that nobody uses; the most recently used one is last. */
   readonly #idle: WaitingSession[] = [];
@@ -28,8 +27,7 @@ export class WaitingSessions {
 
   /** `onFree` is called whenever {@link hasPlace} may be true again. */
   constructor(options: WaitingSessionsOptions, onFree: () => void) {
-    const { pool, namespace, connWaitTimeout, pooler, ttlEnforcement, maxWaitingSessions, recovery, events } =
-      options;
+    const { pool, namespace, connWaitTimeout, pooler, maxWaitingSessions, recovery, events } = options;
     this.#onFree = onFree;
     this.#most = canConnectBeside(pool) ? maxWaitingSessions : 0;
     this.#parts = {
@@ -37,7 +35,6 @@ export class WaitingSessions {
       idleName: waitingName(namespace),
       nameFor: (key) => applicationName(namespace, key),
       trustPooler: pooler === "session",
-      enforced: ttlEnforcement === "server",
       recovery,
       events,
       connectWithin: boundedWait(connWaitTimeout),
@@ -66,18 +63,28 @@ export class WaitingSessions {
 
   /**
    * Waits inside the server for at most `bound` milliseconds. The session is free again when the wait has ended without the lock or the
-   * lock has been released. If there is no place, the request is refused at once.
+   * lock has been released. If there is no place, the request is refused at once. `enforced`: the server enforces the lock's TTL.
    *
    * @throws what {@link WaitingSession.waitLock} throws
    */
-  async waitLock(request: LockRequest, bound: number): Promise<Grant | Refusal> {
+  async waitLock(
+    request: LockRequest,
+    { bound, enforced }: { bound: number; enforced: boolean },
+  ): Promise<Grant | Refusal> {
     if (!this.hasPlace) return { refused: "held" };
-    let session = this.#idle.pop();
-    if (session === undefined) {
-      session = new WaitingSession(this.#parts);
-      this.#all.add(session);
-    }
-    return await session.waitLock(request, bound);
+    return await this.#sessionFor(enforced).waitLock(request, bound);
+  }
+
+  /** Only one that was opened for such locks will do, because it is opened with time-outs for its link. There must be a place. */
+  #sessionFor(enforced: boolean): WaitingSession {
+    const at = this.#idle.findLastIndex((session) => session.enforced === enforced);
+    const [idle] = at === -1 ? [] : this.#idle.splice(at, 1);
+    if (idle !== undefined) return idle;
+    // An idle one of the other kind makes room.
+    if (this.#all.size >= this.#most) void this.#idle[0]?.close();
+    const session = new WaitingSession({ ...this.#parts, enforced });
+    this.#all.add(session);
+    return session;
   }
 
   /** Ends all sessions, with the locks on them. Never rejects, and takes seconds at most. */

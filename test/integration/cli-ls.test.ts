@@ -155,6 +155,7 @@ describe("pg-locker ls", () => {
     expect(locks.find(({ id }) => id === `${lock.id}`)).toEqual({
       id: `${lock.id}`,
       key,
+      claimedKey: null,
       keyStart: null,
       namespace: 7,
       mode: "shared",

@@ -5,14 +5,24 @@ import {
   type ElectOptions,
   type Leader,
   type Lock,
+  LockExpiredError,
   type Locker,
   LockerClosedError,
   LockLostError,
-  type Logger,
   lockId,
   MemoryLocker,
+  type MemoryLockerOptions,
 } from "../../src/index.ts";
-import { advisoryLocks, createPool, holdersOf, onServer, uniqueKey, urlWith } from "../support/database.ts";
+import { Child } from "../support/child.ts";
+import {
+  advisoryLocks,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  onServer,
+  uniqueKey,
+  urlWith,
+} from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
@@ -22,6 +32,12 @@ const refused = (asked: Promise<unknown>): Promise<unknown> =>
     () => "resolved",
     (error: unknown) => error,
   );
+
+/** The event loop stands still: no timer and no socket can tell it anything. */
+const standStill = (milliseconds: number): void =>
+  void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+
+const enforcements = ["client", "server"] as const;
 
 /** A candidate that leads until it is told to end or to return. */
 class Candidate {
@@ -60,15 +76,25 @@ class Candidate {
 }
 
 describe.each([
-  ...sessionModes.map(
-    (sessions) =>
+  ...sessionModes.flatMap((sessions) =>
+    enforcements.map(
+      (ttlEnforcement) =>
+        [
+          `PostgresLocker of ${sessions} sessions`,
+          ttlEnforcement,
+          (options: MemoryLockerOptions = {}) => createLocker({ sessions, ttlEnforcement, ...options }),
+        ] as const,
+    ),
+  ),
+  ...enforcements.map(
+    (ttlEnforcement) =>
       [
-        `PostgresLocker of ${sessions} sessions`,
-        (): Locker => createLocker({ sessions, ttlEnforcement: "server" }),
+        "MemoryLocker",
+        ttlEnforcement,
+        (options: MemoryLockerOptions = {}) => new MemoryLocker({ ttlEnforcement, ...options }),
       ] as const,
   ),
-  ["MemoryLocker", (): Locker => new MemoryLocker({ ttlEnforcement: "server" })] as const,
-])("with a %s", (_, create) => {
+])("with a %s (%s)", (_, __, create) => {
   test("one leads at a time; a leader that returns resigns, and stands again", async () => {
     await using locker = create();
     const key = uniqueKey();
@@ -254,10 +280,67 @@ describe.each([
       const error = await refused(locker.elect(uniqueKey(), options as never));
       expect(error).toMatchObject({ code: "INVALID_CONFIG", field });
     }
-    expect(await refused(locker.elect(uniqueKey(), { onElected, ttl: 0 }))).toMatchObject({
-      code: "INVALID_TTL",
-    });
     expect(await refused(locker.elect("", { onElected }))).toMatchObject({ code: "EMPTY_KEY" });
+  });
+
+  test("only a TTL that can be enforced will do, whatever the other locks may have", async () => {
+    const invalid = { code: "INVALID_TTL" };
+    await using locker = create();
+    for (const ttl of [0, 0.1, "30d"]) {
+      expect(await refused(locker.elect(uniqueKey(), { onElected: () => {}, ttl }))).toMatchObject(invalid);
+    }
+    const one = new Candidate(locker, uniqueKey(), { ttl: "20s" });
+    const { lock } = await one.term(1);
+    expect(await refused(lock.refresh("30d"))).toMatchObject(invalid);
+    await lock.refresh("40s");
+    expect(lock.ttl).toBe(40_000);
+    one.stop.abort();
+    await one.ended;
+  });
+
+  test("a leader that stands still for its TTL is replaced, whatever its work does then", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const stop = new AbortController();
+    let finish = (): void => {};
+    const work = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    let lost: Lock | undefined;
+    const ended = locker.elect(key, {
+      ttl: "400ms",
+      signal: stop.signal,
+      onElected: (lock) => {
+        lost = lock;
+        return work;
+      },
+    });
+    await until(() => lost !== undefined);
+    const other = new Candidate(locker, key);
+    standStill(800);
+    await other.term(1);
+    expect(lost?.expired).toBe(true);
+    expect(lost?.signal.reason).toBeInstanceOf(LockExpiredError);
+    other.stop.abort();
+    stop.abort();
+    finish();
+    await Promise.all([ended, other.ended]);
+  });
+
+  test("a leader's lock is reported as any lock is", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const told: string[] = [];
+    for (const event of ["acquired", "released"] as const) {
+      locker.on(event, (facts) => told.push(`${event} ${facts.key === key}`));
+    }
+    const one = new Candidate(locker, key);
+    const { lock } = await one.term(1);
+    expect(locker.stats().locks).toBe(1);
+    expect(await locker.inspect(key)).toMatchObject({ held: true, heldHere: true, id: lock.id });
+    one.stop.abort();
+    await one.ended;
+    expect(told).toEqual(["acquired true", "released true"]);
   });
 });
 
@@ -301,6 +384,33 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await Promise.all([ended, other.ended]);
   });
 
+  test.each(["at once", "after a wait"] as const)(
+    "a leader that was elected %s is replaced if it is frozen, and learns it then",
+    async (when) => {
+      const key = uniqueKey();
+      await using locker = createLocker({ sessions });
+      const before = when === "after a wait" ? await locker.acquire(key) : undefined;
+      await using child = Child.start("elect.mjs", {
+        args: [key, JSON.stringify({ ttl: "2s", retryPeriod: "1h" })],
+        env: { DATABASE_URL: databaseUrl(), SESSIONS: sessions },
+      });
+      if (before !== undefined) await until(async () => (await locker.inspect(key)).waiters.length === 1);
+      await before?.release();
+      await child.message(({ elected }) => elected !== undefined);
+      child.signal("SIGSTOP");
+      const other = new Candidate(locker, key);
+      await other.term(1);
+      child.signal("SIGCONT");
+      const told = await child.message(({ ended }) => ended !== undefined);
+      expect(told).toEqual({ ended: expect.stringMatching(/^LOCK_(EXPIRED|LOST)$/), held: false });
+      expect(other.terms[0]?.lock.held).toBe(true);
+      other.stop.abort();
+      await other.ended;
+      child.send({});
+      expect(await child.exited).toEqual({ code: 0, signal: null });
+    },
+  );
+
   test("a leader that learns of the loss by asking ends its term as if it were told", async () => {
     const key = uniqueKey();
     await using locker = createLocker({ sessions, ttlEnforcement: "server" });
@@ -312,8 +422,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       ttl: "200ms",
       onElected: async (lock) => {
         if (losses.length > 0) return stop.abort();
-        // The event loop stands still for longer than the TTL: no timer and no socket can tell it.
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
+        standStill(400);
         try {
           lock.assertHeld();
         } catch (error) {
@@ -348,21 +457,13 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     client.release();
   });
 
-  test("a fault that waiting can't mend rejects, and a client-enforced TTL is a warning", async () => {
-    const warned: string[] = [];
-    const logger: Logger = {
-      debug: () => {},
-      info: () => {},
-      warn: (_facts, message) => warned.push(message),
-      error: () => {},
-    };
+  test("a fault that waiting can't mend rejects", async () => {
     const pool = createPool({ connectionString: urlWith({ database: "there_is_none" }) });
-    await using locker = createLocker({ sessions, pool, logger });
+    await using locker = createLocker({ sessions, pool });
     expect(await refused(locker.elect(uniqueKey(), { onElected: () => {} }))).toMatchObject({
       code: "DATABASE_ERROR",
       sqlState: "3D000",
     });
-    expect(warned).toEqual([expect.stringContaining('ttlEnforcement: "server"')]);
   });
 
   test("the reason of a term that ends by a loss is the loss", async () => {

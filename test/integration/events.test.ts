@@ -1,4 +1,5 @@
 import { channel } from "node:diagnostics_channel";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { describe, expect, test, vi } from "vitest";
 import { InvalidConfigError, type LockEventName, type Locker } from "../../src/index.ts";
 import { holdersOf, onServer, uniqueKey } from "../support/database.ts";
@@ -75,6 +76,52 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     await locker.close();
     await until(() => told.some(({ event }) => event === "lost"));
     expect(told.find(({ event }) => event === "lost")?.["reason"]).toEqual(lock.signal.reason);
+  });
+
+  test("reports a permit as a lock: acquired, waited for and released once", async () => {
+    await using locker = create({ namespace: 7 });
+    const told = toldBy(locker);
+    const key = uniqueKey();
+    const semaphore = locker.semaphore(key, 1);
+    const one = await semaphore.acquire({ ttl: "5s" });
+    const about = { namespace: 7, key, id: one.id, ttl: 5_000 };
+    const fencingToken = undefined;
+    const acquired = {
+      event: "acquired",
+      ...about,
+      mode: "exclusive",
+      waited: expect.any(Number),
+      fencingToken,
+    };
+    expect(aboutLocks(told)).toEqual([acquired]);
+    expect(await semaphore.tryAcquire()).toBeUndefined();
+    const two = semaphore.acquire({ wait: true, ttl: "5s" });
+    await until(() => aboutLocks(told).length === 2);
+    await one.release();
+    await (await two).release();
+    await nextTurn();
+    expect(aboutLocks(told).slice(1)).toEqual([
+      { event: "waiting", ...about, id: expect.any(BigInt), mode: "exclusive" },
+      { event: "released", ...about },
+      acquired,
+      { event: "released", ...about },
+    ]);
+  });
+
+  test("reports a permit that close() ends, and nothing of those who wait for it", async () => {
+    const locker = create();
+    const told = toldBy(locker);
+    const semaphore = locker.semaphore(uniqueKey(), 1);
+    const permit = await semaphore.acquire();
+    const waits = [1, 2].map(() => semaphore.tryAcquire({ wait: true }).catch(() => {}));
+    await until(() => aboutLocks(told).filter(({ event }) => event === "waiting").length === 2);
+    await locker.close();
+    await Promise.all(waits);
+    await until(() => told.some(({ event }) => event === "lost"));
+    expect(aboutLocks(told).filter(({ event }) => event !== "waiting")).toEqual([
+      expect.objectContaining({ event: "acquired", id: permit.id }),
+      expect.objectContaining({ event: "lost", id: permit.id }),
+    ]);
   });
 
   test("calls each listener, until it is removed", async () => {
@@ -212,6 +259,39 @@ test("each of the locks of several keys is reported", async () => {
       .map(({ event, key }) => `${event} ${key}`)
       .sort(),
   ).toEqual(keys.flatMap((key) => [`acquired ${key}`, `released ${key}`]).sort());
+});
+
+test("what a refused tryAcquireAll held for a moment is reported, each to its end", async () => {
+  await using locker = createLocker();
+  const keys = [uniqueKey(), uniqueKey()] as const;
+  await using _lock = await locker.acquire(keys[1]);
+  const told = toldBy(locker);
+  expect(await locker.tryAcquireAll(keys)).toBeUndefined();
+  await nextTurn();
+  const events = aboutLocks(told).map(({ event, key }) => ({ event, key }));
+  const pair = ["acquired", "released"].map((event) => ({ event, key: keys[0] }));
+  expect(events).not.toEqual([]);
+  expect(events).toEqual(Array.from({ length: events.length / 2 }, () => pair).flat());
+});
+
+test("a permit that nobody got, because of another number of them, is not reported", async () => {
+  await using one = createLocker();
+  await using other = createLocker();
+  const told = [toldBy(one), toldBy(other)];
+  const key = uniqueKey();
+  let granted = 0;
+  for (let round = 0; round < 15; round += 1) {
+    const asked = [one.semaphore(key, 2).acquire(), other.semaphore(key, 3).acquire()];
+    for (const each of await Promise.allSettled(asked)) {
+      if (each.status === "rejected") continue;
+      granted += 1;
+      await each.value.release();
+    }
+    await until(async () => one.stats().inFlight + other.stats().inFlight === 0);
+  }
+  const events = told.flatMap((each) => aboutLocks(each).map(({ event }) => event));
+  expect(events.filter((event) => event === "acquired")).toHaveLength(granted);
+  expect(events.filter((event) => event === "released")).toHaveLength(granted);
 });
 
 test("a transaction's lock is not reported", async () => {

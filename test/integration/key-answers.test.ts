@@ -1,7 +1,7 @@
 import pg from "pg";
 import postgres from "postgres";
 import { describe, expect, test } from "vitest";
-import { type LockInfo, listLocks, lockId } from "../../src/index.ts";
+import { type LockInfo, listLocks, lockId, sha256LockId } from "../../src/index.ts";
 import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { startServer } from "../support/start-server.ts";
@@ -41,6 +41,33 @@ test("listLocks shows many keys of a shared session, in notifications of 8000 by
   expect(new Set(locks.map(({ namespace }) => namespace))).toEqual(new Set([7]));
   const unasked = await listLocks(createPool());
   expect(new Set(unasked.map(({ key }) => key))).toEqual(new Set([undefined]));
+});
+
+test("a key that the id doesn't prove is claimed: a permit's, or by another lockId", async () => {
+  const pool = createPool();
+  await using locker = createLocker({ pool, sessions: "shared", namespace: 7 });
+  await using bySha = createLocker({ pool, sessions: "shared", namespace: 7, lockId: sha256LockId });
+  await using own = createLocker({ pool, sessions: "shared", namespace: 7, lockId: () => 42n });
+  await using alone = createLocker({ pool, sessions: "dedicated", namespace: 7, lockId: () => 43n });
+  const [key, slots] = [uniqueKey(), uniqueKey("slots")];
+  const permit = await locker.semaphore(slots, 3).acquire();
+  for (const each of [bySha, own, alone]) await each.acquire(key);
+  const locks = await until(
+    async () => {
+      const seen = await listLocks(pool, { keysWithin: "1s" });
+      return seen.every((lock) => (lock.key ?? lock.claimedKey) !== undefined) && seen;
+    },
+    { deadline: 15_000 },
+  );
+  const about = new Map(locks.map((lock) => [lock.id, [lock.key, lock.claimedKey, lock.namespace]]));
+  expect(about).toEqual(
+    new Map([
+      [permit.id, [undefined, slots, 7]],
+      [sha256LockId(7, key), [key, undefined, 7]],
+      [42n, [undefined, key, 7]],
+      [43n, [undefined, key, 7]],
+    ]),
+  );
 });
 
 test("a locker over postgres.js tells its keys, too", async () => {
@@ -131,9 +158,10 @@ describe("a stranger", () => {
     holder.on("notification", ({ payload }) => {
       const about = `"pid":${holder.processID},"namespace":0`;
       const answers = [
-        '"more":2,"keys":["false", 7]',
-        '"more":1,"keys":["false"]',
-        '"more":0,"keys":["true"]',
+        '"more":2,"locks":["false", 7]',
+        '"more":1,"locks":["false"]',
+        `"more":1,"locks":[["false","${lockId(0, "true")}"]]`,
+        '"more":0,"locks":["true"]',
       ];
       const sql = "select count(pg_notify($1, part)) from unnest($2::text[]) as part";
       answered = holder.query(sql, [payload, answers.map((rest) => `{${about},${rest}}`)]);
@@ -141,7 +169,7 @@ describe("a stranger", () => {
     await holder.query("listen pg_locker_keys");
     const [lock] = await listLocks(createPool(), { keysWithin: "5s" });
     await answered;
-    expect(lock?.key).toBe("true");
+    expect(lock).toMatchObject({ key: "true", claimedKey: undefined });
   });
 });
 

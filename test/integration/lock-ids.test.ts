@@ -1,14 +1,14 @@
 import { describe, expect, test } from "vitest";
 import {
-  diagnose,
   InvalidConfigError,
+  type Lock,
   type LockIdFunction,
   LockNotAcquiredError,
   listLocks,
   lockId,
   sha256LockId,
 } from "../../src/index.ts";
-import { createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { createPool, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
 import { createLocker } from "../support/locker.ts";
 
@@ -41,6 +41,56 @@ describe.each(eachLocker)("%s: a key of bytes", (_, create) => {
     await using both = await locker.acquireAll([Buffer.of(0xff, 0x61), key]);
     expect(both.locks.map((lock) => lock.key)).toEqual(["\udcffa", key]);
     await expect(locker.acquireAll([key, Buffer.from(key)])).rejects.toThrow(/no key occurs twice/);
+  });
+
+  test("is a semaphore's key, whatever becomes of the array", async () => {
+    await using locker = create();
+    const text = uniqueKey();
+    const bytes = Buffer.concat([Buffer.of(0xff), Buffer.from(text)]);
+    const [same, prefixed] = [Uint8Array.from(bytes), Buffer.concat([Buffer.from("n:"), bytes])];
+    const [slots, inNamespace] = [locker.semaphore(bytes, 1), locker.namespace("n").semaphore(bytes, 1)];
+    bytes[0] = 0xfe;
+    await using permit = await slots.acquire();
+    expect([slots.key, permit.key]).toEqual([`\udcff${text}`, `\udcff${text}`]);
+    expect(await locker.semaphore(same, 1).tryAcquire()).toBeUndefined();
+    await using _other = await locker.semaphore(bytes, 1).acquire();
+    await using _third = await inNamespace.acquire();
+    expect(await locker.semaphore(prefixed, 1).tryAcquire()).toBeUndefined();
+    await using _ofText = await locker.semaphore(text, 1).acquire();
+    expect(await locker.semaphore(Buffer.from(text), 1).tryAcquire()).toBeUndefined();
+  });
+
+  test("is an election's key, whatever becomes of the array", async () => {
+    await using locker = create();
+    const text = uniqueKey();
+    const bytes = Buffer.concat([Buffer.of(0xff), Buffer.from(text)]);
+    for (const [elector, key] of [
+      [locker, `\udcff${text}`],
+      [locker.namespace("n"), `n:\udcff${text}`],
+    ] as const) {
+      const asked = Uint8Array.from(bytes);
+      const stop = new AbortController();
+      const terms: string[] = [];
+      const onElected = (lock: Lock): void => {
+        asked[0] = 0xfe;
+        if (terms.push(lock.key) === 2) stop.abort();
+      };
+      await elector.elect(asked, { signal: stop.signal, retryPeriod: 1, onElected });
+      expect(terms).toEqual([key, key]);
+    }
+  });
+
+  test.each([[""], [new Uint8Array()], [{}], ["\ud800"]])("that is none is refused: %j", async (key) => {
+    await using locker = create();
+    const [given, code] = [key as string, /^(EMPTY|INVALID)_KEY$/];
+    for (const at of [locker, locker.namespace("n")]) {
+      expect(() => at.semaphore(given, 1)).toThrow(
+        expect.objectContaining({ code: expect.stringMatching(code) }),
+      );
+      await expect(at.elect(given, { onElected() {} })).rejects.toMatchObject({
+        code: expect.stringMatching(code),
+      });
+    }
   });
 });
 
@@ -109,32 +159,32 @@ test("two keys with one id of the caller's own are told apart", async () => {
   expect(error).toMatchObject({ reason: "id-collision", otherKey: "one" });
 });
 
-test("lockers that differ in it don't exclude each other, as doctor says", async () => {
-  const pool = createPool();
-  const sessions = "dedicated";
-  await using ours = createLocker({ pool, sessions, namespace: 7 });
-  const key = uniqueKey();
-  await using _lock = await ours.acquire(key);
-  const before = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
-  expect(before?.verdict).toBe("ok");
-  await using theirs = createLocker({ pool, sessions, namespace: 7, lockId: sha256LockId });
-  await using other = await theirs.acquire(key);
-  expect(await holdersOf(other.id)).toHaveLength(1);
-  const found = (await diagnose(pool)).find(({ check }) => check === "lock-ids");
-  expect(found).toMatchObject({ verdict: "warn", found: expect.stringContaining("`sha256LockId`") });
-});
-
-test("a name that another application gave its session is no lock id of another kind", async () => {
-  const pool = createPool();
-  await pool.query("select set_config('application_name', 'pg-locker 7 mine', false)");
-  expect((await diagnose(pool)).find(({ check }) => check === "lock-ids")?.verdict).toBe("ok");
-  expect(await onServer("select 1 as one")).toEqual([{ one: 1 }]);
-});
-
 test("the list of locks shows a key of bytes as its lock does", async () => {
   const pool = createPool();
   await using locker = createLocker({ pool, sessions: "dedicated" });
   await using lock = await locker.acquire(Buffer.concat([Buffer.from(uniqueKey("caf")), Buffer.of(0xe9)]));
   const [seen] = await listLocks(pool, { id: lock.id });
   expect(seen?.key).toBe(lock.key);
+});
+
+describe.each(eachLocker)("%s: a lockId that counts 1, 2, 3", (_, create) => {
+  test("keeps semaphores apart, from each other and from locks", async () => {
+    const keys: string[] = [];
+    const counted: LockIdFunction = (_namespace, key) => {
+      if (!keys.includes(String(key))) keys.push(String(key));
+      return BigInt(keys.indexOf(String(key)) + 1);
+    };
+    await using locker = create({ lockId: counted });
+    const names = [uniqueKey(), uniqueKey(), uniqueKey()] as const;
+    const [one, other, wide] = names.map((key, at) => locker.semaphore(key, at === 2 ? 5 : 2));
+    const held = [await one?.acquire(), await one?.acquire()];
+    expect(await one?.tryAcquire()).toBeUndefined();
+    await using _other = await other?.acquire();
+    await using _wide = await wide?.acquire();
+    await using _lock = await locker.acquire("lock");
+    await held[0]?.release();
+    await using _again = await one?.acquire();
+    await held[1]?.release();
+    expect(keys).toEqual([...names, "lock"]);
+  });
 });

@@ -143,7 +143,14 @@ describe.each(eachLocker)("%s: defaults", (_, create) => {
 
   test("refresh none, that of a function included, if they say so", async () => {
     await using locker = create({ defaults: { ttl: "400ms", autoRefresh: false } });
-    await expect(locker.withLock(uniqueKey(), () => new Promise(() => {}))).rejects.toThrow(LockExpiredError);
+    const { withPermit, tryWithPermit } = locker.semaphore(uniqueKey(), 2);
+    const scopes = [
+      locker.withLock(uniqueKey(), () => new Promise(() => {})),
+      withPermit(() => new Promise(() => {})),
+      tryWithPermit(() => new Promise(() => {})),
+    ];
+    await Promise.all(scopes.map((scope) => expect(scope).rejects.toThrow(LockExpiredError)));
+    await withPermit((permit) => permit.refresh("10s"), { autoRefresh: true });
   });
 
   test.each([

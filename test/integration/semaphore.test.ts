@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
+import { semaphoreBlock } from "../../src/contract/permit-block.ts";
 import {
   InvalidConfigError,
   type Lock,
@@ -25,9 +26,8 @@ import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
 
-/** The first id of the block of a key, as docs/semaphores.md says. */
-const blockOf = (key: string): bigint =>
-  BigInt.asIntN(64, lockId(0, `${key}\u0000pg-locker:semaphore`) & ~0x7ffffn);
+/** The first id of the block of a key. */
+const blockOf = (key: string): bigint => semaphoreBlock(lockId(0, key));
 const locksOf = async (key: string): Promise<AdvisoryLock[]> =>
   (await advisoryLocks()).filter(({ id }) => BigInt.asIntN(64, id & ~0x7ffffn) === blockOf(key));
 const turnstileOf = async (key: string): Promise<AdvisoryLock[]> =>

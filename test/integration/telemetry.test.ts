@@ -12,7 +12,7 @@ import {
 } from "@opentelemetry/sdk-trace-base";
 import { describe, expect, test } from "vitest";
 import type { Logger, PostgresLockerOptions } from "../../src/index.ts";
-import { createPool, terminateHolder, uniqueKey } from "../support/database.ts";
+import { advisoryLocks, createPool, terminateHolder, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
@@ -80,6 +80,34 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect.arrayContaining([{ operation: "acquire" }, { operation: "refresh" }, { operation: "release" }]),
     );
     expect(points.some(({ value }) => !Number.isInteger(value.sum))).toBe(true);
+  });
+
+  test("permits count as locks, and what waits for them counts for nothing else", async () => {
+    const { locker, metrics, values, spans } = observed();
+    await using _ = locker;
+    const semaphore = locker.semaphore(uniqueKey(), 1);
+    const permit = await semaphore.acquire();
+    const waits = [1, 2, 3, 4].map(() => semaphore.withPermit(() => {}, { wait: true }));
+    expect(await semaphore.tryAcquire()).toBeUndefined();
+    // One of them is next in line, and has the turnstile.
+    await until(async () => (await advisoryLocks()).filter(({ granted }) => granted).length === 2);
+    expect(locker.stats()).toMatchObject({ locks: 1, waiting: 4, inFlight: 0 });
+    expect(await values()).toEqual({ acquires: 1, contended: 1, held: 1 });
+    await permit.release();
+    await Promise.all(waits);
+    await until(() => locker.stats().locks === 0 && locker.stats().inFlight === 0);
+    await until(async () => (await advisoryLocks()).length === 0);
+    expect(await values()).toEqual({ acquires: 5, releases: 5, contended: 1, held: 0 });
+    const counts = (await metrics())
+      .filter(({ descriptor }) => descriptor.name === `${prefix}_latency_ms`)
+      .flatMap(({ dataPoints }) => dataPoints as { attributes: object; value: { count: number } }[]);
+    expect(counts.map(({ attributes, value }) => ({ ...attributes, count: value.count }))).toEqual([
+      { operation: "acquire", count: 6 },
+      { operation: "release", count: 5 },
+    ]);
+    const names = spans().map(({ name }) => name);
+    expect(names.filter((name) => name === `${prefix}.acquire`)).toHaveLength(6);
+    expect(names.filter((name) => name === `${prefix}.release`)).toHaveLength(5);
   });
 
   test("held returns to 0 after an expiry and after close, which is no loss", async () => {

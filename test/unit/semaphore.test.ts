@@ -1,7 +1,14 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect, test } from "vitest";
+import {
+  blockOf,
+  idAt,
+  permitsOf,
+  placeOf,
+  semaphoreBlock,
+  turnstile,
+} from "../../src/contract/permit-block.ts";
 import { InvalidConfigError, LockerClosedError, MemoryLocker } from "../../src/index.ts";
-import { blockOf, idAt, permitsOf, placeOf, turnstile } from "../../src/semaphore/permit-block.ts";
 
 // Tests that need no server; the rest is in test/integration/semaphore.test.ts.
 
@@ -29,6 +36,16 @@ test.each([[0n], [-1n], [2n ** 63n - 1n], [-(2n ** 63n)]])(
     expect(block).toBe(BigInt.asIntN(64, block));
   },
 );
+
+// The ids that docs/semaphores.md promises, computed by Python's hashlib.
+test.each([
+  [1n, 2098301286752452608n],
+  [-1n, -1084561681908498432n],
+  [-(2n ** 63n), 3327874703772614656n],
+])("the block of a semaphore whose key has the id %s begins at %s", (id, first) => {
+  expect(semaphoreBlock(id)).toBe(first);
+  expect(blockOf(first)).toBe(first);
+});
 
 test("a MemoryLocker has semaphores as well", async () => {
   await using locker = new MemoryLocker({ ttlEnforcement: "server" });

@@ -1,6 +1,5 @@
 import type { Pool } from "pg";
 import { formatDuration } from "../../contract/duration.ts";
-import { lockId } from "../../contract/lock-id.ts";
 import type { LockInfo } from "../../index.ts";
 import { Failure, refusalOf, statusOf } from "../failure.ts";
 import { atMost, type PassedSignals } from "./passed-signals.ts";
@@ -15,15 +14,12 @@ const patience = 1_000;
  * @returns `undefined` if nobody holds it any more
  * @throws {DatabaseError} it can't be found out
  */
-export async function holderOf(
-  pool: Pool,
-  { key, namespace }: Pick<RunPlan, "key" | "namespace">,
-): Promise<string | undefined> {
+export async function holderOf(pool: Pool, { id }: Pick<RunPlan, "id">): Promise<string | undefined> {
   const [{ listLocks }, { ago, descriptionLine, plain }] = await Promise.all([
     import("../../inspection/lock-list.ts"),
     import("../lock-table.ts"),
   ]);
-  const locks = await listLocks(pool, { id: lockId(namespace, key) });
+  const locks = await listLocks(pool, { id });
   const [holder, ...others] = locks.filter(({ state }) => state === "held");
   if (holder === undefined) return undefined;
   const more = others.length === 0 ? "" : ` and ${others.length} more`;
@@ -61,8 +57,6 @@ export async function refused(
 }
 
 /** A hint for a run within a run of the same key: it waits for a lock that can't be released before it ends. */
-function around({ key, namespace }: RunPlan): string {
-  const { PG_LOCKER_KEY, PG_LOCKER_NAMESPACE } = process.env;
-  const isWithin = PG_LOCKER_KEY === key && PG_LOCKER_NAMESPACE === String(namespace);
-  return isWithin ? "; this is a run within a run of the same key" : "";
+function around({ id }: RunPlan): string {
+  return process.env["PG_LOCKER_ID"] === String(id) ? "; this is a run within a run of the same key" : "";
 }

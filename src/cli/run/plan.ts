@@ -1,12 +1,13 @@
 import { existsSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { lockId } from "../../contract/lock-id.ts";
+import type { LockIdKind } from "../../contract/lock-id-kind.ts";
 import { descriptionComment } from "../../inspection/lock-description.ts";
 import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
 import { tooFewFiles, usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
+import { lockIdKindOf, lockIdOf } from "../lock-ids.ts";
 import { namespaceOf } from "../namespace.ts";
 import { rawArguments } from "../raw-arguments.ts";
 import { marginOf } from "./deadline.ts";
@@ -16,6 +17,9 @@ import { type Program, programOf } from "./program.ts";
 export interface RunPlan {
   readonly key: string;
   readonly namespace: number;
+  readonly lockIds: LockIdKind;
+  /** The lock id. */
+  readonly id: bigint;
   readonly mode: "exclusive" | "shared";
   readonly how: HowLocksAreTaken;
   /** Milliseconds to wait for the lock; 0: don't wait. */
@@ -50,11 +54,13 @@ export function planOf({ values, positionals: [key = ""], rest }: CommandLine): 
   refuseBoth(values, "shared", "exclusive");
   const ttl = ttlOf(values);
   const namespace = namespaceOf(values);
-  // Throws if the key can't be used, before anything is started.
-  lockId(namespace, key);
+  const lockIds = lockIdKindOf(values);
   return {
     key,
     namespace,
+    lockIds,
+    // Throws if the key can't be used, before anything is started.
+    id: lockIdOf({ key, namespace, lockIds }),
     mode: values["shared"] === true ? "shared" : "exclusive",
     how: howLocksAreTaken(values),
     wait: waitOf(values),

@@ -1,3 +1,4 @@
+import { lockIdFunctions } from "../../contract/lock-id-kind.ts";
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
 import type { Database } from "../database.ts";
@@ -43,6 +44,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     const locker = new PostgresLocker({
       pool,
       namespace: plan.namespace,
+      lockId: lockIdFunctions[plan.lockIds],
       sessions: "dedicated",
       ttlEnforcement: "server",
       pooler: plan.how.pooler,
