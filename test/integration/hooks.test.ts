@@ -126,7 +126,7 @@ describe.each(bothSessions)("%s sessions: every operation does what it does with
     const again = await locker.acquire(lostKey, { wait: "5s" });
     await again.release();
 
-    const short = await locker.acquire(key, { ttl: 50 });
+    const short = await locker.acquire(key, { ttl: 500 });
     await until(() => short.signal.aborted);
     await locker.acquire(lostKey);
     await locker.close();

@@ -86,12 +86,12 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
     test("is told of the expiry, and its lock is freed without its doing", async () => {
       await using proxy = await TcpProxy.start(databaseUrl());
       await using locker = enforced(createPool({ connectionString: proxy.url }));
-      const lock = await locker.acquire(uniqueKey(), { ttl: 200 });
+      const lock = await locker.acquire(uniqueKey(), { ttl: 500 });
       const { signal } = lock;
-      proxy.delay(500); // The server's message comes after the locker's own timer.
+      proxy.delay(1_200); // The server's message comes after the locker's own timer.
       await until(() => signal.aborted);
       expect(signal.reason).toBeInstanceOf(LockExpiredError);
-      expect(signal.reason).toMatchObject({ key: lock.key, ttl: 200 });
+      expect(signal.reason).toMatchObject({ key: lock.key, ttl: 500 });
       expect([lock.held, lock.expired]).toEqual([false, true]);
       await until(async () => (await holdersOf(lock.id)).length === 0);
       for (const failure of [lock.refresh(), lock.release()]) {
@@ -107,7 +107,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       await (await locker.acquire(uniqueKey())).release();
       await until(() => pool.idleCount === 1);
       vi.useFakeTimers({ toFake: ["setTimeout"] });
-      const lock = await locker.acquire(uniqueKey(), { ttl: 200 });
+      const lock = await locker.acquire(uniqueKey(), { ttl: 500 });
       const { signal } = lock;
       await until(() => signal.aborted);
       expect(lock.expired).toBe(true);
@@ -123,7 +123,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       // The session was returned, or the server was faster than the locker and ended it, so the pid isn't compared.
       const { pid: _, ...before } = await sessionSettings(pool);
       for (let round = 0; round < 5; round++) {
-        const { signal } = await locker.acquire(uniqueKey(), { ttl: 150 });
+        const { signal } = await locker.acquire(uniqueKey(), { ttl: 400 });
         await until(() => signal.aborted);
         expect(await sessionSettings(pool)).toMatchObject(before);
       }
