@@ -129,9 +129,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     try {
       const wanted = this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
       const least = options === undefined ? 0 : holdAtLeastOf(options);
-      const taken = this.#takeOrPart(wanted, this.#holdForCaller);
-      if (least === 0) return taken;
-      return heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: this.telemetry.log });
+      const hold = this.#holdForCaller;
+      if (least === 0) return this.#takeOrPart(wanted, hold);
+      return heldAtLeast<Lock>(least, { hold, locker: this, take: (how) => this.#takeOrPart(wanted, how) });
     } catch (error) {
       return Promise.reject(error);
     }
@@ -207,6 +207,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       hold: this.#hold,
       holdForCaller: this.#holdForCaller,
       wanted: (of, options) => this.wanted(of, options),
+      locker: this,
     });
     return this.#semaphores.of(key, permits);
   }

@@ -4,7 +4,7 @@ import type { Lock } from "../contract/lock.ts";
 import { keyText } from "../contract/lock-id.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
-import { heldAtLeast } from "../holding/held-at-least.ts";
+import { heldAtLeast, type KeepingLocker } from "../holding/held-at-least.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
@@ -31,6 +31,7 @@ export interface SemaphoresParts {
   readonly holdForCaller: Hold<Grant, Lock>;
   /** Checks the key and the options, and computes the lock id. @throws {LockerClosedError} */
   wanted(key: string, options: AcquireOptions): Wanted;
+  readonly locker: KeepingLocker;
 }
 
 /** The semaphores of a locker that are in use. */
@@ -66,12 +67,13 @@ export class Semaphores {
     const least = holdAtLeastOf(options);
     const wanted = { ...asked, key, id: blockOf(asked.id) };
     const { telemetry } = this.#parts.admission;
-    const taken = telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits));
-    if (least === 0) return await taken;
-    return await heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: telemetry.log });
+    const take = (hold: Hold<Grant, Lock>): Promise<Lock> =>
+      telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits, hold));
+    const { holdForCaller: hold, locker } = this.#parts;
+    return least === 0 ? await take(hold) : await heldAtLeast(least, { hold, locker, take });
   }
 
-  async #acquire(wanted: Wanted, permits: number): Promise<Lock> {
+  async #acquire(wanted: Wanted, permits: number, holdForCaller: Hold<Grant, Lock>): Promise<Lock> {
     const { admission } = this.#parts;
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
@@ -81,7 +83,7 @@ export class Semaphores {
     places.users += 1;
     admission.began();
     try {
-      const attempt = new PermitAttempt(this.#parts, places, wanted);
+      const attempt = new PermitAttempt({ ...this.#parts, holdForCaller }, places, wanted);
       const permit = wait > 0 && !reentrant ? await attempt.wait() : await attempt.tryOnce();
       if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
       return permit;
