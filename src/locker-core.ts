@@ -131,7 +131,8 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       const least = options === undefined ? 0 : holdAtLeastOf(options);
       const hold = this.#holdForCaller;
       if (least === 0) return this.#takeOrPart(wanted, hold);
-      return heldAtLeast<Lock>(least, { hold, locker: this, take: (how) => this.#takeOrPart(wanted, how) });
+      const kept = { ...wanted, holdAtLeast: least };
+      return heldAtLeast<Lock>(least, { hold, locker: this, take: (how) => this.#takeOrPart(kept, how) });
     } catch (error) {
       return Promise.reject(error);
     }

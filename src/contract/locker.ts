@@ -118,8 +118,8 @@ export interface AcquireOptions {
   /**
    * The minimum time from the grant for which the lock keeps others out, however early it is released: for scheduled jobs on machines
    * whose clocks differ. An earlier release returns at once and ends the handle, but nobody gets the lock until the time has passed.
-   * The lock is freed at once if the process or its session ends, or on a `close()` without `drain`. Not for `acquireAll`. See
-   * docs/hold-at-least.md.
+   * The lock is freed at once if the process or its session ends, or on a `close()` without `drain`. Not for `acquireAll`, not with
+   * `client`, whose session is the caller's, and not for a `reentrant` call that shares a lock. See docs/hold-at-least.md.
    *
    * @default 0: a release frees the lock
    * @example

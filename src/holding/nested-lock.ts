@@ -39,6 +39,10 @@ async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
     const wants = "absent, or given to the `withLock` around this call";
     throw new InvalidConfigError({ field: "fencing", got: true, wants });
   }
+  if (wanted.holdAtLeast !== undefined) {
+    const wants = "absent, or given to the `withLock` around this call, which releases the lock";
+    throw new InvalidConfigError({ field: "holdAtLeast", got: wanted.holdAtLeast, wants });
+  }
   if (wanted.client !== undefined) {
     const wants =
       "absent: this call shares the lock of the `withLock` around it, on whichever session that is";

@@ -25,6 +25,8 @@ export interface Wanted {
   readonly reentrant: boolean;
   /** The session that is to have it; `undefined`: one of the locker's. */
   readonly client: SessionClient | undefined;
+  /** The minimum time for which it stays in the server. Absent if there is none. */
+  readonly holdAtLeast?: number;
   /** 0: try once. */
   readonly wait: number;
   /** The caller's own. */

@@ -10,7 +10,7 @@ import {
   type PostgresLocker,
 } from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { connect, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
@@ -136,6 +136,31 @@ describe.each(lockers)("holdAtLeast of a %s", (_, create) => {
     const error = await refused(locker.acquireAll([uniqueKey()], { holdAtLeast: 1 }));
     expect(error).toMatchObject({ code: "INVALID_CONFIG", field: "holdAtLeast" });
   });
+});
+
+test("with a caller's client it is refused, whichever call has both", async () => {
+  const client = await connect();
+  const key = uniqueKey();
+  const never = (): never => expect.unreachable();
+  for (const create of [() => createLocker(), () => new MemoryLocker()]) {
+    await using locker = create();
+    const options = { client, holdAtLeast: "3s" };
+    for (const call of [
+      locker.acquire(key, options),
+      locker.tryAcquire(key, options),
+      locker.withLock(key, never, options),
+      locker.tryWithLock(key, never, options),
+      locker.namespace("of").acquire(key, options),
+      locker.acquireAll([key], options),
+    ]) {
+      expect(await refused(call)).toMatchObject({ code: "INVALID_CONFIG", field: "holdAtLeast" });
+    }
+    await expect(locker.acquire(key, options)).rejects.toThrow(/absent with `client`: the session is the/);
+    expect(locker.stats().locks).toBe(0);
+  }
+  await using locker = createLocker();
+  await locker.withLock(key, () => {}, { client, holdAtLeast: 0 });
+  expect(await isHeld(key)).toBe(false);
 });
 
 const enforcements = ["client", "server"] as const;

@@ -279,7 +279,15 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
       await expect(locker.acquire(key, { reentrant, fencing: true })).rejects.toThrow(
         /`fencing` to be absent/,
       );
+      for (const call of [
+        locker.withLock(key, never, { reentrant, holdAtLeast: "2s" }),
+        locker.tryAcquire(key, { reentrant, holdAtLeast: "2s" }),
+      ]) {
+        await expect(call).rejects.toThrow(/`holdAtLeast` to be absent/);
+      }
+      await (await locker.acquire(key, { reentrant, holdAtLeast: 0 })).release();
     });
+    await locker.withLock(uniqueKey(), () => {}, { reentrant, holdAtLeast: 1 });
     await locker.withLock(
       key,
       async ({ fencingToken }) => {
