@@ -174,7 +174,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     options?: AcquireOptions,
   ): UnderLock<F> {
     const checked = assertScope(fn, options, this.#defaults);
-    return wrappedFunction<F>((...args) => this.withLock(...args), { key, fn, options: checked });
+    const { assertTtl, storeOn } = this.#parts;
+    const locker = { withLock: this.withLock.bind(this), assertTtl, storeOn };
+    return wrappedFunction<F>(locker, { key, fn, options: checked });
   }
 
   async tryWithLock<T>(

@@ -42,12 +42,8 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
     this.parent.withLocks(this.#all(keys), fn, options);
 
   readonly wrapWithLock: Locker["wrapWithLock"] = (key, fn, options) => {
-    const keyOf = typeof key === "function" ? key : () => key;
-    return this.parent.wrapWithLock(
-      (...args: Parameters<typeof keyOf>) => this.prefixed(keyOf(...args)),
-      fn,
-      options,
-    );
+    if (typeof key !== "function") return this.parent.wrapWithLock(this.prefixed(key), fn, options);
+    return this.parent.wrapWithLock((...args) => this.prefixed(key(...args)), fn, options);
   };
 
   readonly inspect: Locker["inspect"] = async (key, options) =>

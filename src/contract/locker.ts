@@ -244,7 +244,8 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
    * passes `this` on, and returns the result of `fn` as a promise. If `fn` needs the lock's `signal`, use {@link withLock}.
    *
    * @param key the key, or a function that computes it from the arguments
-   * @throws {InvalidConfigError} at once: `fn` is not a function, or an option can't be used. The key is checked on each call
+   * @throws {InvalidConfigError} at once: `fn` is not a function, or an option can't be used
+   * @throws {InvalidTtlError} {EmptyKeyError} {InvalidKeyError} at once, too; a key that is computed is checked on each call
    * @example
    * const settle = locker.wrapWithLock((account: string) => `account:${account}`, settleAccount, { wait: "10s" });
    * await settle("7");
