@@ -55,9 +55,10 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
   readonly on: Locker["on"] = (event, listener) => {
     // The parent refuses a listener that isn't a function.
     if (typeof listener !== "function") return this.parent.on(event, listener);
-    return this.parent.on(event, (told) => {
-      if (!("key" in told) || told.key.startsWith(this.#prefix)) listener(told);
-    });
+    // Returns what the listener returns: a promise that rejects is passed over as an error is.
+    return this.parent.on(event, (told) =>
+      !("key" in told) || told.key.startsWith(this.#prefix) ? listener(told) : undefined,
+    );
   };
 
   readonly elect: Locker["elect"] = async (key, options) =>

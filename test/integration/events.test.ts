@@ -97,14 +97,16 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     // Printed once for each kind of event and process, which another test checks.
     const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
     try {
-      for (const event of names) {
-        locker.on(event, () => {
-          throw new Error("its own");
-        });
-        locker.on(event, (async () => Promise.reject(new Error("its own"))) as () => void);
+      const key = `of:${uniqueKey()}`;
+      for (const on of [locker.on, locker.namespace("of").on]) {
+        for (const event of names) {
+          on(event, () => {
+            throw new Error("its own");
+          });
+          on(event, (async () => Promise.reject(new Error("its own"))) as () => void);
+        }
       }
       const told = toldBy(locker);
-      const key = uniqueKey();
       await locker.withLock(key, () => {});
       const lock = await locker.acquire(key);
       const wait = locker.acquire(key, { wait: true });
