@@ -282,7 +282,8 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
    * Calls `listener` for each such event of this locker's locks or sessions. Returns a function that stops it. The events of all lockers
    * of the process are also published on `node:diagnostics_channel`, as `pg-locker:acquired` and so on.
    *
-   * Locks of `withTransaction` have no events. An error of a listener changes nothing: Node.js prints one warning.
+   * Locks of `withTransaction` have no events. An error of a listener changes nothing: Node.js prints one warning. An error of a
+   * subscriber of a channel is an `uncaughtException`, as with every channel of Node.js.
    *
    * @throws {InvalidConfigError} there is no such event, or `listener` is not a function
    * @example
