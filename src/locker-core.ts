@@ -152,7 +152,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
 
   async withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     const lock = await this.acquire(key, assertScope(fn, options, this.#defaults));
-    return runUnder({ owner: this.owner, locks: [lock] }, lock, fn);
+    return runUnder({ owner: this.owner, by: "withLock", locks: [lock] }, lock, fn);
   }
 
   tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
@@ -165,7 +165,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     options?: AcquireOptions,
   ): Promise<T> {
     const group = await this.acquireAll(keys, assertScope(fn, options, this.#defaults));
-    return runUnder({ owner: this.owner, locks: group.locks }, group, fn);
+    return runUnder({ owner: this.owner, by: "withLocks", locks: group.locks }, group, fn);
   }
 
   wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
@@ -185,9 +185,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
     const lock = await this.tryAcquire(key, assertScope(fn, options, this.#defaults));
-    return lock === undefined
-      ? { acquired: false }
-      : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
+    if (lock === undefined) return { acquired: false };
+    const value = await runUnder({ owner: this.owner, by: "tryWithLock", locks: [lock] }, lock, fn);
+    return { acquired: true, value };
   }
 
   elect(key: string, options: ElectOptions): Promise<void> {
@@ -198,7 +198,8 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       closing: this.#admission.closing,
       freesExpired: store.freesExpired,
       wanted: (ttl) => this.wanted(key, ttl),
-      acquire: (of, how) => this.acquire(of, how),
+      acquire: (of, how) =>
+        this.#takeOrPart({ ...this.wanted(of, how), reentrant: undefined }, this.#holdForCaller),
       holderOf: (id) => store.holderOf(id),
     });
   }

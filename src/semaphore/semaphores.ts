@@ -78,14 +78,14 @@ export class Semaphores {
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
     // A caller that itself holds all permits would wait for ever.
-    const reentrant = wait > 0 && this.#hasAll(wanted, permits);
+    const ownHold = this.#hasAll(wanted, permits) ? { by: "withPermit" as const } : undefined;
     const places = this.#placesOf(wanted, permits);
     places.users += 1;
     admission.began();
     try {
       const attempt = new PermitAttempt({ ...this.#parts, holdForCaller }, places, wanted);
-      const permit = wait > 0 && !reentrant ? await attempt.wait() : await attempt.tryOnce();
-      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
+      const permit = wait > 0 && ownHold === undefined ? await attempt.wait() : await attempt.tryOnce();
+      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold });
       return permit;
     } finally {
       admission.ended();

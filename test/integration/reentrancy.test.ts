@@ -68,6 +68,63 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
   });
 });
 
+/** The message of a call that is refused, after the key. */
+const because = (call: Promise<unknown>): Promise<string> =>
+  call.then(never, ({ message }: Error) => message.replace(/^.*not acquired: /, ""));
+const hint = ", unless `reentrant: true` says so";
+
+describe.each(eachLocker)("%s: an error names what is around the call", (_, create) => {
+  test.each(["withLock", "tryWithLock", "withLocks"] as const)("%s, which can be shared", async (by) => {
+    await using locker = create();
+    const key = uniqueKey();
+    const inside = async (): Promise<void> => {
+      const text = `the \`${by}\` around this call holds it, and a lock is not re-entrant`;
+      expect(await because(locker.acquire(key))).toBe(text + hint);
+      expect(await because(locker.withLocks([key], never, { wait: true }))).toBe(text + hint);
+      expect(await because(locker.withLock(key, never, { wait: 20 }))).toBe(
+        `still held after 20 ms, by the \`${by}\` around this call; a lock is not re-entrant${hint}`,
+      );
+      // What has no such option gets no such advice.
+      expect(await because(locker.elect(key, { onElected: never }))).toBe(text);
+    };
+    if (by === "withLocks") await locker.withLocks([key], inside);
+    else await locker[by](key, inside);
+  });
+
+  test("onElected, which can't", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const stop = new AbortController();
+    const { signal } = stop;
+    const told: string[] = [];
+    const onElected = async (): Promise<void> => {
+      for (const reentrant of [true, false])
+        told.push(await because(locker.acquire(key, { reentrant, wait: true })));
+      told.push(await because(locker.acquire(key, { wait: 20 })));
+      stop.abort();
+    };
+    await locker.elect(key, { onElected, signal });
+    const text = "the `onElected` around this call holds it, and a lock is not re-entrant";
+    expect(told).toEqual([
+      text,
+      text,
+      "still held after 20 ms, by the `onElected` around this call; a lock is not re-entrant",
+    ]);
+  });
+
+  test("withPermit, which has no such option", async () => {
+    await using locker = create();
+    const semaphore = locker.semaphore(uniqueKey(), 1);
+    await semaphore.withPermit(async () => {
+      for (const wait of [0, "1m", true] as const) {
+        expect(await because(semaphore.acquire({ wait }))).toBe(
+          "the functions of `withPermit` around this call hold all the permits",
+        );
+      }
+    });
+  });
+});
+
 describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
   const reentrant = true;
 
@@ -322,6 +379,13 @@ test("in a transaction nobody takes part", async () => {
     await expect(locker.acquire(key, { reentrant: true, wait: "20ms" })).rejects.toMatchObject({
       reason: "wait-timeout",
     });
+    const text = "the `withTransaction` around this call holds it, and a lock is not re-entrant";
+    expect(await because(locker.acquire(key))).toBe(text);
+    expect(await because(locker.withTransaction(key, never, { wait: true }))).toBe(text);
+  });
+  await locker.withLock(key, async () => {
+    const text = "the `withLock` around this call holds it, and a lock is not re-entrant";
+    expect(await because(locker.withTransaction(key, never))).toBe(text);
   });
 });
 
