@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import {
   InvalidConfigError,
   LockerClosedError,
@@ -10,6 +11,7 @@ import type { Duration, LockMode } from "../contract/locker.ts";
 import type { LockScope } from "../contract/not-acquired-sentence.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 import { lockAround, type Scope } from "../waiting/reentrancy.ts";
+import { jsonOf, shownOf } from "./shown-lock.ts";
 
 /**
  * Shares the lock that the `withLock` around the call holds.
@@ -97,7 +99,7 @@ export class NestedLock implements Lock {
   }
 
   get expired(): boolean {
-    return this.#outer.expired;
+    return this.#state !== "released" && this.#outer.expired;
   }
 
   get expiresAt(): Date {
@@ -141,6 +143,16 @@ export class NestedLock implements Lock {
     await this.release().catch((error: unknown) => {
       if (!(error instanceof LockNotHeldError)) throw error;
     });
+  }
+
+  /** What `JSON.stringify` writes, with each `bigint` as a string. */
+  toJSON(): object {
+    return jsonOf(this);
+  }
+
+  /** What `console.log` shows. */
+  [inspect.custom](_depth: unknown, options: object): string {
+    return shownOf(this, options);
   }
 
   /** Does nothing: the outer lock is refreshed by its own holder. */

@@ -2,6 +2,7 @@ import { AsyncResource } from "node:async_hooks";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { inspect } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   InvalidConfigError,
@@ -197,8 +198,11 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
       const inner = await locker.acquire(key, { reentrant });
       await inner.refresh("1h");
       expect(outer.ttl).toBe(3_600_000);
+      expect([inspect(inner), JSON.stringify(inner)]).toEqual([inspect(outer), JSON.stringify(outer)]);
       await inner.release();
       expect(inner.held).toBe(false);
+      expect(inspect(inner)).toContain("held: false");
+      expect(JSON.parse(JSON.stringify(inner))).toMatchObject({ key, held: false, expired: false });
       await expect(inner.release()).rejects.toMatchObject({ reason: "released" });
       await expect(inner.refresh()).rejects.toThrow(LockNotHeldError);
       expect(() => inner.assertHeld()).toThrow(LockNotHeldError);
