@@ -43,11 +43,11 @@ const lockerConfig = exactly("an object", {
  * @throws {InvalidConfigError} a field is unknown, or its value can't be used
  */
 export function parseConfig(json: unknown): LockerConfig {
-  const parsed = typeof json === "string" ? parseOnce(json, ["namespace", "connWaitTimeout"]) : json;
   const { namespace, connWaitTimeout } = checked<{ namespace?: number | null; connWaitTimeout?: unknown }>(
     lockerConfig,
-    parsed,
+    typeof json === "string" ? parsed(json) : json,
   );
+  if (typeof json === "string") assertGivenOnce(json);
   const wait = goDuration(connWaitTimeout);
   return {
     ...(typeof namespace === "number" && { namespace }),
@@ -55,19 +55,27 @@ export function parseConfig(json: unknown): LockerConfig {
   };
 }
 
-/** Parses JSON, and refuses a field that occurs twice, because Go and JavaScript may use different ones. */
-function parseOnce(json: string, fields: readonly string[]): unknown {
-  let parsed: unknown;
+function parsed(json: string): unknown {
   try {
-    parsed = JSON.parse(json);
+    return JSON.parse(json);
   } catch {
     throw new InvalidConfigError({ field: "config", got: json, wants: "JSON", secret: true });
   }
-  for (const field of fields) {
-    const times = json.split(new RegExp(`"${field}"\\s*:`)).length - 1;
-    if (times > 1) throw new InvalidConfigError({ field, got: times, wants: "given once" });
-  }
-  return parsed;
+}
+
+/**
+ * Refuses a field that occurs twice, because Go and JavaScript may use different ones.
+ *
+ * @param json a document that is known to have only known fields, none of which is an object
+ */
+function assertGivenOnce(json: string): void {
+  // All strings, and after the colon, which makes one a name: a quote stands nowhere else in JSON. A name may be written with escapes.
+  const strings = json.match(/"(?:[^"\\]|\\.)*"\s*:?/g) ?? [];
+  const names = strings.filter((text) => text.endsWith(":")).map((text) => JSON.parse(text.slice(0, -1)));
+  const field = names.find((name, at) => names.indexOf(name) !== at);
+  if (field === undefined) return;
+  const got = names.filter((name) => name === field).length;
+  throw new InvalidConfigError({ field, got, wants: "given once" });
 }
 
 /** The duration as it was given if it is a string; a number becomes a string with its unit. */

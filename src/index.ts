@@ -82,5 +82,6 @@ export type { SessionClient } from "./contract/clients.ts";
 export type { PoolLike } from "./contract/clients.ts";
 export type { LockerConnection } from "./locker-options.ts";
 export type { NotAcquiredFacts } from "./contract/not-acquired-sentence.ts";
-export type { Reentrancy } from "./contract/not-acquired-sentence.ts";
+export type { LockScope } from "./contract/not-acquired-sentence.ts";
+export type { OwnHold } from "./contract/not-acquired-sentence.ts";
 export type { PostgresJs } from "./postgres/postgres-js.ts";

@@ -83,6 +83,8 @@ export interface LockerCoreParts {
  */
 export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyncDispose> {
   readonly telemetry: Telemetry;
+  /** Identifies the locker to functions that run under its locks. */
+  readonly owner: object;
   readonly #parts: LockerCoreParts;
   readonly #defaults: CheckedDefaults;
   readonly #makeId: (namespace: number, key: LockKey, text: string) => bigint;
@@ -104,6 +106,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#makeId =
       lockId === undefined ? fnv : (namespace, key, text) => ownLockId(lockId, namespace, key, text);
     this.#admission = new Admission({ telemetry, breaker, registry: this.#registry });
+    this.owner = this.#admission;
     this.#owner = {
       telemetry,
       breaker,
@@ -117,19 +120,15 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#holdForCaller = trackedHold(this.#hold, this.#tracker);
   }
 
-  /** Identifies the locker to functions that run under its locks. */
-  get owner(): object {
-    return this.#admission;
-  }
-
   // Not async, because it is called most: the promise of the attempt is returned as it is.
   acquire(key: LockKey, options?: AcquireOptions): Promise<Lock> {
     try {
       const wanted = this.wanted(key, options === undefined ? noOptions : assertAcquireOptions(options));
       const least = options === undefined ? 0 : holdAtLeastOf(options);
-      const taken = this.#takeOrPart(wanted, this.#holdForCaller);
-      if (least === 0) return taken;
-      return heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: this.telemetry.log });
+      const hold = this.#holdForCaller;
+      if (least === 0) return this.#takeOrPart(wanted, hold);
+      const kept = { ...wanted, holdAtLeast: least };
+      return heldAtLeast(least, { hold, locker: this, take: (how) => this.#takeOrPart(kept, how) });
     } catch (error) {
       return Promise.reject(error);
     }
@@ -149,7 +148,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
 
   async withLock<T>(key: LockKey, fn: (lock: Lock) => T | Promise<T>, options?: AcquireOptions): Promise<T> {
     const lock = await this.acquire(key, assertScope(fn, options, this.#defaults));
-    return runUnder({ owner: this.owner, locks: [lock] }, lock, fn);
+    return runUnder({ owner: this.owner, by: "withLock", locks: [lock] }, lock, fn);
   }
 
   tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
@@ -162,7 +161,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     options?: AcquireOptions,
   ): Promise<T> {
     const group = await this.acquireAll(keys, assertScope(fn, options, this.#defaults));
-    return runUnder({ owner: this.owner, locks: group.locks }, group, fn);
+    return runUnder({ owner: this.owner, by: "withLocks", locks: group.locks }, group, fn);
   }
 
   wrapWithLock<F extends (this: never, ...args: never[]) => unknown>(
@@ -171,7 +170,9 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     options?: AcquireOptions,
   ): UnderLock<F> {
     const checked = assertScope(fn, options, this.#defaults);
-    return wrappedFunction<F>((...args) => this.withLock(...args), { key, fn, options: checked });
+    const { assertTtl, storeOn } = this.#parts;
+    const locker = { withLock: this.withLock.bind(this), assertTtl, storeOn };
+    return wrappedFunction<F>(locker, { key, fn, options: checked });
   }
 
   async tryWithLock<T>(
@@ -180,24 +181,23 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     options?: AcquireOptions,
   ): Promise<TryResult<T>> {
     const lock = await this.tryAcquire(key, assertScope(fn, options, this.#defaults));
-    return lock === undefined
-      ? { acquired: false }
-      : { acquired: true, value: await runUnder({ owner: this.owner, locks: [lock] }, lock, fn) };
+    if (lock === undefined) return { acquired: false };
+    const value = await runUnder({ owner: this.owner, by: "tryWithLock", locks: [lock] }, lock, fn);
+    return { acquired: true, value };
   }
 
   elect(key: LockKey, options: ElectOptions): Promise<void> {
     const { store, assertEnforcedTtl: assertTtl } = this.#parts;
-    const { log, events } = this.telemetry;
     const hold = trackedHold(this.#registry.holdBy({ ...this.#owner, assertTtl }), this.#tracker);
     return elect(options, {
       owner: this.owner,
-      log,
+      log: this.telemetry.log,
       closing: this.#admission.closing,
       wanted: (how) => {
         const wanted = this.wanted(key, how);
-        return { ...wanted, ttl: assertTtl(how.ttl ?? wanted.ttl) };
+        return { ...wanted, reentrant: undefined, ttl: assertTtl(how.ttl ?? wanted.ttl) };
       },
-      take: (wanted) => this.take(wanted, store.enforcing, holdAndEmit(events, hold)),
+      take: (wanted) => this.take(wanted, store.enforcing, holdAndEmit(this.telemetry.events, hold)),
       holderOf: (id) => store.holderOf(id),
     });
   }
@@ -211,6 +211,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       registry: this.#registry,
       tracker: this.#tracker,
       wanted: (of, options) => this.wanted(of, options),
+      locker: this,
     });
     return this.#semaphores.of(key, permits);
   }

@@ -42,12 +42,8 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
     this.parent.withLocks(this.#all(keys), fn, options);
 
   readonly wrapWithLock: Locker["wrapWithLock"] = (key, fn, options) => {
-    const keyOf = typeof key === "function" ? key : () => key;
-    return this.parent.wrapWithLock(
-      (...args: Parameters<typeof keyOf>) => this.prefixed(keyOf(...args)),
-      fn,
-      options,
-    );
+    if (typeof key !== "function") return this.parent.wrapWithLock(this.prefixed(key), fn, options);
+    return this.parent.wrapWithLock((...args) => this.prefixed(key(...args)), fn, options);
   };
 
   readonly inspect: Locker["inspect"] = async (key, options) =>
@@ -59,9 +55,10 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
   readonly on: Locker["on"] = (event, listener) => {
     // The parent refuses a listener that isn't a function.
     if (typeof listener !== "function") return this.parent.on(event, listener);
-    return this.parent.on(event, (told) => {
-      if (!("key" in told) || told.key.startsWith(this.#prefix)) listener(told);
-    });
+    // Returns what the listener returns: a promise that rejects is passed over as an error is.
+    return this.parent.on(event, (told) =>
+      !("key" in told) || told.key.startsWith(this.#prefix) ? listener(told) : undefined,
+    );
   };
 
   readonly elect: Locker["elect"] = async (key, options) => this.parent.elect(this.prefixed(key), options);

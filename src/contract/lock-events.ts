@@ -1,6 +1,10 @@
 import type { LockMode } from "./locker.ts";
 
-/** The events of a locker, by name, with what a listener gets: see `locker.on`. */
+/**
+ * The events of a locker, by name, with what a listener gets: see `locker.on`. A subscriber of a diagnostics channel of the same name, such
+ * as `pg-locker:acquired`, gets the same. What that subscriber throws is an `uncaughtException`, as with every channel of Node.js, and so
+ * ends a process without a handler for it; an error of a listener of `on` is a warning.
+ */
 export interface LockEvents {
   /**
    * A lock was granted; its caller is about to get the handle. For `acquireAll`, each lock counts when it is granted: if another one is

@@ -118,8 +118,8 @@ export interface AcquireOptions {
   /**
    * The minimum time from the grant for which the lock keeps others out, however early it is released: for scheduled jobs on machines
    * whose clocks differ. An earlier release returns at once and ends the handle, but nobody gets the lock until the time has passed.
-   * The lock is freed at once if the process or its session ends, or on a `close()` without `drain`. Not for `acquireAll`. See
-   * docs/hold-at-least.md.
+   * The lock is freed at once if the process or its session ends, or on a `close()` without `drain`. Not for `acquireAll`, not with
+   * `client`, whose session is the caller's, and not for a `reentrant` call that shares a lock. See docs/hold-at-least.md.
    *
    * @default 0: a release frees the lock
    * @example
@@ -244,7 +244,8 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
    * passes `this` on, and returns the result of `fn` as a promise. If `fn` needs the lock's `signal`, use {@link withLock}.
    *
    * @param key the key, or a function that computes it from the arguments
-   * @throws {InvalidConfigError} at once: `fn` is not a function, or an option can't be used. The key is checked on each call
+   * @throws {InvalidConfigError} at once: `fn` is not a function, or an option can't be used
+   * @throws {InvalidTtlError} {EmptyKeyError} {InvalidKeyError} at once, too; a key that is computed is checked on each call
    * @example
    * const settle = locker.wrapWithLock((account: string) => `account:${account}`, settleAccount, { wait: "10s" });
    * await settle("7");
@@ -281,7 +282,8 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
    * Calls `listener` for each such event of this locker's locks or sessions. Returns a function that stops it. The events of all lockers
    * of the process are also published on `node:diagnostics_channel`, as `pg-locker:acquired` and so on.
    *
-   * Locks of `withTransaction` have no events. An error of a listener changes nothing: Node.js prints one warning.
+   * Locks of `withTransaction` have no events. An error of a listener changes nothing: Node.js prints one warning. An error of a
+   * subscriber of a channel is an `uncaughtException`, as with every channel of Node.js.
    *
    * @throws {InvalidConfigError} there is no such event, or `listener` is not a function
    * @example

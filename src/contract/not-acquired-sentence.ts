@@ -17,25 +17,39 @@ export interface NotAcquiredFacts {
   readonly waited?: number;
   readonly otherKey?: string;
   readonly graceLeft?: number;
-  /** Whether the caller itself holds the lock: see {@link Reentrancy}. */
-  readonly reentrant?: Reentrancy;
+  /** How the caller itself holds the lock, if it does. */
+  readonly ownHold?: OwnHold | undefined;
   readonly cause?: unknown;
 }
 
-/**
- * Whether the caller itself holds the lock that it asks for. `true`: the `withLock` around the call holds it. `"transaction"`: its
- * transaction or its session does. `"shared"`: the `withLock` around the call holds it shared, and the call asks for it exclusively.
- */
-export type Reentrancy = boolean | "transaction" | "shared";
+/** What runs a function under a lock. */
+export type LockScope =
+  | "withLock"
+  | "tryWithLock"
+  | "withLocks"
+  | "withPermit"
+  | "onElected"
+  | "withTransaction";
+
+/** How the caller itself holds the lock that it asks for. */
+export interface OwnHold {
+  /** What is around the call and holds the lock. `"client"`: the session of its option `client` does, or that session's transaction. */
+  readonly by: LockScope | "client";
+  /** Whether it is held shared, while the call asks for it exclusively. */
+  readonly isShared?: boolean;
+  /** Whether the call could share it, with the option `reentrant`. */
+  readonly canShare?: boolean;
+}
 
 export function notAcquiredSentence(facts: NotAcquiredFacts): string {
   const lock = `Lock ${quote(facts.key)} not acquired`;
   switch (facts.reason) {
     case "held":
-      return `${lock}: ${heldSentence(facts.reentrant ?? false)}`;
+      return `${lock}: ${facts.ownHold === undefined ? "it is held elsewhere" : ownHoldSentence(facts.ownHold)}`;
     case "wait-timeout":
-      if (facts.reentrant === true) {
-        return `${lock}: still held after ${facts.waited} ms, by the \`withLock\` around this call; a lock is not re-entrant, unless \`reentrant: true\` says so`;
+      if (facts.ownHold !== undefined) {
+        const { by } = facts.ownHold;
+        return `${lock}: still held after ${facts.waited} ms, by the \`${by}\` around this call; ${notReentrant(facts.ownHold)}`;
       }
       return facts.cause === undefined
         ? `${lock}: still held elsewhere after ${facts.waited} ms`
@@ -51,15 +65,19 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
   }
 }
 
-function heldSentence(reentrant: Reentrancy): string {
-  switch (reentrant) {
-    case false:
-      return "it is held elsewhere";
-    case "transaction":
-      return "this transaction, or its session, already holds it, and a lock is not re-entrant";
-    case "shared":
-      return "the `withLock` around this call holds it shared, and a shared lock does not become an exclusive one";
+function ownHoldSentence(own: OwnHold): string {
+  switch (own.by) {
+    case "client":
+      return `the session of its \`client\`, or that session's transaction, already holds it, and ${notReentrant(own)}`;
+    case "withPermit":
+      return "the functions of `withPermit` around this call hold all the permits";
     default:
-      return "the `withLock` around this call holds it, and a lock is not re-entrant, unless `reentrant: true` says so";
+      return own.isShared
+        ? `the \`${own.by}\` around this call holds it shared, and a shared lock does not become an exclusive one`
+        : `the \`${own.by}\` around this call holds it, and ${notReentrant(own)}`;
   }
+}
+
+function notReentrant({ canShare }: OwnHold): string {
+  return canShare ? "a lock is not re-entrant, unless `reentrant: true` says so" : "a lock is not re-entrant";
 }

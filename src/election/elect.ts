@@ -88,7 +88,7 @@ async function lead(
   if (already !== undefined) ending.abort(already.reason);
   log.info({ key }, "elected");
   try {
-    const known = { owner, id: lock.id, isHeld: () => lock.held };
+    const known = { owner, id: lock.id, by: "onElected" as const, isHeld: () => lock.held };
     // The TTL may have passed in a listener; nothing has told of that yet.
     if (already === undefined && lock.held)
       await runAround([known], () => onElected(lock, { signal: ending.signal }));

@@ -1,165 +1,172 @@
-import { inspect } from "node:util";
-import { LockNotHeldError } from "../contract/errors.ts";
-import type { Lock, RefreshOptions } from "../contract/lock.ts";
-import type { Duration, LockMode, Logger } from "../contract/locker.ts";
-import { longestTimer } from "../runtime/clock.ts";
-import { type Link, stopSignalOf } from "../runtime/stop-signal.ts";
-import { jsonOf } from "./shown-lock.ts";
+import type { Lock } from "../contract/lock.ts";
+import type { LockMode, Logger } from "../contract/locker.ts";
+import { statementDeadline } from "../postgres/session.ts";
+import { type Instant, longestTimer } from "../runtime/clock.ts";
+import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
+import type { Hold, Wanted } from "../waiting/attempt.ts";
+import type { RegisteredLock } from "./lock-registry.ts";
 
-/** The share of a TTL for which a lock needs no refresh; the rest allows for the server's margin and a slow timer. */
-const unrefreshedShare = 0.9;
+/** How often a lock that is kept is proved, in milliseconds, so that nothing between here and the server cuts a silent connection. */
+const heartbeat = 30_000;
 
-export interface LeastHold {
-  /** How long to hold the lock at least, in milliseconds from its grant. */
-  readonly least: number;
-  /** Whether the lock refreshes itself. */
-  readonly autoRefresh: boolean;
-  readonly log: Logger;
+/** The parts of a locker that keep a lock which its holder has released. */
+export interface KeepingLocker {
+  readonly telemetry: { readonly log: Logger };
+  register(lock: RegisteredLock): void;
+  freed(lock: RegisteredLock): void;
 }
 
-//   held ──release(), early──▶ kept: released for its caller, held for everybody else ──the time has passed──▶ free
-//    │                          └── the session ends, a refresh fails, close() ──▶ free
-//    └──release(), later, or a loss ──▶ as any lock
 /**
- * A lock that stays in the server for a minimum time after its grant, however early its caller releases it.
+ * Takes a lock that stays in the server for at least `least` milliseconds from its grant, however early its holder releases it.
+ *
+ * @param take takes the lock with the given `hold`
+ */
+export async function heldAtLeast<H>(
+  least: number,
+  {
+    hold,
+    locker,
+    take,
+  }: { hold: Hold<Grant, H>; locker: KeepingLocker; take(hold: Hold<Grant, H>): Promise<Lock> },
+): Promise<Lock> {
+  let granted: HeldAtLeast | undefined;
+  const lock = await take((grant, wanted) => {
+    granted = new HeldAtLeast(grant, wanted, locker);
+    return hold(granted, wanted);
+  });
+  granted?.keepFor(least);
+  return lock;
+}
+
+//   held ──free(), early──▶ kept: released for its holder, held for everybody else ──the time has passed──▶ over
+//    │                       └── its session ends, close() ──▶ over
+//    └── free(), later; release(): its TTL has passed, close(), nobody wants it ──▶ as any grant
+/**
+ * The grant of a lock that is kept for a minimum time. Nobody relies on a lock that is kept, so its TTL means nothing any more: only the
+ * time and the end of its session end it. A server that enforces TTLs is told to wait until after that time.
  *
  * The time is measured by the monotonic clock alone, which stands still while the machine is suspended: the lock is then held too long
  * rather than too short.
  */
-class HeldAtLeast implements Lock {
+class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  readonly #lock: Lock;
-  readonly #hold: LeastHold;
-  /** When the minimum time is up, by `performance.now()`. */
-  readonly #until: number;
-  #isReleased = false;
-  #controller: AbortController | undefined;
-  /** Passes a loss on to the caller, until the caller releases the lock. */
-  #loss: Link | undefined;
+  readonly grantedAt = Date.now();
+  readonly expired = false;
+  readonly lapses: boolean;
+  readonly keepProven?: (ttl: number | undefined) => void;
+  readonly #start = performance.now();
+  readonly #grant: Grant;
+  readonly #locker: KeepingLocker;
+  /** By `performance.now()`. */
+  #until = this.#start;
+  #ttl: number;
+  #listener: GoneListener | undefined;
+  #isKept = false;
+  #timer: NodeJS.Timeout | undefined;
+  #over: Promise<void> | undefined;
 
-  constructor(lock: Lock, hold: LeastHold) {
-    this.key = lock.key;
-    this.id = lock.id;
-    this.mode = lock.mode;
-    this.#lock = lock;
-    this.#hold = hold;
-    this.#until = performance.now() + hold.least;
+  constructor(grant: Grant, { key, id, mode, ttl }: Wanted, locker: KeepingLocker) {
+    this.key = key;
+    this.id = id;
+    this.mode = mode;
+    this.lapses = grant.lapses;
+    this.#grant = grant;
+    this.#locker = locker;
+    this.#ttl = ttl;
+    if (grant.keepProven !== undefined) this.keepProven = (within) => grant.keepProven?.(within);
   }
 
-  get ttl(): number {
-    return this.#lock.ttl;
+  /** To be called once its caller is certain to get it. What is given back before that is not kept. */
+  keepFor(least: number): void {
+    this.#until = this.#start + least;
   }
 
-  get expiresAt(): Date {
-    return this.#lock.expiresAt;
-  }
-
-  get remaining(): number {
-    return this.#isReleased ? 0 : this.#lock.remaining;
+  get provenAt(): Instant {
+    return this.#grant.provenAt;
   }
 
   get fencingToken(): bigint | undefined {
-    return this.#lock.fencingToken;
+    return this.#grant.fencingToken;
   }
 
-  /** What `JSON.stringify` writes, with each `bigint` as a string. */
-  toJSON(): object {
-    return jsonOf(this);
+  get pid(): number | undefined {
+    return this.#grant.pid;
   }
 
-  get held(): boolean {
-    return !this.#isReleased && this.#lock.held;
+  get goneBecause(): Error | undefined {
+    return this.#grant.goneBecause;
   }
 
-  get expired(): boolean {
-    return !this.#isReleased && this.#lock.expired;
+  onGone(listener: GoneListener): void {
+    this.#listener = listener;
+    this.#grant.onGone(this);
   }
 
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      const controller = new AbortController();
-      this.#controller = controller;
-      const lost = stopSignalOf(this.#lock.signal);
-      if (this.#isReleased) return controller.signal;
-      if (lost.aborted) controller.abort(lost.reason);
-      else this.#loss = lost.listen(() => controller.abort(lost.reason));
+  gone(cause: Error): void {
+    if (this.#isKept) void this.close();
+    else this.#listener?.gone(cause);
+  }
+
+  overdue(): void {
+    if (!this.#isKept) this.#listener?.overdue();
+  }
+
+  refresh(ttl: number, deadline: number): Promise<Instant> {
+    this.#ttl = ttl;
+    return this.#grant.refresh(ttl, deadline);
+  }
+
+  release(): Promise<void> {
+    return this.#grant.release();
+  }
+
+  /** Its holder gives it back. */
+  free(listener: ReleaseListener): void {
+    if (this.#left > 0 && this.goneBecause === undefined) {
+      this.#isKept = true;
+      this.#locker.register(this);
+      listener.freed();
+      this.#keep(this.lapses);
+    } else {
+      this.#grant.release().then(
+        () => listener.freed(),
+        (error: unknown) => listener.notFreed(error),
+      );
     }
-    return this.#controller.signal;
   }
 
-  assertHeld(): void {
-    if (this.#isReleased) throw this.#released();
-    this.#lock.assertHeld();
+  /** Ends keeping it, because the time has passed, its session has ended, or the locker closes. Never rejects. */
+  close(): Promise<void> {
+    this.#over ??= this.#end();
+    return this.#over;
   }
 
-  async refresh(ttl?: Duration, options?: RefreshOptions): Promise<void> {
-    if (this.#isReleased) throw this.#released();
-    await this.#lock.refresh(ttl, options);
-  }
-
-  async release(): Promise<void> {
-    if (this.#isReleased) throw this.#released();
-    if (!this.#lock.held || this.#left() <= 0) return await this.#lock.release();
-    this.#isReleased = true;
-    // From now on a loss doesn't concern the caller.
-    this.#loss?.cut();
-    this.#keep();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.held && !this.expired) return;
-    await this.release().catch((error: unknown) => {
-      if (!(error instanceof LockNotHeldError)) throw error;
-    });
-  }
-
-  [inspect.custom](): unknown {
-    return this.#lock;
-  }
-
-  #left(): number {
+  get #left(): number {
     return this.#until - performance.now();
   }
 
-  /** Keeps the lock until the minimum time is up, and then releases it. */
-  #keep(): void {
-    const lock = this.#lock;
-    const { least, autoRefresh, log } = this.#hold;
-    const refreshes = !autoRefresh && least > lock.ttl * unrefreshedShare;
-    let timer: NodeJS.Timeout | undefined;
-    const ended = stopSignalOf(lock.signal).listen(() => clearTimeout(timer));
-    const giveUp = (err: unknown): void => {
-      ended.cut();
-      log.debug({ key: lock.key, err }, "a released lock that was to be held longer has ended");
-    };
-    const goOn = (): void => {
-      const left = this.#left();
-      if (!lock.held) {
-        giveUp(undefined);
-      } else if (left <= 0) {
-        ended.cut();
-        lock.release().catch(giveUp);
-      } else {
-        const pause = refreshes ? Math.min(left, lock.ttl / 3) : left;
-        timer = setTimeout(next, Math.min(Math.max(Math.ceil(pause), 1), longestTimer));
-      }
-    };
-    // A refresh that the circuit breaker stops is tried again; any other failure has ended the lock.
-    const next = (): void => {
-      if (refreshes && this.#left() > 0) lock.refresh().then(goOn, goOn);
-      else goOn();
-    };
-    next();
+  #keep(proves: boolean): void {
+    const left = this.#left;
+    if (left <= 0) {
+      void this.close();
+      return;
+    }
+    // A failure has ended the lock.
+    if (proves) {
+      const ttl = Math.min(left + this.#ttl, longestTimer);
+      this.#grant.refresh(ttl, statementDeadline).catch(() => this.close());
+    }
+    this.#timer = setTimeout(() => this.#keep(true), Math.min(Math.max(Math.ceil(left), 1), heartbeat));
   }
 
-  #released(): LockNotHeldError {
-    return new LockNotHeldError({ key: this.key, reason: "released" });
+  async #end(): Promise<void> {
+    clearTimeout(this.#timer);
+    const { key } = this;
+    await this.#grant.release().catch((err: unknown) => {
+      this.#locker.telemetry.log.debug({ key, err }, "a released lock that was to be held longer has ended");
+    });
+    this.#locker.freed(this);
   }
-}
-
-/** Wraps a lock, once it has been granted, so that it is held for a minimum time. */
-export async function heldAtLeast(taken: Promise<Lock>, hold: LeastHold): Promise<Lock> {
-  return new HeldAtLeast(await taken, hold);
 }

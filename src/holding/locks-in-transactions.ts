@@ -20,7 +20,7 @@ import type { RecoveryGrace } from "../sessions/recovery-grace.ts";
 import { assertEnforceableTtl } from "../sessions/server-ttl.ts";
 import type { TransactionLock, TransactionWait } from "../sessions/transaction-lock.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
-import { carry, isInTransactionOf, runAround } from "../waiting/reentrancy.ts";
+import { type Around, carry, isInTransactionOf, runAround } from "../waiting/reentrancy.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 
 /** The parts of a locker that `withTransaction` uses. */
@@ -77,7 +77,7 @@ export class LocksInTransactions {
     assertFunction(fn);
     const { client, ...rest } = assertTransactionOptions(options);
     const locker = this.#locker;
-    const wanted = locker.wanted(key, rest);
+    const wanted = { ...locker.wanted(key, rest), reentrant: undefined };
     const enforced = this.#enforced || rest.ttl !== undefined;
     const ttl = enforced ? assertEnforceableTtl(wanted.ttl) : undefined;
     const { lock, entry } = await this.#take(wanted, { client, ttl });
@@ -94,7 +94,8 @@ export class LocksInTransactions {
     let value: T;
     try {
       await lock.keep();
-      const around = { owner: locker.owner, id: wanted.id, client, isHeld: () => isHeld };
+      const by = "withTransaction";
+      const around: Around = { owner: locker.owner, id: wanted.id, by, client, isHeld: () => isHeld };
       const running = runAround([around], () => fn(lock.client as C));
       value = await abandonOnAbort(running, [lock.lost]);
     } catch (error) {
@@ -232,7 +233,7 @@ class CallersTransactionStore implements TransactionStore {
     const granted = await answer;
     if ("refused" in granted && granted.refused === "held" && granted.byItself) {
       this.hopeless.abort(
-        new LockNotAcquiredError({ key: request.key, reason: "held", reentrant: "transaction" }),
+        new LockNotAcquiredError({ key: request.key, reason: "held", ownHold: { by: "client" } }),
       );
     }
     return granted;

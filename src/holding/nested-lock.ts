@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import {
   InvalidConfigError,
   LockerClosedError,
@@ -7,8 +8,10 @@ import {
 } from "../contract/errors.ts";
 import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode } from "../contract/locker.ts";
+import type { LockScope } from "../contract/not-acquired-sentence.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 import { lockAround, type Scope } from "../waiting/reentrancy.ts";
+import { jsonOf, shownOf } from "./shown-lock.ts";
 
 /**
  * Shares the lock that the `withLock` around the call holds.
@@ -22,26 +25,29 @@ import { lockAround, type Scope } from "../waiting/reentrancy.ts";
  * @throws {InvalidConfigError} the call asks for something that the outer lock doesn't have
  */
 export function takePart(owner: object, wanted: Wanted): Promise<NestedLock> | undefined {
-  const scope = lockAround(owner, wanted.id)?.scope;
-  return scope === undefined ? undefined : enter(scope, wanted);
+  const around = lockAround(owner, wanted.id);
+  return around?.scope === undefined ? undefined : enter(around.scope, around.by, wanted);
 }
 
-async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
+async function enter(scope: Scope, by: LockScope, wanted: Wanted): Promise<NestedLock> {
   const { key, mode } = wanted;
   const outer = scope.lock;
   if (outer.key !== key) {
     throw new LockNotAcquiredError({ key, reason: "id-collision", otherKey: outer.key });
   }
   if (outer.mode === "shared" && mode === "exclusive") {
-    throw new LockNotAcquiredError({ key, reason: "held", reentrant: "shared" });
+    throw new LockNotAcquiredError({ key, reason: "held", ownHold: { by, isShared: true } });
   }
   if (wanted.fencing && outer.fencingToken === undefined) {
-    const wants = "absent, or given to the `withLock` around this call";
+    const wants = `absent, or given to the \`${by}\` around this call`;
     throw new InvalidConfigError({ field: "fencing", got: true, wants });
   }
+  if (wanted.holdAtLeast !== undefined) {
+    const wants = `absent, or given to the \`${by}\` around this call, which releases the lock`;
+    throw new InvalidConfigError({ field: "holdAtLeast", got: wanted.holdAtLeast, wants });
+  }
   if (wanted.client !== undefined) {
-    const wants =
-      "absent: this call shares the lock of the `withLock` around it, on whichever session that is";
+    const wants = `absent: this call shares the lock of the \`${by}\` around it, on whichever session that is`;
     throw new InvalidConfigError({ field: "client", got: wanted.client, wants });
   }
   const leave = await scope.gate.enter({ ...wanted, signals: [wanted.signal, wanted.alsoEndedBy] });
@@ -51,19 +57,21 @@ async function enter(scope: Scope, wanted: Wanted): Promise<NestedLock> {
     if (reason instanceof LockLostError && reason.cause instanceof LockerClosedError) throw reason.cause;
     throw new LockNotAcquiredError({ key, reason: "held" });
   }
-  return new NestedLock(scope, mode, leave);
+  return new NestedLock({ scope, by }, mode, leave);
 }
 
 /** The handle of a call that shares the lock of the `withLock` around it, which acquired the lock and will release it. */
 export class NestedLock implements Lock {
   readonly mode: LockMode;
   readonly #scope: Scope;
+  readonly #by: LockScope;
   readonly #leave: () => void;
   #state: "held" | "released" | "over" = "held";
   #controller: AbortController | undefined;
 
-  constructor(scope: Scope, mode: LockMode, leave: () => void) {
+  constructor({ scope, by }: { scope: Scope; by: LockScope }, mode: LockMode, leave: () => void) {
     this.#scope = scope;
+    this.#by = by;
     this.mode = mode;
     this.#leave = leave;
     scope.onEnd.add(this.#onEnd);
@@ -91,7 +99,7 @@ export class NestedLock implements Lock {
   }
 
   get expired(): boolean {
-    return this.#outer.expired;
+    return this.#state !== "released" && this.#outer.expired;
   }
 
   get expiresAt(): Date {
@@ -137,6 +145,16 @@ export class NestedLock implements Lock {
     });
   }
 
+  /** What `JSON.stringify` writes, with each `bigint` as a string. */
+  toJSON(): object {
+    return jsonOf(this);
+  }
+
+  /** What `console.log` shows. */
+  [inspect.custom](_depth: unknown, options: object): string {
+    return shownOf(this, options);
+  }
+
   /** Does nothing: the outer lock is refreshed by its own holder. */
   stopRefreshing(): void {}
 
@@ -156,7 +174,10 @@ export class NestedLock implements Lock {
   #reason(): unknown {
     const { signal, key } = this.#outer;
     if (signal.aborted) return signal.reason;
-    return new LockLostError({ key, cause: new Error("the function of the `withLock` around it has ended") });
+    return new LockLostError({
+      key,
+      cause: new Error(`the function of the \`${this.#by}\` around it has ended`),
+    });
   }
 
   #notHeld(): LockNotHeldError {

@@ -63,7 +63,8 @@ export class LockEventSource {
     for (const { call } of this.listeners.get(event) ?? []) {
       callHook(`listener of "${event}"`, () => (call as LockEventListener<E>)(told));
     }
-    // Node.js catches what a subscriber throws.
+    // What a subscriber throws doesn't come here: Node.js throws it in a step of its own, as `uncaughtException`
+    // (https://nodejs.org/api/diagnostics_channel.html#channelpublishmessage).
     if (channels[event].hasSubscribers) channels[event].publish(told);
   }
 

@@ -147,15 +147,15 @@ export class Telemetry {
     work: () => Promise<T>,
   ): Promise<T> {
     let outcome: Promise<T> | undefined;
-    callHook("tracer", () => {
-      this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes: attributesOf(lock) }, (span) => {
-        outcome ??= work();
-        outcome.then(
-          () => endSpan(span, "ok"),
-          (error: unknown) => endSpan(span, outcomeOf(error, signal) ?? "error", error),
-        );
-      });
-    });
+    const within = (span: Span): void => {
+      outcome ??= work();
+      outcome.then(
+        () => endSpan(span, "ok"),
+        (error: unknown) => endSpan(span, outcomeOf(error, signal) ?? "error", error),
+      );
+    };
+    const attributes = attributesOf(lock);
+    callHook("tracer", () => this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes }, within));
     // If the tracer threw before it called the work, the work runs without a span. A tracer that calls it late, or again, gets this promise.
     outcome ??= work();
     return outcome;
@@ -255,13 +255,13 @@ const kept =
 type Counts = Counter | UpDownCounter | undefined;
 
 function endSpan(span: Span, outcome: string, error?: unknown): void {
-  callHook("tracer", () => {
-    span.setAttribute("lock.outcome", outcome);
-    if (outcome !== "error") return;
+  callHook("tracer", () => span.setAttribute("lock.outcome", outcome));
+  if (outcome === "error") {
     const exception = toError(error);
-    span.recordException(exception);
-    span.setStatus({ code: SpanStatusCode.ERROR, message: exception.message });
-  });
+    const { message } = exception;
+    callHook("tracer", () => span.recordException(exception));
+    callHook("tracer", () => span.setStatus({ code: SpanStatusCode.ERROR, message }));
+  }
   callHook("tracer", () => span.end());
 }
 

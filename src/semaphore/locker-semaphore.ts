@@ -45,7 +45,7 @@ export class LockerSemaphore implements Semaphore {
 
   async withPermit<T>(fn: (permit: Lock) => T | Promise<T>, options?: PermitOptions): Promise<T> {
     const permit = await this.acquire(assertPermitScope(fn, options, this.#parts.defaults));
-    return await runUnder({ owner: this.#parts.owner, locks: [permit] }, permit, fn);
+    return await runUnder({ owner: this.#parts.owner, by: "withPermit", locks: [permit] }, permit, fn);
   }
 
   async tryWithPermit<T>(
@@ -56,7 +56,7 @@ export class LockerSemaphore implements Semaphore {
     if (permit === undefined) return { acquired: false };
     return {
       acquired: true,
-      value: await runUnder({ owner: this.#parts.owner, locks: [permit] }, permit, fn),
+      value: await runUnder({ owner: this.#parts.owner, by: "withPermit", locks: [permit] }, permit, fn),
     };
   }
 }

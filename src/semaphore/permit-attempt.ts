@@ -16,8 +16,10 @@ import type { Places, Seen } from "./places.ts";
 export interface PermitAttemptParts {
   readonly admission: Admission;
   readonly store: LockStore<Grant>;
-  /** Nothing tells of a lock before its caller gets it, and of the turnstile nothing ever does. */
+  /** Nothing tells of a permit before its caller gets it. */
   readonly hold: Hold<Grant, UntoldLock>;
+  /** Nothing ever tells of the turnstile. */
+  readonly holdTurnstile: Hold<Grant, UntoldLock>;
 }
 
 /** Milliseconds between two looks of the one who is next: short at first, and longer as it goes on. */
@@ -122,7 +124,7 @@ export class PermitAttempt implements Bounded {
   /** @returns `undefined` if it was the next one, and that was lost */
   async #waitInLine(): Promise<Lock | undefined> {
     const places = this.#places;
-    const { admission, store, hold } = this.#parts;
+    const { admission, store, holdTurnstile: hold } = this.#parts;
     let turn: Lock | undefined;
     places.waiting += 1;
     if (!this.#isTold) admission.telemetry.events.waiting(this.#wanted);

@@ -7,17 +7,17 @@ import { type LockKey, plainKey } from "../contract/lock-key.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
 import { blockBits, blockOf, idAt, placeOf, semaphoreBlock } from "../contract/permit-block.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
-import { heldAtLeast } from "../holding/held-at-least.ts";
-import { UntoldLocks, type UntoldLocksParts } from "../holding/untold-locks.ts";
+import { heldAtLeast, type KeepingLocker } from "../holding/held-at-least.ts";
+import { type UntoldLock, UntoldLocks, type UntoldLocksParts } from "../holding/untold-locks.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
-import type { Wanted } from "../waiting/attempt.ts";
+import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
-import { otherNumber, PermitAttempt, type PermitAttemptParts } from "./permit-attempt.ts";
+import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
@@ -33,6 +33,7 @@ export interface SemaphoresParts extends UntoldLocksParts {
   };
   /** Checks the key and the options, and computes the lock id. @throws {LockerClosedError} */
   wanted(key: LockKey, options: AcquireOptions): Wanted;
+  readonly locker: KeepingLocker;
 }
 
 /** The semaphores of a locker that are in use. */
@@ -40,6 +41,7 @@ export class Semaphores {
   readonly #parts: SemaphoresParts;
   readonly #untold: UntoldLocks;
   readonly #inUse = new Map<bigint, Places>();
+  readonly #hold: Hold<Grant, UntoldLock> = (grant, wanted) => this.#untold.hold(grant, wanted);
 
   constructor(parts: SemaphoresParts) {
     this.#parts = parts;
@@ -77,27 +79,29 @@ export class Semaphores {
     const least = holdAtLeastOf(options);
     const wanted = { ...asked, id: semaphoreBlock(asked.id) };
     const { telemetry } = this.#parts.admission;
-    const taken = telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits));
-    if (least === 0) return await taken;
-    return await heldAtLeast(taken, { least, autoRefresh: wanted.autoRefresh, log: telemetry.log });
+    const take = (hold: Hold<Grant, UntoldLock>): Promise<Lock> =>
+      telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits, hold));
+    const hold = this.#hold;
+    const { locker } = this.#parts;
+    return least === 0 ? await take(hold) : await heldAtLeast(least, { hold, locker, take });
   }
 
-  async #acquire(wanted: Wanted, permits: number): Promise<Lock> {
+  async #acquire(wanted: Wanted, permits: number, hold: Hold<Grant, UntoldLock>): Promise<Lock> {
     const { admission, store } = this.#parts;
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
     // A caller that itself holds all permits would wait for ever.
-    const reentrant = wait > 0 && this.#hasAll(wanted, permits);
+    const ownHold = this.#hasAll(wanted, permits) ? { by: "withPermit" as const } : undefined;
     const places = this.#placesOf(wanted, permits);
     places.users += 1;
-    const waits = wait > 0 && !reentrant;
+    const waits = wait > 0 && ownHold === undefined;
     if (waits) admission.waitBegan();
     else admission.began();
     try {
-      const hold: PermitAttemptParts["hold"] = (grant, of) => this.#untold.hold(grant, of);
-      const attempt = new PermitAttempt({ admission, store, hold }, places, wanted);
+      const parts = { admission, store, hold, holdTurnstile: this.#hold };
+      const attempt = new PermitAttempt(parts, places, wanted);
       const permit = waits ? await attempt.wait() : await attempt.tryOnce();
-      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", reentrant });
+      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold });
       return permit;
     } finally {
       if (waits) admission.waitEnded();

@@ -96,7 +96,7 @@ export class ClientLocks {
     if (before !== undefined) await before;
     if (request.abandoned) return { refused: "abandoned" };
     const ids = idsOn(client);
-    if (ids.has(id)) throw new LockNotAcquiredError({ key, reason: "held", reentrant: "transaction" });
+    if (ids.has(id)) throw new LockNotAcquiredError({ key, reason: "held", ownHold: { by: "client" } });
     ids.add(id);
     const left = new Stop();
     let patience: NodeJS.Timeout | undefined;
@@ -157,7 +157,7 @@ export class ClientLocks {
     const tried = await sayTo<TryClientAnswer>(client, tryClientLock[mode], values);
     assertTrusted(tried, { pid: announced }, taking);
     if (tried.mine) {
-      throw new LockNotAcquiredError({ key: request.key, reason: "held", reentrant: "transaction" });
+      throw new LockNotAcquiredError({ key: request.key, reason: "held", ownHold: { by: "client" } });
     }
     if (tried.granted !== true) {
       if (bound === undefined) return { refused: "held" };

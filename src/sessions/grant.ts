@@ -105,7 +105,10 @@ export interface Grant {
   refresh(ttl: number, deadline: number): Promise<Instant>;
   /** Gives the lock back. A failure ends it all the same, and says that it was not held, or may not have been. */
   release(): Promise<void>;
-  /** Gives the lock back as {@link release} does, but without a promise, because locks are many. A second call is told the same. */
+  /**
+   * Gives the lock back as {@link release} does, but without a promise, because locks are many. A second call is told the same. Only called
+   * when its holder gives back a lock that it holds.
+   */
   free?(listener: ReleaseListener): void;
 }
 

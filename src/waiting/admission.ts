@@ -7,7 +7,7 @@ import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { Attempt, type Granted, type Hold, type Holdings, type Wanted } from "./attempt.ts";
 import { Polling } from "./polling.ts";
-import { lockAround } from "./reentrancy.ts";
+import { lockAround, ownHoldOf } from "./reentrancy.ts";
 import { type LockCall, Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
@@ -157,8 +157,8 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
 
   protected override onHeld(): void {
     const { key } = this;
-    const reentrant = this.#asked.around !== undefined;
-    this.onFailed(new LockNotAcquiredError({ key, reason: "held", reentrant }));
+    const ownHold = ownHoldOf(this.#asked.around, this.#asked.wanted);
+    this.onFailed(new LockNotAcquiredError({ key, reason: "held", ownHold }));
   }
 
   protected override onFailed(error: unknown): void {

@@ -21,10 +21,12 @@ export interface Wanted {
   readonly ttl: number;
   readonly fencing: boolean;
   readonly autoRefresh: boolean;
-  /** Takes part in the lock of the function around it, if there is one. */
-  readonly reentrant: boolean;
+  /** Takes part in the lock of the function around it, if there is one. `undefined`: the call has no such option. */
+  readonly reentrant: boolean | undefined;
   /** The session that is to have it; `undefined`: one of the locker's. */
   readonly client: SessionClient | undefined;
+  /** The minimum time for which it stays in the server. Absent if there is none. */
+  readonly holdAtLeast?: number;
   /** 0: try once. */
   readonly wait: number;
   /** The caller's own. */

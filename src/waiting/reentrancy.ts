@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { LockNotHeldError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
+import type { LockScope, OwnHold } from "../contract/not-acquired-sentence.ts";
 import { SiblingGate } from "./sibling-gate.ts";
 
 /** A lock that is held around the code that runs. */
@@ -8,6 +9,8 @@ export interface Around {
   /** The locker that the lock belongs to. */
   readonly owner: object;
   readonly id: bigint;
+  /** What runs the code under it. */
+  readonly by: LockScope;
   /** The client of the transaction that has the lock, if it is the caller's own. */
   readonly client?: object | undefined;
   /** Absent for the lock of a transaction, in which nobody can take part. */
@@ -40,6 +43,15 @@ export function lockAround(owner: object, id: bigint): Around | undefined {
   return locks.findLast((one) => one.owner === owner && one.id === id && one.isHeld());
 }
 
+/** How the caller holds the lock around it, for the error of its call; `undefined` if it doesn't. */
+export function ownHoldOf(
+  around: Around | undefined,
+  { reentrant }: { readonly reentrant: boolean | undefined },
+): OwnHold | undefined {
+  if (around === undefined || !around.isHeld()) return undefined;
+  return { by: around.by, canShare: reentrant === false && around.scope !== undefined };
+}
+
 /** Whether the caller is a function that runs under a lock in the transaction of this client, or was started by one. */
 export function isInTransactionOf(client: object): boolean {
   return (around.getStore() ?? []).some((one) => one.client === client && one.isHeld());
@@ -66,14 +78,14 @@ export interface Acquired {
  * over one of the release, which it then carries as `suppressed`, if it is an object.
  */
 export async function runUnder<T, L extends Acquired>(
-  { owner, locks }: { owner: object; locks: readonly Lock[] },
+  { owner, by, locks }: { owner: object; by: LockScope; locks: readonly Lock[] },
   acquired: L,
   fn: (acquired: L) => T | Promise<T>,
 ): Promise<T> {
   const scopes = locks.map((lock): Scope => ({ lock, gate: new SiblingGate(), onEnd: new Set() }));
   const known = scopes.map((scope) => {
     const { lock } = scope;
-    return { owner, id: lock.id, scope, isHeld: () => lock.held };
+    return { owner, id: lock.id, by, scope, isHeld: () => lock.held };
   });
   let value: T;
   try {

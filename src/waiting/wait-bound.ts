@@ -1,4 +1,5 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { Alarm } from "../runtime/clock.ts";
 import type { Wanted } from "./attempt.ts";
 
@@ -35,8 +36,8 @@ function ring(of: Bounded): void {
 export function boundHasPassed(
   { key, wait }: Wanted,
   around: { readonly hasConnected: boolean },
-  { lastFault, reentrant = false }: { lastFault: Error | undefined; reentrant?: boolean },
+  { lastFault, ownHold }: { lastFault: Error | undefined; ownHold?: OwnHold | undefined },
 ): LockNotAcquiredError {
   const cause = lastFault ?? (around.hasConnected ? undefined : new Error("no answer"));
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, reentrant, cause });
+  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, ownHold, cause });
 }

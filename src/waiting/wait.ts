@@ -9,7 +9,7 @@ import type { LockStore } from "../sessions/grant.ts";
 import { askOnce } from "./ask-once.ts";
 import type { AttemptSurroundings, Granted, Hold, How, Wanted } from "./attempt.ts";
 import type { Poller, Polling } from "./polling.ts";
-import type { Around } from "./reentrancy.ts";
+import { type Around, ownHoldOf } from "./reentrancy.ts";
 import { RidingOut } from "./riding-out.ts";
 import { type Bounded, boundAlarm, boundHasPassed, firstTry } from "./wait-bound.ts";
 import type { InLine, Place, WaitingLines } from "./waiting-lines.ts";
@@ -210,8 +210,8 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   atBound(): void {
     const lastFault = this.#ridingOut?.lastFault;
-    const reentrant = this.#own?.isHeld() ?? false;
-    this.#end(boundHasPassed(this.wanted, this.#around, { lastFault, reentrant }));
+    const ownHold = ownHoldOf(this.#own, this.wanted);
+    this.#end(boundHasPassed(this.wanted, this.#around, { lastFault, ownHold }));
   }
 
   /** Goes on until the lock is granted, whatever fault occurs that waiting can mend. */

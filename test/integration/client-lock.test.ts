@@ -122,7 +122,7 @@ describe("one key twice on a client", () => {
       expect(error).toBeInstanceOf(LockNotAcquiredError);
       expect(error).toMatchObject({
         reason: "held",
-        message: expect.stringContaining("or its session, already holds it"),
+        message: expect.stringContaining("or that session's transaction, already holds it"),
       });
     }
     expect(lock.held).toBe(true);
@@ -133,9 +133,13 @@ describe("one key twice on a client", () => {
     const client = await connect();
     const { id, key } = await locker.inspect(uniqueKey());
     await client.query("select pg_advisory_lock($1)", [id.toString()]);
-    await expect(locker.acquire(key, { client })).rejects.toThrow(/or its session, already holds it/);
+    await expect(locker.acquire(key, { client })).rejects.toThrow(
+      /or that session's transaction, already holds it/,
+    );
     await client.query(`select pg_advisory_unlock_all(); begin; select pg_advisory_xact_lock(${id})`);
-    await expect(locker.acquire(key, { client })).rejects.toThrow(/or its session, already holds it/);
+    await expect(locker.acquire(key, { client })).rejects.toThrow(
+      /or that session's transaction, already holds it/,
+    );
     await client.query("rollback");
     await (await locker.acquire(key, { client })).release();
   });
@@ -279,7 +283,9 @@ describe("in a transaction of the client", () => {
     await lock.release();
     expect(lock.held).toBe(false);
     expect(await holdersOf(lock.id)).toEqual([client.processID]);
-    await expect(locker.acquire(lock.key, { client })).rejects.toThrow(/or its session, already holds it/);
+    await expect(locker.acquire(lock.key, { client })).rejects.toThrow(
+      /or that session's transaction, already holds it/,
+    );
     await expect(client.query("select 1")).rejects.toThrow(/aborted/);
     await client.query("rollback");
     await until(async () => (await holdersOf(lock.id)).length === 0);

@@ -2,7 +2,8 @@ import { channel } from "node:diagnostics_channel";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { describe, expect, test, vi } from "vitest";
 import { InvalidConfigError, type LockEventName, type Locker } from "../../src/index.ts";
-import { holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { Child } from "../support/child.ts";
+import { databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
@@ -144,14 +145,16 @@ describe.each(eachLocker)("%s: on", (_, create) => {
     // Printed once for each kind of event and process, which another test checks.
     const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
     try {
-      for (const event of names) {
-        locker.on(event, () => {
-          throw new Error("its own");
-        });
-        locker.on(event, (async () => Promise.reject(new Error("its own"))) as () => void);
+      const key = `of:${uniqueKey()}`;
+      for (const on of [locker.on, locker.namespace("of").on]) {
+        for (const event of names) {
+          on(event, () => {
+            throw new Error("its own");
+          });
+          on(event, (async () => Promise.reject(new Error("its own"))) as () => void);
+        }
       }
       const told = toldBy(locker);
-      const key = uniqueKey();
       await locker.withLock(key, () => {});
       const lock = await locker.acquire(key);
       const wait = locker.acquire(key, { wait: true });
@@ -299,4 +302,26 @@ test("a transaction's lock is not reported", async () => {
   const told = toldBy(locker);
   await locker.withTransaction(uniqueKey(), () => {});
   expect(aboutLocks(told)).toEqual([]);
+});
+
+describe("what a subscriber of a diagnostics channel throws", () => {
+  const env = { DATABASE_URL: databaseUrl() };
+
+  test("is uncaught, as with every channel of Node.js, and so ends the process", async () => {
+    await using child = Child.start("throwing-subscriber.mjs", { env });
+    expect(await child.exited).toEqual({ code: 1, signal: null });
+    expect(child.stderr).toContain("thrown at acquired");
+    expect(child.messages).toEqual([]);
+  });
+
+  test("harms no lock, if the process handles what is uncaught", async () => {
+    await using child = Child.start("throwing-subscriber.mjs", { args: ["handled"], env });
+    expect(await child.message(({ uncaught }) => uncaught !== undefined)).toEqual({
+      value: true,
+      told: ["subscriber"],
+      next: true,
+      uncaught: ["thrown at acquired", "thrown at released", "thrown at acquired"],
+    });
+    expect(await child.exited, child.stderr).toEqual({ code: 0, signal: null });
+  });
 });

@@ -1,8 +1,16 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { describe, expect, test } from "vitest";
-import { type Lock, type Locker, LockLostError, lockId, MemoryLocker } from "../../src/index.ts";
+import { inspect } from "node:util";
+import { describe, expect, test, vi } from "vitest";
+import {
+  type Lock,
+  LockLostError,
+  lockId,
+  MemoryLocker,
+  type PermitOptions,
+  type PostgresLocker,
+} from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { connect, databaseUrl, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { until } from "../support/until.ts";
@@ -14,13 +22,22 @@ const refused = (asked: Promise<unknown>): Promise<unknown> =>
     (error: unknown) => error,
   );
 
-describe.each([
+type Enforcement = { readonly ttlEnforcement?: "client" | "server" };
+const lockers = [
   ...sessionModes.map(
     (sessions) =>
-      [`PostgresLocker of ${sessions} sessions`, (): Locker => createLocker({ sessions })] as const,
+      [
+        `PostgresLocker of ${sessions} sessions`,
+        (options: Enforcement = {}): PostgresLocker | MemoryLocker => createLocker({ sessions, ...options }),
+      ] as const,
   ),
-  ["MemoryLocker", (): Locker => new MemoryLocker()] as const,
-])("holdAtLeast of a %s", (_, create) => {
+  [
+    "MemoryLocker",
+    (options: Enforcement = {}): PostgresLocker | MemoryLocker => new MemoryLocker(options),
+  ] as const,
+];
+
+describe.each(lockers)("holdAtLeast of a %s", (_, create) => {
   test("a lock that is released early is held for everybody else until its time", async () => {
     await using locker = create();
     const key = uniqueKey();
@@ -39,6 +56,18 @@ describe.each([
     expect(performance.now() - before).toBeGreaterThan(598);
     expect(lock.signal.aborted).toBe(false);
     await next.release();
+  });
+
+  test("the handle of a lock that is kept shows it as released", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const lock = await locker.acquire(key, { holdAtLeast: "1h" });
+    expect(inspect(lock)).toMatch(/held: true/);
+    await lock.release();
+    expect(inspect(lock)).toMatch(/held: false,\s+expired: false/);
+    expect(JSON.parse(JSON.stringify(lock))).toMatchObject({ key, held: false, expired: false });
+    expect(lock.remaining).toBe(0);
+    expect(locker.stats().locks).toBe(1);
   });
 
   test("a lock that is released later is free at once", async () => {
@@ -109,6 +138,90 @@ describe.each([
   });
 });
 
+test("with a caller's client it is refused, whichever call has both", async () => {
+  const client = await connect();
+  const key = uniqueKey();
+  const never = (): never => expect.unreachable();
+  for (const create of [() => createLocker(), () => new MemoryLocker()]) {
+    await using locker = create();
+    const options = { client, holdAtLeast: "3s" };
+    for (const call of [
+      locker.acquire(key, options),
+      locker.tryAcquire(key, options),
+      locker.withLock(key, never, options),
+      locker.tryWithLock(key, never, options),
+      locker.namespace("of").acquire(key, options),
+      locker.acquireAll([key], options),
+    ]) {
+      expect(await refused(call)).toMatchObject({ code: "INVALID_CONFIG", field: "holdAtLeast" });
+    }
+    await expect(locker.acquire(key, options)).rejects.toThrow(/absent with `client`: the session is the/);
+    expect(locker.stats().locks).toBe(0);
+  }
+  await using locker = createLocker();
+  await locker.withLock(key, () => {}, { client, holdAtLeast: 0 });
+  expect(await isHeld(key)).toBe(false);
+});
+
+const enforcements = ["client", "server"] as const;
+const cases = lockers.flatMap(([name, create]) => enforcements.map((of) => [name, of, create] as const));
+
+test.each(cases)("%s, TTLs of the %s: a stall changes nothing for what is kept", async (_, of, create) => {
+  await using locker = create({ ttlEnforcement: of });
+  const takers = [1, 2].flatMap(() => {
+    const key = uniqueKey();
+    const semaphore = locker.semaphore(key, 1);
+    return [
+      (options?: PermitOptions) => locker.tryAcquire(key, options),
+      (options?: PermitOptions) => semaphore.tryAcquire(options),
+    ];
+  });
+  // Opens the session, so that the TTL doesn't run meanwhile.
+  for (const take of takers) await (await take())?.release();
+  const before = performance.now();
+  const kept = await Promise.all(
+    takers.map((take, at) => take({ ttl: "2s", holdAtLeast: "4s", autoRefresh: at < 2 })),
+  );
+  const sessions: Array<Awaited<ReturnType<typeof sessionOf>>> = [];
+  for (const lock of kept) sessions.push(await sessionOf(lock));
+  await Promise.all(kept.map((lock) => lock?.release()));
+  // A server that enforces TTLs is told to wait for longer.
+  for (const session of of === "server" ? sessions : []) await session.isIdleAgain();
+  block(2_500);
+  await Promise.all(
+    takers.map(async (take) => {
+      let next = await take();
+      for (; next === undefined; next = await take()) await delay(50);
+      expect(performance.now() - before).toBeGreaterThan(3_998);
+      await next.release();
+    }),
+  );
+  expect(locker.stats().locks).toBe(0);
+});
+
+/** The session of a lock, as the server shows it; nothing for a lock in memory. */
+async function sessionOf(lock: Lock | undefined): Promise<{ isIdleAgain(): Promise<void> }> {
+  const [pid] = lock === undefined ? [] : await holdersOf(lock.id);
+  const look = async () => {
+    const text = "select state, state_change::text as since from pg_catalog.pg_stat_activity where pid = $1";
+    return (await onServer<{ state: string; since: string }>(text, [pid]))[0];
+  };
+  const before = await look();
+  const isIdleAgain = async (): Promise<void> => {
+    if (before === undefined) return;
+    await until(async () => {
+      const now = await look();
+      return now?.state === "idle" && now.since !== before.since;
+    });
+  };
+  return { isIdleAgain };
+}
+
+/** Keeps the event loop from running, as a long computation does. */
+function block(milliseconds: number): void {
+  for (const end = performance.now() + milliseconds; performance.now() < end; );
+}
+
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   test.each(["client", "server"] as const)(
     "a kept lock outlives its TTL in the server, with TTLs of the %s",
@@ -124,6 +237,18 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       }
     },
   );
+
+  test("a connection with a kept lock is not silent for longer than half a minute", async () => {
+    await using locker = createLocker({ sessions, tellKeys: false });
+    const lock = await locker.acquire(uniqueKey(), { holdAtLeast: "1h" });
+    const session = await sessionOf(lock);
+    vi.useFakeTimers({ toFake: ["setTimeout"] });
+    await lock.release();
+    vi.advanceTimersByTime(30_000);
+    vi.useRealTimers();
+    await session.isIdleAgain();
+    expect(await holdersOf(lock.id)).toHaveLength(1);
+  });
 
   test("the end of its session frees a kept lock, and nobody is told", async () => {
     await using locker = createLocker({ sessions });

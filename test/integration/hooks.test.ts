@@ -89,6 +89,12 @@ const hostile: Readonly<Record<string, Hooks>> = {
       refuse();
     }),
   },
+  "a tracer that returns a rejected promise": {
+    tracerProvider: tracers(async (work) => {
+      void work(spanOf(() => Promise.reject(new Error("of a span"))));
+      refuse();
+    }),
+  },
   "a tracer that calls later": {
     tracerProvider: tracers((work) => void setTimeout(() => work(spanOf(() => undefined)), 5)),
   },

@@ -2,6 +2,7 @@ import { AsyncResource } from "node:async_hooks";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { inspect } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   InvalidConfigError,
@@ -65,6 +66,63 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
     void later;
     // Waiters are served in order: it gets the lock, and its function throws.
     expect(await later).not.toContain("reentrant");
+  });
+});
+
+/** The message of a call that is refused, after the key. */
+const because = (call: Promise<unknown>): Promise<string> =>
+  call.then(never, ({ message }: Error) => message.replace(/^.*not acquired: /, ""));
+const hint = ", unless `reentrant: true` says so";
+
+describe.each(eachLocker)("%s: an error names what is around the call", (_, create) => {
+  test.each(["withLock", "tryWithLock", "withLocks"] as const)("%s, which can be shared", async (by) => {
+    await using locker = create();
+    const key = uniqueKey();
+    const inside = async (): Promise<void> => {
+      const text = `the \`${by}\` around this call holds it, and a lock is not re-entrant`;
+      expect(await because(locker.acquire(key))).toBe(text + hint);
+      expect(await because(locker.withLocks([key], never, { wait: true }))).toBe(text + hint);
+      expect(await because(locker.withLock(key, never, { wait: 20 }))).toBe(
+        `still held after 20 ms, by the \`${by}\` around this call; a lock is not re-entrant${hint}`,
+      );
+      // What has no such option gets no such advice.
+      expect(await because(locker.elect(key, { onElected: never }))).toBe(text);
+    };
+    if (by === "withLocks") await locker.withLocks([key], inside);
+    else await locker[by](key, inside);
+  });
+
+  test("onElected, which can't", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const stop = new AbortController();
+    const { signal } = stop;
+    const told: string[] = [];
+    const onElected = async (): Promise<void> => {
+      for (const reentrant of [true, false])
+        told.push(await because(locker.acquire(key, { reentrant, wait: true })));
+      told.push(await because(locker.acquire(key, { wait: 20 })));
+      stop.abort();
+    };
+    await locker.elect(key, { onElected, signal });
+    const text = "the `onElected` around this call holds it, and a lock is not re-entrant";
+    expect(told).toEqual([
+      text,
+      text,
+      "still held after 20 ms, by the `onElected` around this call; a lock is not re-entrant",
+    ]);
+  });
+
+  test("withPermit, which has no such option", async () => {
+    await using locker = create();
+    const semaphore = locker.semaphore(uniqueKey(), 1);
+    await semaphore.withPermit(async () => {
+      for (const wait of [0, "1m", true] as const) {
+        expect(await because(semaphore.acquire({ wait }))).toBe(
+          "the functions of `withPermit` around this call hold all the permits",
+        );
+      }
+    });
   });
 });
 
@@ -140,8 +198,11 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
       const inner = await locker.acquire(key, { reentrant });
       await inner.refresh("1h");
       expect(outer.ttl).toBe(3_600_000);
+      expect([inspect(inner), JSON.stringify(inner)]).toEqual([inspect(outer), JSON.stringify(outer)]);
       await inner.release();
       expect(inner.held).toBe(false);
+      expect(inspect(inner)).toContain("held: false");
+      expect(JSON.parse(JSON.stringify(inner))).toMatchObject({ key, held: false, expired: false });
       await expect(inner.release()).rejects.toMatchObject({ reason: "released" });
       await expect(inner.refresh()).rejects.toThrow(LockNotHeldError);
       expect(() => inner.assertHeld()).toThrow(LockNotHeldError);
@@ -279,7 +340,15 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
       await expect(locker.acquire(key, { reentrant, fencing: true })).rejects.toThrow(
         /`fencing` to be absent/,
       );
+      for (const call of [
+        locker.withLock(key, never, { reentrant, holdAtLeast: "2s" }),
+        locker.tryAcquire(key, { reentrant, holdAtLeast: "2s" }),
+      ]) {
+        await expect(call).rejects.toThrow(/`holdAtLeast` to be absent/);
+      }
+      await (await locker.acquire(key, { reentrant, holdAtLeast: 0 })).release();
     });
+    await locker.withLock(uniqueKey(), () => {}, { reentrant, holdAtLeast: 1 });
     await locker.withLock(
       key,
       async ({ fencingToken }) => {
@@ -314,6 +383,13 @@ test("in a transaction nobody takes part", async () => {
     await expect(locker.acquire(key, { reentrant: true, wait: "20ms" })).rejects.toMatchObject({
       reason: "wait-timeout",
     });
+    const text = "the `withTransaction` around this call holds it, and a lock is not re-entrant";
+    expect(await because(locker.acquire(key))).toBe(text);
+    expect(await because(locker.withTransaction(key, never, { wait: true }))).toBe(text);
+  });
+  await locker.withLock(key, async () => {
+    const text = "the `withLock` around this call holds it, and a lock is not re-entrant";
+    expect(await because(locker.withTransaction(key, never))).toBe(text);
   });
 });
 

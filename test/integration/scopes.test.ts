@@ -1,6 +1,7 @@
 import pg from "pg";
 import { describe, expect, test } from "vitest";
 import {
+  type AcquireOptions,
   EmptyKeyError,
   InvalidConfigError,
   InvalidKeyError,
@@ -12,7 +13,7 @@ import {
   lockId,
   MemoryLocker,
 } from "../../src/index.ts";
-import { advisoryLocks, createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
+import { advisoryLocks, connect, createPool, holdersOf, onServer, uniqueKey } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
@@ -242,6 +243,21 @@ describe.each(eachLocker)("%s: wrapWithLock", (_, create) => {
     await using locker = create();
     expect(() => locker.wrapWithLock("k", 7 as never)).toThrow(InvalidConfigError);
     expect(() => locker.wrapWithLock("k", () => {}, { tll: 1 } as never)).toThrow(/`tll`/);
+    for (const of of [locker, locker.namespace("of")]) {
+      expect(() => of.wrapWithLock("", () => {})).toThrow(EmptyKeyError);
+      expect(() => of.wrapWithLock(7 as never, () => {})).toThrow(InvalidKeyError);
+      for (const key of ["k", () => "k"]) {
+        const wrap = (options: AcquireOptions) => of.wrapWithLock(key, () => {}, options);
+        expect(() => wrap({ ttl: 0 })).toThrow(InvalidTtlError);
+        expect(() => wrap({ wait: -1 })).toThrow(/`wait`/);
+        expect(() => wrap({ holdAtLeast: -1 })).toThrow(/`holdAtLeast`/);
+        expect(() => wrap({ client: createPool() as never })).toThrow(/`client`/);
+      }
+    }
+    await using enforced = create({ ttlEnforcement: "server" });
+    expect(() => enforced.wrapWithLock("k", () => {}, { ttl: 0.1 })).toThrow(InvalidTtlError);
+    const client = await connect();
+    expect(() => enforced.wrapWithLock("k", () => {}, { client })).toThrow(/`client` to be absent/);
   });
 });
 

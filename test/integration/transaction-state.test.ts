@@ -26,7 +26,7 @@ const never = () => expect.unreachable();
 const alreadyHas = {
   code: "LOCK_NOT_ACQUIRED",
   reason: "held",
-  message: expect.stringContaining("this transaction, or its session, already holds it"),
+  message: expect.stringContaining("or that session's transaction, already holds it"),
 };
 
 /** A client as before node-postgres 8.17, which doesn't tell the state of the transaction. */

@@ -100,6 +100,27 @@ describe("parseConfig", () => {
   });
 });
 
+describe("parseConfig of a text", () => {
+  test.each([
+    ['{"namespace":7,"namespace":7}', "`namespace` to be given once, got `2`"],
+    ['{"namespace":7,"\\u006eamespace":null}', "`namespace` to be given once, got `2`"],
+    ['{"namespace" : 1,"connWaitTimeout":0,"\\u006Eamespace"\n:2,"namespace":3}', "once, got `3`"],
+    ['{"connWaitTimeout":{"a":[1]},"connWaitTimeout":"5s"}', "`connWaitTimeout` to be given once"],
+    ['{"nested":{"namespace":1},"namespace":2}', "`nested` to be absent"],
+    ['{"namespace":{"namespace":1}}', "`namespace` to be a whole number"],
+    ['{"namespace":1,"namespace\\u0000":2}', "to be absent"],
+  ])("refuses what has two meanings, or an object within: %s", (text, because) => {
+    expect(message(() => parseConfig(text))).toContain(because);
+  });
+
+  test("reads a name with an escape", () => {
+    expect(parseConfig('{"\\u006eamespace":7,"connWaitTimeout":"5\\u0073"}')).toEqual({
+      namespace: 7,
+      connWaitTimeout: "5s",
+    });
+  });
+});
+
 /** Documents and variables, and how Go 1.26 reads them: encoding/json, strconv.ParseInt, time.ParseDuration. */
 const go = JSON.parse(await readFile(new URL("../vectors/settings.json", import.meta.url), "utf8")) as {
   documents: Array<{ document: string; refused?: true; namespace?: number; nanoseconds?: number }>;

@@ -33,22 +33,27 @@ const all: ReadonlyArray<
     'Lock "invoice:42" not acquired: it is held elsewhere',
   ],
   [
-    new LockNotAcquiredError({ key, reason: "held", reentrant: true }),
+    new LockNotAcquiredError({ key, reason: "held", ownHold: { by: "withLock", canShare: true } }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
     'Lock "invoice:42" not acquired: the `withLock` around this call holds it, and a lock is not re-entrant, unless `reentrant: true` says so',
   ],
   [
-    new LockNotAcquiredError({ key, reason: "held", reentrant: "shared" }),
+    new LockNotAcquiredError({ key, reason: "held", ownHold: { by: "withLocks", isShared: true } }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
-    'Lock "invoice:42" not acquired: the `withLock` around this call holds it shared, and a shared lock does not become an exclusive one',
+    'Lock "invoice:42" not acquired: the `withLocks` around this call holds it shared, and a shared lock does not become an exclusive one',
   ],
   [
-    new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 50, reentrant: true }),
+    new LockNotAcquiredError({
+      key,
+      reason: "wait-timeout",
+      waited: 50,
+      ownHold: { by: "tryWithLock", canShare: true },
+    }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
-    'Lock "invoice:42" not acquired: still held after 50 ms, by the `withLock` around this call; a lock is not re-entrant, unless `reentrant: true` says so',
+    'Lock "invoice:42" not acquired: still held after 50 ms, by the `tryWithLock` around this call; a lock is not re-entrant, unless `reentrant: true` says so',
   ],
   [
     new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 10_000 }),

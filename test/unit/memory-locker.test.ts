@@ -37,6 +37,18 @@ describe("with a clock of the test's", () => {
     await lock[Symbol.asyncDispose]();
     await (await locker.acquire("key")).release();
   });
+
+  test("holdAtLeast may be longer than any timer, and than any TTL", async () => {
+    vi.useFakeTimers();
+    const locker = new MemoryLocker({ ttlEnforcement: "server" });
+    await locker.withLock("key", () => {}, { ttl: "1m", holdAtLeast: "1000h" });
+    for (let hours = 1; hours < 1_000; hours += 1) {
+      await vi.advanceTimersByTimeAsync(3_600_000);
+      expect(await locker.isHeld("key")).toBe(true);
+    }
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect(await locker.isHeld("key")).toBe(false);
+  });
 });
 
 test("a TTL that a server couldn't enforce is refused with ttlEnforcement: server", async () => {
