@@ -561,8 +561,8 @@ export const mutants = [
     name: "group-loses-those-behind",
     says: "when a lock of a group is lost before the group is complete, those after it stay for ever",
     file: "src/holding/lock-group.ts",
-    what: "taken.push(...locks);",
-    by: "taken.push(...locks.slice(0, 1));",
+    what: "for (const lock of locks) taken.push(lock);",
+    by: "for (const lock of locks.slice(0, 1)) taken.push(lock);",
     caughtBy: {
       file: "test/integration/acquire-all.test.ts",
       test: "if a lock is lost before the next one is granted, that one isn't kept either",

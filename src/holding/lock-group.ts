@@ -33,9 +33,9 @@ export async function acquireInOrder(
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
   const take = (one: Wanted, wait: number): Promise<Kept> =>
     acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
-  const keep = (...locks: readonly Kept[]): void => {
+  const keep = (locks: readonly Kept[]): void => {
     // All locks are recorded first, so that they are all released if one of them turns out to be lost.
-    taken.push(...locks);
+    for (const lock of locks) taken.push(lock);
     for (const { signal } of locks) {
       // The lock may have been lost between its grant and this step.
       if (signal.aborted) throw signal.reason;
@@ -52,14 +52,14 @@ export async function acquireInOrder(
       const next = rest[refused];
       const kept = next === undefined ? locks.length : next.wait > 0 ? refused : 0;
       await giveBack(locks.slice(kept).filter((lock) => lock !== undefined)).catch(() => {});
-      keep(...locks.slice(0, kept).filter((lock) => lock !== undefined));
+      keep(locks.slice(0, kept).filter((lock) => lock !== undefined));
       if (next === undefined) break;
       if (next.wait > 0) {
-        keep(await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error))));
+        keep([await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error)))]);
       } else {
         const moment = Math.min(Math.max(3 * (performance.now() - asked), 20), 1_000);
         const until = performance.now() + moment;
-        for (const one of inOrder) keep(await persist(() => take(one, 0), until, [one.signal, lost]));
+        for (const one of inOrder) keep([await persist(() => take(one, 0), until, [one.signal, lost])]);
       }
     }
     // If the process stood still, a timer that is due has not rung yet, but a lock that is asked ends in the next microtask.
@@ -119,7 +119,8 @@ class HeldLockGroup implements LockGroup {
   readonly #taken: readonly Lock[];
 
   constructor(wanted: readonly Wanted[], taken: readonly Lock[], firstLoss: AbortSignal) {
-    this.locks = wanted.flatMap(({ key }) => taken.filter((lock) => lock.key === key));
+    const byKey = new Map(taken.map((lock) => [lock.key, lock]));
+    this.locks = wanted.flatMap(({ key }) => byKey.get(key) ?? []);
     this.signal = firstLoss;
     this.#taken = taken;
   }
@@ -129,11 +130,11 @@ class HeldLockGroup implements LockGroup {
   }
 
   get expiresAt(): Date {
-    return new Date(Math.min(...this.locks.map((lock) => lock.expiresAt.getTime())));
+    return new Date(least(this.locks.map((lock) => lock.expiresAt.getTime())));
   }
 
   get remaining(): number {
-    return Math.min(...this.locks.map((lock) => lock.remaining));
+    return least(this.locks.map((lock) => lock.remaining));
   }
 
   assertHeld(): void {
@@ -151,4 +152,9 @@ class HeldLockGroup implements LockGroup {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#taken.map((lock) => lock[Symbol.asyncDispose]()));
   }
+}
+
+/** `Math.min` takes no more arguments than the stack has room for. */
+function least(numbers: readonly number[]): number {
+  return numbers.reduce((one, other) => Math.min(one, other));
 }

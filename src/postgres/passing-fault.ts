@@ -68,11 +68,12 @@ function isPassingCause(cause: unknown, hasConnected: boolean): boolean {
     return passingStates.test(code) || passingCodes.has(code) || (hasConnected && absentCodes.has(code));
   }
   // An error of the driver without a code means that the connection broke or no answer came. The exceptions are a TypeError, which is
-  // the caller's mistake, and two refusals that have no code either and can only be told by their text.
+  // the caller's mistake, and three refusals that have no code either and can only be told by their text. The last is that of a pool that
+  // has been ended, which never comes back.
   return !(
     cause instanceof TypeError ||
     cause instanceof RangeError ||
     cause instanceof LockerError ||
-    /^SASL|\bSSL\b/.test(cause.message)
+    /^SASL|\bSSL\b|after calling end on the pool/.test(cause.message)
   );
 }

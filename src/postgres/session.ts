@@ -81,11 +81,16 @@ export class Session {
     if (this.inTransaction) throw clientInTransaction(doing);
   }
 
-  /** Calls `listener` once, and never within this call, if the session goes for any reason before it is returned. */
-  onGone(listener: (cause: Error) => void): void {
+  /**
+   * Calls `listener` once, and never within this call, if the session goes for any reason before it is returned.
+   *
+   * @returns a function that stops that, for what ends before the session does
+   */
+  onGone(listener: (cause: Error) => void): () => void {
     const gone = this.goneBecause;
     if (gone === undefined) this.#lossListeners.add(listener);
     else queueMicrotask(() => listener(gone));
+    return () => this.#lossListeners.delete(listener);
   }
 
   /**

@@ -21,6 +21,7 @@ import { hasFailed } from "../postgres/sql-transaction.ts";
 import { waitOnClient } from "../postgres/sql-waiting.ts";
 import { type Instant, now, within } from "../runtime/clock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
+import { listenTo, stopListeningTo } from "./client-events.ts";
 import { ClientStore } from "./client-store.ts";
 import { sayTo, waitOn } from "./client-turns.ts";
 import type { FencingTokens } from "./fencing-tokens.ts";
@@ -235,8 +236,8 @@ class ClientLock implements Grant {
     this.#client = client;
     this.#taken = taken;
     this.provenAt = provenAt;
-    client.on("error", this.#onError);
-    client.on("end", this.#onEnd);
+    listenTo(client, "error", this.#onError);
+    listenTo(client, "end", this.#onEnd);
     if (!isOpen(client)) this.#onEnd();
   }
 
@@ -311,8 +312,7 @@ class ClientLock implements Grant {
       if (isAsking) return;
       isAsking = true;
       const over = (): void => {
-        this.#client.removeListener("drain", retry);
-        this.#client.removeListener("end", over);
+        stopListeningTo(this.#client, "drain", retry);
         this.#forget();
       };
       this.#unlock().then(over, (error: unknown) => {
@@ -320,13 +320,13 @@ class ClientLock implements Grant {
         if (!isOfFailedTransaction(error)) over();
       });
     };
-    this.#client.on("drain", retry);
+    listenTo(this.#client, "drain", retry);
   }
 
   readonly #forget = (): void => {
     idsOn(this.#client).delete(this.#taken.id);
-    this.#client.removeListener("error", this.#onError);
-    this.#client.removeListener("end", this.#onEnd);
+    stopListeningTo(this.#client, "error", this.#onError);
+    stopListeningTo(this.#client, "end", this.#onEnd);
   };
 
   readonly #onError = (error: Error): void => this.#gone(error);

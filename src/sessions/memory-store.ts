@@ -29,24 +29,26 @@ export class MemoryStore implements LockerStore {
     return { tryLock: (request, listener) => tell(listener, this.#tryLock(request, { lapses: true })) };
   }
 
+  // The functions here must not refer to `request`: that is the caller's attempt, and a lock would keep it and its caller's handle alive.
   async #tryLock(request: LockRequest, { lapses }: { lapses: boolean }): Promise<Grant | Refusal> {
-    const holders = this.#holders.get(request.id) ?? new Set();
+    const { id, mode, ttl, fencing } = request;
+    const holders = this.#holders.get(id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
-    const excluded = [...holders].some(
-      (holder) => holder.mode === "exclusive" || request.mode === "exclusive",
-    );
+    const excluded = [...holders].some((holder) => holder.mode === "exclusive" || mode === "exclusive");
     if (excluded) return { refused: "held" };
-    if (request.fencing) this.#lastToken += 1n;
-    const lock = new MemoryLock(request, {
+    if (fencing) this.#lastToken += 1n;
+    const lock = new MemoryLock({
+      mode,
+      ttl,
       lapses,
-      fencingToken: request.fencing ? this.#lastToken : undefined,
+      fencingToken: fencing ? this.#lastToken : undefined,
       free: () => {
         if (!holders.delete(lock)) throw new Error("the lock had lapsed and gone to another holder");
-        if (holders.size === 0) this.#holders.delete(request.id);
+        if (holders.size === 0) this.#holders.delete(id);
       },
     });
     holders.add(lock);
-    this.#holders.set(request.id, holders);
+    this.#holders.set(id, holders);
     return lock;
   }
 
@@ -101,14 +103,14 @@ class MemoryLock implements Grant {
   provenAt: Instant = now();
 
   constructor(
-    request: LockRequest,
-    rest: { lapses: boolean; fencingToken: bigint | undefined; free: () => void },
+    granted: Pick<LockRequest, "mode" | "ttl"> &
+      Pick<Grant, "lapses" | "fencingToken"> & { readonly free: () => void },
   ) {
-    this.lapses = rest.lapses;
-    this.fencingToken = rest.fencingToken;
-    this.mode = request.mode;
-    this.#ttl = request.ttl;
-    this.#free = rest.free;
+    this.lapses = granted.lapses;
+    this.fencingToken = granted.fencingToken;
+    this.mode = granted.mode;
+    this.#ttl = granted.ttl;
+    this.#free = granted.free;
   }
 
   /** Whether the lock has expired and may be taken over. Read by the next caller, so that a late timer of the holder doesn't matter. */

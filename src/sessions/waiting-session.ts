@@ -282,6 +282,7 @@ class WaitedLock implements Grant {
   provenAt: Instant;
   readonly #owner: WaitingSession;
   readonly #waited: Waited;
+  #stopListening: (() => void) | undefined;
 
   constructor(owner: WaitingSession, waited: Waited, provenAt: Instant) {
     this.#owner = owner;
@@ -300,7 +301,7 @@ class WaitedLock implements Grant {
   }
 
   onGone(listener: GoneListener): void {
-    this.#waited.opened.session.onGone((cause) => listener.gone(cause));
+    this.#stopListening = this.#waited.opened.session.onGone((cause) => listener.gone(cause));
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
@@ -334,6 +335,8 @@ class WaitedLock implements Grant {
       this.#owner.end(toError(error));
       throw error;
     }
+    // The session goes on, for the next wait.
+    this.#stopListening?.();
     this.#owner.freed();
   }
 }

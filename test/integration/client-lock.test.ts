@@ -47,6 +47,31 @@ test("a lock is on the client's own session, and the client is as it was before"
   expect((await client.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
 });
 
+test("any number of locks on a client add one listener for each event", async () => {
+  await using locker = createLocker();
+  const client = await connect();
+  const before = listeners(client);
+  const warnings: Error[] = [];
+  const warned = (warning: Error): void => void warnings.push(warning);
+  process.on("warning", warned);
+  const keys = Array.from({ length: 15 }, () => uniqueKey());
+  const locks = await Promise.all(keys.map((key) => locker.acquire(key, { client })));
+  expect(listeners(client)).toEqual(before.map((count, at) => (at < 2 ? count + 1 : count)));
+  // In a failed transaction a lock is given back later, once the client has finished another statement.
+  await client.query("begin");
+  await expect(client.query("select no_such_column")).rejects.toThrow();
+  await Promise.all(locks.slice(1).map((lock) => lock.release()));
+  await client.query("rollback");
+  await until(() => client.listenerCount("drain") === before[2]);
+  expect(locks[0]?.held).toBe(true);
+  await locks[0]?.release();
+  expect(listeners(client)).toEqual(before);
+  // Warnings are emitted in a later step.
+  await new Promise((resolve) => setImmediate(resolve));
+  process.removeListener("warning", warned);
+  expect(warnings).toEqual([]);
+});
+
 test("a pool's client can be used under its lock, and goes back to the pool", async () => {
   const pool = createPool({ max: 1 });
   await using locker = createLocker({ pool });

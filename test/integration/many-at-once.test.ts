@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MemoryLocker } from "../../src/index.ts";
 import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
 import { advisoryLocks, createPool, uniqueKey } from "../support/database.ts";
@@ -148,4 +149,14 @@ describe("acquireAll of overlapping keys, without a wait", () => {
     }
     expect(await advisoryLocks()).toEqual([]);
   });
+});
+
+test("acquireAll of more keys than a call has room for gets and gives back all", async () => {
+  await using locker = new MemoryLocker();
+  const keys = Array.from({ length: 130_000 }, (_, at) => `key ${at}`);
+  const group = await locker.acquireAll(keys);
+  expect([group.held, group.remaining > 0, locker.stats().locks]).toEqual([true, true, keys.length]);
+  expect(group.locks.every((lock, at) => lock.key === keys[at])).toBe(true);
+  await group.release();
+  expect(locker.stats().locks).toBe(0);
 });

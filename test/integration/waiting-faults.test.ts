@@ -2,6 +2,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vi
 import type { LockNotAcquiredError, Logger, PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, type Session, uniqueKey } from "../support/database.ts";
+import { isOverPostgresJs } from "../support/driver.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
@@ -395,6 +396,19 @@ describe("a fault that waiting can't mend rejects at once:", () => {
     expect(await rejected(unknown)).toMatchObject({ sqlState: "28000" });
     await using nowhere = lockerOn(urlWith({ database: "no_such_database" }));
     expect(await rejected(nowhere)).toMatchObject({ sqlState: "3D000" });
+  });
+
+  test.skipIf(isOverPostgresJs)("a pool that has been ended", async () => {
+    const pool = createPool({ connectionString: server.url });
+    await using locker = createLocker({ pool });
+    await (await locker.acquire(uniqueKey())).release();
+    await pool.end();
+    expect(await rejected(locker)).toMatchObject({ code: "DATABASE_ERROR" });
+    const dedicated = createLocker({ pool, sessions: "dedicated" });
+    expect(await rejected(dedicated)).toMatchObject({ code: "DATABASE_ERROR" });
+    const inTransaction = locker.withTransaction(uniqueKey(), async () => {}, { wait: true });
+    await expect(inTransaction).rejects.toMatchObject({ code: "DATABASE_ERROR" });
+    await dedicated.close();
   });
 
   test("a database that one may not connect to", async () => {
