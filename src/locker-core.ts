@@ -4,7 +4,6 @@ import {
   assertScope,
   assertWait,
   drainOf,
-  inspectSignalOf,
   signalOf,
 } from "./contract/acquire-options.ts";
 import type { SessionClient } from "./contract/clients.ts";
@@ -248,7 +247,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#admission.closing.throwIfAborted();
     const text = keyText(key);
     const id = this.#makeId(this.#parts.namespace, key, text);
-    const signal = inspectSignalOf(options);
+    const signal = signalOf(options);
     stopSignalOf(signal)?.throwIfAborted();
     const seen = await this.#parts.look({ id, own: () => this.#registry.with(id).map(ownLock) }, signal);
     return {

@@ -2,7 +2,7 @@ import { milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import { int32Range, isInt32 } from "./contract/lock-id.ts";
 import type { Duration } from "./contract/locker.ts";
-import { type Check, exactly, having, is, isObject, oneOf, optional } from "./contract/option-checks.ts";
+import { type Check, exactly, having, is, oneOf, optional, poolCheck } from "./contract/option-checks.ts";
 import type { MemoryLockerOptions, PostgresLockerOptions } from "./locker-options.ts";
 import { isPostgresJs } from "./postgres/postgres-js.ts";
 import { longestTimer } from "./runtime/clock.ts";
@@ -16,20 +16,13 @@ const duration = is('a duration: milliseconds, or a string such as "5s" or "1m30
   return milliseconds(value) !== undefined;
 });
 
-const pool: Check = (got, path) => {
-  const methods = ["connect", "on", "end"];
-  if (
-    !isObject(got) ||
-    methods.some((method) => typeof got[method] !== "function") ||
-    typeof got["totalCount"] !== "number" ||
-    !isObject(got["options"])
-  ) {
-    return { path, got, wants: "a node-postgres Pool" };
-  }
-  // `max` often comes from the environment as a string, which the pool accepts.
-  const { max } = got["options"];
-  return typeof max === "number" ? undefined : { path: `${path}.options.max`, got: max, wants: "a number" };
-};
+/** Whether the driver can read it: a URL, or the path of a socket's folder and a database. */
+function isConnectionString(value: unknown): boolean {
+  if (typeof value !== "string") return false;
+  // As the driver does, tries it again with a host if it has none.
+  const isUrl = URL.canParse(value) || URL.canParse(value.replace("@/", "@host/"));
+  return value.startsWith("/") || (/^(postgres|postgresql|socket):/.test(value) && isUrl);
+}
 
 const sql: Check = (got, path) => {
   if (!isPostgresJs(got)) return { path, got, wants: "the `sql` that postgres.js's `postgres(…)` returns" };
@@ -57,11 +50,19 @@ const shared = {
 
 const postgresLockerOptions = exactly("an object", {
   ...shared,
-  pool: optional(pool),
+  pool: optional(poolCheck),
   database: optional(
-    exactly("an object { write, read } of node-postgres Pools", { write: pool, read: optional(pool) }),
+    exactly("an object { write, read } of node-postgres Pools", {
+      write: poolCheck,
+      read: optional(poolCheck),
+    }),
   ),
-  connectionString: optional(is("a non-empty string", (value) => typeof value === "string" && value !== "")),
+  connectionString: optional(
+    is(
+      'a URL such as "postgres://user:password@host:5432/database", in which a password\'s "#", "/" and "@" are "%23", "%2F" and "%40"',
+      isConnectionString,
+    ),
+  ),
   sql: optional(sql),
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),

@@ -77,15 +77,8 @@ export function assertFunction(fn: unknown): void {
   if (typeof fn !== "function") throw new InvalidConfigError({ field: "fn", got: fn, wants: "a function" });
 }
 
-/** The signal of options whose only field it is. @throws {InvalidConfigError} */
-export function signalOf(options: { readonly signal?: AbortSignalLike }): AbortSignalLike | undefined {
-  assertObject(options);
-  assertSignal(options.signal);
-  return options.signal;
-}
-
-/** The signal of the options of `inspect`; an unknown option throws. @throws {InvalidConfigError} */
-export function inspectSignalOf(options: unknown): AbortSignalLike | undefined {
+/** The signal of options whose only field it is. @throws {InvalidConfigError} names the option */
+export function signalOf(options: unknown): AbortSignalLike | undefined {
   return assertAcquireOptions(options, ["signal"]).signal;
 }
 
@@ -129,15 +122,19 @@ function assertSessionClient(client: unknown): void {
   throw new InvalidConfigError({ field: "client", got: client, wants });
 }
 
-/** Checks a signal by its shape, because polyfills have classes of their own. */
 function assertSignal(signal: unknown): void {
-  if (signal === undefined) return;
-  const { aborted, addEventListener, removeEventListener } = (signal ?? {}) as Partial<AbortSignalLike>;
-  const isOne =
+  if (signal === undefined || isSignal(signal)) return;
+  throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
+}
+
+/** Tells a signal by its shape, because polyfills have classes of their own. */
+export function isSignal(value: unknown): value is AbortSignalLike {
+  const { aborted, addEventListener, removeEventListener } = (value ?? {}) as Partial<AbortSignalLike>;
+  return (
     typeof aborted === "boolean" &&
     typeof addEventListener === "function" &&
-    typeof removeEventListener === "function";
-  if (!isOne) throw new InvalidConfigError({ field: "signal", got: signal, wants: "an AbortSignal" });
+    typeof removeEventListener === "function"
+  );
 }
 
 /** Checks a TTL. @returns milliseconds @throws {InvalidTtlError} */

@@ -288,9 +288,11 @@ function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
   return facts.cause === undefined ? undefined : { cause: facts.cause };
 }
 
-/** Removes `input` from the error for an invalid connection string: it holds the string, with its password. */
+/** Removes `input` from the error for an invalid connection string: it holds the string, with its password. The code stays. */
 function withoutSecrets(cause: unknown): unknown {
-  return cause instanceof Error && "input" in cause ? new Error(cause.message) : cause;
+  if (!(cause instanceof Error && "input" in cause)) return cause;
+  const shown = new Error(cause.message);
+  return "code" in cause ? Object.assign(shown, { code: cause.code }) : shown;
 }
 
 function sqlStateOf(cause: unknown): string | undefined {

@@ -46,3 +46,19 @@ export const exactly =
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
+
+/** Checks a pool by its shape, because an application may have several copies of the driver, and wrappers. */
+export const poolCheck: Check = (got, path) => {
+  const methods = ["connect", "on", "end"];
+  if (
+    !isObject(got) ||
+    methods.some((method) => typeof got[method] !== "function") ||
+    typeof got["totalCount"] !== "number" ||
+    !isObject(got["options"])
+  ) {
+    return { path, got, wants: "a node-postgres Pool" };
+  }
+  // `max` often comes from the environment as a string, which the pool accepts.
+  const { max } = got["options"];
+  return typeof max === "number" ? undefined : { path: `${path}.options.max`, got: max, wants: "a number" };
+};

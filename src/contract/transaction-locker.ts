@@ -19,7 +19,8 @@ import type { Locker } from "./locker.ts";
 export interface TransactionLocker extends Locker {
   /**
    * Runs `fn` in a transaction, under the lock of `key`. What `fn` writes through `client` is committed if and only if the lock was held
-   * throughout. If `fn` throws, the transaction is rolled back and the lock released.
+   * throughout. If `fn` throws, the transaction is rolled back and the lock released. `fn` must await its statements: one that is sent
+   * after it has returned runs outside the transaction.
    *
    * @throws what {@link Locker.acquire} throws; then `fn` has not run
    * @throws what `fn` throws

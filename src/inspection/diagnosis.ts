@@ -1,7 +1,7 @@
 import { sentenceOf } from "../contract/caught-error.ts";
 import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
-import { DatabaseError, InvalidConfigError, LocksNotKeptError } from "../contract/errors.ts";
+import { DatabaseError, LocksNotKeptError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
 import type { OwnClient, Pool } from "../postgres/driver.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
@@ -9,6 +9,7 @@ import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
 import { dateLockTable } from "../postgres/sql-recovery.ts";
 import { now } from "../runtime/clock.ts";
+import { assertAsked } from "./asked-options.ts";
 import { DiagnosisLine } from "./diagnosis-line.ts";
 import {
   clockVerdict,
@@ -99,14 +100,11 @@ const answerTime = 500;
  *
  * If the server can't be reached, refuses or falls silent, that is a finding that fails, not an error; the checks after it are left out.
  *
- * @throws {InvalidConfigError} `deadline` is not a positive, finite duration
+ * @throws {InvalidConfigError} the pool is none, or an option is unknown or of the wrong type
  */
 export async function diagnose(pool: PoolLike, options: DiagnosisOptions = {}): Promise<Finding[]> {
-  const deadline = milliseconds(options.deadline ?? statementDeadline);
-  if (deadline === undefined || !(deadline > 0) || deadline === Number.POSITIVE_INFINITY) {
-    const wants = 'a positive duration such as 5000 or "5s"';
-    throw new InvalidConfigError({ field: "deadline", got: options.deadline, wants });
-  }
+  assertAsked(pool, "diagnosis", options);
+  const deadline = milliseconds(options.deadline) ?? statementDeadline;
   let line: DiagnosisLine;
   try {
     line = await DiagnosisLine.open(pool as Pool, deadline);

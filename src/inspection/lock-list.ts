@@ -1,6 +1,6 @@
 import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
-import { DatabaseError, InvalidConfigError, StandbyError } from "../contract/errors.ts";
+import { DatabaseError, StandbyError } from "../contract/errors.ts";
 import { kindOfLockId } from "../contract/lock-id-kind.ts";
 import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
 import { isSharedName, named } from "../postgres/application-name.ts";
@@ -15,6 +15,7 @@ import {
 import { statementDeadline } from "../postgres/session.ts";
 import { within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
+import { assertAsked } from "./asked-options.ts";
 import { locksTold } from "./key-questions.ts";
 import { descriptionIn, type LockDescription } from "./lock-description.ts";
 import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
@@ -91,16 +92,13 @@ export interface ListLocksOptions {
  * Uses its own connection beside the pool, and settles within 10 s.
  *
  * @throws {DatabaseError}
- * @throws {InvalidConfigError} `keysWithin` is not a duration
+ * @throws {InvalidConfigError} the pool is none, or an option is unknown or of the wrong type
  * @throws the signal's `reason` if it aborts
  */
 export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}): Promise<LockInfo[]> {
+  assertAsked(pool, "list", options);
   const { id, signal } = options;
-  const patience = milliseconds(options.keysWithin ?? 0);
-  if (patience === undefined || patience < 0) {
-    const wants = 'a duration, such as 500 or "500ms"';
-    throw new InvalidConfigError({ field: "keysWithin", got: options.keysWithin, wants });
-  }
+  const patience = milliseconds(options.keysWithin) ?? 0;
   const ids = id === undefined ? null : [id.toString()];
   const { seen, told } = await ask(pool as Pool, { doing: "Looking at locks", signal }, async (client) => {
     const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
@@ -162,11 +160,13 @@ function byIdThenState(one: LockInfo, other: LockInfo): number {
  *
  * @returns the pids of the sessions that were ended; the others no longer held the lock
  * @throws {DatabaseError} `sqlState` is `"42501"` if the role may not end a session: then none was ended, or not all
+ * @throws {InvalidConfigError} the pool is none, or `id` or `pids` is of the wrong type
  */
 export async function endHolders(
   pool: PoolLike,
   lock: { id: bigint; pids: readonly number[] },
 ): Promise<number[]> {
+  assertAsked(pool, "holders", lock);
   const asked = query(endSessions, [lock.id.toString(), lock.pids]);
   return await ask(pool as Pool, { doing: "Ending a session" }, (client) =>
     answerOf<number[]>(client, asked),

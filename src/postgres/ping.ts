@@ -1,6 +1,14 @@
 import { DatabaseError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
 import { within } from "../runtime/clock.ts";
-import { announcedBackend, clientBeside, destroySocket, type OwnClient, type Pool, query } from "./driver.ts";
+import {
+  announcedBackend,
+  clientBeside,
+  destroySocket,
+  isEnding,
+  type OwnClient,
+  type Pool,
+  query,
+} from "./driver.ts";
 import { ping } from "./sql.ts";
 
 export interface PingTarget {
@@ -19,6 +27,8 @@ export interface PingTarget {
 export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
   let client: OwnClient | undefined;
   try {
+    // Nothing could be taken over it any more, whatever its server says.
+    if (isEnding(target.pool)) throw new Error("the pool has been ended");
     if (target.pool.loadDriver !== undefined) await target.pool.loadDriver();
     client = clientBeside(target.pool);
     await within(deadline, ask(client, target));

@@ -311,17 +311,41 @@ const rows: Row[] = [
     DatabaseError,
     /^Ping failed: .*ECONNREFUSED/,
   ],
+  ...[
+    "postgres://app:s3cret@[nowhere/db",
+    "postgres://app:s3cr#et@h/db",
+    "postgres://app:s3cr/et@h/db",
+    "postgres://app:s3cret@h:99999/db",
+    "redis://app:s3cret@h/db",
+    "s3cret",
+  ].map(
+    (url): Row => [
+      `the connection string ${url}`,
+      made({ connectionString: url }),
+      InvalidConfigError,
+      /^Expected `connectionString` to be a URL such as "postgres:(?!.*(s3cr|et@)).*, got a string of \d+ characters$/,
+    ],
+  ),
   [
-    "an invalid connection string",
-    () => onUrl("postgres://app:s3cret@[nowhere/db"),
+    "a pool with an invalid connection string, without a bound for the wait",
+    async () => {
+      await using other = new PostgresLocker({
+        pool: createPool({ connectionString: "postgres://u:p#w@h/d" }),
+      });
+      await other.acquire(uniqueKey(), { wait: true });
+    },
     DatabaseError,
-    /^Taking the lock ".*" failed: (?!.*s3cret)/,
+    /^Taking the lock ".*" failed: Invalid URL$/,
   ],
   [
-    "a ping with an invalid connection string",
-    () => onUrl("postgres://app:s3cret@[nowhere/db", "ping"),
+    "a ping on a pool that has been ended",
+    async () => {
+      const ended = createPool();
+      await ended.end();
+      await new PostgresLocker({ pool: ended }).ping();
+    },
     DatabaseError,
-    /^Ping failed: (?!.*s3cret)/,
+    "Ping failed: the pool has been ended",
   ],
   [
     "a database that does not exist",
