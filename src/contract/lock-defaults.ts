@@ -20,7 +20,8 @@ export interface LockDefaults {
    */
   readonly wait?: AcquireOptions["wait"];
   /**
-   * The `autoRefresh` of every call that takes a lock, with or without a function.
+   * The `autoRefresh` of every call that takes a lock, with or without a function. Not for `withTransaction`, whose lock lasts as long as
+   * its transaction.
    *
    * @default `true` with a function, `false` without
    */

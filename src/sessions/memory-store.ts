@@ -3,6 +3,9 @@ import { elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { type Grant, type LockRequest, type Refusal, type TryListener, tell } from "./grant.ts";
 import type { LockerStore } from "./locker-store.ts";
 
+/** What a lock in memory is asked for by. */
+type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttl" | "fencing">;
+
 /** Locks inside one process. */
 export class MemoryStore implements LockerStore {
   readonly sessionCount = 0;
@@ -15,10 +18,11 @@ export class MemoryStore implements LockerStore {
   }
 
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
-    tell(listener, this.#tryLock(request));
+    tell(listener, this.take(request));
   }
 
-  async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
+  /** Tries once. */
+  async take(request: MemoryRequest): Promise<Grant | Refusal> {
     const holders = this.#holders.get(request.id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
     const excluded = [...holders].some(
@@ -94,7 +98,7 @@ class MemoryLock implements Grant {
   provenAt: Instant = now();
 
   constructor(
-    request: LockRequest,
+    request: MemoryRequest,
     rest: { lapses: boolean; fencingToken: bigint | undefined; free: () => void },
   ) {
     this.lapses = rest.lapses;

@@ -186,7 +186,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Tells listeners once that it waits. */
   #tell(): void {
-    if (!this.#isTold) this.#around.telemetry.events.waiting(this.wanted);
+    if (!this.#isTold && !this.wanted.isSilent) this.#around.telemetry.events.waiting(this.wanted);
     this.#isTold = true;
   }
 

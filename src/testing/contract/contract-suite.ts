@@ -50,15 +50,16 @@ export interface LockerContractOptions {
  */
 export function testLockerContract(name: string, options: LockerContractOptions): void {
   const { runner, create, deviations = [], concurrent = false, transactions = false } = options;
+  const tested = transactions ? [...cases, ...transactionCases] : cases;
   const isRuledOut = ({ unless }: { unless?: LockerDeviation }) =>
     unless !== undefined && deviations.includes(unless);
   // The longest cases first, so that none of them runs alone at the end.
   const patient = (["spare", "brief"] as const).flatMap((time) =>
-    cases.filter((one) => concurrent && one.letsPass === time && !isRuledOut(one)),
+    tested.filter((one) => concurrent && one.letsPass === time && !isRuledOut(one)),
   );
   let outcomes: Promise<ReadonlyArray<PromiseSettledResult<void> | undefined>> | undefined;
   runner.describe(`${name} keeps the contract of a Locker`, () => {
-    for (const one of transactions ? [...cases, ...transactionCases] : cases) {
+    for (const one of tested) {
       const { says, unless } = one;
       const place = patient.indexOf(one);
       if (isRuledOut(one)) runner.test.skip(`${says} (deviation: ${unless})`, () => runCase(create, one));
