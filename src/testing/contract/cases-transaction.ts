@@ -11,6 +11,7 @@ import {
   invalidTtl,
   never,
   pass,
+  underWay,
   until,
   waitTimeout,
 } from "./fixture.ts";
@@ -130,22 +131,11 @@ export const transactionCases: readonly Case[] = [
     for (const name of ["acquired", "released", "lost", "waiting"] as const) {
       locker.on(name, (event) => told.push(`${name} ${event.key}`));
     }
-    let end = (): void => {};
-    const work = new Promise<void>((resolve) => {
-      end = resolve;
-    });
-    let first: Promise<void> | undefined;
-    await new Promise<void>((began, failed) => {
-      first = locker.withTransaction(key, () => {
-        began();
-        return work;
-      });
-      first.catch(failed);
-    });
+    const { running, end } = await underWay((work) => locker.withTransaction(key, work));
     const second = locker.withTransaction(key, () => {}, { wait: true });
     const third = locker.withTransaction(key, () => {}, { wait: true });
     end();
-    await Promise.all([first, second, third]);
+    await Promise.all([running, second, third]);
     await assertFree(locker, `${key}:other`);
     await until(given, () => told.includes(`released ${key}:other`), "the event of another lock");
     assert.deepEqual(told, [`acquired ${key}:other`, `released ${key}:other`]);
