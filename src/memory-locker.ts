@@ -1,5 +1,5 @@
 import { inspect } from "node:util";
-import { assertFunction, assertPositiveTtl, assertTransactionOptions } from "./contract/acquire-options.ts";
+import { assertPositiveTtl } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import type { ElectOptions } from "./contract/election.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
@@ -12,16 +12,16 @@ import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
 import type { Semaphore } from "./contract/semaphore.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
+import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
+import { MemoryTransactions } from "./holding/memory-transactions.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import type { MemoryLockerOptions } from "./locker-options.ts";
 import { PrefixedLocker } from "./namespaced-locker.ts";
 import { checkMemoryLockerOptions } from "./option-rules.ts";
-import { begin, commit, rollback } from "./postgres/sql-transaction.ts";
 import { bindMethods } from "./runtime/bound-methods.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
 import { MemoryStore } from "./sessions/memory-store.ts";
 import { assertEnforceableTtl } from "./sessions/server-ttl.ts";
-import { carry } from "./waiting/reentrancy.ts";
 
 /**
  * A locker with the same contract as `PostgresLocker` inside one process, for tests and for services with one replica. Two lockers share
@@ -32,7 +32,7 @@ import { carry } from "./waiting/reentrancy.ts";
  */
 export class MemoryLocker implements TransactionLocker {
   readonly #core: LockerCore;
-  readonly #transaction: (() => TransactionClient | Promise<TransactionClient>) | undefined;
+  readonly #transactions: LocksInTransactions;
   readonly #shown: object;
 
   /** Creates a locker. @throws {InvalidConfigError} names the field, what it got and what it wants */
@@ -55,7 +55,8 @@ export class MemoryLocker implements TransactionLocker {
       storeOn: noClient,
       look: async ({ id }) => ({ holders: store.holdersOf(id), waiters: [] }),
     });
-    this.#transaction = checked.transaction;
+    const stores = new MemoryTransactions(store, checked.transaction);
+    this.#transactions = new LocksInTransactions(this.#core, { stores, ttlEnforcement });
     // Makes `const { acquire } = locker` work.
     bindMethods(this, [
       "acquire",
@@ -111,30 +112,15 @@ export class MemoryLocker implements TransactionLocker {
    * `PostgresLocker`. There is no server that ends an idle transaction, so `ttl` is checked and then ignored.
    *
    * @throws what `acquire` throws; then `fn` has not run
-   * @throws {LockLostError} the locker was closed meanwhile; nothing is committed
+   * @throws {LockerClosedError} the locker was closed meanwhile; nothing is committed. Not with `options.client`
    * @throws what `fn`, the option `transaction` or the client throws
    */
-  async withTransaction<T, C extends TransactionClient = TransactionClient>(
+  withTransaction<T, C extends TransactionClient = TransactionClient>(
     key: LockKey,
     fn: (client: C) => T | Promise<T>,
     options: TransactionOptions<C> = {},
   ): Promise<T> {
-    assertFunction(fn);
-    const { client, ...rest } = assertTransactionOptions(options);
-    return await this.withLock(
-      key,
-      async (lock) => {
-        if (client !== undefined) return await fn(client as C);
-        if (this.#transaction === undefined) return await fn(withoutTransaction as C);
-        const made = (await this.#transaction()) as C;
-        return await inTransaction(made, async () => {
-          const value = await fn(made);
-          lock.assertHeld();
-          return value;
-        });
-      },
-      rest,
-    );
+    return this.#transactions.run(key, fn, options);
   }
 
   tryAcquireAll(keys: readonly LockKey[], options?: AcquireOptions): Promise<LockGroup | undefined> {
@@ -191,7 +177,7 @@ export class MemoryLocker implements TransactionLocker {
   }
 
   close(options?: CloseOptions): Promise<void> {
-    return this.#core.close(options);
+    return this.#core.close(options, () => this.#transactions.close());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -202,27 +188,6 @@ export class MemoryLocker implements TransactionLocker {
   [inspect.custom](_depth: unknown, options: object): string {
     return `MemoryLocker ${inspect({ ...this.#shown, ...this.stats() }, options)}`;
   }
-}
-
-/** The client for `withTransaction` if the option `transaction` is absent. A function that doesn't use its client still works. */
-const withoutTransaction: TransactionClient = {
-  query: async () => {
-    const wants = "given to MemoryLocker, if a transaction is to have a client";
-    throw new InvalidConfigError({ field: "transaction", got: undefined, wants });
-  },
-};
-
-async function inTransaction<T>(client: TransactionClient, work: () => Promise<T>): Promise<T> {
-  await client.query(begin.text);
-  let value: T;
-  try {
-    value = await work();
-  } catch (error) {
-    await client.query(rollback.text).catch((suppressed: unknown) => carry(error, suppressed));
-    throw error;
-  }
-  await client.query(commit.text);
-  return value;
 }
 
 function noClient(got: unknown): never {

@@ -12,6 +12,7 @@ import type { Semaphore } from "./contract/semaphore.ts";
 import type { TransactionLocker } from "./contract/transaction-locker.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
+import { PostgresTransactions } from "./holding/postgres-transactions.ts";
 import { lookAtLock } from "./inspection/lock-state.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import type { PostgresLockerOptions } from "./locker-options.ts";
@@ -89,12 +90,8 @@ export class PostgresLocker implements TransactionLocker {
     const tokens = new FencingTokens({ pool, namespace, connectWithin: boundedWait(connWaitTimeout) });
     const enforced = ttlEnforcement === "server";
     this.#onClients = new ClientLocks({ trustPooler, enforced, recovery, tokens });
-    this.#transactions = new LocksInTransactions(this.#core, {
-      pool,
-      connWaitTimeout,
-      ttlEnforcement,
-      recovery,
-    });
+    const stores = new PostgresTransactions({ pool, connWaitTimeout, recovery });
+    this.#transactions = new LocksInTransactions(this.#core, { stores, ttlEnforcement });
     this.#shown = { namespace, sessions, ttlEnforcement };
     // Makes `const { acquire } = locker` work.
     bindMethods(this, [

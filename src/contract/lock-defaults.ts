@@ -23,7 +23,8 @@ export interface LockDefaults {
    */
   readonly wait?: AcquireOptions["wait"];
   /**
-   * The `autoRefresh` of every call that takes a lock or a permit, with or without a function. A leader's lock always refreshes itself.
+   * The `autoRefresh` of every call that takes a lock or a permit, with or without a function. A leader's lock always refreshes itself,
+   * and that of `withTransaction` lasts as long as its transaction.
    *
    * @default `true` with a function, `false` without
    */

@@ -1,26 +1,14 @@
 import { assertFunction, assertTransactionOptions } from "../contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "../contract/clients.ts";
-import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockKey } from "../contract/lock-key.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
-import { announcedBackend, type Pool } from "../postgres/driver.ts";
-import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
+import { announcedBackend } from "../postgres/driver.ts";
+import { abandonOnAbort, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
-import { takeInCallers, untilSettled } from "../sessions/callers-transaction.ts";
-import {
-  cancelled,
-  type LockRequest,
-  type LockStore,
-  type Refusal,
-  type TryListener,
-  tell,
-} from "../sessions/grant.ts";
-import { OwnTransactions } from "../sessions/own-transactions.ts";
-import type { RecoveryGrace } from "../sessions/recovery-grace.ts";
+import type { LockStore } from "../sessions/grant.ts";
 import { assertEnforceableTtl } from "../sessions/server-ttl.ts";
-import type { TransactionLock, TransactionWait } from "../sessions/transaction-lock.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
-import { type Around, carry, isInTransactionOf, runAround } from "../waiting/reentrancy.ts";
+import { type Around, carry, runAround } from "../waiting/reentrancy.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 
 /** The parts of a locker that `withTransaction` uses. */
@@ -39,36 +27,65 @@ export interface LockerOfTransactions {
   readonly owner: object;
 }
 
+/** A lock that lasts until the end of a transaction. */
+export interface LockOfTransaction {
+  readonly client: TransactionClient;
+  /** Aborts when the lock has ended before the function has. */
+  readonly lost: StopSignal;
+  /** Whether the transaction is open, as far as the locker knows. */
+  readonly isOpen: boolean;
+  /** Keeps the lock until the function has ended. Called once, before the function begins. */
+  keep(): Promise<void>;
+  /** Commits what the function wrote; in a caller's transaction, leaves that to the caller. @throws if the lock was not held until now */
+  commit(): Promise<void>;
+  /** Rolls the transaction back; a caller's transaction is left to the caller. */
+  release(): Promise<void>;
+}
+
+/** Where the lock of one call lives. */
+export interface TransactionStore extends LockStore<LockOfTransaction> {
+  /** Ends the attempt because of an error that waiting can't help. Absent if there is no such error. */
+  readonly hopeless?: StopSignal;
+  /** Resolves when nothing is under way on the caller's client any more, including what undoes an attempt. */
+  settled?(): Promise<void>;
+}
+
+/** What a call asks for. */
+export interface TransactionWanted {
+  /** The client on which the caller has begun a transaction. `undefined`: the transaction is the locker's own. */
+  readonly client: TransactionClient | undefined;
+  /** Milliseconds that the transaction may be idle before the server ends it. `undefined`: no limit. */
+  readonly ttl: number | undefined;
+}
+
+/** Where the locks of all calls live. */
+export interface TransactionStores {
+  storeFor(wanted: TransactionWanted): TransactionStore;
+  /** Ends every transaction that the locker began itself; nothing of it is committed. Never rejects. */
+  close(): Promise<void>;
+}
+
 /** Runs functions in a transaction, under a lock that lasts until the transaction ends. */
 export class LocksInTransactions {
   readonly #locker: LockerOfTransactions;
-  readonly #own: OwnTransactions;
-  readonly #recovery: RecoveryGrace | undefined;
+  readonly #stores: TransactionStores;
   readonly #enforced: boolean;
 
   constructor(
     locker: LockerOfTransactions,
-    parts: {
-      pool: Pool;
-      /** The longest wait for a connection of the pool, in milliseconds. */
-      connWaitTimeout: number;
-      ttlEnforcement: "client" | "server";
-      recovery: RecoveryGrace | undefined;
-    },
+    { stores, ttlEnforcement }: { stores: TransactionStores; ttlEnforcement: "client" | "server" },
   ) {
-    const { pool, connWaitTimeout, ttlEnforcement, recovery } = parts;
     this.#locker = locker;
-    this.#own = new OwnTransactions({ pool, wait: connWaitTimeout, recovery });
-    this.#recovery = recovery;
+    this.#stores = stores;
     this.#enforced = ttlEnforcement === "server";
   }
 
-  /** Rolls back every transaction that the locker began itself. Never rejects. */
+  /** See {@link TransactionStores.close}. */
   close(): Promise<void> {
-    return this.#own.close();
+    return this.#stores.close();
   }
 
-  /** See `PostgresLocker.withTransaction`. */
+  /** See `TransactionLocker.withTransaction`. */
   async run<T, C extends TransactionClient>(
     key: LockKey,
     fn: (client: C) => T | Promise<T>,
@@ -110,13 +127,10 @@ export class LocksInTransactions {
 
   async #take(
     wanted: Wanted,
-    { client, ttl }: { client: TransactionClient | undefined; ttl: number | undefined },
-  ): Promise<{ lock: TransactionLock; entry: RegisteredLock }> {
-    const store =
-      client === undefined
-        ? new OwnTransactionStore(this.#own, ttl)
-        : new CallersTransactionStore({ client, ttl, recovery: this.#recovery, own: this.#own });
-    const hold = (lock: TransactionLock): { lock: TransactionLock; entry: RegisteredLock } => {
+    asked: TransactionWanted,
+  ): Promise<{ lock: LockOfTransaction; entry: RegisteredLock }> {
+    const store = this.#stores.storeFor(asked);
+    const hold = (lock: LockOfTransaction): { lock: LockOfTransaction; entry: RegisteredLock } => {
       const { key, id, mode } = wanted;
       // A transaction whose session has ended keeps nobody out any more.
       const entry = {
@@ -132,110 +146,11 @@ export class LocksInTransactions {
       return { lock, entry };
     };
     try {
-      return await this.#locker.take({ ...wanted, alsoEndedBy: store.hopeless }, store, hold);
+      return await this.#locker.take({ ...wanted, alsoEndedBy: store.hopeless, isSilent: true }, store, hold);
     } catch (error) {
       // The caller's next statement must not come in between.
-      await store.settled();
+      await store.settled?.();
       throw error;
     }
-  }
-}
-
-interface TransactionStore extends LockStore<TransactionLock> {
-  /** Ends the attempt because of an error that waiting can't help. */
-  readonly hopeless: Stop;
-  /** Resolves when nothing is under way on the caller's client any more, including what undoes an attempt. */
-  settled(): Promise<void>;
-}
-
-/** Acquires locks in transactions that the locker begins itself. They have done nothing before, so only the first of a line needs a connection. */
-class OwnTransactionStore implements TransactionStore {
-  readonly bringsPlace = true;
-  readonly hopeless = new Stop();
-  readonly #transactions: OwnTransactions;
-  readonly #ttl: number | undefined;
-
-  constructor(transactions: OwnTransactions, ttl: number | undefined) {
-    this.#transactions = transactions;
-    this.#ttl = ttl;
-  }
-
-  tryLock(request: LockRequest, listener: TryListener<TransactionLock>): void {
-    tell(listener, this.#transactions.take(request, { ttl: this.#ttl }));
-  }
-
-  hasPlaceToWait(): boolean {
-    return true;
-  }
-
-  waitLock(request: LockRequest, bound: number, listener: TryListener<TransactionLock>): void {
-    const wait = { bound, signal: cancelled(request) };
-    tell(listener, this.#transactions.take(request, { ttl: this.#ttl, wait }));
-  }
-
-  async settled(): Promise<void> {}
-}
-
-/** Acquires locks in callers' transactions. Each wait begins in the server at once: in a line in this process, no deadlock would be detected. */
-class CallersTransactionStore implements TransactionStore {
-  readonly bringsPlace = true;
-  readonly skipsLine = true;
-  readonly hopeless = new Stop();
-  readonly #client: TransactionClient;
-  readonly #ttl: number | undefined;
-  readonly #recovery: RecoveryGrace | undefined;
-  readonly #own: OwnTransactions;
-  readonly #isWithin: boolean;
-  #asked: LockRequest | undefined;
-  #settled: Promise<void> | undefined;
-
-  constructor(parts: {
-    client: TransactionClient;
-    ttl: number | undefined;
-    recovery: RecoveryGrace | undefined;
-    own: OwnTransactions;
-  }) {
-    this.#client = parts.client;
-    this.#ttl = parts.ttl;
-    this.#recovery = parts.recovery;
-    this.#own = parts.own;
-    this.#isWithin = isInTransactionOf(parts.client);
-  }
-
-  tryLock(request: LockRequest, listener: TryListener<TransactionLock>): void {
-    tell(listener, this.#take(request));
-  }
-
-  hasPlaceToWait(): boolean {
-    return true;
-  }
-
-  waitLock(request: LockRequest, bound: number, listener: TryListener<TransactionLock>): void {
-    tell(listener, this.#take(request, { bound, signal: cancelled(request) }));
-  }
-
-  async settled(): Promise<void> {
-    if (this.#asked?.sent) await this.#settled;
-  }
-
-  async #take(request: LockRequest, wait?: TransactionWait): Promise<TransactionLock | Refusal> {
-    this.#asked = request;
-    const answer = takeInCallers(this.#client, request, {
-      ttl: this.#ttl,
-      wait,
-      recovery: this.#recovery,
-      isWithin: this.#isWithin,
-      cancelWait: (pid, lockId) => this.#own.cancelWait(pid, lockId),
-    });
-    this.#settled = untilSettled(this.#client, this.#isWithin);
-    // Any error ends the attempt, because only the caller can begin its transaction anew.
-    answer.catch((error: unknown) => this.hopeless.abort(error));
-    const granted = await answer;
-    if ("refused" in granted && granted.refused === "held" && granted.byItself) {
-      this.hopeless.abort(
-        new LockNotAcquiredError({ key: request.key, reason: "held", ownHold: { by: "client" } }),
-      );
-    }
-    return granted;
   }
 }

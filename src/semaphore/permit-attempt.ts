@@ -136,6 +136,7 @@ export class PermitAttempt implements Bounded {
         autoRefresh: true,
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,
+        isSilent: true,
       };
       ({ lock: turn } = await untilGranted(admission, { wanted, store, hold, around: undefined }));
       for (let rest = shortestRest; turn.held; rest = Math.min(rest * 1.5, longestRest)) {

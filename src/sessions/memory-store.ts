@@ -10,6 +10,9 @@ import {
 } from "./grant.ts";
 import type { LockerStore } from "./locker-store.ts";
 
+/** What a lock in memory is asked for by. */
+type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttl" | "fencing">;
+
 /** Locks inside one process. */
 export class MemoryStore implements LockerStore {
   readonly sessionCount = 0;
@@ -22,15 +25,16 @@ export class MemoryStore implements LockerStore {
   }
 
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
-    tell(listener, this.#tryLock(request, { lapses: this.#isEnforced }));
+    tell(listener, this.take(request));
   }
 
   get enforcing(): LockStore<Grant> {
-    return { tryLock: (request, listener) => tell(listener, this.#tryLock(request, { lapses: true })) };
+    return { tryLock: (request, listener) => tell(listener, this.take(request, { lapses: true })) };
   }
 
+  /** Tries once. */
   // The functions here must not refer to `request`: that is the caller's attempt, and a lock would keep it and its caller's handle alive.
-  async #tryLock(request: LockRequest, { lapses }: { lapses: boolean }): Promise<Grant | Refusal> {
+  async take(request: MemoryRequest, { lapses } = { lapses: this.#isEnforced }): Promise<Grant | Refusal> {
     const { id, mode, ttl, fencing } = request;
     const holders = this.#holders.get(id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);

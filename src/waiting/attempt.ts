@@ -32,7 +32,9 @@ export interface Wanted {
   /** The caller's own. */
   readonly signal: StopSignal | undefined;
   /** Any other that ends the attempt. */
-  readonly alsoEndedBy?: StopSignal;
+  readonly alsoEndedBy?: StopSignal | undefined;
+  /** Whether the wait has no event. */
+  readonly isSilent?: boolean;
 }
 
 /** A lock that can be given back if nobody wants it any more. */

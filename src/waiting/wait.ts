@@ -186,12 +186,8 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Tells once that it waits. */
   #tell(): void {
-    if (!this.#isTold) this.onWaiting();
+    if (!this.#isTold && !this.wanted.isSilent) this.#around.telemetry.events.waiting(this.wanted);
     this.#isTold = true;
-  }
-
-  protected onWaiting(): void {
-    this.#around.telemetry.events.waiting(this.wanted);
   }
 
   /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
@@ -281,7 +277,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   }
 }
 
-/** Waits until the lock is granted. Of this wait, nothing is told or counted. @throws what {@link Wait} fails with */
+/** Waits until the lock is granted. Of this wait, nothing is counted. @throws what {@link Wait} fails with */
 export function untilGranted<G extends Granted, H>(
   around: WaitSurroundings,
   asked: LockCall<G, H>,
@@ -295,8 +291,6 @@ export function untilGranted<G extends Granted, H>(
 class PromisedWait<G extends Granted, H> extends Wait<G, H> implements Settler<H> {
   resolve: (lock: H) => void = unset;
   reject: (error: unknown) => void = unset;
-
-  protected override onWaiting(): void {}
 
   protected override onGranted(lock: H): void {
     this.resolve(lock);

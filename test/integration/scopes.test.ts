@@ -154,6 +154,17 @@ describe.each(eachLocker)("%s: defaults", (_, create) => {
     await withPermit((permit) => permit.refresh("10s"), { autoRefresh: true });
   });
 
+  test("don't end the lock of a transaction, whatever they say", async () => {
+    await using locker = create({ defaults: { ttl: "300ms", autoRefresh: false } });
+    const key = uniqueKey();
+    const end = performance.now() + 600;
+    const held = locker.withTransaction(key, async () => {
+      await until(() => performance.now() > end);
+      return await locker.isHeld(key);
+    });
+    expect(await held).toBe(true);
+  });
+
   test.each([
     ["ttl", 0],
     ["ttl", "soon"],

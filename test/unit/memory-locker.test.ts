@@ -131,8 +131,34 @@ describe("the client of a transaction of MemoryLocker", () => {
     const running = locker.withTransaction("key", async () => {
       await locker.close();
     });
-    await expect(running).rejects.toMatchObject({ code: "LOCK_LOST" });
-    await expect.poll(() => client.told).toEqual(["begin", "rollback"]);
+    await expect(running).rejects.toMatchObject({ code: "LOCKER_CLOSED" });
+    expect(client.told).toEqual(["begin", "rollback"]);
+  });
+
+  test("is committed if the locker is closed during the commit, which close() waits for", async () => {
+    const client = fake();
+    let committed = (): void => {};
+    const query = async (text: string) => {
+      if (text === "commit") await new Promise<void>((resolve) => (committed = resolve));
+      return client.query(text);
+    };
+    const locker = new MemoryLocker({ transaction: () => ({ query }) });
+    const running = locker.withTransaction("key", () => 42);
+    await vi.waitUntil(() => client.told.length === 1);
+    await new Promise((resolve) => setImmediate(resolve));
+    const closed = locker.close().then(() => client.told.push("closed"));
+    committed();
+    expect(await running).toBe(42);
+    await closed;
+    expect(client.told).toEqual(["begin", "commit", "closed"]);
+  });
+
+  test("is the caller's to end, also if the locker is closed in the meantime", async () => {
+    const client = fake();
+    const locker = new MemoryLocker();
+    const running = locker.withTransaction("key", () => locker.close().then(() => 42), { client });
+    expect(await running).toBe(42);
+    expect(client.told).toEqual([]);
   });
 
   test("is named by the error of a query that there is none for", async () => {

@@ -1,11 +1,43 @@
 import assert from "node:assert/strict";
 import type { Locker } from "../../contract/locker.ts";
-import { assertFree, type Case, closed, lapsed, notHeld } from "./fixture.ts";
+import {
+  assertFree,
+  type Case,
+  closed,
+  invalid,
+  lapsed,
+  never,
+  notHeld,
+  underWay,
+  whatIsDue,
+} from "./fixture.ts";
+
+/** The calls that a locker refuses once it closes. */
+function calls(locker: Locker, key: string): ReadonlyArray<() => Promise<unknown>> {
+  const semaphore = locker.semaphore(key, 1);
+  return [
+    () => locker.acquire(key),
+    () => locker.tryAcquire(key),
+    () => locker.acquireAll([key]),
+    () => locker.tryAcquireAll([key]),
+    () => locker.withLock(key, never),
+    () => locker.tryWithLock(key, never),
+    () => locker.withLocks([key], never),
+    locker.wrapWithLock(key, never),
+    () => locker.namespace("name").acquire(key),
+    () => locker.inspect(key),
+    () => locker.isHeld(key),
+    () => semaphore.acquire(),
+    () => semaphore.tryAcquire(),
+    () => semaphore.withPermit(never),
+    () => semaphore.tryWithPermit(never),
+    () => locker.elect(key, { onElected: never }),
+    () => locker.ping(),
+  ];
+}
 
 async function assertClosed(locker: Locker, key: string): Promise<void> {
-  for (const call of [() => locker.acquire(key), () => locker.tryAcquire(key), () => locker.ping()]) {
-    await assert.rejects(call, closed);
-  }
+  for (const call of calls(locker, key)) await assert.rejects(call, closed, `${call}`);
 }
 
 /** Cases about `close()`. */
@@ -59,31 +91,40 @@ export const closeCases: readonly Case[] = [
   {
     says: "close with a drain lets the work under a lock end, and nothing new begin",
     run: async ({ locker, key, patience }) => {
-      let end = (): void => {};
-      const work = new Promise<void>((resolve) => {
-        end = resolve;
-      });
-      let running: Promise<boolean> | undefined;
-      await new Promise<void>((began, failed) => {
-        running = locker.withLock(key, async (lock) => {
-          began();
-          await work;
+      const { running, end } = await underWay((work) =>
+        locker.withLock(key, async (lock) => {
+          await work();
           return lock.held;
-        });
-        running.catch(failed);
-      });
+        }),
+      );
       const closing = locker.close({ drain: patience });
+      let isClosed = false;
+      const second = locker.close().then(() => {
+        isClosed = true;
+      });
       await assertClosed(locker, `${key}:other`);
+      await whatIsDue();
+      assert.equal(isClosed, false);
       end();
       assert.equal(await running, true);
       await closing;
+      await second;
     },
   },
   {
-    says: "a drain that is no duration is refused, and nothing is closed",
+    says: "a drain that passes ends what still runs under a lock",
+    letsPass: "brief",
+    run: async ({ locker, key, brief }) => {
+      const { running } = await underWay((work) => locker.withLock(key, work));
+      await locker.close({ drain: brief });
+      await assert.rejects(running, { code: "LOCK_LOST" });
+    },
+  },
+  {
+    says: "a drain that is no duration is refused, as is another option, and nothing is closed",
     run: async ({ locker, key }) => {
-      const drain = { code: "INVALID_CONFIG", field: "drain" };
-      await assert.rejects(locker.close({ drain: "soon" }), drain);
+      await assert.rejects(locker.close({ drain: "soon" }), invalid("drain"));
+      await assert.rejects(locker.close({ drane: "1s" } as object), invalid("drane"));
       await assertFree(locker, key);
     },
   },

@@ -1,8 +1,58 @@
 import assert from "node:assert/strict";
-import { assertFree, type Case, heldElsewhere, inTime, lapsed, notHeld, pass, until } from "./fixture.ts";
+import {
+  assertFree,
+  type Case,
+  type Given,
+  heldElsewhere,
+  inTime,
+  lapsed,
+  notHeld,
+  pass,
+  until,
+} from "./fixture.ts";
+
+/** Waits until the clocks show another time, even if they are coarse. */
+async function untilLater(given: Given): Promise<void> {
+  const later = Date.now() + 20;
+  await until(given, () => Date.now() > later, "the clock goes on");
+}
 
 /** Cases about the TTL of a lock: refreshes before it passes, and what happens to the lock afterwards. */
 export const expiryCases: readonly Case[] = [
+  {
+    says: "a handle tells until when its holder may rely on it",
+    run: async (given) => {
+      const before = Date.now();
+      const lock = await given.locker.acquire(given.key, { ttl: "1m" });
+      const { remaining, expiresAt } = lock;
+      assert(remaining > 0 && remaining <= 60_000, `${remaining} ms remain`);
+      assert(expiresAt instanceof Date);
+      // Holders may stop a moment before the TTL has passed.
+      assert(expiresAt.getTime() > before + 50_000, `it expires at ${expiresAt}`);
+      assert(expiresAt.getTime() <= Date.now() + 60_000, `it expires at ${expiresAt}`);
+      await until(given, () => lock.remaining < remaining, "the remaining time gets less");
+      await lock.refresh("2m");
+      assert(lock.remaining > 60_000, `${lock.remaining} ms remain`);
+      const refreshed = lock.expiresAt;
+      assert(refreshed.getTime() > expiresAt.getTime() + 50_000, `it expires at ${refreshed}`);
+      await lock.release();
+      assert.equal(lock.remaining, 0);
+      const { expiresAt: last } = lock;
+      await untilLater(given);
+      assert.deepEqual(lock.expiresAt, last);
+    },
+  },
+  {
+    says: "a refresh without a TTL begins the same TTL anew",
+    run: async (given) => {
+      const lock = await given.locker.acquire(given.key, { ttl: "1m" });
+      const { expiresAt } = lock;
+      await untilLater(given);
+      await lock.refresh();
+      assert(lock.expiresAt > expiresAt, `it expires at ${lock.expiresAt}, as before`);
+      assert.equal(lock.ttl, 60_000);
+    },
+  },
   {
     says: "a refresh outlives the first TTL",
     letsPass: "spare",
@@ -49,7 +99,7 @@ export const expiryCases: readonly Case[] = [
       const { signal } = lock;
       await until(given, () => signal.aborted, "the signal aborts");
       assert.equal(signal.reason.code, "LOCK_EXPIRED");
-      assert.deepEqual([lock.held, lock.expired], [false, true]);
+      assert.deepEqual([lock.held, lock.expired, lock.remaining], [false, true, 0]);
       assert.throws(() => lock.assertHeld(), notHeld("expired"));
     },
   },

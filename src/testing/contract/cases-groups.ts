@@ -5,6 +5,7 @@ import {
   assertRejectsWith,
   type Case,
   heldElsewhere,
+  invalid,
   notHeld,
   pass,
   until,
@@ -123,6 +124,109 @@ export const groupCases: readonly Case[] = [
       );
       await assert.rejects(group.release(), notHeld("expired"));
       for (const each of [key, `${key}:other`]) await assertFree(locker, each);
+    },
+  },
+  {
+    says: "tryAcquireAll takes all, or returns undefined and takes none; any other failure it throws",
+    letsPass: "brief",
+    run: async ({ locker, key, brief }) => {
+      const keys = [`${key}:a`, `${key}:b`];
+      for (const held of keys) {
+        const lock = await locker.acquire(held);
+        assert.equal(await locker.tryAcquireAll(keys), undefined);
+        assert.equal(await locker.tryAcquireAll(keys, { wait: brief }), undefined);
+        for (const other of keys) if (other !== held) await assertFree(locker, other);
+        await lock.release();
+      }
+      await assert.rejects(locker.tryAcquireAll([]), invalid("keys"));
+      await assert.rejects(locker.tryAcquireAll([key, ""]), { code: "EMPTY_KEY" });
+      const group = await locker.tryAcquireAll(keys);
+      assert.deepEqual(
+        group?.locks.map((lock) => [lock.key, lock.held]),
+        keys.map((each) => [each, true]),
+      );
+      await group?.release();
+    },
+  },
+  {
+    says: "acquireAll and tryAcquireAll have the locks that their options ask for",
+    run: async ({ locker, key }) => {
+      const keys = [`${key}:a`, `${key}:b`];
+      for (const take of [locker.acquireAll, locker.tryAcquireAll]) {
+        const group = await take(keys, { ttl: "40s", mode: "shared", fencing: true });
+        for (const { ttl, mode, fencingToken } of group?.locks ?? []) {
+          assert.deepEqual([ttl, mode, typeof fencingToken], [40_000, "shared", "bigint"]);
+        }
+        await assert.rejects(locker.acquire(`${key}:b`), heldElsewhere);
+        await (await locker.acquire(`${key}:b`, { mode: "shared" })).release();
+        await group?.release();
+        await assert.rejects(take(keys, { holdAtLeast: "1s" }), invalid("holdAtLeast"));
+        await assert.rejects(take(keys, { tll: "1h" } as object), invalid("tll"));
+      }
+      for (const each of keys) await assertFree(locker, each);
+    },
+  },
+  {
+    says: "acquireAll and tryAcquireAll keep their locks past the TTL with autoRefresh",
+    letsPass: "spare",
+    run: async (given) => {
+      const { locker, key, spare } = given;
+      const options = { ttl: spare, autoRefresh: true };
+      const groups = [
+        await locker.acquireAll([`${key}:a`, `${key}:b`], options),
+        await locker.tryAcquireAll([`${key}:c`, `${key}:d`], options),
+      ];
+      await pass(given, spare);
+      assert.deepEqual(
+        groups.map((group) => [group?.held, group?.signal.aborted]),
+        [
+          [true, false],
+          [true, false],
+        ],
+      );
+      for (const group of groups) await group?.release();
+    },
+  },
+  {
+    says: "a group tells when the first of its locks expires",
+    run: async ({ locker, key }) => {
+      for (const later of [0, 1]) {
+        const group = await locker.acquireAll([`${key}:a`, `${key}:b`], { ttl: "1m" });
+        await group.locks[later]?.refresh("2m");
+        const first = group.locks[1 - later] as Lock;
+        const soonest = first.expiresAt;
+        assert(group.expiresAt >= soonest && group.expiresAt <= first.expiresAt, `at ${group.expiresAt}`);
+        const { remaining } = first;
+        assert(group.remaining <= remaining && group.remaining > 0, `${group.remaining} ms remain`);
+        await group.release();
+        assert.equal(group.remaining, 0);
+      }
+    },
+  },
+  {
+    says: "a group of which one lock was released says so, and refreshes and releases the others",
+    run: async ({ locker, key }) => {
+      const keys = ["a", "b", "c"].map((end) => `${key}:${end}`);
+      const group = await locker.acquireAll(keys, { ttl: "1m" });
+      await group.locks[1]?.release();
+      const gone = { ...notHeld("released"), key: keys[1] };
+      assert.deepEqual([group.held, group.signal.aborted], [false, false]);
+      assert.throws(() => group.assertHeld(), gone);
+      await assert.rejects(group.refresh("2m"), gone);
+      assert.deepEqual([group.locks[0]?.ttl, group.locks[2]?.ttl], [120_000, 120_000]);
+      await assert.rejects(group.release(), gone);
+      for (const each of keys) await assertFree(locker, each);
+    },
+  },
+  {
+    says: "a group that is disposed of releases every lock",
+    run: async ({ locker, key }) => {
+      const keys = [`${key}:a`, `${key}:b`];
+      {
+        await using group = await locker.acquireAll(keys);
+        assert(group.held);
+      }
+      for (const each of keys) await assertFree(locker, each);
     },
   },
   {

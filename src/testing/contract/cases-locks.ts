@@ -4,14 +4,15 @@ import {
   assertFree,
   assertRejectsWith,
   type Case,
-  emptyKey,
   type Given,
   heldElsewhere,
+  invalid,
   invalidTtl,
   notHeld,
 } from "./fixture.ts";
 
 const reason = new Error("the caller's own");
+const badTtls = [0, "-1s", Number.NaN, Number.POSITIVE_INFINITY, "5"];
 
 /** Cases about a lock that is granted or refused at once, and released before its TTL passes. */
 export const lockCases: readonly Case[] = [
@@ -30,27 +31,7 @@ export const lockCases: readonly Case[] = [
       assert.throws(() => lock.assertHeld(), notHeld("released"));
     },
   },
-  {
-    says: "a key has the same id each time",
-    run: async ({ locker, key }) => {
-      const { id } = await locker.acquire(key, { mode: "shared" });
-      assert.equal((await locker.acquire(key, { mode: "shared" })).id, id);
-    },
-  },
-  {
-    says: "an empty key is refused",
-    run: async ({ locker }) => {
-      await assert.rejects(locker.acquire(""), emptyKey);
-      await assert.rejects(locker.tryAcquire(""), emptyKey);
-    },
-  },
-  ...[42, null, "\ud800"].map((key) => ({
-    says: `the key ${JSON.stringify(key)} is refused`,
-    run: async ({ locker }: Given) => {
-      await assert.rejects(locker.acquire(key as string), { code: "INVALID_KEY" });
-    },
-  })),
-  ...[0, "-1s", Number.NaN, Number.POSITIVE_INFINITY, "5"].map((ttl) => ({
+  ...badTtls.map((ttl) => ({
     says: `the TTL ${JSON.stringify(ttl) === "null" ? ttl : JSON.stringify(ttl)} is refused, and the key stays free`,
     run: async ({ locker, key }: Given) => {
       await assert.rejects(locker.acquire(key, { ttl }), invalidTtl);
@@ -58,10 +39,10 @@ export const lockCases: readonly Case[] = [
     },
   })),
   {
-    says: "a refresh with a TTL of zero or less is refused, and the lock stays as it was",
+    says: "a refresh with a TTL that is none is refused, and the lock stays as it was",
     run: async ({ locker, key }) => {
       const lock = await locker.acquire(key, { ttl: "40s" });
-      for (const ttl of [0, "-1s"]) await assert.rejects(lock.refresh(ttl), invalidTtl);
+      for (const ttl of badTtls) await assert.rejects(lock.refresh(ttl), invalidTtl);
       assert.deepEqual([lock.ttl, lock.held], [40_000, true]);
     },
   },
@@ -92,18 +73,6 @@ export const lockCases: readonly Case[] = [
       await assert.rejects(locker.acquire(key), { ...heldElsewhere, key });
       assert.equal(await locker.tryAcquire(key), undefined);
       assert(lock.held);
-    },
-  },
-  {
-    says: "two keys are held at once",
-    run: async ({ locker, key }) => {
-      const one = await locker.acquire(key);
-      const other = await locker.acquire(`${key}:other`);
-      assert.notEqual(one.id, other.id);
-      assert(one.held && other.held);
-      await one.release();
-      assert.deepEqual([one.held, other.held], [false, true]);
-      await assert.rejects(locker.acquire(other.key), heldElsewhere);
     },
   },
   {
@@ -232,26 +201,56 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "an unknown option is refused, and so is an unknown mode",
+    says: "an option that there is not is refused, and so is a value that can't be used, by name",
     run: async ({ locker, key }) => {
       for (const [field, value] of [
         ["tll", "1h"],
         ["mode", "read"],
+        ["autoRefresh", "yes"],
+        ["fencing", 1],
+        ["reentrant", "no"],
+        ["signal", {}],
+        ["client", {}],
+        ["holdAtLeast", -1],
       ] as const) {
-        const options = { [field]: value } as AcquireOptions;
-        await assert.rejects(locker.acquire(key, options), { code: "INVALID_CONFIG", field });
+        const options = { [field]: value } as object;
+        await assert.rejects(locker.acquire(key, options), invalid(field));
+        await assert.rejects(locker.tryAcquire(key, options), invalid(field));
       }
+      await assert.rejects(locker.acquire(key, "1m" as unknown as object), invalid("options"));
+      await assertFree(locker, key);
     },
   },
   {
     says: "the methods work without their object",
     run: async ({ locker, key }) => {
-      const { acquire, tryAcquire, ping, close } = locker;
+      const { acquire, tryAcquire, acquireAll, tryAcquireAll, withLock, tryWithLock, withLocks } = locker;
+      const { wrapWithLock, namespace, inspect, isHeld, on, semaphore, elect, ping, close } = locker;
       await ping();
+      on("acquired", () => {})();
       await (await acquire(key)).release();
       await (await tryAcquire(key))?.release();
+      await (await acquireAll([key])).release();
+      await (await tryAcquireAll([key]))?.release();
+      await withLock(key, () => {});
+      await tryWithLock(key, () => {});
+      await withLocks([key], () => {});
+      await wrapWithLock(key, () => {})();
+      await namespace(key).withLock(key, () => {});
+      await inspect(key);
+      await isHeld(key);
+      await semaphore(key, 1).withPermit(() => {});
+      const ending = new AbortController();
+      await elect(key, { signal: ending.signal, onElected: () => ending.abort() });
       await close();
     },
   },
   { says: "a ping is answered", run: async ({ locker }) => locker.ping() },
+  {
+    says: "a ping whose signal has aborted rejects with its reason",
+    run: async ({ locker }) => {
+      await assertRejectsWith(locker.ping({ signal: AbortSignal.abort(reason) }), reason);
+      await locker.ping({ signal: new AbortController().signal });
+    },
+  },
 ];

@@ -1,12 +1,16 @@
 import assert from "node:assert/strict";
+import type { Lock } from "../../contract/lock.ts";
 import {
   assertFree,
   assertRejectsWith,
   type Case,
   emptyKey,
+  failures,
   heldElsewhere,
   inTime,
+  invalid,
   never,
+  notHeld,
   pass,
   until,
   waitTimeout,
@@ -15,14 +19,6 @@ import {
 
 const error = new Error("the function's own");
 
-/** The ways in which a function fails. */
-const failures = [
-  (): never => {
-    throw error;
-  },
-  () => Promise.reject(error),
-];
-
 /** Cases about `withLock` and `tryWithLock`. */
 export const scopeCases: readonly Case[] = [
   {
@@ -30,7 +26,7 @@ export const scopeCases: readonly Case[] = [
     run: async ({ locker, key }) => {
       assert.equal(await locker.withLock(key, async (lock) => lock.key === key && lock.held), true);
       await assertFree(locker, key);
-      for (const fail of failures) {
+      for (const fail of failures(error)) {
         await assertRejectsWith(locker.withLock(key, fail), error);
         await assertFree(locker, key);
       }
@@ -47,7 +43,7 @@ export const scopeCases: readonly Case[] = [
       const answer = await locker.tryWithLock(key, async (lock) => lock.key === key && lock.held);
       assert.deepEqual(answer, { acquired: true, value: true });
       await assertFree(locker, key);
-      for (const fail of failures) {
+      for (const fail of failures(error)) {
         await assertRejectsWith(locker.tryWithLock(key, fail), error);
         await assertFree(locker, key);
       }
@@ -67,6 +63,45 @@ export const scopeCases: readonly Case[] = [
     run: async ({ locker }) => {
       await assert.rejects(locker.withLock("", never), emptyKey);
       await assert.rejects(locker.tryWithLock("", never), emptyKey);
+    },
+  },
+  {
+    says: "withLock and its kind refuse what is no function, and the key stays free",
+    run: async ({ locker, key }) => {
+      const no = 42 as unknown as () => void;
+      await assert.rejects(locker.withLock(key, no), invalid("fn"));
+      await assert.rejects(locker.tryWithLock(key, no), invalid("fn"));
+      await assert.rejects(locker.withLocks([key], no), invalid("fn"));
+      await assertFree(locker, key);
+    },
+  },
+  {
+    says: "withLock and tryWithLock have the lock that their options ask for",
+    run: async ({ locker, key }) => {
+      const options = { ttl: "40s", mode: "shared", fencing: true } as const;
+      const facts = ({ ttl, mode, fencingToken }: Lock) => [ttl, mode, typeof fencingToken];
+      const asked = [40_000, "shared", "bigint"];
+      assert.deepEqual(await locker.withLock(key, facts, options), asked);
+      const answer = await locker.tryWithLock(key, facts, options);
+      assert.deepEqual(answer, { acquired: true, value: asked });
+    },
+  },
+  {
+    says: "a failed release fails withLock, or is the `suppressed` of what its function throws",
+    run: async ({ locker, key }) => {
+      for (const run of [locker.withLock, locker.tryWithLock]) {
+        await assert.rejects(
+          run(key, (lock) => lock.release()),
+          notHeld("released"),
+        );
+        const failure = new Error("the function's own") as Error & { suppressed?: { code?: string } };
+        const failing = run(key, async (lock) => {
+          await lock.release();
+          throw failure;
+        });
+        await assertRejectsWith(failing, failure);
+        assert.equal(failure.suppressed?.code, "LOCK_NOT_HELD");
+      }
     },
   },
   {
@@ -129,35 +164,48 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "withLock keeps its lock past the TTL",
-    letsPass: "spare",
-    run: async (given) => {
-      const { locker, key, spare } = given;
-      const held = locker.withLock(
-        key,
-        async (lock) => {
+    says: "a tryWithLock that waits runs its function when the holder has released, unless it is aborted",
+    run: async ({ locker, key, patience }) => {
+      const lock = await locker.acquire(key);
+      const aborting = new AbortController();
+      const aborted = locker.tryWithLock(key, never, { wait: true, signal: aborting.signal });
+      aborting.abort(error);
+      await assertRejectsWith(aborted, error);
+      const waiting = locker.tryWithLock(key, () => lock.held, { wait: patience });
+      await lock.release();
+      assert.deepEqual(await waiting, { acquired: true, value: false });
+    },
+  },
+  ...(["withLock", "tryWithLock"] as const).flatMap((method): readonly Case[] => [
+    {
+      says: `${method} keeps its lock past the TTL`,
+      letsPass: "spare",
+      run: async (given) => {
+        const { locker, key, spare } = given;
+        const work = async (lock: Lock): Promise<boolean> => {
           await pass(given, spare);
           await assert.rejects(locker.acquire(key), heldElsewhere);
           return lock.held && !lock.signal.aborted;
-        },
-        { ttl: spare },
-      );
-      assert.equal(await held, true);
+        };
+        const answer = await locker[method](key, work, { ttl: spare });
+        assert.deepEqual(answer, method === "withLock" ? true : { acquired: true, value: true });
+      },
     },
-  },
-  {
-    says: "withLock rejects as soon as its lock lapses, whatever its function does",
-    letsPass: "brief",
-    run: async (given) => {
-      const { locker, key, brief } = given;
-      const forEver = () => new Promise(() => {});
-      let reason: { code?: string } | undefined;
-      const running = inTime(given, () => locker.withLock(key, forEver, { ttl: brief, autoRefresh: false }));
-      running.catch((loss) => {
-        reason = loss;
-      });
-      await until(given, () => reason !== undefined, "withLock rejects");
-      assert.equal(reason?.code, "LOCK_EXPIRED");
+    {
+      says: `${method} rejects as soon as its lock lapses, whatever its function does`,
+      letsPass: "brief",
+      run: async (given) => {
+        const { locker, key, brief } = given;
+        const forEver = () => new Promise(() => {});
+        let reason: { code?: string } | undefined;
+        const options = { ttl: brief, autoRefresh: false };
+        const running = inTime(given, () => locker[method](key, forEver, options) as Promise<unknown>);
+        running.catch((loss) => {
+          reason = loss;
+        });
+        await until(given, () => reason !== undefined, `${method} rejects`);
+        assert.equal(reason?.code, "LOCK_EXPIRED");
+      },
     },
-  },
+  ]),
 ];

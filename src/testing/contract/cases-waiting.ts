@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import type { Lock } from "../../contract/lock.ts";
+import type { AbortSignalLike } from "../../contract/locker.ts";
 import {
   assertFree,
   assertRejectsWith,
@@ -9,8 +10,31 @@ import {
   heldElsewhere,
   inTime,
   lapsed,
+  never,
+  until,
   waitTimeout,
 } from "./fixture.ts";
+
+/** An `AbortSignal` as a library of somebody else's might have it. */
+function polyfill(): { signal: AbortSignalLike; abort(reason: unknown): void } {
+  const listeners = new Set<() => void>();
+  let given: { reason: unknown } | undefined;
+  const signal: AbortSignalLike = {
+    get aborted() {
+      return given !== undefined;
+    },
+    get reason() {
+      return given?.reason;
+    },
+    addEventListener: (_, listener) => void listeners.add(listener),
+    removeEventListener: (_, listener) => void listeners.delete(listener),
+  };
+  const abort = (reason: unknown): void => {
+    given = { reason };
+    for (const listener of listeners) listener();
+  };
+  return { signal, abort };
+}
 
 /** Cases about waiting for a lock. */
 export const waitingCases: readonly Case[] = [
@@ -104,6 +128,41 @@ export const waitingCases: readonly Case[] = [
       await assertRejectsWith(first, reason);
       await lock.release();
       assert((await second).held);
+    },
+  },
+  {
+    says: "one signal ends any number of calls, also if it is of another kind than Node.js's own",
+    run: async ({ locker, key }) => {
+      const keys = ["a", "b"].map((end) => `${key}:${end}`);
+      const locks = await Promise.all(keys.map((each) => locker.acquire(each)));
+      const { signal, abort } = polyfill();
+      const waits = keys.map((each) => locker.acquire(each, { wait: true, signal }));
+      const reason = new Error("the caller's own");
+      abort(reason);
+      for (const waiting of waits) await assertRejectsWith(waiting, reason);
+      for (const lock of locks) await lock.release();
+    },
+  },
+  {
+    says: "nobody waits who isn't told to",
+    letsPass: "brief",
+    run: async (given) => {
+      const { locker, key } = given;
+      await locker.acquire(key);
+      const waits: string[] = [];
+      locker.on("waiting", (wait) => waits.push(wait.key));
+      await assert.rejects(locker.acquire(key), heldElsewhere);
+      assert.equal(await locker.tryAcquire(key), undefined);
+      await assert.rejects(locker.acquireAll([key]), heldElsewhere);
+      assert.equal(await locker.tryAcquireAll([key]), undefined);
+      await assert.rejects(locker.withLock(key, never), heldElsewhere);
+      assert.deepEqual(await locker.tryWithLock(key, never), { acquired: false });
+      await assert.rejects(locker.withLocks([key], never), heldElsewhere);
+      await assert.rejects(locker.wrapWithLock(key, never)(), heldElsewhere);
+      await locker.acquire(`${key}:other`);
+      await locker.tryAcquire(`${key}:other`, { wait: 1 });
+      await until(given, () => waits.length > 0, "the event of a call that waits");
+      assert.deepEqual(waits, [`${key}:other`]);
     },
   },
   {

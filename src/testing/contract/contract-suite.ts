@@ -1,3 +1,4 @@
+import { atATime } from "./at-a-time.ts";
 import { cases } from "./cases.ts";
 import { transactionCases } from "./cases-transaction.ts";
 import type { LockerDeviation, LockerFixture } from "./fixture.ts";
@@ -50,43 +51,31 @@ export interface LockerContractOptions {
  */
 export function testLockerContract(name: string, options: LockerContractOptions): void {
   const { runner, create, deviations = [], concurrent = false, transactions = false } = options;
+  const tested = transactions ? [...cases, ...transactionCases] : cases;
   const isRuledOut = ({ unless }: { unless?: LockerDeviation }) =>
     unless !== undefined && deviations.includes(unless);
   // The longest cases first, so that none of them runs alone at the end.
-  const patient = (["spare", "brief"] as const).flatMap((time) =>
-    cases.filter((one) => concurrent && one.letsPass === time && !isRuledOut(one)),
+  const together = (["spare", "brief", undefined] as const).flatMap((time) =>
+    tested.filter((one) => concurrent && one.letsPass === time && !isRuledOut(one)),
   );
-  let outcomes: Promise<ReadonlyArray<PromiseSettledResult<void> | undefined>> | undefined;
+  let outcomes: Promise<ReadonlyArray<PromiseSettledResult<void>>> | undefined;
   runner.describe(`${name} keeps the contract of a Locker`, () => {
-    for (const one of transactions ? [...cases, ...transactionCases] : cases) {
+    for (const one of tested) {
       const { says, unless } = one;
-      const place = patient.indexOf(one);
+      const place = together.indexOf(one);
       if (isRuledOut(one)) runner.test.skip(`${says} (deviation: ${unless})`, () => runCase(create, one));
       else if (place === -1) runner.test(says, () => runCase(create, one));
       else {
         runner.test(says, async () => {
-          outcomes ??= tenAtATime(patient.map((each) => () => runCase(create, each)));
+          // More would all connect at once, which is what a small machine is slowest at.
+          outcomes ??= atATime(
+            10,
+            together.map((each) => () => runCase(create, each)),
+          );
           const outcome = (await outcomes)[place];
           if (outcome?.status === "rejected") throw outcome.reason;
         });
       }
     }
   });
-}
-
-/** Runs ten at a time. More would all connect at once, which is what a small machine is slowest at. */
-async function tenAtATime(
-  work: ReadonlyArray<() => Promise<void>>,
-): Promise<ReadonlyArray<PromiseSettledResult<void> | undefined>> {
-  const outcomes: PromiseSettledResult<void>[] = [];
-  const left = [...work.entries()];
-  const goOn = async (): Promise<void> => {
-    for (let next = left.shift(); next !== undefined; next = left.shift()) {
-      const [place, run] = next;
-      const [outcome] = await Promise.allSettled([run()]);
-      outcomes[place] = outcome;
-    }
-  };
-  await Promise.all(Array.from({ length: 10 }, goOn));
-  return outcomes;
 }

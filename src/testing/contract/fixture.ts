@@ -48,7 +48,9 @@ export const heldElsewhere = { code: "LOCK_NOT_ACQUIRED", reason: "held" };
 export const waitTimeout = { code: "LOCK_NOT_ACQUIRED", reason: "wait-timeout" };
 export const emptyKey = { code: "EMPTY_KEY" };
 export const invalidTtl = { code: "INVALID_TTL" };
+export const invalidKey = { code: "INVALID_KEY" };
 export const closed = { code: "LOCKER_CLOSED" };
+export const invalid = (field: string) => ({ code: "INVALID_CONFIG", field });
 export const notHeld = (reason: string) => ({ code: "LOCK_NOT_HELD", reason });
 /** A function that fails the test if it is called. */
 export const never = (): never => assert.fail("the function ran without the lock");
@@ -100,10 +102,43 @@ export async function whatIsDue(): Promise<void> {
   await nextTurn();
 }
 
-export async function assertFree(locker: Locker, key: string): Promise<void> {
+export async function assertFree(locker: Pick<Locker, "acquire">, key: string): Promise<void> {
   await (await locker.acquire(key)).release();
 }
 
 export async function assertRejectsWith(promise: Promise<unknown>, reason: unknown): Promise<void> {
   await assert.rejects(promise, (error) => error === reason);
+}
+
+/** The ways in which a function fails, each with `error`. */
+export function failures(error: unknown): ReadonlyArray<() => Promise<never>> {
+  return [
+    () => {
+      throw error;
+    },
+    () => Promise.reject(error),
+  ];
+}
+
+/** A call whose function goes on until it is told to end. */
+export interface UnderWay<T> {
+  /** What the call resolves with. */
+  readonly running: Promise<T>;
+  readonly end: () => void;
+}
+
+/** Begins a call whose function awaits `work`. Resolves once the function does that; rejects if the call fails before. */
+export async function underWay<T>(begin: (work: () => Promise<void>) => Promise<T>): Promise<UnderWay<T>> {
+  let end = (): void => {};
+  const untilEnd = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  return await new Promise((resolve, reject) => {
+    const running = begin(async () => {
+      // In a step of its own: `running` isn't there yet.
+      queueMicrotask(() => resolve({ running, end }));
+      await untilEnd;
+    });
+    running.catch(reject);
+  });
 }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
+import type { Locker } from "../../contract/locker.ts";
 import type { Case, LockerFixture } from "./fixture.ts";
 
 /** Runs a case on its own locker, and then closes the locker. Rejects if the locker breaks what the case says. */
@@ -9,20 +10,49 @@ export async function runCase(
 ): Promise<void> {
   const fixture = await create();
   const { brief = 100, spare = 1_000, patience = 10_000 } = fixture.durations ?? {};
-  const lockers = [fixture.locker];
+  const lockers: Locker[] = [];
+  const use = (locker: Locker): Locker => {
+    lockers.push(locker);
+    return heard(locker);
+  };
   const another = async () => {
     assert(fixture.another, 'give `another`, or declare the deviation "instance-local"');
-    const locker = await fixture.another();
-    lockers.push(locker);
-    return locker;
+    return use(await fixture.another());
   };
   const closed = () => Promise.all(lockers.map((locker) => locker.close()));
   const key = `contract:${randomUUID()}`;
   try {
-    await run({ locker: fixture.locker, key, another, brief, spare, patience });
+    await run({ locker: use(fixture.locker), key, another, brief, spare, patience });
   } catch (error) {
     await closed().catch(() => {}); // The first error says more.
     throw error;
   }
   await closed();
 }
+
+/**
+ * The same object, none of whose rejections is unhandled. A case that has failed looks at no other answer, and a rejection that nobody
+ * handles would end the process, with all its tests.
+ */
+function heard<T extends object>(of: T): T {
+  const proxy: T = new Proxy(of, {
+    get: (target, name) => {
+      const member: unknown = Reflect.get(target, name, target);
+      // A proxy has to return what can't change, such as a method of a frozen object, as it is.
+      const isFixed = Reflect.getOwnPropertyDescriptor(target, name)?.configurable === false;
+      return typeof member === "function" && !isFixed ? heard(member) : member;
+    },
+    apply: (target, self, given) => {
+      const answer: unknown = Reflect.apply(target as never, originals.get(self) ?? self, given);
+      if (answer instanceof Promise) answer.catch(() => {});
+      // A semaphore, a namespace or a function that runs under a lock.
+      else if (typeof answer === "function" || (typeof answer === "object" && answer !== null))
+        return heard(answer);
+      return answer;
+    },
+  });
+  originals.set(proxy, of);
+  return proxy;
+}
+
+const originals = new WeakMap<object, object>();

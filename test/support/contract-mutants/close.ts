@@ -1,16 +1,18 @@
-import { type Locker, MemoryLocker } from "../../../src/index.ts";
-import { Broken, type Mutant, mutant, mutantLock } from "./mutant.ts";
+import { MemoryLocker } from "../../../src/index.ts";
+import { Broken, type Mutant, methods, mutant, mutantLock, onSameStore, replaced } from "./mutant.ts";
 
 const endsLocks = "close ends every lock, and their handles say so";
 const nothing = "after close nothing is granted, and a second close is quiet";
 const drains = "close with a drain lets the work under a lock end, and nothing new begin";
 
-/** A second locker on the store of the first, whose `close` leaves the store open. */
-function onSameStore(sound: MemoryLocker): Locker {
-  const close = async (): Promise<void> => {};
-  // Its methods are own properties, and can be called without `this`.
-  return { ...sound, close, [Symbol.asyncDispose]: close } as unknown as Locker;
-}
+const badDrain = "a drain that is no duration is refused, as is another option, and nothing is closed";
+
+/** Makes a wrapped function anew for each call. */
+const later =
+  (wrap: (...given: unknown[]) => unknown) =>
+  (...given: unknown[]) =>
+  (...args: unknown[]) =>
+    (wrap(...given) as (...args: unknown[]) => unknown)(...args);
 
 /** Mutants for the end of a locker, and for two lockers on one store. */
 export const closeMutants: readonly Mutant[] = [
@@ -44,6 +46,52 @@ export const closeMutants: readonly Mutant[] = [
       },
     };
   }),
+  // Each of them goes on with a store of its own.
+  ...methods
+    .filter((name) => !["close", "namespace", "on", "semaphore", "withTransaction", "ping"].includes(name))
+    .map((name) =>
+      replaced(`${name} of a closed locker goes on`, nothing, (sound) => {
+        const other = new MemoryLocker();
+        let isClosed = false;
+        const change = (...given: unknown[]): unknown => {
+          const of = (isClosed ? other : sound)[name] as (...given: unknown[]) => unknown;
+          return of(...given);
+        };
+        const close: typeof sound.close = async (options) => {
+          isClosed = true;
+          await sound.close(options);
+        };
+        return { [name]: name === "wrapWithLock" ? later(change) : change, close };
+      }),
+    ),
+  replaced("a namespace of a closed locker goes on", nothing, () => ({
+    namespace: (name) => new MemoryLocker().namespace(name),
+  })),
+  replaced("a semaphore of a closed locker goes on", nothing, () => ({
+    semaphore: (key, permits) => new MemoryLocker().semaphore(key, permits),
+  })),
+  mutant("a second close doesn't wait for the first", drains, (sound) => {
+    let isClosed = false;
+    return {
+      close: async (options) => {
+        if (isClosed) return;
+        isClosed = true;
+        await sound.close(options);
+      },
+    };
+  }),
+  mutant(
+    "a drain that passes frees nothing",
+    "a drain that passes ends what still runs under a lock",
+    (sound) => ({
+      close: async (options) => {
+        if (options?.drain === undefined) await sound.close();
+      },
+    }),
+  ),
+  mutant("an unknown option of close is ignored", badDrain, (sound) => ({
+    close: (options) => sound.close({ ...(options?.drain !== undefined && { drain: options.drain }) }),
+  })),
   mutant("disposal of a locker doesn't close it", "await using closes a locker", () => ({
     [Symbol.asyncDispose]: async () => {},
   })),
@@ -57,18 +105,14 @@ export const closeMutants: readonly Mutant[] = [
       },
     };
   }),
-  mutant(
-    "a bad drain closes at once",
-    "a drain that is no duration is refused, and nothing is closed",
-    (sound) => ({
-      close: async (options) => {
-        await sound.close(options).catch(async (error) => {
-          await sound.close();
-          throw error;
-        });
-      },
-    }),
-  ),
+  mutant("a bad drain closes at once", badDrain, (sound) => ({
+    close: async (options) => {
+      await sound.close(options).catch(async (error) => {
+        await sound.close();
+        throw error;
+      });
+    },
+  })),
   ...[
     ["two lockers have nothing in common", "two lockers contend"],
     ["two lockers wait for nothing", "a waiter gets the lock when another locker releases it"],

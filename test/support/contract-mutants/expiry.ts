@@ -45,6 +45,48 @@ export const expiryMutants: readonly Mutant[] = [
       return { signal: late.signal };
     },
   ),
+  ...(
+    [
+      ["remaining is less than nothing", () => ({ remaining: -1 })],
+      ["remaining is the TTL", ({ ttl }) => ({ remaining: ttl })],
+      ["remaining is that of the grant", ({ remaining }) => ({ remaining })],
+      ["remaining is in seconds", (lock) => ({ remaining: lock.remaining / 1_000 })],
+      [
+        "remaining goes on after the release",
+        (lock) => ({
+          get remaining() {
+            return lock.held ? lock.remaining : 1;
+          },
+        }),
+      ],
+      ["expiresAt is a number", (lock) => ({ expiresAt: lock.expiresAt.getTime() as unknown as Date })],
+      ["expiresAt is the time of the grant", () => ({ expiresAt: new Date() })],
+      ["expiresAt is that of the grant", ({ expiresAt }) => ({ expiresAt })],
+      [
+        "expiresAt changes after the release",
+        (lock) => ({
+          get expiresAt() {
+            return new Date(Date.now() + lock.remaining);
+          },
+        }),
+      ],
+    ] as ReadonlyArray<[string, (lock: Lock) => Partial<Lock>]>
+  ).map(([does, change]) => mutantLock(does, "a handle tells until when its holder may rely on it", change)),
+  mutantLock(
+    "a refresh without a TTL does nothing",
+    "a refresh without a TTL begins the same TTL anew",
+    (lock) => ({
+      refresh: async (ttl, options) => {
+        if (ttl !== undefined) await lock.refresh(ttl, options);
+        lock.assertHeld();
+      },
+    }),
+  ),
+  mutantLock("something remains of a lapsed lock", lapses, (lock) => ({
+    get remaining() {
+      return Math.max(lock.remaining, 1);
+    },
+  })),
   mutantLock("the signal never aborts", lapses, () => ({ signal: new AbortController().signal })),
   mutantLock("held stays true after the TTL", lapses, (lock) => {
     let isReleased = false;

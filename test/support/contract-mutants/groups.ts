@@ -1,5 +1,5 @@
 import { type AcquireOptions, type Lock, LockExpiredError, type LockGroup } from "../../../src/index.ts";
-import { handle, type Mutant, mutant } from "./mutant.ts";
+import { handle, ignored, type Mutant, mutant, replaced } from "./mutant.ts";
 
 const takes = "acquireAll takes every lock, in the order asked for, and releases them together";
 const allOrNone = "acquireAll takes all or none";
@@ -8,6 +8,9 @@ const overlapping = "acquireAll with overlapping keys has no deadlock";
 const misused = "acquireAll of no key, or of one key twice, is refused";
 const firstLost = "the signal of a group aborts with the first of its locks that is lost";
 const aborted = "an acquireAll that is aborted holds nothing";
+const tries = "tryAcquireAll takes all, or returns undefined and takes none; any other failure it throws";
+const asked = "acquireAll and tryAcquireAll have the locks that their options ask for";
+const oneReleased = "a group of which one lock was released says so, and refreshes and releases the others";
 
 /** A group of locks as a careless author would write it. */
 function groupOf(locks: readonly Lock[], more: Partial<LockGroup> = {}): LockGroup {
@@ -148,5 +151,94 @@ export const groupMutants: readonly Mutant[] = [
         waiting.then(resolve, reject);
       });
     },
+  })),
+  replaced("tryAcquireAll throws if a key is held", tries, (sound) => ({ tryAcquireAll: sound.acquireAll })),
+  replaced("tryAcquireAll ignores that there is no key", tries, (sound) => ({
+    tryAcquireAll: (keys, options) =>
+      sound.tryAcquireAll(keys, options).catch((error) => {
+        if (error.field !== "keys") throw error;
+        return undefined;
+      }),
+  })),
+  replaced("tryAcquireAll returns undefined for a bad key", tries, (sound) => ({
+    tryAcquireAll: (keys, options) =>
+      sound.tryAcquireAll(keys, options).catch((error) => {
+        if (error.code !== "EMPTY_KEY") throw error;
+        return undefined;
+      }),
+  })),
+  replaced("tryAcquireAll takes what it can get", tries, (sound) => ({
+    tryAcquireAll: async (keys, options) => {
+      const group = await sound.tryAcquireAll(keys, options);
+      if (group !== undefined) return group;
+      const locks = await Promise.all(keys.map((key) => sound.tryAcquire(key, options)));
+      return groupOf(locks.filter((lock) => lock !== undefined));
+    },
+  })),
+  replaced("tryAcquireAll keeps what it has got if another key is held", tries, (sound) => ({
+    tryAcquireAll: async (keys, options) => {
+      const group = await sound.tryAcquireAll(keys, options);
+      if (group === undefined) for (const key of keys) await sound.tryAcquire(key);
+      return group;
+    },
+  })),
+  ...(["acquireAll", "tryAcquireAll"] as const).flatMap((method) => [
+    ...["ttl", "mode", "fencing", "holdAtLeast", "tll"].map((option) => ignored(method, option, asked)),
+    ignored(
+      method,
+      "autoRefresh",
+      "acquireAll and tryAcquireAll keep their locks past the TTL with autoRefresh",
+    ),
+  ]),
+  ...(
+    [
+      ["expiresAt of a group is that of its first lock", ({ locks }) => ({ expiresAt: locks[0]?.expiresAt })],
+      [
+        "expiresAt of a group is that of its last lock",
+        ({ locks }) => ({ expiresAt: locks.at(-1)?.expiresAt }),
+      ],
+      ["remaining of a group is that of its first lock", ({ locks }) => ({ remaining: locks[0]?.remaining })],
+      [
+        "remaining of a group is that of its last lock",
+        ({ locks }) => ({ remaining: locks.at(-1)?.remaining }),
+      ],
+      ["nothing ever remains of a group", () => ({ remaining: 0 })],
+      ["something remains of a released group", (group) => ({ remaining: Math.max(group.remaining, 1) })],
+    ] as ReadonlyArray<[string, (group: LockGroup) => object]>
+  ).map(([does, read]) =>
+    changed(does, "a group tells when the first of its locks expires", (group) => ({
+      get expiresAt() {
+        return { expiresAt: group.expiresAt, ...read(group) }.expiresAt;
+      },
+      get remaining() {
+        return { remaining: group.remaining, ...read(group) }.remaining;
+      },
+    })),
+  ),
+  changed("a group stops refreshing at a lock that was released", oneReleased, ({ locks }) => ({
+    refresh: async (ttl) => {
+      for (const lock of locks) await lock.refresh(ttl);
+    },
+  })),
+  changed("a group stops releasing at a lock that was released", oneReleased, ({ locks }) => ({
+    release: async () => {
+      for (const lock of locks) await lock.release();
+    },
+  })),
+  changed("a release of a group is fine if one lock was released", oneReleased, ({ locks }) => ({
+    release: async () => {
+      await Promise.all(locks.map((lock) => lock[Symbol.asyncDispose]()));
+    },
+  })),
+  changed("a refresh of a group passes over a lock that was released", oneReleased, ({ locks }) => ({
+    refresh: async (ttl) => {
+      await Promise.all(locks.map(async (lock) => lock.held && (await lock.refresh(ttl))));
+    },
+  })),
+  changed("assertHeld of a group looks at its first lock", oneReleased, ({ locks }) => ({
+    assertHeld: () => locks[0]?.assertHeld(),
+  })),
+  changed("disposal of a group keeps its locks", "a group that is disposed of releases every lock", () => ({
+    [Symbol.asyncDispose]: async () => {},
   })),
 ];

@@ -1,13 +1,14 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } from "../../../src/index.ts";
-import { Broken, type Mutant, mutant, mutantLock } from "./mutant.ts";
+import { Broken, type Mutant, methods, mutant, mutantLock, replaced, without } from "./mutant.ts";
 
 const refused = (key: LockKey) => new LockNotAcquiredError({ key: String(key), reason: "held" });
 const released = "after a release, release and refresh say so, and disposal is quiet";
 const shared = "shared holders go together, and exclude the exclusive one, as it does them";
 const handles = "a handle tells its key, id, mode and TTL, holds, and is released";
-const badRefresh = "a refresh with a TTL of zero or less is refused, and the lock stays as it was";
+const badRefresh = "a refresh with a TTL that is none is refused, and the lock stays as it was";
 const tokens = "fencing tokens grow from each holder of a key to the next, and are there only if asked for";
+const badOption = "an option that there is not is refused, and so is a value that can't be used, by name";
 const aborted = "an aborted signal rejects with its own reason, and the key stays free";
 
 /** Grants locks by its own rule: who may hold one beside whom. */
@@ -94,23 +95,6 @@ export const lockMutants: readonly Mutant[] = [
   }),
   mutantLock("assertHeld never throws", handles, () => ({ assertHeld: () => {} })),
   mutantLock("a handle has the TTL in seconds", handles, (lock) => ({ ttl: lock.ttl / 1_000 })),
-  mutantLock("a key has another id each time", "a key has the same id each time", () => ({
-    id: BigInt(Math.floor(Math.random() * 1e9)),
-  })),
-  mutant("two keys have one lock", "two keys are held at once", (sound) => ({
-    acquire: (key, options) => sound.acquire(String(key).slice(0, 40), options),
-  })),
-  mutant("an empty key is a key", "an empty key is refused", (sound) => ({
-    acquire: (key, options) => sound.acquire(key || "empty", options),
-  })),
-  ...[42, null].map((key) =>
-    mutant(`the key ${key} is made a string`, `the key ${key} is refused`, (sound) => ({
-      acquire: (given, options) => sound.acquire(`${given}`, options),
-    })),
-  ),
-  mutant("an ill-formed key is mended", 'the key "\\ud800" is refused', (sound) => ({
-    acquire: (key, options) => sound.acquire(String(key).replace(/[\ud800-\udfff]/g, "\ufffd"), options),
-  })),
   ...["0", '"-1s"', "NaN", "Infinity", '"5"'].map((ttl) =>
     mutant(
       `the TTL ${ttl} is replaced by the default`,
@@ -237,17 +221,39 @@ export const lockMutants: readonly Mutant[] = [
       },
     }),
   ),
-  mutant(
-    "unknown options and modes are ignored",
-    "an unknown option is refused, and so is an unknown mode",
-    (sound) => ({ acquire: (key) => sound.acquire(key) }),
+  ...["tll", "mode", "autoRefresh", "fencing", "reentrant", "signal", "client", "holdAtLeast"].map((option) =>
+    replaced(`acquire ignores a bad \`${option}\``, badOption, (sound) => ({
+      acquire: (key, options = {}) =>
+        sound.acquire(key, options).catch((error) => {
+          if (error.field !== option) throw error;
+          return sound.acquire(key, without(options, option));
+        }),
+    })),
   ),
-  mutant("the methods need their object", "the methods work without their object", (sound) => ({
-    tryAcquire(this: object | undefined, key, options) {
-      return this === undefined ? Promise.reject(new Broken("no object")) : sound.tryAcquire(key, options);
-    },
+  replaced("tryAcquire returns undefined for a bad option", badOption, (sound) => ({
+    tryAcquire: (key, options) =>
+      sound.tryAcquire(key, options).catch((error) => {
+        if (error.code !== "INVALID_CONFIG") throw error;
+        return undefined;
+      }),
   })),
+  replaced("options that are no object are none", badOption, (sound) => ({
+    acquire: (key, options) => sound.acquire(key, typeof options === "object" ? options : undefined),
+  })),
+  ...methods
+    .map((name) =>
+      replaced(`${name} needs its object`, "the methods work without their object", (sound) => ({
+        [name](this: object | undefined, ...given: unknown[]) {
+          if (this === undefined) throw new Broken("no object");
+          return (sound[name] as (...given: unknown[]) => unknown)(...given);
+        },
+      })),
+    )
+    .filter(({ does }) => !does.startsWith("withTransaction")),
   mutant("a ping is never answered", "a ping is answered", () => ({
     ping: () => delay(60_000, undefined, { ref: false }),
+  })),
+  mutant("ping ignores its signal", "a ping whose signal has aborted rejects with its reason", (sound) => ({
+    ping: () => sound.ping(),
   })),
 ];

@@ -1,5 +1,5 @@
 import type { AcquireOptions, Lock, Locker } from "../../../src/index.ts";
-import { Broken, type Mutant, mutant, type Sound } from "./mutant.ts";
+import { Broken, ignored, type Mutant, mutant, replaced, type Sound } from "./mutant.ts";
 
 const answers = "withLock returns what its function returns, and releases whatever that does";
 const passedOn = "tryWithLock passes on the error of its function, and releases whatever that does";
@@ -11,6 +11,11 @@ const contended = "a withLock that waits runs its function when the holder has r
 const left = "a withLock whose wait passes, or is aborted, never runs its function";
 const past = "withLock keeps its lock past the TTL";
 const lapsing = "withLock rejects as soon as its lock lapses, whatever its function does";
+const noFunction = "withLock and its kind refuse what is no function, and the key stays free";
+const asked = "withLock and tryWithLock have the lock that their options ask for";
+const failedRelease = "a failed release fails withLock, or is the `suppressed` of what its function throws";
+const tryWaits =
+  "a tryWithLock that waits runs its function when the holder has released, unless it is aborted";
 
 const noLock = {} as Lock;
 
@@ -185,5 +190,60 @@ export const scopeMutants: readonly Mutant[] = [
     "withLock waits for its function, though the lock has lapsed",
     lapsing,
     (sound) => async (key, fn, options) => under(await sound.acquire(key, options), fn),
+  ),
+  ...(["withLock", "tryWithLock", "withLocks"] as const).map((method) =>
+    replaced(`${method} takes what is no function for one that does nothing`, noFunction, (sound) => ({
+      [method]: (key: never, fn: unknown, options?: AcquireOptions) =>
+        (sound[method] as Sound["withLock"])(
+          key,
+          typeof fn === "function" ? (fn as never) : () => {},
+          options,
+        ),
+    })),
+  ),
+  ...(["withLock", "tryWithLock"] as const).flatMap((method) => [
+    ...["ttl", "mode", "fencing"].map((option) => ignored(method, option, asked)),
+    ...(
+      [
+        [
+          "ignores a failed release",
+          (error) => {
+            if (error.reason !== "released") throw error;
+          },
+        ],
+        [
+          "drops the error of the release",
+          (error) => {
+            Reflect.deleteProperty(error, "suppressed");
+            throw error;
+          },
+        ],
+        [
+          "prefers the error of the release",
+          (error) => {
+            throw error.suppressed ?? error;
+          },
+        ],
+      ] as ReadonlyArray<[string, (error: { reason?: string; suppressed?: unknown }) => void]>
+    ).map(([does, change]) =>
+      replaced(`${method} ${does}`, failedRelease, (sound) => ({
+        [method]: (key: string, fn: () => void, options?: AcquireOptions) =>
+          (sound[method] as Sound["withLock"])(key, fn, options).catch(change),
+      })),
+    ),
+  ]),
+  ...["wait", "signal"].map((option) => ignored("tryWithLock", option, tryWaits)),
+  tryWithLock(
+    "tryWithLock doesn't refresh",
+    "tryWithLock keeps its lock past the TTL",
+    (sound) => (key, fn, options) => sound.tryWithLock(key, fn, { ...options, autoRefresh: false }),
+  ),
+  tryWithLock(
+    "tryWithLock waits for its function, though the lock has lapsed",
+    "tryWithLock rejects as soon as its lock lapses, whatever its function does",
+    (sound) => async (key, fn, options) => {
+      const lock = await sound.tryAcquire(key, options);
+      return lock === undefined ? { acquired: false } : { acquired: true, value: await under(lock, fn) };
+    },
   ),
 ];

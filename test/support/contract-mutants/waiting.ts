@@ -1,10 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } from "../../../src/index.ts";
-import { type Mutant, mutant } from "./mutant.ts";
+import { changedOptions, type Mutant, mutant, replaced, without } from "./mutant.ts";
 
 const released = "a waiter gets the lock when it is released";
 const passes = "a wait that passes is told, with tryAcquire as undefined, and the holder keeps the lock";
 const abortedWait = "an aborted wait rejects with the signal's own reason, and the next in line is served";
+const sharedSignal = "one signal ends any number of calls, also if it is of another kind than Node.js's own";
 const readers = "waiting readers are let in together, and a writer that waits is not passed by readers";
 const around = "a wait inside withLock for the same key is not waited";
 const noWait = ({ wait: _, ...options }: AcquireOptions = {}) => options;
@@ -86,6 +87,40 @@ export const waitingMutants: readonly Mutant[] = [
       });
     },
   })),
+  replaced("a signal that isn't Node.js's own is ignored", sharedSignal, (sound) => ({
+    acquire: (key, options = {}) =>
+      sound.acquire(key, options.signal instanceof AbortSignal ? options : without(options, "signal")),
+  })),
+  replaced("a signal ends one call only", sharedSignal, (sound) => {
+    const used = new WeakSet<object>();
+    return {
+      acquire: (key, options = {}) => {
+        const { signal } = options;
+        if (signal === undefined || !used.has(signal)) {
+          if (signal !== undefined) used.add(signal);
+          return sound.acquire(key, options);
+        }
+        return sound.acquire(key, without(options, "signal"));
+      },
+    };
+  }),
+  ...(
+    [
+      "acquire",
+      "tryAcquire",
+      "acquireAll",
+      "tryAcquireAll",
+      "withLock",
+      "tryWithLock",
+      "withLocks",
+      "wrapWithLock",
+    ] as const
+  ).map((method) =>
+    changedOptions(`${method} waits though nobody told it to`, "nobody waits who isn't told to", {
+      method,
+      change: (options) => ({ wait: 20, ...options }),
+    }),
+  ),
   mutant(
     "the last to come is served first",
     "waiters of one locker are served in the order in which they came",
