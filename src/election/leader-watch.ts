@@ -1,7 +1,7 @@
 import type { Leader } from "../contract/election.ts";
 import type { Lock } from "../contract/lock.ts";
 import type { Logger } from "../contract/locker.ts";
-import { longestTimer } from "../runtime/clock.ts";
+import { longestTimer, unrefed } from "../runtime/clock.ts";
 import { callHook } from "../runtime/user-hook.ts";
 
 /** The parts of a locker that a leader watch uses. */
@@ -71,7 +71,7 @@ export class LeaderWatch {
         if (this.#isStopped) return;
         if (this.#again) this.#look();
         else
-          this.#timer = setTimeout(() => this.#look(), Math.min(this.#options.every, longestTimer)).unref();
+          this.#timer = unrefed(setTimeout(() => this.#look(), Math.min(this.#options.every, longestTimer)));
       });
   }
 

@@ -6,6 +6,7 @@ import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
+import { callOutside } from "../runtime/outside-callers.ts";
 import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
 import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
@@ -330,7 +331,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     if (state.is === "expired") this.#owner.expired(this);
     const reason = state.is === "released" ? undefined : this.#lossReason();
     // The registry first, then the signal, whose listeners are the holder's own code, then log and metrics.
-    if (reason !== undefined) this.#controller?.abort(reason);
+    if (reason !== undefined) callOutside(() => this.#controller?.abort(reason));
     this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);
   }
 

@@ -13,7 +13,7 @@ import {
   query,
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { within } from "../runtime/clock.ts";
+import { unrefed, within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { assertAsked } from "./asked-options.ts";
 import { locksTold } from "./key-questions.ts";
@@ -237,7 +237,7 @@ async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
 
 /** Ends a client without making the caller, or the exit of the process, wait for a server that has fallen silent. */
 function takeLeave(client: OwnClient): void {
-  const late = setTimeout(() => destroySocket(client), statementDeadline).unref();
+  const late = unrefed(setTimeout(() => destroySocket(client), statementDeadline));
   client.unref?.();
   client
     .end()

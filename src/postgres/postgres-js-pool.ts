@@ -1,4 +1,5 @@
 import { EventEmitter } from "node:events";
+import { unrefed } from "../runtime/clock.ts";
 import type { Client, Pool, Release } from "./driver.ts";
 import { optionsOf, type PostgresJs } from "./postgres-js.ts";
 import { PostgresJsClient, type PostgresJsClientOptions } from "./postgres-js-client.ts";
@@ -121,13 +122,15 @@ export class PostgresJsPool extends EventEmitter implements Pool {
       this.#take(client);
       this.#remove(client);
     };
-    const timer = setTimeout(() => {
-      this.#take(client);
-      client.end().then(
-        () => this.#remove(client),
-        () => this.#remove(client),
-      );
-    }, idleTimeout).unref();
+    const timer = unrefed(
+      setTimeout(() => {
+        this.#take(client);
+        client.end().then(
+          () => this.#remove(client),
+          () => this.#remove(client),
+        );
+      }, idleTimeout),
+    );
     this.#idle.set(client, { timer, onEnd });
     client.on("end", onEnd);
     client.unref();

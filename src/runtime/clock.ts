@@ -1,3 +1,5 @@
+import { clearImmediate, setImmediate } from "node:timers";
+
 /** A moment on both clocks of the machine, in milliseconds. */
 export interface Instant {
   readonly monotonic: number;
@@ -19,8 +21,14 @@ export function elapsedSince(start: Instant): number {
 /** The longest timer, in milliseconds: Node.js fires a longer one at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args). */
 export const longestTimer = 2 ** 31 - 1;
 
+/** Lets the process end before a timer fires. A timer of jsdom, which is a number, is left as it is: that process ends by itself. */
+export function unrefed(timer: NodeJS.Timeout): NodeJS.Timeout {
+  timer.unref?.();
+  return timer;
+}
+
 /**
- * Calls back at a moment that may be moved while the alarm is set. Does not keep the process alive.
+ * Calls back at a moment that may be moved while the alarm is set.
  *
  * Moving the moment later, as every refresh does, costs nothing: the timer fires at the old moment, checks, and sets the next timer.
  */
@@ -28,17 +36,25 @@ export class Alarm<T> {
   readonly #owner: T;
   readonly #left: (owner: T) => number;
   readonly #ring: (owner: T) => void;
+  readonly #keepsAlive: boolean;
   #timer: NodeJS.Timeout | undefined;
 
   /**
    * Both functions get the alarm's owner as an argument, so that ten thousand alarms can share them.
    *
    * @param left returns the milliseconds to go; called each time the timer fires
+   * @param options.keepsAlive whether the process lives on until it rings @default false
    */
-  constructor(owner: T, left: (owner: T) => number, ring: (owner: T) => void) {
+  constructor(
+    owner: T,
+    left: (owner: T) => number,
+    ring: (owner: T) => void,
+    { keepsAlive = false }: { readonly keepsAlive?: boolean } = {},
+  ) {
     this.#owner = owner;
     this.#left = left;
     this.#ring = ring;
+    this.#keepsAlive = keepsAlive;
     this.#set();
   }
 
@@ -55,7 +71,8 @@ export class Alarm<T> {
   #set(): void {
     // A timer may fire up to a millisecond early; rounding up keeps it from firing twice for one moment.
     const wait = Math.min(Math.max(Math.ceil(this.#left(this.#owner)), 1), longestTimer);
-    this.#timer = setTimeout(fire, wait, this).unref();
+    this.#timer = setTimeout(fire, wait, this);
+    if (!this.#keepsAlive) unrefed(this.#timer);
   }
 
   /** Called when the timer fires: rings if the moment is reached, otherwise sets the next timer. */

@@ -1,4 +1,4 @@
-import { type Instant, longestTimer } from "./clock.ts";
+import { type Instant, longestTimer, unrefed } from "./clock.ts";
 
 /** What ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
 export abstract class Expiring {
@@ -99,7 +99,7 @@ class Line {
     }
     // A timer may fire up to a millisecond early; rounding up keeps it from firing twice for one moment.
     const wait = Math.min(Math.max(Math.ceil(this.first.left), 1), longestTimer);
-    this.#timer = setTimeout(Line.#ring, wait, this).unref();
+    this.#timer = unrefed(setTimeout(Line.#ring, wait, this));
   }
 
   static #ring(this: void, line: Line): void {

@@ -8,6 +8,7 @@ import type {
   LockEvents,
   SessionEvent,
 } from "../contract/lock-events.ts";
+import { callOutside } from "./outside-callers.ts";
 import { callHook } from "./user-hook.ts";
 
 /** The diagnostics channels, on which the events of all lockers of the process are published. */
@@ -60,12 +61,14 @@ export class LockEventSource {
   tell<E extends LockEventName>(event: E, make: () => LockEvents[E]): void {
     if (!this.hasListeners(event)) return;
     const told = make();
-    for (const { call } of this.listeners.get(event) ?? []) {
-      callHook(`listener of "${event}"`, () => (call as LockEventListener<E>)(told));
-    }
-    // What a subscriber throws doesn't come here: Node.js throws it in a step of its own, as `uncaughtException`
-    // (https://nodejs.org/api/diagnostics_channel.html#channelpublishmessage).
-    if (channels[event].hasSubscribers) channels[event].publish(told);
+    callOutside(() => {
+      for (const { call } of this.listeners.get(event) ?? []) {
+        callHook(`listener of "${event}"`, () => (call as LockEventListener<E>)(told));
+      }
+      // What a subscriber throws doesn't come here: Node.js throws it in a step of its own, as `uncaughtException`
+      // (https://nodejs.org/api/diagnostics_channel.html#channelpublishmessage).
+      if (channels[event].hasSubscribers) channels[event].publish(told);
+    });
   }
 
   /** Emits `acquired`. `start`: when the call began, by `performance.now()`. */

@@ -5,6 +5,7 @@ import { connectBeside, type OwnSession } from "../postgres/beside.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { type DrawAnswer, drawToken, openDrawing } from "../postgres/sql.ts";
+import { unrefed } from "../runtime/clock.ts";
 
 export interface FencingTokensOptions {
   readonly pool: Pool;
@@ -91,7 +92,7 @@ export class FencingTokens {
       }
     }
     this.#isDrawing = false;
-    this.#leaving = setTimeout(() => void this.#leave(), linger).unref();
+    this.#leaving = unrefed(setTimeout(() => void this.#leave(), linger));
     this.#opened?.client.unref?.();
   }
 

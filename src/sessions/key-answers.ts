@@ -10,6 +10,7 @@ import {
   questionChannel,
   stopListening,
 } from "../postgres/sql-answers.ts";
+import { unrefed } from "../runtime/clock.ts";
 
 /** A session that carries locks. */
 interface Carrier {
@@ -97,7 +98,7 @@ export class KeyAnswers {
 
   #wait(): void {
     if (this.#state.is !== "nobody" || this.#state.timer !== undefined || this.#carriers.size === 0) return;
-    this.#state = { is: "nobody", timer: setTimeout(() => this.#listen(), patience).unref() };
+    this.#state = { is: "nobody", timer: unrefed(setTimeout(() => this.#listen(), patience)) };
   }
 
   #listen(): void {

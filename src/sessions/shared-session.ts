@@ -5,7 +5,7 @@ import type { KeyedLock } from "../postgres/key-message.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
-import type { Instant } from "../runtime/clock.ts";
+import { type Instant, unrefed } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { KeyAnswers } from "./key-answers.ts";
@@ -209,7 +209,7 @@ export class SharedSession {
       return;
     }
     const look = this.#own === undefined ? Math.min(left, courtesy) : left;
-    this.#lingering = setTimeout(() => this.#lingerUntil(end), look).unref();
+    this.#lingering = unrefed(setTimeout(() => this.#lingerUntil(end), look));
   }
 
   /** As {@link StatementBatches.ask}. */

@@ -17,7 +17,7 @@ import {
   type WaitInServer,
   waitScript,
 } from "../postgres/sql-waiting.ts";
-import { Deadline, elapsedSince, type Instant, now } from "../runtime/clock.ts";
+import { Deadline, elapsedSince, type Instant, now, unrefed } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
@@ -258,7 +258,7 @@ export class WaitingSession {
 
   #rest(): void {
     if (this.#state.is !== "busy" || this.#opened === undefined) return;
-    const leaving = setTimeout(() => void this.close(), linger).unref();
+    const leaving = unrefed(setTimeout(() => void this.close(), linger));
     this.#state = { is: "idle", leaving };
     this.#opened.client.unref?.();
     this.#parts.onIdle(this);

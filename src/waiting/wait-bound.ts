@@ -23,10 +23,12 @@ export function leftOf({ start, bound, isFirstTry }: Bounded): number {
   return start + (isFirstTry ? Math.max(bound, firstTry) : bound) - performance.now();
 }
 
-/** An alarm at the bound of a wait. Reset it when the first try is over. */
+/** An alarm at the bound of a wait. Reset it when the first try is over. A caller that waits for no longer than that keeps the process alive. */
 export function boundAlarm(of: Bounded): Alarm<Bounded> {
-  return new Alarm<Bounded>(of, leftOf, ring);
+  return new Alarm<Bounded>(of, leftOf, ring, keepsAlive);
 }
+
+const keepsAlive = { keepsAlive: true };
 
 function ring(of: Bounded): void {
   of.atBound();

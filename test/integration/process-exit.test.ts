@@ -49,6 +49,12 @@ describe("a lock", () => {
     expect(await exitOf(child, 2_500)).toBe("alive");
   });
 
+  test("that is waited for keeps it alive until the bound, whatever the breaker does", async () => {
+    await using child = start("breaker-pending");
+    expect(await child.message((message) => "refused" in message)).toEqual({ refused: "wait-timeout" });
+    expect(await exitOf(child, 10_000)).toEqual(clean);
+  });
+
   test("is freed by close(), and the process ends", async () => {
     await using child = start("close-held");
     await child.message((message) => "closed" in message);

@@ -169,3 +169,39 @@ describe("the client of a transaction of MemoryLocker", () => {
     );
   });
 });
+
+test("the TTLs and the bounds of a MemoryLocker pass by a fake clock", async () => {
+  vi.useFakeTimers();
+  try {
+    await using locker = new MemoryLocker();
+    const lock = await locker.acquire("key", { ttl: "30s" });
+    const waiting = locker.acquire("key", { wait: "10s" }).catch(({ reason }: { reason: string }) => reason);
+    await vi.advanceTimersByTimeAsync(10_001);
+    expect(await waiting).toBe("wait-timeout");
+    expect(lock.held).toBe(true);
+    await vi.advanceTimersByTimeAsync(20_000);
+    expect([lock.held, lock.signal.aborted]).toEqual([false, true]);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test("a MemoryLocker works where timers are numbers, as in a browser's window", async () => {
+  const { setTimeout: real, clearTimeout: stop } = globalThis;
+  const timers = new Map<number, NodeJS.Timeout>();
+  vi.stubGlobal("setTimeout", (...args: Parameters<typeof real>) => {
+    timers.set(timers.size + 1, real(...args));
+    return timers.size;
+  });
+  vi.stubGlobal("clearTimeout", (at: number) => stop(timers.get(at)));
+  vi.stubGlobal("setImmediate", undefined);
+  try {
+    await using locker = new MemoryLocker({ ttlEnforcement: "server" });
+    const lock = await locker.acquire("key", { ttl: 50 });
+    await new Promise<void>((resolve) => lock.signal.addEventListener("abort", () => resolve()));
+    await (await locker.acquire("key", { wait: "10s" })).release();
+  } finally {
+    for (const timer of timers.values()) stop(timer);
+    vi.unstubAllGlobals();
+  }
+});

@@ -14,6 +14,7 @@ const logger = {
 const locker = new PostgresLocker({
   ...(await reachByItself()),
   ...(what === "lost" && { logger }),
+  ...(what === "breaker-pending" && { circuitBreaker: { execute: () => new Promise(() => {}) } }),
 });
 
 async function close() {
@@ -53,6 +54,9 @@ switch (what) {
     say({ waits: true });
     await locker.acquire(key, { wait: true });
     say({ got: true });
+    break;
+  case "breaker-pending":
+    await locker.acquire(key, { wait: 1_500 }).catch(({ reason }) => say({ refused: reason }));
     break;
   case "close-held":
     globalThis.lock = await locker.acquire(key, { fencing: true });
