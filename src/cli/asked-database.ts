@@ -1,3 +1,4 @@
+import { plain } from "./plain.ts";
 import { wrapped } from "./screen-width.ts";
 
 // Remembers which database this process has opened (there is only one), for the messages that name it.
@@ -11,7 +12,8 @@ export function setAskedDatabase(describe: () => string): void {
 
 /** Describes the database as of now: if there are several servers, the one that was connected to. `undefined` if none was opened. */
 export function askedDatabase(): string | undefined {
-  return described?.();
+  const text = described?.();
+  return text === undefined ? undefined : plain(text);
 }
 
 /** The first line of the output of a command that reads a database. */

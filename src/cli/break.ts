@@ -10,9 +10,10 @@ import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure, usageFailure } from "./failure.ts";
 import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
-import { lockListing, plain, preparedIn } from "./lock-table.ts";
+import { lockListing, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { usesWithOtherIds } from "./other-ids.ts";
+import { plain } from "./plain.ts";
 import { print } from "./print.ts";
 
 /** Milliseconds in which a session that was told to end has surely done so. */

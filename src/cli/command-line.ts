@@ -5,6 +5,7 @@ import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { messageFor, statusOf, usageFailure } from "./failure.ts";
 import { provideNavigator } from "./navigator.ts";
+import { plainLines } from "./plain.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
 
@@ -123,7 +124,7 @@ async function report(error: unknown, { verbose }: { verbose: boolean }): Promis
   const sentence = messageFor(error);
   const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;
   const where = database === undefined ? "" : `; asked ${database}`;
-  console.error(`${red("pg-locker:")} ${sentence}${where}`);
+  console.error(`${red("pg-locker:")} ${plainLines(sentence + where)}`);
   if (verbose) console.error(error);
 }
 

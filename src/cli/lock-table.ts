@@ -1,5 +1,6 @@
 import type { createColors } from "picocolors";
 import type { LockDescription, LockInfo } from "../index.ts";
+import { plain } from "./plain.ts";
 import { screenWidth, wrapped } from "./screen-width.ts";
 
 type Colors = ReturnType<typeof createColors>;
@@ -75,14 +76,6 @@ export function asJson(locks: readonly LockInfo[]): string {
     known,
     2,
   );
-}
-
-/** The text as a single line, in which characters that would move the cursor or can't be seen are escaped. */
-export function plain(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
-    const code = (character.codePointAt(0) ?? 0).toString(16);
-    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
-  });
 }
 
 /** The description that a run gives its lock, in one line. */

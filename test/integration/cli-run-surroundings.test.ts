@@ -197,3 +197,16 @@ describe("Bun", () => {
     expect([status, stderr]).toEqual([70, expect.stringMatching(refusal)]);
   });
 });
+
+test("a command is run in a working directory that has been deleted", () => {
+  const inDeleted = 'folder=$(mktemp -d) && cd "$folder" && rmdir "$folder" && exec "$@"';
+  for (const [program, status] of [
+    ["true", 0],
+    ["false", 1],
+  ] as const) {
+    const command = [process.execPath, main, "run", uniqueKey(), "--", program];
+    const env = { ...process.env, DATABASE_URL: databaseUrl() };
+    const ended = spawnSync("sh", ["-c", inDeleted, "sh", ...command], { env, encoding: "utf8" });
+    expect([ended.status, ended.stderr]).toEqual([status, ""]);
+  }
+});

@@ -1,7 +1,8 @@
 import { stripVTControlCharacters } from "node:util";
 import { expect, test, vi } from "vitest";
-import { type CliOptions, Terminal } from "../support/cli.ts";
-import { connect, databaseUrl, urlWith } from "../support/database.ts";
+import { PostgresLocker } from "../../src/index.ts";
+import { type CliOptions, cli, Terminal } from "../support/cli.ts";
+import { connect, createPool, databaseUrl, urlWith } from "../support/database.ts";
 
 // Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
@@ -42,4 +43,18 @@ test("doctor wraps its findings at 80 columns, and not at 200", async () => {
   expect(wide.join("\n")).toMatch(/^ok {4}server-ttl {3}.*`ttlEnforcement: "server"`\)$/m);
   const refused = { columns: 80, env: { DATABASE_URL: urlWith({ database: "no_such_database" }) } };
   expect((await screen(["doctor"], refused)).filter((line) => line.length > 80)).toEqual([]);
+});
+
+test.each([
+  ["an argument", ["\u001b[31mx"], "\\u001b[31mx"],
+  ["an option", ["ls", "x\u009b31m"], "x\\u009b31m"],
+  ["the key of a lock that is held", ["run", "k\u202e\u009b", "--", "true"], "k\\u202e\\u009b"],
+  ["a database", ["ls", "--url", urlWith({ database: "no\u202edatabase" })], "no\\u202edatabase"],
+])("%s moves no cursor and hides nothing in a message", async (_, args, shown) => {
+  await using locker = new PostgresLocker({ pool: createPool() });
+  await using _held = await locker.acquire("k\u202e\u009b");
+  const { stderr, status } = await cli(args, { env: { DATABASE_URL: databaseUrl() } });
+  expect(status).not.toBe(0);
+  expect(stderr).toContain(shown);
+  expect(stderr.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}]/u);
 });

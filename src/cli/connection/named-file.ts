@@ -1,8 +1,8 @@
 import { readFileSync, statSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { codeOf, hasCode } from "../../contract/caught-error.ts";
 import { usageFailure } from "../failure.ts";
+import { homeFolder } from "../home-folder.ts";
 
 /**
  * Reads a file that a setting names. Refuses a device or a FIFO, because reading it might never end, and no signal would interrupt it.
@@ -31,7 +31,7 @@ function mayBeRead(path: string): boolean {
 /** The path of a file in the user's home folder; `undefined` if there is no such file or no home folder. */
 export function homeFile(...names: readonly string[]): string | undefined {
   try {
-    const path = join(homedir(), ...names);
+    const path = join(homeFolder(), ...names);
     return statSync(path).isFile() ? path : undefined;
   } catch (error) {
     // The account has no home, or this user may not look into it. As in libpq, that is no error.

@@ -1,11 +1,11 @@
 import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { chmod, chown, mkdir } from "node:fs/promises";
-import { homedir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { codeOf } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "../../testing/index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
+import { homeFolder } from "../home-folder.ts";
 
 /** The folder of the user's own PostgreSQL. */
 export interface OwnServerFolder {
@@ -57,7 +57,7 @@ function stateHome(env: NodeJS.ProcessEnv): string {
 
 function home(): string {
   try {
-    return homedir();
+    return homeFolder();
   } catch (error) {
     if (codeOf(error) !== "ERR_SYSTEM_ERROR") throw error;
     throw unavailable(`The user id ${process.getuid?.()} has no account, and so no home folder: ${waysOut}`);

@@ -13,6 +13,8 @@ export type Exit =
 
 /** Milliseconds between two checks whether the process has ended, in case a SIGCHLD is missed. */
 const tick = 500;
+/** Milliseconds for which the thread may still be starting when it is needed. */
+const threadPatience = 2_000;
 /** Milliseconds in which the thread has to start a process. */
 const patience = 10_000;
 /** The highest signal that Node.js knows. Above are the real-time signals: it takes the end of a process by one for a success. */
@@ -40,8 +42,9 @@ type ThreadMessage =
 /** Cells of the memory that is shared with the thread: the phase it is in, and the pid of the process that it has started. */
 const phaseCell = 0;
 const pidCell = 1;
-const started = 1;
-const released = 2;
+const isReady = 1;
+const started = 2;
+const released = 3;
 
 // The thread starts the process and then blocks. Until it continues, Node.js doesn't reap the process, so that `/proc` still tells how it
 // ended.
@@ -49,6 +52,10 @@ const threadSource = `
 const { parentPort, workerData } = require("node:worker_threads");
 const { ChildProcess, spawn } = require("node:child_process");
 const cells = new Int32Array(workerData);
+const enter = (phase) => {
+  Atomics.store(cells, ${phaseCell}, phase);
+  Atomics.notify(cells, ${phaseCell});
+};
 const spawnRaw = (file, args, options) => {
   const child = new ChildProcess();
   child.spawn({ file, args: [file, ...args], envPairs: new Proxy([], {}), ...options });
@@ -64,10 +71,10 @@ parentPort.once("message", ({ file, args, isRaw, options }) => {
   } catch (error) {
     failed(error);
   }
-  Atomics.store(cells, ${phaseCell}, ${started});
-  Atomics.notify(cells, ${phaseCell});
+  enter(${started});
   if (cells[${pidCell}] > 0) Atomics.wait(cells, ${phaseCell}, ${started});
-});`;
+});
+enter(${isReady});`;
 
 /**
  * Starts one process, and tells how it ended, even by a real-time signal. That needs a thread and `/proc`; only Linux has real-time signals
@@ -79,12 +86,22 @@ export class ProcessStarter {
 
   /** Starts the thread, which takes a while; the caller can do something else in the meantime. */
   constructor() {
-    if (processOf(process.pid) === undefined) return;
+    if (processOf(process.pid) === undefined || !hasFolder()) return;
     this.#thread = new Worker(threadSource, { eval: true, workerData: this.#cells.buffer });
     // The thread could not start, perhaps because too few open files are allowed. Then the process is started without it.
     this.#thread.on("error", () => {
       this.#thread = undefined;
     });
+  }
+
+  /** The thread, if it can start a process now. Whatever is wrong with it is not the command's fault, and must not hold it up. */
+  #readyThread(): Worker | undefined {
+    if (this.#thread === undefined) return undefined;
+    Atomics.wait(this.#cells, phaseCell, 0, threadPatience);
+    if (this.#cells[phaseCell] === isReady) return this.#thread;
+    void this.#thread.terminate();
+    this.#thread = undefined;
+    return undefined;
   }
 
   /**
@@ -96,7 +113,8 @@ export class ProcessStarter {
     if (isRaw) setVariables(environment);
     const env = { ...process.env, ...environment };
     const work = { ...program, isRaw, options: { stdio, detached: true, ...(!isRaw && { env }) } };
-    return this.#thread === undefined ? startHere(work) : this.#startInThread(this.#thread, work);
+    const thread = this.#readyThread();
+    return thread === undefined ? startHere(work) : this.#startInThread(thread, work);
   }
 
   #startInThread(thread: Worker, work: CommandWork) {
@@ -119,12 +137,22 @@ export class ProcessStarter {
         clearInterval(timer);
         resolve("code" in message ? { is: "not-run", code: message.code } : exitOf(message));
       });
-      thread.once("error", (error) => resolve({ is: "not-run", code: codeOf(error) ?? "" }));
+      thread.once("error", () => resolve({ is: "not-run", code: "its thread failed" }));
     });
     thread.postMessage(work);
-    Atomics.wait(cells, phaseCell, 0, patience);
+    Atomics.wait(cells, phaseCell, isReady, patience);
     pid = cells[pidCell] || undefined;
     return { pid, ended };
+  }
+}
+
+/** Whether the working directory still exists: without it, no thread can start. */
+function hasFolder(): boolean {
+  try {
+    process.cwd();
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -2,6 +2,7 @@ import type { Pool } from "pg";
 import { formatDuration } from "../../contract/duration.ts";
 import type { LockInfo } from "../../index.ts";
 import { Failure, refusalOf, statusOf } from "../failure.ts";
+import { plain } from "../plain.ts";
 import { atMost, type PassedSignals } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
 
@@ -15,7 +16,7 @@ const patience = 1_000;
  * @throws {DatabaseError} it can't be found out
  */
 export async function holderOf(pool: Pool, { id }: Pick<RunPlan, "id">): Promise<string | undefined> {
-  const [{ listLocks }, { ago, descriptionLine, plain }] = await Promise.all([
+  const [{ listLocks }, { ago, descriptionLine }] = await Promise.all([
     import("../../inspection/lock-list.ts"),
     import("../lock-table.ts"),
   ]);

@@ -1,5 +1,6 @@
 import { isatty } from "node:tty";
 import type { Values } from "../command.ts";
+import { plain } from "../plain.ts";
 import { holderOf } from "./holder.ts";
 import type { RunPlan } from "./plan.ts";
 
@@ -15,7 +16,7 @@ export function tellWhoHolds(plan: RunPlan, values: Values): Disposable {
   const tell = (): void => {
     lineFor(plan, values, over.signal).then(
       (line) => {
-        if (line !== undefined && !over.signal.aborted) console.error(line);
+        if (line !== undefined && !over.signal.aborted) console.error(plain(line));
       },
       // If the look failed, `acquire` will report why.
       () => {},
