@@ -1,17 +1,19 @@
-/** Runs so many at a time, in their order. Resolves with the outcomes in the same order, and never rejects. */
-export async function atATime<T>(
-  places: number,
-  work: ReadonlyArray<() => Promise<T>>,
-): Promise<ReadonlyArray<PromiseSettledResult<T>>> {
-  const outcomes: PromiseSettledResult<T>[] = [];
-  const left = [...work.entries()];
-  const goOn = async (): Promise<void> => {
-    for (let next = left.shift(); next !== undefined; next = left.shift()) {
-      const [place, run] = next;
-      const [outcome] = await Promise.allSettled([run()]);
-      outcomes[place] = outcome;
+/** Runs so many at a time, in their order. Returns a promise of the outcome of each, none of whose rejections is unhandled. */
+export function atATime<T>(places: number, work: ReadonlyArray<() => Promise<T>>): ReadonlyArray<Promise<T>> {
+  let free = places;
+  const waiting: Array<() => void> = [];
+  const inTurn = async (run: () => Promise<T>): Promise<T> => {
+    if (free > 0) free -= 1;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      return await run();
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) free += 1;
+      else next();
     }
   };
-  await Promise.all(Array.from({ length: places }, goOn));
+  const outcomes = work.map(inTurn);
+  for (const outcome of outcomes) outcome.catch(() => {});
   return outcomes;
 }

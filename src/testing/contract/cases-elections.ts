@@ -33,7 +33,7 @@ export const electionCases: readonly Case[] = [
           ending.abort(error);
           seen = [seen, signal.aborted, signal.reason];
           // Throwing is how work stops that is told to.
-          throw signal.reason;
+          throw new Error("it has to stop");
         },
       });
       assert.deepEqual(seen, [[key, 40_000, true, "bigint", false, undefined], true, error]);

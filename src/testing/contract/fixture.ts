@@ -15,7 +15,7 @@ export interface ContractDurations {
   readonly brief?: number;
   /** The TTL of a lock that the case uses before it lapses. @default 1000 */
   readonly spare?: number;
-  /** How long a case waits for an expected event before it fails. @default 10000 */
+  /** How long a case waits for an expected event before it fails. A case that hasn't ended after three times as long fails, too. @default 10000 */
   readonly patience?: number;
 }
 

@@ -1,15 +1,36 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Locker } from "../../contract/locker.ts";
-import type { Case, LockerFixture } from "./fixture.ts";
+import type { Case, ContractDurations, LockerFixture } from "./fixture.ts";
 
-/** Runs a case on its own locker, and then closes the locker. Rejects if the locker breaks what the case says. */
+/**
+ * Runs a case on its own locker, and then closes the locker. Rejects if the locker breaks what the case says, also if that hasn't ended
+ * within three times the `patience`.
+ */
 export async function runCase(
   create: () => Promise<LockerFixture>,
   { run }: Pick<Case, "run">,
 ): Promise<void> {
   const fixture = await create();
   const { brief = 100, spare = 1_000, patience = 10_000 } = fixture.durations ?? {};
+  const ended = new AbortController();
+  const late = delay(3 * patience, undefined, { signal: ended.signal }).then(() =>
+    assert.fail(`the case hasn't ended within ${3 * patience} ms`),
+  );
+  late.catch(() => {});
+  try {
+    await Promise.race([runOn(fixture, run, { brief, spare, patience }), late]);
+  } finally {
+    ended.abort();
+  }
+}
+
+async function runOn(
+  fixture: LockerFixture,
+  run: Case["run"],
+  durations: Required<ContractDurations>,
+): Promise<void> {
   const lockers: Locker[] = [];
   const use = (locker: Locker): Locker => {
     lockers.push(locker);
@@ -22,7 +43,7 @@ export async function runCase(
   const closed = () => Promise.all(lockers.map((locker) => locker.close()));
   const key = `contract:${randomUUID()}`;
   try {
-    await run({ locker: use(fixture.locker), key, another, brief, spare, patience });
+    await run({ locker: use(fixture.locker), key, another, ...durations });
   } catch (error) {
     await closed().catch(() => {}); // The first error says more.
     throw error;
