@@ -1,4 +1,4 @@
-import { codeOf } from "../contract/caught-error.ts";
+import { codeOf, hasCode } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
 
 /** An error that is told to the user in one sentence, with the status that the process exits with. */
@@ -61,5 +61,10 @@ export const tooFewFiles =
 /** The sentence for an error of any kind. */
 export function messageFor(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return /\b(EMFILE|ENFILE)\b/.test(text) ? tooFewFiles : text;
+  if (/\b(EMFILE|ENFILE)\b/.test(text)) return tooFewFiles;
+  // An application on postgres.js needs no `pg`, and the error of Node.js has a stack of files in it.
+  const isDriver = hasCode(error, "MODULE_NOT_FOUND", "ERR_MODULE_NOT_FOUND") && /'pg'/.test(text);
+  return isDriver ? needsDriver : text;
 }
+
+const needsDriver = "The package `pg` (node-postgres) is not installed, which the command line needs: npm install pg";

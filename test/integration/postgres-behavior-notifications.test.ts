@@ -97,7 +97,7 @@ describe("while a transaction with a notification waits for a standby in its com
       .catch(() => {});
     const watcher = await client();
     const waits = "select from pg_stat_activity where wait_event = 'SyncRep'";
-    await until(async () => (await watcher.query(waits)).rows.length === 1);
+    await until(async () => (await watcher.query(waits)).rows.length === 1, { deadline: 20_000 });
     await watcher.end();
   });
 

@@ -1,4 +1,4 @@
-import { execFile } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -324,7 +324,7 @@ test("an application without node-postgres needs none, as docs/drivers.md has it
     await mkdir(join(modules, "pg-locker"), { recursive: true });
     for (const name of ["package.json", "dist"])
       await cp(join(root, name), join(modules, "pg-locker", name), { recursive: true });
-    for (const name of ["postgres", "@opentelemetry/api"])
+    for (const name of ["postgres", "@opentelemetry/api", "picocolors", "fastest-levenshtein"])
       await cp(join(root, "node_modules", name), join(modules, name), { recursive: true });
     const program = `
       const locker = new PostgresLocker({ sql: postgres(process.env.DATABASE_URL) });
@@ -342,6 +342,15 @@ test("an application without node-postgres needs none, as docs/drivers.md has it
       const options = { cwd: folder, env: { ...process.env, DATABASE_URL: databaseUrl() } };
       return (await promisify(execFile)(process.execPath, [name], options)).stdout;
     };
+    const command = join(modules, "pg-locker", "dist", "cli", "start.js");
+    for (const args of [["ls"], ["run", "k", "--", "true"], ["doctor"]]) {
+      const env = { ...process.env, DATABASE_URL: databaseUrl() };
+      const { status, stderr } = spawnSync(process.execPath, [command, ...args], { env, encoding: "utf8" });
+      expect([status, stderr]).toEqual([
+        70,
+        "pg-locker: The package `pg` (node-postgres) is not installed, which the command line needs: npm install pg\n",
+      ]);
+    }
     const [page] = await snippetsOf("docs/drivers.md");
     expect(await run("page.mjs", page?.code ?? "")).toBe("1\n");
     for (const [name, head] of Object.entries(heads)) {
