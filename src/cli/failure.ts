@@ -67,4 +67,5 @@ export function messageFor(error: unknown): string {
   return isDriver ? needsDriver : text;
 }
 
-const needsDriver = "The package `pg` (node-postgres) is not installed, which the command line needs: npm install pg";
+const needsDriver =
+  "The package `pg` (node-postgres) is not installed, which the command line needs: npm install pg";
