@@ -3,6 +3,7 @@ import type { Lock, LockGroup, RefreshOptions } from "../contract/lock.ts";
 import type { Duration } from "../contract/locker.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/attempt.ts";
+import { tellLoss } from "../waiting/reentrancy.ts";
 
 /** A lock that refreshes itself until `stopRefreshing()` is called. */
 type Kept = Lock & { stopRefreshing(): void };
@@ -62,16 +63,14 @@ export async function acquireInOrder(
         for (const one of inOrder) keep([await persist(() => take(one, 0), until, [one.signal, lost])]);
       }
     }
-    // If the process stood still, a timer that is due has not rung yet, but a lock that is asked ends in the next microtask.
-    if (taken.some(({ held }) => !held)) await Promise.resolve();
-    firstLoss.signal.throwIfAborted();
-    for (const lock of taken) lock.assertHeld();
+    const group = new HeldLockGroup(wanted, taken, firstLoss.signal);
+    if (!group.held) await tellLoss(group);
+    for (const [at, lock] of taken.entries()) if (!inOrder[at]?.autoRefresh) lock.stopRefreshing();
+    return group;
   } catch (error) {
     await giveBack(taken).catch(() => {});
     throw error;
   }
-  for (const [at, lock] of taken.entries()) if (!inOrder[at]?.autoRefresh) lock.stopRefreshing();
-  return new HeldLockGroup(wanted, taken, firstLoss.signal);
 }
 
 /** Repeats a try until it is granted or a moment by `performance.now()` has come. @throws what the last try throws */

@@ -54,14 +54,12 @@ const asked = { list, holders, diagnosis } satisfies Record<string, Check>;
 export function assertAsked(pool: unknown, what: keyof typeof asked, options: unknown): void {
   // A connection string in place of a pool has a password in it.
   assertNone(poolCheck(pool, "pool"), { secret: true });
-  const fault = asked[what](options, "");
-  assertNone(fault?.path === "" ? { ...fault, path: what === "holders" ? "lock" : "options" } : fault, {
-    secret: false,
-  });
+  assertNone(asked[what](options, ""), { whole: what === "holders" ? "lock" : "options" });
 }
 
-function assertNone(fault: Fault | undefined, { secret }: { secret: boolean }): void {
+/** `whole`: the name of the argument, if the fault is not in one of its fields. */
+function assertNone(fault: Fault | undefined, { whole = "", secret = false }): void {
   if (fault === undefined) return;
   const { path, got, wants } = fault;
-  throw new InvalidConfigError({ field: path, got, wants, secret });
+  throw new InvalidConfigError({ field: path || whole, got, wants, secret });
 }

@@ -110,10 +110,10 @@ function end(scopes: readonly Scope[]): void {
 }
 
 /**
- * Throws the loss of a lock that is over before the function begins, such as because an event listener took longer than the TTL. A timer
- * that is due has not rung yet, but whoever reads `held` has the lock end in the next microtask.
+ * Throws the loss of what is over before its caller gets it, or its function begins: an event listener took longer than the TTL, say. A
+ * timer that is due has not rung yet, but whoever reads `held` has the lock end in the next microtask.
  */
-async function tellLoss(acquired: Acquired): Promise<void> {
+export async function tellLoss(acquired: Acquired): Promise<void> {
   await Promise.resolve();
   acquired.signal.throwIfAborted();
   acquired.assertHeld();
