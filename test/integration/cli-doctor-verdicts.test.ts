@@ -4,7 +4,7 @@ import { cli } from "../support/cli.ts";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 import { ImitatedPooler } from "../support/imitated-pooler.ts";
 import { startServer } from "../support/start-server.ts";
-import { until } from "../support/until.ts";
+import { makeCommitsWait } from "../support/synchronous-standby.ts";
 
 // Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
@@ -29,10 +29,7 @@ test("without a synchronous standby, doctor and run fail, except with --no-fenci
   const admin = new pg.Client({ connectionString: server.url });
   await admin.connect();
   try {
-    await admin.query("alter system set synchronous_standby_names = 'nobody'");
-    await admin.query("select pg_reload_conf()");
-    const shown = "select from pg_settings where name = 'synchronous_standby_names' and setting <> ''";
-    await until(async () => (await admin.query(shown)).rows.length === 1);
+    await makeCommitsWait(server.url);
     await both(server.url, { options: ["--no-fencing"], fits: true, line: /^ok {4}fencing +not checked/m });
     await both(server.url, { fits: false, line: /^FAIL {2}fencing +a token waits.*\n +.*--no-fencing/m });
     await admin.query("alter system reset synchronous_standby_names");

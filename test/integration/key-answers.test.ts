@@ -5,6 +5,7 @@ import { type LockInfo, listLocks, lockId, sha256LockId } from "../../src/index.
 import { connect, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { startServer } from "../support/start-server.ts";
+import { makeCommitsWait } from "../support/synchronous-standby.ts";
 import { until } from "../support/until.ts";
 
 // Lockers answer those who ask for the keys of locks on shared sessions.
@@ -202,13 +203,7 @@ test("while the server holds notifications up, locks are held and listed all the
   for (const each of [admin, slow]) each.on("error", () => {});
   pool.on("error", () => {});
   await Promise.all([admin.connect(), slow.connect()]);
-  await admin.query("alter system set synchronous_standby_names = 'nobody'");
-  await admin.query("select pg_reload_conf()");
-  const { rows } = await until(async () => {
-    const shown = await slow.query("show synchronous_standby_names");
-    return shown.rows[0]?.synchronous_standby_names !== "" && shown;
-  });
-  expect(rows).toHaveLength(1);
+  await makeCommitsWait(server.url);
   const hanging = slow
     .query(`select pg_logical_emit_message(true, 'x', ''), pg_notify('x', '')`)
     .catch(() => {});

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { connect, onServer } from "../support/database.ts";
 import { startServer } from "../support/start-server.ts";
+import { makeCommitsWait } from "../support/synchronous-standby.ts";
 import { until } from "../support/until.ts";
 
 // The facts that questions for keys, and their answers, rely on: see src/sessions/key-answers.ts.
@@ -87,17 +88,13 @@ describe("while a transaction with a notification waits for a standby in its com
   beforeAll(async () => {
     server = await startServer();
     slow = await client();
-    await slow.query("alter system set synchronous_standby_names = 'nobody'");
-    await slow.query("select pg_reload_conf()");
-    await until(
-      async () => (await slow.query("show synchronous_standby_names")).rows[0]?.synchronous_standby_names,
-    );
+    await makeCommitsWait(server.url);
     hanging = slow
       .query(`select pg_logical_emit_message(true, 'facts', ''), pg_notify('facts', '')`)
       .catch(() => {});
     const watcher = await client();
     const waits = "select from pg_stat_activity where wait_event = 'SyncRep'";
-    await until(async () => (await watcher.query(waits)).rows.length === 1, { deadline: 20_000 });
+    await until(async () => (await watcher.query(waits)).rows.length === 1);
     await watcher.end();
   });
 

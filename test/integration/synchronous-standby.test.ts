@@ -3,6 +3,7 @@ import type { Lock, PostgresLocker, PostgresLockerOptions } from "../../src/inde
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
+import { makeCommitsWait } from "../support/synchronous-standby.ts";
 import { until } from "../support/until.ts";
 
 // The server waits for a synchronous standby that is away: every commit hangs, including that of a fencing token. No other lock is lost,
@@ -18,15 +19,10 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-async function standbys(names: string): Promise<void> {
-  await server.rows(`alter system set synchronous_standby_names = '${names}'`);
+/** A commit under way when this returns may still wait, but is woken soon. */
+async function makeCommitsGoOn(): Promise<void> {
+  await server.rows("alter system reset synchronous_standby_names");
   await server.rows("select pg_reload_conf()");
-  await until(async () => {
-    const [row] = await server.rows<{ now: string }>(
-      "select current_setting('synchronous_standby_names') as now",
-    );
-    return row?.now === names;
-  });
 }
 
 const granted = async (): Promise<number> =>
@@ -62,7 +58,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
     locks.push(...(await Promise.all(Array.from({ length: 10 }, take))));
   }
   const waitedFor = await shared.acquire(uniqueKey());
-  await standbys("nobody");
+  await makeCommitsWait(server.url);
 
   // Locks without tokens need no commit.
   for (const locker of lockers) await (await locker.acquire(uniqueKey())).release();
@@ -85,7 +81,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
   await until(async () => (await hanging()) === 0, { deadline: 5_000 });
   await (await shared.acquire(waitedFor.key)).release();
 
-  await standbys("");
+  await makeCommitsGoOn();
   for (const locker of lockers) {
     const lock = await locker.acquire(uniqueKey(), { fencing: true });
     expect(lock.fencingToken).toBeGreaterThan(0n);
@@ -99,7 +95,7 @@ test("a fenced acquire loses no other lock and leaves nothing, in every mode", a
 test("a caller's signal ends a fenced acquire at once, and its lock is released", async () => {
   const locker = createLocker({ pool: createPool({ connectionString: server.url }) });
   const lock = await locker.acquire(uniqueKey(), { ttl: "60s" });
-  await standbys("nobody");
+  await makeCommitsWait(server.url);
   const controller = new AbortController();
   const key = uniqueKey();
   const acquiring = refusal(locker.acquire(key, { fencing: true, signal: controller.signal }));
@@ -117,7 +113,7 @@ test("a caller's signal ends a fenced acquire at once, and its lock is released"
   await locker.close();
   expect(performance.now() - start).toBeLessThan(12_000);
   expect((await late).error).toBeInstanceOf(Error);
-  await standbys("");
+  await makeCommitsGoOn();
   await server.nothingLeft();
 }, 60_000);
 
@@ -128,7 +124,7 @@ test("a lock whose TTL passes before its token is drawn is released at once", as
   });
   // On the same session, which it keeps alive.
   await using lock = await locker.acquire(uniqueKey(), { ttl: "4s", autoRefresh: true });
-  await standbys("nobody");
+  await makeCommitsWait(server.url);
   const { error } = await refusal(locker.acquire(uniqueKey(), { ttl: "1500ms", fencing: true }));
   // Sooner than the 5 s of a statement.
   const cause = { message: expect.stringMatching(/^no answer within \d{1,4} ms$/) };
@@ -136,5 +132,5 @@ test("a lock whose TTL passes before its token is drawn is released at once", as
   // The commit of the token still hangs.
   expect([await hanging(), await granted()]).toEqual([1, 1]);
   expect(lock.held).toBe(true);
-  await standbys("");
+  await makeCommitsGoOn();
 }, 60_000);

@@ -1,0 +1,39 @@
+import pg from "pg";
+import { until } from "./until.ts";
+
+/**
+ * Makes every commit on the server at `url` wait for a synchronous standby that isn't there, and returns when one did.
+ *
+ * To see the setting isn't enough: whether a commit waits is said in shared memory, by the checkpointer, when that process has read the
+ * new configuration, and on a busy machine this can be seconds later than in other sessions (`SyncRepUpdateSyncStandbysDefined`).
+ */
+export async function makeCommitsWait(url: string): Promise<void> {
+  const [admin, writer] = [url, url].map((connectionString) => new pg.Client({ connectionString }));
+  if (!admin || !writer) throw new Error("no clients");
+  await Promise.all([admin.connect(), writer.connect()]);
+  await admin.query("alter system set synchronous_standby_names = 'nobody'");
+  await admin.query("select pg_reload_conf()");
+  let done = true;
+  const commitOneMore = async (): Promise<void> => {
+    done = false;
+    await writer.query("select pg_logical_emit_message(true, 'anything', '')");
+    done = true;
+  };
+  let commit = Promise.resolve();
+  const { rows: backends } = await writer.query<{ pid: number }>("select pg_backend_pid() as pid");
+  const pid = backends.map((backend) => backend.pid);
+  const waits = "select from pg_stat_activity where wait_event = 'SyncRep' and pid = any($1)";
+  try {
+    await until(
+      async () => {
+        if (done) commit = commitOneMore();
+        return (await admin.query(waits, [pid])).rows.length === 1;
+      },
+      { deadline: 30_000, what: "a commit that waits for a standby" },
+    );
+    await admin.query("select pg_cancel_backend($1)", pid);
+    await commit;
+  } finally {
+    await Promise.all([admin.end(), writer.end()]);
+  }
+}
