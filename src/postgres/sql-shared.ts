@@ -20,6 +20,15 @@ export const proving: Operation = "p";
 /** Adds a holder to a shared lock that the session has. Refused if a writer waits, as the server would refuse another session. */
 export const joining: Operation = "j";
 
+/** Whether it changes nothing in the server. */
+export function isProof(operation: Operation): boolean {
+  return operation === proving || operation === joining;
+}
+
+export function isTaking(operation: Operation): boolean {
+  return operation === taking.exclusive || operation === taking.shared;
+}
+
 /**
  * The answer to one operation. `t` or `f`: whether the lock was granted or proved. `1` or `0`: the lock is free now, and whether it was
  * held before. `undefined`: the operation was not carried out.

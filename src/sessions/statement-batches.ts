@@ -1,3 +1,4 @@
+import { nextTick } from "node:process";
 import { toError } from "../contract/caught-error.ts";
 import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import type { Value } from "../postgres/exchange.ts";
@@ -5,7 +6,8 @@ import type { NoSession } from "../postgres/reservation.ts";
 import { type Session, statementDeadline } from "../postgres/session.ts";
 import {
   freeing,
-  joining,
+  isProof,
+  isTaking,
   type Operation,
   type OperationAnswer,
   ownLocks,
@@ -68,16 +70,15 @@ const halvedAbove = 128;
 
 const doing = "Asking a session";
 
-//   opening ──▶ idle ◀──a statement, its answer──▶ busy
-//      └───────────┴── the session ends, or there is none ──▶ nothing is sent any more
-type State =
-  | { readonly is: "opening" }
-  | { readonly is: "idle"; readonly on: Opened }
-  | { readonly is: "busy"; readonly on: Opened };
+//   opening ──▶ busy ──an answer──▶ gathering ──its callers have gone on, and have asked for nothing──▶ idle ──asked──▶ busy
+//                                     └── they have asked ──▶ busy
+//   The session ends, or there is none, in any of them: nothing is sent any more.
+type State = { readonly is: "opening" } | { readonly is: "idle" | "gathering" | "busy"; readonly on: Opened };
 
 /**
  * Queues the operations on one session, even before it is open. Those that arrive while a statement is under way go out together in the
- * next one, in order of arrival. None of them ever waits in the server, so no lock delays another.
+ * next one, in order of arrival. So do those of the callers whom an answer has let go on, if there are few: one statement for all of them
+ * costs less than one for the first of them and another for the rest. None of them ever waits in the server, so no lock delays another.
  */
 export class StatementBatches {
   readonly #parts: StatementBatchesParts;
@@ -106,12 +107,12 @@ export class StatementBatches {
       return;
     }
     this.#tasks.push(task);
-    if (state.is === "idle") this.#flush(state.on, 0);
+    if (state.is === "idle") this.#flush(state.on);
   }
 
   /** Called when the session is open. */
   begin(on: Opened): void {
-    this.#flush(on, 0);
+    this.#flush(on);
   }
 
   /** Called when there is no session. A task that came late, and has waited less than the others, may be asked again. */
@@ -143,9 +144,9 @@ export class StatementBatches {
     return tasks;
   }
 
-  /** Resolves when nothing is under way. */
+  /** Resolves when nothing is queued or under way. */
   async idle(): Promise<void> {
-    while (this.#state.is === "busy") {
+    while (this.#state.is === "gathering" || this.#state.is === "busy") {
       await new Promise<void>((resolve) => {
         this.#idlers.push(resolve);
       });
@@ -153,17 +154,38 @@ export class StatementBatches {
   }
 
   /** Sends what is queued. @param answered how many operations have just been answered */
-  #flush(on: Opened, answered: number): void {
-    const batch = this.#nextBatch(answered);
-    if (batch.length > 0) {
-      this.#state = { is: "busy", on };
-      this.#send(on, batch);
-      return;
+  #flush(on: Opened, answered = 0): void {
+    if (this.#next < this.#tasks.length) {
+      const batch = this.#nextBatch(answered);
+      if (batch.length > 0) {
+        this.#state = { is: "busy", on };
+        this.#send(on, batch);
+        return;
+      }
     }
     this.#state = { is: "idle", on };
     if (this.#idlers.length > 0) for (const resolve of this.#idlers.splice(0)) resolve();
     this.#parts.onIdle();
   }
+
+  /** Tells the callers of a batch its answers. With few callers, what they ask for next goes out with what is queued. */
+  #answered(on: Opened, batch: readonly Task[], answers: string | null, sentAt: Instant): void {
+    if (batch.length + this.#tasks.length - this.#next > halvedAbove) {
+      this.#flush(on, batch.length);
+    } else {
+      this.#state = { is: "gathering", on };
+      queueMicrotask(this.#gather);
+    }
+    for (let at = 0; at < batch.length; at += 1) {
+      (batch[at] as Task).done(answers?.[at] as OperationAnswer, sentAt);
+    }
+  }
+
+  // The next tick comes after the microtasks, in which all of them go on.
+  readonly #gather = (): void => nextTick(this.#sendGathered);
+  readonly #sendGathered = (): void => {
+    if (this.#state.is === "gathering") this.#flush(this.#state.on);
+  };
 
   #nextBatch(answered: number): Task[] {
     const callers = answered + this.#tasks.length - this.#next;
@@ -190,20 +212,14 @@ export class StatementBatches {
 
   #send(on: Opened, batch: readonly Task[]): void {
     this.#post(on, batch, {
-      // The next batch goes out first: the server works on it while these callers work on their answers.
-      answered: (answers, sentAt) => {
-        this.#flush(on, batch.length);
-        for (let at = 0; at < batch.length; at += 1) {
-          (batch[at] as Task).done(answers?.[at] as OperationAnswer, sentAt);
-        }
-      },
+      answered: (answers, sentAt) => this.#answered(on, batch, answers, sentAt),
       failed: (error) => {
         if (on.session.goneBecause === undefined) {
-          void this.#recover(on, batch, toError(error)).then(() => this.#flush(on, 0));
+          void this.#recover(on, batch, toError(error)).then(() => this.#flush(on));
           return;
         }
         for (const task of batch) task.failed(named(error, task));
-        this.#flush(on, 0);
+        this.#flush(on);
       },
     });
   }
@@ -321,14 +337,6 @@ function named(error: unknown, { operation, key }: Task): unknown {
 function notSent(task: Task, cause: Error): void {
   if (isTaking(task.operation)) task.undone("not sent");
   else task.failed(named(new DatabaseError({ doing, cause }), task));
-}
-
-function isProof(operation: Operation): boolean {
-  return operation === proving || operation === joining;
-}
-
-function isTaking(operation: Operation): boolean {
-  return operation === taking.exclusive || operation === taking.shared;
 }
 
 function asFreeing({ operation, id }: Task): Pick<Task, "operation" | "id"> {

@@ -45,6 +45,19 @@ describe("operations that arrive while a statement is under way", () => {
     expect(statements).toHaveLength(3);
   });
 
+  test("wait for those of the callers whom its answer lets go on, and go out with them", async () => {
+    const { pool, statements } = observedPool();
+    await using locker = createLocker({ pool, sessions: "shared" });
+    await (await locker.acquire(uniqueKey())).release();
+    statements.length = 0;
+    const caller = async (): Promise<void> => {
+      for (let round = 0; round < 10; round += 1) await (await locker.acquire(uniqueKey())).release();
+    };
+    await Promise.all(Array.from({ length: 20 }, caller));
+    // The first caller's goes out before the others have asked, and its last one after them.
+    expect(statements.length).toBeLessThanOrEqual(22);
+  });
+
   test("go out alone if there is only one, in a cheaper statement", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const { pool, statements } = observedPool({ connectionString: proxy.url });

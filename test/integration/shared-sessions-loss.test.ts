@@ -195,8 +195,9 @@ test("statements cancelled at any moment leave what the handles say", async () =
           cancelled += 1;
         }
       }
-      handles.push(...mine.slice(0, 10));
-      await Promise.allSettled(mine.slice(10).map((lock) => lock.release()));
+      // More would fill the sessions, of which the pool has two, before a statement is hit.
+      if (round < 40) handles.push(...mine.splice(0, 10));
+      await Promise.allSettled(mine.map((lock) => lock.release()));
     }
   } finally {
     over = true;
