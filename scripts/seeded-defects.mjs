@@ -484,8 +484,8 @@ export const mutants = [
     name: "one-class-for-all-ttls",
     says: "locks of all TTLs share a session, which the server ends after the smallest",
     file: "src/sessions/shared-sessions.ts",
-    what: "return this.#enforced ? ttlClassOf(ttl) : undefined;",
-    by: "return this.#enforced ? ttlClassOf(Math.min(ttl, 1)) : undefined;",
+    what: "return this.enforced ? ttlClassOf(ttl) : undefined;",
+    by: "return this.enforced ? ttlClassOf(Math.min(ttl, 1)) : undefined;",
     caughtBy: {
       file: "test/integration/ttl-classes.test.ts",
       test: "locks of ten minutes survive one of 250 ms beside them, and a block of the event loop that is longer",

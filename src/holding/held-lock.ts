@@ -60,7 +60,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#freeing = undefined;
     if (!facts.autoRefresh) {
       this.#upkeep = itsHolders;
-      owner.expiries.watch(this);
+      owner.expiries.watch(this, facts.ttl, provenAt);
     } else if (grant.keepProven === undefined) {
       this.#upkeep = new OwnRefreshes(this);
     } else {
@@ -164,7 +164,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#stopUpkeep();
     if (this.#state.is !== "held") return;
     this.#upkeep = itsHolders;
-    this.#owner.expiries.watch(this);
+    this.#owner.expiries.watchAgain(this);
   }
 
   #stopUpkeep(): void {
@@ -186,7 +186,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     const upkeep = this.#upkeep;
     if (upkeep === itsSessions) this.#grant.keepProven?.(this.ttl);
     else if (upkeep instanceof OwnRefreshes) upkeep.moved();
-    else if (upkeep === itsHolders) this.#owner.expiries.watch(this);
+    else if (upkeep === itsHolders) this.#owner.expiries.watchAgain(this);
   }
 
   /** Ends holding because the locker closes. Settles when the server has nothing left of the lock. Never rejects. */

@@ -19,16 +19,13 @@ export interface GrantedLock {
  */
 export class LocksKept {
   readonly #pool: Pool;
-  #areProven = false;
+  /** Only {@link prove} changes it. */
+  areProven = false;
   #underWay: Promise<void> | undefined;
   #notBefore = 0;
 
   constructor(pool: Pool) {
     this.#pool = pool;
-  }
-
-  get areProven(): boolean {
-    return this.#areProven;
   }
 
   /**
@@ -39,7 +36,7 @@ export class LocksKept {
    * @throws {LocksNotKeptError}
    */
   async prove(milliseconds: number, granted?: GrantedLock): Promise<void> {
-    if (this.#areProven || performance.now() < this.#notBefore) return;
+    if (this.areProven || performance.now() < this.#notBefore) return;
     this.#underWay ??= this.#prove(milliseconds, granted).finally(() => {
       this.#underWay = undefined;
     });
@@ -68,7 +65,7 @@ export class LocksKept {
       if (this.#pool.loadDriver !== undefined) await this.#pool.loadDriver();
       const kept = await within(milliseconds, look());
       if (!kept) throw new LocksNotKeptError();
-      this.#areProven = true;
+      this.areProven = true;
     } catch (error) {
       if (error instanceof LocksNotKeptError) throw error;
       this.#notBefore = performance.now() + pause;

@@ -58,10 +58,15 @@ export abstract class Expiring {
 export class Expiries {
   readonly #lines = new Map<number, Line>();
 
-  /** To be called again when the TTL has changed, or counts from another moment. {@link Expiring.leave} ends it. */
-  watch(expiring: Expiring): void {
+  /** Watches what is watched already anew, because its TTL has changed, or counts from another moment. */
+  watchAgain(expiring: Expiring): void {
     expiring.leave();
     const { ttl, sentAt } = expiring.soonest;
+    this.watch(expiring, ttl, sentAt);
+  }
+
+  /** Watches what is not watched yet. The TTL and its beginning are those of {@link Expiring.soonest}. {@link Expiring.leave} ends it. */
+  watch(expiring: Expiring, ttl: number, sentAt: Instant): void {
     let line = this.#lines.get(ttl);
     if (line === undefined) {
       line = new Line(ttl, this);
@@ -106,7 +111,7 @@ class Line {
     for (let { first } = line; first !== undefined; first = line.first) {
       if (first.left > 0) {
         if (first.isInPlace()) break;
-        line.#expiries.watch(first);
+        line.#expiries.watchAgain(first);
         continue;
       }
       first.leave();

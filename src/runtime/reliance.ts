@@ -120,8 +120,10 @@ export class Reliance {
 
   /** Records that another statement has proved the lock, without changing the TTL. */
   extend(provenAt: Instant): void {
-    if (provenAt === this.#provenAt) return;
-    if (elapsedSince(provenAt) < elapsedSince(this.#provenAt)) this.#provenAt = provenAt;
+    const before = this.#provenAt;
+    const isLater = provenAt.monotonic >= before.monotonic && provenAt.wall >= before.wall;
+    // If one clock was set, the clock that has moved further decides.
+    if (isLater || elapsedSince(provenAt) < elapsedSince(before)) this.#provenAt = provenAt;
   }
 
   #leftOf(ttl: number, since: Instant): number {

@@ -22,13 +22,6 @@ export class Link {
   /** Called when the signal aborts. The link is cut by then. */
   onAbort(): void {}
 
-  insertBefore(other: Link): void {
-    this.next = other;
-    this.previous = other.previous;
-    other.previous.next = this;
-    other.previous = this;
-  }
-
   /** Stops listening. A second call does nothing. */
   cut(): void {
     this.previous.next = this.next;
@@ -87,7 +80,11 @@ export class Stop implements StopSignal {
    * @returns whether it has not aborted yet
    */
   add(link: Link): boolean {
-    link.insertBefore(this.#ring);
+    const ring = this.#ring;
+    link.next = ring;
+    link.previous = ring.previous;
+    ring.previous.next = link;
+    ring.previous = link;
     return this.#reason === undefined;
   }
 

@@ -8,6 +8,8 @@ import { askForProof, type Task, type Undone } from "./statement-batches.ts";
 
 /** Manages the locks of several sessions. Only it changes the state of a lock. */
 export interface SharedLocks {
+  /** Whether the server enforces TTLs. */
+  readonly enforced: boolean;
   taken(lock: SharedLock, answer: OperationAnswer, sentAt: Instant): void;
   notTaken(lock: SharedLock, why: Undone): void;
   takingFailed(lock: SharedLock, error: unknown): void;
@@ -16,6 +18,16 @@ export interface SharedLocks {
   /** The answer to giving a lock back. `undefined`: it was not done. */
   freed(lock: SharedLock, answer: OperationAnswer): void;
   freeingFailed(lock: SharedLock, error: unknown): void;
+}
+
+/** An attempt at a lock: with a statement of its own, or joining readers who have it already. */
+export interface SharedAttempt {
+  readonly request: LockRequest;
+  readonly listener: TryListener<SharedLock>;
+  readonly how: "taking" | "joining";
+  /** The first of the lock's chain. */
+  readonly first: SharedLock | undefined;
+  readonly isAgain: boolean;
 }
 
 //   taking ──"t"──▶ held ── released, nobody shares it ──▶ freeing ──answer──▶ gone
@@ -56,23 +68,16 @@ export class SharedLock implements Grant, Carried, Task {
   constructor(
     locks: SharedLocks,
     session: SharedSession,
-    asked: {
-      request: LockRequest;
-      listener: TryListener<SharedLock>;
-      how: "taking" | "joining";
-      isAgain: boolean;
-      lapses: boolean;
-    },
+    { request, listener, how, first, isAgain }: SharedAttempt,
   ) {
-    const { request, listener, how, isAgain, lapses } = asked;
     this.#locks = locks;
     this.session = session;
     this.key = request.key;
     this.id = request.id;
     this.mode = request.mode;
-    this.lapses = lapses;
+    this.lapses = locks.enforced;
     this.state = how;
-    this.beside = undefined;
+    this.beside = first;
     this.whenSettled = undefined;
     this.fencingToken = undefined;
     this.goneCause = undefined;

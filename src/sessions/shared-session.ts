@@ -107,7 +107,7 @@ export class SharedSession {
       keepalive: this.#keepalive,
       name: options.name,
       leaseWanted: options.ttlClass === undefined ? undefined : () => this.#leaseWanted(),
-      onIdle: () => this.#restIfEmpty(),
+      onIdle: this.#restIfEmpty,
     });
     void this.#open();
   }
@@ -192,13 +192,13 @@ export class SharedSession {
   }
 
   /** A session that carries nothing goes back to the pool if that stays so for a while. */
-  #restIfEmpty(): void {
+  readonly #restIfEmpty = (): void => {
     if (this.#carried.size > 0 || this.#state.is !== "open") return;
     clearTimeout(this.#lingering);
     // The lease of the last lock still runs: the session must be back before the server ends it.
     const stay = Math.max(Math.min(linger, this.#keepalive.left / 2), 0);
     this.#lingerUntil(performance.now() + stay);
-  }
+  };
 
   /** Goes back at once if somebody queues for a connection of the pool. */
   #lingerUntil(end: number): void {

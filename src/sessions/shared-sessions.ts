@@ -8,7 +8,7 @@ import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
 import { clientRule, enforcedRule, ttlClassOf } from "./server-ttl.ts";
-import { chainOf, refuse, SharedLock, type SharedLocks } from "./shared-lock.ts";
+import { chainOf, refuse, type SharedAttempt, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import { askForProof, type Undone } from "./statement-batches.ts";
 import { noLongerHeld } from "./trust.ts";
@@ -41,12 +41,12 @@ export class SharedSessions implements SharedLocks {
   readonly #tokens: FencingTokens;
   /** Sessions that take no more locks, but are not back in the pool yet. */
   readonly #leaving = new Set<SharedSession>();
-  readonly #enforced: boolean;
+  readonly enforced: boolean;
   readonly #keyAnswers: KeyAnswers | undefined;
 
   constructor(options: SharedSessionsOptions) {
     this.#options = options;
-    this.#enforced = options.ttlEnforcement === "server";
+    this.enforced = options.ttlEnforcement === "server";
     const { pool, namespace, connWaitTimeout } = options;
     const connectWithin = boundedWait(connWaitTimeout);
     if (options.tellKeys) this.#keyAnswers = new KeyAnswers({ pool, namespace });
@@ -62,7 +62,7 @@ export class SharedSessions implements SharedLocks {
   tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
     const first = this.#locks.get(request.id);
     if (first === undefined) {
-      this.#ask(request, listener, { how: "taking", first, session: this.#withRoom(request.ttl), isAgain });
+      this.#ask(this.#withRoom(request.ttl), { request, listener, how: "taking", first, isAgain });
       return;
     }
     for (const lock of chainOf(first)) {
@@ -82,10 +82,10 @@ export class SharedSessions implements SharedLocks {
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
       // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
-      this.#ask(request, listener, { how: "joining", first, session, isAgain });
+      this.#ask(session, { request, listener, how: "joining", first, isAgain });
       return;
     }
-    this.#ask(request, listener, { how: "taking", first, session: this.#withRoom(request.ttl), isAgain });
+    this.#ask(this.#withRoom(request.ttl), { request, listener, how: "taking", first, isAgain });
   }
 
   /** Whether a session has room, or the pool has a connection without a queue. */
@@ -113,23 +113,10 @@ export class SharedSessions implements SharedLocks {
     await Promise.all([this.#tokens.close(), ...sessions.map((session) => session.close())]);
   }
 
-  /** @param asked.first the first of the lock's chain */
-  #ask(
-    request: LockRequest,
-    listener: TryListener<SharedLock>,
-    asked: {
-      how: "taking" | "joining";
-      first: SharedLock | undefined;
-      session: SharedSession;
-      isAgain: boolean;
-    },
-  ): void {
-    const { how, first, session, isAgain } = asked;
-    const lapses = this.#enforced;
-    const lock = new SharedLock(this, session, { request, listener, how, isAgain, lapses });
-    lock.beside = first;
-    this.#locks.set(request.id, lock);
-    session.carry(lock, request.ttl);
+  #ask(session: SharedSession, asked: SharedAttempt): void {
+    const lock = new SharedLock(this, session, asked);
+    this.#locks.set(lock.id, lock);
+    session.carry(lock, asked.request.ttl);
     session.ask(lock);
   }
 
@@ -276,7 +263,7 @@ export class SharedSessions implements SharedLocks {
   }
 
   #classOf(ttl: number): number | undefined {
-    return this.#enforced ? ttlClassOf(ttl) : undefined;
+    return this.enforced ? ttlClassOf(ttl) : undefined;
   }
 
   #withRoom(ttl: number): SharedSession {
@@ -292,7 +279,7 @@ export class SharedSessions implements SharedLocks {
       pool,
       connWaitTimeout,
       trustPooler: pooler === "session",
-      enforced: this.#enforced,
+      enforced: this.enforced,
       ttlClass,
       name: sharedName(namespace),
       recovery,

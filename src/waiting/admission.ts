@@ -7,7 +7,7 @@ import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
 import { Attempt, type Granted, type Hold, type Holdings, type Wanted } from "./attempt.ts";
 import { Polling } from "./polling.ts";
-import { lockAround, ownHoldOf } from "./reentrancy.ts";
+import { type Around, lockAround, ownHoldOf } from "./reentrancy.ts";
 import { type LockCall, Wait, type WaitSurroundings } from "./wait.ts";
 import { WaitingLines } from "./waiting-lines.ts";
 
@@ -123,33 +123,38 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H>
 /** A call without a wait, from beginning to end. */
 class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
   readonly #admission: Admission;
-  readonly #asked: LockCall<G, H>;
+  readonly #wanted: Wanted;
+  readonly #store: LockStore<G>;
+  readonly #hold: Hold<G, H>;
+  readonly #around: Around | undefined;
   readonly #start: number;
   resolve: (lock: H) => void;
   reject: (error: unknown) => void;
 
-  constructor(admission: Admission, asked: LockCall<G, H>) {
-    super(asked.wanted, admission);
+  constructor(admission: Admission, { wanted, store, hold, around }: LockCall<G, H>) {
+    super(wanted, admission);
     this.#admission = admission;
-    this.#asked = asked;
+    this.#wanted = wanted;
+    this.#store = store;
+    this.#hold = hold;
+    this.#around = around;
     this.#start = performance.now();
     this.resolve = unset;
     this.reject = unset;
   }
 
   begin(): void {
-    const { store, wanted } = this.#asked;
-    const { id, mode, signal, alsoEndedBy } = wanted;
+    const { id, mode, signal, alsoEndedBy } = this.#wanted;
     this.#admission.began();
     // Otherwise readers that come one after another would never let a writer in.
     if (mode === "shared" && this.#admission.lines.hasWriter(id)) this.onHeld();
-    else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
-    else this.ask(store, "tryLock", [signal, alsoEndedBy]);
+    else if (signal === undefined && alsoEndedBy === undefined) this.ask(this.#store, "tryLock");
+    else this.ask(this.#store, "tryLock", [signal, alsoEndedBy]);
   }
 
   protected override onGranted(grant: G): void {
-    const { hold, wanted } = this.#asked;
-    const lock = hold(grant, wanted);
+    const hold = this.#hold;
+    const lock = hold(grant, this.#wanted);
     this.#admission.ended();
     this.#admission.telemetry.succeeded("acquire", this.#start);
     this.resolve(lock);
@@ -157,15 +162,14 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
 
   protected override onHeld(): void {
     const { key } = this;
-    const ownHold = ownHoldOf(this.#asked.around, this.#asked.wanted);
+    const ownHold = ownHoldOf(this.#around, this.#wanted);
     this.onFailed(new LockNotAcquiredError({ key, reason: "held", ownHold }));
   }
 
   protected override onFailed(error: unknown): void {
-    const { wanted } = this.#asked;
-    const { signal } = wanted;
+    const { signal } = this.#wanted;
     this.#admission.ended();
-    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start: this.#start });
+    this.#admission.telemetry.failed("acquire", this.#wanted, { error, signal, start: this.#start });
     this.reject(error);
   }
 }

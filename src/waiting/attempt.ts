@@ -124,7 +124,8 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
     if (this.#state !== "asking") return;
     if (breaker === undefined) {
-      askStore(store, this, how, this);
+      if (how === "tryLock") store.tryLock(this, this);
+      else askStore(store, this, how, this);
       return;
     }
     // The breaker may take its time: a half-open policy lets one call through first.

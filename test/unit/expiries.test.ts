@@ -34,11 +34,16 @@ class Perishable extends Expiring {
   }
 }
 
+function watch(expiries: Expiries, each: Perishable): void {
+  const { ttl, sentAt } = each.soonest;
+  expiries.watch(each, ttl, sentAt);
+}
+
 test("each entry expires after its own term, whatever the others' terms are", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const all = [300, 100, 200, 100].map((term) => new Perishable(term));
-  for (const each of all) expiries.watch(each);
+  for (const each of all) watch(expiries, each);
   vi.advanceTimersByTime(99);
   expect(all.map(({ expiredAt }) => expiredAt)).toEqual([undefined, undefined, undefined, undefined]);
   vi.advanceTimersByTime(300);
@@ -48,7 +53,7 @@ test("each entry expires after its own term, whatever the others' terms are", ()
 test("a thousand entries of one term have one timer, which goes with the last one", () => {
   const expiries = new Expiries();
   const watched = Array.from({ length: 1_000 }, () => new Perishable(1_000));
-  for (const each of watched) expiries.watch(each);
+  for (const each of watched) watch(expiries, each);
   expect(vi.getTimerCount()).toBe(1);
   for (const each of watched) each.leave();
   vi.advanceTimersByTime(1_000);
@@ -58,7 +63,7 @@ test("a thousand entries of one term have one timer, which goes with the last on
 test("an entry that leaves, even twice, does not expire, and the others do", () => {
   const expiries = new Expiries();
   const [first, second, third] = [new Perishable(100), new Perishable(100), new Perishable(100)];
-  for (const each of [first, second, third]) expiries.watch(each);
+  for (const each of [first, second, third]) watch(expiries, each);
   for (const _ of [1, 2]) first.leave();
   vi.advanceTimersByTime(100);
   expect([first.expiredAt !== undefined, second.expiredAt, third.expiredAt]).toEqual([
@@ -72,11 +77,11 @@ test("an entry proved in the meantime expires a term later, and delays no other"
   const start = performance.now();
   const expiries = new Expiries();
   const [told, silent, other] = [new Perishable(100), new Perishable(100), new Perishable(100)];
-  for (const each of [told, silent, other]) expiries.watch(each);
+  for (const each of [told, silent, other]) watch(expiries, each);
   vi.advanceTimersByTime(50);
   told.since = now();
   silent.since = now();
-  expiries.watch(told);
+  expiries.watchAgain(told);
   vi.advanceTimersByTime(200);
   expect([told, silent, other].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([150, 150, 100]);
 });
@@ -85,10 +90,10 @@ test("a shorter term counts from its own beginning", () => {
   const start = performance.now();
   const expiries = new Expiries();
   const one = new Perishable(10_000);
-  expiries.watch(one);
+  watch(expiries, one);
   vi.advanceTimersByTime(500);
   Object.assign(one, { term: 100, since: now() });
-  expiries.watch(one);
+  expiries.watchAgain(one);
   vi.advanceTimersByTime(100);
   expect((one.expiredAt ?? 0) - start).toBe(600);
 });
@@ -99,9 +104,9 @@ test("an entry with a slow answer expires before those that were asked for later
   const slow = new Perishable(100);
   vi.advanceTimersByTime(40);
   const quick = new Perishable(100);
-  expiries.watch(quick);
+  watch(expiries, quick);
   vi.advanceTimersByTime(10);
-  expiries.watch(slow);
+  watch(expiries, slow);
   vi.advanceTimersByTime(200);
   expect([slow, quick].map(({ expiredAt }) => (expiredAt ?? 0) - start)).toEqual([100, 140]);
 });
@@ -109,7 +114,7 @@ test("an entry with a slow answer expires before those that were asked for later
 test("after a suspension of the machine, the wall clock counts", () => {
   const expiries = new Expiries();
   const one = new Perishable(1_000);
-  expiries.watch(one);
+  watch(expiries, one);
   vi.setSystemTime(Date.now() + 900);
   vi.advanceTimersByTime(100);
   expect(one.left).toBeLessThanOrEqual(0);
