@@ -182,7 +182,7 @@ export interface PostgresLockerOptions extends LockerConnection {
   /**
    * The OpenTelemetry provider for counters and latencies.
    *
-   * @default the global provider of `@opentelemetry/api`
+   * @default the global provider of `@opentelemetry/api`, also one that is set later
    * @example
    * const locker = new PostgresLocker({ pool, meterProvider });
    */

@@ -1,9 +1,6 @@
 import { setImmediate } from "node:timers";
 import {
   type Attributes,
-  type Counter,
-  createNoopMeter,
-  type Histogram,
   type MeterProvider,
   metrics,
   ProxyTracerProvider,
@@ -12,7 +9,6 @@ import {
   type Tracer,
   type TracerProvider,
   trace,
-  type UpDownCounter,
 } from "@opentelemetry/api";
 import { toError } from "../contract/caught-error.ts";
 import { formatDuration } from "../contract/duration.ts";
@@ -27,6 +23,7 @@ import {
   LockNotHeldError,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import { count, Instruments, isUnset, type OperationName, telemetryScope, time } from "./instruments.ts";
 import { channels, LockEventSource } from "./lock-event-source.ts";
 import type { StopSignal } from "./stop-signal.ts";
 import { callHook, hookThrew } from "./user-hook.ts";
@@ -41,8 +38,6 @@ export interface TelemetryOptions {
   readonly meterProvider?: MeterProvider | undefined;
 }
 
-export type OperationName = "acquire" | "refresh" | "release" | "ping" | "close";
-
 /** The attributes of a span about a lock. The names are the Go package's, so that one dashboard serves both. */
 export interface LockFacts {
   readonly key: string;
@@ -50,8 +45,6 @@ export interface LockFacts {
   /** Milliseconds. */
   readonly ttl: number;
 }
-
-const scope = "postgres_distributed_lock";
 
 const quiet: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
@@ -65,50 +58,23 @@ export class Telemetry {
   readonly #tracer: Tracer;
   #isTraced = false;
   readonly #lines = new LateLines();
-  readonly #succeeded: Partial<Record<OperationName, Counts>>;
-  readonly #contended: Counts;
-  readonly #errors: Counts;
-  readonly #lost: Counts;
-  readonly #faultsRiddenOut: Counts;
-  readonly #latency: Histogram | undefined;
-  readonly #held: Counts;
+  /** What is measured with; `undefined` as long as nobody measures. */
+  #instruments: Instruments | undefined;
+  /** The global meter provider before an application has set one; `undefined` if one was there. */
+  readonly #unset: MeterProvider | undefined;
+  /** Locks held now, also those that were granted while nobody measured. */
+  #held = 0;
 
   constructor(options: TelemetryOptions) {
     this.events = new LockEventSource(options.namespace ?? 0);
     this.isLogged = options.logger !== undefined;
     this.log = options.logger === undefined ? quiet : guardedLog(options.logger);
     this.#tracerProvider = options.tracerProvider ?? trace.getTracerProvider();
-    this.#tracer = callHook("tracer provider", () => this.#tracerProvider.getTracer(scope)) ?? noTracer;
-    const provider = options.meterProvider ?? metrics.getMeterProvider();
-    const meter = callHook("meter provider", () => provider.getMeter(scope)) ?? createNoopMeter();
-    const counter = (name: string, unit: string, description: string): Counts =>
-      callHook("meter", () => meter.createCounter(`${scope}_${name}`, { unit, description }));
-    this.#succeeded = {
-      acquire: counter("acquires", "{lock}", "Locks acquired"),
-      release: counter("releases", "{lock}", "Locks released by their holder while held"),
-      refresh: counter("refreshes", "{lock}", "Refreshes that proved a lock to be held"),
-    };
-    this.#contended = counter(
-      "contended",
-      "{lock}",
-      "Acquires refused: held elsewhere, or no connection was free",
-    );
-    this.#errors = counter("errors", "{operation}", "Operations that the database or the way to it failed");
-    this.#lost = counter("lost", "{lock}", "Locks whose holding ended without a release");
-    this.#faultsRiddenOut = counter(
-      "faults_ridden_out",
-      "{fault}",
-      "Faults of the database in spite of which a wait for a lock went on",
-    );
-    // Without a unit, as in the Go package: with one, a Prometheus exporter may append `_milliseconds` to the name.
-    this.#latency = callHook("meter", () =>
-      meter.createHistogram(`${scope}_latency_ms`, {
-        description: "Milliseconds from the call of an operation to its answer",
-      }),
-    );
-    this.#held = callHook("meter", () =>
-      meter.createUpDownCounter(`${scope}_held`, { unit: "{lock}", description: "Locks held now" }),
-    );
+    this.#tracer =
+      callHook("tracer provider", () => this.#tracerProvider.getTracer(telemetryScope)) ?? noTracer;
+    const meters = options.meterProvider ?? metrics.getMeterProvider();
+    if (options.meterProvider === undefined && isUnset(meters)) this.#unset = meters;
+    else this.#instruments = new Instruments(meters);
   }
 
   /** Runs `work` in a span, measures its duration, and counts its outcome. Rejects as `work` does. */
@@ -156,7 +122,9 @@ export class Telemetry {
       );
     };
     const attributes = attributesOf(lock);
-    callHook("tracer", () => this.#tracer.startActiveSpan(`${scope}.${operation}`, { attributes }, within));
+    callHook("tracer", () =>
+      this.#tracer.startActiveSpan(`${telemetryScope}.${operation}`, { attributes }, within),
+    );
     // If the tracer threw before it called the work, the work runs without a span. A tracer that calls it late, or again, gets this promise.
     outcome ??= work();
     return outcome;
@@ -171,17 +139,31 @@ export class Telemetry {
     const provider = this.#tracerProvider;
     try {
       this.#isTraced =
-        !(provider instanceof ProxyTracerProvider) || provider.getDelegateTracer(scope) !== undefined;
+        !(provider instanceof ProxyTracerProvider) ||
+        provider.getDelegateTracer(telemetryScope) !== undefined;
     } catch (error) {
       hookThrew("tracer provider", error);
     }
     return this.#isTraced;
   }
 
+  /** As with traces, a global provider that the application sets late counts as well. */
+  get #inUse(): Instruments | undefined {
+    const unset = this.#unset;
+    if (this.#instruments !== undefined || unset === undefined) return this.#instruments;
+    const provider = metrics.getMeterProvider();
+    if (provider === unset) return undefined;
+    this.#instruments = new Instruments(provider);
+    count(this.#instruments.held, this.#held);
+    return this.#instruments;
+  }
+
   /** Records a success. @param start when the operation began, by `performance.now()` */
   succeeded(operation: OperationName, start: number): void {
-    this.#count(this.#succeeded[operation], 1);
-    this.#timed(operation, start);
+    const instruments = this.#inUse;
+    if (instruments === undefined) return;
+    count(instruments.succeeded[operation], 1);
+    time(instruments.latency, operation, start);
   }
 
   /** Records a failure or a refusal. `start`: when the operation began, by `performance.now()`. */
@@ -190,28 +172,31 @@ export class Telemetry {
     lock: LockFacts | undefined,
     { error, signal, start }: { error: unknown; signal: StopSignal | undefined; start: number },
   ): void {
-    this.#timed(operation, start);
+    const instruments = this.#inUse;
+    time(instruments?.latency, operation, start);
     const outcome = outcomeOf(error, signal);
     if (outcome !== undefined) {
-      if (operation === "acquire" && contention.has(outcome)) this.#count(this.#contended, 1);
+      if (operation === "acquire" && contention.has(outcome)) count(instruments?.contended, 1);
       this.log.debug({ ...logged(lock), operation, outcome }, `${operation}: ${outcome}`);
       return;
     }
-    this.#count(this.#errors, 1);
+    count(instruments?.errors, 1);
     const err = toError(error);
     this.log.error({ ...logged(lock), operation, err }, err.message);
   }
 
   /** Records that a wait goes on in spite of a fault. */
   ridingOut(lock: LockFacts, fault: Error, { isFirst }: { isFirst: boolean }): void {
-    this.#count(this.#faultsRiddenOut, 1);
+    count(this.#inUse?.faultsRiddenOut, 1);
     // An outage of minutes makes one warning for each wait, not one for each try.
     const level = isFirst ? "warn" : "debug";
     this.log[level]({ ...logged(lock), err: fault }, `still waiting, in spite of a fault: ${fault.message}`);
   }
 
   granted(): void {
-    this.#count(this.#held, 1);
+    const instruments = this.#inUse;
+    this.#held += 1;
+    if (instruments !== undefined) count(instruments.held, 1);
   }
 
   /**
@@ -219,41 +204,21 @@ export class Telemetry {
    * `isKept`: the lock still keeps others out.
    */
   ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined, isKept = false): void {
-    this.#count(this.#held, -1);
+    const instruments = this.#inUse;
+    this.#held -= 1;
+    if (instruments !== undefined) count(instruments.held, -1);
     const isHeard = channels.released.hasSubscribers || channels.lost.hasSubscribers;
     if (isHeard || this.events.listeners.size > 0) this.events.ended(lock, reason);
     if (cause === undefined) return;
-    this.#count(this.#lost, 1);
+    count(instruments?.lost, 1);
     const message = isKept ? `${cause.message}; ${kept}` : cause.message;
     // A session that dies may take a thousand locks with it: every holder is told before the first line is written.
     this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, message));
-  }
-
-  /** Adds to a counter. Catches errors as {@link callHook} does, but without creating a function for each call. */
-  #count(counter: Counts, more: 1 | -1): void {
-    try {
-      const returned: unknown = counter?.add(more);
-      if (returned !== undefined) callHook("meter", () => returned);
-    } catch (error) {
-      hookThrew("meter", error);
-    }
-  }
-
-  #timed(operation: OperationName, start: number): void {
-    try {
-      const returned: unknown = this.#latency?.record(performance.now() - start, latencyOf[operation]);
-      if (returned !== undefined) callHook("meter", () => returned);
-    } catch (error) {
-      hookThrew("meter", error);
-    }
   }
 }
 
 const kept =
   'it still keeps others out, until release(), refresh() or close(): only ttlEnforcement "server" ends it';
-
-/** A counter of the meter; `undefined` if the meter threw when asked for it. */
-type Counts = Counter | UpDownCounter | undefined;
 
 function endSpan(span: Span, outcome: string, error?: unknown): void {
   callHook("tracer", () => span.setAttribute("lock.outcome", outcome));
@@ -296,7 +261,7 @@ class LateLines {
   }
 }
 
-const noTracer: Tracer = new ProxyTracerProvider().getTracer(scope);
+const noTracer: Tracer = new ProxyTracerProvider().getTracer(telemetryScope);
 
 const contention: ReadonlySet<string> = new Set([
   "held",
@@ -318,14 +283,6 @@ function outcomeOf(error: unknown, signal: StopSignal | undefined): string | und
 }
 
 const misuse = [EmptyKeyError, InvalidKeyError, InvalidTtlError, InvalidConfigError];
-
-const latencyOf: Record<OperationName, Attributes> = {
-  acquire: { operation: "acquire" },
-  refresh: { operation: "refresh" },
-  release: { operation: "release" },
-  ping: { operation: "ping" },
-  close: { operation: "close" },
-};
 
 function attributesOf(lock: LockFacts | undefined): Attributes {
   if (lock === undefined) return {};

@@ -1,4 +1,4 @@
-import { SpanStatusCode } from "@opentelemetry/api";
+import { metrics, SpanStatusCode } from "@opentelemetry/api";
 import {
   AggregationTemporality,
   InMemoryMetricExporter,
@@ -19,15 +19,31 @@ import { until } from "../support/until.ts";
 
 const prefix = "postgres_distributed_lock";
 
+function measured() {
+  const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
+  const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 });
+  const meterProvider = new MeterProvider({ readers: [reader] });
+  const points = async () =>
+    (await reader.collect()).resourceMetrics.scopeMetrics.flatMap((scope) => scope.metrics);
+  const values = async () =>
+    Object.fromEntries(
+      (await points())
+        .filter(({ descriptor }) => !descriptor.name.endsWith("_latency_ms"))
+        .map(({ descriptor, dataPoints }) => [
+          descriptor.name.slice(prefix.length + 1),
+          dataPoints.reduce((sum, point) => sum + (point.value as number), 0),
+        ]),
+    );
+  return { meterProvider, points, values };
+}
+
 describe.each(sessionModes)("with %s sessions", (sessions) => {
   function observed(options: Partial<PostgresLockerOptions> = {}) {
-    const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
-    const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 });
     const spanExporter = new InMemorySpanExporter();
     const tracerProvider = new BasicTracerProvider({
       spanProcessors: [new SimpleSpanProcessor(spanExporter)],
     });
-    const meterProvider = new MeterProvider({ readers: [reader] });
+    const { meterProvider, points, values } = measured();
     const locker = createLocker({
       sessions,
       pool: createPool(),
@@ -35,18 +51,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       tracerProvider,
       ...options,
     } as PostgresLockerOptions);
-    const metrics = async () =>
-      (await reader.collect()).resourceMetrics.scopeMetrics.flatMap((scope) => scope.metrics);
-    const values = async () =>
-      Object.fromEntries(
-        (await metrics())
-          .filter(({ descriptor }) => !descriptor.name.endsWith("_latency_ms"))
-          .map(({ descriptor, dataPoints }) => [
-            descriptor.name.slice(prefix.length + 1),
-            dataPoints.reduce((sum, point) => sum + (point.value as number), 0),
-          ]),
-      );
-    return { locker, metrics, values, spans: () => spanExporter.getFinishedSpans() };
+    return { locker, metrics: points, values, spans: () => spanExporter.getFinishedSpans() };
   }
 
   test("every instrument counts what it says, with a description and a unit", async () => {
@@ -80,6 +85,21 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect.arrayContaining([{ operation: "acquire" }, { operation: "refresh" }, { operation: "release" }]),
     );
     expect(points.some(({ value }) => !Number.isInteger(value.sum))).toBe(true);
+  });
+
+  test("a global provider that is set after the locker was made counts from then on", async () => {
+    const { meterProvider, values } = measured();
+    await using locker = createLocker({ sessions });
+    const lock = await locker.acquire(uniqueKey());
+    metrics.setGlobalMeterProvider(meterProvider);
+    try {
+      await (await locker.acquire(uniqueKey())).release();
+      expect(await values()).toMatchObject({ acquires: 1, releases: 1, held: 1 });
+      await lock.release();
+      expect(await values()).toMatchObject({ acquires: 1, releases: 2, held: 0 });
+    } finally {
+      metrics.disable();
+    }
   });
 
   test("permits count as locks, and what waits for them counts for nothing else", async () => {
