@@ -5,7 +5,7 @@ import { descriptionComment } from "../../inspection/lock-description.ts";
 import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
-import { tooFewFiles, usageFailure } from "../failure.ts";
+import { tooFewFiles, tooFewProcesses, usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { lockIdKindOf, lockIdOf } from "../lock-ids.ts";
 import { namespaceOf } from "../namespace.ts";
@@ -184,6 +184,9 @@ export function notRun(file: string, code: string): { status: number; sentence: 
     case "EMFILE":
     case "ENFILE":
       return { status: exitStatus.failed, sentence: tooFewFiles };
+    case "EAGAIN":
+    case "ENOMEM":
+      return { status: exitStatus.failed, sentence: tooFewProcesses };
     case "E2BIG":
       return {
         status: exitStatus.notExecutable,
