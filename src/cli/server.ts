@@ -56,12 +56,12 @@ async function stop(folder: OwnServerFolder, { force }: { force: boolean }): Pro
   const answer = await askKeeper(folder, { wants: "stop", force });
   if (answer?.is === "in-use") throw new Failure(exitStatus.no, inUse(answer));
   if (answer !== undefined && answer.is !== "stopped") throw failureOf(folder, answer);
-  await print(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${folder.path}`);
+  await print(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${plain(folder.path)}`);
   return exitStatus.ok;
 }
 
 function nothingRuns({ path }: OwnServerFolder): string {
-  return `No PostgreSQL of your own runs in ${path}`;
+  return `No PostgreSQL of your own runs in ${plain(path)}`;
 }
 
 function inUse({ users, sessions }: Extract<KeeperAnswer, { is: "in-use" }>): string {
