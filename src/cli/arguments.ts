@@ -1,6 +1,7 @@
 import { parseArgs } from "node:util";
 import { type Command, type CommandLine, commonOptions, type Options } from "./command.ts";
 import { usageFailure } from "./failure.ts";
+import { plain, quoted } from "./plain.ts";
 import { spelling } from "./spelling.ts";
 
 /** The options that say which lock is meant. */
@@ -35,7 +36,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
       throw usageFailure(unknownOption(rawName, { command, positionals }));
     }
     if (option.value === "none" && value !== undefined)
-      throw usageFailure(`${rawName} takes no value, but got "${value}"`);
+      throw usageFailure(`${rawName} takes no value, but got ${quoted(value)}`);
     // After `--url`, a word that looks like an option is one: the value was forgotten. A key may look like anything.
     const isForgotten = value !== undefined && !inlineValue && name !== "key" && /^-[^\d]/.test(value);
     if (option.value === "required" && (value === undefined || isForgotten))
@@ -47,7 +48,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
   }
   if (stray !== undefined && positionals.length > command.keys)
     throw usageFailure(
-      `Unexpected "${stray.value}" after ${stray.option}: a value is given as ${stray.option}=${shellWord(stray.value)}`,
+      `Unexpected ${quoted(stray.value)} after ${stray.option}: a value is given as ${stray.option}=${shellWord(stray.value)}`,
     );
   if (values["help"] === true) return { values, positionals, rest };
   const { key, ...others } = values;
@@ -68,12 +69,15 @@ function lacksDashes(
 function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
   const command = own.slice(own.lastIndexOf(first)).map(shellWord).join(" ");
   const shownKey = `${key.startsWith("-") ? "--key " : ""}${shellWord(key)}`;
-  return `Unexpected "${first}": put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
+  return `Unexpected ${quoted(first)}: put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
 }
 
 /** A word as it has to be written for a shell. */
 function shellWord(word: string): string {
-  return /^[\w%+,./:=@-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+  if (/^[\w%+,./:=@-]+$/.test(word)) return word;
+  if (plain(word) === word) return `'${word.replaceAll("'", "'\\''")}'`;
+  // A shell's own form for a word with characters that can't be seen.
+  return `$'${plain(word.replace(/[\\']/g, "\\$&"))}'`;
 }
 
 function tokensOf(args: string[], options: Options) {
@@ -104,11 +108,12 @@ function expectWords(command: Command, positionals: readonly string[]): void {
   const expected = actions.length > 0 ? 1 : command.keys;
   const what = actions.length > 0 ? actions.join(" or ") : "a key";
   if (positionals.length < expected) throw usageFailure(`Expected ${what}${usage}`);
-  if (positionals.length > expected) throw usageFailure(`Unexpected "${positionals[expected]}"${usage}`);
+  if (positionals.length > expected)
+    throw usageFailure(`Unexpected ${quoted(positionals[expected])}${usage}`);
   const [action = ""] = positionals;
   if (actions.length > 0 && !actions.includes(action))
     throw usageFailure(
-      `Unknown "${action}" of ${name}: ${didYouMean(action, actions) ?? `see pg-locker ${name} --help`}`,
+      `Unknown ${quoted(action)} of ${name}: ${didYouMean(action, actions) ?? `see pg-locker ${name} --help`}`,
     );
 }
 
@@ -119,8 +124,8 @@ function unknownOption(
   const { name, options, keys } = command;
   const known = Object.keys({ ...commonOptions, ...options }).map((each) => `--${each}`);
   const isKey = keys > positionals.length && !given.startsWith("--");
-  const help = isKey ? `if it is the key, --key ${given}` : `see pg-locker ${name} --help`;
-  return `Unknown option ${given}: ${didYouMean(given, known) ?? help}`;
+  const help = isKey ? `if it is the key, --key ${shellWord(given)}` : `see pg-locker ${name} --help`;
+  return `Unknown option ${plain(given)}: ${didYouMean(given, known) ?? help}`;
 }
 
 /** A question that suggests the known word nearest to `given`; `undefined` if less than half of `given` is in that word. */

@@ -13,7 +13,7 @@ import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
 import { lockListing, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { usesWithOtherIds } from "./other-ids.ts";
-import { plain } from "./plain.ts";
+import { plain, shown } from "./plain.ts";
 import { print } from "./print.ts";
 
 /** Milliseconds in which a session that was told to end has surely done so. */
@@ -111,7 +111,9 @@ async function ask(what: string): Promise<"yes" | "no" | "interrupted"> {
   if (!process.stdin.isTTY) throw usageFailure(`${what} There is no terminal to ask on: use --yes`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const outcome = await new Promise<"yes" | "no" | "interrupted" | "none">((resolve) => {
-    terminal.question(`${what} [y/N] `, (answer) => resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"));
+    terminal.question(`${shown(what)} [y/N] `, (answer) =>
+      resolve(/^y(es)?$/i.test(answer.trim()) ? "yes" : "no"),
+    );
     // In raw mode, Ctrl-C sends no signal. After Ctrl-D, or if the terminal has gone, there is no answer.
     terminal.once("SIGINT", () => resolve("interrupted"));
     terminal.once("close", () => resolve("none"));

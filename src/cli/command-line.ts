@@ -1,13 +1,15 @@
 import { readFileSync } from "node:fs";
+import { inspect } from "node:util";
 import { didYouMean, readArguments } from "./arguments.ts";
 import { askedDatabase } from "./asked-database.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { messageFor, statusOf, usageFailure } from "./failure.ts";
 import { provideNavigator } from "./navigator.ts";
-import { plainLines } from "./plain.ts";
+import { quoted } from "./plain.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
+import { tellUser } from "./tell-user.ts";
 
 /** The commands. Each one is loaded only when it is used. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
@@ -80,9 +82,9 @@ async function main(args: readonly string[]): Promise<number> {
 
 function unknownCommand(name: string): string {
   const known = Object.hasOwn(meant, name) ? meant[name] : undefined;
-  if (known !== undefined) return `Unknown command "${name}": did you mean pg-locker ${known}?`;
-  if (name.startsWith("-")) return `Expected a command, got "${name}": pg-locker COMMAND [options]`;
-  return `Unknown command "${name}": ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
+  if (known !== undefined) return `Unknown command ${quoted(name)}: did you mean pg-locker ${known}?`;
+  if (name.startsWith("-")) return `Expected a command, got ${quoted(name)}: pg-locker COMMAND [options]`;
+  return `Unknown command ${quoted(name)}: ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
 }
 
 function commandOf(name: string): Promise<Command> | undefined {
@@ -124,8 +126,8 @@ async function report(error: unknown, { verbose }: { verbose: boolean }): Promis
   const sentence = messageFor(error);
   const database = statusOf(error) === exitStatus.unavailable ? askedDatabase() : undefined;
   const where = database === undefined ? "" : `; asked ${database}`;
-  console.error(`${red("pg-locker:")} ${plainLines(sentence + where)}`);
-  if (verbose) console.error(error);
+  tellUser(`${red("pg-locker:")} ${sentence}${where}`);
+  if (verbose) tellUser(inspect(error));
 }
 
 /** The colour of an error; none if it can't be loaded, such as because too many files are open. */

@@ -1,4 +1,4 @@
-import pg from "pg";
+import type pg from "pg";
 import { setAskedDatabase } from "./asked-database.ts";
 import type { Values } from "./command.ts";
 import { type Clients, clientsOf } from "./connection/database-client.ts";
@@ -35,9 +35,11 @@ export async function connect(
   }
   const named = namedDatabase(values);
   if (named === undefined) return await localDatabase({ max, isQuiet: false, signal });
-  const { clients, config, database, user, namedBy } = named;
+  const driver = await loadDriver();
+  const { config, database, user, namedBy } = named;
+  const clients = clientsOf(driver, named);
   setAskedDatabase(() => `${database} on ${placeOf(clients.target)}, as ${user} (${namedBy})`);
-  return opened({ ...config, max }, clients);
+  return opened(driver, { ...config, max }, clients);
 }
 
 /** The user's own PostgreSQL. Unless it was asked for, says that it is used, because no other machine shares its locks. */
@@ -47,13 +49,14 @@ async function localDatabase(options: {
   signal: AbortSignal | undefined;
 }): Promise<Database> {
   const { max, isQuiet, signal } = options;
+  const driver = await loadDriver();
   // Loaded only by the commands that use it.
   const { ownServer } = await import("./own-server/own-server.ts");
   const own = await ownServer({ signal, isQuiet });
   const { host, port, database } = own.config;
   const target = { host, address: host, port, ssl: false } as const;
   setAskedDatabase(() => `${database} on ${placeOf(target)} (your own PostgreSQL)`);
-  const clients = clientsOf([target], { isPrimary: false, timeout: usualTimeout });
+  const clients = clientsOf(driver, { targets: [target], isPrimary: false, timeout: usualTimeout });
   const config = {
     ...own.config,
     max,
@@ -62,11 +65,21 @@ async function localDatabase(options: {
     options: " ",
     sslnegotiation: "postgres",
   } as const;
-  return opened(config, clients, () => own.leave());
+  return opened(driver, config, clients, () => own.leave());
 }
 
-function opened(config: pg.PoolConfig, clients: Clients, leave: () => void = () => {}): Database {
-  const pool = new pg.Pool({ ...config, Client: clients.Client } as pg.PoolConfig);
+/** node-postgres. Loaded only to connect, because an application may not have installed it, and not every command needs it. */
+export async function loadDriver(): Promise<typeof pg> {
+  return (await import("pg")).default;
+}
+
+function opened(
+  driver: typeof pg,
+  config: pg.PoolConfig,
+  clients: Clients,
+  leave: () => void = () => {},
+): Database {
+  const pool = new driver.Pool({ ...config, Client: clients.Client } as pg.PoolConfig);
   // If a connection is lost, the next statement says so.
   pool.on("error", () => {});
   return {

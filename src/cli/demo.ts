@@ -1,6 +1,7 @@
 import { isPostgresInstalled } from "../testing/index.ts";
 import { type Command, databaseOptions, type Values } from "./command.ts";
 import { namedDatabase } from "./connection/named-database.ts";
+import { loadDriver } from "./database.ts";
 import { usageFailure } from "./failure.ts";
 import { notInstalled } from "./own-server/own-server.ts";
 
@@ -32,6 +33,8 @@ Example:
   async run({ values }) {
     const url = urlOf(values);
     if (url === undefined && !isPostgresInstalled()) throw notInstalled();
+    // Its processes need the driver, and would report its absence one by one.
+    await loadDriver();
     const { demo } = await importModule(new URL("../../demo/demo.mjs", import.meta.url).href);
     return await demo({ url });
   },

@@ -5,7 +5,8 @@ import { type Command, databaseOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { howLocksAreTaken, lockOptions } from "./how-locks-are-taken.ts";
-import { print } from "./print.ts";
+import { plain } from "./plain.ts";
+import { print, printJson } from "./print.ts";
 import { wrapped } from "./screen-width.ts";
 
 /** `pg-locker doctor`: checks whether the database is fit for locks. */
@@ -35,7 +36,8 @@ Example:
     // Known only after the checks: if there are several servers, it is the one that answers.
     const where: Line = { check: "database", verdict: "ok", found: askedDatabase() ?? "unknown" };
     const lines = [where, ...findings];
-    await print(values["json"] === true ? JSON.stringify(lines, undefined, 2) : report(lines));
+    if (values["json"] === true) await printJson(JSON.stringify(lines, undefined, 2));
+    else await print(report(lines));
     return findings.some(({ verdict }) => verdict === "fail") ? exitStatus.no : exitStatus.ok;
   },
 };
@@ -49,8 +51,8 @@ function report(findings: readonly Line[]): string {
   const widest = Math.max(...findings.map(({ check }) => check.length));
   const indent = 4 + 2 + widest + 2;
   const lines = findings.flatMap(({ check, verdict, found, advice }) => [
-    `${marks[verdict]}  ${check.padEnd(widest)}  ${wrapped(found, indent)}`,
-    ...(advice === undefined ? [] : [`${" ".repeat(indent)}${wrapped(advice, indent)}`]),
+    `${marks[verdict]}  ${check.padEnd(widest)}  ${wrapped(plain(found), indent)}`,
+    ...(advice === undefined ? [] : [`${" ".repeat(indent)}${wrapped(plain(advice), indent)}`]),
   ]);
   return [...lines, "", bold(conclusion(findings))].join("\n");
 }

@@ -1,5 +1,6 @@
 import { parseDuration } from "../index.ts";
 import { usageFailure } from "./failure.ts";
+import { quoted } from "./plain.ts";
 
 const bareNumber = /^(\d+\.?\d*|\.\d+)$/;
 
@@ -14,7 +15,9 @@ export function durationOf(option: string, text: string): number {
   const milliseconds = parseDuration(text);
   if (milliseconds !== undefined && milliseconds >= 0) return milliseconds;
   const hint = bareNumber.test(text) ? `: for seconds, write ${text}s` : "";
-  throw usageFailure(`Expected ${option} to be a duration such as "30s" or "1m30s", got "${text}"${hint}`);
+  throw usageFailure(
+    `Expected ${option} to be a duration such as "30s" or "1m30s", got ${quoted(text)}${hint}`,
+  );
 }
 
 /** Reads a duration as {@link durationOf} does, but takes a bare number as seconds, as flock does. */

@@ -8,7 +8,7 @@ export const exitStatus = {
   no: 1,
   /** The arguments can't be used. Nothing was done. */
   usage: 64,
-  /** The database can't be reached, or its locks can't be trusted. */
+  /** The database can't be reached, its locks can't be trusted, or what connects to it is not installed. */
   unavailable: 69,
   /** Any other error. */
   failed: 70,

@@ -51,6 +51,7 @@ export function statusOf(error: unknown): number {
   const refusal = refusalOf(error);
   if (refusal !== undefined) return refusals[refusal];
   if (usageCodes.has(code)) return exitStatus.usage;
+  if (isMissingDriver(error)) return exitStatus.unavailable;
   return unavailableCodes.has(code) ? exitStatus.unavailable : exitStatus.failed;
 }
 
@@ -58,13 +59,21 @@ export function statusOf(error: unknown): number {
 export const tooFewFiles =
   "Too few files may be open at once, by `ulimit -n` or in the whole system: raise the limit, to 256 or more";
 
+export const tooFewProcesses =
+  "Too few processes and threads may run at once, or there is too little memory, by `ulimit -u` and `ulimit -v` or in the whole system";
+
 /** The sentence for an error of any kind. */
 export function messageFor(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
   if (/\b(EMFILE|ENFILE)\b/.test(text)) return tooFewFiles;
-  // An application on postgres.js needs no `pg`, and the error of Node.js has a stack of files in it.
-  const isDriver = hasCode(error, "MODULE_NOT_FOUND", "ERR_MODULE_NOT_FOUND") && /'pg'/.test(text);
-  return isDriver ? needsDriver : text;
+  if (/^spawn\S* .*\b(EAGAIN|ENOMEM)\b/.test(text)) return tooFewProcesses;
+  // The error of Node.js has a stack of files in it.
+  return isMissingDriver(error) ? needsDriver : text;
+}
+
+/** Whether `pg` is not installed: an application on postgres.js doesn't need it. */
+function isMissingDriver(error: unknown): boolean {
+  return hasCode(error, "MODULE_NOT_FOUND", "ERR_MODULE_NOT_FOUND") && /'pg'/.test(String(error));
 }
 
 const needsDriver =

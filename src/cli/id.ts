@@ -2,7 +2,7 @@ import { type Command, keyOptions } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
 import { namespaceOf } from "./namespace.ts";
-import { print } from "./print.ts";
+import { print, printJson } from "./print.ts";
 
 /** `pg-locker id KEY`: shows how PostgreSQL sees the lock of a key. */
 export const id: Command = {
@@ -27,7 +27,7 @@ Example:
     const halves = { classid: bits >> 32n, objid: bits & 0xffffffffn };
     if (values["json"] === true) {
       const text = { id: `${lock}`, classid: `${halves.classid}`, objid: `${halves.objid}`, objsubid: 1 };
-      await print(JSON.stringify(text, undefined, 2));
+      await printJson(JSON.stringify(text, undefined, 2));
     } else {
       await print(`id        ${lock}\nclassid   ${halves.classid}\nobjid     ${halves.objid}\nobjsubid  1`);
     }

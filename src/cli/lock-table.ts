@@ -1,9 +1,7 @@
-import type { createColors } from "picocolors";
 import type { LockDescription, LockInfo } from "../index.ts";
+import type { Colors } from "./colors.ts";
 import { plain } from "./plain.ts";
 import { screenWidth, wrapped } from "./screen-width.ts";
-
-type Colors = ReturnType<typeof createColors>;
 
 /** The columns from left to right. The key comes last, because it may be long and have characters of any width. */
 const columns = [

@@ -9,7 +9,8 @@ import { usageFailure } from "./failure.ts";
 import { KnownKeys } from "./known-keys.ts";
 import { asJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
-import { print } from "./print.ts";
+import { quoted } from "./plain.ts";
+import { print, printJson } from "./print.ts";
 import { redraw } from "./redraw.ts";
 
 /** The interval of `--watch`, in milliseconds. */
@@ -53,7 +54,8 @@ Example:
       inNamespace(await known.look(options), namespace);
     if (every === undefined) {
       const locks = await look();
-      await print(isJson ? asJson(locks) : `${databaseLine()}\n${screen(locks)}`);
+      if (isJson) await printJson(asJson(locks));
+      else await print(`${databaseLine()}\n${screen(locks)}`);
       return exitStatus.ok;
     }
     return await redraw({
@@ -75,7 +77,7 @@ function periodOf({ watch, json }: Values): number | undefined {
   }
   const every = watch === true ? period.usual : secondsOf("--watch", String(watch));
   if (every >= period.shortest && every <= period.longest) return every;
-  throw usageFailure(`Expected --watch to be from 100ms to 596h, got "${watch}"`);
+  throw usageFailure(`Expected --watch to be from 100ms to 596h, got ${quoted(watch)}`);
 }
 
 /** Keeps the locks of a namespace. A waiter may tell the namespace of a lock even if its holder doesn't. */

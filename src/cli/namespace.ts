@@ -1,5 +1,6 @@
 import type { Values } from "./command.ts";
 import { usageFailure } from "./failure.ts";
+import { quoted } from "./plain.ts";
 
 /**
  * The namespace given by `--namespace`; 0 if it isn't given.
@@ -11,5 +12,7 @@ export function namespaceOf(values: Values): number {
   if (given === undefined) return 0;
   const namespace = Number(given);
   if (/^-?\d+$/.test(String(given)) && (namespace | 0) === namespace) return namespace;
-  throw usageFailure(`Expected --namespace to be an integer from -2147483648 to 2147483647, got "${given}"`);
+  throw usageFailure(
+    `Expected --namespace to be an integer from -2147483648 to 2147483647, got ${quoted(given)}`,
+  );
 }

@@ -6,7 +6,26 @@ export function plain(text: string): string {
   });
 }
 
-/** The same for a text of several lines, such as an error's: a key, a database or an argument in it may come from anybody. */
-export function plainLines(text: string): string {
-  return text.split("\n").map(plain).join("\n");
+/** A word from outside in quotes, as a sentence shows it: no quote and no line end in it can be taken for the sentence's own. */
+export function quoted(word: unknown): string {
+  return plain(JSON.stringify(String(word)));
+}
+
+/** A number that no text from outside can contain. */
+const secret = `${Math.random()}`.slice(2);
+
+/** Marks a control sequence of our own, such as a colour, so that {@link shown} lets it through. */
+export function own(sequence: string): string {
+  return sequence.replaceAll("\u001b", `\u001b${secret}`);
+}
+
+/**
+ * Lines as a terminal may get them: everything in them may come from anybody (a server, a key, a file, the environment), so whatever isn't
+ * marked by {@link own} is escaped. Only what ends a line stays.
+ */
+export function shown(text: string): string {
+  return text
+    .split(`\u001b${secret}`)
+    .map((part) => part.split("\n").map(plain).join("\n"))
+    .join("\u001b");
 }

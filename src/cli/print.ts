@@ -1,6 +1,21 @@
 import { codeOf } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
+import { shown } from "./plain.ts";
+
+/**
+ * Writes lines for people to standard output. Nothing in them can move the cursor: see {@link shown}.
+ *
+ * @throws {Failure} see {@link write}
+ */
+export async function print(text: string): Promise<void> {
+  await write(shown(text));
+}
+
+/** Writes JSON to standard output, exactly as it is. @throws {Failure} see {@link write} */
+export async function printJson(json: string): Promise<void> {
+  await write(json);
+}
 
 /**
  * Writes lines to standard output. If the reader has gone (such as `head`), that is no error, because what a command does must not depend
@@ -8,7 +23,7 @@ import { Failure } from "./failure.ts";
  *
  * @throws {Failure} the lines could not be written, as on a full disk; `console.log` would say nothing
  */
-export async function print(text: string): Promise<void> {
+async function write(text: string): Promise<void> {
   const { stdout } = process;
   try {
     await new Promise<void>((resolve, reject) => {

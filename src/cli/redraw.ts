@@ -3,6 +3,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import { onCtrlZ } from "./ctrl-z.ts";
 import { exitStatus } from "./exit-status.ts";
+import { shown } from "./plain.ts";
 
 /** What is shown on a screen that is redrawn again and again. */
 export interface Redrawn {
@@ -37,7 +38,7 @@ export async function redraw({ head, body, every }: Redrawn): Promise<number> {
   let text = `${head()}\n\n${await body(ended.signal)}`;
   let isTaken = false;
   const draw = (): void => {
-    if (isTaken) process.stdout.write(`${screen.clear}${fitted(text, process.stdout)}`);
+    if (isTaken) process.stdout.write(`${screen.clear}${fitted(shown(text), process.stdout)}`);
   };
   const take = (): void => {
     isTaken = true;

@@ -5,7 +5,8 @@ import { type OwnServerFolder, ownServerFolder } from "./own-server/folder.ts";
 import { spoken } from "./own-server/idle.ts";
 import { askKeeper, failureOf } from "./own-server/own-server.ts";
 import type { KeeperAnswer, ServerStatus } from "./own-server/visit.ts";
-import { print } from "./print.ts";
+import { plain, quoted } from "./plain.ts";
+import { print, printJson } from "./print.ts";
 
 /** `pg-locker server status|stop`: shows or stops the user's own PostgreSQL on this machine. */
 export const server: Command = {
@@ -41,11 +42,13 @@ async function showStatus(folder: OwnServerFolder, { asJson }: { asJson: boolean
   const answer = await askKeeper(folder, { wants: "status" });
   if (answer === undefined) {
     const none = { state: "stopped", folder: folder.path };
-    await print(asJson ? JSON.stringify(none, undefined, 2) : nothingRuns(folder));
+    if (asJson) await printJson(JSON.stringify(none, undefined, 2));
+    else await print(nothingRuns(folder));
     return exitStatus.no;
   }
   if (answer.is !== "status") throw failureOf(folder, answer);
-  await print(asJson ? JSON.stringify(answer.status, undefined, 2) : lines(answer.status));
+  if (asJson) await printJson(JSON.stringify(answer.status, undefined, 2));
+  else await print(lines(answer.status));
   return exitStatus.ok;
 }
 
@@ -53,12 +56,12 @@ async function stop(folder: OwnServerFolder, { force }: { force: boolean }): Pro
   const answer = await askKeeper(folder, { wants: "stop", force });
   if (answer?.is === "in-use") throw new Failure(exitStatus.no, inUse(answer));
   if (answer !== undefined && answer.is !== "stopped") throw failureOf(folder, answer);
-  await print(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${folder.path}`);
+  await print(answer === undefined ? nothingRuns(folder) : `Stopped the PostgreSQL in ${plain(folder.path)}`);
   return exitStatus.ok;
 }
 
 function nothingRuns({ path }: OwnServerFolder): string {
-  return `No PostgreSQL of your own runs in ${path}`;
+  return `No PostgreSQL of your own runs in ${plain(path)}`;
 }
 
 function inUse({ users, sessions }: Extract<KeeperAnswer, { is: "in-use" }>): string {
@@ -77,7 +80,7 @@ function lines(status: ServerStatus): string {
     status.idleTimeLeft === undefined ? "" : `: in ${spoken(Math.max(1_000, status.idleTimeLeft))}`;
   return [
     `${state.padEnd(8)} ${server.join(", ")}`,
-    `folder   ${folder}`,
+    `folder   ${plain(folder)}`,
     `used by  ${usersOf(users, sessions)}`,
     `stops    when unused for ${spoken(idleTime)}${left}`,
   ].join("\n");
@@ -86,7 +89,7 @@ function lines(status: ServerStatus): string {
 function usersOf(users: number, sessions: ServerStatus["sessions"] = []): string {
   if (users === 0 && sessions.length === 0) return "nobody";
   const names = [...new Set(sessions.map(({ applicationName }) => applicationName).filter((name) => name))];
-  const shown = names.length === 0 ? "" : ` (${names.map((name) => JSON.stringify(name)).join(", ")})`;
+  const shown = names.length === 0 ? "" : ` (${names.map(quoted).join(", ")})`;
   return `${counted(users, "command")} and ${counted(sessions.length, "session")}${shown}`;
 }
 

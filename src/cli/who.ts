@@ -8,7 +8,8 @@ import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
 import { asJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { usesWithOtherIds } from "./other-ids.ts";
-import { print } from "./print.ts";
+import { print, printJson } from "./print.ts";
+import { tellUser } from "./tell-user.ts";
 
 /** `pg-locker who KEY`: shows who holds the lock of a key, and who waits for it. */
 export const who: Command = {
@@ -39,8 +40,8 @@ Example:
     const isHeld = locks.some(({ state }) => state === "held");
     const uses = isHeld ? undefined : await usesWithOtherIds(pool, { namespace, key, id });
     if (values["json"] === true) {
-      await print(asJson(locks));
-      if (uses !== undefined) console.error(`pg-locker: ${uses.sentence}`);
+      await printJson(asJson(locks));
+      if (uses !== undefined) tellUser(`pg-locker: ${uses.sentence}`);
     } else {
       const empty = "Nobody holds it, and nobody waits for it";
       const listing = lockListing(locks, { empty, colors: colorsFor(process.stdout), now: new Date() });

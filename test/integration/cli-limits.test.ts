@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { expect, test, vi } from "vitest";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 
@@ -59,6 +60,58 @@ test("with few open files allowed, a command works, or fails with a sentence", a
   );
   expect(wrong.flat()).toEqual([]);
 });
+
+/** How many threads a Node.js has that does nothing, and its address space in kilobytes. */
+async function plainNode(): Promise<{ threads: number; kilobytes: number }> {
+  const script = 'console.log(require("node:fs").readFileSync("/proc/self/status", "latin1"))';
+  const { stdout } = await promisify(execFile)(process.execPath, ["-e", script]);
+  const numberOf = (name: string) => Number(new RegExp(`^${name}:\\s*(\\d+)`, "m").exec(stdout)?.[1]);
+  return { threads: numberOf("Threads"), kilobytes: numberOf("VmPeak") };
+}
+
+const limitsThreads =
+  process.getuid?.() === 0 && ["setpriv", "prlimit"].every((name) => existsSync(`/usr/bin/${name}`));
+
+// Enough for the keeper alone; then for the runner without its thread; then for its thread without the command; then for all. Only users
+// other than root are limited.
+test.skipIf(!limitsThreads)(
+  "with few threads allowed, run works or says why not (needs root, prlimit)",
+  async () => {
+    const { threads } = await plainNode();
+    const key = uniqueKey();
+    for (const [at, limit] of [threads, 2 * threads, 2 * threads + 1, 2 * threads + 4].entries()) {
+      // Each limit counts the processes of a user of its own.
+      const user = 40_000 + 4 * (process.pid % 5_000) + at;
+      const account = `setpriv --reuid=${user} --regid=${user} --clear-groups`;
+      const line = `exec ${account} prlimit --nproc=${limit} "$@"`;
+      const { status, stdout, stderr } = await shell(line, ["run", key, "--", "echo", "ran"]);
+      // Node.js itself may warn in a line of its own.
+      const last = stderr.slice(stderr.indexOf("pg-locker: "));
+      const isTold = status === 70 && stdout === "" && sentence.test(last) && last.includes("ulimit -u");
+      const isRun = status === 0 && stdout === "ran\n";
+      expect({ limit, status, stdout, stderr, isRightly: isRun || isTold }).toMatchObject({
+        isRightly: true,
+        stderr: expect.not.stringContaining("    at "),
+      });
+    }
+    expect(await shell('exec "$@"', ["who", key])).toMatchObject({ status: 1 });
+  },
+);
+
+test.skipIf(!existsSync("/proc/self/limits"))(
+  "with too little memory for the runner's thread, run works (needs /proc)",
+  async () => {
+    const { kilobytes } = await plainNode();
+    for (const more of [300_000, 600_000, 1_200_000]) {
+      const line = `ulimit -v ${kilobytes + more}; exec "$@"`;
+      expect(await shell(line, ["run", uniqueKey(), "--", "echo", "ran"])).toEqual({
+        status: 0,
+        stdout: "ran\n",
+        stderr: "",
+      });
+    }
+  },
+);
 
 test
   .skipIf(!existsSync("/dev/full"))

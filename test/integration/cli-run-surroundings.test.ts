@@ -1,10 +1,11 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { setImmediate } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { lockId } from "../../src/index.ts";
-import { cli, Terminal } from "../support/cli.ts";
+import { CliChild, cli, Terminal } from "../support/cli.ts";
 import { databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { idle, onDatabase } from "../support/locked-command.ts";
 import { until } from "../support/until.ts";
@@ -210,3 +211,13 @@ test("a command is run in a working directory that has been deleted", () => {
     expect([ended.status, ended.stderr]).toEqual([status, ""]);
   }
 });
+
+test.skipIf(!existsSync("/proc/self/stat"))(
+  "SIGUSR1 ends a run that is starting, and starts no debugger (needs /proc)",
+  async () => {
+    await using run = CliChild.start(["run", uniqueKey(), "--", "echo", "ran"], onDatabase());
+    while (Number.isNaN(childOf(run.process.pid))) await setImmediate();
+    run.signal("SIGUSR1");
+    expect(await run.ended).toEqual({ status: 138, signal: null, stdout: "", stderr: "" });
+  },
+);

@@ -2,7 +2,7 @@ import { stripVTControlCharacters } from "node:util";
 import { expect, test, vi } from "vitest";
 import { PostgresLocker } from "../../src/index.ts";
 import { type CliOptions, cli, Terminal } from "../support/cli.ts";
-import { connect, createPool, databaseUrl, urlWith } from "../support/database.ts";
+import { connect, createPool, databaseUrl, uniqueKey, urlWith } from "../support/database.ts";
 
 // Each test starts several processes, and some start a server.
 vi.setConfig({ testTimeout: 60_000 });
@@ -50,6 +50,7 @@ test.each([
   ["an option", ["ls", "x\u009b31m"], "x\\u009b31m"],
   ["the key of a lock that is held", ["run", "k\u202e\u009b", "--", "true"], "k\\u202e\\u009b"],
   ["a database", ["ls", "--url", urlWith({ database: "no\u202edatabase" })], "no\\u202edatabase"],
+  ["a stack", ["ls", "--verbose", "--url", urlWith({ database: "no\u001b[2J" })], "no\\u001b[2J"],
 ])("%s moves no cursor and hides nothing in a message", async (_, args, shown) => {
   await using locker = new PostgresLocker({ pool: createPool() });
   await using _held = await locker.acquire("k\u202e\u009b");
@@ -57,4 +58,36 @@ test.each([
   expect(status).not.toBe(0);
   expect(stderr).toContain(shown);
   expect(stderr.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+});
+
+test.each([
+  ["a command", ['no"such\ncommand'], 'Unknown command "no\\"such\\ncommand"'],
+  ["an option", ["run", "--no\nsuch", "--", "true"], "Unknown option --no\\u000asuch"],
+  ["a value", ["run", "k", "--ttl", '1"\n', "--", "true"], 'got "1\\"\\n"'],
+  ["a word", ["run", "k", "it's\n", "true"], "as in pg-locker run k -- $'it\\'s\\u000a' true"],
+])("%s with a line end and a quote stays one word in a message of one line", async (_, args, shown) => {
+  const { stderr, status } = await cli(args);
+  expect(status).toBe(64);
+  expect(stderr).toContain(shown);
+  expect(stderr).toMatch(/^[^\n]+\n$/);
+});
+
+test("control characters of a role or a folder reach no terminal, but are in JSON", async () => {
+  const name = `\u001b[2J${uniqueKey()}`;
+  const client = await connect();
+  await client.query(`create role ${client.escapeIdentifier(name)} login superuser`);
+  try {
+    const doctor = await cli(["doctor", "--url", urlWith({ user: name })]);
+    expect(doctor).toMatchObject({ status: 0, stderr: "" });
+    const server = await cli(["server", "status"], { env: { XDG_STATE_HOME: `/tmp/${name}` } });
+    expect(server.stdout).toContain(`/tmp/\\u001b[2J`);
+    for (const { stdout } of [doctor, server]) {
+      expect(stdout.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+    }
+    const { stdout } = await cli(["doctor", "--json", "--url", urlWith({ user: name })]);
+    expect(JSON.stringify(JSON.parse(stdout))).toContain(JSON.stringify(name).slice(1, -1));
+  } finally {
+    await client.query(`drop role ${client.escapeIdentifier(name)}`);
+    await client.end();
+  }
 });

@@ -129,6 +129,13 @@ describe("the error that says why, and what to do, with 69, for", () => {
     expect(await user.cli(["ls"])).toMatchObject({ status: 69, stderr: there });
   });
 
+  test.skipIf(!existsSync("/proc/self"))("a folder in which no other can be made (needs /proc)", async () => {
+    await using user = await UserState.create();
+    const why = isRoot ? "no folder can be made there" : "";
+    const stderr = says(why);
+    expect(await user.cli(["ls"], { XDG_STATE_HOME: "/proc" })).toMatchObject({ status: 69, stderr });
+  });
+
   test("a folder whose name is too long", async () => {
     await using user = await UserState.create();
     const env = { XDG_STATE_HOME: join(user.home, "x".repeat(100)) };

@@ -343,11 +343,18 @@ test("an application without node-postgres needs none, as docs/drivers.md has it
       return (await promisify(execFile)(process.execPath, [name], options)).stdout;
     };
     const command = join(modules, "pg-locker", "dist", "cli", "start.js");
-    for (const args of [["ls"], ["run", "k", "--", "true"], ["doctor"]]) {
+    const cli = (...args: string[]) => {
       const env = { ...process.env, DATABASE_URL: databaseUrl() };
-      const { status, stderr } = spawnSync(process.execPath, [command, ...args], { env, encoding: "utf8" });
+      return spawnSync(process.execPath, [command, ...args], { env, encoding: "utf8" });
+    };
+    for (const args of [["--help"], ["--version"], ["help", "ls"], ["run", "--help"], ["id", "k"]]) {
+      expect({ args, ...cli(...args) }).toMatchObject({ args, status: 0, stderr: "" });
+    }
+    expect(cli("ls", "--url", "mysql://localhost")).toMatchObject({ status: 64 });
+    for (const args of [["ls"], ["ls", "--local"], ["run", "k", "--", "true"], ["doctor"], ["demo"]]) {
+      const { status, stderr } = cli(...args);
       expect([status, stderr]).toEqual([
-        70,
+        69,
         "pg-locker: The package `pg` (node-postgres) is not installed, which the command line needs: npm install pg\n",
       ]);
     }

@@ -1,7 +1,9 @@
+import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, inject, test, vi } from "vitest";
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { Child } from "../support/child.ts";
@@ -71,6 +73,19 @@ test("a server asks members of the role `password_required` for their password",
 test("a server that can't start says why, with the end of its log", async () => {
   const settings = { no_such_setting: 1 };
   await expect(PostgresServer.start({ major, settings })).rejects.toThrow("no_such_setting");
+});
+
+test("PostgreSQL is found even from a working directory that has been deleted", () => {
+  const testing = fileURLToPath(new URL("../../dist/cjs/testing/index.js", import.meta.url));
+  const program = `
+    const { mkdtempSync, rmdirSync } = require("node:fs");
+    const folder = mkdtempSync(process.argv[1]);
+    process.chdir(folder);
+    rmdirSync(folder);
+    console.log(require(${JSON.stringify(testing)}).isPostgresInstalled());`;
+  const args = ["-e", program, join(tmpdir(), "pg-locker-deleted-")];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+  expect([stdout, stderr]).toEqual(["true\n", ""]);
 });
 
 test("servers are copies of INITDB_TEMPLATE, if that has their major version", async () => {

@@ -30,6 +30,14 @@ const rules: readonly Rule[] = [
     breach: ["session.ts", 'console.log("x");'],
   },
   {
+    says: "the command line writes in the few files that escape what a terminal must not get",
+    binds: (room) =>
+      room.startsWith("cli/") &&
+      !/^cli\/(print|tell-user|redraw|break|start|own-server\/program)$/.test(room),
+    finds: ({ code }) => all(code, /\bconsole\s*\.\s*\w+|\bwriteSync\b|\bstd(?:out|err)\s*\.\s*write\b/g),
+    breach: ["cli/ls.ts", "process.stdout.write(name);"],
+  },
+  {
     says: "a file is named after what it exports, not after a drawer",
     finds: ({ room }) => all(room, /\b(utils?|helpers?|common|types|interfaces|lib)\b/g),
     breach: ["lock-utils.ts", ""],

@@ -1,4 +1,4 @@
-import pg from "pg";
+import type pg from "pg";
 import { sentenceOf } from "../../contract/caught-error.ts";
 import type { Target } from "./targets.ts";
 
@@ -19,6 +19,16 @@ export interface Clients {
   destroy(): void;
 }
 
+/** Where to connect. */
+export interface Targets {
+  /** The servers, in the order in which they are tried. */
+  readonly targets: readonly [Target, ...Target[]];
+  /** Whether a server that accepts no writes is passed over. */
+  readonly isPrimary: boolean;
+  /** The time limit of a connection, in milliseconds. */
+  readonly timeout: number;
+}
+
 /** The share of a connection's time limit in which servers are tried; the rest is for the connection itself. */
 const choosing = 0.8;
 
@@ -26,17 +36,14 @@ const choosing = 0.8;
  * Makes clients that connect to the first of the servers that answers and, with `isPrimary`, accepts writes. A separate connection finds
  * that server, which is then tried first from now on. A single server is connected to directly.
  *
- * @param options.timeout the time limit of a connection, in milliseconds
+ * @param driver node-postgres
  */
-export function clientsOf(
-  targets: readonly [Target, ...Target[]],
-  { isPrimary, timeout }: { isPrimary: boolean; timeout: number },
-): Clients {
+export function clientsOf(driver: typeof pg, { targets, isPrimary, timeout }: Targets): Clients {
   let [target] = targets;
   let isDestroyed = false;
   const live = new Set<pg.Client>();
 
-  class DatabaseClient extends pg.Client {
+  class DatabaseClient extends driver.Client {
     readonly #config: pg.ClientConfig;
 
     constructor(config: pg.ClientConfig = {}) {
@@ -92,7 +99,7 @@ export function clientsOf(
   /** Why a server can't be used; `undefined` if it can. */
   async function problemOf(config: pg.ClientConfig, each: Target): Promise<string | undefined> {
     const connectionTimeoutMillis = Math.max(500, (timeout * choosing) / targets.length);
-    const probe = new pg.Client({ ...reaching(config, each), connectionTimeoutMillis });
+    const probe = new driver.Client({ ...reaching(config, each), connectionTimeoutMillis });
     live.add(probe);
     probe.on("error", () => {});
     const status = new Map<string, string>();

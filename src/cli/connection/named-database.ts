@@ -4,16 +4,15 @@ import { hasCode } from "../../contract/caught-error.ts";
 import type { Values } from "../command.ts";
 import { usageFailure } from "../failure.ts";
 import { readConnectionString } from "./connection-string.ts";
-import { type Clients, clientsOf } from "./database-client.ts";
+import type { Targets } from "./database-client.ts";
 import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";
 import { type Login, passwordFile } from "./password-file.ts";
 import { serviceSettings } from "./service-file.ts";
 import { targetsOf } from "./targets.ts";
 
 /** A named database, with what a pool needs to connect to it. */
-export interface NamedDatabase {
+export interface NamedDatabase extends Targets {
   readonly config: pg.PoolConfig;
-  readonly clients: Clients;
   readonly database: string;
   readonly user: string;
   /** What named it: `--url`, `DATABASE_URL`, or libpq's variables. */
@@ -46,13 +45,14 @@ export function namedDatabase(
   const findPassword = passwordFile(settings);
   const password = value("password");
   const isPrimary = /^(read-write|primary)$/.test(value("target_session_attrs") ?? "");
-  const clients = clientsOf([...targets], { isPrimary, timeout });
   const loginOf = ({ host: address, port }: { host: string; port: number }): Login => {
     const host = targets.find((each) => each.address === address && each.port === port)?.host ?? address;
     return { host, port, database, user };
   };
   return {
-    clients,
+    targets,
+    isPrimary,
+    timeout,
     database,
     user,
     namedBy: namers(settings),

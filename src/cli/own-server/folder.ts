@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { chmod, chown, mkdir } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
-import { codeOf } from "../../contract/caught-error.ts";
+import { codeOf, hasCode } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "../../testing/index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
@@ -72,7 +72,7 @@ function home(): string {
 export function makeFolder({ path }: OwnServerFolder): void {
   try {
     const user = process.getuid?.();
-    const first = mkdirSync(path, { recursive: true, mode: 0o700 });
+    const first = makeWithParents(path);
     if (user === 0 && first !== undefined) openToAccount(dirname(path), first);
     const { uid } = statSync(path);
     if (uid !== user) {
@@ -80,6 +80,33 @@ export function makeFolder({ path }: OwnServerFolder): void {
     }
   } catch (error) {
     throw folderFailure(path, error);
+  }
+}
+
+/**
+ * Creates a folder, and the missing ones above it. Node.js's own `recursive` never returns if the file system says that the parent of a new
+ * folder doesn't exist, although it does, as in /proc and in folders of an automounter.
+ *
+ * @returns the uppermost folder that was created
+ */
+function makeWithParents(path: string): string | undefined {
+  try {
+    return make(path) ? path : undefined;
+  } catch (error) {
+    if (!hasCode(error, "ENOENT") || dirname(path) === path) throw error;
+  }
+  const first = makeWithParents(dirname(path));
+  return make(path) ? (first ?? path) : first;
+}
+
+/** Returns false if the folder is there already, perhaps because another command has just made it. */
+function make(path: string): boolean {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+    return true;
+  } catch (error) {
+    if (hasCode(error, "EEXIST") && statSync(path).isDirectory()) return false;
+    throw error;
   }
 }
 
@@ -105,6 +132,7 @@ const reasons: Readonly<Record<string, string>> = {
   EACCES: "permission denied",
   EEXIST: "something on its path is no folder",
   EDQUOT: "the quota is used up",
+  ENOENT: "no folder can be made there",
   ENOSPC: "no space left on the disk",
   ENOTDIR: "something on its path is no folder",
   EPERM: "permission denied",

@@ -8,6 +8,7 @@ import { hasCode } from "../../contract/caught-error.ts";
 import { embeddedPostgresVersion, isPostgresInstalled } from "../../testing/index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
+import { tellUser } from "../tell-user.ts";
 import { folderFailure, makeFolder, type OwnServerFolder, ownServerFolder, ownServerPort } from "./folder.ts";
 import { idleTimeOf, idleVariable, spoken } from "./idle.ts";
 import { ownServerConfig } from "./postgres.ts";
@@ -56,7 +57,7 @@ export async function ownServer(
   if (options.isQuiet !== true) {
     const what = answer.started ? "started PostgreSQL for" : "using the PostgreSQL of";
     const until = answer.started ? `it stops when unused for ${spoken(answer.idleTime)}; ` : "";
-    console.error(
+    tellUser(
       `pg-locker: no database is named (--url, DATABASE_URL): ${what} this user in ${folder.path}; ${until}` +
         "its locks hold only on this machine (use --local if that is intended)",
     );

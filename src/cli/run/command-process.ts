@@ -3,7 +3,7 @@ import { constants } from "node:os";
 import { Worker } from "node:worker_threads";
 import { codeOf } from "../../contract/caught-error.ts";
 import { setVariables, spawnRaw } from "./environment.ts";
-import { isRunning, processOf } from "./process-table.ts";
+import { addressSpaceLeft, isRunning, processOf } from "./process-table.ts";
 import type { Program } from "./program.ts";
 
 /** How a process ended. `signal` is a number, because Node.js has no names above 31. */
@@ -17,6 +17,8 @@ const tick = 500;
 const threadPatience = 2_000;
 /** Milliseconds in which the thread has to start a process. */
 const patience = 10_000;
+/** The address space in bytes with which a thread surely starts: it reserves up to 0.9 GB. With too little, it aborts the whole process. */
+const roomForThread = 2 * 2 ** 30;
 /** The highest signal that Node.js knows. Above are the real-time signals: it takes the end of a process by one for a success. */
 const lastNamedSignal = 31;
 
@@ -86,9 +88,13 @@ export class ProcessStarter {
 
   /** Starts the thread, which takes a while; the caller can do something else in the meantime. */
   constructor() {
-    if (processOf(process.pid) === undefined || !hasFolder()) return;
-    this.#thread = new Worker(threadSource, { eval: true, workerData: this.#cells.buffer });
-    // The thread could not start, perhaps because too few open files are allowed. Then the process is started without it.
+    if (processOf(process.pid) === undefined || !hasFolder() || addressSpaceLeft() < roomForThread) return;
+    // If the thread can't start, because too few threads or open files are allowed, the process is started without it.
+    try {
+      this.#thread = new Worker(threadSource, { eval: true, workerData: this.#cells.buffer });
+    } catch {
+      return;
+    }
     this.#thread.on("error", () => {
       this.#thread = undefined;
     });
@@ -120,14 +126,20 @@ export class ProcessStarter {
   #startInThread(thread: Worker, work: CommandWork) {
     const cells = this.#cells;
     let pid: number | undefined;
+    let isThreadGone = false;
     const ended = new Promise<Exit>((resolve) => {
       const look = (): void => {
         const entry = pid === undefined ? undefined : processOf(pid);
         if (entry !== undefined && isRunning(entry)) return;
         clearInterval(timer);
         process.removeListener("SIGCHLD", look);
-        const signal = (entry?.waitStatus ?? 0) & 0x7f;
-        if (signal > lastNamedSignal) resolve({ is: "ended", status: null, signal });
+        const waitStatus = entry?.waitStatus ?? 0;
+        const signal = waitStatus & 0x7f;
+        if (signal > lastNamedSignal || (isThreadGone && signal > 0)) {
+          resolve({ is: "ended", status: null, signal });
+        } else if (isThreadGone) {
+          resolve({ is: "ended", status: waitStatus >> 8, signal: null });
+        }
         Atomics.store(cells, phaseCell, released);
         Atomics.notify(cells, phaseCell);
       };
@@ -137,7 +149,11 @@ export class ProcessStarter {
         clearInterval(timer);
         resolve("code" in message ? { is: "not-run", code: message.code } : exitOf(message));
       });
-      thread.once("error", () => resolve({ is: "not-run", code: "its thread failed" }));
+      thread.once("error", () => {
+        isThreadGone = true;
+        // A process that it has started runs on, and nobody reaps it any more, so `/proc` will tell how it ended.
+        if (pid === undefined) resolve({ is: "not-run", code: "its thread failed" });
+      });
     });
     thread.postMessage(work);
     Atomics.wait(cells, phaseCell, isReady, patience);

@@ -1,5 +1,6 @@
-import { writeSync } from "node:fs";
 import { hasCode } from "../../contract/caught-error.ts";
+import { plain } from "../plain.ts";
+import { tellUserAtOnce } from "../tell-user.ts";
 import { allProcesses, isRunning, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
 
 /**
@@ -103,14 +104,10 @@ export class CommandTree {
     if (living.length === 0) return;
     const names = living
       .slice(0, mostNamed)
-      .map(({ pid, name }) => `${pid}${name === "" ? "" : ` (${name})`}`);
+      .map(({ pid, name }) => `${pid}${name === "" ? "" : ` (${plain(name)})`}`);
     const more = living.length > mostNamed ? ", ..." : "";
     const count = living.length === 1 ? "1 process still runs" : `${living.length} processes still run`;
-    try {
-      writeSync(2, `pg-locker: ${count}, and could not be ended: ${names.join(", ")}${more}\n`);
-    } catch {
-      // Nobody reads standard error any more.
-    }
+    tellUserAtOnce(`pg-locker: ${count}, and could not be ended: ${names.join(", ")}${more}`);
   }
 
   #signalGroup(signal: NodeJS.Signals | 0): ReturnType<typeof send> {

@@ -1,4 +1,5 @@
 import { type Inherited, inheritedDescriptors } from "./descriptors.ts";
+import { PassedSignals } from "./passed-signals.ts";
 import { RunnerProcess } from "./runner-process.ts";
 
 interface Started {
@@ -7,6 +8,7 @@ interface Started {
 }
 
 let started: Promise<Started> | undefined;
+let signals: PassedSignals | undefined;
 
 /**
  * Starts the runner before anything else is loaded, because its start takes as long as all of that. Until `startedRunner` is called, it
@@ -14,8 +16,16 @@ let started: Promise<Started> | undefined;
  */
 export function startRunner(): void {
   started ??= start();
+  // After that, because it opens something. From now on, SIGUSR1 starts no debugger, and no signal is missed.
+  passedSignals();
   // The error is thrown by `startedRunner`.
   started.catch(() => {});
+}
+
+/** The signals to this process since the runner was started. */
+export function passedSignals(): PassedSignals {
+  signals ??= new PassedSignals();
+  return signals;
 }
 
 /**

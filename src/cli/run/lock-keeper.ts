@@ -135,7 +135,7 @@ export class LockKeeper {
     if (ending.is === "runner-silent") {
       throw new Failure(
         exitStatus.failed,
-        "The process that was to run the command did not start it: it was killed or stopped, or may open too few files at once (see ulimit -n)",
+        "The process that was to run the command did not start it: it was killed or stopped, or the system allows too few open files or processes, or too little memory (see ulimit -n, -u and -v)",
       );
     }
     if (ending.is === "runner-killed") {

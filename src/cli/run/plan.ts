@@ -5,10 +5,11 @@ import { descriptionComment } from "../../inspection/lock-description.ts";
 import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
 import { exitStatus } from "../exit-status.ts";
-import { tooFewFiles, usageFailure } from "../failure.ts";
+import { tooFewFiles, tooFewProcesses, usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { lockIdKindOf, lockIdOf } from "../lock-ids.ts";
 import { namespaceOf } from "../namespace.ts";
+import { quoted } from "../plain.ts";
 import { rawArguments } from "../raw-arguments.ts";
 import { marginOf } from "./deadline.ts";
 import { type Program, programOf } from "./program.ts";
@@ -99,11 +100,11 @@ function ttlOf(values: Values): number {
   const ttl = given === undefined ? Math.min(30_000, recoveryGrace) : durationOf("--ttl", String(given));
   if (ttl > recoveryGrace && ttl <= longestTtl) {
     throw usageFailure(
-      `Expected --ttl to be at most --recovery-grace, which is ${recoveryGrace / 1_000}s, got "${given}"`,
+      `Expected --ttl to be at most --recovery-grace, which is ${recoveryGrace / 1_000}s, got ${quoted(given)}`,
     );
   }
   if (ttl >= shortestTtl && ttl <= longestTtl) return ttl;
-  throw usageFailure(`Expected --ttl to be from 1s to 596h, got "${given}"`);
+  throw usageFailure(`Expected --ttl to be from 1s to 596h, got ${quoted(given)}`);
 }
 
 function recoveryGraceOf(values: Values): number | undefined {
@@ -111,7 +112,7 @@ function recoveryGraceOf(values: Values): number | undefined {
   if (given === undefined) return undefined;
   const grace = durationOf("--recovery-grace", String(given));
   if (grace >= shortestTtl && grace <= longestTtl) return grace;
-  throw usageFailure(`Expected --recovery-grace to be from 1s to 596h, got "${given}"`);
+  throw usageFailure(`Expected --recovery-grace to be from 1s to 596h, got ${quoted(given)}`);
 }
 
 /** At most half of the TTL, because the other half is for the refreshes, which come after a third of it, and for the margin. */
@@ -121,7 +122,7 @@ function graceOf(values: Values, ttl: number): number {
   const grace = durationOf("--grace", String(given));
   if (grace <= ttl / 2) return grace;
   throw usageFailure(
-    `Expected --grace to be at most half of --ttl, which is ${ttl / 1_000}s, got "${given}"`,
+    `Expected --grace to be at most half of --ttl, which is ${ttl / 1_000}s, got ${quoted(given)}`,
   );
 }
 
@@ -154,7 +155,7 @@ function conflictStatusOf(values: Values): number | undefined {
   if (given === undefined) return undefined;
   const status = Number(given);
   if (/^\d+$/.test(String(given)) && status <= 255) return status;
-  throw usageFailure(`Expected -E to be an exit status from 0 to 255, got "${given}"`);
+  throw usageFailure(`Expected -E to be an exit status from 0 to 255, got ${quoted(given)}`);
 }
 
 /** The file that a command's name refers to; `undefined` if there is none. */
@@ -184,6 +185,9 @@ export function notRun(file: string, code: string): { status: number; sentence: 
     case "EMFILE":
     case "ENFILE":
       return { status: exitStatus.failed, sentence: tooFewFiles };
+    case "EAGAIN":
+    case "ENOMEM":
+      return { status: exitStatus.failed, sentence: tooFewProcesses };
     case "E2BIG":
       return {
         status: exitStatus.notExecutable,

@@ -74,6 +74,14 @@ export function variableOf(pid: number, name: string): string | undefined {
   return found?.slice(name.length + 1);
 }
 
+/** How many bytes of address space this process may still reserve (`ulimit -v`). */
+export function addressSpaceLeft(): number {
+  const [, limit = "unlimited"] = /^Max address space\s+(\w+)/m.exec(textOf("/proc/self/limits") ?? "") ?? [];
+  if (limit === "unlimited") return Number.POSITIVE_INFINITY;
+  const [, kilobytes] = /^VmSize:\s*(\d+)/m.exec(textOf("/proc/self/status") ?? "") ?? [];
+  return Number(limit) - Number(kilobytes ?? 0) * 1_024;
+}
+
 function textOf(file: string): string | undefined {
   try {
     return readFileSync(file, "latin1");

@@ -4,11 +4,11 @@ import type { Values } from "../command.ts";
 import type { Database } from "../database.ts";
 import { exitStatus } from "../exit-status.ts";
 import { refusalOf } from "../failure.ts";
-import { startedRunner } from "./early-runner.ts";
+import { passedSignals, startedRunner } from "./early-runner.ts";
 import { refused } from "./holder.ts";
 import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
-import { atMost, Interrupted, PassedSignals, unlessAborted } from "./passed-signals.ts";
+import { atMost, Interrupted, unlessAborted } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
 import { tellWhoHolds } from "./waiting-line.ts";
 
@@ -23,7 +23,7 @@ const tidyTime = 2_000;
  * @throws whatever the locker throws; then the command was not run
  */
 export async function runUnderLock(plan: RunPlan, values: Values): Promise<number> {
-  const signals = new PassedSignals();
+  const signals = passedSignals();
   const { interrupted } = signals;
   /** The steps of the clean-up, the latest first. */
   const tidyings: (() => PromiseLike<void>)[] = [];

