@@ -1,6 +1,7 @@
 import { LockerClosedError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { CircuitBreaker } from "../runtime/circuit-breaker.ts";
+import { callBegan, callEnded } from "../runtime/process-life.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
@@ -80,11 +81,13 @@ export class Admission implements WaitSurroundings {
 
   waitBegan(): void {
     this.#waiting += 1;
+    callBegan();
     this.began();
   }
 
   waitEnded(): void {
     this.#waiting -= 1;
+    callEnded();
     this.ended();
   }
 }
