@@ -8,7 +8,7 @@ import { LocksKept } from "../postgres/lock-proof.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
 import { dateLockTable } from "../postgres/sql-recovery.ts";
-import { now } from "../runtime/clock.ts";
+import { monotonic, now } from "../runtime/clock.ts";
 import { assertAsked } from "./asked-options.ts";
 import { DiagnosisLine } from "./diagnosis-line.ts";
 import {
@@ -324,7 +324,7 @@ async function compareClocks(line: DiagnosisLine): Promise<{ ahead: number; unce
   for (let sample = 0; sample < samples; sample++) {
     const sent = now();
     const theirs = await line.ask<number>(askClock);
-    const halfway = (performance.now() - sent.monotonic) / 2;
+    const halfway = (monotonic() - sent.monotonic) / 2;
     // One millisecond more, because this machine's wall clock is read in whole milliseconds.
     if (halfway + 1 < best.uncertain)
       best = { ahead: theirs - (sent.wall + halfway), uncertain: halfway + 1 };

@@ -8,6 +8,7 @@ import type {
   LockEvents,
   SessionEvent,
 } from "../contract/lock-events.ts";
+import { monotonic } from "./clock.ts";
 import { callOutside } from "./outside-callers.ts";
 import { callHook } from "./user-hook.ts";
 
@@ -71,10 +72,10 @@ export class LockEventSource {
     });
   }
 
-  /** Emits `acquired`. `start`: when the call began, by `performance.now()`. */
+  /** Emits `acquired`. `start`: when the call began, by {@link monotonic}. */
   acquired(lock: ToldLock & Pick<Lock, "mode" | "fencingToken">, start: number): void {
     const { mode, fencingToken } = lock;
-    const waited = performance.now() - start;
+    const waited = monotonic() - start;
     const facts = this.#factsOf(lock);
     this.#tellSoon("acquired", () => ({ ...facts, mode, waited, fencingToken }));
   }

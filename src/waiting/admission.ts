@@ -95,6 +95,8 @@ export class Admission implements WaitSurroundings {
 /** A call with a wait, from beginning to end. */
 class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H> {
   readonly #admission: Admission;
+  /** By `performance.now()`, as everything that is counted and timed. */
+  readonly #called = performance.now();
   resolve: (lock: H) => void = unset;
   reject: (error: unknown) => void = unset;
 
@@ -110,15 +112,15 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H>
 
   protected override onGranted(lock: H): void {
     this.#admission.waitEnded();
-    this.#admission.telemetry.succeeded("acquire", this.start);
+    this.#admission.telemetry.succeeded("acquire", this.#called);
     this.resolve(lock);
   }
 
   protected override onFailed(error: unknown): void {
-    const { start, wanted } = this;
+    const { wanted } = this;
     const { signal } = wanted;
     this.#admission.waitEnded();
-    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start });
+    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start: this.#called });
     this.reject(error);
   }
 }
