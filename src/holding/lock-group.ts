@@ -34,7 +34,7 @@ export async function acquireInOrder(
   const start = monotonic();
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
   const take = (one: Wanted, wait: number): Promise<Kept> =>
-    acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
+    acquire({ ...one, wait, wholeWait: one.wait, alsoEndedBy: lost, autoRefresh: true });
   const keep = (locks: readonly Kept[]): void => {
     // All locks are recorded first, so that they are all released if one of them turns out to be lost.
     for (const lock of locks) taken.push(lock);
@@ -57,7 +57,7 @@ export async function acquireInOrder(
       keep(locks.slice(0, kept).filter((lock) => lock !== undefined));
       if (next === undefined) break;
       if (next.wait > 0) {
-        keep([await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error)))]);
+        keep([await take(next, left(next, start))]);
       } else {
         const moment = Math.min(Math.max(3 * (monotonic() - asked), 20), 1_000);
         const until = monotonic() + moment;
@@ -94,12 +94,6 @@ async function persist(
 /** The milliseconds that are left of the wait; never 0, so that the last lock is tried for even if no time is left. */
 function left({ wait }: Wanted, start: number): number {
   return Math.max(wait - (monotonic() - start), Number.MIN_VALUE);
-}
-
-/** The error for a caller whose wait is over, with the length of its whole wait. */
-function inTime({ key, wait }: Wanted, error: unknown): unknown {
-  if (!(error instanceof LockNotAcquiredError) || error.reason !== "wait-timeout") return error;
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause: error.cause });
 }
 
 /** Releases all locks at once. Rejects with the first failure once every release has settled. */

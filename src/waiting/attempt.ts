@@ -30,6 +30,8 @@ export interface Wanted {
   readonly holdAtLeast?: number;
   /** 0: try once. */
   readonly wait: number;
+  /** How long the caller has waited when this wait is over, if it is the rest of a longer one. */
+  readonly wholeWait?: number;
   /** The caller's own. */
   readonly signal: StopSignal | undefined;
   /** Any other that ends the attempt. */

@@ -31,9 +31,10 @@ export class SiblingGate {
     readonly key: string;
     readonly mode: LockMode;
     readonly wait: number;
+    readonly wholeWait?: number;
     readonly signals: ReadonlyArray<StopSignal | undefined>;
   }): Promise<() => void> {
-    const { key, mode, wait, signals } = wanted;
+    const { key, mode, wait, wholeWait = wait, signals } = wanted;
     for (const signal of signals) signal?.throwIfAborted();
     if (this.#waiters.size === 0 && this.#admits(mode)) {
       this.#count(mode, 1);
@@ -51,7 +52,7 @@ export class SiblingGate {
       start: monotonic(),
       bound: wait,
       isFirstTry: false,
-      atBound: () => over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait })),
+      atBound: () => over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wholeWait })),
     });
     try {
       await abandonOnAbort(turn, [...signals, over], () => {

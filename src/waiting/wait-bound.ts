@@ -36,10 +36,10 @@ function ring(of: Bounded): void {
 
 /** The error of a wait whose bound has passed. `lastFault`: the latest fault that it rode out. */
 export function boundHasPassed(
-  { key, wait }: Wanted,
+  { key, wait, wholeWait = wait }: Wanted,
   around: { readonly hasConnected: boolean },
   { lastFault, ownHold }: { lastFault: Error | undefined; ownHold?: OwnHold | undefined },
 ): LockNotAcquiredError {
   const cause = lastFault ?? (around.hasConnected ? undefined : new Error("no answer"));
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, ownHold, cause });
+  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wholeWait, ownHold, cause });
 }
