@@ -319,6 +319,14 @@ test("a MemoryLocker works where timers are numbers, as in a browser's window", 
     const lock = await locker.acquire("key", { ttl: 50 });
     await new Promise<void>((resolve) => lock.signal.addEventListener("abort", () => resolve()));
     await (await locker.acquire("key", { wait: "10s" })).release();
+    // Its breaker, its events and what polls for a held lock take turns of the event loop.
+    const circuitBreaker = { execute: <T>(run: () => Promise<T>) => run() };
+    await using other = new MemoryLocker({ ttlEnforcement: "server", circuitBreaker });
+    const lost = new Promise<string>((resolve) => other.on("lost", (event) => resolve(event.key)));
+    await other.acquire("key", { ttl: 50 });
+    expect(await lost).toBe("key");
+    await other.acquire("key");
+    await expect(other.acquire("key", { wait: "700ms" })).rejects.toMatchObject({ reason: "wait-timeout" });
   } finally {
     for (const timer of timers.values()) stop(timer);
     vi.unstubAllGlobals();
