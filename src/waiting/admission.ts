@@ -145,9 +145,12 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
   begin(): void {
     const { store, wanted } = this.#asked;
     const { id, mode, signal, alsoEndedBy } = wanted;
+    const { lines } = this.#admission;
     this.#admission.began();
     // Otherwise readers that come one after another would never let a writer in.
-    if (mode === "shared" && this.#admission.lines.hasWriter(id)) this.onHeld();
+    if (mode === "shared" && lines.hasWriter(id)) this.onHeld();
+    // PostgreSQL itself refuses a try while somebody waits for the lock.
+    else if (store.hasNoOrder && mode === "exclusive" && lines.lengthOf(id) > 0) this.onHeld();
     else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
     else this.ask(store, "tryLock", [signal, alsoEndedBy]);
   }

@@ -305,6 +305,26 @@ test("with setTimeout faked alone, nothing passes: the clocks say that no time h
   }
 });
 
+test.each(["acquire", "withTransaction"] as const)(
+  "a caller that comes with a release doesn't pass those that wait: %s",
+  async (method) => {
+    await using locker = new MemoryLocker();
+    const lock = await locker.acquire("key");
+    const waiting = locker.acquire("key", { wait: true });
+    await vi.waitUntil(() => locker.stats().waiting === 1);
+    const released = lock.release();
+    const late = method === "acquire" ? locker.acquire("key") : locker.withTransaction("key", () => {});
+    await expect(late).rejects.toMatchObject({ reason: "held" });
+    await released;
+    await (await waiting).release();
+    // Nor does a caller that tries over and over keep out one that waits.
+    let isServed = false;
+    const served = locker.withLock("key", () => (isServed = true), { wait: true });
+    while (!isServed) await (await locker.tryAcquire("key"))?.release();
+    await served;
+  },
+);
+
 test("a MemoryLocker works where timers are numbers, as in a browser's window", async () => {
   const { setTimeout: real, clearTimeout: stop } = globalThis;
   const timers = new Map<number, NodeJS.Timeout>();
