@@ -8,15 +8,14 @@ import type { LockEventListener, LockEventName } from "./contract/lock-events.ts
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { AcquireOptions, CloseOptions, LockerStats, PingOptions, TryResult } from "./contract/locker.ts";
-import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
 import type { Semaphore } from "./contract/semaphore.ts";
-import type { TransactionLocker } from "./contract/transaction-locker.ts";
+import type { NamespacedTransactionLocker, TransactionLocker } from "./contract/transaction-locker.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { MemoryTransactions } from "./holding/memory-transactions.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import type { MemoryLockerOptions } from "./locker-options.ts";
-import { PrefixedLocker } from "./namespaced-locker.ts";
+import { PrefixedTransactionLocker } from "./namespaced-locker.ts";
 import { checkMemoryLockerOptions } from "./option-rules.ts";
 import { bindMethods } from "./runtime/bound-methods.ts";
 import { Telemetry } from "./runtime/telemetry.ts";
@@ -143,8 +142,8 @@ export class MemoryLocker implements TransactionLocker {
     return this.#core.wrapWithLock(key, fn, options);
   }
 
-  namespace(name: string): NamespacedLocker {
-    return new PrefixedLocker(this, name);
+  namespace(name: string): NamespacedTransactionLocker {
+    return new PrefixedTransactionLocker(this, name);
   }
 
   inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {

@@ -3,7 +3,7 @@ import { keyText } from "./contract/lock-id.ts";
 import type { LockKey } from "./contract/lock-key.ts";
 import type { Locker } from "./contract/locker.ts";
 import type { NamespacedLocker } from "./contract/namespaced-locker.ts";
-import type { TransactionLocker } from "./contract/transaction-locker.ts";
+import type { NamespacedTransactionLocker, TransactionLocker } from "./contract/transaction-locker.ts";
 
 /** A locker that adds a prefix to every key and passes everything else to its parent. */
 export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.asyncDispose>>
@@ -82,22 +82,15 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
   }
 }
 
-/** A `PostgresLocker` whose keys have a prefix, as `locker.namespace` returns it. It has no `close()`: the locker itself is closed. */
-export interface NamespacedPostgresLocker
-  extends NamespacedLocker,
-    Pick<TransactionLocker, "withTransaction"> {
-  namespace(name: string): NamespacedPostgresLocker;
-}
-
-export class PrefixedPostgresLocker
+export class PrefixedTransactionLocker
   extends PrefixedLocker<NamespacedLocker & Pick<TransactionLocker, "withTransaction">>
-  implements NamespacedPostgresLocker
+  implements NamespacedTransactionLocker
 {
   readonly withTransaction: TransactionLocker["withTransaction"] = async (key, fn, options) =>
     this.parent.withTransaction(this.prefixed(key), fn, options);
 
-  override namespace(name: string): NamespacedPostgresLocker {
-    return new PrefixedPostgresLocker(this, name);
+  override namespace(name: string): NamespacedTransactionLocker {
+    return new PrefixedTransactionLocker(this, name);
   }
 }
 

@@ -2,7 +2,16 @@ import { milliseconds } from "./contract/duration.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import { int32Range, isInt32 } from "./contract/lock-id.ts";
 import type { Duration } from "./contract/locker.ts";
-import { type Check, exactly, having, is, oneOf, optional, poolCheck } from "./contract/option-checks.ts";
+import {
+  type Check,
+  exactly,
+  having,
+  is,
+  oneOf,
+  optional,
+  poolCheck,
+  trueOrFalse,
+} from "./contract/option-checks.ts";
 import type { MemoryLockerOptions, PostgresLockerOptions } from "./locker-options.ts";
 import { isPostgresJs } from "./postgres/postgres-js.ts";
 import { longestTimer } from "./runtime/clock.ts";
@@ -38,7 +47,7 @@ const shared = {
       // `ttl` and `wait` are checked later, when it is known who enforces them.
       ttl: () => undefined,
       wait: () => undefined,
-      autoRefresh: optional(is("true or false", (value) => typeof value === "boolean")),
+      autoRefresh: optional(trueOrFalse),
     }),
   ),
   lockId: optional(is("a function", (value) => typeof value === "function")),
@@ -67,7 +76,7 @@ const postgresLockerOptions = exactly("an object", {
   connWaitTimeout: optional(duration),
   sessions: optional(oneOf("dedicated", "shared")),
   maxLocksPerSession: optional(wholeFrom1),
-  tellKeys: optional(is("a boolean", (value) => typeof value === "boolean")),
+  tellKeys: optional(trueOrFalse),
   maxWaitingSessions: optional(wholeFrom1),
   recoveryGrace: optional(
     is('a duration from 1 ms to 2147483647 ms, such as 30000 or "30s"', (value) => {

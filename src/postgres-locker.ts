@@ -9,14 +9,14 @@ import type { InspectOptions, LockInspection } from "./contract/lock-inspection.
 import type { LockKey } from "./contract/lock-key.ts";
 import type { AcquireOptions, CloseOptions, LockerStats, PingOptions, TryResult } from "./contract/locker.ts";
 import type { Semaphore } from "./contract/semaphore.ts";
-import type { TransactionLocker } from "./contract/transaction-locker.ts";
+import type { NamespacedTransactionLocker, TransactionLocker } from "./contract/transaction-locker.ts";
 import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { PostgresTransactions } from "./holding/postgres-transactions.ts";
 import { lookAtLock } from "./inspection/lock-state.ts";
 import { defaultTtl, LockerCore } from "./locker-core.ts";
 import type { PostgresLockerOptions } from "./locker-options.ts";
-import { type NamespacedPostgresLocker, PrefixedPostgresLocker } from "./namespaced-locker.ts";
+import { PrefixedTransactionLocker } from "./namespaced-locker.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds } from "./option-rules.ts";
 import type { Pool } from "./postgres/driver.ts";
 import { ownPool } from "./postgres/own-pool.ts";
@@ -186,8 +186,8 @@ export class PostgresLocker implements TransactionLocker {
     return this.#core.wrapWithLock(key, fn, options);
   }
 
-  namespace(name: string): NamespacedPostgresLocker {
-    return new PrefixedPostgresLocker(this, name);
+  namespace(name: string): NamespacedTransactionLocker {
+    return new PrefixedTransactionLocker(this, name);
   }
 
   inspect(key: LockKey, options?: InspectOptions): Promise<LockInspection> {

@@ -15,6 +15,8 @@ export const is =
   (got, path) =>
     fits(got) ? undefined : { path, got, wants };
 
+export const trueOrFalse = is("true or false", (value) => typeof value === "boolean");
+
 export const oneOf = (...choices: readonly string[]) =>
   is(choices.map((choice) => JSON.stringify(choice)).join(" or "), (value) =>
     choices.includes(value as string),

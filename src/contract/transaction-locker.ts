@@ -1,6 +1,7 @@
 import type { TransactionClient, TransactionOptions } from "./clients.ts";
 import type { LockKey } from "./lock-key.ts";
 import type { Locker } from "./locker.ts";
+import type { NamespacedLocker } from "./namespaced-locker.ts";
 
 /**
  * A locker with `withTransaction`: the type for code that takes any locker and uses transactions. `PostgresLocker` implements it, and so
@@ -31,4 +32,14 @@ export interface TransactionLocker extends Locker {
     fn: (client: C) => T | Promise<T>,
     options?: TransactionOptions<C>,
   ): Promise<T>;
+
+  /** As with every {@link Locker}; what it returns has `withTransaction`, too. */
+  namespace(name: string): NamespacedTransactionLocker;
+}
+
+/** A locker with `withTransaction` whose keys have a prefix. It has no `close()`: the locker itself is closed. */
+export interface NamespacedTransactionLocker
+  extends NamespacedLocker,
+    Pick<TransactionLocker, "withTransaction"> {
+  namespace(name: string): NamespacedTransactionLocker;
 }

@@ -3,6 +3,7 @@ import { LockNotHeldError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type { AcquireOptions, Logger } from "../contract/locker.ts";
 import { longestTimer } from "../runtime/clock.ts";
+import { callBegan, callEnded } from "../runtime/process-life.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 import { runAround } from "../waiting/reentrancy.ts";
@@ -49,6 +50,7 @@ export async function elect(options: ElectOptions, parts: ElectionParts): Promis
   });
   const toldToEnd = [stopSignalOf(signal), parts.closing];
   const isOver = (): boolean => toldToEnd.some((each) => each?.aborted);
+  callBegan();
   const watch = onNewLeader && new LeaderWatch(parts, { id: wanted.id, every: retryPeriod, onNewLeader });
   try {
     while (!isOver()) {
@@ -63,6 +65,7 @@ export async function elect(options: ElectOptions, parts: ElectionParts): Promis
     if (!toldToEnd.some((each) => each?.aborted && each.reason === error)) throw error;
   } finally {
     watch?.stop();
+    callEnded();
   }
 }
 

@@ -1,7 +1,7 @@
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { type Instant, longestTimer } from "../runtime/clock.ts";
+import { type Instant, longestTimer, monotonic } from "../runtime/clock.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
@@ -56,10 +56,10 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly expired = false;
   readonly lapses: boolean;
   readonly keepProven?: (ttl: number | undefined) => void;
-  readonly #start = performance.now();
+  readonly #start = monotonic();
   readonly #grant: Grant;
   readonly #locker: KeepingLocker;
-  /** By `performance.now()`. */
+  /** By {@link monotonic}. */
   #until = this.#start;
   #ttl: number;
   #listener: GoneListener | undefined;
@@ -144,7 +144,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   }
 
   get #left(): number {
-    return this.#until - performance.now();
+    return this.#until - monotonic();
   }
 
   #keep(proves: boolean): void {

@@ -7,6 +7,7 @@ import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
 import { callOutside } from "../runtime/outside-callers.ts";
+import { aliveUntil } from "../runtime/process-life.ts";
 import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
 import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
@@ -129,7 +130,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
       signal,
       async () => {
         signal?.throwIfAborted();
-        await abandonOnAbort(this.#prove(wanted), [signal]);
+        await aliveUntil(abandonOnAbort(this.#prove(wanted), [signal]));
       },
     );
   }

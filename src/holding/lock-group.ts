@@ -1,6 +1,7 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock, LockGroup, RefreshOptions } from "../contract/lock.ts";
 import type { Duration } from "../contract/locker.ts";
+import { monotonic } from "../runtime/clock.ts";
 import { pauseFor, type StopSignal, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { Wanted } from "../waiting/attempt.ts";
 import { tellLoss } from "../waiting/reentrancy.ts";
@@ -30,10 +31,10 @@ export async function acquireInOrder(
   const firstLoss = new AbortController();
   const lost = stopSignalOf(firstLoss.signal);
   const taken: Kept[] = [];
-  const start = performance.now();
+  const start = monotonic();
   const inOrder = [...wanted].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
   const take = (one: Wanted, wait: number): Promise<Kept> =>
-    acquire({ ...one, wait, alsoEndedBy: lost, autoRefresh: true });
+    acquire({ ...one, wait, wholeWait: one.wait, alsoEndedBy: lost, autoRefresh: true });
   const keep = (locks: readonly Kept[]): void => {
     // All locks are recorded first, so that they are all released if one of them turns out to be lost.
     for (const lock of locks) taken.push(lock);
@@ -46,7 +47,7 @@ export async function acquireInOrder(
   try {
     while (taken.length < inOrder.length) {
       const rest = inOrder.slice(taken.length);
-      const asked = performance.now();
+      const asked = monotonic();
       const outcomes = await Promise.allSettled(rest.map((one) => take(one, 0)));
       const refused = outcomes.findIndex(({ status }) => status === "rejected");
       const locks = outcomes.map((outcome) => (outcome.status === "fulfilled" ? outcome.value : undefined));
@@ -56,10 +57,10 @@ export async function acquireInOrder(
       keep(locks.slice(0, kept).filter((lock) => lock !== undefined));
       if (next === undefined) break;
       if (next.wait > 0) {
-        keep([await take(next, left(next, start)).catch((error) => Promise.reject(inTime(next, error)))]);
+        keep([await take(next, left(next, start))]);
       } else {
-        const moment = Math.min(Math.max(3 * (performance.now() - asked), 20), 1_000);
-        const until = performance.now() + moment;
+        const moment = Math.min(Math.max(3 * (monotonic() - asked), 20), 1_000);
+        const until = monotonic() + moment;
         for (const one of inOrder) keep([await persist(() => take(one, 0), until, [one.signal, lost])]);
       }
     }
@@ -73,7 +74,7 @@ export async function acquireInOrder(
   }
 }
 
-/** Repeats a try until it is granted or a moment by `performance.now()` has come. @throws what the last try throws */
+/** Repeats a try until it is granted or a moment by {@link monotonic} has come. @throws what the last try throws */
 async function persist(
   attempt: () => Promise<Kept>,
   until: number,
@@ -84,7 +85,7 @@ async function persist(
       return await attempt();
     } catch (error) {
       const isHeld = error instanceof LockNotAcquiredError && error.reason === "held";
-      if (!isHeld || performance.now() >= until) throw error;
+      if (!isHeld || monotonic() >= until) throw error;
     }
     await pauseFor(1 + Math.random() * 9, signals);
   }
@@ -92,13 +93,7 @@ async function persist(
 
 /** The milliseconds that are left of the wait; never 0, so that the last lock is tried for even if no time is left. */
 function left({ wait }: Wanted, start: number): number {
-  return Math.max(wait - (performance.now() - start), Number.MIN_VALUE);
-}
-
-/** The error for a caller whose wait is over, with the length of its whole wait. */
-function inTime({ key, wait }: Wanted, error: unknown): unknown {
-  if (!(error instanceof LockNotAcquiredError) || error.reason !== "wait-timeout") return error;
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, cause: error.cause });
+  return Math.max(wait - (monotonic() - start), Number.MIN_VALUE);
 }
 
 /** Releases all locks at once. Rejects with the first failure once every release has settled. */

@@ -3,6 +3,7 @@ import type { TransactionClient, TransactionOptions } from "../contract/clients.
 import type { LockKey } from "../contract/lock-key.ts";
 import type { AcquireOptions } from "../contract/locker.ts";
 import { announcedBackend } from "../postgres/driver.ts";
+import { aliveUntil } from "../runtime/process-life.ts";
 import { abandonOnAbort, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { LockStore } from "../sessions/grant.ts";
@@ -114,7 +115,7 @@ export class LocksInTransactions {
       const by = "withTransaction";
       const around: Around = { owner: locker.owner, id: wanted.id, by, client, isHeld: () => isHeld };
       const running = runAround([around], () => fn(lock.client as C));
-      value = await abandonOnAbort(running, [lock.lost]);
+      value = await aliveUntil(abandonOnAbort(running, [lock.lost]));
     } catch (error) {
       await end(() => lock.release()).catch((suppressed: unknown) => carry(error, suppressed));
       if (!lock.lost.aborted || lock.lost.reason === error) throw error;

@@ -27,7 +27,8 @@ export class MemoryTransactions implements TransactionStores {
   }
 
   storeFor({ client }: TransactionWanted): TransactionStore {
-    return { tryLock: (request, listener) => tell(listener, this.#take(request, client)) };
+    const { hasNoOrder } = this.#store;
+    return { hasNoOrder, tryLock: (request, listener) => tell(listener, this.#take(request, client)) };
   }
 
   async close(): Promise<void> {

@@ -9,6 +9,7 @@ import {
   oneOf,
   optional,
   poolCheck,
+  trueOrFalse,
 } from "../contract/option-checks.ts";
 
 const int64 = is("a bigint, as `lockId` returns", (value) => {
@@ -39,7 +40,7 @@ const diagnosis = exactly("an object", {
     }),
   ),
   pooler: optional(oneOf("refuse", "session")),
-  fencing: optional(is("true or false", (value) => typeof value === "boolean")),
+  fencing: optional(trueOrFalse),
   ttlEnforcement: optional(oneOf("client", "server")),
 });
 

@@ -8,7 +8,7 @@ import { LocksKept } from "../postgres/lock-proof.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
 import { dateLockTable } from "../postgres/sql-recovery.ts";
-import { now } from "../runtime/clock.ts";
+import { monotonic, now } from "../runtime/clock.ts";
 import { assertAsked } from "./asked-options.ts";
 import { DiagnosisLine } from "./diagnosis-line.ts";
 import {
@@ -36,6 +36,7 @@ import {
 import { locksTold, type ToldLocks } from "./key-questions.ts";
 import { lockIdsVerdict } from "./lock-ids-verdict.ts";
 import { pidsOfShared } from "./lock-list.ts";
+import { isTaken } from "./pooler-look.ts";
 import { recoveryVerdict } from "./recovery-verdict.ts";
 import {
   askClock,
@@ -86,8 +87,6 @@ export interface DiagnosisOptions {
 
 /** How many round trips are timed. */
 const samples = 5;
-/** How often to try for another client's session: a single try can miss if others keep the pooler busy. */
-const attempts = 3;
 /** Milliseconds to wait for the keys of locks on shared sessions. */
 const answerTime = 500;
 
@@ -247,23 +246,10 @@ class Examination {
     return signs;
   }
 
-  /**
-   * Whether a transaction of a second client gets the session of the first client, which is idle. A pooler that shares sessions does
-   * that even if it has nothing else to do, and the first client wouldn't notice.
-   */
   async #isTaken(): Promise<boolean> {
     const other = await this.line.another();
     try {
-      for (let attempt = 0; attempt < attempts; attempt++) {
-        const mine = await this.#ping();
-        if (!(await other.begin())) return true;
-        const [, theirs] = await other.ask<[boolean, number]>(ping);
-        // `theirs === mine` comes first: with a single session in the pooler, a ping of the first client would wait for the second.
-        const taken = theirs === mine || mine !== (await this.#ping());
-        await other.rollback();
-        if (taken) return true;
-      }
-      return false;
+      return await isTaken(() => this.#ping(), other);
     } finally {
       await other.close();
     }
@@ -324,7 +310,7 @@ async function compareClocks(line: DiagnosisLine): Promise<{ ahead: number; unce
   for (let sample = 0; sample < samples; sample++) {
     const sent = now();
     const theirs = await line.ask<number>(askClock);
-    const halfway = (performance.now() - sent.monotonic) / 2;
+    const halfway = (monotonic() - sent.monotonic) / 2;
     // One millisecond more, because this machine's wall clock is read in whole milliseconds.
     if (halfway + 1 < best.uncertain)
       best = { ahead: theirs - (sent.wall + halfway), uncertain: halfway + 1 };

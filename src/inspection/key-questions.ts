@@ -3,7 +3,13 @@ import type { ClaimedLock } from "../contract/lock-id-kind.ts";
 import { type OwnClient, query, statement } from "../postgres/driver.ts";
 import { readKeyMessage } from "../postgres/key-message.ts";
 import { hearNotifications } from "../postgres/notifications.ts";
-import { listenForAnswers, notify, questionChannel, replyChannel } from "../postgres/sql-answers.ts";
+import {
+  listenForAnswers,
+  notify,
+  questionChannel,
+  replyChannel,
+  stopListeningFor,
+} from "../postgres/sql-answers.ts";
 import { within } from "../runtime/clock.ts";
 
 /** What the lockers have told about their shared sessions. Anybody may answer, so it need not be true. */
@@ -15,6 +21,8 @@ export interface ToldLocks {
 
 /**
  * Asks the lockers of the database for the locks on their shared sessions, with their keys.
+ *
+ * The client must have its session to itself meanwhile. Afterwards the session no longer listens.
  *
  * @param options.pids the backends of the sessions whose lockers are expected to answer
  * @param options.milliseconds how long to wait for the answers
@@ -40,9 +48,11 @@ export async function locksTold(
     if (message.more === 0) silent.delete(pid);
     if (silent.size === 0) allAnswered();
   });
+  let isAsked = false;
   const asked = async (): Promise<void> => {
     await client.query(query(statement(listenForAnswers(channel)), []));
     await client.query(query(notify, [questionChannel, JSON.stringify([channel])]));
+    isAsked = true;
     await answered;
   };
   try {
@@ -52,5 +62,8 @@ export async function locksTold(
   } finally {
     end();
   }
+  // A pooler may keep the session for its next client. It ends that of a client which leaves in the middle of a statement.
+  if (isAsked)
+    await within(milliseconds, client.query(query(statement(stopListeningFor(channel)), []))).catch(() => {});
   return { locks: told, silent };
 }

@@ -13,11 +13,13 @@ import {
   query,
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
+import { ping } from "../postgres/sql.ts";
 import { unrefed, within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { assertAsked } from "./asked-options.ts";
 import { locksTold } from "./key-questions.ts";
 import { descriptionIn, type LockDescription } from "./lock-description.ts";
+import { mayLoseSession } from "./pooler-look.ts";
 import { endSessions, type SeenLock, type SeenTable, seenLocks, seenTable } from "./sql-inspection.ts";
 
 /** A lock that a session or a prepared transaction holds, or that a session waits for, as PostgreSQL shows it. */
@@ -75,7 +77,7 @@ export interface ListLocksOptions {
   /**
    * Asks the lockers that hold locks on shared sessions for the keys, which PostgreSQL doesn't know, and waits this long for the answers
    * (a number is milliseconds). A key stays unknown if its locker doesn't answer in time, has held the lock for less than a second, or
-   * has `tellKeys: false`.
+   * has `tellKeys: false`. Behind a pooler that shares sessions, no locker is asked.
    *
    * @default no locker is asked
    */
@@ -103,6 +105,10 @@ export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}):
   const { seen, told } = await ask(pool as Pool, { doing: "Looking at locks", signal }, async (client) => {
     const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
     const pids = patience === 0 ? new Set<number>() : pidsOfShared(seen);
+    const backend = async () => (await answerOf<[boolean, number]>(client, query(ping, [])))[1];
+    const looks = { pool: pool as Pool, client, backend };
+    // The session would go on listening, for whoever gets it next.
+    if (pids.size === 0 || (await mayLoseSession(looks, patience))) return { seen, told: [] };
     return { seen, told: (await locksTold(client, { pids, milliseconds: patience })).locks };
   });
   const locks = seen.map(infoOf);

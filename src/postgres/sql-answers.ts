@@ -27,6 +27,12 @@ export function listenForAnswers(channel: string): string {
   return `listen ${channel}`;
 }
 
+/** The statement that ends {@link listenForAnswers}. */
+export function stopListeningFor(channel: string): string {
+  if (!isReplyChannel(channel)) throw new Error("not a channel for answers");
+  return `unlisten ${channel}`;
+}
+
 /**
  * Sends notifications in one transaction. It waits for neither disk nor standby, because it writes nothing else. It waits for the
  * notifications of others for a second at most: the server writes them one transaction at a time, under a lock that is taken during the

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers";
 import { milliseconds } from "../contract/duration.ts";
 import { CircuitOpenError, InvalidConfigError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";

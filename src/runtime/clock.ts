@@ -1,4 +1,34 @@
-import { clearImmediate, setImmediate } from "node:timers";
+import { clearImmediate, setImmediate, setTimeout as timeout } from "node:timers";
+
+// What a test may fake, as it was before. Which of them it fakes says what it wants: see `monotonic`.
+const realTimeout = timeout;
+const realDate = Date;
+const realPerformance = performance;
+const realNow = performance.now;
+let fakedDate = realDate;
+/** From a faked `Date` to the monotonic clock. */
+let offset = 0;
+
+/**
+ * Milliseconds of the machine's monotonic clock. What decides something and isn't a TTL is measured by it: the bound of a wait, the least
+ * time of a lock.
+ *
+ * In a test that fakes the timers and `Date`, but not `performance`, it moves with `Date`. Otherwise TTLs would pass when such a test
+ * moves the time, and nothing else would.
+ */
+export function monotonic(): number {
+  return setTimeout === realTimeout ? performance.now() : monotonicOfTest();
+}
+
+function monotonicOfTest(): number {
+  const isFollowed = Date !== realDate && performance === realPerformance && performance.now === realNow;
+  if (!isFollowed) return performance.now();
+  if (fakedDate !== Date) {
+    fakedDate = Date;
+    offset = performance.now() - Date.now();
+  }
+  return Date.now() + offset;
+}
 
 /** A moment on both clocks of the machine, in milliseconds. */
 export interface Instant {
@@ -6,8 +36,10 @@ export interface Instant {
   readonly wall: number;
 }
 
+// These two are called several times for each lock, so what `monotonic` says stands in them.
 export function now(): Instant {
-  return { monotonic: performance.now(), wall: Date.now() };
+  const at = setTimeout === realTimeout ? performance.now() : monotonicOfTest();
+  return { monotonic: at, wall: Date.now() };
 }
 
 /**
@@ -15,7 +47,8 @@ export function now(): Instant {
  * suspended, and the wall clock can be set back: a holder that uses the larger of the two never relies on its lock for too long.
  */
 export function elapsedSince(start: Instant): number {
-  return Math.max(performance.now() - start.monotonic, Date.now() - start.wall);
+  const at = setTimeout === realTimeout ? performance.now() : monotonicOfTest();
+  return Math.max(at - start.monotonic, Date.now() - start.wall);
 }
 
 /** The longest timer, in milliseconds: Node.js fires a longer one at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args). */

@@ -1,4 +1,5 @@
 import { type Channel, channel } from "node:diagnostics_channel";
+import { setImmediate } from "node:timers";
 import { InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type {
@@ -8,6 +9,7 @@ import type {
   LockEvents,
   SessionEvent,
 } from "../contract/lock-events.ts";
+import { monotonic } from "./clock.ts";
 import { callOutside } from "./outside-callers.ts";
 import { callHook } from "./user-hook.ts";
 
@@ -29,6 +31,9 @@ export class LockEventSource {
   readonly namespace: number;
   /** The listeners by event. Usually empty, so callers check it and {@link channels} before they build an event. */
   readonly listeners = new Map<LockEventName, Set<{ call: AnyListener }>>();
+
+  /** What is told after this turn of the event loop, in order. */
+  readonly #afterTurn: (() => void)[] = [];
 
   constructor(namespace: number) {
     this.namespace = namespace;
@@ -71,10 +76,10 @@ export class LockEventSource {
     });
   }
 
-  /** Emits `acquired`. `start`: when the call began, by `performance.now()`. */
+  /** Emits `acquired`. `start`: when the call began, by {@link monotonic}. */
   acquired(lock: ToldLock & Pick<Lock, "mode" | "fencingToken">, start: number): void {
     const { mode, fencingToken } = lock;
-    const waited = performance.now() - start;
+    const waited = monotonic() - start;
     const facts = this.#factsOf(lock);
     this.#tellSoon("acquired", () => ({ ...facts, mode, waited, fencingToken }));
   }
@@ -84,7 +89,8 @@ export class LockEventSource {
     const facts = this.#factsOf(lock);
     if (reason === undefined) this.#tellSoon("released", () => facts);
     // A session that dies may take a thousand locks with it: every holder is told before the first listener is called.
-    else if (this.hasListeners("lost")) setImmediate(() => this.tell("lost", () => ({ ...facts, reason })));
+    else if (this.hasListeners("lost"))
+      this.#tellAfterTurn(() => this.tell("lost", () => ({ ...facts, reason })));
   }
 
   waiting(wanted: ToldLock & Pick<Lock, "mode">): void {
@@ -105,8 +111,20 @@ export class LockEventSource {
     this.#tellSoon("sessionClosed", () => ({ namespace, pid, use, reason }));
   }
 
+  #tellAfterTurn(tell: () => void): void {
+    this.#afterTurn.push(tell);
+    if (this.#afterTurn.length > 1) return;
+    setImmediate(() => {
+      for (const each of this.#afterTurn.splice(0)) each();
+    });
+  }
+
   /** Emits an event once the current call has finished, because a listener may call anything. */
   #tellSoon<E extends LockEventName>(event: E, make: () => LockEvents[E]): void {
-    if (this.hasListeners(event)) queueMicrotask(() => this.tell(event, make));
+    if (!this.hasListeners(event)) return;
+    const tell = (): void => this.tell(event, make);
+    // A lock that somebody has lost is told of before it is told of as acquired by the next.
+    if (this.#afterTurn.length > 0) this.#tellAfterTurn(tell);
+    else queueMicrotask(tell);
   }
 }

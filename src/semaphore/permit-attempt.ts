@@ -2,6 +2,7 @@ import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.
 import type { Lock } from "../contract/lock.ts";
 import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
 import type { UntoldLock } from "../holding/untold-locks.ts";
+import { monotonic } from "../runtime/clock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
@@ -39,7 +40,7 @@ const longestRest = 250;
  * Of two who give different numbers, each takes a place first and looks afterwards. So at least one of them sees the other.
  */
 export class PermitAttempt implements Bounded {
-  readonly start = performance.now();
+  readonly start = monotonic();
   readonly #parts: PermitAttemptParts;
   readonly #places: Places;
   /** Its id is that of the block. */

@@ -11,6 +11,7 @@ import { heldAtLeast, type KeepingLocker } from "../holding/held-at-least.ts";
 import { type UntoldLock, UntoldLocks, type UntoldLocksParts } from "../holding/untold-locks.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
+import { aliveUntil } from "../runtime/process-life.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
@@ -100,7 +101,7 @@ export class Semaphores {
     try {
       const parts = { admission, store, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
-      const permit = waits ? await attempt.wait() : await attempt.tryOnce();
+      const permit = waits ? await attempt.wait() : await aliveUntil(attempt.tryOnce());
       if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold });
       return permit;
     } finally {

@@ -58,6 +58,8 @@ export interface LockStore<G> {
   canTry?(): boolean;
   /** Tries once, as one of many callers that poll. Default: {@link tryLock}. */
   pollLock?(request: LockRequest, listener: TryListener<G>): void;
+  /** Whether only the lines of its process keep those in order who wait: then a try must not pass them. Default: the server does. */
+  readonly hasNoOrder?: boolean;
   /** Whether there is a place to wait in the server. Default: no. */
   hasPlaceToWait?(): boolean;
   /**

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers";
 import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";

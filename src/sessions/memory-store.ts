@@ -16,6 +16,7 @@ type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttl" | "fencing">;
 /** Locks inside one process. */
 export class MemoryStore implements LockerStore {
   readonly sessionCount = 0;
+  readonly hasNoOrder = true;
   readonly #isEnforced: boolean;
   #lastToken = 0n;
   readonly #holders = new Map<bigint, Set<MemoryLock>>();
@@ -29,7 +30,11 @@ export class MemoryStore implements LockerStore {
   }
 
   get enforcing(): LockStore<Grant> {
-    return { tryLock: (request, listener) => tell(listener, this.take(request, { lapses: true })) };
+    const { hasNoOrder } = this;
+    return {
+      hasNoOrder,
+      tryLock: (request, listener) => tell(listener, this.take(request, { lapses: true })),
+    };
   }
 
   /** Tries once. */

@@ -1,6 +1,7 @@
 import { LockerClosedError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
 import type { CircuitBreaker } from "../runtime/circuit-breaker.ts";
+import { callBegan, callEnded } from "../runtime/process-life.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
@@ -80,11 +81,13 @@ export class Admission implements WaitSurroundings {
 
   waitBegan(): void {
     this.#waiting += 1;
+    callBegan();
     this.began();
   }
 
   waitEnded(): void {
     this.#waiting -= 1;
+    callEnded();
     this.ended();
   }
 }
@@ -92,6 +95,8 @@ export class Admission implements WaitSurroundings {
 /** A call with a wait, from beginning to end. */
 class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H> {
   readonly #admission: Admission;
+  /** By `performance.now()`, as everything that is counted and timed. */
+  readonly #called = performance.now();
   resolve: (lock: H) => void = unset;
   reject: (error: unknown) => void = unset;
 
@@ -107,15 +112,15 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H>
 
   protected override onGranted(lock: H): void {
     this.#admission.waitEnded();
-    this.#admission.telemetry.succeeded("acquire", this.start);
+    this.#admission.telemetry.succeeded("acquire", this.#called);
     this.resolve(lock);
   }
 
   protected override onFailed(error: unknown): void {
-    const { start, wanted } = this;
+    const { wanted } = this;
     const { signal } = wanted;
     this.#admission.waitEnded();
-    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start });
+    this.#admission.telemetry.failed("acquire", wanted, { error, signal, start: this.#called });
     this.reject(error);
   }
 }
@@ -145,11 +150,15 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
 
   begin(): void {
     const { id, mode, signal, alsoEndedBy } = this.#wanted;
+    const { lines } = this.#admission;
+    const store = this.#store;
     this.#admission.began();
     // Otherwise readers that come one after another would never let a writer in.
-    if (mode === "shared" && this.#admission.lines.hasWriter(id)) this.onHeld();
-    else if (signal === undefined && alsoEndedBy === undefined) this.ask(this.#store, "tryLock");
-    else this.ask(this.#store, "tryLock", [signal, alsoEndedBy]);
+    if (mode === "shared" && lines.hasWriter(id)) this.onHeld();
+    // PostgreSQL itself refuses a try while somebody waits for the lock.
+    else if (store.hasNoOrder && mode === "exclusive" && lines.lengthOf(id) > 0) this.onHeld();
+    else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
+    else this.ask(store, "tryLock", [signal, alsoEndedBy]);
   }
 
   protected override onGranted(grant: G): void {

@@ -4,6 +4,7 @@ import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
+import { callBegan, callEnded } from "../runtime/process-life.ts";
 import { Link, type Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import {
   type LockRequest,
@@ -29,6 +30,8 @@ export interface Wanted {
   readonly holdAtLeast?: number;
   /** 0: try once. */
   readonly wait: number;
+  /** How long the caller has waited when this wait is over, if it is the rest of a longer one. */
+  readonly wholeWait?: number;
   /** The caller's own. */
   readonly signal: StopSignal | undefined;
   /** Any other that ends the attempt. */
@@ -119,6 +122,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   /** Asks the store, unless one of the signals has aborted. */
   ask(store: LockStore<G>, how: How, signals?: ReadonlyArray<StopSignal | undefined>): void {
     const { closing, breaker } = this.#around;
+    if (breaker !== undefined) callBegan();
     // A caller that acquires several may come to the next one after close().
     if (!closing.add(this)) this.#leave(closing.reason);
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
@@ -214,6 +218,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   /** From now on nothing else ends it. */
   #end(state: "told" | "left"): void {
     this.#state = state;
+    if (this.#around.breaker !== undefined) callEnded();
     this.cut();
     if (this.#links !== undefined) for (const link of this.#links) link.cut();
   }

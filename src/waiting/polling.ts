@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers";
 import { Queue, type Queued } from "../runtime/queue.ts";
 
 /** Milliseconds between two tries for a lock. */

@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { LockNotHeldError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type { LockScope, OwnHold } from "../contract/not-acquired-sentence.ts";
+import { aliveUntil } from "../runtime/process-life.ts";
 import { SiblingGate } from "./sibling-gate.ts";
 
 /** A lock that is held around the code that runs. */
@@ -90,7 +91,7 @@ export async function runUnder<T, L extends Acquired>(
   let value: T;
   try {
     if (!acquired.held) await tellLoss(acquired);
-    value = await untilLost(acquired, () => runAround(known, () => fn(acquired)));
+    value = await aliveUntil(untilLost(acquired, () => runAround(known, () => fn(acquired))));
   } catch (error) {
     end(scopes);
     await acquired.release().catch((suppressed: unknown) => carry(error, suppressed));

@@ -1,8 +1,9 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
-import { longestTimer } from "../runtime/clock.ts";
+import { monotonic } from "../runtime/clock.ts";
 import { Queue, type Queued } from "../runtime/queue.ts";
 import { abandonOnAbort, Stop, type StopSignal } from "../runtime/stop-signal.ts";
+import { boundAlarm } from "./wait-bound.ts";
 
 interface Waiter {
   readonly mode: LockMode;
@@ -30,9 +31,10 @@ export class SiblingGate {
     readonly key: string;
     readonly mode: LockMode;
     readonly wait: number;
+    readonly wholeWait?: number;
     readonly signals: ReadonlyArray<StopSignal | undefined>;
   }): Promise<() => void> {
-    const { key, mode, wait, signals } = wanted;
+    const { key, mode, wait, wholeWait = wait, signals } = wanted;
     for (const signal of signals) signal?.throwIfAborted();
     if (this.#waiters.size === 0 && this.#admits(mode)) {
       this.#count(mode, 1);
@@ -46,13 +48,12 @@ export class SiblingGate {
     });
     const waiter: Waiter = { mode, admit, queued: undefined, isIn: false };
     waiter.queued = this.#waiters.push(waiter);
-    const timer =
-      wait > longestTimer
-        ? undefined
-        : setTimeout(
-            () => over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait })),
-            wait,
-          );
+    const alarm = boundAlarm({
+      start: monotonic(),
+      bound: wait,
+      isFirstTry: false,
+      atBound: () => over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wholeWait })),
+    });
     try {
       await abandonOnAbort(turn, [...signals, over], () => {
         // It may have been let in without knowing yet.
@@ -61,7 +62,7 @@ export class SiblingGate {
         this.#advance();
       });
     } finally {
-      clearTimeout(timer);
+      alarm.stop();
     }
     return this.#leaver(mode);
   }

@@ -1,6 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { OwnHold } from "../contract/not-acquired-sentence.ts";
-import { Alarm } from "../runtime/clock.ts";
+import { Alarm, monotonic } from "../runtime/clock.ts";
 import type { Wanted } from "./attempt.ts";
 
 /** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
@@ -8,7 +8,7 @@ export const firstTry = 1_000;
 
 /** A wait with a bound. */
 export interface Bounded {
-  /** When the wait began, by `performance.now()`. */
+  /** When the wait began, by {@link monotonic}. */
   readonly start: number;
   /** Milliseconds; infinite if it has no bound. */
   readonly bound: number;
@@ -20,7 +20,7 @@ export interface Bounded {
 
 /** Milliseconds until the bound. */
 export function leftOf({ start, bound, isFirstTry }: Bounded): number {
-  return start + (isFirstTry ? Math.max(bound, firstTry) : bound) - performance.now();
+  return start + (isFirstTry ? Math.max(bound, firstTry) : bound) - monotonic();
 }
 
 /** An alarm at the bound of a wait. Reset it when the first try is over. A caller that waits for no longer than that keeps the process alive. */
@@ -36,10 +36,10 @@ function ring(of: Bounded): void {
 
 /** The error of a wait whose bound has passed. `lastFault`: the latest fault that it rode out. */
 export function boundHasPassed(
-  { key, wait }: Wanted,
+  { key, wait, wholeWait = wait }: Wanted,
   around: { readonly hasConnected: boolean },
   { lastFault, ownHold }: { lastFault: Error | undefined; ownHold?: OwnHold | undefined },
 ): LockNotAcquiredError {
   const cause = lastFault ?? (around.hasConnected ? undefined : new Error("no answer"));
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wait, ownHold, cause });
+  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wholeWait, ownHold, cause });
 }

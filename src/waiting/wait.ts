@@ -1,6 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
-import type { Alarm } from "../runtime/clock.ts";
+import { type Alarm, monotonic } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, Link, Stop, type StopSignal } from "../runtime/stop-signal.ts";
@@ -65,7 +65,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #own: Around | undefined;
-  readonly start = performance.now();
+  readonly start = monotonic();
   #state: State = inLine;
   /** `undefined`: it waits past the line. */
   #place: Place | undefined;
@@ -242,7 +242,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
           this.#isFirstTry = false;
           this.#tell();
         }
-        const left = this.start + this.bound - performance.now();
+        const left = this.start + this.bound - monotonic();
         if (left <= 0 && !this.#isFirstTry) this.atBound();
         end.throwIfAborted();
         const isNext = poller === undefined ? polling.isEmpty : polling.isOldest(poller);

@@ -1,5 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { DatabaseError, LockLostError, LockNotAcquiredError, PoolerDetectedError } from "../../src/index.ts";
+import {
+  DatabaseError,
+  LockLostError,
+  LockNotAcquiredError,
+  listLocks,
+  PoolerDetectedError,
+} from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -276,6 +282,36 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
     });
   });
 });
+
+describe.skipIf(!PgBouncer.installed)(
+  "listLocks, which asks for keys (skipped where pgbouncer is not installed)",
+  () => {
+    test.each([
+      { mode: "transaction", poolSize: 1, isTold: false },
+      { mode: "transaction", poolSize: 20, isTold: false },
+      { mode: "statement", poolSize: 20, isTold: false },
+      { mode: "session", poolSize: 20, reset: "", isTold: true },
+    ] as const)(
+      "leaves no session of the pooler listening: $mode mode, $poolSize",
+      async ({ isTold, ...how }) => {
+        await using locker = createLocker({ sessions: "shared" });
+        const { key } = await locker.acquire(uniqueKey());
+        const direct = createPool();
+        const keysOf = async (pool: typeof direct) => {
+          return (await listLocks(pool, { keysWithin: "2s" })).map((lock) => lock.key);
+        };
+        await until(async () => (await keysOf(direct)).includes(key), { deadline: 15_000 });
+        await using bouncer = await PgBouncer.start({ url: databaseUrl(), ...how });
+        const pooled = createPool({ connectionString: bouncer.url });
+        expect(await keysOf(pooled)).toEqual([isTold ? key : undefined]);
+        // Together they have every session of the pooler, the last first.
+        const clients = await Promise.all([1, 2, 3].map(() => connect({ connectionString: bouncer.url })));
+        const listens = clients.map((client) => client.query("select pg_listening_channels()"));
+        expect((await Promise.all(listens)).flatMap(({ rows }) => rows)).toEqual([]);
+      },
+    );
+  },
+);
 
 describe.skipIf(!PgBouncer.installed || isOverPostgresJs)(
   "what PgBouncer does (skipped where pgbouncer is not installed)",

@@ -8,6 +8,24 @@ import { until } from "../support/until.ts";
 
 const clean: ChildExit = { code: 0, signal: null };
 
+/** What `awaits.mjs` can wait for. */
+const awaited = [
+  "wait",
+  "semaphore wait",
+  "group wait",
+  "stuck breaker",
+  "stuck breaker, wait",
+  "stuck breaker, semaphore",
+  "stuck breaker, refresh",
+  "withLock",
+  "withPermit",
+  "withTransaction",
+  "loss of a withLock",
+  "election",
+  "leader",
+  "drain",
+];
+
 function start(what: string, options: { key?: string; url?: string; nodeOptions?: string } = {}): Child {
   const { key = uniqueKey(), url = databaseUrl(), nodeOptions } = options;
   const env = { DATABASE_URL: url, ...(nodeOptions !== undefined && { NODE_OPTIONS: nodeOptions }) };
@@ -62,6 +80,21 @@ describe("a lock", () => {
     expect(await advisoryLocks()).toEqual([]);
   });
 });
+
+// What is waited for comes from a timer that doesn't keep the process alive, and nothing else does: a process that didn't wait exits with 13.
+test.each(["memory", "postgres"])(
+  "a call without an answer keeps the process alive: %s",
+  async (where) => {
+    const env = { DATABASE_URL: databaseUrl() };
+    const ends = awaited.map(async (what) => {
+      await using child = Child.start("awaits.mjs", { args: [where, what, uniqueKey()], env });
+      return [what, await exitOf(child, 30_000), child.messages] as const;
+    });
+    const asExpected = awaited.map((what) => [what, clean, [{ answered: what }]]);
+    expect(await Promise.all(ends)).toEqual(asExpected);
+  },
+  60_000,
+);
 
 test("close() on a silently dead link resolves, and the process ends, within seconds", async () => {
   await using proxy = await TcpProxy.start(databaseUrl());

@@ -82,9 +82,10 @@ describe.each(eachLocker)("%s: an error names what is around the call", (_, crea
       const text = `the \`${by}\` around this call holds it, and a lock is not re-entrant`;
       expect(await because(locker.acquire(key))).toBe(text + hint);
       expect(await because(locker.withLocks([key], never, { wait: true }))).toBe(text + hint);
-      expect(await because(locker.withLock(key, never, { wait: 20 }))).toBe(
-        `still held after 20 ms, by the \`${by}\` around this call; a lock is not re-entrant${hint}`,
-      );
+      const late = `still held after 20 ms, by the \`${by}\` around this call; a lock is not re-entrant`;
+      expect(await because(locker.withLock(key, never, { wait: 20 }))).toBe(late + hint);
+      expect(await because(locker.withLocks([uniqueKey(), key], never, { wait: 20 }))).toBe(late + hint);
+      expect(await because(locker.acquireAll([uniqueKey(), key], { wait: 20 }))).toBe(late + hint);
       // What has no such option gets no such advice.
       expect(await because(locker.elect(key, { onElected: never }))).toBe(text);
     };

@@ -15,6 +15,8 @@ export interface PgBouncerOptions {
   mode: "transaction" | "session" | "statement";
   /** How many sessions the pooler keeps for each database. Default 20. */
   poolSize?: number;
+  /** `server_reset_query`, which it sends in session mode when a client has left. Default: the pooler's own, `DISCARD ALL`. */
+  reset?: string;
   /** `max_prepared_statements`, if it {@link PgBouncer.prepares}. Default: the pooler's own. */
   prepared?: number;
 }
@@ -109,7 +111,10 @@ export class PgBouncer implements AsyncDisposable {
   }
 }
 
-function configuration({ url, mode, poolSize = 20, prepared }: PgBouncerOptions, port: number): string {
+function configuration(
+  { url, mode, poolSize = 20, reset, prepared }: PgBouncerOptions,
+  port: number,
+): string {
   const server = new URL(url);
   const target = {
     host: server.hostname,
@@ -125,6 +130,7 @@ function configuration({ url, mode, poolSize = 20, prepared }: PgBouncerOptions,
 [pgbouncer]
 pool_mode = ${mode}
 default_pool_size = ${poolSize}
+${reset === undefined ? "" : `server_reset_query = ${reset}`}
 ${prepared === undefined ? "" : `max_prepared_statements = ${prepared}`}
 listen_addr = 127.0.0.1
 listen_port = ${port}

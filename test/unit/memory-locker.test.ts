@@ -1,3 +1,4 @@
+import { mock } from "node:test";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import {
   InvalidConfigError,
@@ -170,21 +171,159 @@ describe("the client of a transaction of MemoryLocker", () => {
   });
 });
 
-test("the TTLs and the bounds of a MemoryLocker pass by a fake clock", async () => {
-  vi.useFakeTimers();
-  try {
-    await using locker = new MemoryLocker();
-    const lock = await locker.acquire("key", { ttl: "30s" });
-    const waiting = locker.acquire("key", { wait: "10s" }).catch(({ reason }: { reason: string }) => reason);
-    await vi.advanceTimersByTimeAsync(10_001);
-    expect(await waiting).toBe("wait-timeout");
-    expect(lock.held).toBe(true);
-    await vi.advanceTimersByTimeAsync(20_000);
-    expect([lock.held, lock.signal.aborted]).toEqual([false, true]);
-  } finally {
+interface Faker {
+  readonly by: string;
+  begin(): void;
+  /** Moves the time, and lets everybody who waited for that have a turn. */
+  advance(milliseconds: number): Promise<void>;
+}
+
+const realImmediate = setImmediate;
+
+async function settle(): Promise<void> {
+  for (let turn = 0; turn < 20; turn += 1) await new Promise<void>((resolve) => realImmediate(resolve));
+}
+
+function fakedByVitest(by: string, toFake?: readonly FakeMethod[]): Faker {
+  return {
+    by,
+    begin: () => void vi.useFakeTimers(toFake === undefined ? {} : { toFake: [...toFake] }),
+    advance: async (milliseconds) => void (await vi.advanceTimersByTimeAsync(milliseconds)),
+  };
+}
+
+function fakedByNode(by: string, options?: Parameters<typeof mock.timers.enable>[0]): Faker {
+  return {
+    by,
+    begin: () => mock.timers.enable(options),
+    advance: async (milliseconds) => {
+      await settle();
+      mock.timers.tick(milliseconds);
+      await settle();
+    },
+  };
+}
+
+type FakeMethod = "setTimeout" | "clearTimeout" | "setInterval" | "clearInterval" | "Date";
+
+describe.each<Faker>([
+  fakedByVitest("vitest, jest and sinon"),
+  fakedByVitest("vitest before 3", ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "Date"]),
+  fakedByNode("mock.timers"),
+  fakedByNode("mock.timers, of two", { apis: ["setTimeout", "Date"] }),
+])("by a clock that is faked by $by", ({ begin, advance }) => {
+  afterEach(() => {
+    mock.timers.reset();
     vi.useRealTimers();
+  });
+
+  /** Settles with how the call ended, and says meanwhile that it hasn't. */
+  function watched(call: Promise<unknown>): { ended: unknown } {
+    const seen: { ended: unknown } = { ended: "not yet" };
+    call.then(
+      () => (seen.ended = "granted"),
+      ({ reason }: { reason: unknown }) => (seen.ended = reason),
+    );
+    return seen;
+  }
+
+  test("a TTL passes", async () => {
+    begin();
+    const lock = await new MemoryLocker().acquire("key", { ttl: "30s" });
+    await advance(29_000);
+    expect([lock.held, lock.remaining <= 1_000]).toEqual([true, true]);
+    await lock.refresh();
+    await advance(29_000);
+    expect([lock.held, lock.signal.aborted]).toEqual([true, false]);
+    await advance(1_001);
+    expect([lock.held, lock.expired, lock.signal.aborted]).toEqual([false, true, true]);
+  });
+
+  test("the bound of a wait passes", async () => {
+    begin();
+    const locker = new MemoryLocker();
+    const semaphore = locker.semaphore("permits", 1);
+    await Promise.all([locker.acquire("key"), semaphore.acquire()]);
+    const waits = [
+      watched(locker.acquire("key", { wait: "10s" })),
+      watched(locker.acquireAll(["key", "other"], { wait: "10s" })),
+      watched(semaphore.acquire({ wait: "10s" })),
+    ];
+    const inside = watched(
+      locker.withLock(
+        "own",
+        async () => {
+          watched(locker.withLock("own", () => new Promise(() => {}), { reentrant: true }));
+          await locker.withLock("own", () => {}, { reentrant: true, wait: "10s" });
+        },
+        { ttl: "1h" },
+      ),
+    );
+    await advance(9_999);
+    expect([...waits, inside].map(({ ended }) => ended)).toEqual(Array(4).fill("not yet"));
+    await advance(2);
+    expect([...waits, inside].map(({ ended }) => ended)).toEqual(Array(4).fill("wait-timeout"));
+  });
+
+  test("a lock is refreshed by itself", async () => {
+    begin();
+    const lock = await new MemoryLocker().acquire("key", { ttl: "3s", autoRefresh: true });
+    for (let second = 0; second < 20; second += 1) await advance(1_000);
+    expect(lock.held).toBe(true);
+    await lock.release();
+  });
+
+  test("a lock is held at least so long", async () => {
+    begin();
+    const locker = new MemoryLocker();
+    await locker.withLock("key", () => {}, { holdAtLeast: "5s" });
+    await advance(4_999);
+    expect(await locker.isHeld("key")).toBe(true);
+    await advance(2);
+    expect(await locker.isHeld("key")).toBe(false);
+  });
+});
+
+test("with setTimeout faked alone, nothing passes: the clocks say that no time has", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  try {
+    const locker = new MemoryLocker();
+    const lock = await locker.acquire("key", { ttl: "30s" });
+    let isOver = false;
+    const end = new AbortController();
+    const waiting = locker.acquire("key", { wait: "30s", signal: end.signal }).catch(() => {
+      isOver = true;
+    });
+    await settle();
+    mock.timers.tick(31_000);
+    await settle();
+    expect([lock.held, isOver]).toEqual([true, false]);
+    end.abort();
+    await waiting;
+  } finally {
+    mock.timers.reset();
   }
 });
+
+test.each(["acquire", "withTransaction"] as const)(
+  "a caller that comes with a release doesn't pass those that wait: %s",
+  async (method) => {
+    await using locker = new MemoryLocker();
+    const lock = await locker.acquire("key");
+    const waiting = locker.acquire("key", { wait: true });
+    await vi.waitUntil(() => locker.stats().waiting === 1);
+    const released = lock.release();
+    const late = method === "acquire" ? locker.acquire("key") : locker.withTransaction("key", () => {});
+    await expect(late).rejects.toMatchObject({ reason: "held" });
+    await released;
+    await (await waiting).release();
+    // Nor does a caller that tries over and over keep out one that waits.
+    let isServed = false;
+    const served = locker.withLock("key", () => (isServed = true), { wait: true });
+    while (!isServed) await (await locker.tryAcquire("key"))?.release();
+    await served;
+  },
+);
 
 test("a MemoryLocker works where timers are numbers, as in a browser's window", async () => {
   const { setTimeout: real, clearTimeout: stop } = globalThis;
@@ -200,6 +339,14 @@ test("a MemoryLocker works where timers are numbers, as in a browser's window", 
     const lock = await locker.acquire("key", { ttl: 50 });
     await new Promise<void>((resolve) => lock.signal.addEventListener("abort", () => resolve()));
     await (await locker.acquire("key", { wait: "10s" })).release();
+    // Its breaker, its events and what polls for a held lock take turns of the event loop.
+    const circuitBreaker = { execute: <T>(run: () => Promise<T>) => run() };
+    await using other = new MemoryLocker({ ttlEnforcement: "server", circuitBreaker });
+    const lost = new Promise<string>((resolve) => other.on("lost", (event) => resolve(event.key)));
+    await other.acquire("key", { ttl: 50 });
+    expect(await lost).toBe("key");
+    await other.acquire("key");
+    await expect(other.acquire("key", { wait: "700ms" })).rejects.toMatchObject({ reason: "wait-timeout" });
   } finally {
     for (const timer of timers.values()) stop(timer);
     vi.unstubAllGlobals();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import type { LockEventName, LockEvents } from "../../contract/lock-events.ts";
 import type { Locker } from "../../contract/locker.ts";
-import { assertFree, type Case, invalid, lapsed, until } from "./fixture.ts";
+import { assertFree, type Case, inTime, invalid, lapsed, until } from "./fixture.ts";
 
 /** What a locker tells from now on of the locks of one key. */
 function heard(locker: Locker, key: string): Array<{ name: LockEventName; event: LockEvents["acquired"] }> {
@@ -67,6 +67,20 @@ export const eventCases: readonly Case[] = [
       const [, lost] = second as unknown as Array<{ name: string; event: LockEvents["lost"] }>;
       assert.deepEqual([lost?.name, lost?.event.reason], ["lost", signal.reason]);
       assert(!told.some(({ name }) => name === "released"), "it was told of as released");
+    },
+  },
+  {
+    says: "a lock that lapses is told of as lost before it is told of as acquired by the next",
+    unless: "lapsed-lock-stays",
+    letsPass: "brief",
+    run: async (given) => {
+      const { locker, key, brief } = given;
+      const told = heard(locker, key);
+      await inTime(given, () => locker.acquire(key, { ttl: brief }));
+      await (await locker.acquire(key, { wait: true })).release();
+      await until(given, () => told.some(({ name }) => name === "released"), "the last event");
+      const names = told.map(({ name }) => name).filter((name) => name !== "waiting");
+      assert.deepEqual(names.slice(-4), ["acquired", "lost", "acquired", "released"]);
     },
   },
   {

@@ -16,7 +16,7 @@ import {
   waitTimeout,
 } from "./fixture.ts";
 
-type GivenTransactions = Given & { readonly locker: TransactionLocker };
+type GivenTransactions = Omit<Given, "locker"> & { readonly locker: TransactionLocker };
 
 const about = (
   says: string,
@@ -27,7 +27,7 @@ const about = (
   ...more,
   run: (given) => {
     assert("withTransaction" in given.locker, "a locker without `withTransaction` has no contract of it");
-    return run(given as GivenTransactions);
+    return run({ ...given, locker: given.locker as TransactionLocker });
   },
 });
 
@@ -71,6 +71,23 @@ export const transactionCases: readonly Case[] = [
     await assertRejectsWith(waiting, reason);
     await lock.release();
   }),
+  about(
+    "of a namespace locks the key with its prefix, also of one inside another",
+    async ({ locker, key }) => {
+      const billing = locker.namespace(`${key}-ns`);
+      for (const [within, full] of [
+        [billing, `${key}-ns:a`],
+        [billing.namespace("inner"), `${key}-ns:inner:a`],
+      ] as const) {
+        const answer = await within.withTransaction("a", async (client) => {
+          assert.equal(typeof client.query, "function");
+          return [await locker.isHeld(full), await locker.isHeld("a")];
+        });
+        assert.deepEqual(answer, [true, false]);
+        await assertFree(locker, full);
+      }
+    },
+  ),
   about("refuses what is no client, and an option that there is not", async ({ locker, key }) => {
     const refused = { code: "INVALID_CONFIG" };
     for (const options of [{ client: {} }, { client: null }, { fencing: true }, { timeout: 1 }])

@@ -4,6 +4,7 @@ import { Broken, type Mutant, replaced } from "./mutant.ts";
 const told = "a lock is told of as acquired, and as released by its holder";
 const waits = "a caller that waits is told of once, and then as acquired";
 const lapses = "a lock that lapses is told of as lost, with its signal's reason, and not as released";
+const lapsesFirst = "a lock that lapses is told of as lost before it is told of as acquired by the next";
 const closes = "a lock that close ends is told of as lost";
 const stops = "a listener is told no more once it is stopped, and what it throws changes nothing";
 const refused = "an event that there is not is refused, and so is what is no listener";
@@ -57,6 +58,10 @@ export const eventMutants: readonly Mutant[] = [
       return sound.on(name, listener);
     },
   })),
+  heard("lost is told late", lapsesFirst, {
+    event: "lost",
+    change: (tell) => (facts) => void setTimeout(tell, 5, facts),
+  }),
   heard("waiting is never told", waits, { event: "waiting", change: mute }),
   heard("waiting is told twice", waits, { event: "waiting", change: twice }),
   heard("waiting tells the wrong mode", waits, {

@@ -1,4 +1,4 @@
-import { type Duration, type Lock, LockExpiredError, type Locker } from "../../../src/index.ts";
+import { type Duration, type Lock, LockExpiredError } from "../../../src/index.ts";
 import { handle, type Mutant, mutant, mutantLock, type Sound } from "./mutant.ts";
 
 const lapses = "a lock that lapses aborts its signal, and is not held";
@@ -159,7 +159,7 @@ export const expiryMutants: readonly Mutant[] = [
 
 /** Keeps a lapsed lock for ever, whatever its holder does. */
 function keeper(does: string, caughtBy: string): Mutant {
-  const change = (sound: Sound): Partial<Locker> => ({
+  const change = (sound: Sound): Pick<Sound, "acquire"> => ({
     acquire: async (key, options) => {
       const lock = await sound.acquire(key, options);
       const give = async (): Promise<void> => {

@@ -1,4 +1,4 @@
-import type { Locker, NamespacedLocker } from "../../../src/index.ts";
+import type { NamespacedTransactionLocker } from "../../../src/index.ts";
 import { handle, type Mutant, replaced, type Sound } from "./mutant.ts";
 
 const prefixes = "a namespace puts its name and a colon before every key";
@@ -11,13 +11,17 @@ const names = "a name of a namespace that could be no key is refused, and so is 
 const within = (
   does: string,
   caughtBy: string,
-  change: (within: NamespacedLocker, sound: Sound, name: string) => Partial<NamespacedLocker>,
+  change: (
+    within: NamespacedTransactionLocker,
+    sound: Sound,
+    name: string,
+  ) => Partial<NamespacedTransactionLocker>,
 ): Mutant =>
   replaced(does, caughtBy, (sound) => ({
     namespace: (name) => handle(sound.namespace(name), change(sound.namespace(name), sound, name)),
   }));
 
-const itself = (sound: Sound): NamespacedLocker => sound as unknown as Locker;
+const itself = (sound: Sound): NamespacedTransactionLocker => sound as unknown as NamespacedTransactionLocker;
 
 /** Mutants for `namespace`. */
 export const namespaceMutants: readonly Mutant[] = [

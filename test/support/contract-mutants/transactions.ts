@@ -1,11 +1,13 @@
 import type { Lock, TransactionClient, TransactionLocker } from "../../../src/index.ts";
-import { Broken, ignored, type Mutant, replaced, type Sound } from "./mutant.ts";
+import { Broken, handle, ignored, type Mutant, replaced, type Sound } from "./mutant.ts";
 
 const returns = "withTransaction returns what its function returns, which has the lock and a client";
 const rejects = "withTransaction rejects with what its function throws, and frees the lock";
 const refused = "withTransaction is refused if the lock is held, and doesn't run its function";
 const waits = "withTransaction waits for the holder, if it is told to";
 const aborted = "withTransaction gives up a wait that is aborted, for the signal's own reason";
+const inNamespace =
+  "withTransaction of a namespace locks the key with its prefix, also of one inside another";
 const badOptions = "withTransaction refuses what is no client, and an option that there is not";
 const badKey =
   "withTransaction of an empty key, or with a TTL that is none, is refused, and doesn't run its function";
@@ -107,6 +109,12 @@ export const transactionMutants: readonly Mutant[] = [
         throw options?.signal?.aborted ? new Broken("aborted", { cause }) : cause;
       }),
   ),
+  replaced("withTransaction of a namespace locks the bare key", inNamespace, (sound) => ({
+    namespace: (name) => handle(sound.namespace(name), { withTransaction: sound.withTransaction }),
+  })),
+  replaced("withTransaction of a namespace inside another has only its own prefix", inNamespace, (sound) => ({
+    namespace: (name) => handle(sound.namespace(name), { namespace: sound.namespace }),
+  })),
   ...["client", "fencing", "timeout"].map((option) => ignored("withTransaction", option, badOptions)),
   runs(
     "withTransaction takes what is no function",
