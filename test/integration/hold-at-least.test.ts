@@ -209,10 +209,15 @@ async function sessionOf(lock: Lock | undefined): Promise<{ isIdleAgain(): Promi
   const before = await look();
   const isIdleAgain = async (): Promise<void> => {
     if (before === undefined) return;
-    await until(async () => {
+    let last = before;
+    // What is said for several locks takes several statements, one right after the other.
+    const isDone = async (): Promise<boolean> => {
       const now = await look();
-      return now?.state === "idle" && now.since !== before.since;
-    });
+      const isStill = now?.state === "idle" && now.since === last.since && now.since !== before.since;
+      if (now !== undefined) last = now;
+      return isStill;
+    };
+    await until(isDone, { interval: 50 });
   };
   return { isIdleAgain };
 }
