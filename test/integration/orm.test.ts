@@ -233,6 +233,23 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     }
   });
 
+  test("a statement that fails has the server's code, and the end of the lock is told", async () => {
+    const { locker, key } = lockers();
+    await using _ = locker;
+    let told: unknown;
+    const running = orm.transaction(async ({ client }) => {
+      const failing = () =>
+        expect(client.query("select 1 / 0")).rejects.toMatchObject({
+          code: "22012",
+          message: "division by zero",
+        });
+      told = await locker.withTransaction(key, failing, { client }).catch((error: unknown) => error);
+    });
+    await running.catch(() => {}); // Some ORMs can't commit it.
+    expect(told).toMatchObject({ code: "DATABASE_ERROR" });
+    expect(String(told)).toContain("a statement of the transaction had failed, which ended the lock");
+  });
+
   test("a transaction that has ended is refused, and nothing is run", async () => {
     const { locker, key } = lockers();
     await using _ = locker;
@@ -286,6 +303,41 @@ describe("an ORM on the client of the locker's own transaction", () => {
       "the function had ended the transaction itself, and so the lock",
     );
   });
+});
+
+test.each([
+  ["knex", "open"],
+  ["postgres-js", "open"],
+  ["drizzle", "open"],
+  ["drizzle", "openOnPostgresJs"],
+  ["typeorm", "open"],
+  ["sequelize", "open"],
+] as const)("several statements in one text return the last one's rows: %s (%s)", async (name, opener) => {
+  const orm = await ((await programOf<Record<string, Open>>(name))[opener] as Open)(databaseUrl());
+  try {
+    await orm.transaction(async ({ client }) => {
+      const { rows } = await client.query("select 1 as one; select 2 as two");
+      expect(rows.map((row) => Object.values(row))).toEqual([[2]]);
+    });
+  } finally {
+    await orm.end();
+  }
+});
+
+test("what Prisma says about the end of its transaction is the cause", async () => {
+  const prisma = await (await programOf<{ open: Open }>("prisma")).open(databaseUrl());
+  try {
+    let ended: TransactionClient | undefined;
+    await prisma.transaction(async ({ client }) => {
+      ended = client;
+    });
+    await expect(ended?.query("select 1")).rejects.toMatchObject({
+      code: "INVALID_CONFIG",
+      cause: { code: "P2028" },
+    });
+  } finally {
+    await prisma.end();
+  }
 });
 
 test("the page's own lines run as they are printed", async () => {
