@@ -297,6 +297,6 @@ function withoutSecrets(cause: unknown): unknown {
 
 function sqlStateOf(cause: unknown): string | undefined {
   const code = codeOf(cause);
-  // A code of Node.js, such as ECONNREFUSED, is longer than a SQLSTATE.
-  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+  // A SQLSTATE has five characters, one of them a digit; a code of the system, such as EPIPE or ECONNREFUSED, has none.
+  return code !== undefined && /^(?=.*\d)[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }
