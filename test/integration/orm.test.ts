@@ -5,7 +5,14 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type * as PgLocker from "../../src/index.ts";
 import type { TransactionClient } from "../../src/index.ts";
 import type { OpenTransaction, Orm } from "../packages/orm/orm.ts";
-import { advisoryLocks, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  terminateHolder,
+  uniqueKey,
+} from "../support/database.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { type Snippet, snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
@@ -232,6 +239,31 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
       );
     }
   });
+
+  // With or without a lock: a statement of postgres.js after the end of its session ends the process, and MikroORM never closes.
+  test.skipIf(name === "postgres-js" || opener === "openOnPostgresJs" || name === "mikro-orm")(
+    "a session that ends takes the lock with it, but not the process",
+    async () => {
+      const { locker, elsewhere, key } = lockers();
+      await using _ = locker;
+      await using __ = elsewhere;
+      const failing = orm.transaction(({ client, write }) =>
+        locker.withTransaction(
+          key,
+          async () => {
+            await terminateHolder(lockId(0, key));
+            await (await elsewhere.acquire(key, { wait: "15s" })).release();
+            await write("one");
+          },
+          { client },
+        ),
+      );
+      await expect(failing).rejects.toThrow();
+      expect(await written()).toEqual([]);
+      await orm.transaction(async ({ write }) => void (await write("the next")));
+      expect(await written()).toEqual(["the next"]);
+    },
+  );
 
   test("a statement that fails has the server's code, and the end of the lock is told", async () => {
     const { locker, key } = lockers();
