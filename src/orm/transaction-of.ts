@@ -1,3 +1,4 @@
+import { isError } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/clients.ts";
 import { InvalidConfigError } from "../contract/errors.ts";
 
@@ -83,7 +84,7 @@ function isResult(value: unknown): boolean {
 function innermostCause(error: unknown): unknown {
   const seen = new Set<unknown>();
   let innermost = error;
-  while (innermost instanceof Error && innermost.cause instanceof Error && !seen.has(innermost)) {
+  while (isError(innermost) && isError(innermost.cause) && !seen.has(innermost)) {
     seen.add(innermost);
     innermost = innermost.cause;
   }

@@ -1,3 +1,4 @@
+import { hasCode } from "../contract/caught-error.ts";
 import type { SessionClient } from "../contract/clients.ts";
 import {
   aboutKey,
@@ -341,5 +342,5 @@ class ClientLock implements Grant {
 }
 
 function isOfFailedTransaction(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === hasFailed;
+  return hasCode(error, hasFailed);
 }
