@@ -356,6 +356,15 @@ test.each([
   }
 });
 
+test.each([
+  ["mikro-orm", "MikroORM 7's `em.transactional(…)`"],
+  ["sequelize", "Sequelize 6's `sequelize.transaction(…)`"],
+] as const)("an adapter for one major version of %s names that version", async (name, wants) => {
+  const orm = await (await programOf<{ open: Open }>(name)).open(databaseUrl());
+  expect(orm.mistakes["undefined"]).toThrow(wants);
+  await orm.end();
+});
+
 test("what Prisma says about the end of its transaction is the cause", async () => {
   const prisma = await (await programOf<{ open: Open }>("prisma")).open(databaseUrl());
   try {
