@@ -3,7 +3,7 @@ import { dirname, join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Child } from "../support/child.ts";
-import { connect, databaseUrl, onServer } from "../support/database.ts";
+import { advisoryLocks, connect, databaseUrl, onServer } from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { createLocker } from "../support/locker.ts";
@@ -92,6 +92,26 @@ describe.each(["fastify", "express"])("%s", (page) => {
     expect(refused.headers.get("retry-after")).toBe("1");
     await refused.text();
     await stop(child);
+  });
+
+  test("a client that goes away while it waits leaves no waiter, and no error on the screen", async () => {
+    const port = await freePort();
+    await using child = start(`${page}/server.js`, { PORT: String(port), NODE_ENV: "production" });
+    const pay = (id: number, signal?: AbortSignal) =>
+      fetch(`http://localhost:${port}/invoices/${id}/pay`, { method: "POST", ...(signal && { signal }) });
+    await until(() => pay(1).catch(() => undefined), { deadline: 15_000 });
+    await using locker = createLocker();
+    await using _ = await locker.acquire("invoice:3", { autoRefresh: true });
+    const waits = async () => (await advisoryLocks()).some(({ granted }) => !granted);
+    const leaving = new AbortController();
+    const gone = pay(3, leaving.signal).catch(() => "gone");
+    await until(waits);
+    leaving.abort();
+    expect(await gone).toBe("gone");
+    await until(async () => !(await waits()));
+    expect((await pay(1)).status).toBe(200);
+    await stop(child);
+    expect(child.stderr).toBe("");
   });
 });
 
