@@ -39,6 +39,14 @@ const sql: Check = (got, path) => {
   return wholeFrom1(max, `${path}.options.max`);
 };
 
+const aPool = "a node-postgres Pool (or give `database`, `connectionString` or `sql`)";
+
+/** Says what else there is, because somebody may give a connection string or postgres.js's `sql` as the `pool`. */
+const pool: Check = (got, path) => {
+  const fault = poolCheck(got, path);
+  return fault?.path === path ? { ...fault, wants: aPool } : fault;
+};
+
 const shared = {
   namespace: optional(is(int32Range, isInt32)),
   ttlEnforcement: optional(oneOf("client", "server")),
@@ -59,7 +67,7 @@ const shared = {
 
 const postgresLockerOptions = exactly("an object", {
   ...shared,
-  pool: optional(poolCheck),
+  pool: optional(pool),
   database: optional(
     exactly("an object { write, read } of node-postgres Pools", {
       write: poolCheck,
@@ -108,18 +116,16 @@ export function checkPostgresLockerOptions(options: unknown): PostgresLockerOpti
     throw new InvalidConfigError({
       field: meant,
       got: undefined,
-      wants:
-        meant === "pool"
-          ? "a node-postgres Pool (or give `database`, `connectionString` or `sql`)"
-          : "given, and not undefined",
+      wants: meant === "pool" ? aPool : "given, and not undefined",
     });
   }
   const second = given[1];
   if (second !== undefined) {
     throw new InvalidConfigError({
       field: second,
-      got: "given",
-      wants: `absent where \`${given[0]}\` is given`,
+      got: taken[second],
+      wants: `absent if \`${given[0]}\` is given`,
+      secret: true,
     });
   }
   return taken;

@@ -49,7 +49,7 @@ export function assertTransactionOptions(options: unknown): TransactionOptions {
   const checked: TransactionOptions = assertAcquireOptions(options, transactionOptions);
   const { client } = checked;
   if (client !== undefined && typeof client?.query !== "function") {
-    const wants = "a client with a method `query`, such as one of node-postgres";
+    const wants = "a client with a method `query`, of node-postgres or made by `pg-locker/orm`";
     throw new InvalidConfigError({ field: "client", got: client, wants });
   }
   return checked;

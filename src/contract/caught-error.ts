@@ -1,8 +1,20 @@
+import { isNativeError } from "node:util/types";
+
 // A `catch` may get any value. These functions make an error, a sentence or a code of it.
+
+/** Whether a value is an error, even one of another realm: under jest, an error of Node.js is no instance of the tests' class `Error`. */
+export function isError(value: unknown): value is Error {
+  return value instanceof Error || isNativeError(value);
+}
+
+/** Whether a value is an error that consists of others, even one of another realm. */
+export function isAggregateError(value: unknown): value is AggregateError {
+  return isError(value) && value.name === "AggregateError" && "errors" in value;
+}
 
 /** The thrown value itself if it is an error, otherwise an error whose `cause` it is. */
 export function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(sentenceOf(thrown), { cause: thrown });
+  return isError(thrown) ? thrown : new Error(sentenceOf(thrown), { cause: thrown });
 }
 
 /**
@@ -10,10 +22,9 @@ export function toError(thrown: unknown): Error {
  * the connection, the driver throws an AggregateError without a message: the messages of its errors are used.
  */
 export function sentenceOf(thrown: unknown): string {
-  if (thrown instanceof AggregateError && thrown.message === "")
-    return thrown.errors.map(sentenceOf).join("; ");
+  if (isAggregateError(thrown) && thrown.message === "") return thrown.errors.map(sentenceOf).join("; ");
   try {
-    return thrown instanceof Error ? String(thrown.message) : String(thrown);
+    return isError(thrown) ? String(thrown.message) : String(thrown);
   } catch {
     return "something that has no text";
   }
@@ -21,7 +32,7 @@ export function sentenceOf(thrown: unknown): string {
 
 /** The code of an error: the system's (`"ENOENT"`), the server's SQLSTATE or this library's own. `undefined` if it has none or it is a number. */
 export function codeOf(thrown: unknown): string | undefined {
-  if (!(thrown instanceof Error) || !("code" in thrown)) return undefined;
+  if (!isError(thrown) || !("code" in thrown)) return undefined;
   return typeof thrown.code === "string" ? thrown.code : undefined;
 }
 

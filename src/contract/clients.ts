@@ -5,7 +5,7 @@ import type { AcquireOptions, Duration } from "./locker.ts";
  * another library's transaction.
  *
  * The locker only calls `query(text, values)`. The values are strings and nulls for the parameters `$1`, `$2` and so on; the locker
- * reads the first row, by column name, and each column is of type text.
+ * reads the first row, whose only column is of type text.
  */
 export interface TransactionClient {
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;

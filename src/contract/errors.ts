@@ -1,4 +1,4 @@
-import { codeOf, sentenceOf } from "./caught-error.ts";
+import { codeOf, isError, sentenceOf } from "./caught-error.ts";
 import { brand, isOfClass } from "./error-brand.ts";
 import {
   type NotAcquiredFacts,
@@ -290,13 +290,13 @@ function causeOf(facts: { cause?: unknown }): ErrorOptions | undefined {
 
 /** Removes `input` from the error for an invalid connection string: it holds the string, with its password. The code stays. */
 function withoutSecrets(cause: unknown): unknown {
-  if (!(cause instanceof Error && "input" in cause)) return cause;
+  if (!(isError(cause) && "input" in cause)) return cause;
   const shown = new Error(cause.message);
   return "code" in cause ? Object.assign(shown, { code: cause.code }) : shown;
 }
 
 function sqlStateOf(cause: unknown): string | undefined {
   const code = codeOf(cause);
-  // A code of Node.js, such as ECONNREFUSED, is longer than a SQLSTATE.
-  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+  // A SQLSTATE has five characters, one of them a digit; a code of the system, such as EPIPE or ECONNREFUSED, has none.
+  return code !== undefined && /^(?=.*\d)[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }

@@ -14,15 +14,25 @@ export function show(value: unknown): string {
       return "a function";
     case "object":
       if (value === null) return "`null`";
-      return Array.isArray(value) ? "an array" : "an object";
+      return Array.isArray(value) ? "an array" : `an object${ofClass(value)}`;
     default:
       return `\`${String(value)}\``;
   }
 }
 
+/** The class of an object, if it has one with a name that tells something: libraries shorten theirs to a letter or two. */
+function ofClass(value: object): string {
+  try {
+    const { name } = value.constructor;
+    return name !== "Object" && /^[A-Z]\w{2,39}$/.test(name) ? ` (${name})` : "";
+  } catch {
+    return "";
+  }
+}
+
 /** What an error message shows in place of a text that may be or contain a password. */
 export function conceal(text: string): string {
-  return `a string of ${text.length} characters`;
+  return `a string of ${text.length} ${text.length === 1 ? "character" : "characters"}`;
 }
 
 /** Quotes a key for an error message; a long one is cut. */

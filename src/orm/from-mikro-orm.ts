@@ -26,7 +26,7 @@ export function fromMikroOrm(transaction: MikroOrmEntityManager): TransactionCli
   if (!hasMethods(context, "executeQuery", "withoutPlugins")) {
     throw notTransaction(
       transaction,
-      "the entity manager that MikroORM's `em.transactional(…)` hands to its function",
+      "the entity manager that MikroORM 7's `em.transactional(…)` hands to its function",
     );
   }
   // MikroORM 7 is built on Kysely, so the context is a Kysely transaction.

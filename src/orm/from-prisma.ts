@@ -33,5 +33,14 @@ export function fromPrisma(transaction: PrismaTransaction): TransactionClient {
     run: (text, values) => transaction.$queryRawUnsafe(text, ...values),
     // P2028: a transaction API error (https://www.prisma.io/docs/orm/reference/error-reference#p2028).
     hadEnded: (error) => hasCode(error, "P2028"),
+    driversOwn,
   });
+}
+
+/** Prisma gives its own code to whatever fails in a query, and keeps the server's answer inside its driver adapter's error. */
+function driversOwn(error: unknown): unknown {
+  const { meta } = error as { meta?: { driverAdapterError?: { cause?: Record<string, unknown> } } };
+  const { originalCode, originalMessage } = meta?.driverAdapterError?.cause ?? {};
+  if (typeof originalCode !== "string") return error;
+  return Object.assign(new Error(String(originalMessage), { cause: error }), { code: originalCode });
 }

@@ -33,7 +33,7 @@ export function fromSequelize(transaction: SequelizeTransaction): TransactionCli
   if (!hasMethods(transaction, "afterCommit") || !hasMethods(connection, "query")) {
     throw notTransaction(
       transaction,
-      "the transaction that Sequelize's `sequelize.transaction(…)` hands to its function",
+      "the transaction that Sequelize 6's `sequelize.transaction(…)` hands to its function",
     );
   }
   return transactionClient(transaction, {

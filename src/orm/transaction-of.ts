@@ -1,3 +1,4 @@
+import { isError } from "../contract/caught-error.ts";
 import type { TransactionClient } from "../contract/clients.ts";
 import { InvalidConfigError } from "../contract/errors.ts";
 
@@ -9,6 +10,8 @@ export interface TransactionOf {
   isOpen?(): boolean;
   /** Whether a statement failed because the transaction had ended. Without it, {@link isOpen} decides. */
   hadEnded?(error: unknown): boolean | Promise<boolean>;
+  /** The driver's own error, with the SQLSTATE as its `code`, in an error of the ORM. Without it, that is the innermost `cause`. */
+  driversOwn?(error: unknown): unknown;
 }
 
 /** One client for each transaction, so that simultaneous calls on a transaction queue on the same client. */
@@ -30,8 +33,8 @@ export function transactionClient(transaction: object, how: TransactionOf): Tran
         return { rows: rowsOf(await how.run(text, values)) };
       } catch (error) {
         const hadEnded = how.hadEnded === undefined ? how.isOpen?.() === false : await how.hadEnded(error);
-        if (hadEnded) throw ended();
-        throw driversOwn(error);
+        if (hadEnded) throw ended(error);
+        throw (how.driversOwn ?? innermostCause)(error);
       }
     },
   };
@@ -44,11 +47,13 @@ export function notTransaction(got: unknown, wants: string): InvalidConfigError 
   return new InvalidConfigError({ field: "transaction", got, wants });
 }
 
-function ended(): InvalidConfigError {
+/** `cause`: what the ORM says about it, such as that its own time-out has ended the transaction. */
+function ended(cause?: unknown): InvalidConfigError {
   return new InvalidConfigError({
     field: "transaction",
     got: {},
     wants: "one that stays open while `withTransaction` runs (it has been committed or rolled back)",
+    cause,
   });
 }
 
@@ -58,15 +63,30 @@ export function hasMethods(value: unknown, ...methods: string[]): value is objec
   return methods.every((name) => typeof (value as Record<string, unknown>)[name] === "function");
 }
 
-/** The rows of a result: node-postgres returns them in an object, postgres.js and Prisma return an array. */
+/**
+ * The rows of a result: node-postgres returns them in an object, postgres.js and Prisma return an array. If the text was of several
+ * statements, the drivers return an array of results, of which the last counts.
+ */
 function rowsOf(result: unknown): Record<string, unknown>[] {
-  const rows = Array.isArray(result) ? result : (result as { rows: unknown[] }).rows;
-  return rows as Record<string, unknown>[];
+  if (!Array.isArray(result)) return (result as { rows: Record<string, unknown>[] }).rows;
+  const last: unknown = result.at(-1);
+  return Array.isArray(last) || isResult(last) ? rowsOf(last) : result;
+}
+
+/** Whether a value is a result of node-postgres, not a row. */
+function isResult(value: unknown): boolean {
+  return (
+    typeof value === "object" && value !== null && "rows" in value && "fields" in value && "command" in value
+  );
 }
 
 /** The innermost error, which has the SQLSTATE: Drizzle wraps the driver's error as `cause`. */
-function driversOwn(error: unknown): unknown {
+function innermostCause(error: unknown): unknown {
+  const seen = new Set<unknown>();
   let innermost = error;
-  while (innermost instanceof Error && innermost.cause instanceof Error) innermost = innermost.cause;
+  while (isError(innermost) && isError(innermost.cause) && !seen.has(innermost)) {
+    seen.add(innermost);
+    innermost = innermost.cause;
+  }
   return innermost;
 }

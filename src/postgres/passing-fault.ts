@@ -1,4 +1,4 @@
-import { codeOf } from "../contract/caught-error.ts";
+import { codeOf, isAggregateError, isError } from "../contract/caught-error.ts";
 import {
   CircuitOpenError,
   DatabaseError,
@@ -59,10 +59,10 @@ export function isPassing(error: unknown, hasConnected: boolean): boolean {
 }
 
 function isPassingCause(cause: unknown, hasConnected: boolean): boolean {
-  if (cause instanceof AggregateError) {
+  if (isAggregateError(cause)) {
     return cause.errors.length > 0 && cause.errors.every((each) => isPassingCause(each, hasConnected));
   }
-  if (!(cause instanceof Error)) return false;
+  if (!isError(cause)) return false;
   const code = codeOf(cause);
   if (code !== undefined && code !== "") {
     return passingStates.test(code) || passingCodes.has(code) || (hasConnected && absentCodes.has(code));

@@ -1,5 +1,6 @@
 import { EventEmitter } from "node:events";
 import type { Socket } from "node:net";
+import { isError } from "../contract/caught-error.ts";
 import { within } from "../runtime/clock.ts";
 import { type OwnClient, type Query, query, type Result } from "./driver.ts";
 import {
@@ -328,5 +329,5 @@ function withoutRaw(from: ((row: unknown) => unknown) | undefined): typeof from 
 }
 
 function isOfServer(error: unknown): boolean {
-  return error instanceof Error && "severity" in error;
+  return isError(error) && "severity" in error;
 }

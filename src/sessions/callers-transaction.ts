@@ -73,7 +73,7 @@ export function untilSettled(client: object, isWithin: boolean): Promise<void> {
 }
 
 /**
- * A caller's transaction. Its client needs only `query(text, values)` that returns rows by column name, so that a transaction of any
+ * A caller's transaction. Its client needs only `query(text, values)` that returns rows as objects, so that a transaction of any
  * library can be adapted. The lock is taken between a savepoint and its release.
  *
  *     new ── begin ──▶ begun ── keep ──▶ kept ── commit, undo ──▶ a look, and its settings are as they were

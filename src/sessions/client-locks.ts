@@ -1,4 +1,5 @@
 import { setImmediate } from "node:timers";
+import { hasCode } from "../contract/caught-error.ts";
 import type { SessionClient } from "../contract/clients.ts";
 import {
   aboutKey,
@@ -342,5 +343,5 @@ class ClientLock implements Grant {
 }
 
 function isOfFailedTransaction(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === hasFailed;
+  return hasCode(error, hasFailed);
 }

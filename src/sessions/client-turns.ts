@@ -49,18 +49,23 @@ export async function waitOn(
 }
 
 /**
- * The answer of a row of a caller's client: a text, unless the library has read it as JSON by itself.
+ * The answer of a row of a caller's client: a text, unless the library has read it as JSON by itself. It is in the column `answer`, or in
+ * the only one if the library renames columns.
  *
  * @throws {InvalidConfigError} there is none
  */
 export function answerOf<T>(client: unknown, result: unknown): T {
   const { rows } = (result ?? {}) as { rows?: unknown };
   const [row] = Array.isArray(rows) ? rows : [];
-  const { answer } = (row ?? {}) as { answer?: unknown };
+  const { answer = onlyOne(Object.values(row ?? {})) } = (row ?? {}) as { answer?: unknown };
   const read = typeof answer === "string" ? parsed(answer) : answer;
-  if (typeof read === "object" && read !== null) return read as T;
-  const wants = "a client whose `query` resolves with `{ rows }`";
+  if (typeof read === "object" && read !== null && Object.keys(read).length > 0) return read as T;
+  const wants = "a client whose `query` resolves with `{ rows }`, as one made by `pg-locker/orm`";
   throw new InvalidConfigError({ field: "client", got: client, wants });
+}
+
+function onlyOne(values: readonly unknown[]): unknown {
+  return values.length === 1 ? values[0] : undefined;
 }
 
 function parsed(answer: string): unknown {

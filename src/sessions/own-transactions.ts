@@ -1,5 +1,6 @@
 import { toError } from "../contract/caught-error.ts";
-import type { Pool } from "../postgres/driver.ts";
+import { connectBeside } from "../postgres/beside.ts";
+import { canConnectBeside, hasRoom, type Pool } from "../postgres/driver.ts";
 import { reserveSession } from "../postgres/reservation.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
 import { cancelWaiter } from "../postgres/sql-transaction.ts";
@@ -63,18 +64,27 @@ export class OwnTransactions {
 
   /** Cancels the wait of the backend `pid` for the lock `id`, for a client whose driver can't. Never rejects. */
   async cancelWait(pid: number, id: bigint): Promise<void> {
-    const session = await reserveSession(this.#from.pool, { wait: cancelReservation }).catch(() => undefined);
-    if (!(session instanceof Session)) return;
-    try {
-      await session.run(
-        "Cancelling a wait",
-        cancelWaiter,
-        [pid.toString(), id.toString()],
-        statementDeadline,
-      );
-    } catch (error) {
-      session.destroy(toError(error));
+    const { pool } = this.#from;
+    const doing = "Cancelling a wait";
+    const run = async (session: Session): Promise<void> => {
+      try {
+        await session.run(doing, cancelWaiter, [pid.toString(), id.toString()], statementDeadline);
+      } catch (error) {
+        session.destroy(toError(error));
+      }
+    };
+    // The caller's transaction may be on the last connection of the pool.
+    if (!hasRoom(pool) && canConnectBeside(pool)) {
+      const milliseconds = cancelReservation;
+      const own = await connectBeside(pool, { doing, milliseconds }).catch(() => undefined);
+      if (own === undefined) return;
+      await run(own.session);
+      await own.end();
+      return;
     }
+    const session = await reserveSession(pool, { wait: cancelReservation }).catch(() => undefined);
+    if (!(session instanceof Session)) return;
+    await run(session);
     session.return();
   }
 

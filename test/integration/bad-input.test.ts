@@ -263,19 +263,19 @@ const rows: Row[] = [
     "a pool that is none",
     made({ pool: {} }),
     InvalidConfigError,
-    "Expected `pool` to be a node-postgres Pool, got an object",
+    "Expected `pool` to be a node-postgres Pool (or give `database`, `connectionString` or `sql`), got an object",
   ],
   [
     "a pool and a connection string",
     made({ pool, connectionString: databaseUrl() }),
     InvalidConfigError,
-    /^Expected `connectionString` to be absent where `pool` is given/,
+    /^Expected `connectionString` to be absent if `pool` is given/,
   ],
   [
     "a pool and a database",
     made({ pool, database: { write: pool } }),
     InvalidConfigError,
-    /^Expected `database` to be absent where `pool` is given/,
+    /^Expected `database` to be absent if `pool` is given/,
   ],
   [
     "an unknown option of a locker",

@@ -91,6 +91,26 @@ describe("old and new side by side", () => {
   );
 });
 
+test("verrou: after the TTL, a release is refused only once somebody else has the lock", async () => {
+  const script = `
+    import { setTimeout as delay } from "node:timers/promises";
+    import { Verrou } from "@verrou/core";
+    import { knexStore } from "@verrou/core/drivers/knex";
+    import createKnex from "knex";
+    const knex = createKnex({ client: "pg", connection: process.env.DATABASE_URL });
+    const verrou = new Verrou({ default: "db", stores: { db: { driver: knexStore({ connection: knex }) } } });
+    const late = (ttl, meanwhile) =>
+      verrou.createLock(process.env.KEY, ttl).run(async () => { await delay(100); await meanwhile(); return "done"; });
+    console.log(await late("10ms", () => {}));
+    const other = verrou.createLock(process.env.KEY, "1m");
+    console.log(await late("10ms", () => other.acquire()).catch(({ code }) => code));
+    await other.release();
+    await knex.destroy();`;
+  const env = { DATABASE_URL: databaseUrl(), KEY: uniqueKey() };
+  const { stdout } = await installed.node(["--input-type=module", "--eval", script], env);
+  expect(stdout).toBe("[ true, 'done' ]\nE_LOCK_NOT_OWNED\n");
+});
+
 async function startRedis(): Promise<AsyncDisposable & { url: string }> {
   const folder = await mkdtemp(join(tmpdir(), "pg-locker-redis-"));
   const port = await freePort();

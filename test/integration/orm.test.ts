@@ -5,7 +5,14 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type * as PgLocker from "../../src/index.ts";
 import type { TransactionClient } from "../../src/index.ts";
 import type { OpenTransaction, Orm } from "../packages/orm/orm.ts";
-import { advisoryLocks, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
+import {
+  advisoryLocks,
+  createPool,
+  databaseUrl,
+  holdersOf,
+  terminateHolder,
+  uniqueKey,
+} from "../support/database.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { type Snippet, snippetsOf } from "../support/snippets.ts";
 import { until } from "../support/until.ts";
@@ -233,6 +240,48 @@ describe.each(orms)("withTransaction in a transaction of %s (%s)", (name, opener
     }
   });
 
+  // With or without a lock: a statement of postgres.js after the end of its session ends the process, and MikroORM never closes.
+  test.skipIf(name === "postgres-js" || opener === "openOnPostgresJs" || name === "mikro-orm")(
+    "a session that ends takes the lock with it, but not the process",
+    async () => {
+      const { locker, elsewhere, key } = lockers();
+      await using _ = locker;
+      await using __ = elsewhere;
+      const failing = orm.transaction(({ client, write }) =>
+        locker.withTransaction(
+          key,
+          async () => {
+            await terminateHolder(lockId(0, key));
+            await (await elsewhere.acquire(key, { wait: "15s" })).release();
+            await write("one");
+          },
+          { client },
+        ),
+      );
+      await expect(failing).rejects.toThrow();
+      expect(await written()).toEqual([]);
+      await orm.transaction(async ({ write }) => void (await write("the next")));
+      expect(await written()).toEqual(["the next"]);
+    },
+  );
+
+  test("a statement that fails has the server's code, and the end of the lock is told", async () => {
+    const { locker, key } = lockers();
+    await using _ = locker;
+    let told: unknown;
+    const running = orm.transaction(async ({ client }) => {
+      const failing = () =>
+        expect(client.query("select 1 / 0")).rejects.toMatchObject({
+          code: "22012",
+          message: "division by zero",
+        });
+      told = await locker.withTransaction(key, failing, { client }).catch((error: unknown) => error);
+    });
+    await running.catch(() => {}); // Some ORMs can't commit it.
+    expect(told).toMatchObject({ code: "DATABASE_ERROR" });
+    expect(String(told)).toContain("a statement of the transaction had failed, which ended the lock");
+  });
+
   test("a transaction that has ended is refused, and nothing is run", async () => {
     const { locker, key } = lockers();
     await using _ = locker;
@@ -286,6 +335,50 @@ describe("an ORM on the client of the locker's own transaction", () => {
       "the function had ended the transaction itself, and so the lock",
     );
   });
+});
+
+test.each([
+  ["knex", "open"],
+  ["postgres-js", "open"],
+  ["drizzle", "open"],
+  ["drizzle", "openOnPostgresJs"],
+  ["typeorm", "open"],
+  ["sequelize", "open"],
+] as const)("several statements in one text return the last one's rows: %s (%s)", async (name, opener) => {
+  const orm = await ((await programOf<Record<string, Open>>(name))[opener] as Open)(databaseUrl());
+  try {
+    await orm.transaction(async ({ client }) => {
+      const { rows } = await client.query("select 1 as one; select 2 as two");
+      expect(rows.map((row) => Object.values(row))).toEqual([[2]]);
+    });
+  } finally {
+    await orm.end();
+  }
+});
+
+test.each([
+  ["mikro-orm", "MikroORM 7's `em.transactional(…)`"],
+  ["sequelize", "Sequelize 6's `sequelize.transaction(…)`"],
+] as const)("an adapter for one major version of %s names that version", async (name, wants) => {
+  const orm = await (await programOf<{ open: Open }>(name)).open(databaseUrl());
+  expect(orm.mistakes["undefined"]).toThrow(wants);
+  await orm.end();
+});
+
+test("what Prisma says about the end of its transaction is the cause", async () => {
+  const prisma = await (await programOf<{ open: Open }>("prisma")).open(databaseUrl());
+  try {
+    let ended: TransactionClient | undefined;
+    await prisma.transaction(async ({ client }) => {
+      ended = client;
+    });
+    await expect(ended?.query("select 1")).rejects.toMatchObject({
+      code: "INVALID_CONFIG",
+      cause: { code: "P2028" },
+    });
+  } finally {
+    await prisma.end();
+  }
 });
 
 test("the page's own lines run as they are printed", async () => {

@@ -308,7 +308,7 @@ describe("what is not the `sql` of postgres.js", () => {
   test("beside another way to the database is refused, and so is a wrong `max`", () => {
     const sql = sqlOf();
     expect(() => new PostgresLocker({ sql, connectionString: "postgres://h/d" })).toThrow(
-      "Expected `sql` to be absent where `connectionString` is given",
+      "Expected `sql` to be absent if `connectionString` is given",
     );
     expect(() => new PostgresLocker({ sql: sqlOf({ max: "3" as unknown as number }) })).toThrow(
       expect.objectContaining({ field: "sql.options.max" }),

@@ -3,7 +3,7 @@ import { dirname, join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Child } from "../support/child.ts";
-import { connect, databaseUrl, onServer } from "../support/database.ts";
+import { advisoryLocks, connect, databaseUrl, onServer } from "../support/database.ts";
 import { freePort } from "../support/free-port.ts";
 import { InstalledPackage } from "../support/installed-package.ts";
 import { createLocker } from "../support/locker.ts";
@@ -93,6 +93,26 @@ describe.each(["fastify", "express"])("%s", (page) => {
     await refused.text();
     await stop(child);
   });
+
+  test("a client that leaves while it waits leaves no waiter, and prints no error", async () => {
+    const port = await freePort();
+    await using child = start(`${page}/server.js`, { PORT: String(port), NODE_ENV: "production" });
+    const pay = (id: number, signal?: AbortSignal) =>
+      fetch(`http://localhost:${port}/invoices/${id}/pay`, { method: "POST", ...(signal && { signal }) });
+    await until(() => pay(1).catch(() => undefined), { deadline: 15_000 });
+    await using locker = createLocker();
+    await using _ = await locker.acquire("invoice:3", { autoRefresh: true });
+    const waits = async () => (await advisoryLocks()).some(({ granted }) => !granted);
+    const leaving = new AbortController();
+    const gone = pay(3, leaving.signal).catch(() => "gone");
+    await until(waits);
+    leaving.abort();
+    expect(await gone).toBe("gone");
+    await until(async () => !(await waits()));
+    expect((await pay(1)).status).toBe(200);
+    await stop(child);
+    expect(child.stderr).toBe("");
+  });
 });
 
 test("Next.js: a module that is evaluated again has the same locker", async () => {
@@ -109,10 +129,17 @@ test("Next.js: a module that is evaluated again has the same locker", async () =
   expect(await evaluate("nextjs", lines)).toBe("true true 200 423");
 });
 
-test("cron: each tick is done once by two replicas, with its work", async () => {
+/** Connects to a database that has the tables of docs/recipes/cron.md, which are empty. */
+async function withCronTables(): ReturnType<typeof connect> {
   const client = await connect();
+  await client.query("drop table if exists cron_runs, reports");
   await client.query("create table cron_runs (job text, tick timestamptz, primary key (job, tick))");
   await client.query("create table reports (tick timestamptz)");
+  return client;
+}
+
+test("cron: each tick is done once by two replicas, with its work", async () => {
+  const client = await withCronTables();
   const ticks = async () => (await client.query("select tick from reports order by tick")).rows;
   await using one = start("cron/cron.js", { SCHEDULE: "* * * * * *" });
   await using two = start("cron/cron.js", { SCHEDULE: "* * * * * *" });
@@ -122,6 +149,23 @@ test("cron: each tick is done once by two replicas, with its work", async () => 
   expect(done).toEqual([...new Set(done)]);
   expect(await client.query("select from cron_runs")).toMatchObject({ rowCount: done.length });
   expect(one.stderr + two.stderr).toBe("");
+});
+
+test("cron: a run that begins late has the tick of the schedule", async () => {
+  const client = await withCronTables();
+  // Blocks the event loop from shortly before each tick of the schedule until 1.2 s after it.
+  const busy = `
+    const at = () => Date.now() % 3000;
+    setInterval(() => { if (at() > 2500) while (at() > 2500 || at() < 1200); }, 10).unref();`;
+  await using late = start("cron/cron.js", {
+    SCHEDULE: "*/3 * * * * *",
+    NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(busy)}`,
+  });
+  const ticks = async () =>
+    (await client.query("select extract(epoch from tick)::int % 3 as late from reports")).rows;
+  await until(async () => (await ticks()).length > 0, { deadline: 15_000 });
+  await stop(late);
+  expect(await ticks()).toEqual((await ticks()).map(() => ({ late: 0 })));
 });
 
 test("migration: one of three replicas migrates, and the others find nothing to do", async () => {

@@ -18,6 +18,7 @@ import {
 } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { PgBouncer } from "../support/pgbouncer.ts";
+import { ServerLog } from "../support/server-log.ts";
 import { startServer } from "../support/start-server.ts";
 import { until } from "../support/until.ts";
 import { emptyWrittenTable, write, written } from "../support/written-table.ts";
@@ -169,6 +170,30 @@ describe.each(ways)("a wait in %s", (_, make) => {
     await client?.query("commit");
     if (client !== undefined) expect(await written()).toEqual(["before"]);
   });
+});
+
+test("an abort cancels the wait of another library's client, though the pool is full", async () => {
+  await using server = await startServer({ settings: { log_statement: "all" } });
+  const holder = await connect({ connectionString: server.url });
+  const pool = createPool({ connectionString: server.url, max: 1 });
+  await using locker = createLocker({ pool });
+  const key = uniqueKey();
+  await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
+  const client = await pool.connect();
+  await client.query("begin");
+  const log = new ServerLog(server);
+  await log.mark();
+  const aborting = new AbortController();
+  const options = { client: adapter(client), wait: true, signal: aborting.signal } as const;
+  const aborted = locker.withTransaction(key, never, options);
+  aborted.catch(() => {});
+  await until(async () => (await holder.query("select from pg_locks where not granted")).rowCount === 1);
+  aborting.abort(new Error("left"));
+  await expect(aborted).rejects.toThrow("left");
+  const texts = (await log.entries()).map(({ text }) => text);
+  expect(texts).toContainEqual(expect.stringContaining("pg_cancel_backend"));
+  await client.query("rollback");
+  client.release();
 });
 
 test("a wait leaves no line in the server's log, however it ends", async () => {
@@ -406,8 +431,8 @@ test.each<readonly [string, unknown]>([
   ["a `query` that is no function", { query: "select 1" }],
   ["a `query` that returns nothing", { query: async () => undefined }],
   ["a `query` that returns an array of rows", { query: async () => [{ answer: "{}" }] }],
-  ["rows without the column", { query: async () => ({ rows: [{ other: "{}" }] }) }],
-  ["rows as arrays", { query: async () => ({ rows: [["{}"]] }) }],
+  ["rows of other columns", { query: async () => ({ rows: [{ one: '{"held":true}', two: 2 }] }) }],
+  ["an answer without members", { query: async () => ({ rows: [{ answer: "{}" }] }) }],
   ["a value that is no JSON", { query: async () => ({ rows: [{ answer: "yes" }] }) }],
   ["null", null],
   ["a string", "postgres://user:secret@host/db"],

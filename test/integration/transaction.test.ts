@@ -271,7 +271,7 @@ describe("withTransaction on a client of the caller's", () => {
     await expect(locker.withTransaction(uniqueKey(), () => {}, { client: pool })).rejects.toThrow("`client`");
     const nothing = { client: {} } as unknown as { client: pg.Client };
     await expect(locker.withTransaction(uniqueKey(), () => {}, nothing)).rejects.toThrow(
-      "Expected `client` to be a client with a method `query`, such as one of node-postgres, got an object",
+      "Expected `client` to be a client with a method `query`, of node-postgres or made by `pg-locker/orm`, got an object",
     );
     expect(await advisoryLocks()).toEqual([]);
   });

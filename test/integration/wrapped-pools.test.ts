@@ -1,6 +1,6 @@
 import pg from "pg";
 import { afterEach, describe, expect, test } from "vitest";
-import { DatabaseError, lockId } from "../../src/index.ts";
+import { DatabaseError, listLocks, lockId } from "../../src/index.ts";
 import { advisoryLocks, databaseUrl, holdersOf, terminateHolder, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
@@ -286,13 +286,24 @@ test("a client that can't be given back is a DatabaseError", async () => {
   await expect(failed).rejects.toThrow("the pool's `connect` gave a client that has no `release`");
 });
 
-test("a pool that does not say what its clients are is told so by ping", async () => {
-  const pool = create(pg.Pool, { max: 1 });
-  Object.assign(pool, { Client: undefined });
-  await using locker = createLocker({ pool, sessions: "dedicated" });
-  await expect(locker.ping()).rejects.toThrow(
-    "Ping failed: Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`",
-  );
+test("a pool without the class of its clients can lock, but neither ping nor inspect", async () => {
+  const pool = new Proxy(create(pg.Pool, { max: 2 }), {
+    get(wrapped, name) {
+      const value = name === "Client" ? undefined : (Reflect.get(wrapped, name) as unknown);
+      return typeof value === "function" ? value.bind(wrapped) : value;
+    },
+  });
+  await using locker = createLocker({ pool, sessions: "shared" });
+  const key = uniqueKey();
+  expect(await locker.withLock(key, () => "done")).toBe("done");
+  const wants =
+    "failed: Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`";
+  await expect(locker.ping()).rejects.toThrow(`Ping ${wants}`);
+  await expect(locker.inspect(key)).rejects.toThrow(wants);
+  await expect(listLocks(pool)).rejects.toThrow(wants);
+  await expect(locker.acquire(key, { fencing: true })).rejects.toThrow(wants);
+  await using dedicated = createLocker({ pool, sessions: "dedicated" });
+  expect(await dedicated.withLock(key, (lock) => typeof lock.fencingToken, { fencing: true })).toBe("bigint");
 });
 
 test("a connection that is promised after its caller gave up goes back", async () => {

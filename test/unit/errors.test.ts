@@ -225,7 +225,7 @@ describe("DatabaseError.sqlState", () => {
     expect(state("57P01")).toBe("57P01");
   });
 
-  test.each(["ECONNREFUSED", "57p01", 57001, undefined, ""])("is absent for %j", (code) => {
+  test.each(["ECONNREFUSED", "EPIPE", "57p01", 57001, undefined, ""])("is absent for %j", (code) => {
     expect(state(code)).toBeUndefined();
   });
 

@@ -53,6 +53,12 @@ const rules: readonly Rule[] = [
     breach: ["index.ts", 'export { a, b } from "./session.ts";'],
   },
   {
+    says: "the library asks isError() of caught-error.ts, which knows the errors of other realms",
+    binds: (room) => !/^(cli|testing)\//.test(room) && room !== "contract/caught-error",
+    finds: ({ code }) => all(code, /\binstanceof (Aggregate)?Error\b/g),
+    breach: ["session.ts", "thrown instanceof Error"],
+  },
+  {
     says: "a string union, never an enum",
     finds: ({ code }) => all(code, /^\s*(?:export |declare |const )*enum\s+\w+/gm),
     breach: ["session.ts", "export const enum State {}"],

@@ -1,3 +1,5 @@
+import { inspect } from "node:util";
+import { runInNewContext } from "node:vm";
 import { describe, expect, test } from "vitest";
 import {
   CircuitOpenError,
@@ -134,6 +136,25 @@ const faults: readonly (readonly [what: string, error: unknown, before: boolean,
   ["an error of somebody else's", new Error("theirs"), false, false],
   ["a string", "theirs", false, false],
 ];
+
+/** Under jest, the errors of Node.js are of another realm than the tests. */
+describe("an error of another realm", () => {
+  const refused = "Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })";
+
+  test.each([
+    ["an error", refused],
+    ["an AggregateError without a message", `new AggregateError([${refused}])`],
+  ])("is told like any other: %s", (_, made) => {
+    const error = of(runInNewContext(made));
+    expect(error.message).toBe("Taking the lock failed: connect ECONNREFUSED");
+    expect(isPassing(error, false)).toBe(true);
+  });
+
+  test("shows no password either", () => {
+    const made = "Object.assign(new Error('Invalid URL'), { code: 'ERR_INVALID_URL', input: 's3cret' })";
+    expect(inspect(of(runInNewContext(made)))).not.toContain("s3cret");
+  });
+});
 
 describe("what waiting can mend", () => {
   test.each(faults)("%s", (_, error, before, after) => {

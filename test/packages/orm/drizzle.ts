@@ -15,6 +15,7 @@ type PostgresJsTransaction = Parameters<Parameters<PostgresJsDatabase["transacti
 
 export function open(url: string): Orm {
   const pool = new pg.Pool({ connectionString: url });
+  pool.on("connect", (client) => client.on("error", () => {}));
   const db = drizzle({ client: pool });
   const opened = (tx: NodePgTransaction): OpenTransaction => ({
     client: fromDrizzle(tx),

@@ -15,8 +15,10 @@ interface Database {
 }
 
 function database(url: string): Kysely<Database> {
+  const pool = new pg.Pool({ connectionString: url });
+  pool.on("connect", (client) => client.on("error", () => {}));
   return new Kysely<Database>({
-    dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString: url }) }),
+    dialect: new PostgresDialect({ pool }),
     plugins: [new CamelCasePlugin()],
   });
 }

@@ -3,7 +3,7 @@ import postgres from "postgres";
 import type { OpenTransaction, Orm } from "./orm.ts";
 
 export function open(url: string): Orm {
-  const sql = postgres(url, { transform: postgres.camel, onnotice: () => {} });
+  const sql = postgres(url, { transform: postgres.pascal, onnotice: () => {} });
   const opened = (tx: postgres.TransactionSql): OpenTransaction => ({
     client: fromPostgresJs(tx),
     again: () => fromPostgresJs(tx),
