@@ -76,7 +76,11 @@ const shared = {
 export default defineConfig({
   test: {
     // Only here, because a project that inherits them runs them again, with a server of its own.
-    globalSetup: ["test/support/without-certificates.ts", "test/support/global-server.ts"],
+    globalSetup: [
+      "test/support/memory-folder.ts",
+      "test/support/without-certificates.ts",
+      "test/support/global-server.ts",
+    ],
     // More than there are cores: most of what a test file does is to wait, for a server, a process or the end of a TTL.
     maxWorkers: Math.min(8, Math.ceil(2.5 * availableParallelism())),
     projects: [

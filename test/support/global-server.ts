@@ -8,7 +8,6 @@ import { createDataDirectory } from "../../src/testing/postgres/data-directory.t
 import { PostgresServer } from "../../src/testing/postgres/postgres-server.ts";
 import { cleanUpAfterProcess, type StopWatching } from "../../src/testing/postgres/process-watchdog.ts";
 import { POSTGRES_PACKAGE_VERSIONS, type PostgresMajor } from "../../src/testing/postgres/versions.ts";
-import { keepFilesInMemory } from "./memory-folder.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
@@ -20,14 +19,12 @@ declare module "vitest" {
 }
 
 let server: PostgresServer | undefined;
-let memory: AsyncDisposable | undefined;
 let template: { readonly directory: string; readonly stopWatching: StopWatching } | undefined;
 
 /** Starts one PostgreSQL for the whole run: the major version in PG_MAJOR (18 by default); none if DATABASE_URL names a server. */
 export async function setup(project: TestProject): Promise<void> {
   const major = requestedMajor();
   const { DATABASE_URL } = process.env;
-  memory = await keepFilesInMemory();
   await makeTemplate(major);
   if (!DATABASE_URL) server = await PostgresServer.start({ major });
   project.provide("serverUrl", DATABASE_URL || (server?.url ?? ""));
@@ -36,11 +33,9 @@ export async function setup(project: TestProject): Promise<void> {
 
 export async function teardown(): Promise<void> {
   await server?.[Symbol.asyncDispose]();
-  if (template !== undefined) {
-    await rm(template.directory, { recursive: true, force: true });
-    template.stopWatching();
-  }
-  await memory?.[Symbol.asyncDispose]();
+  if (template === undefined) return;
+  await rm(template.directory, { recursive: true, force: true });
+  template.stopWatching();
 }
 
 /** Runs `initdb` once, for the hundred servers that tests start. */

@@ -29,7 +29,7 @@ rm -rf -- "$1"
  *
  * @returns what removes the folder again
  */
-export async function keepFilesInMemory(): Promise<AsyncDisposable | undefined> {
+export async function setup(): Promise<(() => Promise<void>) | undefined> {
   if (process.env["TMPDIR"] || !(await hasRoom("/dev/shm"))) return undefined;
   const folder = await mkdtemp("/dev/shm/pg-locker-").catch(() => undefined);
   if (folder === undefined) return undefined;
@@ -43,11 +43,9 @@ export async function keepFilesInMemory(): Promise<AsyncDisposable | undefined> 
   const program = join(folder, "program");
   await writeFile(program, "#!/bin/sh\n", { mode: 0o755 });
   if (spawnSync(program).status === 0) process.env["TMPDIR"] = folder;
-  return {
-    async [Symbol.asyncDispose]() {
-      await rm(folder, { recursive: true, force: true, maxRetries: 5 });
-      watchdog.kill("SIGKILL");
-    },
+  return async () => {
+    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+    watchdog.kill("SIGKILL");
   };
 }
 
