@@ -61,22 +61,33 @@ const shownPool: Plugin = {
   },
 };
 
-export default defineConfig({
+const shared = {
   // Node 20 parses no `await using`.
   oxc: { target: "es2022" },
   test: {
-    globalSetup: ["test/support/global-server.ts"],
     // Processes, not threads: a crash, a signal and a blocked event loop are those of one test file.
     pool: "forks",
-    // More than there are cores: most of what a test file does is to wait, for a server, a process or the end of a TTL.
-    maxWorkers: Math.min(8, 2 * availableParallelism()),
     // For a test that hangs, not for one that is slow on a busy machine: a server takes a second to start, or ten.
     testTimeout: 40_000,
     hookTimeout: 60_000,
+  },
+} as const;
+
+export default defineConfig({
+  test: {
+    // Only here, because a project that inherits them runs them again, with a server of its own.
+    globalSetup: [
+      "test/support/memory-folder.ts",
+      "test/support/without-certificates.ts",
+      "test/support/global-server.ts",
+    ],
+    // More than there are cores: most of what a test file does is to wait, for a server, a process or the end of a TTL.
+    maxWorkers: Math.min(8, Math.ceil(2.5 * availableParallelism())),
     projects: [
       {
-        extends: true,
+        ...shared,
         test: {
+          ...shared.test,
           name: "node-postgres",
           include: ["test/**/*.test.ts"],
           // These install what others make: `vitest.packages.config.ts`.
@@ -84,9 +95,10 @@ export default defineConfig({
         },
       },
       {
-        extends: true,
+        ...shared,
         plugins: [shownPool],
         test: {
+          ...shared.test,
           name: "postgres-js",
           include: overPostgresJs.map((name) => `test/integration/${name}.test.ts`),
           // What `createLocker` in test/support/locker.ts goes by.

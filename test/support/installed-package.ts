@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { inject } from "vitest";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -22,7 +23,7 @@ export class InstalledPackage implements AsyncDisposable {
     try {
       await cp(join(root, "test/packages", name), folder, { recursive: true });
       // On Windows, npm is a script.
-      const options = { cwd: folder, shell: process.platform === "win32" };
+      const options = { cwd: folder, shell: process.platform === "win32", env: environment() };
       await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"], options);
       await symlink(root, join(folder, "node_modules", "pg-locker"), "junction");
     } catch (error) {
@@ -57,4 +58,10 @@ export class InstalledPackage implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+/** The environment with the certificates of the network, if it needs some of its own. */
+function environment(): NodeJS.ProcessEnv {
+  const certificates = inject("extraCertificates");
+  return certificates ? { ...process.env, NODE_EXTRA_CA_CERTS: certificates } : process.env;
 }
