@@ -114,7 +114,7 @@ test("a lock that expires while another is refused doesn't hide the refusal", as
     debug(facts: object, message: string): void {
       if (message !== "acquire: held") return;
       // The first lock is granted by now, and expires before anybody can look at it.
-      if (refusals.length === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
+      if (refusals.length === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_100);
       refusals.push((facts as { key: string }).key);
     },
   };
@@ -123,7 +123,7 @@ test("a lock that expires while another is refused doesn't hide the refusal", as
   const [first, last] = keysInOrder();
   await using _held = await other.acquire(last);
   await (await locker.acquire(uniqueKey())).release();
-  await expect(locker.acquireAll([first, last], { ttl: 200 })).rejects.toMatchObject({
+  await expect(locker.acquireAll([first, last], { ttl: "1s" })).rejects.toMatchObject({
     name: "LockNotAcquiredError",
     key: last,
     reason: "held",

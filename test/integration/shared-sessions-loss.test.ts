@@ -24,15 +24,15 @@ import { until } from "../support/until.ts";
 // What happens to one lock of a session happens to no other, except for the end of their session, of which each holder hears.
 
 test.each([
-  ["a lock whose refresh has no answer in time is lost alone", false, LockLostError],
-  ["a lock that refreshes itself, and has no answer in time, expires alone", true, LockExpiredError],
-])("%s, and is freed as soon as the link is back", async (_, autoRefresh, reason) => {
+  ["a lock whose refresh has no answer in time is lost alone", false, 2_000, LockLostError],
+  ["a lock that refreshes itself, and has no answer in time, expires alone", true, 400, LockExpiredError],
+])("%s, and is freed as soon as the link is back", async (_, autoRefresh, ttl, reason) => {
   await using proxy = await TcpProxy.start(databaseUrl());
   await using locker = createLocker({
     pool: createPool({ connectionString: proxy.url }),
     sessions: "shared",
   });
-  const short = await locker.acquire(uniqueKey(), { ttl: 400, autoRefresh });
+  const short = await locker.acquire(uniqueKey(), { ttl, autoRefresh });
   const long = await locker.acquire(uniqueKey(), { ttl: "1m" });
   const { signal } = short;
   proxy.freeze();

@@ -91,17 +91,22 @@ describe.each(names)("a wait of %s", (name) => {
 test("a wait whose time passes ends in the server by itself, about then", async () => {
   await using held = await HeldByHand.on(server);
   await using waiter = locker();
-  const start = performance.now();
-  const waiting = waiter.acquire(held.key, { wait: "1100ms" }).catch((error: unknown) => error);
-  await server.waiters(held.id, 1);
-  await server.log.mark();
-  const error = await waiting;
-  expect(error).toBeInstanceOf(LockNotAcquiredError);
-  expect(error).toMatchObject({ reason: "wait-timeout" });
-  expect((error as Error).cause).toBeUndefined();
-  expect(performance.now() - start).toBeGreaterThan(1_080);
-  expect(performance.now() - start).toBeLessThan(2_600);
-  await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0, { deadline: 1_000 });
+  let begun = Number.POSITIVE_INFINITY;
+  // Of a wait that a busy machine begins late, more is left in the server when its time is up, and it is cancelled.
+  while (begun > 50) {
+    const start = performance.now();
+    const waiting = waiter.acquire(held.key, { wait: "1100ms" }).catch((error: unknown) => error);
+    await server.waiters(held.id, 1);
+    begun = performance.now() - start;
+    await server.log.mark();
+    const error = await waiting;
+    expect(error).toBeInstanceOf(LockNotAcquiredError);
+    expect(error).toMatchObject({ reason: "wait-timeout" });
+    expect((error as Error).cause).toBeUndefined();
+    expect(performance.now() - start).toBeGreaterThan(1_080);
+    expect(performance.now() - start).toBeLessThan(2_600);
+    await until(async () => (await server.pidsOf(held.id, "waiting")).length === 0, { deadline: 1_000 });
+  }
   // A cancellation, which takes a connection, might hit the statement after the wait.
   const logged = (await server.log.entries()).map(({ text }) => text);
   expect(logged.filter((text) => text.startsWith("connection received"))).toEqual([]);

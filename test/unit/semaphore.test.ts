@@ -50,7 +50,7 @@ test.each([
 test("a MemoryLocker has semaphores as well", async () => {
   await using locker = new MemoryLocker({ ttlEnforcement: "server" });
   const { acquire, tryAcquire, withPermit, tryWithPermit } = locker.semaphore("key", 2);
-  const [first, second] = [await acquire(), await acquire({ ttl: 50 })];
+  const [first, second] = [await acquire(), await acquire({ ttl: 500 })];
   expect(await tryAcquire()).toBeUndefined();
   expect(await tryWithPermit(() => 1)).toEqual({ acquired: false });
   await expect(locker.semaphore("key", 3).acquire()).rejects.toThrow(InvalidConfigError);
