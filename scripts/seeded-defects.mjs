@@ -473,7 +473,7 @@ export const mutants = [
     name: "deadline-without-a-last-look",
     says: "at a deadline, an answer that has come while the process stood still isn't looked at",
     file: "src/runtime/clock.ts",
-    what: "    deadline.#lastLook = setImmediate(() => {\n      deadline.#lastLook = setImmediate(() => deadline.#owner.late());\n    });",
+    what: "    deadline.#lastLook = realSetImmediate(() => {\n      deadline.#lastLook = realSetImmediate(() => deadline.#owner.late());\n    });",
     by: "    deadline.#owner.late();",
     caughtBy: {
       file: "test/integration/stalls.test.ts",

@@ -1,7 +1,7 @@
 import { codeOf } from "../contract/caught-error.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
-import { shown } from "./plain.ts";
+import { plainJson, shown } from "./plain.ts";
 
 /**
  * Writes lines for people to standard output. Nothing in them can move the cursor: see {@link shown}.
@@ -12,9 +12,9 @@ export async function print(text: string): Promise<void> {
   await write(shown(text));
 }
 
-/** Writes JSON to standard output, exactly as it is. @throws {Failure} see {@link write} */
+/** Writes JSON to standard output. Nothing in it can move the cursor: see {@link plainJson}. @throws {Failure} see {@link write} */
 export async function printJson(json: string): Promise<void> {
-  await write(json);
+  await write(plainJson(json));
 }
 
 /**

@@ -4,7 +4,7 @@ import { CircuitOpenError, LockNotHeldError } from "../contract/errors.ts";
 import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode } from "../contract/locker.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
-import type { Instant } from "../runtime/clock.ts";
+import { type Instant, soon } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
 import { callOutside } from "../runtime/outside-callers.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
@@ -199,7 +199,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   /** Whether the TTL has passed. The caller is then told so, and no later proof by the session may take that back. */
   #isOver(): boolean {
     if (this.left > 0) return false;
-    queueMicrotask(() => this.expire());
+    soon(() => this.expire());
     return true;
   }
 

@@ -1,4 +1,4 @@
-import { elapsedSince, now } from "../runtime/clock.ts";
+import { elapsedSince, now, soon } from "../runtime/clock.ts";
 import { isThenable } from "../runtime/thenable.ts";
 import { callHook } from "../runtime/user-hook.ts";
 import { type Client, hasRoom, isEnding, type Pool, type Release } from "./driver.ts";
@@ -98,7 +98,7 @@ export class PoolQueue {
   /** In a step of its own: the pool is in the middle of one, and a pool that has ended answers each request at once. */
   #askForTakersSoon(): void {
     if (this.#takers.size === 0) return;
-    queueMicrotask(() => {
+    soon(() => {
       for (const taker of this.#takers) {
         if (!this.#isShort) return;
         this.#request(taker);
@@ -129,7 +129,7 @@ export function queueOf(pool: Pool): PoolQueue {
  */
 function giveBackLate(client: Client, release: Release): void {
   client.on("error", ignored);
-  queueMicrotask(() => {
+  soon(() => {
     callHook("pool's listener", release);
     client.removeListener("error", ignored);
   });

@@ -1,7 +1,7 @@
 import { EventEmitter } from "node:events";
 import type { Socket } from "node:net";
 import { isError } from "../contract/caught-error.ts";
-import { within } from "../runtime/clock.ts";
+import { soon, within } from "../runtime/clock.ts";
 import { type OwnClient, type Query, query, type Result } from "./driver.ts";
 import {
   type Engine,
@@ -161,7 +161,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
     });
     socket.on("close", () => {
       // postgres.js removes every listener now.
-      queueMicrotask(() => socket.on("error", () => {}));
+      soon(() => socket.on("error", () => {}));
       lost();
     });
     const engine = make(this.#engineOptions({ socket, address, password, reason }));

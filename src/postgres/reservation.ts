@@ -1,5 +1,5 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
+import { afterMicrotasks, Deadline, elapsedSince, now, within } from "../runtime/clock.ts";
 import type { Link, StopSignal } from "../runtime/stop-signal.ts";
 import { type Client, destroySocket, hasRoom, type Pool } from "./driver.ts";
 import { queueOf, type Reserver } from "./pool-queue.ts";
@@ -86,7 +86,7 @@ export function reserveSession(
     });
     if (!Number.isFinite(bound)) return;
     // A pool hands out an idle client in the next tick, before this callback, so usually no deadline is needed.
-    process.nextTick(() => {
+    afterMicrotasks(() => {
       if (isOver) return;
       deadline = new Deadline(bound, {
         late: () => {

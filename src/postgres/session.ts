@@ -1,6 +1,6 @@
 import { codeOf } from "../contract/caught-error.ts";
 import { DatabaseError } from "../contract/errors.ts";
-import { Deadline, type Instant, now } from "../runtime/clock.ts";
+import { Deadline, type Instant, now, soon } from "../runtime/clock.ts";
 import { callHook } from "../runtime/user-hook.ts";
 import { cancelStatement } from "./cancel.ts";
 import {
@@ -89,7 +89,7 @@ export class Session {
   onGone(listener: (cause: Error) => void): () => void {
     const gone = this.goneBecause;
     if (gone === undefined) this.#lossListeners.add(listener);
-    else queueMicrotask(() => listener(gone));
+    else soon(() => listener(gone));
     return () => this.#lossListeners.delete(listener);
   }
 

@@ -1,7 +1,7 @@
-import { setImmediate } from "node:timers";
 import { milliseconds } from "../contract/duration.ts";
 import { CircuitOpenError, InvalidConfigError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
+import { setImmediate } from "./clock.ts";
 import { SamplingBreaker } from "./sampling-breaker.ts";
 
 /**

@@ -1,4 +1,5 @@
-import { clearImmediate, setImmediate, setTimeout as timeout } from "node:timers";
+import { nextTick } from "node:process";
+import { clearImmediate, setImmediate, setInterval, setTimeout as timeout } from "node:timers";
 
 // What a test may fake, as it was before. Which of them it fakes says what it wants: see `monotonic`.
 const realTimeout = timeout;
@@ -49,6 +50,32 @@ export function now(): Instant {
 export function elapsedSince(start: Instant): number {
   const at = setTimeout === realTimeout ? performance.now() : monotonicOfTest();
   return Math.max(at - start.monotonic, Date.now() - start.wall);
+}
+
+// A test that fakes timers moves the time. What merely waits for its turn in the event loop must go on meanwhile, although jest, sinon
+// and `node:test` fake that, too. So it is fetched once: the modules that it comes from may have the fakes later.
+const realNextTick = nextTick;
+const realSetImmediate = setImmediate;
+const realClearImmediate = clearImmediate;
+const realSetInterval = setInterval;
+
+export {
+  realClearImmediate as clearImmediate,
+  realSetImmediate as setImmediate,
+  realSetInterval as setInterval,
+};
+
+// Unlike `queueMicrotask`, no test replaces it.
+const settled = Promise.resolve();
+
+/** Calls back in a microtask. The function must not throw. */
+export function soon(call: () => void): void {
+  void settled.then(call);
+}
+
+/** Calls back after the microtasks, and those that they queue. */
+export function afterMicrotasks(call: () => void): void {
+  void Promise.resolve(call).then(realNextTick);
 }
 
 /** The longest timer, in milliseconds: Node.js fires a longer one at once (https://nodejs.org/api/timers.html#settimeoutcallback-delay-args). */
@@ -144,7 +171,7 @@ export class Deadline {
 
   clear(): void {
     clearTimeout(this.#timer);
-    if (this.#lastLook !== undefined) clearImmediate(this.#lastLook);
+    if (this.#lastLook !== undefined) realClearImmediate(this.#lastLook);
   }
 
   #set(): void {
@@ -159,8 +186,8 @@ export class Deadline {
       return;
     }
     // The first immediate runs after the poll phase that was already due; the second, after one that began after the timer.
-    deadline.#lastLook = setImmediate(() => {
-      deadline.#lastLook = setImmediate(() => deadline.#owner.late());
+    deadline.#lastLook = realSetImmediate(() => {
+      deadline.#lastLook = realSetImmediate(() => deadline.#owner.late());
     });
   }
 }

@@ -1,5 +1,4 @@
 import { type Channel, channel } from "node:diagnostics_channel";
-import { setImmediate } from "node:timers";
 import { InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type {
@@ -9,7 +8,7 @@ import type {
   LockEvents,
   SessionEvent,
 } from "../contract/lock-events.ts";
-import { monotonic } from "./clock.ts";
+import { monotonic, setImmediate, soon } from "./clock.ts";
 import { callOutside } from "./outside-callers.ts";
 import { callHook } from "./user-hook.ts";
 
@@ -125,6 +124,6 @@ export class LockEventSource {
     const tell = (): void => this.tell(event, make);
     // A lock that somebody has lost is told of before it is told of as acquired by the next.
     if (this.#afterTurn.length > 0) this.#tellAfterTurn(tell);
-    else queueMicrotask(tell);
+    else soon(tell);
   }
 }

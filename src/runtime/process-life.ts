@@ -1,11 +1,8 @@
-import { setInterval } from "node:timers";
-import { longestTimer } from "./clock.ts";
+import { longestTimer, setInterval } from "./clock.ts";
 
 // A waiting promise alone doesn't keep a process alive: Node.js ends it with status 13 in the middle of an `await`. A socket or a timer
 // does, but not everything that a caller waits for has one: the end of a function, a lock in memory, a breaker that takes its time.
 
-// Fetched once, so that it is the real one whatever a test fakes later.
-const realInterval = setInterval;
 /** Does nothing but keep the process alive, while it may. */
 let heart: NodeJS.Timeout | undefined;
 let calls = 0;
@@ -14,7 +11,7 @@ let calls = 0;
 export function callBegan(): void {
   calls += 1;
   if (calls > 1) return;
-  heart ??= realInterval(() => {}, longestTimer);
+  heart ??= setInterval(() => {}, longestTimer);
   heart.ref();
 }
 

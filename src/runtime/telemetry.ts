@@ -1,4 +1,3 @@
-import { setImmediate } from "node:timers";
 import {
   type Attributes,
   type MeterProvider,
@@ -23,6 +22,7 @@ import {
   LockNotHeldError,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import { setImmediate } from "./clock.ts";
 import { count, Instruments, isUnset, type OperationName, telemetryScope, time } from "./instruments.ts";
 import { channels, LockEventSource } from "./lock-event-source.ts";
 import type { StopSignal } from "./stop-signal.ts";

@@ -1,4 +1,3 @@
-import { setImmediate } from "node:timers";
 import { hasCode } from "../contract/caught-error.ts";
 import type { SessionClient } from "../contract/clients.ts";
 import {
@@ -21,7 +20,7 @@ import {
 } from "../postgres/sql-client.ts";
 import { hasFailed } from "../postgres/sql-transaction.ts";
 import { waitOnClient } from "../postgres/sql-waiting.ts";
-import { type Instant, now, within } from "../runtime/clock.ts";
+import { type Instant, now, setImmediate, soon, within } from "../runtime/clock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import { listenTo, stopListeningTo } from "./client-events.ts";
 import { ClientStore } from "./client-store.ts";
@@ -254,7 +253,7 @@ class ClientLock implements Grant {
   onGone(listener: GoneListener): void {
     const gone = this.#goneBecause;
     if (gone === undefined) this.#listener = listener;
-    else queueMicrotask(() => listener.gone(gone));
+    else soon(() => listener.gone(gone));
   }
 
   async refresh(_ttl: number, deadline: number): Promise<Instant> {

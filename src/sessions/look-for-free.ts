@@ -1,10 +1,10 @@
-import { setImmediate } from "node:timers";
 import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
 import { reserveSession } from "../postgres/reservation.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
 import { lookForFree } from "../postgres/sql-waiting.ts";
+import { setImmediate } from "../runtime/clock.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 

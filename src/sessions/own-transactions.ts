@@ -77,10 +77,12 @@ export class OwnTransactions {
     if (!hasRoom(pool) && canConnectBeside(pool)) {
       const milliseconds = cancelReservation;
       const own = await connectBeside(pool, { doing, milliseconds }).catch(() => undefined);
-      if (own === undefined) return;
-      await run(own.session);
-      await own.end();
-      return;
+      if (own !== undefined) {
+        await run(own.session);
+        await own.end();
+        return;
+      }
+      // The server may allow no further connection, but one of the pool may become free.
     }
     const session = await reserveSession(pool, { wait: cancelReservation }).catch(() => undefined);
     if (!(session instanceof Session)) return;

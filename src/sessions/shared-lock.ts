@@ -1,7 +1,7 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { freeing, joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
-import { type Instant, within } from "../runtime/clock.ts";
+import { type Instant, soon, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal, ReleaseListener, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
 import { askForProof, type Task, type Undone } from "./statement-batches.ts";
@@ -146,7 +146,7 @@ export class SharedLock implements Grant, Carried, Task {
   onGone(listener: GoneListener): void {
     const gone = this.goneCause;
     if (gone === undefined) this.#goneListener = listener;
-    else queueMicrotask(() => listener.gone(gone));
+    else soon(() => listener.gone(gone));
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
@@ -169,7 +169,7 @@ export class SharedLock implements Grant, Carried, Task {
     const others = this.#releaseListeners;
     if (this.#released !== undefined) {
       const { error } = this.#released;
-      queueMicrotask(() => tellReleased(listener, error));
+      soon(() => tellReleased(listener, error));
     } else if (others === undefined) {
       this.#releaseListeners = listener;
       this.#locks.free(this);

@@ -5,7 +5,7 @@ import type { KeyedLock } from "../postgres/key-message.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
-import { type Instant, unrefed } from "../runtime/clock.ts";
+import { type Instant, soon, unrefed } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { KeyAnswers } from "./key-answers.ts";
@@ -151,7 +151,7 @@ export class SharedSession {
     if (gone !== undefined || this.ttlClass === undefined || this.#keepalive.left > 0) return gone;
     // The caller is told that the session is over, and no late answer may take that back.
     const over = new Error("the lease of its session has passed");
-    queueMicrotask(() => this.destroy(over));
+    soon(() => this.destroy(over));
     return over;
   }
 

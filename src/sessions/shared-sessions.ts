@@ -3,7 +3,7 @@ import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
-import { elapsedSince, type Instant, withinTtl } from "../runtime/clock.ts";
+import { elapsedSince, type Instant, soon, withinTtl } from "../runtime/clock.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
@@ -244,7 +244,7 @@ export class SharedSessions implements SharedLocks {
     const waiting = lock.whenSettled;
     if (waiting === undefined) return;
     lock.whenSettled = undefined;
-    for (const settled of waiting) queueMicrotask(settled);
+    for (const settled of waiting) soon(settled);
   }
 
   /** Takes a lock out of the registry. A second call does nothing. */

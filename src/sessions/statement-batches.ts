@@ -1,4 +1,3 @@
-import { nextTick } from "node:process";
 import { toError } from "../contract/caught-error.ts";
 import { DatabaseError, namedLockError } from "../contract/errors.ts";
 import type { Value } from "../postgres/exchange.ts";
@@ -16,7 +15,7 @@ import {
   sharedStatement,
   taking,
 } from "../postgres/sql-shared.ts";
-import type { Instant } from "../runtime/clock.ts";
+import { afterMicrotasks, type Instant } from "../runtime/clock.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
 import type { LockRequest } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
@@ -174,15 +173,14 @@ export class StatementBatches {
       this.#flush(on, batch.length);
     } else {
       this.#state = { is: "gathering", on };
-      queueMicrotask(this.#gather);
+      // In the microtasks, all of them go on.
+      afterMicrotasks(this.#sendGathered);
     }
     for (let at = 0; at < batch.length; at += 1) {
       (batch[at] as Task).done(answers?.[at] as OperationAnswer, sentAt);
     }
   }
 
-  // The next tick comes after the microtasks, in which all of them go on.
-  readonly #gather = (): void => nextTick(this.#sendGathered);
   readonly #sendGathered = (): void => {
     if (this.#state.is === "gathering") this.#flush(this.#state.on);
   };

@@ -1,4 +1,4 @@
-import { setImmediate } from "node:timers";
+import { setImmediate } from "../runtime/clock.ts";
 import { Queue, type Queued } from "../runtime/queue.ts";
 
 /** Milliseconds between two tries for a lock. */

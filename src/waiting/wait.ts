@@ -1,6 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
-import { type Alarm, monotonic } from "../runtime/clock.ts";
+import { type Alarm, monotonic, soon } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, Link, Stop, type StopSignal } from "../runtime/stop-signal.ts";
@@ -129,7 +129,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     const end = this.#beginToGo();
     // In a step of its own: whoever has left the line may be in the middle of an abort or of close(), and a caller that leaves as soon as
     // it has called asks nothing of the server.
-    queueMicrotask(() => void this.#go(end));
+    soon(() => void this.#go(end));
   }
 
   #beginToGo(): Stop {

@@ -117,6 +117,12 @@ describe("pg-locker ls", () => {
       "d価格😀",
     ]);
     expect(new Set(rows.map((row) => row.search(/[a-d][^ ]*$/))).size).toBe(1);
+    // A program reads them as they are, and a person who looks at the JSON in a terminal is no worse off.
+    const json = await cli(["ls", "--json"], onDatabase());
+    expect(json.stdout.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+    expect(JSON.parse(json.stdout).map(({ key }: { key: string }) => key)).toEqual(
+      expect.arrayContaining(["a\u001b[2J\r\n\t\u0007\u009b", "b\u202e\u200b\ufeff\u{e0041}", "d価格😀"]),
+    );
   });
 
   test("--namespace shows its own locks, and who holds what its waiters want", async () => {

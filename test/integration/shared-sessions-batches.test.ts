@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { Lock } from "../../src/index.ts";
 import { sharedStatement } from "../../src/postgres/sql-shared.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
@@ -56,6 +56,17 @@ describe("operations that arrive while a statement is under way", () => {
     await Promise.all(Array.from({ length: 20 }, caller));
     // The first caller's goes out before the others have asked, and its last one after them.
     expect(statements.length).toBeLessThanOrEqual(22);
+  });
+
+  test("go out even if a test fakes the turns of the event loop", async () => {
+    await using locker = createLocker({ pool: createPool(), sessions: "shared" });
+    await (await locker.acquire(uniqueKey())).release();
+    vi.useFakeTimers({ toFake: ["queueMicrotask", "setImmediate"] });
+    try {
+      for (let round = 0; round < 3; round += 1) await (await locker.acquire(uniqueKey())).release();
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test("go out alone if there is only one, in a cheaper statement", async () => {

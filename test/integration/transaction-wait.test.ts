@@ -172,14 +172,21 @@ describe.each(ways)("a wait in %s", (_, make) => {
   });
 });
 
-test("an abort cancels the wait of another library's client, though the pool is full", async () => {
+test.each([
+  ["", -1],
+  [" and so is the role", 2],
+])("an abort cancels the wait of an ORM's client, though the pool is full%s", async (_, limit) => {
   await using server = await startServer({ settings: { log_statement: "all" } });
   const holder = await connect({ connectionString: server.url });
-  const pool = createPool({ connectionString: server.url, max: 1 });
+  await holder.query(`create role few login connection limit ${limit}`);
+  const url = new URL(server.url);
+  url.username = "few";
+  const pool = createPool({ connectionString: url.href, max: 1 });
   await using locker = createLocker({ pool });
   const key = uniqueKey();
   await holder.query("select pg_advisory_lock($1)", [lockId(0, key).toString()]);
-  const client = await pool.connect();
+  const inUse = await pool.connect();
+  const client = await connect({ connectionString: url.href });
   await client.query("begin");
   const log = new ServerLog(server);
   await log.mark();
@@ -189,11 +196,15 @@ test("an abort cancels the wait of another library's client, though the pool is 
   aborted.catch(() => {});
   await until(async () => (await holder.query("select from pg_locks where not granted")).rowCount === 1);
   aborting.abort(new Error("left"));
+  if (limit === 2) {
+    await until(() => pool.waitingCount === 1);
+    inUse.release();
+  }
   await expect(aborted).rejects.toThrow("left");
   const texts = (await log.entries()).map(({ text }) => text);
   expect(texts).toContainEqual(expect.stringContaining("pg_cancel_backend"));
   await client.query("rollback");
-  client.release();
+  if (limit !== 2) inUse.release();
 });
 
 test("a wait leaves no line in the server's log, however it ends", async () => {

@@ -131,6 +131,22 @@ test("PostgreSQL", async () => {
   await locker.close();
 });
 `;
+  // jest fakes `process.nextTick` and `queueMicrotask` as well.
+  const fakes = `
+test("by fake timers, nothing is held up that takes no time", async () => {
+  const locker = new PostgresLocker({ connectionString: process.env.DATABASE_URL ?? "" });
+  await (await locker.acquire("runner:" + process.pid)).release();
+  jest.useFakeTimers();
+  for (let round = 0; round < 3; round += 1) await (await locker.acquire("runner:" + process.pid)).release();
+  const inMemory = new MemoryLocker();
+  const lock = await inMemory.acquire("key");
+  const waiting = inMemory.acquire("key", { wait: "10s" });
+  await lock.release();
+  await (await waiting).release();
+  jest.useRealTimers();
+  await locker.close();
+});
+`;
   const names = "EmptyKeyError, MemoryLocker, PostgresLocker";
   const imports = `
 import { ${names} } from "pg-locker";
@@ -141,7 +157,7 @@ import { testLockerContract } from "pg-locker/testing";
     const project = await installed.project("jest", {
       "package.json": "{}",
       "locker.test.js": uses(
-        `const { ${names} } = require("pg-locker");\nconst { testLockerContract } = require("pg-locker/testing");`,
+        `const { ${names} } = require("pg-locker");\nconst { testLockerContract } = require("pg-locker/testing");${fakes}`,
       ),
     });
     await project.node([inModules("jest/bin/jest.js"), "--rootDir=."], { env });

@@ -59,6 +59,13 @@ const rules: readonly Rule[] = [
     breach: ["session.ts", "thrown instanceof Error"],
   },
   {
+    says: "what waits for a turn of the event loop does so by runtime/clock.ts, where no test fakes it",
+    binds: (room) => !/^(cli|testing)\//.test(room) && room !== "runtime/clock",
+    finds: ({ code }) =>
+      all(code, /\b(?:queueMicrotask|nextTick)\b|\b(?:set|clear)Immediate\b.*"node:timers"/g),
+    breach: ["session.ts", "queueMicrotask(() => this.end());"],
+  },
+  {
     says: "a string union, never an enum",
     finds: ({ code }) => all(code, /^\s*(?:export |declare |const )*enum\s+\w+/gm),
     breach: ["session.ts", "export const enum State {}"],

@@ -204,11 +204,14 @@ function fakedByNode(by: string, options?: Parameters<typeof mock.timers.enable>
   };
 }
 
-type FakeMethod = "setTimeout" | "clearTimeout" | "setInterval" | "clearInterval" | "Date";
+type FakeMethod = NonNullable<NonNullable<Parameters<typeof vi.useFakeTimers>[0]>["toFake"]>[number];
+
+const timers = ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "Date"] as const;
 
 describe.each<Faker>([
-  fakedByVitest("vitest, jest and sinon"),
-  fakedByVitest("vitest before 3", ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "Date"]),
+  fakedByVitest("vitest"),
+  fakedByVitest("vitest before 3", timers),
+  fakedByVitest("jest and sinon", [...timers, "performance", "setImmediate", "queueMicrotask"]),
   fakedByNode("mock.timers"),
   fakedByNode("mock.timers, of two", { apis: ["setTimeout", "Date"] }),
 ])("by a clock that is faked by $by", ({ begin, advance }) => {
@@ -263,6 +266,19 @@ describe.each<Faker>([
     expect([...waits, inside].map(({ ended }) => ended)).toEqual(Array(4).fill("not yet"));
     await advance(2);
     expect([...waits, inside].map(({ ended }) => ended)).toEqual(Array(4).fill("wait-timeout"));
+  });
+
+  test("what takes no time needs no move of the time", async () => {
+    begin();
+    const locker = new MemoryLocker({ circuitBreaker: { execute: (run) => run() } });
+    const acquired: string[] = [];
+    locker.on("acquired", ({ key }) => acquired.push(key));
+    const lock = await locker.acquire("key");
+    const waiting = locker.acquire("key", { wait: "10s" });
+    await lock.release();
+    await (await waiting).release();
+    await settle();
+    expect(acquired).toEqual(["key", "key"]);
   });
 
   test("a lock is refreshed by itself", async () => {
