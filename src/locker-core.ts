@@ -205,6 +205,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#semaphores ??= new Semaphores({
       admission: this.#admission,
       defaults: this.#defaults,
+      defaultTtl: this.#parts.defaultTtl,
       store: this.#parts.store,
       owner: this.#owner,
       registry: this.#registry,

@@ -17,6 +17,11 @@ import type { Places, Seen } from "./places.ts";
 export interface PermitAttemptParts {
   readonly admission: Admission;
   readonly store: LockStore<Grant>;
+  /**
+   * Where the turnstile is taken, and how long it outlives its last proof, in milliseconds. The server enforces that, whatever it does for
+   * permits: a waiter that is stopped or cut off would keep every permit from everybody.
+   */
+  readonly turnstiles: { readonly store: LockStore<Grant>; readonly ttl: number };
   /** Nothing tells of a permit before its caller gets it. */
   readonly hold: Hold<Grant, UntoldLock>;
   /** Nothing ever tells of the turnstile. */
@@ -34,8 +39,8 @@ const longestRest = 250;
  *        │                                          └── somebody was quicker ──▶ looking
  *        └── none is free, or others wait ──▶ refused, or in line for the turnstile ──its turn──▶ looking, over and over …
  *
- * The turnstile is a lock like any other, whose line is the server's. Whoever holds it is the only one of all processes that looks for
- * a free place, until it has one.
+ * The turnstile is a lock whose line is the server's, and whose TTL the server enforces. Whoever holds it is the only one of all processes
+ * that looks for a free place, until it has one.
  *
  * Of two who give different numbers, each takes a place first and looks afterwards. So at least one of them sees the other.
  */
@@ -125,7 +130,8 @@ export class PermitAttempt implements Bounded {
   /** @returns `undefined` if it was the next one, and that was lost */
   async #waitInLine(): Promise<Lock | undefined> {
     const places = this.#places;
-    const { admission, store, holdTurnstile: hold } = this.#parts;
+    const { admission, turnstiles, holdTurnstile: hold } = this.#parts;
+    const { store } = turnstiles;
     let turn: Lock | undefined;
     places.waiting += 1;
     if (!this.#isTold) admission.telemetry.events.waiting(this.#wanted);
@@ -134,6 +140,7 @@ export class PermitAttempt implements Bounded {
       const wanted = {
         ...this.#wanted,
         id: idAt(this.#wanted.id, turnstile),
+        ttl: turnstiles.ttl,
         autoRefresh: true,
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,

@@ -21,11 +21,18 @@ import { LockerSemaphore } from "./locker-semaphore.ts";
 import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
 
+/** The least TTL that a server can enforce, in milliseconds. */
+const shortestEnforced = 1;
+
 /** The parts of a locker that its semaphores use. */
 export interface SemaphoresParts extends UntoldLocksParts {
   readonly admission: Admission;
   readonly defaults: CheckedDefaults;
+  /** In milliseconds: a turnstile's longest TTL. */
+  readonly defaultTtl: number;
   readonly store: LockStore<Grant> & {
+    /** Where the server enforces TTLs. */
+    readonly enforcing: LockStore<Grant>;
     /** Which ids of a block of 2^`bits` are held by anybody, as offsets from the first. An abort of `left` ends a wait for a connection. */
     heldIn(
       first: bigint,
@@ -99,7 +106,9 @@ export class Semaphores {
     if (waits) admission.waitBegan();
     else admission.began();
     try {
-      const parts = { admission, store, hold, holdTurnstile: this.#hold };
+      const ttl = Math.max(Math.min(wanted.ttl, this.#parts.defaultTtl), shortestEnforced);
+      const turnstiles = { store: store.enforcing, ttl };
+      const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
       const permit = waits ? await attempt.wait() : await aliveUntil(attempt.tryOnce());
       if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold });

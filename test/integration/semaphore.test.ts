@@ -343,6 +343,25 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await (await waiting).release();
   });
 
+  test("a waiter that is stopped while it is next loses its place", async () => {
+    const key = uniqueKey();
+    await using fleet = lockers(2);
+    const [holder, other] = fleet.semaphores(key, 1) as [Semaphore, Semaphore];
+    const permit = await holder.acquire();
+    await using stopped = Child.start("permits.mjs", {
+      args: [key, "1", "keep"],
+      env: { ...env, TTL: "1s" },
+    });
+    await inLine(key, 1);
+    // Once it is the one that looks, and not in the middle of taking the turnstile.
+    await until(async () => (await turnstileOf(key)).every(({ granted }) => granted));
+    stopped.signal("SIGSTOP");
+    await permit.release();
+    await (await other.acquire({ wait: "15s" })).release();
+    stopped.signal("SIGCONT");
+    await stopped.message(({ has }) => has !== undefined);
+  });
+
   test("a wait outlives an outage of the database, wherever it stands", async () => {
     const key = uniqueKey();
     await using fleet = lockers(3);

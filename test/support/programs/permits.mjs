@@ -1,6 +1,7 @@
 // Takes permits of the semaphore of its first two arguments (key, number), with two callers, each as often as the third argument says. Each
 // caller adds itself to the count in the table `inside`, says { inside: the count }, and subtracts itself again. With `keep` as the third
-// argument, it takes one permit, says { has: its id }, and keeps it until a line of its standard input.
+// argument, it takes one permit, says { has: its id }, and keeps it until a line of its standard input. TTL, in the environment, is that of
+// its permits.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { PostgresLocker } from "../../../dist/index.js";
@@ -8,7 +9,8 @@ import { PostgresLocker } from "../../../dist/index.js";
 const [key, permits, turns] = process.argv.slice(2);
 const say = (message) => console.log(JSON.stringify(message));
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 4 });
-const locker = new PostgresLocker({ pool, sessions: process.env.SESSIONS });
+const { SESSIONS: sessions, TTL: ttl } = process.env;
+const locker = new PostgresLocker({ pool, sessions, ...(ttl && { defaults: { ttl } }) });
 const semaphore = locker.semaphore(key, Number(permits));
 if (turns === "keep") {
   const permit = await semaphore.acquire({ wait: true, autoRefresh: true });
