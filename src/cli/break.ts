@@ -38,7 +38,7 @@ nobody holds the lock, and with 1 if you answer no.
   --lock-ids sha256  for lockers with the option "lockId: sha256LockId"
   --yes              don't ask; needed without a terminal
   --url URL          the database; default DATABASE_URL, or PGHOST and the like
-  --local            your own PostgreSQL on this machine, whatever is named
+  --local            your own PostgreSQL here, even if a database is named
 
 Example:
   pg-locker break nightly`,

@@ -102,7 +102,7 @@ Usage: pg-locker COMMAND [options]
 ${lines.join("\n")}
 
 "pg-locker COMMAND --help" shows the options of a command, and an example.
-The database is the one of --url, else of DATABASE_URL, else of PGHOST and its
+The database is the one of --url, else of DATABASE_URL, else of PGHOST and the
 like; else a PostgreSQL of your own on this machine, which starts when needed.
 With --verbose, an error shows where it comes from.
 

@@ -25,7 +25,7 @@ run" with the same options would fail, too.
   --no-fencing, --pooler=session   as they are given to "pg-locker run"
   --json      print JSON: check, verdict (ok, warn or fail), found, advice
   --url URL   the database; default DATABASE_URL, or PGHOST and the like
-  --local     your own PostgreSQL on this machine, whatever is named
+  --local     your own PostgreSQL here, even if a database is named
 
 Example:
   pg-locker doctor --url postgres://app@db.example/app`,

@@ -29,18 +29,18 @@ export const ls: Command = {
     watch: { value: "optional" },
   },
   help: `Lists the advisory locks of a database, whoever took them, and below each lock
-who waits for it. A key that the session doesn't show is asked of its holder. If
-the holder doesn't tell within half a second, the application's name is shown
-in brackets; "pg-locker who KEY" finds the lock of a key anyway.
+who waits for it. If a session doesn't show its keys, its holder is asked. If it
+doesn't answer within half a second, the application's name is shown in
+brackets; "pg-locker who KEY" finds the lock of a key anyway.
 
 SESSION is how long the session has existed, ACTIVE how long ago it last spoke.
 PostgreSQL does not know since when a lock is held.
 
-  --namespace N       only locks that are known to be of this namespace
+  --namespace N       only locks that are known to be in this namespace
   --json              print a JSON array, which says more than the table
   --watch[=DURATION]  redraw until Ctrl-C: every 2s, or as often as you say
   --url URL           the database; default DATABASE_URL, or PGHOST and the like
-  --local             your own PostgreSQL on this machine, whatever is named
+  --local             your own PostgreSQL here, even if a database is named
 
 Example:
   pg-locker ls --watch`,

@@ -25,7 +25,7 @@ holds it, and with 1 if nobody does.
   --lock-ids sha256  for lockers with the option "lockId: sha256LockId"
   --json             print a JSON array, which is empty if there is nobody
   --url URL          the database; default DATABASE_URL, or PGHOST and the like
-  --local            your own PostgreSQL on this machine, whatever is named
+  --local            your own PostgreSQL here, even if a database is named
 
 Example:
   pg-locker who nightly --namespace 7`,

@@ -325,7 +325,7 @@ export function undrawnVerdict(refused: string, { isWanted }: { isWanted: boolea
 export function privilegesVerdict({ role, superuser, sees, ends }: PrivilegesAnswer): Verdict {
   if (superuser) return { verdict: "ok", found: `${role} is a superuser: sees and may end every session` };
   const found = `${role} sees ${sees ? "every session" : "its own sessions in full"}, may end ${
-    ends ? "every session but a superuser's" : "its own"
+    ends ? "every session except a superuser's" : "its own"
   }`;
   if (sees && ends) return { verdict: "ok", found };
   const advice = [

@@ -46,7 +46,7 @@ export function asParameter(value: unknown): unknown {
  */
 function endCopy(result: EngineResult | Readable | Writable): void {
   if (!("on" in result)) return;
-  const refused = new Error("COPY to or from the client is not for the client of a transaction");
+  const refused = new Error("COPY from or to the client is not supported in `withTransaction`");
   result.on("error", () => {});
   // Data that is not read would hold back the server's other answers.
   if ("read" in result) result.resume();

@@ -107,7 +107,8 @@ function through<T>(breaker: CircuitBreaker, operation: () => Promise<T>): Promi
       }
       return outcome;
     };
-    const answeredAlone = (): void => settle(new Error("it answered without a call"));
+    const answeredAlone = (): void =>
+      settle(new Error("its `execute` returned without calling the function"));
     try {
       Promise.resolve(breaker.execute(call)).then(answeredAlone, settle);
     } catch (error) {

@@ -24,5 +24,5 @@ export function callHook<T>(kind: string, hook: () => T): T | undefined {
 export function hookThrew(kind: string, error: unknown): void {
   if (warned.has(kind)) return;
   warned.add(kind);
-  process.emitWarning(`the ${kind} threw, which is passed over: ${sentenceOf(error)}`, "PgLockerWarning");
+  process.emitWarning(`the ${kind} threw, which is ignored: ${sentenceOf(error)}`, "PgLockerWarning");
 }

@@ -92,7 +92,7 @@ export class SharedSession {
   #own: OwnSession | undefined;
   readonly #keepalive = new SessionKeepalive({
     speak: () => askForProof(this),
-    lapse: () => this.destroy(new Error("the lease of the session has passed")),
+    lapse: () => this.destroy(new Error("the smallest TTL on the session has passed")),
     overdue: () => this.#options.onOverdue(this),
   });
   readonly #batches: StatementBatches;
@@ -150,7 +150,7 @@ export class SharedSession {
     // Without a TTL that the server enforces there is no lease.
     if (gone !== undefined || this.ttlClass === undefined || this.#keepalive.left > 0) return gone;
     // The caller is told that the session is over, and no late answer may take that back.
-    const over = new Error("the lease of its session has passed");
+    const over = new Error("the smallest TTL on its session has passed");
     soon(() => this.destroy(over));
     return over;
   }

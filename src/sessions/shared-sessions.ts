@@ -176,7 +176,7 @@ export class SharedSessions implements SharedLocks {
     } else if (!isAgain) {
       this.tryLock(request, listener, true);
     } else {
-      const cause = new Error("two sessions ended before it was asked for");
+      const cause = new Error("two sessions in a row ended before the lock was asked for");
       listener.failed(new DatabaseError({ doing: "Taking the lock", key: request.key, cause }));
     }
   }

@@ -96,7 +96,7 @@ describe("a database that is fit for locks", () => {
     expect(granted).toEqual({
       check: "privileges",
       verdict: "ok",
-      found: `${role.name} sees every session, may end every session but a superuser's`,
+      found: `${role.name} sees every session, may end every session except a superuser's`,
     });
   });
 });

@@ -177,7 +177,7 @@ describe("a COPY in a transaction", () => {
       });
       const refused = locker.withTransaction(key, async (client) => void (await client.query(copy)));
       await expect(refused).rejects.toThrow(
-        "COPY to or from the client is not for the client of a transaction",
+        "COPY from or to the client is not supported in `withTransaction`",
       );
       const counted = await locker.withTransaction(key, (client) =>
         client.query("select count(*)::int from copied"),
