@@ -91,7 +91,8 @@ export interface ListLocksOptions {
  * took it, including those of the Go package, of `pg_advisory_lock` called by hand and of prepared transactions. Holders come before
  * waiters.
  *
- * Uses its own connection beside the pool, and settles within 10 s.
+ * Uses its own connection beside the pool, and without `keysWithin` settles within 10 s. Behind a pooler, `keysWithin` takes a second
+ * connection, to find out whether the pooler shares sessions.
  *
  * @throws {DatabaseError}
  * @throws {InvalidConfigError} the pool is none, or an option is unknown or of the wrong type
