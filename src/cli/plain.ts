@@ -12,10 +12,7 @@ export function plain(text: string): string {
 /** JSON that means the same, in which characters that would move the cursor or can't be seen are written as JSON's own escapes. */
 export function plainJson(json: string): string {
   const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  const lines = json
-    .split("\n")
-    .map((line) => line.replace(unseen, (each) => each.split("").map(escaped).join("")));
-  return lines.join("\n");
+  return eachLine(json, (line) => line.replace(unseen, (each) => each.split("").map(escaped).join("")));
 }
 
 /** A word from outside in quotes, as a sentence shows it: no quote and no line end in it can be taken for the sentence's own. */
@@ -38,6 +35,10 @@ export function own(sequence: string): string {
 export function shown(text: string): string {
   return text
     .split(`\u001b${secret}`)
-    .map((part) => part.split("\n").map(plain).join("\n"))
+    .map((part) => eachLine(part, plain))
     .join("\u001b");
+}
+
+function eachLine(text: string, change: (line: string) => string): string {
+  return text.split("\n").map(change).join("\n");
 }

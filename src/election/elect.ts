@@ -50,8 +50,8 @@ export async function elect(options: ElectOptions, parts: ElectionParts): Promis
   });
   const toldToEnd = [stopSignalOf(signal), parts.closing];
   const isOver = (): boolean => toldToEnd.some((each) => each?.aborted);
-  callBegan();
   const watch = onNewLeader && new LeaderWatch(parts, { id: wanted.id, every: retryPeriod, onNewLeader });
+  callBegan();
   try {
     while (!isOver()) {
       const lock = await parts.take(wanted);

@@ -14,15 +14,13 @@ import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
+import { shortestEnforcedTtl } from "../sessions/server-ttl.ts";
 import type { Admission } from "../waiting/admission.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
 import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
-
-/** The least TTL that a server can enforce, in milliseconds. */
-const shortestEnforced = 1;
 
 /** The parts of a locker that its semaphores use. */
 export interface SemaphoresParts extends UntoldLocksParts {
@@ -106,7 +104,7 @@ export class Semaphores {
     if (waits) admission.waitBegan();
     else admission.began();
     try {
-      const ttl = Math.max(Math.min(wanted.ttl, this.#parts.defaultTtl), shortestEnforced);
+      const ttl = Math.max(Math.min(wanted.ttl, this.#parts.defaultTtl), shortestEnforcedTtl);
       const turnstiles = { store: store.enforcing, ttl };
       const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);

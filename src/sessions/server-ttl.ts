@@ -8,16 +8,16 @@ import type { RelianceRule } from "../runtime/reliance.ts";
 // (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT).
 
 /** The smallest value of the setting, in milliseconds. 0 means no time-out, and anything below half a millisecond rounds to 0. */
-const shortest = 1;
+export const shortestEnforcedTtl = 1;
 const longest = 2 ** 31 - 1;
 
 /** Checks a TTL that the server is to enforce. @returns milliseconds @throws {InvalidTtlError} */
 export function assertEnforceableTtl(got: unknown): number {
   const ttl = milliseconds(got);
-  if (ttl === undefined || !(ttl >= shortest && ttl <= longest)) {
+  if (ttl === undefined || !(ttl >= shortestEnforcedTtl && ttl <= longest)) {
     throw new InvalidTtlError(
       got,
-      `a duration from ${shortest} ms to ${longest} ms, which the server can enforce`,
+      `a duration from ${shortestEnforcedTtl} ms to ${longest} ms, which the server can enforce`,
     );
   }
   return ttl;

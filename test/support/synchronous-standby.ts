@@ -1,4 +1,5 @@
 import pg from "pg";
+import type { Session } from "./database.ts";
 import { until } from "./until.ts";
 
 /**
@@ -8,8 +9,8 @@ import { until } from "./until.ts";
  * new configuration, and on a busy machine this can be seconds later than in other sessions (`SyncRepUpdateSyncStandbysDefined`).
  */
 export async function makeCommitsWait(url: string): Promise<void> {
-  const [admin, writer] = [url, url].map((connectionString) => new pg.Client({ connectionString }));
-  if (!admin || !writer) throw new Error("no clients");
+  const client = (): Session => new pg.Client({ connectionString: url }) as Session;
+  const [admin, writer] = [client(), client()];
   await Promise.all([admin.connect(), writer.connect()]);
   await admin.query("alter system set synchronous_standby_names = 'nobody'");
   await admin.query("select pg_reload_conf()");
@@ -20,18 +21,16 @@ export async function makeCommitsWait(url: string): Promise<void> {
     done = true;
   };
   let commit = Promise.resolve();
-  const { rows: backends } = await writer.query<{ pid: number }>("select pg_backend_pid() as pid");
-  const pid = backends.map((backend) => backend.pid);
-  const waits = "select from pg_stat_activity where wait_event = 'SyncRep' and pid = any($1)";
+  const waits = "select from pg_stat_activity where wait_event = 'SyncRep' and pid = $1";
   try {
     await until(
       async () => {
         if (done) commit = commitOneMore();
-        return (await admin.query(waits, [pid])).rows.length === 1;
+        return (await admin.query(waits, [writer.processID])).rows.length === 1;
       },
       { deadline: 30_000, what: "a commit that waits for a standby" },
     );
-    await admin.query("select pg_cancel_backend($1)", pid);
+    await admin.query("select pg_cancel_backend($1)", [writer.processID]);
     await commit;
   } finally {
     await Promise.all([admin.end(), writer.end()]);
