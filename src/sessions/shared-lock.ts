@@ -4,7 +4,7 @@ import { freeing, joining, type Operation, type OperationAnswer, taking } from "
 import { type Instant, soon, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal, ReleaseListener, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
-import { askForProof, type Task, type Undone } from "./statement-batches.ts";
+import { askForProof, type Task, type Undone } from "./task.ts";
 
 /** Manages the locks of several sessions. Only it changes the state of a lock. */
 export interface SharedLocks {

@@ -13,7 +13,8 @@ import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
-import { askForProof, StatementBatches, type Task } from "./statement-batches.ts";
+import { StatementBatches } from "./statement-batches.ts";
+import { askForProof, type Task } from "./task.ts";
 import { assertTrusted } from "./trust.ts";
 
 export interface SharedSessionOptions {

@@ -10,7 +10,7 @@ import { KeyAnswers } from "./key-answers.ts";
 import { clientRule, enforcedRule, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, refuse, type SharedAttempt, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
-import { askForProof, type Undone } from "./statement-batches.ts";
+import { askForProof, type Undone } from "./task.ts";
 import { noLongerHeld } from "./trust.ts";
 
 export interface SharedSessionsOptions {
