@@ -418,8 +418,8 @@ export const mutants = [
     name: "shorter-refresh-forgotten",
     says: "a shorter refresh under way doesn't count before its answer, though the server may have it in force",
     file: "src/runtime/reliance.ts",
-    what: "if (this.#asked !== undefined && this.#rule.enforced) {",
-    by: "if (this.#asked !== undefined && this.#rule.enforced && this.#ttl < 0) {",
+    what: "if (this.#asked !== undefined && this.#isEnforced) {",
+    by: "if (this.#asked !== undefined && this.#isEnforced && this.#ttl < 0) {",
     caughtBy: {
       file: "test/integration/overlapping-refreshes.test.ts",
       test: "dedicated sessions a shorter refresh under way counts, whatever else is answered: the longer one is sent first",
@@ -484,8 +484,8 @@ export const mutants = [
     name: "one-class-for-all-ttls",
     says: "locks of all TTLs share a session, which the server ends after the smallest",
     file: "src/sessions/shared-sessions.ts",
-    what: "return this.enforced ? ttlClassOf(ttl) : undefined;",
-    by: "return this.enforced ? ttlClassOf(Math.min(ttl, 1)) : undefined;",
+    what: "const ttlClass = this.enforced ? ttlClassOf(ttl) : undefined;",
+    by: "const ttlClass = this.enforced ? ttlClassOf(Math.min(ttl, 1)) : undefined;",
     caughtBy: {
       file: "test/integration/ttl-classes.test.ts",
       test: "locks of ten minutes survive one of 250 ms beside them, and a block of the event loop that is longer",
@@ -637,9 +637,9 @@ export const mutants = [
   {
     name: "late-grant-is-handed-out",
     says: "a function runs under a lock whose TTL passed before its process knew of the grant",
-    file: "src/sessions/server-ttl.ts",
-    what: "if (elapsedSince(askedAt) < rule.reliableTime(ttl)) return;",
-    by: "if (elapsedSince(askedAt) < rule.reliableTime(ttl * 100)) return;",
+    file: "src/runtime/reliance.ts",
+    what: "if (elapsedSince(askedAt) < reliableTime(ttl, isEnforced)) return;",
+    by: "if (elapsedSince(askedAt) < reliableTime(ttl * 100, isEnforced)) return;",
     caughtBy: {
       file: "test/integration/grants-too-late.test.ts",
       test: "with dedicated sessions a process that stands still while it takes a lock doesn't run its function",

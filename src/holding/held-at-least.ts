@@ -1,7 +1,7 @@
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { type Instant, longestTimer, monotonic } from "../runtime/clock.ts";
+import { type Instant, longestTimer, monotonic, now } from "../runtime/clock.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
@@ -52,7 +52,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  readonly grantedAt = Date.now();
+  readonly grantedAt = now();
   readonly expired = false;
   readonly lapses: boolean;
   readonly keepProven?: (ttl: number | undefined) => void;
@@ -85,6 +85,10 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
 
   get provenAt(): Instant {
     return this.#grant.provenAt;
+  }
+
+  get keptAt(): Instant {
+    return this.#grant.keptAt ?? this.#grant.provenAt;
   }
 
   get fencingToken(): bigint | undefined {

@@ -8,11 +8,10 @@ import { type Instant, soon } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
 import { callOutside } from "../runtime/outside-callers.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
-import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
+import { type AskedTtl, assertInTime, Reliance } from "../runtime/reliance.ts";
 import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
-import { assertInTime, clientRule, enforcedRule } from "../sessions/server-ttl.ts";
 import { type HoldingState, held, lossOf, notHeldIn, type Releasing, released } from "./holding-state.ts";
 import type { HeldFacts, LockOwner } from "./lock-owner.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
@@ -32,8 +31,8 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** When it was granted, in milliseconds since 1970. */
-  readonly grantedAt: number;
+  /** When the statement was sent that granted it. */
+  readonly grantedAt: Instant;
   readonly #owner: LockOwner;
   readonly #grant: Grant;
   #state: HoldingState;
@@ -46,17 +45,16 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   /** @throws {DatabaseError} the TTL has passed since the grant was asked for */
   constructor(facts: HeldFacts, grant: Grant, owner: LockOwner) {
     super();
-    const { provenAt } = grant;
-    const rule = grant.lapses ? enforcedRule : clientRule;
-    assertInTime(provenAt, rule, facts);
+    const { provenAt, lapses } = grant;
+    assertInTime(provenAt, lapses, facts);
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
-    this.grantedAt = Date.now();
+    this.grantedAt = provenAt;
     this.#grant = grant;
     this.#owner = owner;
     this.#state = held;
-    this.#reliance = new Reliance(facts.ttl, provenAt, rule);
+    this.#reliance = new Reliance(facts.ttl, provenAt, lapses);
     this.#controller = undefined;
     this.#freeing = undefined;
     if (!facts.autoRefresh) {
@@ -173,7 +171,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#upkeep = nobodys;
     if (upkeep === itsSessions) {
       // What the session has proved so far counts; what it proves from now on does not.
-      this.#reliance.extend(this.#grant.provenAt);
+      this.#reliance.extend(this.#grant.keptAt ?? this.#grant.provenAt);
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
       upkeep.stop();
@@ -206,7 +204,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   /** Milliseconds until the holder must stop relying on it. */
   get left(): number {
     // Whatever the session was asked, perhaps for another lock, proves this one as well.
-    if (this.#upkeep === itsSessions) this.#reliance.extend(this.#grant.provenAt);
+    if (this.#upkeep === itsSessions) this.#reliance.extend(this.#grant.keptAt ?? this.#grant.provenAt);
     return this.#reliance.left;
   }
 

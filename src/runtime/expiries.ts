@@ -1,9 +1,13 @@
 import { type Instant, longestTimer, unrefed } from "./clock.ts";
 
+/** The moment that something counts from as long as it is in no line. */
+const nowhere: Instant = { monotonic: 0, wall: 0 };
+
 /** What ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
 export abstract class Expiring {
   #line: Line | undefined;
-  #sentAt = 0;
+  /** What its place in the line is by. */
+  #since = nowhere;
   #previous: Expiring | undefined;
   #next: Expiring | undefined;
 
@@ -14,12 +18,12 @@ export abstract class Expiring {
   abstract expire(): void;
 
   /** Only {@link Expiries} calls it. Most come in order; one whose answer was long in coming belongs before those sent later. */
-  enter(line: Line, sentAt: number): void {
+  enter(line: Line, since: Instant): void {
     let before = line.last;
-    while (before !== undefined && before.#sentAt > sentAt) before = before.#previous;
+    while (before !== undefined && before.#since.monotonic > since.monotonic) before = before.#previous;
     const next = before === undefined ? line.first : before.#next;
     this.#line = line;
-    this.#sentAt = sentAt;
+    this.#since = since;
     this.#previous = before;
     this.#next = next;
     if (before === undefined) line.first = this;
@@ -47,7 +51,7 @@ export abstract class Expiring {
   /** Whether it stands where it belongs: it has not been proved since. */
   isInPlace(): boolean {
     const { ttl, sentAt } = this.soonest;
-    return this.#sentAt === sentAt.monotonic && this.#line?.ttl === ttl;
+    return this.#since.monotonic === sentAt.monotonic && this.#line?.ttl === ttl;
   }
 }
 
@@ -72,7 +76,7 @@ export class Expiries {
       line = new Line(ttl, this);
       this.#lines.set(ttl, line);
     }
-    expiring.enter(line, sentAt.monotonic);
+    expiring.enter(line, sentAt);
   }
 
   /** Only a {@link Line} calls it, when nothing is in it any more. */

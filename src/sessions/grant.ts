@@ -83,8 +83,10 @@ export interface GoneListener {
 
 /** A lock as granted, before it has a handle: how it is kept, proved and given back. */
 export interface Grant {
-  /** When the statement was sent that last showed the lock to be held, whoever asked. */
+  /** When the statement was sent that last showed this lock to be held. */
   readonly provenAt: Instant;
+  /** Only with {@link keepProven}: when its session was last proved, for whatever lock. */
+  readonly keptAt?: Instant;
   readonly fencingToken: bigint | undefined;
   /** Whether the server frees the lock when its TTL passes. The holder then gives it back at once, because it is over. */
   readonly lapses: boolean;

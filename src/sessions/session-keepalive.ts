@@ -1,7 +1,6 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
-import { enforcedRule } from "./server-ttl.ts";
 
 //   resting ──there is something to keep──▶ watching ──a third of that has passed──▶ speaking ──an answer, or none──▶ watching
 //      ▲                                       └── it has passed ──▶ the session ends        │
@@ -22,7 +21,7 @@ export class SessionKeepalive {
   readonly #lapse: () => void;
   readonly #overdue: () => void;
   /** The lease that the server applies or may apply: infinite if the server enforces no TTL. */
-  readonly #reliance = new Reliance(Number.POSITIVE_INFINITY, now(), enforcedRule);
+  readonly #reliance = new Reliance(Number.POSITIVE_INFINITY, now(), true);
   /** The lease that the statement in flight sets. */
   #asked: AskedTtl | undefined;
   /** The smallest TTL of the locks that refresh themselves, in milliseconds. */

@@ -144,7 +144,7 @@ export class StatementBatches implements Receiver {
     if (this.#next < this.#tasks.length) {
       const tasks = this.#nextTasks(answered);
       if (tasks.length > 0) {
-        const lease = this.#leaseToAsk();
+        const lease = this.#parts.leaseWanted === undefined ? undefined : this.#leaseToAsk();
         this.#state = { is: "busy", on, batch: { tasks, lease } };
         on.session.send(statementFor(tasks, lease), this);
         return;

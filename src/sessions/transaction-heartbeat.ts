@@ -1,5 +1,5 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
-import { reliableTime } from "./server-ttl.ts";
+import { reliableTime } from "../runtime/reliance.ts";
 
 /** The TTLs of the locks of a client's transaction, while their functions run. */
 const ttls = new WeakMap<object, number[]>();
@@ -65,7 +65,7 @@ export class TransactionHeartbeat {
   }
 
   #remaining(): number {
-    return reliableTime(this.#ttl) - elapsedSince(this.#provenAt);
+    return reliableTime(this.#ttl, true) - elapsedSince(this.#provenAt);
   }
 
   #left(): number {

@@ -11,16 +11,17 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const margin = 10;
-const relianceFor = (ttl: number, enforced: boolean): Reliance =>
-  new Reliance(ttl, now(), { reliableTime: (each) => each - margin, enforced });
+const relianceFor = (ttl: number, isEnforced: boolean): Reliance => new Reliance(ttl, now(), isEnforced);
 const pass = (milliseconds: number): void => void vi.advanceTimersByTime(milliseconds);
 
 describe("alone", () => {
-  test.each([true, false])("it ends a margin before the TTL after the sending (enforced: %s)", (enforced) => {
+  test.each([
+    { enforced: true, end: 998 },
+    { enforced: false, end: 1_000 },
+  ])("a TTL ends after the sending, a margin early if enforced: $enforced", ({ enforced, end }) => {
     const reliance = relianceFor(1_000, enforced);
-    expect(reliance.left).toBe(990);
-    pass(989);
+    expect(reliance.left).toBe(end);
+    pass(end - 1);
     expect(reliance.left).toBe(1);
     pass(1);
     expect(reliance.left).toBe(0);
@@ -35,10 +36,10 @@ describe("alone", () => {
   test("a wall clock set back adds nothing, and one set forward takes away", () => {
     const reliance = relianceFor(1_000, false);
     vi.setSystemTime(Date.now() - 60_000);
-    expect(reliance.left).toBe(990);
+    expect(reliance.left).toBe(1_000);
     // The machine was suspended: the monotonic clock stood still.
     vi.setSystemTime(Date.now() + 60_900);
-    expect(reliance.left).toBe(90);
+    expect(reliance.left).toBe(100);
   });
 });
 
@@ -49,7 +50,7 @@ describe("one refresh", () => {
     const asked = reliance.ask(1_000);
     pass(300);
     reliance.answered(asked);
-    expect(reliance.left).toBe(690);
+    expect(reliance.left).toBe(698);
   });
 
   test("counts from when it was really sent, if it had to queue", () => {
@@ -59,30 +60,30 @@ describe("one refresh", () => {
     const sentAt = now();
     pass(100);
     reliance.answered(asked, sentAt);
-    expect([reliance.left, reliance.provenAt]).toEqual([890, sentAt]);
+    expect([reliance.left, reliance.provenAt]).toEqual([898, sentAt]);
   });
 
   test("for less may be in force once sent, if the server enforces it", () => {
     const [enforced, trusted] = [relianceFor(60_000, true), relianceFor(60_000, false)];
     for (const reliance of [enforced, trusted]) reliance.ask(1_000);
-    expect([enforced.left, trusted.left]).toEqual([990, 59_990]);
+    expect([enforced.left, trusted.left]).toEqual([998, 60_000]);
     pass(2_000);
-    expect([enforced.left, trusted.left]).toEqual([-1_010, 57_990]);
+    expect([enforced.left, trusted.left]).toEqual([-1_002, 58_000]);
     expect([enforced.ttl, trusted.ttl]).toEqual([60_000, 60_000]);
   });
 
   test("that asks for more counts only when it is answered", () => {
     const reliance = relianceFor(1_000, true);
     const asked = reliance.ask(60_000);
-    expect(reliance.left).toBe(990);
+    expect(reliance.left).toBe(998);
     reliance.answered(asked);
-    expect([reliance.left, reliance.ttl]).toEqual([59_990, 60_000]);
+    expect([reliance.left, reliance.ttl]).toEqual([59_939, 60_000]);
   });
 
   test("that has changed nothing is forgotten", () => {
     const reliance = relianceFor(60_000, true);
     reliance.forget(reliance.ask(1_000));
-    expect(reliance.left).toBe(59_990);
+    expect(reliance.left).toBe(59_939);
   });
 
   test("whose answer is looked at twice counts once", () => {
@@ -91,9 +92,9 @@ describe("one refresh", () => {
     reliance.answered(first);
     reliance.answered(first);
     reliance.forget(first);
-    expect(reliance.left).toBe(1_990);
+    expect(reliance.left).toBe(1_997);
     reliance.answered(second);
-    expect([reliance.left, reliance.ttl]).toEqual([1_990, 2_000]);
+    expect([reliance.left, reliance.ttl]).toEqual([1_997, 2_000]);
   });
 });
 
@@ -102,10 +103,10 @@ describe("refreshes that overlap", () => {
     const reliance = relianceFor(60_000, true);
     const [longer, shorter] = [reliance.ask(60_000), reliance.ask(1_000)];
     reliance.answered(longer);
-    expect(reliance.left).toBe(990);
+    expect(reliance.left).toBe(998);
     pass(500);
     reliance.answered(shorter);
-    expect([reliance.left, reliance.ttl]).toEqual([490, 1_000]);
+    expect([reliance.left, reliance.ttl]).toEqual([498, 1_000]);
   });
 
   test("answers that are looked at in another order count in that of the sending", () => {
@@ -115,9 +116,9 @@ describe("refreshes that overlap", () => {
     const longer = reliance.ask(30_000);
     reliance.answered(longer);
     // Until its own answer, or for ever: that can only end the reliance too early.
-    expect(reliance.left).toBe(890);
+    expect(reliance.left).toBe(898);
     reliance.answered(shorter);
-    expect([reliance.left, reliance.ttl]).toEqual([29_990, 30_000]);
+    expect([reliance.left, reliance.ttl]).toEqual([29_969, 30_000]);
   });
 
   test("the smallest of several rules, and each leaves with its own answer", () => {
@@ -127,7 +128,7 @@ describe("refreshes that overlap", () => {
       reliance.answered(each);
       return reliance.left;
     });
-    expect(left).toEqual([990, 990, 2_990, 59_990]);
+    expect(left).toEqual([998, 998, 2_996, 59_939]);
   });
 
   test("whatever the order and number, it never ends later than the server does", () => {
@@ -172,7 +173,7 @@ describe("another proof", () => {
     const provenAt = now();
     pass(100);
     reliance.extend(provenAt);
-    expect([reliance.left, reliance.ttl]).toEqual([890, 1_000]);
+    expect([reliance.left, reliance.ttl]).toEqual([898, 1_000]);
   });
 
   test("that is older changes nothing", () => {
@@ -180,7 +181,7 @@ describe("another proof", () => {
     pass(300);
     const reliance = relianceFor(1_000, true);
     reliance.extend(older);
-    expect(reliance.left).toBe(990);
+    expect(reliance.left).toBe(998);
   });
 
   test("takes nothing away from a shorter refresh under way", () => {
@@ -188,7 +189,7 @@ describe("another proof", () => {
     reliance.ask(1_000);
     pass(500);
     reliance.extend(now());
-    expect(reliance.left).toBe(490);
+    expect(reliance.left).toBe(498);
   });
 });
 
