@@ -21,8 +21,8 @@ export const mutants = [
     name: "no-deadline",
     says: "a TTL never ends by itself",
     file: "src/holding/held-lock.ts",
-    what: "return this.#reliance.left;",
-    by: "return this.#reliance.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
+    what: "return super.left;",
+    by: "return super.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a lock that lapses aborts its signal, and is not held",
@@ -418,8 +418,8 @@ export const mutants = [
     name: "shorter-refresh-forgotten",
     says: "a shorter refresh under way doesn't count before its answer, though the server may have it in force",
     file: "src/runtime/reliance.ts",
-    what: "if (this.#asked !== undefined && this.#isEnforced) {",
-    by: "if (this.#asked !== undefined && this.#isEnforced && this.#ttl < 0) {",
+    what: "if (this.#refreshes !== undefined && this.#isEnforced) {",
+    by: "if (this.#refreshes !== undefined && this.#isEnforced && this.#ttl < 0) {",
     caughtBy: {
       file: "test/integration/overlapping-refreshes.test.ts",
       test: "dedicated sessions a shorter refresh under way counts, whatever else is answered: the longer one is sent first",
@@ -429,8 +429,8 @@ export const mutants = [
     name: "refreshes-in-order-of-looking",
     says: "of refreshes that overlap, the one whose answer is looked at last is in force",
     file: "src/runtime/reliance.ts",
-    what: "if (asked.turn < this.#answered) return;",
-    by: "if (asked.turn < this.#answered && this.#ttl < 0) return;",
+    what: "asked.turn < refreshes.answered) return;",
+    by: "(asked.turn < refreshes.answered && this.#ttl < 0)) return;",
     caughtBy: {
       file: "test/unit/reliance.test.ts",
       test: "refreshes that overlap answers that are looked at in another order count in that of the sending",

@@ -1,20 +1,18 @@
 import { type Instant, longestTimer, unrefed } from "./clock.ts";
+import { Reliance } from "./reliance.ts";
 
 /** The moment that something counts from as long as it is in no line. */
 const nowhere: Instant = { monotonic: 0, wall: 0 };
 
-/** What ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
-export abstract class Expiring {
+/** What somebody relies on, and what ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
+export abstract class Expiring extends Reliance {
   #line: Line | undefined;
   /** What its place in the line is by. */
   #since = nowhere;
   #previous: Expiring | undefined;
   #next: Expiring | undefined;
 
-  /** The TTL that ends first, in milliseconds, and since when it counts. Two with the same TTL expire in the order of that. */
-  abstract get soonest(): { readonly ttl: number; readonly sentAt: Instant };
-  /** Milliseconds to go, as of now. */
-  abstract get left(): number;
+  /** Called when nothing is left of its time. */
   abstract expire(): void;
 
   /** Only {@link Expiries} calls it. Most come in order; one whose answer was long in coming belongs before those sent later. */

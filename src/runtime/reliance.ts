@@ -35,6 +35,16 @@ export function assertInTime(
   throw new DatabaseError({ doing: "Taking the lock", key, cause });
 }
 
+/** The statements that set another TTL. */
+interface Refreshes {
+  /** How many were sent. */
+  turn: number;
+  /** The last of them, in the order of sending, that was answered. */
+  answered: number;
+  /** Those without an answer. */
+  asked: readonly AskedTtl[];
+}
+
 /**
  * How long a holder may rely on its lock or session:
  *
@@ -52,18 +62,14 @@ export class Reliance {
   readonly #isEnforced: boolean;
   #ttl: number;
   #provenAt: Instant;
-  #turn: number;
-  #answered: number;
-  /** The TTLs of statements in flight; usually there are none. */
-  #asked: AskedTtl[] | undefined;
+  /** Absent as long as no statement has set another TTL, as for most locks. */
+  #refreshes: Refreshes | undefined;
 
   constructor(ttl: number, provenAt: Instant, isEnforced: boolean) {
     this.#ttl = ttl;
     this.#provenAt = provenAt;
     this.#isEnforced = isEnforced;
-    this.#turn = 0;
-    this.#answered = 0;
-    this.#asked = undefined;
+    this.#refreshes = undefined;
   }
 
   /** The TTL that was last proved, in milliseconds. */
@@ -84,8 +90,8 @@ export class Reliance {
   /** Milliseconds for which the holder may still rely on the lock. */
   get left(): number {
     let left = this.#leftOf(this.#ttl, this.#provenAt);
-    if (this.#asked !== undefined && this.#isEnforced) {
-      for (const { ttl, sentAt } of this.#asked) left = Math.min(left, this.#leftOf(ttl, sentAt));
+    if (this.#refreshes !== undefined && this.#isEnforced) {
+      for (const { ttl, sentAt } of this.#refreshes.asked) left = Math.min(left, this.#leftOf(ttl, sentAt));
     }
     return left;
   }
@@ -93,9 +99,9 @@ export class Reliance {
   /** The statement whose TTL ends first: the last one that proved the lock, or one that is still unanswered. */
   get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
     let soonest: { readonly ttl: number; readonly sentAt: Instant } = this;
-    if (this.#asked === undefined || !this.#isEnforced) return soonest;
+    if (this.#refreshes === undefined || !this.#isEnforced) return soonest;
     let least = this.#leftOf(this.#ttl, this.#provenAt);
-    for (const asked of this.#asked) {
+    for (const asked of this.#refreshes.asked) {
       const left = this.#leftOf(asked.ttl, asked.sentAt);
       if (left >= least) continue;
       soonest = asked;
@@ -111,11 +117,11 @@ export class Reliance {
   }
 
   /** Records that a statement that sets a TTL is about to be sent. */
-  ask(ttl: number): AskedTtl {
-    this.#turn += 1;
-    const asked = { ttl, sentAt: now(), turn: this.#turn };
-    if (this.#asked === undefined) this.#asked = [asked];
-    else this.#asked.push(asked);
+  askFor(ttl: number): AskedTtl {
+    this.#refreshes ??= { turn: 0, answered: 0, asked: [] };
+    this.#refreshes.turn += 1;
+    const asked = { ttl, sentAt: now(), turn: this.#refreshes.turn };
+    this.#refreshes.asked = [...this.#refreshes.asked, asked];
     return asked;
   }
 
@@ -125,21 +131,22 @@ export class Reliance {
    * @param sentAt when the statement was really sent, if it had to queue first
    */
   answered(asked: AskedTtl, sentAt = asked.sentAt): void {
-    this.forget(asked);
-    if (asked.turn < this.#answered) return;
-    this.#answered = asked.turn;
+    this.notInForce(asked);
+    const refreshes = this.#refreshes;
+    if (refreshes === undefined || asked.turn < refreshes.answered) return;
+    refreshes.answered = asked.turn;
     this.#ttl = asked.ttl;
     this.#provenAt = sentAt;
   }
 
   /** Drops a TTL whose statement is known to have changed nothing. */
-  forget(asked: AskedTtl): void {
-    const others = this.#asked?.filter((each) => each !== asked);
-    this.#asked = others?.length === 0 ? undefined : others;
+  notInForce(asked: AskedTtl): void {
+    const refreshes = this.#refreshes;
+    if (refreshes !== undefined) refreshes.asked = refreshes.asked.filter((each) => each !== asked);
   }
 
   /** Records that another statement has proved the lock, without changing the TTL. */
-  extend(provenAt: Instant): void {
+  provedAgain(provenAt: Instant): void {
     const before = this.#provenAt;
     const isLater = provenAt.monotonic >= before.monotonic && provenAt.wall >= before.wall;
     // If one clock was set, the clock that has moved further decides.

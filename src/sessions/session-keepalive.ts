@@ -56,18 +56,18 @@ export class SessionKeepalive {
 
   /** Records that a statement that sets the lease is about to be sent. */
   asked(lease: number): void {
-    this.#asked = this.#reliance.ask(lease);
+    this.#asked = this.#reliance.askFor(lease);
     if (lease < this.#reliance.ttl) this.#watch();
   }
 
   /** Records that a statement was answered by the same session. `lease`: the lease that the statement set, if it set one. */
   proven(lease: number | undefined, sentAt: Instant): void {
     if (lease === undefined) {
-      this.#reliance.extend(sentAt);
+      this.#reliance.provedAgain(sentAt);
       return;
     }
     const before = this.#reliance.ttl;
-    this.#reliance.answered(this.#asked ?? this.#reliance.ask(lease), sentAt);
+    this.#reliance.answered(this.#asked ?? this.#reliance.askFor(lease), sentAt);
     this.#asked = undefined;
     if (lease === before && this.#state.is !== "resting") return;
     this.#watch();
@@ -75,7 +75,7 @@ export class SessionKeepalive {
 
   /** Records that the statement has failed and changed nothing. */
   failed(): void {
-    if (this.#asked !== undefined) this.#reliance.forget(this.#asked);
+    if (this.#asked !== undefined) this.#reliance.notInForce(this.#asked);
     this.#asked = undefined;
   }
 

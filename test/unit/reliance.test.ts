@@ -47,7 +47,7 @@ describe("one refresh", () => {
   test("counts from its sending, not from its answer", () => {
     const reliance = relianceFor(1_000, true);
     pass(100);
-    const asked = reliance.ask(1_000);
+    const asked = reliance.askFor(1_000);
     pass(300);
     reliance.answered(asked);
     expect(reliance.left).toBe(698);
@@ -55,7 +55,7 @@ describe("one refresh", () => {
 
   test("counts from when it was really sent, if it had to queue", () => {
     const reliance = relianceFor(1_000, true);
-    const asked = reliance.ask(1_000);
+    const asked = reliance.askFor(1_000);
     pass(200);
     const sentAt = now();
     pass(100);
@@ -65,7 +65,7 @@ describe("one refresh", () => {
 
   test("for less may be in force once sent, if the server enforces it", () => {
     const [enforced, trusted] = [relianceFor(60_000, true), relianceFor(60_000, false)];
-    for (const reliance of [enforced, trusted]) reliance.ask(1_000);
+    for (const reliance of [enforced, trusted]) reliance.askFor(1_000);
     expect([enforced.left, trusted.left]).toEqual([998, 60_000]);
     pass(2_000);
     expect([enforced.left, trusted.left]).toEqual([-1_002, 58_000]);
@@ -74,7 +74,7 @@ describe("one refresh", () => {
 
   test("that asks for more counts only when it is answered", () => {
     const reliance = relianceFor(1_000, true);
-    const asked = reliance.ask(60_000);
+    const asked = reliance.askFor(60_000);
     expect(reliance.left).toBe(998);
     reliance.answered(asked);
     expect([reliance.left, reliance.ttl]).toEqual([59_939, 60_000]);
@@ -82,16 +82,16 @@ describe("one refresh", () => {
 
   test("that has changed nothing is forgotten", () => {
     const reliance = relianceFor(60_000, true);
-    reliance.forget(reliance.ask(1_000));
+    reliance.notInForce(reliance.askFor(1_000));
     expect(reliance.left).toBe(59_939);
   });
 
   test("whose answer is looked at twice counts once", () => {
     const reliance = relianceFor(60_000, true);
-    const [first, second] = [reliance.ask(60_000), reliance.ask(2_000)];
+    const [first, second] = [reliance.askFor(60_000), reliance.askFor(2_000)];
     reliance.answered(first);
     reliance.answered(first);
-    reliance.forget(first);
+    reliance.notInForce(first);
     expect(reliance.left).toBe(1_997);
     reliance.answered(second);
     expect([reliance.left, reliance.ttl]).toEqual([1_997, 2_000]);
@@ -101,7 +101,7 @@ describe("one refresh", () => {
 describe("refreshes that overlap", () => {
   test("a longer one's answer takes nothing from a shorter one sent after it", () => {
     const reliance = relianceFor(60_000, true);
-    const [longer, shorter] = [reliance.ask(60_000), reliance.ask(1_000)];
+    const [longer, shorter] = [reliance.askFor(60_000), reliance.askFor(1_000)];
     reliance.answered(longer);
     expect(reliance.left).toBe(998);
     pass(500);
@@ -111,9 +111,9 @@ describe("refreshes that overlap", () => {
 
   test("answers that are looked at in another order count in that of the sending", () => {
     const reliance = relianceFor(60_000, true);
-    const shorter = reliance.ask(1_000);
+    const shorter = reliance.askFor(1_000);
     pass(100);
-    const longer = reliance.ask(30_000);
+    const longer = reliance.askFor(30_000);
     reliance.answered(longer);
     // Until its own answer, or for ever: that can only end the reliance too early.
     expect(reliance.left).toBe(898);
@@ -123,7 +123,7 @@ describe("refreshes that overlap", () => {
 
   test("the smallest of several rules, and each leaves with its own answer", () => {
     const reliance = relianceFor(60_000, true);
-    const asked = [5_000, 1_000, 3_000, 60_000].map((ttl) => reliance.ask(ttl));
+    const asked = [5_000, 1_000, 3_000, 60_000].map((ttl) => reliance.askFor(ttl));
     const left = asked.map((each) => {
       reliance.answered(each);
       return reliance.left;
@@ -139,15 +139,15 @@ describe("refreshes that overlap", () => {
       // What the server does: it executes the statements one after the other, each some time after it was sent.
       let endsAt = start + 10_000;
       let carriedOutAt = start;
-      const underWay: { asked: ReturnType<Reliance["ask"]>; ttl: number; at: number }[] = [];
-      const answers: ReturnType<Reliance["ask"]>[] = [];
+      const underWay: { asked: ReturnType<Reliance["askFor"]>; ttl: number; at: number }[] = [];
+      const answers: ReturnType<Reliance["askFor"]>[] = [];
       for (let step = 0; step < 20; step += 1) {
         pass(Math.floor(random() * 50));
         const now = performance.now();
         const what = random();
         if (what < 0.4) {
           const ttl = 100 + Math.floor(random() * 10_000);
-          underWay.push({ asked: reliance.ask(ttl), ttl, at: now });
+          underWay.push({ asked: reliance.askFor(ttl), ttl, at: now });
         } else if (what < 0.7) {
           const next = underWay.shift();
           if (next !== undefined) {
@@ -172,7 +172,7 @@ describe("another proof", () => {
     pass(400);
     const provenAt = now();
     pass(100);
-    reliance.extend(provenAt);
+    reliance.provedAgain(provenAt);
     expect([reliance.left, reliance.ttl]).toEqual([898, 1_000]);
   });
 
@@ -180,15 +180,15 @@ describe("another proof", () => {
     const older = now();
     pass(300);
     const reliance = relianceFor(1_000, true);
-    reliance.extend(older);
+    reliance.provedAgain(older);
     expect(reliance.left).toBe(998);
   });
 
   test("takes nothing away from a shorter refresh under way", () => {
     const reliance = relianceFor(60_000, true);
-    reliance.ask(1_000);
+    reliance.askFor(1_000);
     pass(500);
-    reliance.extend(now());
+    reliance.provedAgain(now());
     expect(reliance.left).toBe(498);
   });
 });
