@@ -77,7 +77,7 @@ export class LeaderWatch {
 
   #saw(leader: Leader): void {
     if (this.#isStopped || isSame(leader, this.#last)) return;
-    // The other leader may be this very process, whose grant is still on its way to it. By the next check the grant has arrived.
+    // The other leader may be this process, whose grant has not arrived yet. It will have arrived by the next check.
     if (!leader.isSelf && !isSame(leader, this.#unconfirmed)) {
       this.#unconfirmed = leader;
       return;

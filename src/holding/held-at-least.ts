@@ -78,7 +78,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     if (grant.keepProven !== undefined) this.keepProven = (within) => grant.keepProven?.(within);
   }
 
-  /** To be called once its caller is certain to get it. What is given back before that is not kept. */
+  /** Sets the minimum time. Called once the caller is certain to get the lock: one that is given back before that is not kept. */
   keepFor(least: number): void {
     this.#until = this.#start + least;
   }
@@ -122,7 +122,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     return this.#grant.release();
   }
 
-  /** Its holder gives it back. */
+  /** Called when the holder releases the lock. If that is early, the lock is kept, and the holder is told at once. */
   free(listener: ReleaseListener): void {
     if (this.#left > 0 && this.goneBecause === undefined) {
       this.#isKept = true;
@@ -137,7 +137,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     }
   }
 
-  /** Ends keeping it, because the time has passed, its session has ended, or the locker closes. Never rejects. */
+  /** Frees the lock: the time has passed, its session has ended, or the locker closes. Never rejects. */
   close(): Promise<void> {
     this.#over ??= this.#end();
     return this.#over;
@@ -165,7 +165,10 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     clearTimeout(this.#timer);
     const { key } = this;
     await this.#grant.release().catch((err: unknown) => {
-      this.#locker.telemetry.log.debug({ key, err }, "a released lock that was to be held longer has ended");
+      this.#locker.telemetry.log.debug(
+        { key, err },
+        "a lock that was kept after its release has ended early",
+      );
     });
     this.#locker.freed(this);
   }

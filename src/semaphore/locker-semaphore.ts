@@ -16,7 +16,7 @@ interface LockerSemaphoreParts {
   readonly permits: number;
   /** The object that identifies the locker to functions that run under its locks. */
   readonly owner: object;
-  /** Those of the locker. */
+  /** The locker's defaults. */
   readonly defaults: CheckedDefaults;
   /** Acquires a permit. `options` have been checked. */
   acquire(options: PermitOptions): Promise<Lock>;

@@ -123,7 +123,7 @@ export class KeyAnswers {
     if (!this.#isAnswering) void this.#answer();
   }
 
-  /** Answers the questions. Never rejects: whoever asked doesn't wait for long. */
+  /** Answers the questions. Never rejects: an asker that gets no answer in time goes without. */
   async #answer(): Promise<void> {
     this.#isAnswering = true;
     try {

@@ -4,12 +4,12 @@ import { reliableTime } from "./server-ttl.ts";
 /** The TTLs of the locks of a client's transaction, while their functions run. */
 const ttls = new WeakMap<object, number[]>();
 
-/** The TTL to set: one within another doesn't outlive it. */
+/** The TTL to set in a client's transaction: at most those of the locks whose functions run in it. */
 export function ttlWithin(client: object, ttl: number): number {
   return Math.min(ttl, ...(ttls.get(client) ?? []));
 }
 
-/** Has a TTL be counted by {@link ttlWithin}. @returns what ends that */
+/** Makes {@link ttlWithin} take a TTL into account. @returns a function that ends that */
 export function countTtl(client: object, ttl: number): () => void {
   const all = ttls.get(client) ?? [];
   ttls.set(client, all);

@@ -32,7 +32,7 @@ export const electionCases: readonly Case[] = [
           seen = [lock.key, ttl, held, typeof fencingToken, signal.aborted, await locker.tryAcquire(key)];
           ending.abort(error);
           seen = [seen, signal.aborted, signal.reason];
-          // Throwing is how work stops that is told to.
+          // Work that was told to stop may stop by throwing.
           throw new Error("it has to stop");
         },
       });

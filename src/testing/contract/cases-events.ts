@@ -3,7 +3,7 @@ import type { LockEventName, LockEvents } from "../../contract/lock-events.ts";
 import type { Locker } from "../../contract/locker.ts";
 import { assertFree, type Case, inTime, invalid, lapsed, until } from "./fixture.ts";
 
-/** What a locker tells from now on of the locks of one key. */
+/** Collects the events that a locker emits from now on for one key. */
 function heard(locker: Locker, key: string): Array<{ name: LockEventName; event: LockEvents["acquired"] }> {
   const told: Array<{ name: LockEventName; event: LockEvents["acquired"] }> = [];
   for (const name of ["acquired", "released", "lost", "waiting"] as const) {
