@@ -59,7 +59,7 @@ export class Semaphores {
   }
 
   /** How many registered locks are not permits of callers: turnstiles, and permits whose callers have not got them yet. */
-  get untold(): number {
+  get unreported(): number {
     return this.#unreported.size;
   }
 
