@@ -169,7 +169,7 @@ export const mutants = [
     by: "true",
     caughtBy: {
       file: "test/integration/contract.test.ts",
-      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a wait inside withLock for the same key is not waited",
+      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker an unbounded wait for the same key inside withLock is refused at once",
     },
   },
   {
