@@ -279,7 +279,7 @@ export const mutants = [
     by: "case when found.standby then null",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a client of the caller's lets in one of two calls at the same moment, and tells the other so",
+      test: "a client of the caller's runs one of several simultaneous calls, and refuses the others",
     },
   },
   {
