@@ -41,7 +41,7 @@ const sql: Check = (got, path) => {
 
 const aPool = "a node-postgres Pool (or give `database`, `connectionString` or `sql`)";
 
-/** Checks the option `pool`. Its error names the other options, because somebody may pass a connection string or postgres.js's `sql` as the `pool`. */
+/** Checks the option `pool`. Its error names the other options, because somebody may pass a connection string or an `sql` instead. */
 const pool: Check = (got, path) => {
   const fault = poolCheck(got, path);
   return fault?.path === path ? { ...fault, wants: aPool } : fault;

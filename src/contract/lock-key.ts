@@ -24,8 +24,8 @@ export function keyBytes(text: string): Uint8Array {
 }
 
 /**
- * The key that is shown as a text, for texts from other processes. `undefined` if no key is: the text is empty, or has lone surrogates and is
- * none that {@link textOfBytes} writes.
+ * The key that is shown as a text, for texts from other processes. `undefined` if no key is: the text is empty, or has lone surrogates
+ * and is none that {@link textOfBytes} writes.
  */
 export function keyShownAs(text: string): LockKey | undefined {
   if (text === "") return undefined;

@@ -24,9 +24,9 @@ const longest = 7_900;
 const most = 64;
 
 /**
- * The messages about one session, as payloads in ASCII, whatever the encoding of the database. Each lock is written as its key, or, if its id
- * is not the key's `lockId`, as its key and its id. Locks that are too long for a message are left out, and so are those that don't fit into
- * the last message.
+ * The messages about one session, as payloads in ASCII, whatever the encoding of the database. Each lock is written as its key, or, if its
+ * id is not the key's `lockId`, as its key and its id. Locks that are too long for a message are left out, and so are those that don't fit
+ * into the last message.
  */
 export function keyMessages(
   pid: number,

@@ -29,8 +29,8 @@ export class LocksKept {
   }
 
   /**
-   * Proves that the server keeps its locks, unless that has been proved. If the server doesn't answer within the given number of milliseconds, the proof is postponed,
-   * because a lock that was granted in the meantime already has a working session.
+   * Proves that the server keeps its locks, unless that has been proved. If the server doesn't answer within the given number of
+   * milliseconds, the proof is postponed, because a lock that was granted in the meantime already has a working session.
    *
    * @param granted the lock by which to prove it, over one more connection; without it, that takes two connections and a lock of its own
    * @throws {LocksNotKeptError}

@@ -41,7 +41,7 @@ export class PoolQueue {
     });
     pool.on("remove", () => {
       this.#connected -= 1;
-      // The pool now opens a connection for the first request in its queue, which may take longer than the other connections take to come back.
+      // The pool now opens a connection for the first request in its queue, which may take longer than other connections take to return.
       this.#askForTakersSoon();
     });
     pool.on("error", () => {});
@@ -69,7 +69,7 @@ export class PoolQueue {
     return this.#takers.delete(reserver);
   }
 
-  /** Whether there are fewer requests than waiting callers. Not counted are those for which a connection is being opened, which may take long. */
+  /** Whether requests are fewer than waiting callers. Those for which a connection is being opened, which may take long, don't count. */
   get #isShort(): boolean {
     return this.#requests - this.dialing < this.#waiting.size;
   }
@@ -123,9 +123,9 @@ export function queueOf(pool: Pool): PoolQueue {
 }
 
 /**
- * Returns a client for which nobody waits, in a later step: during the release, the pool hands the client to the next request in its queue, and
- * if thousands of callers have left, their calls would overflow the stack. Until then the client needs an error listener, because the message
- * that ends its session may have arrived together with the one that opened it.
+ * Returns a client for which nobody waits, in a later step: during the release, the pool hands the client to the next request in its
+ * queue, and if thousands of callers have left, their calls would overflow the stack. Until then the client needs an error listener,
+ * because the message that ends its session may have arrived together with the one that opened it.
  */
 function giveBackLate(client: Client, release: Release): void {
   client.on("error", ignored);

@@ -67,7 +67,7 @@ export function takeInCallers(
   return isWithin ? take() : functions.take(client, take, () => transaction.ended);
 }
 
-/** Resolves when the latest call on a caller's client is over, with whatever undoes it. */
+/** Resolves when the latest call on a caller's client is over, including what undoes it. */
 export function untilSettled(client: object, isWithin: boolean): Promise<void> {
   return (isWithin ? savepoints : functions).areOver(client);
 }

@@ -58,7 +58,7 @@ export interface LockStore<G> {
   canTry?(): boolean;
   /** Tries once, as one of many callers that poll. Default: {@link tryLock}. */
   pollLock?(request: LockRequest, listener: TryListener<G>): void;
-  /** Whether only the lines of this process keep waiting callers in order, so that a try must not overtake them. Default: the server does. */
+  /** Whether only the lines of this process keep waiters in order, so that a try must not overtake them. Default: the server does. */
   readonly hasNoOrder?: boolean;
   /** Whether there is a place to wait in the server. Default: no. */
   hasPlaceToWait?(): boolean;
@@ -108,8 +108,8 @@ export interface Grant {
   /** Gives the lock back. A failure ends it all the same, and says that it was not held, or may not have been. */
   release(): Promise<void>;
   /**
-   * Gives the lock back as {@link release} does, but without a promise, because there are many locks. A second call has the same outcome. Only
-   * called if the holder still holds the lock.
+   * Gives the lock back as {@link release} does, but without a promise, because there are many locks. A second call has the same outcome.
+   * Only called if the holder still holds the lock.
    */
   free?(listener: ReleaseListener): void;
 }

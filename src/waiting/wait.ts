@@ -92,7 +92,10 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   // One of these two is called, once.
   protected abstract onGranted(lock: H): void;
-  /** Called with {@link LockNotAcquiredError}, {@link LockerClosedError}, the reason of the caller's signal, or a fault that no waiting mends. */
+  /**
+   * Called with a {@link LockNotAcquiredError}, a {@link LockerClosedError}, the reason of the caller's signal, or a fault that no waiting
+   * mends.
+   */
   protected abstract onFailed(error: unknown): void;
 
   /** Begins the wait, unless something has ended it already. */
@@ -210,7 +213,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     this.#end(boundHasPassed(this.wanted, this.#around, { lastFault, ownHold }));
   }
 
-  /** Goes on until the lock is granted, whatever fault occurs that waiting can mend. */
+  /** Tries again after each fault that waiting can mend, until the lock is granted. */
   async #untilGranted(end: Stop): Promise<H> {
     const ridingOut = new RidingOut(this.wanted, this.#around);
     this.#ridingOut = ridingOut;
