@@ -169,7 +169,7 @@ export const mutants = [
     by: "true",
     caughtBy: {
       file: "test/integration/contract.test.ts",
-      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a wait inside withLock for the same key is not waited",
+      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker an unbounded wait for the same key inside withLock is refused at once",
     },
   },
   {
@@ -279,7 +279,7 @@ export const mutants = [
     by: "case when found.standby then null",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a client of the caller's lets in one of two calls at the same moment, and tells the other so",
+      test: "a client of the caller's runs one of several simultaneous calls, and refuses the others",
     },
   },
   {
