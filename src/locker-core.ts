@@ -61,9 +61,9 @@ export interface LockerCoreParts {
   readonly lockId: LockIdFunction | undefined;
   readonly telemetry: Telemetry;
   readonly breaker: CircuitBreaker | undefined;
-  /** @returns milliseconds @throws {InvalidTtlError} */
+  /** Checks the TTL of any other lock. @returns milliseconds @throws {InvalidTtlError} */
   assertTtl(got: unknown): number;
-  /** The same, of a lock that is freed when its TTL passes, whatever has become of its holder. */
+  /** Checks the TTL of a lock that is freed when its TTL passes, whatever has become of its holder. */
   assertEnforcedTtl(got: unknown): number;
   /** In milliseconds. */
   readonly defaultTtl: number;

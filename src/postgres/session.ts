@@ -55,7 +55,7 @@ export class Session {
   readonly #queue: Turn[] = [];
   readonly #lossListeners = new Set<(cause: Error) => void>();
 
-  /** Call this in the very step in which the pool hands out the client. */
+  /** Call this in the same step in which the pool hands out the client. */
   constructor(client: Client, release: Release) {
     this.client = client;
     this.#release = release;

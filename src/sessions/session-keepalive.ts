@@ -13,24 +13,27 @@ const resting: State = { is: "resting" };
 
 /**
  * Keeps a shared session alive. If the server enforces TTLs, it ends a session that has been silent for the smallest TTL of its locks (the
- * session's lease). The keepalive sends a statement often enough to prevent that, and to prove the locks that refresh themselves. It
- * also reports when the lease may have passed.
+ * session's TTL). The keepalive sends a statement often enough to prevent that, and to prove the locks that refresh themselves. It
+ * also reports when that TTL may have passed.
  */
 export class SessionKeepalive {
   readonly #speak: () => Promise<unknown>;
   readonly #lapse: () => void;
   readonly #overdue: () => void;
-  /** The lease that the server applies or may apply: infinite if the server enforces no TTL. */
+  /** The session's TTL, which the server applies or may apply: infinite if the server enforces no TTL. */
   readonly #reliance = new Reliance(Number.POSITIVE_INFINITY, now(), true);
-  /** The lease that the statement in flight sets. */
+  /** The session's TTL that the statement in flight sets. */
   #asked: AskedTtl | undefined;
   /** The smallest TTL of the locks that refresh themselves, in milliseconds. */
   #proofWithin = Number.POSITIVE_INFINITY;
-  /** The share of the lease or TTL after which a silent session sends a statement: at most a third, jittered so that sessions differ. */
+  /** The share of a TTL after which a silent session sends a statement: at most a third, jittered so that sessions differ. */
   readonly #restShare = 0.28 + Math.random() * 0.05;
   #state: State = resting;
 
-  /** `speak` sends a statement. `lapse`: the lease may have passed. `overdue`: locks that refresh themselves were not proved in time. */
+  /**
+   * `speak` sends a statement. `lapse`: the session's TTL may have passed. `overdue`: locks that refresh themselves were not proved in
+   * time.
+   */
   constructor(parts: { speak(): Promise<unknown>; lapse(): void; overdue(): void }) {
     this.#speak = parts.speak;
     this.#lapse = parts.lapse;
@@ -42,7 +45,7 @@ export class SessionKeepalive {
     return this.#reliance.provenAt;
   }
 
-  /** Milliseconds until the lease may have passed. */
+  /** Milliseconds until the session's TTL may have passed. */
   get left(): number {
     return this.#reliance.left;
   }
@@ -54,22 +57,22 @@ export class SessionKeepalive {
     this.#watch();
   }
 
-  /** Records that a statement that sets the lease is about to be sent. */
-  asked(lease: number): void {
-    this.#asked = this.#reliance.askFor(lease);
-    if (lease < this.#reliance.ttl) this.#watch();
+  /** Records that a statement that sets the session's TTL is about to be sent. */
+  asked(ttl: number): void {
+    this.#asked = this.#reliance.askFor(ttl);
+    if (ttl < this.#reliance.ttl) this.#watch();
   }
 
-  /** Records that a statement was answered by the same session. `lease`: the lease that the statement set, if it set one. */
-  proven(lease: number | undefined, sentAt: Instant): void {
-    if (lease === undefined) {
+  /** Records that a statement was answered by the same session. `ttl`: the session's TTL that the statement set, if it set one. */
+  proven(ttl: number | undefined, sentAt: Instant): void {
+    if (ttl === undefined) {
       this.#reliance.provedAgain(sentAt);
       return;
     }
     const before = this.#reliance.ttl;
-    this.#reliance.answered(this.#asked ?? this.#reliance.askFor(lease), sentAt);
+    this.#reliance.answered(this.#asked ?? this.#reliance.askFor(ttl), sentAt);
     this.#asked = undefined;
-    if (lease === before && this.#state.is !== "resting") return;
+    if (ttl === before && this.#state.is !== "resting") return;
     this.#watch();
   }
 
@@ -90,7 +93,7 @@ export class SessionKeepalive {
     this.#state = resting;
   }
 
-  /** Sets the alarm for the end of the lease or for the next statement. Both may have moved earlier. */
+  /** Sets the alarm for the end of the session's TTL or for the next statement. Both may have moved earlier. */
   #watch(): void {
     if (!Number.isFinite(Math.min(this.left, this.#proofWithin))) {
       this.#rest();
@@ -129,7 +132,7 @@ export class SessionKeepalive {
   #keep(): void {
     const state = this.#state;
     if (state.is === "resting") return;
-    debug("keepalive", () => ({ lease: this.#reliance.ttl, proofWithin: this.#proofWithin }));
+    debug("keepalive", () => ({ ttl: this.#reliance.ttl, proofWithin: this.#proofWithin }));
     this.#state = { is: "speaking", alarm: state.alarm };
     this.#watch();
     const next = (): void => {

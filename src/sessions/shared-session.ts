@@ -58,8 +58,8 @@ interface Opened {
 }
 
 //   opening ──▶ open ── empty for a while, close() ──▶ returning ──▶ returned or destroyed
-//      │          └── the server, the link, the end of its lease ──▶ gone, with all that it carries
-//      └── no session is to be had ──▶ gone
+//      │          └── the server, the link, the end of its TTL ──▶ gone, with all that it carries
+//      └── no session is available ──▶ gone
 type State =
   | { readonly is: "opening"; readonly closeWhenOpen: boolean }
   | { readonly is: "open"; readonly on: Opened }
@@ -99,17 +99,17 @@ export class SharedSession {
     this.#batches = new StatementBatches({
       keepalive: this.#keepalive,
       name: options.name,
-      leaseWanted: options.ttlClass === undefined ? undefined : () => this.#leaseWanted(),
+      sessionTtlWanted: options.ttlClass === undefined ? undefined : () => this.#sessionTtlWanted(),
       onIdle: this.#restIfEmpty,
     });
     void this.#open();
   }
 
   /**
-   * The smallest TTL that it carries. But a lock that was refreshed to a smaller class doesn't shorten the lease of the others, which the
-   * first stall would then end. Its holder stops relying on it in time all the same.
+   * The smallest TTL that it carries. But a lock that was refreshed to a smaller class doesn't shorten the session's TTL, because the first
+   * stall would then end the other locks too. Its holder stops relying on it in time all the same.
    */
-  #leaseWanted(): number {
+  #sessionTtlWanted(): number {
     return this.ttlClass === undefined
       ? Number.POSITIVE_INFINITY
       : this.#carried.noLessThan(smallestOfClass(this.ttlClass));
@@ -138,7 +138,7 @@ export class SharedSession {
     return this.#on?.said.pid;
   }
 
-  /** Whether it may carry one lock more, of that class. If its lease has passed, it ends: the server's news of that may be late. */
+  /** Whether it may carry one lock more, of that class. If its TTL has passed, it ends: the server's news of that may be late. */
   takes(ttlClass: number | undefined, most: number): boolean {
     if (this.ttlClass !== ttlClass || this.#carried.size >= most) return false;
     const gone = ttlClass === undefined ? undefined : this.goneBecause;
@@ -148,7 +148,7 @@ export class SharedSession {
 
   get goneBecause(): Error | undefined {
     const gone = this.#state.is === "opening" ? undefined : this.#state.on?.session.goneBecause;
-    // Without a TTL that the server enforces there is no lease.
+    // If the server enforces no TTL, the session has none.
     if (gone !== undefined || this.ttlClass === undefined || this.#keepalive.left > 0) return gone;
     // The caller is told that the session is over, and no late answer may take that back.
     const over = new Error("the smallest TTL on its session has passed");
@@ -196,7 +196,7 @@ export class SharedSession {
   readonly #restIfEmpty = (): void => {
     if (this.#carried.size > 0 || this.#state.is !== "open") return;
     clearTimeout(this.#lingering);
-    // The lease of the last lock still runs: the session must be back before the server ends it.
+    // The TTL of the last lock still runs: the session must be back before the server ends it.
     const stay = Math.max(Math.min(linger, this.#keepalive.left / 2), 0);
     this.#lingerUntil(performance.now() + stay);
   };
@@ -237,7 +237,7 @@ export class SharedSession {
   #return(on: Opened): void {
     this.#options.events.sessionClosed("shared", on.said.pid, undefined);
     debug("session returned", () => ({ pid: on.said.pid }));
-    // The state changes in this very step, so that it takes no more locks.
+    // The state changes in this step, so that it takes no more locks.
     const returned = Promise.resolve().then(() => this.#giveBack(on));
     this.#end({ is: "returning", on, returned }, undefined);
   }

@@ -35,7 +35,7 @@ interface Opened {
 interface Batch {
   readonly tasks: readonly Task[];
   /** For how long the statement has the server keep the session, in milliseconds. Absent if it says nothing of that. */
-  readonly lease: number | undefined;
+  readonly sessionTtl: number | undefined;
 }
 
 export interface StatementBatchesParts {
@@ -43,7 +43,7 @@ export interface StatementBatchesParts {
   /** `application_name`, which must stay the same. */
   readonly name: string;
   /** How long the server is to keep the session from now on, in milliseconds. Absent if it keeps the session for ever. */
-  readonly leaseWanted: (() => number) | undefined;
+  readonly sessionTtlWanted: (() => number) | undefined;
   /** Called when there is nothing more to send. */
   onIdle(): void;
 }
@@ -144,9 +144,9 @@ export class StatementBatches implements Receiver {
     if (this.#next < this.#tasks.length) {
       const tasks = this.#nextTasks(answered);
       if (tasks.length > 0) {
-        const lease = this.#parts.leaseWanted === undefined ? undefined : this.#leaseToAsk();
-        this.#state = { is: "busy", on, batch: { tasks, lease } };
-        on.session.send(statementFor(tasks, lease), this);
+        const sessionTtl = this.#parts.sessionTtlWanted === undefined ? undefined : this.#sessionTtlToSet();
+        this.#state = { is: "busy", on, batch: { tasks, sessionTtl } };
+        on.session.send(statementFor(tasks, sessionTtl), this);
         return;
       }
     }
@@ -155,17 +155,17 @@ export class StatementBatches implements Receiver {
     this.#parts.onIdle();
   }
 
-  /** Only the {@link Session} calls it. Tells the callers of a batch its answers. With few, what they ask for next is sent with the rest. */
+  /** Called by the {@link Session}. Tells the callers of a batch its answers. With few, what they ask for next goes out with the rest. */
   replied(reply: Reply, sentAt: Instant): void {
     if (this.#state.is !== "busy") return;
     const { on, batch } = this.#state;
-    const { tasks, lease } = batch;
+    const { tasks, sessionTtl } = batch;
     const answers = expectedAnswers(String(reply.value), on.expected, tasks.length);
     if (answers === undefined) {
       this.failed(this.#distrust(on, reply));
       return;
     }
-    this.#parts.keepalive.proven(lease, sentAt);
+    this.#parts.keepalive.proven(sessionTtl, sentAt);
     if (tasks.length + this.#tasks.length - this.#next > halvedAbove) {
       this.#flush(on, tasks.length);
     } else {
@@ -178,7 +178,7 @@ export class StatementBatches implements Receiver {
     }
   }
 
-  /** Only the {@link Session} calls it. */
+  /** Called by the {@link Session}. */
   failed(error: Error): void {
     if (this.#state.is !== "busy") return;
     const { on, batch } = this.#state;
@@ -218,10 +218,10 @@ export class StatementBatches implements Receiver {
     return batch;
   }
 
-  #leaseToAsk(): number | undefined {
-    const lease = this.#parts.leaseWanted?.();
-    if (lease !== undefined) this.#parts.keepalive.asked(lease);
-    return lease;
+  #sessionTtlToSet(): number | undefined {
+    const sessionTtl = this.#parts.sessionTtlWanted?.();
+    if (sessionTtl !== undefined) this.#parts.keepalive.asked(sessionTtl);
+    return sessionTtl;
   }
 
   /** Ends a session whose answer doesn't prove it. @returns why */
@@ -262,7 +262,7 @@ export class StatementBatches implements Receiver {
   /** Asks as a batch does, without its tasks. @returns when it was sent @throws {DatabaseError} {StandbyError} {PoolerDetectedError} */
   #askAgain(on: Opened, questions: readonly Question[]): Promise<Instant> {
     const { keepalive } = this.#parts;
-    const lease = this.#leaseToAsk();
+    const sessionTtl = this.#sessionTtlToSet();
     return new Promise((resolve, reject) => {
       const failed = (error: Error): void => {
         keepalive.failed();
@@ -273,16 +273,17 @@ export class StatementBatches implements Receiver {
           failed(this.#distrust(on, reply));
           return;
         }
-        keepalive.proven(lease, sentAt);
+        keepalive.proven(sessionTtl, sentAt);
         resolve(sentAt);
       };
-      on.session.send(statementFor(questions, lease), { replied, failed });
+      on.session.send(statementFor(questions, sessionTtl), { replied, failed });
     });
   }
 }
 
-function statementFor(questions: readonly Question[], lease: number | undefined): Asked {
-  const timeout = lease === undefined || lease === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(lease);
+function statementFor(questions: readonly Question[], sessionTtl: number | undefined): Asked {
+  const timeout =
+    sessionTtl === undefined || sessionTtl === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(sessionTtl);
   if (isDebugged) debug("statement", () => ({ operations: questions.length }));
   const [only] = questions;
   if (questions.length === 1 && only !== undefined) {

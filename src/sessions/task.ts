@@ -60,7 +60,7 @@ export function askForProof(
       askedAt: 0,
       request: undefined,
       done: (_, sentAt) => resolve(sentAt),
-      undone: () => failed(new DatabaseError({ doing, cause: new Error("there was none") })),
+      undone: () => failed(new DatabaseError({ doing, cause: new Error("no connection was available") })),
       failed,
     });
   });

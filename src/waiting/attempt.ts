@@ -67,7 +67,7 @@ export interface AttemptSurroundings {
   ended(): void;
 }
 
-/** Makes what the caller gets of a grant, and registers it; called in the very step in which it is certain that somebody wants it. */
+/** Makes what the caller gets of a grant, and registers it; called in the same step in which it becomes certain that somebody wants it. */
 export type Hold<G, H> = (grant: G, wanted: Wanted) => H;
 
 /** How a store is asked. A number: it waits in the server, for at most that many milliseconds. */
@@ -113,7 +113,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     this.#isAwaited = false;
   }
 
-  // One of these is called, once. onGranted is called in the very step in which it is certain that somebody wants the lock; onHeld, if
+  // One of these is called, once. onGranted is called in the same step in which it becomes certain that somebody wants the lock; onHeld, if
   // somebody else holds it; onFailed, for a failure, or if the caller has left.
   protected abstract onGranted(grant: G): void;
   abstract onHeld(): void;
