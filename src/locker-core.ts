@@ -4,11 +4,13 @@ import {
   assertScope,
   assertWait,
   drainOf,
+  noOptions,
   signalOf,
 } from "./contract/acquire-options.ts";
 import type { SessionClient } from "./contract/clients.ts";
 import type { ElectOptions } from "./contract/election.ts";
 import { assertNoHoldAtLeast, holdAtLeastOf } from "./contract/hold-at-least.ts";
+import { jsonSafe } from "./contract/json-safe.ts";
 import type { Lock, LockGroup } from "./contract/lock.ts";
 import { type CheckedDefaults, checkDefaults, type LockDefaults } from "./contract/lock-defaults.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
@@ -251,14 +253,14 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     const signal = signalOf(options);
     stopSignalOf(signal)?.throwIfAborted();
     const seen = await this.#parts.look({ id, own: () => this.#registry.with(id).map(ownLock) }, signal);
-    return {
+    return jsonSafe({
       key: text,
       id,
       held: seen.holders.length > 0,
       heldHere: seen.holders.some(({ own }) => own),
       ...seen,
       waitingHere: this.#admission.lines.lengthOf(id),
-    };
+    });
   }
 
   async isHeld(key: LockKey, options?: InspectOptions): Promise<boolean> {
@@ -346,5 +348,3 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     this.#semaphores?.freed(lock.id);
   }
 }
-
-const noOptions: AcquireOptions = {};

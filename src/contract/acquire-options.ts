@@ -19,6 +19,9 @@ const acquireOptions = [
 ];
 const transactionOptions = ["ttl", "wait", "mode", "signal", "client"];
 
+/** The options of a call without any. */
+export const noOptions: AcquireOptions = {};
+
 /**
  * Checks the options of an acquire. An unknown name throws, because a misspelt option would be ignored: with `{ tll: "1h" }`, the lock
  * of a long job would expire while the job runs.

@@ -1,6 +1,7 @@
 import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, StandbyError } from "../contract/errors.ts";
+import { jsonSafe } from "../contract/json-safe.ts";
 import { kindOfLockId } from "../contract/lock-id-kind.ts";
 import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
 import { isSharedName, named } from "../postgres/application-name.ts";
@@ -126,7 +127,8 @@ export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}):
       if (proven === undefined) return { ...lock, ...claims.get(`${lock.pid} ${lock.id}`) };
       return { ...lock, key: proven.key, namespace: proven.namespace, claimedKey: undefined };
     })
-    .sort(byIdThenState);
+    .sort(byIdThenState)
+    .map(jsonSafe);
 }
 
 /** The pids of the sessions that carry many locks, whose keys are not in their names. */

@@ -1,5 +1,6 @@
 import { type Channel, channel } from "node:diagnostics_channel";
 import { InvalidConfigError } from "../contract/errors.ts";
+import { jsonSafe } from "../contract/json-safe.ts";
 import type { Lock } from "../contract/lock.ts";
 import type {
   LockEvent,
@@ -64,7 +65,7 @@ export class LockEventSource {
 
   tell<E extends LockEventName>(event: E, make: () => LockEvents[E]): void {
     if (!this.hasListeners(event)) return;
-    const told = make();
+    const told = jsonSafe(make());
     callOutside(() => {
       for (const { call } of this.listeners.get(event) ?? []) {
         callHook(`listener of "${event}"`, () => (call as LockEventListener<E>)(told));

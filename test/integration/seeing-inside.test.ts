@@ -4,6 +4,7 @@ import {
   type Lock,
   type Locker,
   LockNotAcquiredError,
+  listLocks,
   MemoryLocker,
   type NotHeldReason,
 } from "../../src/index.ts";
@@ -206,6 +207,32 @@ describe.each(eachLocker)("%s: the console and JSON show", (_, create) => {
     expect(inspect(outer)).toContain("locks: 0");
     expect(JSON.stringify(outer)).toBe('{"prefix":"billing:"}');
   });
+});
+
+test.each(eachLocker)(
+  "%s: events and inspect() can be written as JSON, with ids as strings",
+  async (_, create) => {
+    await using locker = create();
+    const events: unknown[] = [];
+    for (const name of ["acquired", "released"] as const) locker.on(name, (event) => events.push(event));
+    const lock = await locker.acquire(uniqueKey(), { fencing: true });
+    const id = lock.id.toString();
+    const inspection = await locker.inspect(lock.key);
+    expect(JSON.parse(JSON.stringify({ inspection }))).toMatchObject({ inspection: { id, holders: [{}] } });
+    await lock.release();
+    await until(() => events.length === 2);
+    const fencingToken = lock.fencingToken?.toString();
+    expect(JSON.parse(JSON.stringify(events))).toMatchObject([{ id, fencingToken }, { id }]);
+    expect(events).toMatchObject([{ id: lock.id }, { id: lock.id }]);
+  },
+);
+
+test("the list of locks can be written as JSON, with ids as strings", async () => {
+  const pool = createPool();
+  await using locker = createLocker({ pool });
+  const { id } = await locker.acquire(uniqueKey());
+  const list = await listLocks(pool, { id });
+  expect(JSON.parse(JSON.stringify(list))).toMatchObject([{ id: id.toString(), state: "held" }]);
 });
 
 test("an error with a lock in it can be written as JSON", async () => {
