@@ -61,18 +61,24 @@ export class LockNotHeldError extends LockerError {
   readonly reason: NotHeldReason;
 
   constructor(facts: { key: string; reason: NotHeldReason; cause?: unknown }) {
-    super(`Lock ${quote(facts.key)} is not held: ${notHeldSentence[facts.reason]}`, causeOf(facts));
+    super(`Lock ${quote(facts.key)} is not held: ${notHeldSentence(facts)}`, causeOf(facts));
     this.key = facts.key;
     this.reason = facts.reason;
   }
 }
 
-const notHeldSentence: Record<NotHeldReason, string> = {
-  released: "it has been released",
-  expired: "its TTL passed without a refresh",
-  lost: "its session ended, or could not be proved to live",
-  closed: "its locker was closed",
-};
+function notHeldSentence({ reason, cause }: { reason: NotHeldReason; cause?: unknown }): string {
+  switch (reason) {
+    case "released":
+      return "it has been released";
+    case "expired":
+      return "its TTL passed without a refresh";
+    case "lost":
+      return cause === undefined ? "it was lost" : `it was lost: ${sentenceOf(cause)}`;
+    case "closed":
+      return "its locker was closed";
+  }
+}
 
 /** The reason of `lock.signal` if the lock ended without a release and before its TTL. `cause` says what ended it. */
 export class LockLostError extends LockerError {

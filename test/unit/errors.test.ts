@@ -102,8 +102,14 @@ const all: ReadonlyArray<
     new LockNotHeldError({ key, reason: "lost", cause }),
     "LockNotHeldError",
     "LOCK_NOT_HELD",
-    'Lock "invoice:42" is not held: its session ended, or could not be proved to live',
+    'Lock "invoice:42" is not held: it was lost: boom',
     cause,
+  ],
+  [
+    new LockNotHeldError({ key, reason: "lost" }),
+    "LockNotHeldError",
+    "LOCK_NOT_HELD",
+    'Lock "invoice:42" is not held: it was lost',
   ],
   [
     new LockNotHeldError({ key, reason: "closed" }),
