@@ -83,6 +83,10 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     this.#until = this.#start + least;
   }
 
+  get keptUntil(): Date {
+    return new Date(Date.now() + this.#left);
+  }
+
   get provenAt(): Instant {
     return this.#grant.provenAt;
   }
@@ -126,6 +130,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   free(listener: ReleaseListener): void {
     if (this.#left > 0 && this.goneBecause === undefined) {
       this.#isKept = true;
+      this.#grant.keep?.(() => this.keptUntil);
       this.#locker.register(this);
       listener.freed();
       this.#keep(this.lapses);

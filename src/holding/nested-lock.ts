@@ -50,12 +50,13 @@ async function enter(scope: Scope, by: LockScope, wanted: Wanted): Promise<Neste
     const wants = `absent: this call shares the lock of the \`${by}\` around it, on whichever session that is`;
     throw new InvalidConfigError({ field: "client", got: wanted.client, wants });
   }
-  const leave = await scope.gate.enter({ ...wanted, signals: [wanted.signal, wanted.alsoEndedBy] });
+  const ownHold = { by, isSibling: true };
+  const leave = await scope.gate.enter({ ...wanted, ownHold, signals: [wanted.signal, wanted.alsoEndedBy] });
   if (!outer.held) {
     leave();
     const { reason } = outer.signal;
     if (reason instanceof LockLostError && reason.cause instanceof LockerClosedError) throw reason.cause;
-    throw new LockNotAcquiredError({ key, reason: "held" });
+    throw new LockNotAcquiredError({ key, reason: "held", ownHold: { by, isOver: true }, cause: reason });
   }
   return new NestedLock({ scope, by }, mode, leave);
 }

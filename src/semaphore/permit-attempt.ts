@@ -124,7 +124,8 @@ export class PermitAttempt implements Bounded {
 
   atBound(): void {
     const { lastFault } = this.#ridingOut;
-    this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault }));
+    const { permits } = this.#places;
+    this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault, permits }));
   }
 
   /** @returns `undefined` if it was the next one, and that was lost */

@@ -109,7 +109,7 @@ export class Semaphores {
       const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
       const permit = waits ? await attempt.wait() : await aliveUntil(attempt.tryOnce());
-      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold });
+      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold, permits });
       return permit;
     } finally {
       if (waits) admission.waitEnded();

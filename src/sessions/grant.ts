@@ -105,6 +105,11 @@ export interface Grant {
    * @returns when the proof was asked for
    */
   refresh(ttl: number, deadline: number): Promise<Instant>;
+  /**
+   * Its holder has given it back, but it is kept, until what `until` returns. Absent if nothing but the locker's registry shows who holds a
+   * lock.
+   */
+  keep?(until: () => Date): void;
   /** Gives the lock back. A failure ends it all the same, and says that it was not held, or may not have been. */
   release(): Promise<void>;
   /**

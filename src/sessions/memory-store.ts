@@ -86,11 +86,12 @@ export class MemoryStore implements LockerStore {
   async close(): Promise<void> {}
 }
 
-function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {
+function holderOf({ mode, since, keptUntil, fencingToken }: MemoryLock): LockHolder {
   return {
     mode,
     own: true,
     since,
+    keptUntil: keptUntil?.(),
     fencingToken,
     pid: undefined,
     host: undefined,
@@ -107,6 +108,7 @@ class MemoryLock implements Grant {
   readonly fencingToken: bigint | undefined;
   readonly lapses: boolean;
   readonly goneBecause = undefined;
+  keptUntil: (() => Date) | undefined;
   readonly #free: () => void;
   #ttl: number;
   provenAt: Instant = now();
@@ -134,6 +136,10 @@ class MemoryLock implements Grant {
     this.provenAt = now();
     this.#ttl = ttl;
     return this.provenAt;
+  }
+
+  keep(until: () => Date): void {
+    this.keptUntil = until;
   }
 
   async release(): Promise<void> {

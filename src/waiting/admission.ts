@@ -1,5 +1,6 @@
 import { LockerClosedError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import type { CircuitBreaker } from "../runtime/circuit-breaker.ts";
 import { callBegan, callEnded } from "../runtime/process-life.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
@@ -154,9 +155,9 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
     const store = this.#store;
     this.#admission.began();
     // Otherwise readers that come one after another would never let a writer in.
-    if (mode === "shared" && lines.hasWriter(id)) this.onHeld();
+    if (mode === "shared" && lines.hasWriter(id)) this.#refuse({ by: "line" });
     // PostgreSQL itself refuses a try while somebody waits for the lock.
-    else if (store.hasNoOrder && mode === "exclusive" && lines.lengthOf(id) > 0) this.onHeld();
+    else if (store.hasNoOrder && mode === "exclusive" && lines.lengthOf(id) > 0) this.#refuse({ by: "line" });
     else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
     else this.ask(store, "tryLock", [signal, alsoEndedBy]);
   }
@@ -170,8 +171,12 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
   }
 
   protected override onHeld(): void {
+    this.#refuse(undefined);
+  }
+
+  #refuse(otherwise: OwnHold | undefined): void {
     const { key } = this;
-    const ownHold = ownHoldOf(this.#around, this.#wanted);
+    const ownHold = ownHoldOf(this.#around, this.#wanted, this.#admission.registry) ?? otherwise;
     this.onFailed(new LockNotAcquiredError({ key, reason: "held", ownHold }));
   }
 

@@ -2,6 +2,7 @@ import type { SessionClient } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { callBegan, callEnded } from "../runtime/process-life.ts";
@@ -51,6 +52,8 @@ export interface Holdings {
   keepOut(wanted: Pick<Lock, "key" | "id" | "mode">): boolean;
   /** Another key that is held in this locker and has the same id. */
   namesake(wanted: Pick<Lock, "key" | "id">): string | undefined;
+  /** How this locker itself keeps the caller out, if it does. */
+  ownHold(wanted: Pick<Lock, "key" | "id" | "mode">): OwnHold | undefined;
 }
 
 /** What an attempt needs of its locker. */

@@ -99,6 +99,7 @@ test("a holder elsewhere is shown with its session, and not as one's own", async
       mode: "exclusive",
       own: false,
       since: undefined,
+      keptUntil: undefined,
       fencingToken: undefined,
       pid: (await holdersOf(lock.id))[0],
       host: expect.stringMatching(/^(127\.0\.0\.1|::1|local)$/),

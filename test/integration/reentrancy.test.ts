@@ -30,7 +30,7 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
       await expect(locker.withLock(key, never, { wait: "30ms" })).rejects.toMatchObject({
         reason: "wait-timeout",
         waited: 30,
-        message: expect.stringMatching(/by the `withLock` around this call.*`reentrant: true`/),
+        message: expect.stringMatching(/: the `withLock` around this call.*`reentrant: true`/),
       });
       expect(await locker.tryAcquire(key, { wait: "10ms" })).toBeUndefined();
     });
@@ -84,7 +84,7 @@ describe.each(eachLocker)("%s: an error names what is around the call", (_, crea
       const text = `the \`${by}\` around this call holds it, and a lock is not re-entrant`;
       expect(await because(locker.acquire(key))).toBe(text + hint);
       expect(await because(locker.withLocks([key], never, { wait: true }))).toBe(text + hint);
-      const late = `still held after 20 ms, by the \`${by}\` around this call; a lock is not re-entrant`;
+      const late = `still held after 20 ms: ${text}`;
       expect(await because(locker.withLock(key, never, { wait: 20 }))).toBe(late + hint);
       expect(await because(locker.withLocks([uniqueKey(), key], never, { wait: 20 }))).toBe(late + hint);
       expect(await because(locker.acquireAll([uniqueKey(), key], { wait: 20 }))).toBe(late + hint);
@@ -112,7 +112,7 @@ describe.each(eachLocker)("%s: an error names what is around the call", (_, crea
     expect(told).toEqual([
       text,
       text,
-      "still held after 20 ms, by the `onElected` around this call; a lock is not re-entrant",
+      "still held after 20 ms: the `onElected` around this call holds it, and a lock is not re-entrant",
     ]);
   });
 
