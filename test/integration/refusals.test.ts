@@ -126,6 +126,28 @@ describe.each(eachLocker)("%s: a refusal says that", (_, create) => {
     await writer;
   });
 
+  test("a shared part of an exclusive lock does not become exclusive again", async () => {
+    await using locker = create();
+    const key = uniqueKey();
+    const mode = "shared";
+    const write = (options: object): Promise<string> => because(locker.withLock(key, never, options));
+    const read = (): Promise<void> =>
+      locker.withLock(
+        key,
+        async () => {
+          const text =
+            "the `withLock` around this call holds it shared, and a shared lock does not become an exclusive one";
+          expect(await write({ reentrant })).toBe(text);
+          expect(await write({ reentrant, wait: true })).toBe(text);
+          expect(await write({})).toBe(text);
+          expect(await locker.tryWithLock(key, never, { reentrant })).toEqual({ acquired: false });
+        },
+        { mode, reentrant },
+      );
+    // Two readers at the same time: if both could become writers, they would wait for each other.
+    await locker.withLock(key, () => Promise.all([read(), read()]));
+  });
+
   test("a writer of the same locker waits for readers", async () => {
     await using locker = create();
     const key = uniqueKey();
