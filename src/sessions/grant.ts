@@ -8,8 +8,10 @@ export interface LockRequest {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** Milliseconds. */
+  /** How long its holder may rely on it, in milliseconds. What a server that enforces TTLs is told: {@link ttlInServer}. */
   readonly ttl: number;
+  /** How long it stays in the server at least, in milliseconds. `undefined`: no such time. */
+  readonly holdAtLeast?: number | undefined;
   /** Whether the holder gets a fencing token. */
   readonly fencing: boolean;
   /** Set when the caller has given up: nothing more may be sent for it. */

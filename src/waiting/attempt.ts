@@ -27,8 +27,8 @@ export interface Wanted {
   readonly reentrant: boolean | undefined;
   /** The session that is to have it; `undefined`: one of the locker's. */
   readonly client: SessionClient | undefined;
-  /** The minimum time for which it stays in the server. Absent if there is none. */
-  readonly holdAtLeast?: number;
+  /** The minimum time for which it stays in the server. `undefined`: none. */
+  readonly holdAtLeast?: number | undefined;
   /** 0: try once. */
   readonly wait: number;
   /** How long the caller has waited when this wait is over, if it is the rest of a longer one. */
@@ -89,6 +89,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   readonly id: bigint;
   readonly mode: LockMode;
   readonly ttl: number;
+  readonly holdAtLeast: number | undefined;
   readonly fencing: boolean;
   abandoned: boolean;
   sent: boolean;
@@ -106,6 +107,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     this.id = wanted.id;
     this.mode = wanted.mode;
     this.ttl = wanted.ttl;
+    this.holdAtLeast = wanted.holdAtLeast;
     this.fencing = wanted.fencing;
     this.abandoned = false;
     this.sent = false;
