@@ -1,8 +1,9 @@
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { type Instant, longestTimer, monotonic } from "../runtime/clock.ts";
+import { type Instant, monotonic } from "../runtime/clock.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
+import { ttlInServer } from "../sessions/least-ttl.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 
@@ -43,7 +44,7 @@ export async function heldAtLeast<H>(
 //    └── free(), later; release(): its TTL has passed, close(), nobody wants it ──▶ as any grant
 /**
  * The grant of a lock that is kept for a minimum time. Nobody relies on a lock that is kept, so its TTL means nothing any more: only the
- * time and the end of its session end it. A server that enforces TTLs is told to wait until after that time.
+ * time and the end of its session end it. A server that enforces TTLs waits until after that time, as it has been told since the grant.
  *
  * The time is measured by the monotonic clock alone, which stands still while the machine is suspended: the lock is then held too long
  * rather than too short.
@@ -61,20 +62,21 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly #locker: KeepingLocker;
   /** By {@link monotonic}. */
   #until = this.#start;
-  #ttl: number;
+  /** What a server that enforces TTLs is told at least, until the time has passed. */
+  readonly #ttl: number;
   #listener: GoneListener | undefined;
   #isKept = false;
   #timer: NodeJS.Timeout | undefined;
   #over: Promise<void> | undefined;
 
-  constructor(grant: Grant, { key, id, mode, ttl }: Wanted, locker: KeepingLocker) {
-    this.key = key;
-    this.id = id;
-    this.mode = mode;
+  constructor(grant: Grant, wanted: Wanted, locker: KeepingLocker) {
+    this.key = wanted.key;
+    this.id = wanted.id;
+    this.mode = wanted.mode;
     this.lapses = grant.lapses;
     this.#grant = grant;
     this.#locker = locker;
-    this.#ttl = ttl;
+    this.#ttl = ttlInServer(wanted);
     if (grant.keepProven !== undefined) this.keepProven = (within) => grant.keepProven?.(within);
   }
 
@@ -118,8 +120,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   }
 
   refresh(ttl: number, deadline: number): Promise<Instant> {
-    this.#ttl = ttl;
-    return this.#grant.refresh(ttl, deadline);
+    return this.#grant.refresh(this.#left > 0 ? Math.max(ttl, this.#ttl) : ttl, deadline);
   }
 
   release(): Promise<void> {
@@ -133,7 +134,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
       this.#grant.keep?.(() => this.keptUntil);
       this.#locker.register(this);
       listener.freed();
-      this.#keep(this.lapses);
+      this.#keep(false);
     } else {
       this.#grant.release().then(
         () => listener.freed(),
@@ -160,8 +161,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     }
     // A failure has ended the lock.
     if (proves) {
-      const ttl = Math.min(left + this.#ttl, longestTimer);
-      this.#grant.refresh(ttl, statementDeadline).catch(() => this.close());
+      this.#grant.refresh(this.#ttl, statementDeadline).catch(() => this.close());
     }
     this.#timer = setTimeout(() => this.#keep(true), Math.min(Math.max(Math.ceil(left), 1), heartbeat));
   }

@@ -142,6 +142,7 @@ export class PermitAttempt implements Bounded {
         ...this.#wanted,
         id: idAt(this.#wanted.id, turnstile),
         ttl: turnstiles.ttl,
+        holdAtLeast: undefined,
         autoRefresh: true,
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,

@@ -83,7 +83,7 @@ export class Semaphores {
   async #permit(key: LockKey, permits: number, options: PermitOptions): Promise<Lock> {
     const asked = this.#parts.wanted(key, options);
     const least = holdAtLeastOf(options);
-    const wanted = { ...asked, id: semaphoreBlock(asked.id) };
+    const wanted = { ...asked, id: semaphoreBlock(asked.id), holdAtLeast: least === 0 ? undefined : least };
     const { telemetry } = this.#parts.admission;
     const take = (hold: Hold<Grant, UntoldLock>): Promise<Lock> =>
       telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits, hold));

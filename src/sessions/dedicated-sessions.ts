@@ -22,6 +22,7 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
+import { ttlInServer } from "./least-ttl.ts";
 import { FreeLockChecks } from "./look-for-free.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -77,7 +78,7 @@ export class DedicatedSessions {
       id.toString(),
       announced?.toString() ?? null,
       name,
-      this.#enforced ? sessionTimeout(ttl) : "0",
+      this.#enforced ? sessionTimeout(ttlInServer(request)) : "0",
     ];
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
     const doing = "Taking the lock";
