@@ -317,7 +317,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     });
   });
 
-  test("a part whose outer lock was released says so, before and after that function ends", async () => {
+  test("a part whose outer lock was released says so, also after that function", async () => {
     await using locker = create();
     const text = "it was lost: the lock of the `withLock` around it has been released";
     let inner: Lock | undefined;
