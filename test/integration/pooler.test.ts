@@ -311,7 +311,7 @@ describe.skipIf(!PgBouncer.installed)(
       },
     );
 
-    test("returns, however long it may wait, if the pooler has no session for a second look", async () => {
+    test("returns, however long it may wait, if the pooler has no second session", async () => {
       await using locker = createLocker({ sessions: "shared" });
       const { id } = await locker.acquire(uniqueKey());
       await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
