@@ -152,14 +152,15 @@ export class InvalidConfigError extends LockerError {
   readonly code = InvalidConfigError.code;
   readonly field: string;
 
-  /** `secret`: the given value may be or contain a password, so a string is not shown. */
-  constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean; cause?: unknown }) {
-    const got =
-      facts.secret && typeof facts.got === "string" && facts.got !== ""
-        ? conceal(facts.got)
-        : show(facts.got);
-    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`, causeOf(facts));
-    this.field = facts.field;
+  /**
+   * `got`: the given value; left out if it is of the right kind, and `wants` says what is wrong with it. `secret`: it may be or contain a
+   * password, so a string is not shown.
+   */
+  constructor(facts: { field: string; got?: unknown; wants: string; secret?: boolean; cause?: unknown }) {
+    const { field, wants, got, secret } = facts;
+    const shown = secret && typeof got === "string" && got !== "" ? conceal(got) : show(got);
+    super(`Expected \`${field}\` to be ${wants}${"got" in facts ? `, got ${shown}` : ""}`, causeOf(facts));
+    this.field = field;
   }
 }
 
@@ -272,6 +273,15 @@ export class StandbyError extends LockerError {
       "The server is a standby, whose locks exclude nobody on the primary. Connect the locker to the primary",
     );
   }
+}
+
+/** What a failed operation rejects with: a mistake in what the caller gave, such as its pool, as it is; anything else as a `DatabaseError`. */
+export function databaseFailure(
+  doing: string,
+  cause: unknown,
+  key?: string,
+): InvalidConfigError | DatabaseError {
+  return cause instanceof InvalidConfigError ? cause : new DatabaseError({ doing, key, cause });
 }
 
 /** A `DatabaseError` with its key set, so that its message names the lock; any other error as it is. */

@@ -1,4 +1,4 @@
-import { DatabaseError } from "../contract/errors.ts";
+import { DatabaseError, databaseFailure } from "../contract/errors.ts";
 import {
   clientBeside,
   destroySocket,
@@ -42,7 +42,7 @@ export class DiagnosisLine {
       return new DiagnosisLine(pool, client, deadline);
     } catch (cause) {
       if (client !== undefined) destroySocket(client);
-      throw new DatabaseError({ doing: "Connecting", cause });
+      throw databaseFailure("Connecting", cause);
     }
   }
 

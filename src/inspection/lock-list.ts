@@ -1,6 +1,6 @@
 import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
-import { DatabaseError, StandbyError } from "../contract/errors.ts";
+import { databaseFailure, StandbyError } from "../contract/errors.ts";
 import { kindOfLockId } from "../contract/lock-id-kind.ts";
 import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
 import { isSharedName, named } from "../postgres/application-name.ts";
@@ -236,7 +236,7 @@ async function ask<T>(
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     stop?.throwIfAborted();
-    throw new DatabaseError({ doing, cause });
+    throw databaseFailure(doing, cause);
   }
 }
 

@@ -1,4 +1,4 @@
-import { DatabaseError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { databaseFailure, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
 import { within } from "../runtime/clock.ts";
 import {
   announcedBackend,
@@ -35,7 +35,7 @@ export async function pingPool(target: PingTarget, deadline: number): Promise<vo
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     const known = cause instanceof StandbyError || cause instanceof PoolerDetectedError;
-    throw known ? cause : new DatabaseError({ doing: "Ping", cause });
+    throw known ? cause : databaseFailure("Ping", cause);
   }
 }
 
