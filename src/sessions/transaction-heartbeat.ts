@@ -1,22 +1,6 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { reliableTime } from "./server-ttl.ts";
 
-/** The TTLs of the locks of a client's transaction, while their functions run. */
-const ttls = new WeakMap<object, number[]>();
-
-/** The TTL to set: one within another doesn't outlive it. */
-export function ttlWithin(client: object, ttl: number): number {
-  return Math.min(ttl, ...(ttls.get(client) ?? []));
-}
-
-/** Has a TTL be counted by {@link ttlWithin}. @returns what ends that */
-export function countTtl(client: object, ttl: number): () => void {
-  const all = ttls.get(client) ?? [];
-  ttls.set(client, all);
-  all.push(ttl);
-  return () => void all.splice(all.indexOf(ttl), 1);
-}
-
 /**
  * Keeps a transaction from being idle for longer than its TTL, as long as this process and the link live, by sending a statement after
  * each third of the TTL. If the TTL passes without an answer, it reports that before the server ends the session, because the server
