@@ -1,5 +1,6 @@
 import { sentenceOf } from "./caught-error.ts";
 import { formatDuration } from "./duration.ts";
+import type { LockMode } from "./locker.ts";
 import { quote } from "./shown-value.ts";
 
 export type NotAcquiredReason =
@@ -14,6 +15,8 @@ export type NotAcquiredReason =
 export interface NotAcquiredFacts {
   readonly key: string;
   readonly reason: NotAcquiredReason;
+  /** In which mode the lock was asked for. Default `"exclusive"`. */
+  readonly mode?: LockMode;
   readonly waited?: number;
   readonly otherKey?: string;
   readonly graceLeft?: number;
@@ -69,7 +72,7 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
       if (facts.cause !== undefined) {
         return `${lock}: not granted within ${facts.waited} ms, and the database was failing: ${sentenceOf(facts.cause)}`;
       }
-      return permits === undefined
+      return permits === undefined && facts.mode !== "shared"
         ? `${lock}: still held elsewhere after ${facts.waited} ms`
         : `${lock}: not granted within ${facts.waited} ms: ${heldSentence(facts)}`;
     case "pool-saturated":
@@ -83,8 +86,11 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
   }
 }
 
-function heldSentence({ ownHold: own, permits }: NotAcquiredFacts): string {
+function heldSentence({ ownHold: own, permits, mode }: NotAcquiredFacts): string {
   if (own === undefined) {
+    // The server refuses a reader also because of a writer that waits.
+    if (mode === "shared")
+      return "elsewhere it is held exclusively, or wanted so by somebody who waits for it";
     if (permits === undefined) return "it is held elsewhere";
     return permits === 1
       ? "the only permit is held, or others wait for it"

@@ -175,9 +175,9 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
   }
 
   #refuse(otherwise: OwnHold | undefined): void {
-    const { key } = this;
+    const { key, mode } = this;
     const ownHold = ownHoldOf(this.#around, this.#wanted, this.#admission.registry) ?? otherwise;
-    this.onFailed(new LockNotAcquiredError({ key, reason: "held", ownHold }));
+    this.onFailed(new LockNotAcquiredError({ key, mode, reason: "held", ownHold }));
   }
 
   protected override onFailed(error: unknown): void {

@@ -185,6 +185,24 @@ test("a refusal says that the lock is held elsewhere, if another locker has it",
   expect(await because(ours.acquire(key, { wait: 20 }))).toBe("still held elsewhere after 20 ms");
 });
 
+test("a reader is told that a writer of another locker may be before it", async () => {
+  await using theirs = createLocker();
+  await using ours = createLocker();
+  const key = uniqueKey();
+  const mode = "shared";
+  await using _reader = await ours.acquire(key, { mode });
+  const writing = new AbortController();
+  const writer = theirs.acquire(key, { wait: true, signal: writing.signal });
+  await until(async () => (await ours.inspect(key)).waiters.length === 1);
+  await using third = createLocker();
+  const text = "elsewhere it is held exclusively, or wanted so by somebody who waits for it";
+  expect(await because(third.acquire(key, { mode }))).toBe(text);
+  expect(await because(third.acquire(key, { mode, wait: 20 }))).toBe(`not granted within 20 ms: ${text}`);
+  expect(await because(ours.acquire(key, { mode }))).toBe(text);
+  writing.abort();
+  await expect(writer).rejects.toThrow(/abort/);
+});
+
 describe.each(eachLocker)("%s: inspect shows a kept lock", (_, create) => {
   test("as held here until its time, and a held one without such a time", async () => {
     await using locker = create();
