@@ -22,7 +22,6 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
-import { ttlInServer } from "./least-ttl.ts";
 import { FreeLockChecks } from "./look-for-free.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -78,7 +77,7 @@ export class DedicatedSessions {
       id.toString(),
       announced?.toString() ?? null,
       name,
-      this.#enforced ? sessionTimeout(ttlInServer(request)) : "0",
+      this.#enforced ? sessionTimeout(request.ttlInServer) : "0",
     ];
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
     const doing = "Taking the lock";

@@ -8,10 +8,10 @@ export interface LockRequest {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** How long its holder may rely on it, in milliseconds. What a server that enforces TTLs is told: {@link ttlInServer}. */
+  /** How long its holder may rely on it, in milliseconds. */
   readonly ttl: number;
-  /** How long it stays in the server at least, in milliseconds. `undefined`: no such time. */
-  readonly holdAtLeast?: number | undefined;
+  /** What a server that enforces TTLs is told, in milliseconds: longer, if the lock is to be held for a minimum time. */
+  readonly ttlInServer: number;
   /** Whether the holder gets a fencing token. */
   readonly fencing: boolean;
   /** Set when the caller has given up: nothing more may be sent for it. */

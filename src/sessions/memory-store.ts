@@ -8,11 +8,10 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
-import { ttlInServer } from "./least-ttl.ts";
 import type { LockerStore } from "./locker-store.ts";
 
 /** What a lock in memory is asked for by. */
-type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttl" | "holdAtLeast" | "fencing">;
+type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttlInServer" | "fencing">;
 
 /** Locks inside one process. */
 export class MemoryStore implements LockerStore {
@@ -41,8 +40,7 @@ export class MemoryStore implements LockerStore {
   /** Tries once. */
   // The functions here must not refer to `request`: that is the caller's attempt, and a lock would keep it and its caller's handle alive.
   async take(request: MemoryRequest, { lapses } = { lapses: this.#isEnforced }): Promise<Grant | Refusal> {
-    const { id, mode, fencing } = request;
-    const ttl = ttlInServer(request);
+    const { id, mode, ttlInServer: ttl, fencing } = request;
     const holders = this.#holders.get(id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
     const excluded = [...holders].some((holder) => holder.mode === "exclusive" || mode === "exclusive");

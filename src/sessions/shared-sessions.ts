@@ -7,7 +7,6 @@ import { elapsedSince, type Instant, soon, withinTtl } from "../runtime/clock.ts
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
-import { ttlInServer } from "./least-ttl.ts";
 import { clientRule, enforcedRule, ttlClassOf } from "./server-ttl.ts";
 import { chainOf, refuse, type SharedAttempt, SharedLock, type SharedLocks } from "./shared-lock.ts";
 import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
@@ -63,7 +62,7 @@ export class SharedSessions implements SharedLocks {
   tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
     const first = this.#locks.get(request.id);
     if (first === undefined) {
-      this.#ask(this.#withRoom(ttlInServer(request)), { request, listener, how: "taking", first, isAgain });
+      this.#ask(this.#withRoom(request.ttlInServer), { request, listener, how: "taking", first, isAgain });
       return;
     }
     for (const lock of chainOf(first)) {
@@ -79,14 +78,14 @@ export class SharedSessions implements SharedLocks {
       listener.refused({ refused: "held" });
       return;
     }
-    const ttlClass = this.#classOf(ttlInServer(request));
+    const ttlClass = this.#classOf(request.ttlInServer);
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
       // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
       this.#ask(session, { request, listener, how: "joining", first, isAgain });
       return;
     }
-    this.#ask(this.#withRoom(ttlInServer(request)), { request, listener, how: "taking", first, isAgain });
+    this.#ask(this.#withRoom(request.ttlInServer), { request, listener, how: "taking", first, isAgain });
   }
 
   /** Whether a session has room, or the pool has a connection without a queue. */
@@ -117,7 +116,7 @@ export class SharedSessions implements SharedLocks {
   #ask(session: SharedSession, asked: SharedAttempt): void {
     const lock = new SharedLock(this, session, asked);
     this.#locks.set(lock.id, lock);
-    session.carry(lock, ttlInServer(asked.request));
+    session.carry(lock, asked.request.ttlInServer);
     session.ask(lock);
   }
 

@@ -21,7 +21,6 @@ import { Deadline, elapsedSince, type Instant, now, unrefed } from "../runtime/c
 import { debug } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
-import { ttlInServer } from "./least-ttl.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
@@ -110,7 +109,7 @@ export class WaitingSession {
         mode: request.mode,
         bound: Math.max(bound, 1),
         name: this.#parts.nameFor(request.key),
-        sessionTimeout: this.#parts.enforced ? sessionTimeout(ttlInServer(request)) : "0",
+        sessionTimeout: this.#parts.enforced ? sessionTimeout(request.ttlInServer) : "0",
         fenced: request.fencing,
         quiet: opened.quiet,
         tag: opened.tag,
@@ -127,7 +126,7 @@ export class WaitingSession {
         sentAt,
       );
       if (elapsedSince(sentAt) > request.ttl * unprovenShare)
-        await lock.refresh(ttlInServer(request), statementDeadline);
+        await lock.refresh(request.ttlInServer, statementDeadline);
       return lock;
     } catch (error) {
       this.end(toError(error));

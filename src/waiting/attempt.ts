@@ -14,6 +14,7 @@ import {
   type Refusal,
   type TryListener,
 } from "../sessions/grant.ts";
+import { ttlInServer } from "../sessions/least-ttl.ts";
 
 /** What a caller asked for, checked. Times are in milliseconds. */
 export interface Wanted {
@@ -89,7 +90,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   readonly id: bigint;
   readonly mode: LockMode;
   readonly ttl: number;
-  readonly holdAtLeast: number | undefined;
+  readonly ttlInServer: number;
   readonly fencing: boolean;
   abandoned: boolean;
   sent: boolean;
@@ -107,7 +108,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     this.id = wanted.id;
     this.mode = wanted.mode;
     this.ttl = wanted.ttl;
-    this.holdAtLeast = wanted.holdAtLeast;
+    this.ttlInServer = wanted.holdAtLeast === undefined ? wanted.ttl : ttlInServer(wanted);
     this.fencing = wanted.fencing;
     this.abandoned = false;
     this.sent = false;
