@@ -61,18 +61,24 @@ export class LockNotHeldError extends LockerError {
   readonly reason: NotHeldReason;
 
   constructor(facts: { key: string; reason: NotHeldReason; cause?: unknown }) {
-    super(`Lock ${quote(facts.key)} is not held: ${notHeldSentence[facts.reason]}`, causeOf(facts));
+    super(`Lock ${quote(facts.key)} is not held: ${notHeldSentence(facts)}`, causeOf(facts));
     this.key = facts.key;
     this.reason = facts.reason;
   }
 }
 
-const notHeldSentence: Record<NotHeldReason, string> = {
-  released: "it has been released",
-  expired: "its TTL passed without a refresh",
-  lost: "its session ended, or could not be proved to live",
-  closed: "its locker was closed",
-};
+function notHeldSentence({ reason, cause }: { reason: NotHeldReason; cause?: unknown }): string {
+  switch (reason) {
+    case "released":
+      return "it has been released";
+    case "expired":
+      return "its TTL passed without a refresh";
+    case "lost":
+      return cause === undefined ? "it was lost" : `it was lost: ${sentenceOf(cause)}`;
+    case "closed":
+      return "its locker was closed";
+  }
+}
 
 /** The reason of `lock.signal` if the lock ended without a release and before its TTL. `cause` says what ended it. */
 export class LockLostError extends LockerError {
@@ -146,14 +152,15 @@ export class InvalidConfigError extends LockerError {
   readonly code = InvalidConfigError.code;
   readonly field: string;
 
-  /** `secret`: the given value may be or contain a password, so a string is not shown. */
-  constructor(facts: { field: string; got: unknown; wants: string; secret?: boolean; cause?: unknown }) {
-    const got =
-      facts.secret && typeof facts.got === "string" && facts.got !== ""
-        ? conceal(facts.got)
-        : show(facts.got);
-    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`, causeOf(facts));
-    this.field = facts.field;
+  /**
+   * `got`: the given value; left out if it is of the right kind, and `wants` says what is wrong with it. `secret`: it may be or contain a
+   * password, so a string is not shown.
+   */
+  constructor(facts: { field: string; got?: unknown; wants: string; secret?: boolean; cause?: unknown }) {
+    const { field, wants, got, secret } = facts;
+    const shown = secret && typeof got === "string" && got !== "" ? conceal(got) : show(got);
+    super(`Expected \`${field}\` to be ${wants}${"got" in facts ? `, got ${shown}` : ""}`, causeOf(facts));
+    this.field = field;
   }
 }
 
@@ -266,6 +273,15 @@ export class StandbyError extends LockerError {
       "The server is a standby, whose locks exclude nobody on the primary. Connect the locker to the primary",
     );
   }
+}
+
+/** What a failed operation rejects with: a mistake in what the caller gave, such as its pool, as it is; anything else as a `DatabaseError`. */
+export function databaseFailure(
+  doing: string,
+  cause: unknown,
+  key?: string,
+): InvalidConfigError | DatabaseError {
+  return cause instanceof InvalidConfigError ? cause : new DatabaseError({ doing, key, cause });
 }
 
 /** A `DatabaseError` with its key set, so that its message names the lock; any other error as it is. */

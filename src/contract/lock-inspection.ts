@@ -42,6 +42,11 @@ export interface LockHolder extends InspectedSession {
   readonly own: boolean;
   /** When the lock was granted, by this machine's clock. Only for a lock of this locker, because PostgreSQL doesn't record it. */
   readonly since: Date | undefined;
+  /**
+   * When the lock becomes free, by this machine's clock, if its holder has released it and the option `holdAtLeast` keeps it. Only for a lock
+   * of this locker. `undefined` if anybody still relies on the lock.
+   */
+  readonly keptUntil: Date | undefined;
   /** The fencing token. Only for a lock of this locker that was acquired with `fencing`. */
   readonly fencingToken: bigint | undefined;
   /** The name (gid) of the prepared transaction that holds the lock, if no session does. */

@@ -1,5 +1,6 @@
 import { sentenceOf } from "./caught-error.ts";
 import { formatDuration } from "./duration.ts";
+import type { LockMode } from "./locker.ts";
 import { quote } from "./shown-value.ts";
 
 export type NotAcquiredReason =
@@ -14,11 +15,15 @@ export type NotAcquiredReason =
 export interface NotAcquiredFacts {
   readonly key: string;
   readonly reason: NotAcquiredReason;
+  /** In which mode the lock was asked for. Default `"exclusive"`. */
+  readonly mode?: LockMode;
   readonly waited?: number;
   readonly otherKey?: string;
   readonly graceLeft?: number;
-  /** How the caller itself holds the lock, if it does. */
+  /** How the caller itself, or its locker, keeps the lock from the call. `undefined`: somebody else does, as far as is known. */
   readonly ownHold?: OwnHold | undefined;
+  /** The number of permits, if a permit of a semaphore was asked for. */
+  readonly permits?: number;
   readonly cause?: unknown;
 }
 
@@ -31,29 +36,45 @@ export type LockScope =
   | "onElected"
   | "withTransaction";
 
-/** How the caller itself holds the lock that it asks for. */
+/** How the caller itself, or its locker, keeps a lock from a call. */
 export interface OwnHold {
-  /** What is around the call and holds the lock. `"client"`: the session of its option `client` does, or that session's transaction. */
-  readonly by: LockScope | "client";
-  /** Whether it is held shared, while the call asks for it exclusively. */
+  /**
+   * What does: the function around the call; `"client"`, the session of its option `client`, or that session's transaction; `"locker"`,
+   * another call of the same locker; `"holdAtLeast"`, that option of a call whose lock has been released; `"line"`, callers of the same
+   * locker that wait for the lock and are served first.
+   */
+  readonly by: LockScope | "client" | "locker" | "holdAtLeast" | "line";
+  /** Whether it is held shared by the function around the call, which asks for it exclusively. */
   readonly isShared?: boolean;
+  /** Whether a caller that waits for it exclusively comes first: the function around the call holds it shared, and so would the call. */
+  readonly isBehindWriter?: boolean;
+  /** Whether another call inside that function has its turn. */
+  readonly isSibling?: boolean;
+  /** Whether that function has ended or lost the lock while the call waited for its turn. */
+  readonly isOver?: boolean;
   /** Whether the call could share it, with the option `reentrant`. */
   readonly canShare?: boolean;
+  /** Whether the TTL of the lock has passed, so that its holder relies on it no longer. */
+  readonly isExpired?: boolean;
+  /** With `"holdAtLeast"`, when the lock becomes free. */
+  readonly until?: Date;
 }
 
 export function notAcquiredSentence(facts: NotAcquiredFacts): string {
-  const lock = `Lock ${quote(facts.key)} not acquired`;
+  const { key, permits, ownHold } = facts;
+  const lock = `${permits === undefined ? "Lock" : "Permit of"} ${quote(key)} not acquired`;
   switch (facts.reason) {
     case "held":
-      return `${lock}: ${facts.ownHold === undefined ? "it is held elsewhere" : ownHoldSentence(facts.ownHold)}`;
+      return `${lock}: ${heldSentence(facts)}`;
     case "wait-timeout":
-      if (facts.ownHold !== undefined) {
-        const { by } = facts.ownHold;
-        return `${lock}: still held after ${facts.waited} ms, by the \`${by}\` around this call; ${notReentrant(facts.ownHold)}`;
+      if (ownHold !== undefined)
+        return `${lock}: still held after ${facts.waited} ms: ${heldSentence(facts)}`;
+      if (facts.cause !== undefined) {
+        return `${lock}: not granted within ${facts.waited} ms, and the database was failing: ${sentenceOf(facts.cause)}`;
       }
-      return facts.cause === undefined
+      return permits === undefined && facts.mode !== "shared"
         ? `${lock}: still held elsewhere after ${facts.waited} ms`
-        : `${lock}: not granted within ${facts.waited} ms, and the database was failing: ${sentenceOf(facts.cause)}`;
+        : `${lock}: not granted within ${facts.waited} ms: ${heldSentence(facts)}`;
     case "pool-saturated":
       return `${lock}: every connection of the pool is checked out, and none came back within ${facts.waited} ms`;
     case "connection-timeout":
@@ -65,17 +86,45 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
   }
 }
 
-function ownHoldSentence(own: OwnHold): string {
+function heldSentence({ ownHold: own, permits, mode }: NotAcquiredFacts): string {
+  if (own === undefined) {
+    // The server refuses a reader also because of a writer that waits.
+    if (mode === "shared")
+      return "elsewhere it is held exclusively, or wanted so by somebody who waits for it";
+    if (permits === undefined) return "it is held elsewhere";
+    return permits === 1
+      ? "the only permit is held, or others wait for it"
+      : `all ${permits} permits are held, or others wait for one`;
+  }
   switch (own.by) {
     case "client":
       return `the session of its \`client\`, or that session's transaction, already holds it, and ${notReentrant(own)}`;
+    case "locker":
+      return own.isExpired
+        ? "another call of this locker has not released it, although its TTL has passed"
+        : "another call of this locker holds it";
+    case "holdAtLeast":
+      return `its holder has released it, and \`holdAtLeast\` keeps it until ${own.until?.toISOString()}`;
+    case "line":
+      return "other calls of this locker wait for it, and are served first";
     case "withPermit":
       return "the functions of `withPermit` around this call hold all the permits";
     default:
-      return own.isShared
-        ? `the \`${own.by}\` around this call holds it shared, and a shared lock does not become an exclusive one`
-        : `the \`${own.by}\` around this call holds it, and ${notReentrant(own)}`;
+      return heldAround(own);
   }
+}
+
+function heldAround(own: OwnHold): string {
+  const around = `the \`${own.by}\` around this call`;
+  if (own.isOver) return `${around} no longer holds it, and the call was to share its lock`;
+  if (own.isSibling)
+    return `another call inside ${around} shares it, and calls of one function exclude each other`;
+  if (own.isShared) return `${around} holds it shared, and a shared lock does not become an exclusive one`;
+  if (own.isBehindWriter) {
+    const end = own.canShare ? ", unless `reentrant: true` shares that lock" : "";
+    return `${around} holds it shared, and whoever waits for it exclusively is served first${end}`;
+  }
+  return `${around} holds it, and ${notReentrant(own)}`;
 }
 
 function notReentrant({ canShare }: OwnHold): string {

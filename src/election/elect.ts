@@ -91,7 +91,8 @@ async function lead(
   if (already !== undefined) ending.abort(already.reason);
   log.info({ key }, "elected");
   try {
-    const known = { owner, id: lock.id, by: "onElected" as const, isHeld: () => lock.held };
+    const { id, mode } = lock;
+    const known = { owner, id, mode, by: "onElected" as const, isHeld: () => lock.held };
     // The TTL may have passed in a listener; nothing has told of that yet.
     if (already === undefined && lock.held)
       await runAround([known], () => onElected(lock, { signal: ending.signal }));

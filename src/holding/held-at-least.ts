@@ -1,8 +1,9 @@
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { type Instant, longestTimer, monotonic, now } from "../runtime/clock.ts";
+import { type Instant, monotonic } from "../runtime/clock.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
+import { ttlInServer } from "../sessions/least-ttl.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
 
@@ -49,7 +50,7 @@ type State =
 
 /**
  * The grant of a lock that is kept for a minimum time. Nobody relies on a lock that is kept, so its TTL means nothing any more: only the
- * time and the end of its session end it. A server that enforces TTLs is told to wait until after that time.
+ * time and the end of its session end it. A server that enforces TTLs waits until after that time, as it has been told since the grant.
  *
  * The time is measured by the monotonic clock alone, which stands still while the machine is suspended: the lock is then held too long
  * rather than too short.
@@ -58,7 +59,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  readonly grantedAt = now();
+  readonly grantedAt: Instant;
   readonly expired = false;
   readonly lapses: boolean;
   readonly keepProven?: (ttl: number | undefined) => void;
@@ -67,24 +68,30 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly #locker: KeepingLocker;
   /** By {@link monotonic}. */
   #until = this.#start;
-  #ttl: number;
+  /** What a server that enforces TTLs is told at least, until the time has passed. */
+  readonly #ttl: number;
   #listener: GoneListener | undefined;
   #state: State = { is: "held" };
 
-  constructor(grant: Grant, { key, id, mode, ttl }: Wanted, locker: KeepingLocker) {
-    this.key = key;
-    this.id = id;
-    this.mode = mode;
+  constructor(grant: Grant, wanted: Wanted, locker: KeepingLocker) {
+    this.key = wanted.key;
+    this.id = wanted.id;
+    this.mode = wanted.mode;
+    this.grantedAt = grant.provenAt;
     this.lapses = grant.lapses;
     this.#grant = grant;
     this.#locker = locker;
-    this.#ttl = ttl;
+    this.#ttl = ttlInServer(wanted);
     if (grant.keepProven !== undefined) this.keepProven = (within) => grant.keepProven?.(within);
   }
 
   /** Sets the minimum time. Called once the caller is certain to get the lock: one that is given back before that is not kept. */
   keepFor(least: number): void {
     this.#until = this.#start + least;
+  }
+
+  get keptUntil(): Date {
+    return new Date(Date.now() + this.#left);
   }
 
   get provenAt(): Instant {
@@ -122,8 +129,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   }
 
   refresh(ttl: number, deadline: number): Promise<Instant> {
-    this.#ttl = ttl;
-    return this.#grant.refresh(ttl, deadline);
+    return this.#grant.refresh(this.#left > 0 ? Math.max(ttl, this.#ttl) : ttl, deadline);
   }
 
   release(): Promise<void> {
@@ -134,9 +140,10 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   free(listener: ReleaseListener): void {
     if (this.#left > 0 && this.goneBecause === undefined) {
       this.#state = { is: "kept", timer: undefined };
+      this.#grant.keep?.(() => this.keptUntil);
       this.#locker.register(this);
       listener.freed();
-      this.#keep(this.lapses);
+      this.#keep(false);
     } else {
       this.#grant.release().then(
         () => listener.freed(),
@@ -169,9 +176,8 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     const rest = Math.min(Math.max(Math.ceil(left), 1), heartbeat);
     this.#state = { is: "kept", timer: setTimeout(() => this.#keep(true), rest) };
     if (!proves) return;
-    const ttl = Math.min(left + this.#ttl, longestTimer);
     // A failure has ended the lock.
-    this.#grant.refresh(ttl, statementDeadline).catch(() => this.close());
+    this.#grant.refresh(this.#ttl, statementDeadline).catch(() => this.close());
   }
 
   async #end(): Promise<void> {

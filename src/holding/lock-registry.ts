@@ -1,4 +1,5 @@
 import type { Lock } from "../contract/lock.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { type Instant, longestTimer } from "../runtime/clock.ts";
 import type { Grant } from "../sessions/grant.ts";
 import type { Hold } from "../waiting/attempt.ts";
@@ -12,6 +13,10 @@ export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expi
   /** When it was granted, if that is known. */
   readonly grantedAt?: Instant;
   readonly fencingToken?: bigint | undefined;
+  /** When it becomes free, if its holder has released it. Absent if it has a holder. */
+  readonly keptUntil?: Date;
+  /** Whether the server has nothing left of it, although it is still registered. Absent: no. */
+  readonly isGone?: boolean;
   /** Ends holding because the locker closes. Absent if the lock ends with something else that closes. Never rejects. */
   close?(): Promise<void>;
 }
@@ -98,6 +103,17 @@ export class LockRegistry {
   /** Another key that is held here and has the same id. */
   namesake({ id, key }: Pick<Lock, "id" | "key">): string | undefined {
     return this.#of(id).find((lock) => lock.key !== key)?.key;
+  }
+
+  ownHold({ id, key, mode }: Pick<Lock, "id" | "key" | "mode">): OwnHold | undefined {
+    const lock = this.#of(id).find(
+      (one) => one.key === key && (one.mode === "exclusive" || mode === "exclusive") && !one.isGone,
+    );
+    if (lock === undefined) return undefined;
+    const { keptUntil, expired } = lock;
+    return keptUntil === undefined
+      ? { by: "locker", isExpired: expired }
+      : { by: "holdAtLeast", until: keptUntil };
   }
 
   /** Whether a holder of `key` in this locker keeps out a caller of `mode`, and its end will be noticed. */

@@ -113,7 +113,8 @@ export class LocksInTransactions {
     try {
       await lock.keep();
       const by = "withTransaction";
-      const around: Around = { owner: locker.owner, id: wanted.id, by, client, isHeld: () => isHeld };
+      const { id, mode } = wanted;
+      const around: Around = { owner: locker.owner, id, mode, by, client, isHeld: () => isHeld };
       const running = runAround([around], () => fn(lock.client as C));
       value = await aliveUntil(abandonOnAbort(running, [lock.lost]));
     } catch (error) {
@@ -140,6 +141,9 @@ export class LocksInTransactions {
         mode,
         pid: announcedBackend(lock.client),
         get expired() {
+          return !lock.isOpen;
+        },
+        get isGone() {
           return !lock.isOpen;
         },
       };

@@ -50,12 +50,13 @@ async function enter(scope: Scope, by: LockScope, wanted: Wanted): Promise<Neste
     const wants = `absent: this call shares the lock of the \`${by}\` around it, on whichever session that is`;
     throw new InvalidConfigError({ field: "client", got: wanted.client, wants });
   }
-  const leave = await scope.gate.enter({ ...wanted, signals: [wanted.signal, wanted.alsoEndedBy] });
+  const ownHold = { by, isSibling: true };
+  const leave = await scope.gate.enter({ ...wanted, ownHold, signals: [wanted.signal, wanted.alsoEndedBy] });
   if (!outer.held) {
     leave();
     const { reason } = outer.signal;
     if (reason instanceof LockLostError && reason.cause instanceof LockerClosedError) throw reason.cause;
-    throw new LockNotAcquiredError({ key, reason: "held" });
+    throw new LockNotAcquiredError({ key, reason: "held", ownHold: { by, isOver: true }, cause: reason });
   }
   return new NestedLock({ scope, by }, mode, leave);
 }
@@ -68,6 +69,8 @@ export class NestedLock implements Lock {
   readonly #leave: () => void;
   #state: "held" | "released" | "over" = "held";
   #controller: AbortController | undefined;
+  /** What ended it, once it is over. */
+  #cause: unknown;
 
   constructor({ scope, by }: { scope: Scope; by: LockScope }, mode: LockMode, leave: () => void) {
     this.#scope = scope;
@@ -123,20 +126,24 @@ export class NestedLock implements Lock {
   }
 
   assertHeld(): void {
-    if (this.#state === "held") this.#outer.assertHeld();
-    else throw this.#notHeld();
+    if (this.#state !== "held") throw this.#notHeld();
+    const because = this.#outersEnd();
+    if (because !== undefined) throw because;
   }
 
   async refresh(ttl?: Duration, options?: RefreshOptions): Promise<void> {
     if (this.#state !== "held") throw this.#notHeld();
-    await this.#outer.refresh(ttl, options);
+    await this.#outer.refresh(ttl, options).catch((error: unknown) => {
+      throw this.#asOwn(error);
+    });
   }
 
   async release(): Promise<void> {
     if (this.#state !== "held") throw this.#notHeld();
     this.#state = "released";
     this.#forget();
-    this.#outer.assertHeld();
+    const because = this.#outersEnd();
+    if (because !== undefined) throw because;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -161,6 +168,9 @@ export class NestedLock implements Lock {
   readonly #onEnd = (): void => {
     if (this.#state !== "held") return;
     this.#state = "over";
+    // A function that ends has held the lock until then, unless it released the lock itself.
+    this.#cause =
+      this.#outersEnd()?.cause ?? new Error(`the function of the \`${this.#by}\` around it has ended`);
     this.#forget();
     this.#controller?.abort(this.#reason());
   };
@@ -173,16 +183,30 @@ export class NestedLock implements Lock {
 
   #reason(): unknown {
     const { signal, key } = this.#outer;
-    if (signal.aborted) return signal.reason;
-    return new LockLostError({
-      key,
-      cause: new Error(`the function of the \`${this.#by}\` around it has ended`),
-    });
+    return signal.aborted ? signal.reason : new LockLostError({ key, cause: this.#cause });
   }
 
   #notHeld(): LockNotHeldError {
     const { key } = this;
     if (this.#state === "released") return new LockNotHeldError({ key, reason: "released" });
-    return new LockNotHeldError({ key, reason: "lost", cause: this.#reason() });
+    const lost = new LockNotHeldError({ key, reason: "lost", cause: this.#cause });
+    return this.#outer.signal.aborted ? (this.#outersEnd() ?? lost) : lost;
+  }
+
+  /** Why the outer lock is not held; `undefined` if it is. */
+  #outersEnd(): LockNotHeldError | undefined {
+    try {
+      this.#outer.assertHeld();
+      return undefined;
+    } catch (error) {
+      return this.#asOwn(error) as LockNotHeldError;
+    }
+  }
+
+  /** An error of the outer lock, for the holder of this one, which hasn't released anything itself. */
+  #asOwn(error: unknown): unknown {
+    if (!(error instanceof LockNotHeldError) || error.reason !== "released") return error;
+    const cause = new Error(`the lock of the \`${this.#by}\` around it has been released`);
+    return new LockNotHeldError({ key: this.key, reason: "lost", cause });
   }
 }

@@ -1,4 +1,4 @@
-import { DatabaseError } from "../contract/errors.ts";
+import { DatabaseError, databaseFailure } from "../contract/errors.ts";
 import {
   clientBeside,
   destroySocket,
@@ -16,33 +16,43 @@ const doing = "Asking";
 /** A connection that a diagnosis opened for itself. */
 export class DiagnosisLine {
   readonly session: Session;
-  readonly deadline: number;
   readonly #pool: Pool;
+  readonly #deadline: () => number;
   #ended: Promise<void> | undefined;
 
-  private constructor(pool: Pool, client: OwnClient, deadline: number) {
+  private constructor(pool: Pool, client: OwnClient, deadline: () => number) {
     this.#pool = pool;
-    this.deadline = deadline;
+    this.#deadline = deadline;
     this.session = new Session(client, (cause) => {
       if (cause === undefined) this.#ended = client.end();
     });
   }
 
-  /** Opens a connection beside the pool. @throws {DatabaseError} */
-  static async open(pool: Pool, deadline: number): Promise<DiagnosisLine> {
+  /**
+   * Opens a connection beside the pool.
+   *
+   * @param deadline returns the milliseconds that the next answer may take, that to the opening included
+   * @throws {DatabaseError}
+   */
+  static async open(pool: Pool, deadline: () => number): Promise<DiagnosisLine> {
     let client: OwnClient | undefined;
     try {
-      client = clientBeside(pool);
-      await within(deadline, client.connect());
+      client = await clientBeside(pool);
+      await within(deadline(), client.connect());
       return new DiagnosisLine(pool, client, deadline);
     } catch (cause) {
       if (client !== undefined) destroySocket(client);
-      throw new DatabaseError({ doing: "Connecting", cause });
+      throw databaseFailure("Connecting", cause);
     }
   }
 
+  /** The milliseconds that the next answer may take. */
+  get deadline(): number {
+    return this.#deadline();
+  }
+
   another(): Promise<DiagnosisLine> {
-    return DiagnosisLine.open(this.#pool, this.deadline);
+    return DiagnosisLine.open(this.#pool, this.#deadline);
   }
 
   /** Runs one statement and returns its answer. @throws {DatabaseError} */

@@ -107,7 +107,7 @@ export async function diagnose(pool: PoolLike, options: DiagnosisOptions = {}): 
   const deadline = milliseconds(options.deadline) ?? statementDeadline;
   let line: DiagnosisLine;
   try {
-    line = await DiagnosisLine.open(pool as Pool, deadline);
+    line = await DiagnosisLine.open(pool as Pool, () => deadline);
   } catch (error) {
     return [{ check: "reachable", ...unreachable(error) }];
   }

@@ -3,6 +3,7 @@ import type { ClaimedLock } from "../contract/lock-id-kind.ts";
 import { type OwnClient, query, statement } from "../postgres/driver.ts";
 import { readKeyMessage } from "../postgres/key-message.ts";
 import { hearNotifications } from "../postgres/notifications.ts";
+import { statementDeadline } from "../postgres/session.ts";
 import {
   listenForAnswers,
   notify,
@@ -48,10 +49,11 @@ export async function locksTold(
     if (message.more === 0) silent.delete(pid);
     if (silent.size === 0) allAnswered();
   });
+  const deadline = Math.min(milliseconds, statementDeadline);
   let isAsked = false;
   const asked = async (): Promise<void> => {
-    await client.query(query(statement(listenForAnswers(channel)), []));
-    await client.query(query(notify, [questionChannel, JSON.stringify([channel])]));
+    await within(deadline, client.query(query(statement(listenForAnswers(channel)), [])));
+    await within(deadline, client.query(query(notify, [questionChannel, JSON.stringify([channel])])));
     isAsked = true;
     await answered;
   };
@@ -64,6 +66,6 @@ export async function locksTold(
   }
   // A pooler may keep the session for its next client. It ends that of a client which leaves in the middle of a statement.
   if (isAsked)
-    await within(milliseconds, client.query(query(statement(stopListeningFor(channel)), []))).catch(() => {});
+    await within(deadline, client.query(query(statement(stopListeningFor(channel)), []))).catch(() => {});
   return { locks: told, silent };
 }

@@ -1,6 +1,6 @@
 import type { PoolLike } from "../contract/clients.ts";
 import { milliseconds } from "../contract/duration.ts";
-import { DatabaseError, StandbyError } from "../contract/errors.ts";
+import { databaseFailure, StandbyError } from "../contract/errors.ts";
 import { jsonSafe } from "../contract/json-safe.ts";
 import { kindOfLockId } from "../contract/lock-id-kind.ts";
 import type { AbortSignalLike, Duration, LockMode } from "../contract/locker.ts";
@@ -15,7 +15,7 @@ import {
 } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
-import { unrefed, within } from "../runtime/clock.ts";
+import { monotonic, unrefed, within } from "../runtime/clock.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import { assertAsked } from "./asked-options.ts";
 import { locksTold } from "./key-questions.ts";
@@ -92,8 +92,8 @@ export interface ListLocksOptions {
  * took it, including those of the Go package, of `pg_advisory_lock` called by hand and of prepared transactions. Holders come before
  * waiters.
  *
- * Uses its own connection beside the pool, and without `keysWithin` settles within 10 s. Behind a pooler, `keysWithin` takes a second
- * connection, to find out whether the pooler shares sessions.
+ * Uses its own connection beside the pool, and settles within 10 s; `keysWithin` adds its own time and at most 5 s. Behind a pooler, it
+ * takes a second connection, to find out whether the pooler shares sessions. If that gets no answer within 5 s, no locker is asked.
  *
  * @throws {DatabaseError}
  * @throws {InvalidConfigError} the pool is none, or an option is unknown or of the wrong type
@@ -107,11 +107,14 @@ export async function listLocks(pool: PoolLike, options: ListLocksOptions = {}):
   const { seen, told } = await ask(pool as Pool, { doing: "Looking at locks", signal }, async (client) => {
     const seen = await answerOf<SeenLock[]>(client, query(seenLocks, [ids]));
     const pids = patience === 0 ? new Set<number>() : pidsOfShared(seen);
-    const backend = async () => (await answerOf<[boolean, number]>(client, query(ping, [])))[1];
+    const end = monotonic() + patience;
+    const left = (): number => Math.max(end - monotonic(), 1);
+    const deadline = (): number => Math.min(left(), statementDeadline);
+    const backend = async () => (await answerOf<[boolean, number]>(client, query(ping, []), deadline()))[1];
     const looks = { pool: pool as Pool, client, backend };
     // The session would go on listening, for whoever gets it next.
-    if (pids.size === 0 || (await mayLoseSession(looks, patience))) return { seen, told: [] };
-    return { seen, told: (await locksTold(client, { pids, milliseconds: patience })).locks };
+    if (pids.size === 0 || (await mayLoseSession(looks, deadline))) return { seen, told: [] };
+    return { seen, told: (await locksTold(client, { pids, milliseconds: left() })).locks };
   });
   const locks = seen.map(infoOf);
   const known = new Map<bigint, Pick<LockInfo, "key" | "namespace">>();
@@ -225,8 +228,8 @@ async function ask<T>(
   const stop = stopSignalOf(signal);
   let client: OwnClient | undefined;
   try {
+    const own = await clientBeside(pool);
     stop?.throwIfAborted();
-    const own = clientBeside(pool);
     client = own;
     const answered = within(statementDeadline, own.connect())
       .then(() => look(own))
@@ -235,12 +238,12 @@ async function ask<T>(
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     stop?.throwIfAborted();
-    throw new DatabaseError({ doing, cause });
+    throw databaseFailure(doing, cause);
   }
 }
 
-async function answerOf<T>(client: OwnClient, asked: Query): Promise<T> {
-  const { rows } = await within(statementDeadline, client.query(asked));
+async function answerOf<T>(client: OwnClient, asked: Query, deadline = statementDeadline): Promise<T> {
+  const { rows } = await within(deadline, client.query(asked));
   return JSON.parse(String(rows[0]?.[0])) as T;
 }
 

@@ -8,6 +8,8 @@ export interface OwnLock {
   readonly pid: number | undefined;
   readonly since: Date | undefined;
   readonly fencingToken: bigint | undefined;
+  /** When it becomes free, if its holder has released it. */
+  readonly keptUntil: Date | undefined;
 }
 
 /** A lock to inspect, and what the inspecting locker itself holds of it. */
@@ -40,15 +42,29 @@ export async function lookAtLock(
 }
 
 function holderOf(info: LockInfo, own: readonly OwnLock[]): LockHolder {
-  // A shared lock may have several holders here, for which the server has it once. They are in the order of their grants.
-  const first = own.find(({ pid }) => pid !== undefined && pid === info.pid);
+  // A shared lock may have several holders here, for which the server has it once.
+  const here = own.filter(({ pid }) => pid !== undefined && pid === info.pid);
+  const first = here.reduce<OwnLock | undefined>(earlier, undefined);
+  const kept = here.map(({ keptUntil }) => keptUntil);
   return {
     ...sessionOf(info),
     own: first !== undefined,
     since: first?.since,
+    keptUntil: kept.includes(undefined) ? undefined : kept.reduce(later, undefined),
     fencingToken: first?.fencingToken,
     preparedTransaction: info.preparedTransaction,
   };
+}
+
+/** Of two locks, the one that was granted first. */
+function earlier(one: OwnLock | undefined, other: OwnLock): OwnLock {
+  return one === undefined || (other.since ?? future) < (one.since ?? future) ? other : one;
+}
+
+const future = Number.POSITIVE_INFINITY;
+
+function later(one: Date | undefined, other: Date | undefined): Date | undefined {
+  return one === undefined || (other !== undefined && other > one) ? other : one;
 }
 
 function sessionOf({ mode, pid, host, applicationName, user, sessionSince }: LockInfo): InspectedSession {

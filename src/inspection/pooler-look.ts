@@ -29,16 +29,16 @@ export async function isTaken(backend: AskBackend, other: DiagnosisLine): Promis
  * Whether other clients may get the session of this one between two of its statements. Behind a pooler, it opens one more connection to
  * find out. Never rejects: the answer is true if there is no way to tell.
  *
- * @param milliseconds how long each answer may take
+ * @param deadline returns the milliseconds that the next answer may take
  */
 export async function mayLoseSession(
   { pool, client, backend }: { pool: Pool; client: object; backend: AskBackend },
-  milliseconds: number,
+  deadline: () => number,
 ): Promise<boolean> {
   let other: DiagnosisLine | undefined;
   try {
     if ((await backend()) === announcedBackend(client)) return false;
-    other = await DiagnosisLine.open(pool, milliseconds);
+    other = await DiagnosisLine.open(pool, deadline);
     return await isTaken(backend, other);
   } catch {
     return true;

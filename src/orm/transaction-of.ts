@@ -51,8 +51,7 @@ export function notTransaction(got: unknown, wants: string): InvalidConfigError 
 function ended(cause?: unknown): InvalidConfigError {
   return new InvalidConfigError({
     field: "transaction",
-    got: {},
-    wants: "one that stays open while `withTransaction` runs (it has been committed or rolled back)",
+    wants: "one that stays open while `withTransaction` runs, but it has been committed or rolled back",
     cause,
   });
 }

@@ -1,4 +1,4 @@
-import { DatabaseError } from "../contract/errors.ts";
+import { databaseFailure } from "../contract/errors.ts";
 import { within } from "../runtime/clock.ts";
 import { clientBeside, destroySocket, type OwnClient, type Pool } from "./driver.ts";
 import { Session, statementDeadline } from "./session.ts";
@@ -15,7 +15,7 @@ export interface OwnSession {
  * Opens a connection beside a pool, with the pool's own settings.
  *
  * @param connecting called with the client before it has connected, so that the caller can give it up
- * @throws {DatabaseError} the server refused, or did not answer in time
+ * @throws {DatabaseError} the server refused, or did not answer in time @throws {InvalidConfigError} the pool has no `Client`
  */
 export async function connectBeside(
   pool: Pool,
@@ -24,13 +24,12 @@ export async function connectBeside(
 ): Promise<OwnSession> {
   let client: OwnClient | undefined;
   try {
-    if (pool.loadDriver !== undefined) await pool.loadDriver();
-    client = clientBeside(pool);
+    client = await clientBeside(pool);
     connecting(client);
     await within(milliseconds, client.connect());
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
-    throw new DatabaseError({ doing, cause });
+    throw databaseFailure(doing, cause);
   }
   const own = client;
   // The client belongs to no pool, so there is nothing to return it to.

@@ -11,7 +11,7 @@ export interface Pool {
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "connect" | "remove", listener: (client?: Client) => void): unknown;
   end(): Promise<void>;
-  /** Only on a pool that the locker made itself: loads the driver. To be called before {@link clientBeside}. */
+  /** Only on a pool that the locker made itself: loads the driver, and with it {@link clientBeside}'s class. */
   loadDriver?(): Promise<void>;
   readonly totalCount: number;
   readonly idleCount: number;
@@ -170,7 +170,8 @@ export function canConnectBeside(pool: Pool): boolean {
  * @throws {InvalidConfigError} the pool is a wrapper that doesn't expose the class of its clients
  * @throws whatever the driver throws if it can't read the connection string
  */
-export function clientBeside(pool: Pool): OwnClient {
+export async function clientBeside(pool: Pool): Promise<OwnClient> {
+  if (pool.loadDriver !== undefined) await pool.loadDriver();
   const { Client } = pool as unknown as { Client?: new (options: object) => OwnClient };
   if (typeof Client !== "function") {
     const wants = "the class of the pool's clients, as node-postgres has it";

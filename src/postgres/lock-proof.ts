@@ -48,9 +48,9 @@ export class LocksKept {
     const clients: OwnClient[] = [];
     let isOver = false;
     const connect = async (): Promise<OwnClient> => {
+      const client = await clientBeside(this.#pool);
       // A check that was given up stops here, at its next step.
       if (isOver) throw new Error("the proof is over");
-      const client = clientBeside(this.#pool);
       clients.push(client);
       await client.connect();
       return client;
@@ -62,7 +62,6 @@ export class LocksKept {
       (await areKept(connect)) ||
       areKept(connect);
     try {
-      if (this.#pool.loadDriver !== undefined) await this.#pool.loadDriver();
       const kept = await within(milliseconds, look());
       if (!kept) throw new LocksNotKeptError();
       this.areProven = true;

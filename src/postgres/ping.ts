@@ -1,4 +1,4 @@
-import { DatabaseError, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
+import { databaseFailure, PoolerDetectedError, StandbyError } from "../contract/errors.ts";
 import { within } from "../runtime/clock.ts";
 import {
   announcedBackend,
@@ -29,13 +29,12 @@ export async function pingPool(target: PingTarget, deadline: number): Promise<vo
   try {
     // An ended pool can carry no lock, whatever its server answers.
     if (isEnding(target.pool)) throw new Error("the pool has been ended");
-    if (target.pool.loadDriver !== undefined) await target.pool.loadDriver();
-    client = clientBeside(target.pool);
+    client = await clientBeside(target.pool);
     await within(deadline, ask(client, target));
   } catch (cause) {
     if (client !== undefined) destroySocket(client);
     const known = cause instanceof StandbyError || cause instanceof PoolerDetectedError;
-    throw known ? cause : new DatabaseError({ doing: "Ping", cause });
+    throw known ? cause : databaseFailure("Ping", cause);
   }
 }
 

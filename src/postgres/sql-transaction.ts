@@ -13,10 +13,15 @@ import { mayUseBlocks } from "./sql.ts";
 /** The mark that a try leaves in a transaction. A branded type, so that nothing else can be put into a statement's text. */
 export type Mark = string & { readonly isMark: unique symbol };
 
-/** Makes a mark that no other try has. */
-export function newMark(): Mark {
-  return `${crypto.randomUUID()};` as Mark;
+/** Makes a mark that no other try has. `timeout`: its `idle_in_transaction_session_timeout`, in milliseconds, if it sets one. */
+export function newMark(timeout: string | null = null): Mark {
+  return `${crypto.randomUUID()}${timeout === null ? "" : `=${timeout}`};` as Mark;
 }
+
+/** The smaller one of a time-out and those of the locks around it: no lock outlives one around it, whatever client the call has. */
+const timeoutWithin = (timeout: string, marks: string): string => `least(${timeout}::pg_catalog.int8,
+                      (select pg_catalog.min(around.timeout[1]::pg_catalog.int8)
+                         from pg_catalog.regexp_matches(${marks}, '=([0-9]+);', 'g') as around(timeout)))::pg_catalog.text`;
 
 const marks = "pg_catalog.current_setting('pg_locker.transaction', true)";
 const marked = (mark: string): string =>
@@ -59,8 +64,8 @@ export const rollbackToSavepoint = "rollback to savepoint pg_locker";
 /**
  * Takes the lock until the end of the transaction, or is refused, without waiting in the server.
  *
- * Parameters: lock id; mark; `idle_in_transaction_session_timeout`, in milliseconds (null: left as it is); `lock_timeout` for a
- * {@link waitForLock} that follows a refusal (null: none follows). Returns {@link TryAnswer}.
+ * Parameters: lock id; mark; `idle_in_transaction_session_timeout`, in milliseconds (null: left as it is), unless a lock around it has a
+ * smaller one; `lock_timeout` for a {@link waitForLock} that follows a refusal (null: none follows). Returns {@link TryAnswer}.
  *
  * - It does nothing, and `granted` is null, on a standby or if the session already has the lock in any way, because the server would
  *   grant it a second time.
@@ -82,7 +87,7 @@ select pg_catalog.json_build_object(
   from (select found.*,
                case when found.standby or found.mine then null
                     when case when ${text(3)} is null then true
-                              else ${setLocally("idle_in_transaction_session_timeout", text(3))} is not null end
+                              else ${setLocally("idle_in_transaction_session_timeout", timeoutWithin(text(3), "found.marks"))} is not null end
                     then ${tryCall[mode]}(found.id) end as granted
           from (select asked.id,
                        pg_catalog.pg_is_in_recovery() as standby,

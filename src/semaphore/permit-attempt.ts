@@ -125,7 +125,8 @@ export class PermitAttempt implements Bounded {
 
   atBound(): void {
     const { lastFault } = this.#ridingOut;
-    this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault }));
+    const { permits } = this.#places;
+    this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault, permits }));
   }
 
   /** Waits for the turnstile, and then for a free place. @returns `undefined` if the turnstile was lost before a place was free */
@@ -142,6 +143,7 @@ export class PermitAttempt implements Bounded {
         ...this.#wanted,
         id: idAt(this.#wanted.id, turnstile),
         ttl: turnstiles.ttl,
+        holdAtLeast: undefined,
         autoRefresh: true,
         wait: Number.POSITIVE_INFINITY,
         alsoEndedBy: this.#over,

@@ -87,7 +87,7 @@ export class Semaphores {
   async #permit(key: LockKey, permits: number, options: PermitOptions): Promise<Lock> {
     const asked = this.#parts.wanted(key, options);
     const least = holdAtLeastOf(options);
-    const wanted = { ...asked, id: semaphoreBlock(asked.id) };
+    const wanted = { ...asked, id: semaphoreBlock(asked.id), holdAtLeast: least === 0 ? undefined : least };
     const { telemetry } = this.#parts.admission;
     const take = (hold: Hold<Grant, UnreportedLock>): Promise<Lock> =>
       telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits, hold));
@@ -113,7 +113,7 @@ export class Semaphores {
       const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
       const permit = waits ? await attempt.wait() : await aliveUntil(attempt.tryOnce());
-      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold });
+      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold, permits });
       return permit;
     } finally {
       if (waits) admission.waitEnded();

@@ -1,5 +1,6 @@
 import type { TransactionClient } from "../contract/clients.ts";
-import { DatabaseError, InvalidConfigError } from "../contract/errors.ts";
+import { DatabaseError, databaseFailure, InvalidConfigError } from "../contract/errors.ts";
+import { show } from "../contract/shown-value.ts";
 import { cancelStatement, isCancellable, isUnderWay } from "../postgres/cancel.ts";
 import type { Client, Statement } from "../postgres/driver.ts";
 import { type Answer, statementDeadline } from "../postgres/session.ts";
@@ -116,8 +117,8 @@ class CallersTransaction implements Transaction {
       await this.tell(savepoint);
     } catch (error) {
       if (!(error instanceof DatabaseError) || error.sqlState !== noTransaction) throw error;
-      const wants = "a client with a transaction begun";
-      throw new InvalidConfigError({ field: "client", got: this.client, wants });
+      const wants = `a client with a transaction begun, but ${show(this.client)} is in none`;
+      throw new InvalidConfigError({ field: "client", wants });
     }
     this.#isBegun = true;
   }
@@ -215,9 +216,8 @@ class CallersTransaction implements Transaction {
     try {
       return await within(deadline, asking);
     } catch (cause) {
-      // An adapter throws it for a transaction that has ended.
-      if (cause instanceof InvalidConfigError) throw cause;
-      throw new DatabaseError({ doing, key: this.#key, cause });
+      // An adapter throws an InvalidConfigError for a transaction that has ended.
+      throw databaseFailure(doing, cause, this.#key);
     }
   }
 }

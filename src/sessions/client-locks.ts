@@ -8,6 +8,7 @@ import {
   LockNotAcquiredError,
   namedLockError,
 } from "../contract/errors.ts";
+import { show } from "../contract/shown-value.ts";
 import { announcedBackend, isOpen } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import {
@@ -90,8 +91,8 @@ export class ClientLocks {
   ): Promise<Grant | Refusal> {
     const { key, id, ttl } = request;
     if (announcedBackend(client) === undefined || !isOpen(client)) {
-      const wants = "a client of node-postgres, with its connection open";
-      throw new InvalidConfigError({ field: "client", got: client, wants });
+      const wants = `a client of node-postgres, with its connection open, but ${show(client)} has none that is open`;
+      throw new InvalidConfigError({ field: "client", wants });
     }
     // A caller that has given up may still have a wait in the server that is being cancelled.
     const before = leaving.get(client)?.get(id);

@@ -77,7 +77,7 @@ export class DedicatedSessions {
       id.toString(),
       announced?.toString() ?? null,
       name,
-      this.#enforced ? sessionTimeout(ttl) : "0",
+      this.#enforced ? sessionTimeout(request.ttlInServer) : "0",
     ];
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
     const doing = "Taking the lock";

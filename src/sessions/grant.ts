@@ -8,8 +8,10 @@ export interface LockRequest {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** Milliseconds. */
+  /** How long its holder may rely on it, in milliseconds. */
   readonly ttl: number;
+  /** What a server that enforces TTLs is told, in milliseconds: longer, if the lock is to be held for a minimum time. */
+  readonly ttlInServer: number;
   /** Whether the holder gets a fencing token. */
   readonly fencing: boolean;
   /** Set when the caller has given up: nothing more may be sent for it. */
@@ -107,6 +109,11 @@ export interface Grant {
    * @returns when the proof was asked for
    */
   refresh(ttl: number, deadline: number): Promise<Instant>;
+  /**
+   * Its holder has given it back, but it is kept, until what `until` returns. Absent if nothing but the locker's registry shows who holds a
+   * lock.
+   */
+  keep?(until: () => Date): void;
   /** Gives the lock back. A failure ends it all the same, and says that it was not held, or may not have been. */
   release(): Promise<void>;
   /**

@@ -11,7 +11,7 @@ import {
 import type { LockerStore } from "./locker-store.ts";
 
 /** The part of a request that a lock in memory needs. */
-type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttl" | "fencing">;
+type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttlInServer" | "fencing">;
 
 /** Locks inside one process. */
 export class MemoryStore implements LockerStore {
@@ -40,7 +40,7 @@ export class MemoryStore implements LockerStore {
   /** Tries once. */
   // The functions here must not refer to `request`: that is the caller's attempt, and a lock would keep it and its caller's handle alive.
   async take(request: MemoryRequest, { lapses } = { lapses: this.#isEnforced }): Promise<Grant | Refusal> {
-    const { id, mode, ttl, fencing } = request;
+    const { id, mode, ttlInServer: ttl, fencing } = request;
     const holders = this.#holders.get(id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
     const excluded = [...holders].some((holder) => holder.mode === "exclusive" || mode === "exclusive");
@@ -86,11 +86,12 @@ export class MemoryStore implements LockerStore {
   async close(): Promise<void> {}
 }
 
-function holderOf({ mode, since, fencingToken }: MemoryLock): LockHolder {
+function holderOf({ mode, since, keptUntil, fencingToken }: MemoryLock): LockHolder {
   return {
     mode,
     own: true,
     since,
+    keptUntil: keptUntil?.(),
     fencingToken,
     pid: undefined,
     host: undefined,
@@ -107,6 +108,7 @@ class MemoryLock implements Grant {
   readonly fencingToken: bigint | undefined;
   readonly lapses: boolean;
   readonly goneBecause = undefined;
+  keptUntil: (() => Date) | undefined;
   readonly #free: () => void;
   #ttl: number;
   provenAt: Instant = now();
@@ -134,6 +136,10 @@ class MemoryLock implements Grant {
     this.provenAt = now();
     this.#ttl = ttl;
     return this.provenAt;
+  }
+
+  keep(until: () => Date): void {
+    this.keptUntil = until;
   }
 
   async release(): Promise<void> {

@@ -63,7 +63,7 @@ export class SharedSessions implements SharedLocks {
   tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
     const first = this.#locks.get(request.id);
     if (first === undefined) {
-      this.#ask(this.#withRoom(request.ttl), { request, listener, how: "taking", first, isAgain });
+      this.#ask(this.#withRoom(request.ttlInServer), { request, listener, how: "taking", first, isAgain });
       return;
     }
     for (const lock of chainOf(first)) {
@@ -79,14 +79,14 @@ export class SharedSessions implements SharedLocks {
       listener.refused({ refused: "held" });
       return;
     }
-    const ttlClass = this.enforced ? ttlClassOf(request.ttl) : undefined;
+    const ttlClass = this.enforced ? ttlClassOf(request.ttlInServer) : undefined;
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
       // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
       this.#ask(session, { request, listener, how: "joining", first, isAgain });
       return;
     }
-    this.#ask(this.#withRoom(request.ttl), { request, listener, how: "taking", first, isAgain });
+    this.#ask(this.#withRoom(request.ttlInServer), { request, listener, how: "taking", first, isAgain });
   }
 
   /** Whether a session has room, or the pool has a connection without a queue. */
@@ -117,7 +117,7 @@ export class SharedSessions implements SharedLocks {
   #ask(session: SharedSession, asked: SharedAttempt): void {
     const lock = new SharedLock(this, session, asked);
     this.#locks.set(lock.id, lock);
-    session.carry(lock, asked.request.ttl);
+    session.carry(lock, asked.request.ttlInServer);
     session.ask(lock);
   }
 

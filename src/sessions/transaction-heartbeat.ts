@@ -1,22 +1,6 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { reliableTime } from "../runtime/reliance.ts";
 
-/** The TTLs of the locks of a client's transaction, while their functions run. */
-const ttls = new WeakMap<object, number[]>();
-
-/** The TTL to set in a client's transaction: at most those of the locks whose functions run in it. */
-export function ttlWithin(client: object, ttl: number): number {
-  return Math.min(ttl, ...(ttls.get(client) ?? []));
-}
-
-/** Makes {@link ttlWithin} take a TTL into account. @returns a function that ends that */
-export function countTtl(client: object, ttl: number): () => void {
-  const all = ttls.get(client) ?? [];
-  ttls.set(client, all);
-  all.push(ttl);
-  return () => void all.splice(all.indexOf(ttl), 1);
-}
-
 //   resting ──a third of the TTL──▶ asking ──an answer, or a failure──▶ resting
 //   stop(), the end of the TTL, from either ──▶ stopped
 type State = "resting" | "asking" | "stopped";

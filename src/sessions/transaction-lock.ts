@@ -25,7 +25,7 @@ import { Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { LockRequest, Refusal } from "./grant.ts";
 import type { AskTransaction, RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout } from "./server-ttl.ts";
-import { countTtl, TransactionHeartbeat, ttlWithin } from "./transaction-heartbeat.ts";
+import { TransactionHeartbeat } from "./transaction-heartbeat.ts";
 import { lockTimeout, untilAnswered } from "./until-answered.ts";
 
 /**
@@ -131,6 +131,7 @@ async function tryAndWait(
 ): Promise<TransactionGrant | Refusal> {
   const { id, mode } = request;
   const { client } = transaction;
+  const timeout = ttl === undefined ? null : sessionTimeout(ttl);
   const hasLeft = (): boolean => request.abandoned || wait?.signal.aborted === true;
   if (hasLeft()) return { refused: "abandoned" };
   request.sent = true;
@@ -140,11 +141,11 @@ async function tryAndWait(
   const recovering = await recovery?.refusesTransaction(client, ask);
   if (recovering !== undefined) return recovering;
 
-  const mark = newMark();
+  const mark = newMark(timeout);
   const { said: tried, sentAt: triedAt } = await transaction.ask<TryAnswer>(tryTransactionLock[mode], [
     id.toString(),
     mark,
-    ttl === undefined ? null : sessionTimeout(ttlWithin(client, ttl)),
+    timeout,
     wait === undefined ? null : lockTimeout(wait.bound),
   ]);
   if (transaction.isOwn && tried.marks) throw clientInTransaction(takingTheLock);
@@ -186,7 +187,6 @@ export class TransactionLock {
   readonly #key: string;
   readonly #grant: TransactionGrant;
   readonly #heartbeat: TransactionHeartbeat | undefined;
-  readonly #uncount: (() => void) | undefined;
   #isKept = false;
 
   constructor(
@@ -202,7 +202,6 @@ export class TransactionLock {
       if (idle !== undefined) this.lost.abort(new LockLostError({ key, cause: idle }));
     });
     if (ttl === undefined) return;
-    this.#uncount = countTtl(transaction.client, ttl);
     const { beat } = transaction;
     if (beat === undefined) return;
     this.#heartbeat = new TransactionHeartbeat({
@@ -260,7 +259,6 @@ export class TransactionLock {
   async #end(how: () => Promise<void>): Promise<void> {
     this.#heartbeat?.look();
     this.#heartbeat?.stop();
-    this.#uncount?.();
     try {
       await how();
     } catch (error) {

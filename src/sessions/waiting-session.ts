@@ -109,7 +109,7 @@ export class WaitingSession {
         mode: request.mode,
         bound: Math.max(bound, 1),
         name: this.#parts.nameFor(request.key),
-        sessionTimeout: this.#parts.enforced ? sessionTimeout(request.ttl) : "0",
+        sessionTimeout: this.#parts.enforced ? sessionTimeout(request.ttlInServer) : "0",
         fenced: request.fencing,
         quiet: opened.quiet,
         tag: opened.tag,
@@ -126,7 +126,7 @@ export class WaitingSession {
         sentAt,
       );
       if (elapsedSince(sentAt) > request.ttl * unprovenShare)
-        await lock.refresh(request.ttl, statementDeadline);
+        await lock.refresh(request.ttlInServer, statementDeadline);
       return lock;
     } catch (error) {
       this.end(toError(error));

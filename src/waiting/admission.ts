@@ -1,5 +1,6 @@
 import { LockerClosedError, LockNotAcquiredError } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import type { CircuitBreaker } from "../runtime/circuit-breaker.ts";
 import { callBegan, callEnded } from "../runtime/process-life.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
@@ -84,9 +85,10 @@ export class Admission implements WaitSurroundings {
     this.#underWay += 1;
     const { id, mode, signal, alsoEndedBy } = wanted;
     // Otherwise readers that come one after another would never let a writer in.
-    if (mode === "shared" && this.lines.hasWriter(id)) attempt.onHeld();
+    if (mode === "shared" && this.lines.hasWriter(id)) attempt.refuse({ by: "line" });
     // PostgreSQL itself refuses a try while somebody waits for the lock.
-    else if (store.hasNoOrder && mode === "exclusive" && this.lines.lengthOf(id) > 0) attempt.onHeld();
+    else if (store.hasNoOrder && mode === "exclusive" && this.lines.lengthOf(id) > 0)
+      attempt.refuse({ by: "line" });
     else if (signal === undefined && alsoEndedBy === undefined) attempt.ask(store, "tryLock");
     else attempt.ask(store, "tryLock", [signal, alsoEndedBy]);
     return taken;
@@ -167,10 +169,15 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
     this.resolve(lock);
   }
 
-  override onHeld(): void {
-    const { key } = this;
-    const ownHold = ownHoldOf(this.#around, this.#wanted);
-    this.onFailed(new LockNotAcquiredError({ key, reason: "held", ownHold }));
+  protected override onHeld(): void {
+    this.refuse(undefined);
+  }
+
+  /** @param otherwise what keeps the caller out, unless a holder here does */
+  refuse(otherwise: OwnHold | undefined): void {
+    const { key, mode } = this;
+    const ownHold = ownHoldOf(this.#around, this.#wanted, this.#admission.registry) ?? otherwise;
+    this.onFailed(new LockNotAcquiredError({ key, mode, reason: "held", ownHold }));
   }
 
   protected override onFailed(error: unknown): void {

@@ -2,6 +2,7 @@ import type { SessionClient } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { callBegan, callEnded } from "../runtime/process-life.ts";
@@ -13,6 +14,7 @@ import {
   type Refusal,
   type TryListener,
 } from "../sessions/grant.ts";
+import { ttlInServer } from "../sessions/least-ttl.ts";
 
 /** What a caller asked for, checked. Times are in milliseconds. */
 export interface Wanted {
@@ -26,8 +28,8 @@ export interface Wanted {
   readonly reentrant: boolean | undefined;
   /** The session that is to have it; `undefined`: one of the locker's. */
   readonly client: SessionClient | undefined;
-  /** The minimum time for which it stays in the server. Absent if there is none. */
-  readonly holdAtLeast?: number;
+  /** The minimum time for which it stays in the server. `undefined`: none. */
+  readonly holdAtLeast?: number | undefined;
   /** 0: try once. */
   readonly wait: number;
   /** How long the caller has waited when this wait is over, if it is the rest of a longer one. */
@@ -51,6 +53,8 @@ export interface Holdings {
   keepOut(wanted: Pick<Lock, "key" | "id" | "mode">): boolean;
   /** Another key that is held in this locker and has the same id. */
   namesake(wanted: Pick<Lock, "key" | "id">): string | undefined;
+  /** How this locker itself keeps the caller out, if it does. */
+  ownHold(wanted: Pick<Lock, "key" | "id" | "mode">): OwnHold | undefined;
 }
 
 /** What an attempt needs of its locker. */
@@ -86,6 +90,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   readonly id: bigint;
   readonly mode: LockMode;
   readonly ttl: number;
+  readonly ttlInServer: number;
   readonly fencing: boolean;
   abandoned: boolean;
   sent: boolean;
@@ -103,6 +108,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
     this.id = wanted.id;
     this.mode = wanted.mode;
     this.ttl = wanted.ttl;
+    this.ttlInServer = wanted.holdAtLeast === undefined ? wanted.ttl : ttlInServer(wanted);
     this.fencing = wanted.fencing;
     this.abandoned = false;
     this.sent = false;
@@ -116,7 +122,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   // One of these is called, once. onGranted is called in the same step in which it becomes certain that somebody wants the lock; onHeld, if
   // somebody else holds it; onFailed, for a failure, or if the caller has left.
   protected abstract onGranted(grant: G): void;
-  abstract onHeld(): void;
+  protected abstract onHeld(): void;
   protected abstract onFailed(error: unknown): void;
 
   /** Asks the store, unless one of the signals has aborted. */

@@ -1,8 +1,10 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { LockNotHeldError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
+import type { LockMode } from "../contract/locker.ts";
 import type { LockScope, OwnHold } from "../contract/not-acquired-sentence.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
+import type { Holdings, Wanted } from "./attempt.ts";
 import { SiblingGate } from "./sibling-gate.ts";
 
 /** A lock that is held around the code that runs. */
@@ -10,6 +12,7 @@ export interface Around {
   /** The locker that the lock belongs to. */
   readonly owner: object;
   readonly id: bigint;
+  readonly mode: LockMode;
   /** What runs the code under it. */
   readonly by: LockScope;
   /** The client of the transaction that has the lock, if it is the caller's own. */
@@ -44,13 +47,17 @@ export function lockAround(owner: object, id: bigint): Around | undefined {
   return locks.findLast((one) => one.owner === owner && one.id === id && one.isHeld());
 }
 
-/** How the caller holds the lock around it, for the error of its call; `undefined` if it doesn't. */
+/** How the caller holds the lock around it, or else its locker holds it, for the error of its call; `undefined` if neither does. */
 export function ownHoldOf(
   around: Around | undefined,
-  { reentrant }: { readonly reentrant: boolean | undefined },
+  wanted: Wanted,
+  registry: Holdings,
 ): OwnHold | undefined {
-  if (around === undefined || !around.isHeld()) return undefined;
-  return { by: around.by, canShare: reentrant === false && around.scope !== undefined };
+  if (around === undefined || !around.isHeld()) return registry.ownHold(wanted);
+  const { by, mode, scope } = around;
+  if (mode === "shared" && wanted.mode === "exclusive") return { by, isShared: true };
+  const canShare = wanted.reentrant === false && scope !== undefined;
+  return mode === "shared" ? { by, canShare, isBehindWriter: true } : { by, canShare };
 }
 
 /** Whether the caller is a function that runs under a lock in the transaction of this client, or was started by one. */
@@ -86,7 +93,7 @@ export async function runUnder<T, L extends Acquired>(
   const scopes = locks.map((lock): Scope => ({ lock, gate: new SiblingGate(), onEnd: new Set() }));
   const known = scopes.map((scope) => {
     const { lock } = scope;
-    return { owner, id: lock.id, by, scope, isHeld: () => lock.held };
+    return { owner, id: lock.id, mode: lock.mode, by, scope, isHeld: () => lock.held };
   });
   let value: T;
   try {

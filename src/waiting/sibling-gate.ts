@@ -1,5 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { monotonic } from "../runtime/clock.ts";
 import { Queue, type Queued } from "../runtime/queue.ts";
 import { abandonOnAbort, Stop, type StopSignal } from "../runtime/stop-signal.ts";
@@ -32,15 +33,17 @@ export class SiblingGate {
     readonly mode: LockMode;
     readonly wait: number;
     readonly wholeWait?: number;
+    /** For the error. */
+    readonly ownHold: OwnHold;
     readonly signals: ReadonlyArray<StopSignal | undefined>;
   }): Promise<() => void> {
-    const { key, mode, wait, wholeWait = wait, signals } = wanted;
+    const { key, mode, wait, wholeWait: waited = wait, ownHold, signals } = wanted;
     for (const signal of signals) signal?.throwIfAborted();
     if (this.#waiters.size === 0 && this.#admits(mode)) {
       this.#count(mode, 1);
       return this.#leaver(mode);
     }
-    if (wait <= 0) throw new LockNotAcquiredError({ key, reason: "held" });
+    if (wait <= 0) throw new LockNotAcquiredError({ key, reason: "held", ownHold });
     const over = new Stop();
     let admit = (): void => {};
     const turn = new Promise<void>((resolve) => {
@@ -52,7 +55,7 @@ export class SiblingGate {
       start: monotonic(),
       bound: wait,
       isFirstTry: false,
-      atBound: () => over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wholeWait })),
+      atBound: () => over.abort(new LockNotAcquiredError({ key, reason: "wait-timeout", waited, ownHold })),
     });
     try {
       await abandonOnAbort(turn, [...signals, over], () => {

@@ -36,10 +36,11 @@ function ring(of: Bounded): void {
 
 /** The error of a wait whose bound has passed. `lastFault`: the latest fault that it rode out. */
 export function boundHasPassed(
-  { key, wait, wholeWait = wait }: Wanted,
+  { key, mode, wait, wholeWait = wait }: Wanted,
   around: { readonly hasConnected: boolean },
-  { lastFault, ownHold }: { lastFault: Error | undefined; ownHold?: OwnHold | undefined },
+  what: { lastFault: Error | undefined; ownHold?: OwnHold | undefined; permits?: number },
 ): LockNotAcquiredError {
+  const { lastFault, ...known } = what;
   const cause = lastFault ?? (around.hasConnected ? undefined : new Error("no answer"));
-  return new LockNotAcquiredError({ key, reason: "wait-timeout", waited: wholeWait, ownHold, cause });
+  return new LockNotAcquiredError({ key, mode, reason: "wait-timeout", waited: wholeWait, ...known, cause });
 }

@@ -209,7 +209,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   atBound(): void {
     const lastFault = this.#ridingOut?.lastFault;
-    const ownHold = ownHoldOf(this.#own, this.wanted);
+    const ownHold = ownHoldOf(this.#own, this.wanted, this.#around.registry);
     this.#end(boundHasPassed(this.wanted, this.#around, { lastFault, ownHold }));
   }
 

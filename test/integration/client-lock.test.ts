@@ -460,7 +460,9 @@ describe("what is not a client is refused by name", () => {
     await using locker = createLocker();
     const client = await connect();
     await client.end();
-    await expect(locker.acquire("k", { client })).rejects.toThrow(/`client` to be a client .* open/);
+    await expect(locker.acquire("k", { client })).rejects.toThrow(
+      /`client` to be a client .* open, but an object \(\w+\) has none that is open$/,
+    );
   });
 });
 

@@ -1,13 +1,7 @@
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import {
-  DatabaseError,
-  EmptyKeyError,
-  InvalidConfigError,
-  type Locker,
-  LockerClosedError,
-} from "../../src/index.ts";
-import { connect, createPool, holdersOf, uniqueKey, urlWith } from "../support/database.ts";
+import { EmptyKeyError, InvalidConfigError, type Locker, LockerClosedError } from "../../src/index.ts";
+import { connect, createPool, databaseUrl, holdersOf, uniqueKey, urlWith } from "../support/database.ts";
 import { eachLocker } from "../support/each-locker.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
@@ -99,6 +93,7 @@ test("a holder elsewhere is shown with its session, and not as one's own", async
       mode: "exclusive",
       own: false,
       since: undefined,
+      keptUntil: undefined,
       fencingToken: undefined,
       pid: (await holdersOf(lock.id))[0],
       host: expect.stringMatching(/^(127\.0\.0\.1|::1|local)$/),
@@ -177,7 +172,12 @@ test("an abort ends the look at a server that is silent", async () => {
 
 test("a database that isn't there is an error, not a lock that isn't held", async () => {
   await using locker = createLocker({ connectionString: urlWith({ database: "none_such" }) });
-  await expect(locker.isHeld("k")).rejects.toThrow(DatabaseError);
+  await expect(locker.isHeld("k")).rejects.toMatchObject({ code: "DATABASE_ERROR", sqlState: "3D000" });
+});
+
+test("a locker with a connection string looks before it has done anything else", async () => {
+  await using locker = createLocker({ connectionString: databaseUrl() });
+  expect(await locker.isHeld(uniqueKey())).toBe(false);
 });
 
 describe.each(eachLocker)("%s: how long a lock may be relied on", (_, create) => {

@@ -310,6 +310,14 @@ describe.skipIf(!PgBouncer.installed)(
         expect((await Promise.all(listens)).flatMap(({ rows }) => rows)).toEqual([]);
       },
     );
+
+    test("returns, however long it may wait, if the pooler has no second session", async () => {
+      await using locker = createLocker({ sessions: "shared" });
+      const { id } = await locker.acquire(uniqueKey());
+      await using bouncer = await PgBouncer.start({ url: databaseUrl(), mode: "session", poolSize: 1 });
+      const pooled = createPool({ connectionString: bouncer.url });
+      expect(await listLocks(pooled, { keysWithin: "1h" })).toMatchObject([{ id, key: undefined }]);
+    });
   },
 );
 

@@ -1,4 +1,5 @@
 import { AsyncResource } from "node:async_hooks";
+import { once } from "node:events";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -7,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   InvalidConfigError,
   type Lock,
+  LockExpiredError,
   LockerClosedError,
   LockLostError,
   LockNotAcquiredError,
@@ -28,7 +30,7 @@ describe.each(eachLocker)("%s: inside the function of withLock, without `reentra
       await expect(locker.withLock(key, never, { wait: "30ms" })).rejects.toMatchObject({
         reason: "wait-timeout",
         waited: 30,
-        message: expect.stringMatching(/by the `withLock` around this call.*`reentrant: true`/),
+        message: expect.stringMatching(/: the `withLock` around this call.*`reentrant: true`/),
       });
       expect(await locker.tryAcquire(key, { wait: "10ms" })).toBeUndefined();
     });
@@ -82,7 +84,7 @@ describe.each(eachLocker)("%s: an error names what is around the call", (_, crea
       const text = `the \`${by}\` around this call holds it, and a lock is not re-entrant`;
       expect(await because(locker.acquire(key))).toBe(text + hint);
       expect(await because(locker.withLocks([key], never, { wait: true }))).toBe(text + hint);
-      const late = `still held after 20 ms, by the \`${by}\` around this call; a lock is not re-entrant`;
+      const late = `still held after 20 ms: ${text}`;
       expect(await because(locker.withLock(key, never, { wait: 20 }))).toBe(late + hint);
       expect(await because(locker.withLocks([uniqueKey(), key], never, { wait: 20 }))).toBe(late + hint);
       expect(await because(locker.acquireAll([uniqueKey(), key], { wait: 20 }))).toBe(late + hint);
@@ -110,7 +112,7 @@ describe.each(eachLocker)("%s: an error names what is around the call", (_, crea
     expect(told).toEqual([
       text,
       text,
-      "still held after 20 ms, by the `onElected` around this call; a lock is not re-entrant",
+      "still held after 20 ms: the `onElected` around this call holds it, and a lock is not re-entrant",
     ]);
   });
 
@@ -306,7 +308,46 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     await expect(running).rejects.toThrow(/the function of the `withLock` around it has ended/);
     expect(inner?.held).toBe(false);
     expect(inner?.signal.reason).toBeInstanceOf(LockLostError);
-    await expect(inner?.release()).rejects.toMatchObject({ reason: "lost" });
+    const text = "is not held: it was lost: the function of the `withLock` around it has ended";
+    expect(() => inner?.assertHeld()).toThrow(text);
+    await expect(inner?.refresh()).rejects.toThrow(text);
+    await expect(inner?.release()).rejects.toMatchObject({
+      reason: "lost",
+      message: expect.stringContaining(text),
+    });
+  });
+
+  test("a part whose outer lock was released says so, also after that function", async () => {
+    await using locker = create();
+    const text = "it was lost: the lock of the `withLock` around it has been released";
+    let inner: Lock | undefined;
+    const outer = locker.withLock(uniqueKey(), async (lock) => {
+      inner = await locker.acquire(lock.key, { reentrant, mode: "shared" });
+      const another = await locker.acquire(lock.key, { reentrant, mode: "shared" });
+      await lock.release();
+      expect(() => inner?.assertHeld()).toThrow(text);
+      await expect(inner.refresh()).rejects.toMatchObject({ reason: "lost" });
+      await expect(another.release()).rejects.toThrow(text);
+    });
+    await expect(outer).rejects.toThrow("is not held: it has been released");
+    await expect(inner?.release()).rejects.toThrow(text);
+    expect(inner?.signal.reason).toMatchObject({ message: expect.stringContaining("has been released") });
+  });
+
+  test("a part whose outer lock has expired says so", async () => {
+    await using locker = create();
+    let inner: Lock | undefined;
+    const options = { ttl: "50ms", autoRefresh: false };
+    const outer = locker.withLock(
+      uniqueKey(),
+      async (lock) => {
+        inner = await locker.acquire(lock.key, { reentrant });
+        await once(lock.signal, "abort");
+      },
+      options,
+    );
+    await expect(outer).rejects.toThrow(LockExpiredError);
+    await expect(inner?.release()).rejects.toMatchObject({ reason: "expired" });
   });
 
   test("a share ends with the locker", async () => {
@@ -320,6 +361,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
       await locker.close();
       expect(inner.held).toBe(false);
       expect(inner.signal.reason).toMatchObject({ cause: expect.any(LockerClosedError) });
+      await expect(inner.release()).rejects.toMatchObject({ reason: "closed" });
       await waiting;
     });
     await expect(outer).rejects.toThrow(LockLostError);

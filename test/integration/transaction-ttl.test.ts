@@ -247,6 +247,45 @@ describe("a client of the caller's", () => {
     );
   });
 
+  test("keeps it as another object, too, such as that of an ORM's nested transaction", async () => {
+    await using locker = createLocker();
+    const session = await connect();
+    await session.query("begin");
+    await session.query("set local idle_in_transaction_session_timeout = '55s'");
+    const another = () => ({ query: (text: string, values?: unknown[]) => session.query(text, values) });
+    const inner = () => idleTimeout(session);
+    const within = (options: object) => locker.withTransaction(uniqueKey(), inner, options);
+    await locker.withTransaction(
+      uniqueKey(),
+      async () => {
+        await session.query("savepoint nested");
+        expect(await within({ client: another(), ttl: "20s" })).toBe("10s");
+        expect(await within({ client: another(), ttl: "5s" })).toBe("5s");
+        const deeper = () => within({ client: another(), ttl: "20s" });
+        const options = { client: another(), ttl: "4s" };
+        expect(await locker.withTransaction(uniqueKey(), deeper, options)).toBe("4s");
+        expect(await within({ client: another() })).toBe("10s");
+        await session.query("release savepoint nested");
+        expect(await idleTimeout(session)).toBe("10s");
+      },
+      { client: another(), ttl: "10s" },
+    );
+    expect(await idleTimeout(session)).toBe("55s");
+    // Without a lock around it, a setting of the transaction's own doesn't matter.
+    expect(await within({ client: another(), ttl: "70s" })).toBe("70s");
+    await locker.withTransaction(
+      uniqueKey(),
+      async (client: pg.PoolClient) => {
+        const inner = () => idleTimeout(client);
+        const wrapped = { query: (text: string, values?: unknown[]) => client.query(text, values) };
+        const options = { client: wrapped, ttl: "20s" };
+        expect(await locker.withTransaction(uniqueKey(), inner, options)).toBe("10s");
+      },
+      { ttl: "10s" },
+    );
+    await session.query("rollback");
+  });
+
   test("of another library is not kept alive: the server ends its idle transaction", async () => {
     await using locker = createLocker();
     const session = await connect();

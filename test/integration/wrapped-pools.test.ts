@@ -298,11 +298,14 @@ test("a pool without the class of its clients can lock, but neither ping nor ins
   const key = uniqueKey();
   expect(await locker.withLock(key, () => "done")).toBe("done");
   const wants =
-    "failed: Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`";
-  await expect(locker.ping()).rejects.toThrow(`Ping ${wants}`);
-  await expect(locker.inspect(key)).rejects.toThrow(wants);
-  await expect(listLocks(pool)).rejects.toThrow(wants);
-  await expect(locker.acquire(key, { fencing: true })).rejects.toThrow(wants);
+    "Expected `pool.Client` to be the class of the pool's clients, as node-postgres has it, got `undefined`";
+  const refused = { code: "INVALID_CONFIG", field: "pool.Client", message: wants };
+  await expect(locker.ping()).rejects.toMatchObject(refused);
+  await expect(locker.inspect(key)).rejects.toMatchObject(refused);
+  await expect(listLocks(pool)).rejects.toMatchObject(refused);
+  for (const wait of [0, true] as const) {
+    await expect(locker.acquire(key, { fencing: true, wait })).rejects.toMatchObject(refused);
+  }
   await using dedicated = createLocker({ pool, sessions: "dedicated" });
   expect(await dedicated.withLock(key, (lock) => typeof lock.fencingToken, { fencing: true })).toBe("bigint");
 });

@@ -53,7 +53,7 @@ const all: ReadonlyArray<
     }),
     "LockNotAcquiredError",
     "LOCK_NOT_ACQUIRED",
-    'Lock "invoice:42" not acquired: still held after 50 ms, by the `tryWithLock` around this call; a lock is not re-entrant, unless `reentrant: true` says so',
+    'Lock "invoice:42" not acquired: still held after 50 ms: the `tryWithLock` around this call holds it, and a lock is not re-entrant, unless `reentrant: true` says so',
   ],
   [
     new LockNotAcquiredError({ key, reason: "wait-timeout", waited: 10_000 }),
@@ -102,8 +102,14 @@ const all: ReadonlyArray<
     new LockNotHeldError({ key, reason: "lost", cause }),
     "LockNotHeldError",
     "LOCK_NOT_HELD",
-    'Lock "invoice:42" is not held: its session ended, or could not be proved to live',
+    'Lock "invoice:42" is not held: it was lost: boom',
     cause,
+  ],
+  [
+    new LockNotHeldError({ key, reason: "lost" }),
+    "LockNotHeldError",
+    "LOCK_NOT_HELD",
+    'Lock "invoice:42" is not held: it was lost',
   ],
   [
     new LockNotHeldError({ key, reason: "closed" }),
