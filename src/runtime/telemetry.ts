@@ -22,6 +22,10 @@ import {
   LockNotHeldError,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import type {
+  OpenTelemetryMeterProvider,
+  OpenTelemetryTracerProvider,
+} from "../contract/opentelemetry-providers.ts";
 import { setImmediate } from "./clock.ts";
 import { count, Instruments, isUnset, type OperationName, telemetryScope, time } from "./instruments.ts";
 import { channels, LockEventSource } from "./lock-event-source.ts";
@@ -33,9 +37,9 @@ export interface TelemetryOptions {
   readonly namespace?: number | undefined;
   readonly logger?: Logger | undefined;
   /** Where spans go. @default the global provider of `@opentelemetry/api` */
-  readonly tracerProvider?: TracerProvider | undefined;
+  readonly tracerProvider?: OpenTelemetryTracerProvider | undefined;
   /** Where metrics go. @default the global provider of `@opentelemetry/api` */
-  readonly meterProvider?: MeterProvider | undefined;
+  readonly meterProvider?: OpenTelemetryMeterProvider | undefined;
 }
 
 /** The attributes of a span about a lock. The names are the Go package's, so that one dashboard serves both. */
@@ -70,8 +74,8 @@ export class Telemetry {
     this.events = new LockEventSource(options.namespace ?? 0);
     this.isLogged = options.logger !== undefined;
     this.log = options.logger === undefined ? quiet : guardedLog(options.logger);
-    this.#tracerProvider = options.tracerProvider;
-    const meters = options.meterProvider ?? metrics.getMeterProvider();
+    this.#tracerProvider = options.tracerProvider as TracerProvider | undefined;
+    const meters = (options.meterProvider as MeterProvider | undefined) ?? metrics.getMeterProvider();
     if (options.meterProvider === undefined && isUnset(meters)) this.#unset = meters;
     else this.#instruments = new Instruments(meters);
   }
