@@ -107,6 +107,20 @@ const tables = {
     ]),
   }),
 
+  processCpu: ({ rounds, aim, crowds }) => ({
+    title: "processor time of this process for an acquire and a release, each with a key of its own",
+    rounds,
+    header: ["callers", "", "a sketch of the least possible", "library", "ratio", "aim"],
+    rows: crowds.map(({ callers, sketchUs, libraryUs, ratio }) => [
+      String(callers),
+      "",
+      `${sketchUs.toFixed(1)} µs`,
+      `${libraryUs.toFixed(1)} µs`,
+      ratio.toFixed(2),
+      `${aim[callers]} ${verdict(ratio <= aim[callers])}`,
+    ]),
+  }),
+
   rates: ({ rounds, aim, crowds }) => ({
     title: "acquire and release, each caller on its own key",
     rounds,

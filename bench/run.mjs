@@ -1,5 +1,5 @@
 // Measures the named scenarios, or all of them: run.mjs [rates] [handOver] [callersOneKey] [crowd] [fleet] [besideOthers] [serverCpu]
-// [manyLocks] [hotPath]
+// [processCpu] [manyLocks] [hotPath]
 // In results.json, the other scenarios keep their results; README.md, docs/bench.md and docs/bench.svg are written from it.
 import { readFileSync, writeFileSync } from "node:fs";
 import { besideOthers } from "./beside-others.mjs";
@@ -10,6 +10,7 @@ import { fleet } from "./fleet.mjs";
 import { handOver } from "./hand-over.mjs";
 import { hotPath } from "./hot-path.mjs";
 import { manyLocks } from "./many-locks.mjs";
+import { processCpu } from "./process-cpu.mjs";
 import { rates } from "./rates.mjs";
 import { asJson, tableOf } from "./report.mjs";
 import { serverCpu } from "./server-cpu.mjs";
@@ -23,6 +24,7 @@ const scenarios = {
   fleet,
   besideOthers,
   serverCpu,
+  processCpu,
   manyLocks,
   hotPath,
 };

@@ -64,8 +64,18 @@ function figuresOf({ rates, handOver, manyLocks, fleet }) {
 
 /** The table of aims: a row for each aim, and for some figures without one. */
 function aimsOf(results) {
-  const { rates, handOver, callersOneKey, crowd, fleet, besideOthers, serverCpu, manyLocks, hotPath } =
-    results;
+  const {
+    rates,
+    handOver,
+    callersOneKey,
+    crowd,
+    fleet,
+    besideOthers,
+    serverCpu,
+    processCpu,
+    manyLocks,
+    hotPath,
+  } = results;
 
   const [alone, some, many] = rates.crowds.map(({ rows }) => rows);
   const { aim } = rates;
@@ -170,6 +180,12 @@ function aimsOf(results) {
       `${ratio.toFixed(2)} (${libraryUs.toFixed(1)} µs)`,
       "",
     ]),
+    ...processCpu.crowds.map(({ callers, ratio, libraryUs }) => [
+      `Processor time of this process for both, relative to a sketch of the least possible: ${count(callers)} callers`,
+      most(processCpu.aim[callers]),
+      `${ratio.toFixed(2)} (${libraryUs.toFixed(1)} µs)`,
+      verdict(ratio <= processCpu.aim[callers]),
+    ]),
     ...hotPathRows(hotPath),
   ];
   const table = [["", "aim", "measured", ""], ["---", "---:", "---:", "---"], ...rows];
@@ -253,6 +269,8 @@ Node.js process has one core for all of it. \`redlock\` does as much work in the
 
 About thirty of the functions of an acquire, and of a release, send one statement and read its answer: the batch, the deadline, the message
 exchange. With many callers, a batch shares them. The others are the steps of one caller: checks, admission, the lock, its TTL, metrics.
+
+The sketch (\`bench/peers/sketch.mjs\`) takes and frees locks in batches and does nothing else: no waiting, no abort, no loss, no check.
 
 ## Every table
 

@@ -21,8 +21,8 @@ export const mutants = [
     name: "no-deadline",
     says: "a TTL never ends by itself",
     file: "src/holding/held-lock.ts",
-    what: "return this.#reliance.left;",
-    by: "return this.#reliance.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
+    what: "return super.left;",
+    by: "return super.left === 0 ? 0 : Number.POSITIVE_INFINITY;",
     caughtBy: {
       file: "test/integration/contract.test.ts",
       test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a lock that lapses aborts its signal, and is not held",
@@ -169,7 +169,7 @@ export const mutants = [
     by: "true",
     caughtBy: {
       file: "test/integration/contract.test.ts",
-      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker a wait inside withLock for the same key is not waited",
+      test: "PostgresLocker, dedicated sessions, TTL enforced by the client keeps the contract of a Locker an unbounded wait for the same key inside withLock is refused at once",
     },
   },
   {
@@ -279,7 +279,7 @@ export const mutants = [
     by: "case when found.standby then null",
     caughtBy: {
       file: "test/integration/transaction-state.test.ts",
-      test: "a client of the caller's lets in one of two calls at the same moment, and tells the other so",
+      test: "a client of the caller's runs one of several simultaneous calls, and refuses the others",
     },
   },
   {
@@ -418,8 +418,8 @@ export const mutants = [
     name: "shorter-refresh-forgotten",
     says: "a shorter refresh under way doesn't count before its answer, though the server may have it in force",
     file: "src/runtime/reliance.ts",
-    what: "if (this.#asked !== undefined && this.#rule.enforced) {",
-    by: "if (this.#asked !== undefined && this.#rule.enforced && this.#ttl < 0) {",
+    what: "if (this.#refreshes !== undefined && this.#isEnforced) {",
+    by: "if (this.#refreshes !== undefined && this.#isEnforced && this.#ttl < 0) {",
     caughtBy: {
       file: "test/integration/overlapping-refreshes.test.ts",
       test: "dedicated sessions a shorter refresh under way counts, whatever else is answered: the longer one is sent first",
@@ -429,8 +429,8 @@ export const mutants = [
     name: "refreshes-in-order-of-looking",
     says: "of refreshes that overlap, the one whose answer is looked at last is in force",
     file: "src/runtime/reliance.ts",
-    what: "if (asked.turn < this.#answered) return;",
-    by: "if (asked.turn < this.#answered && this.#ttl < 0) return;",
+    what: "asked.turn < refreshes.answered) return;",
+    by: "(asked.turn < refreshes.answered && this.#ttl < 0)) return;",
     caughtBy: {
       file: "test/unit/reliance.test.ts",
       test: "refreshes that overlap answers that are looked at in another order count in that of the sending",
@@ -484,8 +484,8 @@ export const mutants = [
     name: "one-class-for-all-ttls",
     says: "locks of all TTLs share a session, which the server ends after the smallest",
     file: "src/sessions/shared-sessions.ts",
-    what: "return this.enforced ? ttlClassOf(ttl) : undefined;",
-    by: "return this.enforced ? ttlClassOf(Math.min(ttl, 1)) : undefined;",
+    what: "const ttlClass = this.enforced ? ttlClassOf(ttl) : undefined;",
+    by: "const ttlClass = this.enforced ? ttlClassOf(Math.min(ttl, 1)) : undefined;",
     caughtBy: {
       file: "test/integration/ttl-classes.test.ts",
       test: "locks of ten minutes survive one of 250 ms beside them, and a block of the event loop that is longer",
@@ -637,9 +637,9 @@ export const mutants = [
   {
     name: "late-grant-is-handed-out",
     says: "a function runs under a lock whose TTL passed before its process knew of the grant",
-    file: "src/sessions/server-ttl.ts",
-    what: "if (elapsedSince(askedAt) < rule.reliableTime(ttl)) return;",
-    by: "if (elapsedSince(askedAt) < rule.reliableTime(ttl * 100)) return;",
+    file: "src/runtime/reliance.ts",
+    what: "if (elapsedSince(askedAt) < reliableTime(ttl, isEnforced)) return;",
+    by: "if (elapsedSince(askedAt) < reliableTime(ttl * 100, isEnforced)) return;",
     caughtBy: {
       file: "test/integration/grants-too-late.test.ts",
       test: "with dedicated sessions a process that stands still while it takes a lock doesn't run its function",

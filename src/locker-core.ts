@@ -272,7 +272,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   stats(): LockerStats {
     const { inFlight, waiting } = this.#admission.counts;
     return {
-      locks: this.#registry.size - (this.#semaphores?.untold ?? 0),
+      locks: this.#registry.size - (this.#semaphores?.unreported ?? 0),
       sessions: this.#parts.store.sessionCount,
       waiting,
       inFlight,

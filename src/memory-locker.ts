@@ -111,7 +111,7 @@ export class MemoryLocker implements TransactionLocker {
    * `PostgresLocker`. There is no server that ends an idle transaction, so `ttl` is checked and then ignored.
    *
    * @throws what `acquire` throws; then `fn` has not run
-   * @throws {LockerClosedError} the locker was closed meanwhile; nothing is committed. Not with `options.client`
+   * @throws {LockerClosedError} the locker was closed in the meantime; nothing is committed. Not with `options.client`
    * @throws what `fn`, the option `transaction` or the client throws
    */
   withTransaction<T, C extends TransactionClient = TransactionClient>(

@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { InvalidConfigError } from "./contract/errors.ts";
 import { keyText } from "./contract/lock-id.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -9,15 +10,19 @@ import type { NamespacedTransactionLocker, TransactionLocker } from "./contract/
 export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.asyncDispose>>
   implements NamespacedLocker
 {
-  protected readonly parent: L;
+  readonly #parent: L;
   readonly #prefix: string;
 
   /** Makes the prefix from `name` and `:`. @throws {EmptyKeyError} @throws {InvalidKeyError} */
   constructor(parent: L, name: string) {
     if (typeof name !== "string")
       throw new InvalidConfigError({ field: "name", got: name, wants: "a string" });
-    this.parent = parent;
+    this.#parent = parent;
     this.#prefix = `${keyText(name)}:`;
+  }
+
+  protected get parent(): L {
+    return this.#parent;
   }
 
   readonly acquire: Locker["acquire"] = async (key, options) =>
@@ -74,6 +79,17 @@ export class PrefixedLocker<L extends Omit<Locker, "close" | typeof Symbol.async
 
   protected prefixed(key: LockKey): LockKey {
     return prefixedKey(this.#prefix, key);
+  }
+
+  /** What `JSON.stringify` writes. */
+  toJSON(): object {
+    return { prefix: this.#prefix };
+  }
+
+  /** What `console.log` shows. */
+  [inspect.custom](_depth: unknown, options: object): string {
+    const shown = { prefix: this.#prefix, locker: this.#parent };
+    return `NamespacedLocker ${inspect(shown, options)}`;
   }
 
   #all(keys: readonly LockKey[]): readonly LockKey[] {

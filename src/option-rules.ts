@@ -25,7 +25,7 @@ const duration = is('a duration: milliseconds, or a string such as "5s" or "1m30
   return milliseconds(value) !== undefined;
 });
 
-/** Whether the driver can read it: a URL, or the path of a socket's folder and a database. */
+/** Whether the driver can read a connection string: it is a URL, or the path of a socket's folder and a database. */
 function isConnectionString(value: unknown): boolean {
   if (typeof value !== "string") return false;
   // As the driver does, tries it again with a host if it has none.
@@ -41,7 +41,7 @@ const sql: Check = (got, path) => {
 
 const aPool = "a node-postgres Pool (or give `database`, `connectionString` or `sql`)";
 
-/** Says what else there is, because somebody may give a connection string or postgres.js's `sql` as the `pool`. */
+/** Checks the option `pool`. Its error names the other options, because somebody may pass a connection string or an `sql` instead. */
 const pool: Check = (got, path) => {
   const fault = poolCheck(got, path);
   return fault?.path === path ? { ...fault, wants: aPool } : fault;

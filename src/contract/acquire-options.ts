@@ -77,12 +77,12 @@ export function assertFunction(fn: unknown): void {
   if (typeof fn !== "function") throw new InvalidConfigError({ field: "fn", got: fn, wants: "a function" });
 }
 
-/** The signal of options whose only field it is. @throws {InvalidConfigError} names the option */
+/** Checks options whose only field is `signal`, and returns it. @throws {InvalidConfigError} names the option */
 export function signalOf(options: unknown): AbortSignalLike | undefined {
   return assertAcquireOptions(options, ["signal"]).signal;
 }
 
-/** The `drain` of `close()`. @returns milliseconds to wait for the locks that are held @throws {InvalidConfigError} */
+/** Checks the options of `close()`. @returns the `drain`: milliseconds to wait for the locks that are held @throws {InvalidConfigError} */
 export function drainOf(options: unknown): number {
   if (options === undefined) return 0;
   assertObject(options);

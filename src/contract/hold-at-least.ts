@@ -5,8 +5,8 @@ import type { AcquireOptions } from "./locker.ts";
 const field = "holdAtLeast";
 
 /**
- * Checks the option `holdAtLeast`. With `client` it is refused: its caller gives the client back to a pool, as it should, while the lock
- * would still be kept on it, and whoever gets the session next could take the lock a second time.
+ * Checks the option `holdAtLeast`. It is refused together with `client`: after the release, the caller returns the client to its pool, and
+ * the lock would still be kept on that session, where the next user of the session could take it a second time.
  *
  * @returns milliseconds; 0 if it is absent @throws {InvalidConfigError}
  */
@@ -27,7 +27,7 @@ export function holdAtLeastOf(options: Pick<AcquireOptions, typeof field | "clie
 }
 
 /**
- * Refuses `holdAtLeast` for several locks: a call that gets only some of them gives those back, and they must not be kept.
+ * Refuses `holdAtLeast` for several locks, because a call that gets only some of them releases those, and they must be free at once.
  *
  * @throws {InvalidConfigError}
  */

@@ -7,10 +7,10 @@ import type { LockMode } from "./locker.ts";
  */
 export interface LockEvents {
   /**
-   * A lock was granted; its caller is about to get the handle. For `acquireAll`, each lock counts when it is granted: if another one is
-   * held elsewhere, those granted so far have kept others out for a while, and are `released` again, although nobody gets a handle.
+   * A lock was granted; its caller is about to get the handle. `acquireAll` emits one event for each lock as it is granted: if another one
+   * turns out to be held elsewhere, those granted so far have kept others out for a while, and are `released` again, without a handle.
    *
-   * A permit of a semaphore is told when its caller gets it.
+   * For a permit of a semaphore, the event is emitted when the caller gets the permit.
    */
   readonly acquired: LockEvent & {
     readonly mode: LockMode;

@@ -3,10 +3,10 @@ import { keyBytes } from "./lock-key.ts";
 import { blockOf, semaphoreBlock } from "./permit-block.ts";
 import { sha256LockId } from "./sha256-lock-id.ts";
 
-/** The functions that anybody can make lock ids with, by the names that the command line has for them. */
+/** The functions with which this library computes lock ids, by their names on the command line. */
 export const lockIdFunctions = { fnv: lockId, sha256: sha256LockId } as const;
 
-/** How a lock id is made. */
+/** The function by which a lock id is computed from a key. */
 export type LockIdKind = keyof typeof lockIdFunctions;
 
 const kinds = Object.keys(lockIdFunctions) as LockIdKind[];
@@ -20,13 +20,13 @@ export interface ClaimedLock {
   readonly id: bigint;
 }
 
-/** How the id is made of the key, which proves that the lock is the key's; `undefined`: not in a known way. */
+/** Which function computes the id of a claimed lock from its key, which proves the claim; `undefined` if none of them does. */
 export function kindOfLockId({ namespace, key, id }: ClaimedLock): LockIdKind | undefined {
   const bytes = keyBytes(key);
   return kinds.find((kind) => lockIdFunctions[kind](namespace, bytes) === id);
 }
 
-/** How the id of a permit, or of a turnstile, is made of the semaphore's key; `undefined`: not in a known way, or it is neither. */
+/** Which function computes the id from a semaphore's key, as that of a permit or of the turnstile; `undefined` if none does. */
 export function kindOfPermitId({ namespace, key, id }: ClaimedLock): LockIdKind | undefined {
   const bytes = keyBytes(key);
   return kinds.find((kind) => semaphoreBlock(lockIdFunctions[kind](namespace, bytes)) === blockOf(id));

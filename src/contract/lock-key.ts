@@ -24,8 +24,8 @@ export function keyBytes(text: string): Uint8Array {
 }
 
 /**
- * The key that a text shows, for texts from elsewhere. `undefined` if it shows none: it is empty, or has lone surrogates that no key's text
- * has.
+ * The key that is shown as a text, for texts from other processes. `undefined` if no key is: the text is empty, or has lone surrogates
+ * and is none that {@link textOfBytes} writes.
  */
 export function keyShownAs(text: string): LockKey | undefined {
   if (text === "") return undefined;

@@ -279,7 +279,7 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
   /** Returns whether anybody holds the lock of a key, this locker included: the field `held` of {@link inspect}. */
   isHeld(key: LockKey, options?: InspectOptions): Promise<boolean>;
   /**
-   * Calls `listener` for each such event of this locker's locks or sessions. Returns a function that stops it. The events of all lockers
+   * Calls `listener` for each `event` of this locker's locks or sessions. Returns a function that removes it. The events of all lockers
    * of the process are also published on `node:diagnostics_channel`, as `pg-locker:acquired` and so on.
    *
    * Locks of `withTransaction` have no events. An error of a listener changes nothing: Node.js prints one warning. An error of a

@@ -18,7 +18,7 @@ export interface ElectionParts {
   readonly closing: StopSignal;
   /** Checks the key and the options. @throws {InvalidTtlError} the TTL can't be enforced */
   wanted(options: AcquireOptions): Wanted;
-  /** Takes the lock, where it is freed when its TTL passes, whatever has become of its holder. */
+  /** Acquires the lock from a store that frees it when its TTL passes, whatever has become of its holder. */
   take(wanted: Wanted): Promise<Lock>;
   /** The holder of an exclusive lock, as the server shows it. */
   holderOf(id: bigint): Promise<Omit<Leader, "isSelf"> | undefined>;
@@ -99,7 +99,7 @@ async function lead(
     // Work that was told to stop may stop by throwing. That includes work that has just read `held` as false: the signal aborts in the
     // microtask after that read.
     if (!ending.signal.aborted) throw err;
-    log.debug({ key, err }, "the work of a leader that had to stop has thrown");
+    log.debug({ key, err }, "the work of a leader that was told to stop threw");
   } finally {
     for (const link of links) link.cut();
     await resign(lock);

@@ -17,6 +17,15 @@ interface LeaderWatchOptions {
   onNewLeader(leader: Leader): unknown;
 }
 
+//   looking ──an answer──▶ resting ── a pause, leads() ──▶ looking
+//      └── leads() ──▶ looking, and once more after the answer
+//   stop(), from either ──▶ stopped
+type State =
+  /** `again`: something has changed since the check in flight was sent, so another one must follow. */
+  | { readonly is: "looking"; readonly again: boolean }
+  | { readonly is: "resting"; readonly timer: NodeJS.Timeout | undefined }
+  | { readonly is: "stopped" };
+
 /**
  * Checks at intervals who leads, and reports each new leader. Leaders are told apart by their sessions. A check that fails, or that finds
  * no leader, reports nothing.
@@ -29,11 +38,7 @@ export class LeaderWatch {
   #last: Leader | undefined;
   /** Another leader that has been seen only once so far. */
   #unconfirmed: Leader | undefined;
-  #timer: NodeJS.Timeout | undefined;
-  #isLooking = false;
-  /** Whether something has changed since the check in flight was sent, so that another one must follow. */
-  #again = false;
-  #isStopped = false;
+  #state: State = { is: "resting", timer: undefined };
 
   constructor(parts: LeaderWatchParts, options: LeaderWatchOptions) {
     this.#parts = parts;
@@ -48,15 +53,18 @@ export class LeaderWatch {
   }
 
   stop(): void {
-    this.#isStopped = true;
-    clearTimeout(this.#timer);
+    if (this.#state.is === "resting") clearTimeout(this.#state.timer);
+    this.#state = { is: "stopped" };
   }
 
   #look(): void {
-    clearTimeout(this.#timer);
-    this.#again = this.#isLooking;
-    if (this.#isLooking) return;
-    this.#isLooking = true;
+    if (this.#state.is === "stopped") return;
+    if (this.#state.is === "looking") {
+      this.#state = { is: "looking", again: true };
+      return;
+    }
+    clearTimeout(this.#state.timer);
+    this.#state = { is: "looking", again: false };
     const before = this.#own;
     this.#parts
       .holderOf(this.#options.id)
@@ -67,17 +75,20 @@ export class LeaderWatch {
       })
       .catch((err: unknown) => this.#parts.log.debug({ err }, "looking for the leader failed"))
       .finally(() => {
-        this.#isLooking = false;
-        if (this.#isStopped) return;
-        if (this.#again) this.#look();
-        else
-          this.#timer = unrefed(setTimeout(() => this.#look(), Math.min(this.#options.every, longestTimer)));
+        if (this.#state.is === "looking") this.#rest(this.#state);
       });
   }
 
+  #rest({ again }: { readonly again: boolean }): void {
+    const look = (): void => this.#look();
+    const timer = again ? undefined : unrefed(setTimeout(look, Math.min(this.#options.every, longestTimer)));
+    this.#state = { is: "resting", timer };
+    if (again) look();
+  }
+
   #saw(leader: Leader): void {
-    if (this.#isStopped || isSame(leader, this.#last)) return;
-    // The other leader may be this very process, whose grant is still on its way to it. By the next check the grant has arrived.
+    if (this.#state.is === "stopped" || isSame(leader, this.#last)) return;
+    // The other leader may be this process, whose grant has not arrived yet. It will have arrived by the next check.
     if (!leader.isSelf && !isSame(leader, this.#unconfirmed)) {
       this.#unconfirmed = leader;
       return;

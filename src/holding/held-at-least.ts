@@ -1,7 +1,7 @@
 import type { Lock } from "../contract/lock.ts";
 import type { LockMode, Logger } from "../contract/locker.ts";
 import { statementDeadline } from "../postgres/session.ts";
-import { type Instant, longestTimer, monotonic } from "../runtime/clock.ts";
+import { type Instant, longestTimer, monotonic, now } from "../runtime/clock.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
@@ -41,6 +41,12 @@ export async function heldAtLeast<H>(
 //   held ──free(), early──▶ kept: released for its holder, held for everybody else ──the time has passed──▶ over
 //    │                       └── its session ends, close() ──▶ over
 //    └── free(), later; release(): its TTL has passed, close(), nobody wants it ──▶ as any grant
+type State =
+  | { readonly is: "held" }
+  /** `timer`: until the end, or the next proof. */
+  | { readonly is: "kept"; readonly timer: NodeJS.Timeout | undefined }
+  | { readonly is: "over"; readonly ended: Promise<void> };
+
 /**
  * The grant of a lock that is kept for a minimum time. Nobody relies on a lock that is kept, so its TTL means nothing any more: only the
  * time and the end of its session end it. A server that enforces TTLs is told to wait until after that time.
@@ -52,7 +58,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  readonly grantedAt = Date.now();
+  readonly grantedAt = now();
   readonly expired = false;
   readonly lapses: boolean;
   readonly keepProven?: (ttl: number | undefined) => void;
@@ -63,9 +69,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   #until = this.#start;
   #ttl: number;
   #listener: GoneListener | undefined;
-  #isKept = false;
-  #timer: NodeJS.Timeout | undefined;
-  #over: Promise<void> | undefined;
+  #state: State = { is: "held" };
 
   constructor(grant: Grant, { key, id, mode, ttl }: Wanted, locker: KeepingLocker) {
     this.key = key;
@@ -78,13 +82,17 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     if (grant.keepProven !== undefined) this.keepProven = (within) => grant.keepProven?.(within);
   }
 
-  /** To be called once its caller is certain to get it. What is given back before that is not kept. */
+  /** Sets the minimum time. Called once the caller is certain to get the lock: one that is given back before that is not kept. */
   keepFor(least: number): void {
     this.#until = this.#start + least;
   }
 
   get provenAt(): Instant {
     return this.#grant.provenAt;
+  }
+
+  get keptAt(): Instant {
+    return this.#grant.keptAt ?? this.#grant.provenAt;
   }
 
   get fencingToken(): bigint | undefined {
@@ -105,12 +113,12 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   }
 
   gone(cause: Error): void {
-    if (this.#isKept) void this.close();
-    else this.#listener?.gone(cause);
+    if (this.#state.is === "held") this.#listener?.gone(cause);
+    else void this.close();
   }
 
   overdue(): void {
-    if (!this.#isKept) this.#listener?.overdue();
+    if (this.#state.is === "held") this.#listener?.overdue();
   }
 
   refresh(ttl: number, deadline: number): Promise<Instant> {
@@ -122,10 +130,10 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     return this.#grant.release();
   }
 
-  /** Its holder gives it back. */
+  /** Called when the holder releases the lock. If that is early, the lock is kept, and the holder is told at once. */
   free(listener: ReleaseListener): void {
     if (this.#left > 0 && this.goneBecause === undefined) {
-      this.#isKept = true;
+      this.#state = { is: "kept", timer: undefined };
       this.#locker.register(this);
       listener.freed();
       this.#keep(this.lapses);
@@ -137,10 +145,13 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     }
   }
 
-  /** Ends keeping it, because the time has passed, its session has ended, or the locker closes. Never rejects. */
+  /** Frees the lock: the time has passed, its session has ended, or the locker closes. Never rejects. */
   close(): Promise<void> {
-    this.#over ??= this.#end();
-    return this.#over;
+    if (this.#state.is === "over") return this.#state.ended;
+    if (this.#state.is === "kept") clearTimeout(this.#state.timer);
+    const ended = this.#end();
+    this.#state = { is: "over", ended };
+    return ended;
   }
 
   get #left(): number {
@@ -148,24 +159,28 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
   }
 
   #keep(proves: boolean): void {
+    // Whoever was told of the release may have closed the locker.
+    if (this.#state.is !== "kept") return;
     const left = this.#left;
     if (left <= 0) {
       void this.close();
       return;
     }
+    const rest = Math.min(Math.max(Math.ceil(left), 1), heartbeat);
+    this.#state = { is: "kept", timer: setTimeout(() => this.#keep(true), rest) };
+    if (!proves) return;
+    const ttl = Math.min(left + this.#ttl, longestTimer);
     // A failure has ended the lock.
-    if (proves) {
-      const ttl = Math.min(left + this.#ttl, longestTimer);
-      this.#grant.refresh(ttl, statementDeadline).catch(() => this.close());
-    }
-    this.#timer = setTimeout(() => this.#keep(true), Math.min(Math.max(Math.ceil(left), 1), heartbeat));
+    this.#grant.refresh(ttl, statementDeadline).catch(() => this.close());
   }
 
   async #end(): Promise<void> {
-    clearTimeout(this.#timer);
     const { key } = this;
     await this.#grant.release().catch((err: unknown) => {
-      this.#locker.telemetry.log.debug({ key, err }, "a released lock that was to be held longer has ended");
+      this.#locker.telemetry.log.debug(
+        { key, err },
+        "a lock that was kept after its release has ended early",
+      );
     });
     this.#locker.freed(this);
   }

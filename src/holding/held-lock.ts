@@ -8,11 +8,10 @@ import { type Instant, soon } from "../runtime/clock.ts";
 import { Expiring } from "../runtime/expiries.ts";
 import { callOutside } from "../runtime/outside-callers.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
-import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
+import { type AskedTtl, assertInTime } from "../runtime/reliance.ts";
 import { settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, stopSignalOf } from "../runtime/stop-signal.ts";
 import type { GoneListener, Grant, ReleaseListener } from "../sessions/grant.ts";
-import { assertInTime, clientRule, enforcedRule } from "../sessions/server-ttl.ts";
 import { type HoldingState, held, lossOf, notHeldIn, type Releasing, released } from "./holding-state.ts";
 import type { HeldFacts, LockOwner } from "./lock-owner.ts";
 import type { RegisteredLock } from "./lock-registry.ts";
@@ -32,31 +31,27 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** When it was granted, in milliseconds since 1970. */
-  readonly grantedAt: number;
+  /** When the statement was sent that granted it. */
+  readonly grantedAt: Instant;
   readonly #owner: LockOwner;
   readonly #grant: Grant;
   #state: HoldingState;
-  /** How long its holder may rely on it. */
-  readonly #reliance: Reliance;
   #upkeep: Upkeep;
   #controller: AbortController | undefined;
   #freeing: Promise<void> | undefined;
 
   /** @throws {DatabaseError} the TTL has passed since the grant was asked for */
   constructor(facts: HeldFacts, grant: Grant, owner: LockOwner) {
-    super();
-    const { provenAt } = grant;
-    const rule = grant.lapses ? enforcedRule : clientRule;
-    assertInTime(provenAt, rule, facts);
+    const { provenAt, lapses } = grant;
+    super(facts.ttl, provenAt, lapses);
+    assertInTime(provenAt, lapses, facts);
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
-    this.grantedAt = Date.now();
+    this.grantedAt = provenAt;
     this.#grant = grant;
     this.#owner = owner;
     this.#state = held;
-    this.#reliance = new Reliance(facts.ttl, provenAt, rule);
     this.#controller = undefined;
     this.#freeing = undefined;
     if (!facts.autoRefresh) {
@@ -72,17 +67,8 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     grant.onGone(this);
   }
 
-  get ttl(): number {
-    return this.#reliance.ttl;
-  }
-
   get fencingToken(): bigint | undefined {
     return this.#grant.fencingToken;
-  }
-
-  /** The TTL that ends first, that of a refresh without an answer maybe, and when the statement with it was sent. */
-  get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
-    return this.#reliance.soonest;
   }
 
   get held(): boolean {
@@ -96,7 +82,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   get expiresAt(): Date {
     // Whatever its session has proved since then counts as well.
     if (this.#state.is === "held") this.left;
-    return new Date(this.#reliance.until);
+    return new Date(this.until);
   }
 
   get remaining(): number {
@@ -173,7 +159,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#upkeep = nobodys;
     if (upkeep === itsSessions) {
       // What the session has proved so far counts; what it proves from now on does not.
-      this.#reliance.extend(this.#grant.provenAt);
+      this.provedAgain(this.#grant.keptAt ?? this.#grant.provenAt);
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
       upkeep.stop();
@@ -204,10 +190,10 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   }
 
   /** Milliseconds until the holder must stop relying on it. */
-  get left(): number {
+  override get left(): number {
     // Whatever the session was asked, perhaps for another lock, proves this one as well.
-    if (this.#upkeep === itsSessions) this.#reliance.extend(this.#grant.provenAt);
-    return this.#reliance.left;
+    if (this.#upkeep === itsSessions) this.provedAgain(this.#grant.keptAt ?? this.#grant.provenAt);
+    return super.left;
   }
 
   async #prove(ttl: number): Promise<void> {
@@ -220,7 +206,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
         // The breaker may have taken its time. A lock that is over is not asked for: its session may be somebody else's by now.
         const left = this.left;
         if (this.#state !== state || left <= 0) return Promise.resolve(undefined);
-        asked = this.#reliance.ask(ttl);
+        asked = this.askFor(ttl);
         if (ttl < this.ttl) this.#moved();
         // The answer must come while the holder still relies on the lock, with some time to spare.
         return this.#grant.refresh(ttl, Math.max(left * 0.9, 1));
@@ -228,7 +214,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
       // In the meantime the lock may have been released, lost or closed, or have expired: what is over stays over.
       await this.#freeIfExpired();
       if (this.#state !== state) throw this.#notHeld();
-      if (asked !== undefined) this.#reliance.answered(asked, sentAt);
+      if (asked !== undefined) this.answered(asked, sentAt);
       this.#moved();
     } catch (error) {
       if (error instanceof CircuitOpenError || error instanceof LockNotHeldError) throw error;

@@ -1,7 +1,7 @@
 import { LockExpiredError, LockerClosedError, LockLostError, LockNotHeldError } from "../contract/errors.ts";
 import type { Settler } from "../runtime/settled-later.ts";
 
-/** It settles the holder's call to `release()`, which began at `start`, by `performance.now()`. */
+/** The state during a release. It settles the holder's call to `release()`, which began at `start`, by `performance.now()`. */
 export interface Releasing extends Settler<void> {
   readonly is: "releasing";
   readonly start: number;

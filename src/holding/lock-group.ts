@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock, LockGroup, RefreshOptions } from "../contract/lock.ts";
 import type { Duration } from "../contract/locker.ts";
@@ -145,6 +146,16 @@ class HeldLockGroup implements LockGroup {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#taken.map((lock) => lock[Symbol.asyncDispose]()));
+  }
+
+  /** What `JSON.stringify` writes. */
+  toJSON(): object {
+    return { held: this.held, locks: this.locks };
+  }
+
+  /** What `console.log` shows. */
+  [inspect.custom](_depth: unknown, options: object): string {
+    return `LockGroup ${inspect(this.toJSON(), options)}`;
   }
 }
 

@@ -1,5 +1,5 @@
 import type { Lock } from "../contract/lock.ts";
-import { longestTimer } from "../runtime/clock.ts";
+import { type Instant, longestTimer } from "../runtime/clock.ts";
 import type { Grant } from "../sessions/grant.ts";
 import type { Hold } from "../waiting/attempt.ts";
 import { HeldLock } from "./held-lock.ts";
@@ -9,8 +9,8 @@ import type { LockOwner } from "./lock-owner.ts";
 export interface RegisteredLock extends Pick<Lock, "key" | "id" | "mode" | "expired"> {
   /** The backend of its session, if that is known. */
   readonly pid?: number | undefined;
-  /** When it was granted, in milliseconds since 1970, if that is known. */
-  readonly grantedAt?: number;
+  /** When it was granted, if that is known. */
+  readonly grantedAt?: Instant;
   readonly fencingToken?: bigint | undefined;
   /** Ends holding because the locker closes. Absent if the lock ends with something else that closes. Never rejects. */
   close?(): Promise<void>;

@@ -95,8 +95,8 @@ class MemoryTransaction implements LockOfTransaction {
   }
 
   /**
-   * Has the locker's own transaction be rolled back when its function has ended, because what that still does would no longer be in a
-   * transaction. An end under way is waited for.
+   * Makes sure that the locker's own transaction is rolled back once its function has ended. It isn't rolled back at once, because the rest
+   * of what the function writes would then be outside any transaction. Waits for a commit or rollback that is under way.
    */
   async close(): Promise<void> {
     this.#isClosed = this.#isOwn;

@@ -1,10 +1,10 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 
-/** What it needs of the lock. */
+/** What {@link OwnRefreshes} needs of its lock. */
 interface RefreshedLock {
   /** Milliseconds. */
   readonly ttl: number;
-  /** When the statement was sent whose TTL ends first. */
+  /** The statement whose TTL ends first, and when it was sent. */
   readonly soonest: { readonly sentAt: Instant };
   /** Milliseconds until its holder must stop relying on it. */
   readonly left: number;
@@ -33,7 +33,7 @@ export class OwnRefreshes {
     this.#alarm.stop();
   }
 
-  /** The lock's TTL has changed, or may be about to. */
+  /** Called when the end of the lock's TTL has moved, or may be about to. */
   moved(): void {
     if (this.#state !== "stopped") this.#alarm.reset();
   }

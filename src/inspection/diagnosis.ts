@@ -4,6 +4,7 @@ import { milliseconds } from "../contract/duration.ts";
 import { DatabaseError, LocksNotKeptError } from "../contract/errors.ts";
 import type { Duration } from "../contract/locker.ts";
 import type { OwnClient, Pool } from "../postgres/driver.ts";
+import { arrayOf } from "../postgres/exchange.ts";
 import { LocksKept } from "../postgres/lock-proof.ts";
 import { statementDeadline } from "../postgres/session.ts";
 import { ping } from "../postgres/sql.ts";
@@ -168,7 +169,8 @@ const looks: Record<DiagnosisCheck, Look> = {
   connections: async ({ line }) => connectionsVerdict(await line.ask<ConnectionsAnswer>(askConnections)),
   "lock-table": async ({ line }) => lockTableVerdict(await line.ask<LockTableUse>(askLockTableUse)),
   recovery: async ({ line, standby }) => recoveryVerdict(standby ? undefined : await line.ask(dateLockTable)),
-  timeouts: async ({ line }) => timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [timeouts])),
+  timeouts: async ({ line }) =>
+    timeoutsVerdict(await line.ask<SettingsAnswer>(askSettings, [arrayOf(timeouts)])),
   clock: async ({ line }) => clockVerdict(await compareClocks(line)),
   privileges: async ({ line }) => privilegesVerdict(await line.ask<PrivilegesAnswer>(askPrivileges)),
   pooler: async (examination) => poolerVerdict(await examination.lookForPooler(), examination.options.pooler),
@@ -180,7 +182,7 @@ const looks: Record<DiagnosisCheck, Look> = {
     const { line, options, standby } = examination;
     if (options.fencing === false) return { verdict: "ok", found: "not checked: no tokens are wanted" };
     const missing = await line.ask<string[]>(askFencing);
-    const settings = await line.ask<SettingsAnswer>(askSettings, [durability]);
+    const settings = await line.ask<SettingsAnswer>(askSettings, [arrayOf(durability)]);
     const { breaks, ...seen } = fencingVerdict(missing, { settings, standby });
     if (breaks) return { ...seen, verdict: options.fencing ? "fail" : "warn" };
     const waits = Boolean(settings["synchronous_standby_names"]?.value) && !examination.shared;

@@ -22,7 +22,7 @@ export interface ToldLocks {
 /**
  * Asks the lockers of the database for the locks on their shared sessions, with their keys.
  *
- * The client must have its session to itself meanwhile. Afterwards the session no longer listens.
+ * During the call, the client must have its session to itself. Afterwards the session no longer listens.
  *
  * @param options.pids the backends of the sessions whose lockers are expected to answer
  * @param options.milliseconds how long to wait for the answers

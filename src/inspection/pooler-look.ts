@@ -27,7 +27,9 @@ export async function isTaken(backend: AskBackend, other: DiagnosisLine): Promis
 
 /**
  * Whether other clients may get the session of this one between two of its statements. Behind a pooler, it opens one more connection to
- * find out. Never rejects: what can't be found out, within so many milliseconds for each answer, may be so.
+ * find out. Never rejects: the answer is true if there is no way to tell.
+ *
+ * @param milliseconds how long each answer may take
  */
 export async function mayLoseSession(
   { pool, client, backend }: { pool: Pool; client: object; backend: AskBackend },

@@ -145,6 +145,14 @@ export function hasRoom({ idleCount, totalCount, options }: Pool): boolean {
   return idleCount > 0 || !(totalCount >= options.max);
 }
 
+/**
+ * Whether a lock on a connection of the pool would leave the application without one, so that it would wait for itself. Such locks get
+ * connections beside the pool.
+ */
+export function leavesNothing({ options }: Pool): boolean {
+  return options.max === 1;
+}
+
 /** Whether the pool has been ended, as far as it says: it hands out nothing to those in its queue, and refuses whoever asks anew. */
 export function isEnding(pool: Pool): boolean {
   return (pool as { ending?: unknown }).ending === true;

@@ -6,46 +6,118 @@ export interface Reply {
   readonly tag: string;
 }
 
-/** Sends something, and is told the outcome once. An error is whatever the driver, or a wrapper around it, made of it. */
-export interface Sender {
-  replied(reply: Reply): void;
-  failed(error: unknown): void;
-}
+type Callback = (error: Error | null) => void;
+
+const noCallback: Callback = () => {};
 
 /**
- * Sends a statement, or several in one message, and tells the sender the outcome once. Never throws. A statement may answer at most one
- * value; of several statements, the last one's counts. Several are one transaction in the server
+ * A statement, or several in one message, from sending it to its answer. Whoever extends it is told the outcome, once. An error is
+ * whatever the driver, or a wrapper around it, made of it. A statement may answer at most one value; of several statements, the last
+ * one's counts. Several are one transaction in the server
  * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT).
  *
  * With the JavaScript driver this is a message exchange of our own: `client.query` takes any object with a `submit`, such as those of
  * pg-cursor. The driver's own exchange spends half of its time on copies and on a description of the columns, which nobody reads here.
  * Otherwise it is a plain query that returns a promise, and not a prepared one, because every wrapper around a client supports that.
  */
-export function exchange(
-  client: Client,
-  what: Statement | string,
-  values: readonly Value[],
-  sender: Sender,
-): void {
-  try {
-    if (takesExchanges(client)) {
-      void client.query(
-        typeof what === "string" ? new ScriptExchange(what, sender) : new Exchange(what, values, sender),
-      );
-      return;
+export abstract class Exchange implements Reply {
+  /** The driver notes what was parsed by these two. */
+  name = "";
+  text = "";
+  /** For the driver only, which sets its own if it has a `query_timeout`, and stops its timer in that. */
+  callback = noCallback;
+  value: string | null | undefined;
+  tag = "";
+  /** Absent if it is several statements in one message. */
+  #values: readonly Value[] | undefined;
+  /** Whether the outcome is known. After a time-out of the driver, the answer still comes. */
+  #isOver = false;
+
+  // Only this class calls these, one of them once for each time that something is sent.
+  abstract replied(reply: Reply): void;
+  abstract failed(error: unknown): void;
+
+  /** Sends a statement, or several as a text. Never throws. May be called again once there is an outcome. */
+  submitTo(client: Client, what: Statement | string, values: readonly Value[]): void {
+    try {
+      if (!takesExchanges(client)) {
+        this.#queryPlainly(client, what, values);
+        return;
+      }
+      this.callback = noCallback;
+      this.#isOver = false;
+      if (typeof what === "string") {
+        this.text = what;
+      } else {
+        this.name = what.name ?? "";
+        this.text = what.text;
+        this.#values = values;
+      }
+      void client.query(this);
+    } catch (error) {
+      this.failed(error);
     }
+  }
+
+  #queryPlainly(client: Client, what: Statement | string, values: readonly Value[]): void {
     (typeof what === "string"
       ? client.query(script(what))
       : client.query(query(preparable(client, what), [...values]))
     )
       .then((results) => replyOf([results].flat()))
       .then(
-        (reply) => sender.replied(reply),
-        (error: unknown) => sender.failed(error),
+        (reply) => this.replied(reply),
+        (error: unknown) => this.failed(error),
       );
-  } catch (error) {
-    sender.failed(error);
   }
+
+  /** The driver's turn to send has come: one Query message, or Bind, Execute and Sync, after a Parse if that is needed. */
+  submit(connection: Connection): null {
+    const { name, text } = this;
+    const values = this.#values;
+    if (values === undefined) {
+      connection.query(text);
+      return null;
+    }
+    connection.stream.cork();
+    try {
+      if (name === "" || connection.parsedStatements[name] === undefined) {
+        connection.parse({ name, text, types: [] });
+      }
+      connection.bind({ statement: name, values });
+      connection.execute({ portal: "", rows: 0 });
+      connection.sync();
+    } finally {
+      connection.stream.uncork();
+    }
+    return null;
+  }
+
+  handleDataRow({ fields }: { fields: ReadonlyArray<string | null> }): void {
+    this.value = fields[0];
+  }
+
+  handleCommandComplete({ text }: { text: string }): void {
+    this.tag = text;
+  }
+
+  handleReadyForQuery(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    if (this.callback !== noCallback) this.callback(null);
+    this.replied(this);
+  }
+
+  handleError(error: Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.callback(error);
+    this.failed(error);
+  }
+
+  handleRowDescription(): void {}
+  handleEmptyQuery(): void {}
+  handlePortalSuspended(): void {}
 }
 
 /** A wrapper around a client may add something to each text, and then one name would stand for several statements. */
@@ -60,22 +132,27 @@ function replyOf(results: readonly Result[]): Reply {
   return { value: last.rows[0]?.[0], tag: last.command ?? "" };
 }
 
-/** A parameter in the text format. The items of an array must be such that they need no quotes. */
-export type Value = string | null | readonly string[];
+/** A parameter in the text format. */
+export type Value = string | null;
+
+/** A parameter that is an array, in the text format. Its items must be such that they need no quotes. */
+export function arrayOf(items: readonly string[]): string {
+  return `{${items.join(",")}}`;
+}
 
 /** What an exchange needs of the driver's connection. */
 interface Connection {
   readonly parsedStatements: Readonly<Record<string, string | undefined>>;
   readonly stream: { cork(): void; uncork(): void };
   parse(message: { name: string; text: string; types: [] }): void;
-  bind(message: { statement: string; values: Array<string | null> }): void;
+  bind(message: { statement: string; values: readonly Value[] }): void;
   execute(message: { portal: string; rows: number }): void;
   sync(): void;
   query(text: string): void;
 }
 
 interface ExchangeClient {
-  query(exchange: Answered): void;
+  query(exchange: Exchange): void;
 }
 
 /**
@@ -88,7 +165,7 @@ function takesExchanges(client: Client | ExchangeClient): client is ExchangeClie
     connection?.parsedStatements !== undefined &&
     pipeline !== true &&
     typeof connection.stream?.cork === "function" &&
-    isDriversOwn(client.query)
+    (client.query === lastKnown || isDriversOwn(client.query))
   );
 }
 
@@ -99,104 +176,10 @@ function isDriversOwn(method: (...args: never[]) => unknown): boolean {
     known = Function.prototype.toString.call(method).includes(".submit");
     driversOwn.set(method, known);
   }
+  if (known) lastKnown = method;
   return known;
 }
 
 const driversOwn = new WeakMap<object, boolean>();
-
-/** Takes the messages of an answer from the driver. */
-abstract class Answered implements Reply {
-  readonly text: string;
-  value: string | null | undefined;
-  tag = "";
-  readonly #sender: Sender;
-  /** What the driver sets as {@link callback} if it has a `query_timeout`. */
-  #drivers: Callback | undefined;
-
-  constructor(text: string, sender: Sender) {
-    this.text = text;
-    this.#sender = sender;
-  }
-
-  /** For the driver only, which calls it as a plain function. */
-  get callback(): Callback {
-    return this.#drivers ?? ((error) => this.#end(error));
-  }
-
-  set callback(callback: Callback) {
-    this.#drivers = callback;
-  }
-
-  handleDataRow({ fields }: { fields: ReadonlyArray<string | null> }): void {
-    this.value = fields[0];
-  }
-
-  handleCommandComplete({ text }: { text: string }): void {
-    this.tag = text;
-  }
-
-  handleReadyForQuery(): void {
-    if (this.#drivers === undefined) this.#sender.replied(this);
-    else this.#drivers(null);
-  }
-
-  handleError(error: Error): void {
-    this.callback(error);
-  }
-
-  handleRowDescription(): void {}
-  handleEmptyQuery(): void {}
-  handlePortalSuspended(): void {}
-
-  #end(error: Error | null): void {
-    if (error === null) this.#sender.replied(this);
-    else this.#sender.failed(error);
-  }
-}
-
-type Callback = (error: Error | null) => void;
-
-/** One Query message. The last row and the last command tag count. */
-class ScriptExchange extends Answered {
-  submit(connection: Connection): null {
-    connection.query(this.text);
-    return null;
-  }
-}
-
-/** Bind, Execute and Sync, after a Parse if the connection does not know the statement. */
-class Exchange extends Answered {
-  readonly name: string;
-  readonly #values: readonly Value[];
-
-  constructor({ name = "", text }: Statement, values: readonly Value[], sender: Sender) {
-    super(text, sender);
-    this.name = name;
-    this.#values = values;
-  }
-
-  submit(connection: Connection): null {
-    const { name, text } = this;
-    connection.stream.cork();
-    try {
-      // The driver notes what was parsed by the `name` and `text` of this object.
-      if (name === "" || connection.parsedStatements[name] === undefined) {
-        connection.parse({ name, text, types: [] });
-      }
-      connection.bind({ statement: name, values: asTexts(this.#values) });
-      connection.execute({ portal: "", rows: 0 });
-      connection.sync();
-    } finally {
-      connection.stream.uncork();
-    }
-    return null;
-  }
-}
-
-function asTexts(values: readonly Value[]): Array<string | null> {
-  const texts: Array<string | null> = [];
-  for (const value of values) {
-    texts.push(typeof value === "object" && value !== null ? `{${value.join(",")}}` : value);
-  }
-  return texts;
-}
+/** The last method that was recognised; most clients have the same. */
+let lastKnown: unknown;

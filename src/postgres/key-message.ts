@@ -1,7 +1,7 @@
 import { fnv, isInt32 } from "../contract/lock-id.ts";
 import { keyShownAs } from "../contract/lock-key.ts";
 
-/** A lock as a locker tells it: the text that shows its key, and its id. */
+/** A lock as a locker reports it: the text that shows its key, and its id. */
 export interface KeyedLock {
   readonly key: string;
   readonly id: bigint;
@@ -18,14 +18,15 @@ export interface KeyMessage {
   readonly more: number;
 }
 
-/** Bytes of a payload. PostgreSQL takes at most 7999. */
+/** The most bytes of a payload. PostgreSQL accepts at most 7999. */
 const longest = 7_900;
-/** Messages about one session: about half a megabyte, in a queue that all notifications of the server share. */
+/** The most messages about one session: half a megabyte, in a queue that all notifications of the server share. */
 const most = 64;
 
 /**
- * The messages about one session, as payloads in ASCII, whatever the encoding of the database. A lock is told as its key, or, if its id is
- * not the key's `lockId`, as its key and its id. One that is too long for a message is left out, and so are those beyond the last message.
+ * The messages about one session, as payloads in ASCII, whatever the encoding of the database. Each lock is written as its key, or, if its
+ * id is not the key's `lockId`, as its key and its id. Locks that are too long for a message are left out, and so are those that don't fit
+ * into the last message.
  */
 export function keyMessages(
   pid: number,
@@ -51,7 +52,7 @@ export function keyMessages(
   );
 }
 
-/** Never throws, because anybody may send a notification. @returns `undefined` if it is no such message */
+/** Reads the payload of a notification. Never throws, because anybody may send one. @returns `undefined` if it is not such a message */
 export function readKeyMessage(payload: string): KeyMessage | undefined {
   let said: Record<keyof KeyMessage, unknown> | null;
   try {

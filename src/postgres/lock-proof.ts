@@ -29,10 +29,10 @@ export class LocksKept {
   }
 
   /**
-   * Proves it, unless that has been done. If the server doesn't answer within the given number of milliseconds, the proof is postponed,
-   * because a lock that was granted in the meantime already has a working session.
+   * Proves that the server keeps its locks, unless that has been proved. If the server doesn't answer within the given number of
+   * milliseconds, the proof is postponed, because a lock that was granted in the meantime already has a working session.
    *
-   * @param granted a lock to prove it by, which takes one connection; without it, two connections and a lock of its own
+   * @param granted the lock by which to prove it, over one more connection; without it, that takes two connections and a lock of its own
    * @throws {LocksNotKeptError}
    */
   async prove(milliseconds: number, granted?: GrantedLock): Promise<void> {
@@ -48,7 +48,7 @@ export class LocksKept {
     const clients: OwnClient[] = [];
     let isOver = false;
     const connect = async (): Promise<OwnClient> => {
-      // A look that is given up goes on until its next step.
+      // A check that was given up stops here, at its next step.
       if (isOver) throw new Error("the proof is over");
       const client = clientBeside(this.#pool);
       clients.push(client);

@@ -27,7 +27,7 @@ export interface PingTarget {
 export async function pingPool(target: PingTarget, deadline: number): Promise<void> {
   let client: OwnClient | undefined;
   try {
-    // Nothing could be taken over it any more, whatever its server says.
+    // An ended pool can carry no lock, whatever its server answers.
     if (isEnding(target.pool)) throw new Error("the pool has been ended");
     if (target.pool.loadDriver !== undefined) await target.pool.loadDriver();
     client = clientBeside(target.pool);

@@ -3,34 +3,34 @@ import { isThenable } from "../runtime/thenable.ts";
 import { callHook } from "../runtime/user-hook.ts";
 import { type Client, hasRoom, isEnding, type Pool, type Release } from "./driver.ts";
 
-/** Somebody who waits for a client of a pool. */
+/** A caller that waits for a client of a pool. */
 export interface Reserver {
   received(client: Client, release: Release): void;
-  /** The request that it made itself failed, after so many milliseconds. Also called if it has left. */
+  /** Called when the reserver's own request has failed, `after` milliseconds. Also called if the reserver has left. */
   failed(error: unknown, after: number): void;
-  /** It has left, and the client of the request that it made itself went to another, or back. */
+  /** Called when the reserver has left, and the client of its own request went to another reserver or back to the pool. */
   missed(): void;
 }
 
 /**
- * The requests for a client that lockers have in the queue of one pool, and those who wait for them.
+ * The requests that lockers have in the queue of one pool, and the callers that wait for them.
  *
- * A request can't be withdrawn from a pool's queue. If whoever made it has left, it is for those who come later: as long as there are enough
- * such requests, they make none of their own. So a pool that gives nobody a client has no more requests in its queue than callers waited
- * at the same time, however many come and leave.
+ * A request can't be withdrawn from a pool's queue. If its caller has left, it serves a caller that comes later: as long as there are enough
+ * such requests, newcomers make none of their own. So a pool that gives nobody a client has no more requests in its queue than callers
+ * waited at the same time, however many come and leave.
  *
- * A reserver has a request of its own, or takes whatever comes for one that has left. The client of a request goes to whoever made it, or else
- * to the one who waits longest. An error only goes to whoever made the request; the others ask anew, because it may be older than their wait.
+ * The client of a request goes to the caller that made the request, or, if that has left, to the one that has waited longest. An error goes
+ * only to the caller that made the request: it may be older than the others' waits, so they make new requests.
  */
 export class PoolQueue {
   readonly #pool: Pool;
-  /** The pool's connections that are open, as far as its events tell. */
+  /** How many of the pool's connections are open, as far as its events tell. */
   #connected: number;
-  /** The requests that the pool has not answered. */
+  /** How many requests the pool has not answered. */
   #requests = 0;
-  /** Everybody who waits, in order. */
+  /** All callers that wait, in order of arrival. */
   readonly #waiting = new Set<Reserver>();
-  /** Those of them who have no request of their own. */
+  /** The waiting callers that have made no request of their own. */
   readonly #takers = new Set<Reserver>();
 
   constructor(pool: Pool) {
@@ -41,7 +41,7 @@ export class PoolQueue {
     });
     pool.on("remove", () => {
       this.#connected -= 1;
-      // The pool opens a connection for the first request in its queue, and that may take longer than the others take to come.
+      // The pool now opens a connection for the first request in its queue, which may take longer than other connections take to return.
       this.#askForTakersSoon();
     });
     pool.on("error", () => {});
@@ -52,7 +52,7 @@ export class PoolQueue {
     return Math.max(0, this.#pool.totalCount - this.#connected);
   }
 
-  /** Waits for a client from now on. @returns whether it made a request of its own */
+  /** Makes a caller wait for a client. @returns whether it made a request of its own */
   join(reserver: Reserver): boolean {
     this.#waiting.add(reserver);
     if (hasRoom(this.#pool) || isEnding(this.#pool) || this.#isShort) {
@@ -63,13 +63,13 @@ export class PoolQueue {
     return false;
   }
 
-  /** Waits no longer. @returns whether it has no request of its own, so that it will be told nothing more */
+  /** Ends a caller's wait. @returns whether it has no request of its own, so that none of its methods will be called any more */
   leave(reserver: Reserver): boolean {
     this.#waiting.delete(reserver);
     return this.#takers.delete(reserver);
   }
 
-  /** Whether there are fewer requests in the queue than wait for one. One for which a connection is being opened may take long. */
+  /** Whether requests are fewer than waiting callers. Those for which a connection is being opened, which may take long, don't count. */
   get #isShort(): boolean {
     return this.#requests - this.dialing < this.#waiting.size;
   }
@@ -95,7 +95,7 @@ export class PoolQueue {
     if (to !== by) by.missed();
   }
 
-  /** In a step of its own: the pool is in the middle of one, and a pool that has ended answers each request at once. */
+  /** Makes the requests that are missing, in a later step: the pool is in the middle of one, and one that has ended answers at once. */
   #askForTakersSoon(): void {
     if (this.#takers.size === 0) return;
     soon(() => {
@@ -123,9 +123,9 @@ export function queueOf(pool: Pool): PoolQueue {
 }
 
 /**
- * Gives back a client for which nobody waits, in a step of its own: within the release, the pool hands the client to the next in its queue,
- * and if thousands of those have left as well, that would be too many calls within each other. Until then the client needs an error
- * listener, because the message that ends its session may have come together with the one that opened it.
+ * Returns a client for which nobody waits, in a later step: during the release, the pool hands the client to the next request in its
+ * queue, and if thousands of callers have left, their calls would overflow the stack. Until then the client needs an error listener,
+ * because the message that ends its session may have arrived together with the one that opened it.
  */
 function giveBackLate(client: Client, release: Release): void {
   client.on("error", ignored);
@@ -185,7 +185,7 @@ interface PromisingPool {
   connect(): PromiseLike<PooledClient | undefined>;
 }
 
-/** As the client has it now: in a transaction, it has one that refuses. */
+/** The `release` that the client has at this moment: during a transaction of the locker it is replaced by one that throws. */
 function releaseOf(client: PooledClient | undefined): Release | undefined {
   const release = client?.release;
   return typeof release === "function" ? (destroy) => release.call(client, destroy) : undefined;

@@ -12,7 +12,7 @@ import {
   type Statement,
   unnamed,
 } from "./driver.ts";
-import { exchange, type Reply, type Sender, type Value } from "./exchange.ts";
+import { Exchange, type Reply, type Value } from "./exchange.ts";
 
 /** Milliseconds that the server has for one statement of ours, except those that wait for a lock. */
 export const statementDeadline = 5_000;
@@ -200,7 +200,7 @@ export interface Receiver {
 
 //   queued ──▶ sent ──▶ told
 //      └── its deadline ──▶ told: the session is destroyed; the answer, if it comes, is nobody's
-class Turn implements Sender {
+class Turn extends Exchange {
   readonly #session: Session;
   readonly #asked: Asked;
   readonly #deadline: Deadline;
@@ -209,6 +209,7 @@ class Turn implements Sender {
   #isPrepared = false;
 
   constructor(session: Session, asked: Asked, receiver: Receiver) {
+    super();
     this.#session = session;
     this.#asked = asked;
     this.#receiver = receiver;
@@ -224,15 +225,15 @@ class Turn implements Sender {
     const { what, values } = this.#asked;
     this.#isPrepared = typeof what !== "string" && what.name !== undefined && !unprepared.has(client);
     this.#sentAt = now();
-    exchange(client, typeof what === "string" || this.#isPrepared ? what : unnamed(what), values, this);
+    this.submitTo(client, typeof what === "string" || this.#isPrepared ? what : unnamed(what), values);
   }
 
-  replied(reply: Reply): void {
+  override replied(reply: Reply): void {
     const receiver = this.#end();
     if (this.#sentAt !== undefined) receiver?.replied(reply, this.#sentAt);
   }
 
-  failed(error: unknown): void {
+  override failed(error: unknown): void {
     if (this.#isPrepared && isAboutPreparation(error)) {
       unprepared.add(this.#session.client);
       this.start();

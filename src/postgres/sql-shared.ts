@@ -72,8 +72,9 @@ const expressions: Record<Operation, (id: string) => string> = {
  * Parameters: `idle_session_timeout`, then those of the operations. Returns a text for {@link readSharedAnswer}, which costs the server
  * a tenth less than JSON.
  */
-const frame = (what: string, answers: string): Statement =>
-  prepared(
+/* @__NO_SIDE_EFFECTS__ */
+function frame(what: string, answers: string): Statement {
+  return prepared(
     what,
     `
 select pg_catalog.concat_ws(' ', pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(),
@@ -83,6 +84,7 @@ select pg_catalog.concat_ws(' ', pg_catalog.pg_backend_pid(), pg_catalog.pg_is_i
                     then ${answers} end as answers
         offset 0) as done`,
   );
+}
 
 export interface SharedAnswer {
   readonly pid: number;
@@ -90,6 +92,30 @@ export interface SharedAnswer {
   readonly name: string;
   /** One {@link OperationAnswer} for each operation, in their order; null: none was carried out. */
   readonly answers: string | null;
+}
+
+/**
+ * The answers to `count` operations, if the session is on a primary, with that backend and that `application_name`; otherwise
+ * `undefined`. Every answer is checked by it, so nothing is parsed: see {@link readSharedAnswer}.
+ */
+export function expectedAnswers(
+  text: string,
+  { beginning, end }: ExpectedFrame,
+  count: number,
+): string | undefined {
+  const isExpected =
+    text.length === beginning.length + count + end.length && text.startsWith(beginning) && text.endsWith(end);
+  return isExpected ? text.slice(beginning.length, beginning.length + count) : undefined;
+}
+
+/** What stands around the answers of a session that is still the one that was opened. */
+export interface ExpectedFrame {
+  readonly beginning: string;
+  readonly end: string;
+}
+
+export function expectedFrame({ pid, name }: { pid: number; name: string }): ExpectedFrame {
+  return { beginning: `${pid} f `, end: ` ${name}` };
 }
 
 /** Parses an answer. @param text such as `4242 f tt1 pg-locker 7 (shared)`; a dash for the answers if nothing was done */
@@ -103,38 +129,41 @@ export function readSharedAnswer(text: string): SharedAnswer {
   };
 }
 
+/* @__NO_SIDE_EFFECTS__ */
+function alone(operation: Operation): Statement {
+  return frame(`shared_${operation}`, expressions[operation]("$2::pg_catalog.int8"));
+}
+
 /** The statement for a single operation, which is cheaper than the one for several. Further parameter: lock id. */
-const alone = (operation: Operation): Statement =>
-  frame(`shared_${operation}`, expressions[operation]("$2::pg_catalog.int8"));
+export const forOne: Readonly<Record<Operation, Statement>> = {
+  x: alone("x"),
+  s: alone("s"),
+  u: alone("u"),
+  v: alone("v"),
+  p: alone("p"),
+  j: alone("j"),
+};
 
 /**
  * The statement for several operations, carried out in the order given: the rows of a function are evaluated one by one, and an array
  * made from a query's rows keeps their order. Further parameters: lock ids; as many letters. The letters are an array, because to
  * reach the last character of a text the server walks all those before it.
  */
-const together = (): Statement =>
-  frame(
+export const forSeveral: Statement = together();
+
+/* @__NO_SIDE_EFFECTS__ */
+function together(): Statement {
+  const cases = (Object.keys(expressions) as Operation[]).map(
+    (letter) =>
+      `when operation.letter operator(pg_catalog.=) '${letter}' then ${expressions[letter]("operation.id")}`,
+  );
+  return frame(
     "shared_batch",
     `pg_catalog.array_to_string(array(
-              select case ${(Object.keys(expressions) as Operation[])
-                .map(
-                  (letter) =>
-                    `when operation.letter operator(pg_catalog.=) '${letter}' then ${expressions[letter]("operation.id")}`,
-                )
-                .join("\n                          ")} end
+              select case ${cases.join("\n                          ")} end
                 from rows from (pg_catalog.unnest($2::pg_catalog.int8[]), pg_catalog.unnest($3::pg_catalog."char"[]))
                      as operation(id, letter)), '')`,
   );
-
-const made = new Map<Operation | "together", Statement>();
-
-/** The statement that carries out these operations on one session. */
-export function sharedStatement(asked: ReadonlyArray<{ readonly operation: Operation }>): Statement {
-  const [only] = asked;
-  const which = asked.length === 1 && only !== undefined ? only.operation : "together";
-  const statement = made.get(which) ?? (which === "together" ? together() : alone(which));
-  made.set(which, statement);
-  return statement;
 }
 
 /**

@@ -1,25 +1,27 @@
 import { type Instant, longestTimer, unrefed } from "./clock.ts";
+import { Reliance } from "./reliance.ts";
 
-/** What ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
-export abstract class Expiring {
+/** The moment that something counts from as long as it is in no line. */
+const nowhere: Instant = { monotonic: 0, wall: 0 };
+
+/** What somebody relies on, and what ends when its time has passed. It is itself the place in the line of those that have the same TTL. */
+export abstract class Expiring extends Reliance {
   #line: Line | undefined;
-  #sentAt = 0;
+  /** What its place in the line is by. */
+  #since = nowhere;
   #previous: Expiring | undefined;
   #next: Expiring | undefined;
 
-  /** The TTL that ends first, in milliseconds, and since when it counts. Two with the same TTL expire in the order of that. */
-  abstract get soonest(): { readonly ttl: number; readonly sentAt: Instant };
-  /** Milliseconds to go, as of now. */
-  abstract get left(): number;
+  /** Called when nothing is left of its time. */
   abstract expire(): void;
 
   /** Only {@link Expiries} calls it. Most come in order; one whose answer was long in coming belongs before those sent later. */
-  enter(line: Line, sentAt: number): void {
+  enter(line: Line, since: Instant): void {
     let before = line.last;
-    while (before !== undefined && before.#sentAt > sentAt) before = before.#previous;
+    while (before !== undefined && before.#since.monotonic > since.monotonic) before = before.#previous;
     const next = before === undefined ? line.first : before.#next;
     this.#line = line;
-    this.#sentAt = sentAt;
+    this.#since = since;
     this.#previous = before;
     this.#next = next;
     if (before === undefined) line.first = this;
@@ -47,7 +49,7 @@ export abstract class Expiring {
   /** Whether it stands where it belongs: it has not been proved since. */
   isInPlace(): boolean {
     const { ttl, sentAt } = this.soonest;
-    return this.#sentAt === sentAt.monotonic && this.#line?.ttl === ttl;
+    return this.#since.monotonic === sentAt.monotonic && this.#line?.ttl === ttl;
   }
 }
 
@@ -72,7 +74,7 @@ export class Expiries {
       line = new Line(ttl, this);
       this.#lines.set(ttl, line);
     }
-    expiring.enter(line, sentAt.monotonic);
+    expiring.enter(line, sentAt);
   }
 
   /** Only a {@link Line} calls it, when nothing is in it any more. */

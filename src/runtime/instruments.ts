@@ -10,7 +10,7 @@ import { callHook, hookThrew } from "./user-hook.ts";
 
 export type OperationName = "acquire" | "refresh" | "release" | "ping" | "close";
 
-/** Whose name the spans and the metrics bear, as in the Go package. */
+/** The scope of the spans and the metrics, and the prefix of their names, as in the Go package. */
 export const telemetryScope = "postgres_distributed_lock";
 
 /** A counter of the meter; `undefined` if the meter threw when asked for it. */

@@ -31,7 +31,7 @@ export class LockEventSource {
   /** The listeners by event. Usually empty, so callers check it and {@link channels} before they build an event. */
   readonly listeners = new Map<LockEventName, Set<{ call: AnyListener }>>();
 
-  /** What is told after this turn of the event loop, in order. */
+  /** The events to emit after this turn of the event loop, in order. */
   readonly #afterTurn: (() => void)[] = [];
 
   constructor(namespace: number) {
@@ -69,7 +69,7 @@ export class LockEventSource {
       for (const { call } of this.listeners.get(event) ?? []) {
         callHook(`listener of "${event}"`, () => (call as LockEventListener<E>)(told));
       }
-      // What a subscriber throws doesn't come here: Node.js throws it in a step of its own, as `uncaughtException`
+      // An error of a subscriber isn't thrown here: Node.js throws it later, as an `uncaughtException`
       // (https://nodejs.org/api/diagnostics_channel.html#channelpublishmessage).
       if (channels[event].hasSubscribers) channels[event].publish(told);
     });
@@ -122,7 +122,7 @@ export class LockEventSource {
   #tellSoon<E extends LockEventName>(event: E, make: () => LockEvents[E]): void {
     if (!this.hasListeners(event)) return;
     const tell = (): void => this.tell(event, make);
-    // A lock that somebody has lost is told of before it is told of as acquired by the next.
+    // Keeps the order: the loss of a lock is reported before its acquisition by the next holder.
     if (this.#afterTurn.length > 0) this.#tellAfterTurn(tell);
     else soon(tell);
   }

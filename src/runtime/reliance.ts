@@ -1,3 +1,4 @@
+import { DatabaseError } from "../contract/errors.ts";
 import { elapsedSince, type Instant, now } from "./clock.ts";
 
 /** A TTL that a statement in flight sets, and that may or may not be in force already. */
@@ -8,12 +9,40 @@ export interface AskedTtl {
   readonly turn: number;
 }
 
-/** Who enforces a TTL: the server or the holder. */
-export interface RelianceRule {
-  /** The TTL minus the margin: milliseconds for which the holder may rely on it. */
-  reliableTime(ttl: number): number;
-  /** Whether the server enforces the TTL. */
-  readonly enforced: boolean;
+/**
+ * How many milliseconds after the last proof was sent a holder may rely on its lock. If the server enforces the TTL, it is the TTL minus
+ * a margin; otherwise the TTL.
+ *
+ * The server's timer begins only when the server has answered, so even without a margin the holder would stop first, unless the two clocks
+ * differ in rate. 0.1 % is twice the largest difference of a clock that NTP is slewing, and both clocks round to a millisecond.
+ */
+export function reliableTime(ttl: number, isEnforced: boolean): number {
+  return isEnforced ? ttl - Math.min(1 + ttl / 1_000, ttl / 10) : ttl;
+}
+
+/**
+ * A lock whose TTL has passed before its caller could know of it was never held. It is to be given back, as if there had been no answer.
+ *
+ * @param askedAt when it was asked for @throws {DatabaseError} its TTL has passed
+ */
+export function assertInTime(
+  askedAt: Instant,
+  isEnforced: boolean,
+  { key, ttl }: { readonly key: string; readonly ttl: number },
+): void {
+  if (elapsedSince(askedAt) < reliableTime(ttl, isEnforced)) return;
+  const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
+  throw new DatabaseError({ doing: "Taking the lock", key, cause });
+}
+
+/** The statements that set another TTL. */
+interface Refreshes {
+  /** How many were sent. */
+  turn: number;
+  /** The last of them, in the order of sending, that was answered. */
+  answered: number;
+  /** Those without an answer. */
+  asked: readonly AskedTtl[];
 }
 
 /**
@@ -29,21 +58,18 @@ export interface RelianceRule {
  * All times are in milliseconds; a TTL may be infinite.
  */
 export class Reliance {
-  readonly #rule: RelianceRule;
+  /** Whether the server enforces the TTL. */
+  readonly #isEnforced: boolean;
   #ttl: number;
   #provenAt: Instant;
-  #turn: number;
-  #answered: number;
-  /** The TTLs of statements in flight; usually there are none. */
-  #asked: AskedTtl[] | undefined;
+  /** Absent as long as no statement has set another TTL, as for most locks. */
+  #refreshes: Refreshes | undefined;
 
-  constructor(ttl: number, provenAt: Instant, rule: RelianceRule) {
+  constructor(ttl: number, provenAt: Instant, isEnforced: boolean) {
     this.#ttl = ttl;
     this.#provenAt = provenAt;
-    this.#rule = rule;
-    this.#turn = 0;
-    this.#answered = 0;
-    this.#asked = undefined;
+    this.#isEnforced = isEnforced;
+    this.#refreshes = undefined;
   }
 
   /** The TTL that was last proved, in milliseconds. */
@@ -64,8 +90,8 @@ export class Reliance {
   /** Milliseconds for which the holder may still rely on the lock. */
   get left(): number {
     let left = this.#leftOf(this.#ttl, this.#provenAt);
-    if (this.#asked !== undefined && this.#rule.enforced) {
-      for (const { ttl, sentAt } of this.#asked) left = Math.min(left, this.#leftOf(ttl, sentAt));
+    if (this.#refreshes !== undefined && this.#isEnforced) {
+      for (const { ttl, sentAt } of this.#refreshes.asked) left = Math.min(left, this.#leftOf(ttl, sentAt));
     }
     return left;
   }
@@ -73,9 +99,9 @@ export class Reliance {
   /** The statement whose TTL ends first: the last one that proved the lock, or one that is still unanswered. */
   get soonest(): { readonly ttl: number; readonly sentAt: Instant } {
     let soonest: { readonly ttl: number; readonly sentAt: Instant } = this;
-    if (this.#asked === undefined || !this.#rule.enforced) return soonest;
+    if (this.#refreshes === undefined || !this.#isEnforced) return soonest;
     let least = this.#leftOf(this.#ttl, this.#provenAt);
-    for (const asked of this.#asked) {
+    for (const asked of this.#refreshes.asked) {
       const left = this.#leftOf(asked.ttl, asked.sentAt);
       if (left >= least) continue;
       soonest = asked;
@@ -87,15 +113,15 @@ export class Reliance {
   /** When {@link left} reaches 0, by the wall clock: milliseconds since 1970. */
   get until(): number {
     const { ttl, sentAt } = this.soonest;
-    return sentAt.wall + this.#rule.reliableTime(ttl);
+    return sentAt.wall + reliableTime(ttl, this.#isEnforced);
   }
 
   /** Records that a statement that sets a TTL is about to be sent. */
-  ask(ttl: number): AskedTtl {
-    this.#turn += 1;
-    const asked = { ttl, sentAt: now(), turn: this.#turn };
-    if (this.#asked === undefined) this.#asked = [asked];
-    else this.#asked.push(asked);
+  askFor(ttl: number): AskedTtl {
+    this.#refreshes ??= { turn: 0, answered: 0, asked: [] };
+    this.#refreshes.turn += 1;
+    const asked = { ttl, sentAt: now(), turn: this.#refreshes.turn };
+    this.#refreshes.asked = [...this.#refreshes.asked, asked];
     return asked;
   }
 
@@ -105,21 +131,22 @@ export class Reliance {
    * @param sentAt when the statement was really sent, if it had to queue first
    */
   answered(asked: AskedTtl, sentAt = asked.sentAt): void {
-    this.forget(asked);
-    if (asked.turn < this.#answered) return;
-    this.#answered = asked.turn;
+    this.notInForce(asked);
+    const refreshes = this.#refreshes;
+    if (refreshes === undefined || asked.turn < refreshes.answered) return;
+    refreshes.answered = asked.turn;
     this.#ttl = asked.ttl;
     this.#provenAt = sentAt;
   }
 
   /** Drops a TTL whose statement is known to have changed nothing. */
-  forget(asked: AskedTtl): void {
-    const others = this.#asked?.filter((each) => each !== asked);
-    this.#asked = others?.length === 0 ? undefined : others;
+  notInForce(asked: AskedTtl): void {
+    const refreshes = this.#refreshes;
+    if (refreshes !== undefined) refreshes.asked = refreshes.asked.filter((each) => each !== asked);
   }
 
   /** Records that another statement has proved the lock, without changing the TTL. */
-  extend(provenAt: Instant): void {
+  provedAgain(provenAt: Instant): void {
     const before = this.#provenAt;
     const isLater = provenAt.monotonic >= before.monotonic && provenAt.wall >= before.wall;
     // If one clock was set, the clock that has moved further decides.
@@ -127,6 +154,6 @@ export class Reliance {
   }
 
   #leftOf(ttl: number, since: Instant): number {
-    return ttl === Number.POSITIVE_INFINITY ? ttl : this.#rule.reliableTime(ttl) - elapsedSince(since);
+    return ttl === Number.POSITIVE_INFINITY ? ttl : reliableTime(ttl, this.#isEnforced) - elapsedSince(since);
   }
 }

@@ -11,13 +11,8 @@ export interface StopSignal {
 
 /** A listener's place in the ring of all listeners. An object that listens often extends it, and so needs no function for each time. */
 export class Link {
-  previous: Link;
-  next: Link;
-
-  constructor() {
-    this.previous = this;
-    this.next = this;
-  }
+  previous: Link = this;
+  next: Link = this;
 
   /** Called when the signal aborts. The link is cut by then. */
   onAbort(): void {}

@@ -5,7 +5,7 @@ const warned = new Set<string>();
 
 /**
  * Calls the user's code: a logger, a meter, a tracer, an event of a pool. An error of that code changes nothing in the library; on the
- * first one of each kind of hook, Node.js prints a warning. If the hook returns a promise, that may reject.
+ * first one of each kind of hook, Node.js prints a warning. A promise that the hook returns may reject: that counts as an error, too.
  *
  * @returns what the hook returned, or `undefined` if it threw
  */

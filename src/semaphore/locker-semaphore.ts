@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import type { Lock } from "../contract/lock.ts";
 import type { CheckedDefaults } from "../contract/lock-defaults.ts";
 import type { TryResult } from "../contract/locker.ts";
@@ -16,7 +17,7 @@ interface LockerSemaphoreParts {
   readonly permits: number;
   /** The object that identifies the locker to functions that run under its locks. */
   readonly owner: object;
-  /** Those of the locker. */
+  /** The locker's defaults. */
   readonly defaults: CheckedDefaults;
   /** Acquires a permit. `options` have been checked. */
   acquire(options: PermitOptions): Promise<Lock>;
@@ -58,5 +59,11 @@ export class LockerSemaphore implements Semaphore {
       acquired: true,
       value: await runUnder({ owner: this.#parts.owner, by: "withPermit", locks: [permit] }, permit, fn),
     };
+  }
+
+  /** What `console.log` shows. */
+  [inspect.custom](_depth: unknown, options: object): string {
+    const { key, permits } = this;
+    return `Semaphore ${inspect({ key, permits }, options)}`;
   }
 }

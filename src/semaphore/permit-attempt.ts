@@ -1,7 +1,7 @@
 import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
-import type { UntoldLock } from "../holding/untold-locks.ts";
+import type { UnreportedLock } from "../holding/unreported-locks.ts";
 import { monotonic } from "../runtime/clock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
@@ -18,39 +18,40 @@ export interface PermitAttemptParts {
   readonly admission: Admission;
   readonly store: LockStore<Grant>;
   /**
-   * Where the turnstile is taken, and how long it outlives its last proof, in milliseconds. The server enforces that, whatever it does for
-   * permits: a waiter that is stopped or cut off would keep every permit from everybody.
+   * Where turnstiles are taken, and their TTL in milliseconds. The server enforces it even if it doesn't enforce the TTLs of permits:
+   * otherwise a waiter that is stopped or cut off while it has the turnstile would keep every permit from everybody.
    */
   readonly turnstiles: { readonly store: LockStore<Grant>; readonly ttl: number };
-  /** Nothing tells of a permit before its caller gets it. */
-  readonly hold: Hold<Grant, UntoldLock>;
-  /** Nothing ever tells of the turnstile. */
-  readonly holdTurnstile: Hold<Grant, UntoldLock>;
+  /** Makes the handle of a permit. */
+  readonly hold: Hold<Grant, UnreportedLock>;
+  /** Makes the handle of a turnstile, which is never reported. */
+  readonly holdTurnstile: Hold<Grant, UnreportedLock>;
 }
 
-/** Milliseconds between two looks of the one who is next: short at first, and longer as it goes on. */
+/** Milliseconds between two checks of the waiter that has the turnstile: short at first, then longer. */
 const shortestRest = 20;
 const longestRest = 250;
 
 /**
  * One caller's attempt at a permit.
  *
- *     looking ──a place is free, nobody waits──▶ taking it ──granted──▶ looking whether all give the same number ──▶ granted
- *        │                                          └── somebody was quicker ──▶ looking
- *        └── none is free, or others wait ──▶ refused, or in line for the turnstile ──its turn──▶ looking, over and over …
+ *     checking ──a place is free, nobody waits──▶ taking it ──granted──▶ checking that all give the same number ──▶ granted
+ *        │                                           └── somebody was quicker ──▶ checking
+ *        └── none is free, or others wait ──▶ refused, or in line for the turnstile ──its turn──▶ checking, again and again …
  *
- * The turnstile is a lock whose line is the server's, and whose TTL the server enforces. Whoever holds it is the only one of all processes
- * that looks for a free place, until it has one.
+ * The turnstile is a lock for which waiters queue in the server, and whose TTL the server enforces. Among the waiters of all processes,
+ * only its holder checks for a free place, until it has one.
  *
- * Of two who give different numbers, each takes a place first and looks afterwards. So at least one of them sees the other.
+ * Every caller takes a place first, and then checks what number of permits the other holders give. So of two callers that give different
+ * numbers at the same time, at least one sees the other.
  */
 export class PermitAttempt implements Bounded {
   readonly start = monotonic();
   readonly #parts: PermitAttemptParts;
   readonly #places: Places;
-  /** Its id is that of the block. */
+  /** What the caller asks for; `id` is the first id of the semaphore's block. */
   readonly #wanted: Wanted;
-  /** Whatever ends it: its caller's signal, the end of the locker, the bound of its wait. */
+  /** Aborts when the attempt ends: by its caller's signal, `close()`, or the bound of its wait. */
   readonly #over = new Stop();
   readonly #ridingOut: RidingOut;
   #isFirstTry = true;
@@ -63,14 +64,14 @@ export class PermitAttempt implements Bounded {
     this.#ridingOut = new RidingOut(wanted, parts.admission);
   }
 
-  /** @returns `undefined` if no permit is free, or others wait for one */
+  /** Tries once. @returns `undefined` if no permit is free, or others wait for one */
   tryOnce(): Promise<Lock | undefined> {
     return this.#untilOver(async () =>
       this.#places.waiting > 0 ? undefined : await this.#takeFree({ isNext: false }),
     );
   }
 
-  /** Waits, whatever becomes of the database meanwhile. @throws {LockNotAcquiredError} `"wait-timeout"` */
+  /** Waits for a permit, through faults of the database. @throws {LockNotAcquiredError} `"wait-timeout"` */
   wait(): Promise<Lock> {
     return this.#untilOver(() => this.#wait());
   }
@@ -127,7 +128,7 @@ export class PermitAttempt implements Bounded {
     this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault }));
   }
 
-  /** @returns `undefined` if it was the next one, and that was lost */
+  /** Waits for the turnstile, and then for a free place. @returns `undefined` if the turnstile was lost before a place was free */
   async #waitInLine(): Promise<Lock | undefined> {
     const places = this.#places;
     const { admission, turnstiles, holdTurnstile: hold } = this.#parts;
@@ -156,7 +157,7 @@ export class PermitAttempt implements Bounded {
       return undefined;
     } finally {
       places.waiting -= 1;
-      // Nobody has to wait for that: it is in the locker's books until it is done, and a failure has ended its session.
+      // The caller need not wait for this release: close() does, because the turnstile is registered, and a failure has ended its session.
       turn?.release().catch(() => {});
     }
   }
@@ -187,17 +188,17 @@ export class PermitAttempt implements Bounded {
       this.#over.throwIfAborted();
       assertStillHeld(permit);
     } catch (error) {
-      // Whatever it is, nobody gets the permit. Giving it back holds up nobody.
+      // Nobody gets the permit, so its release need not be waited for.
       permit.release().catch(() => {});
       throw error;
     }
     places.prove(at);
-    granted.tell();
+    granted.report();
     admission.telemetry.events.acquired(permit, this.start);
     return permit;
   }
 
-  /** @throws {InvalidConfigError} somebody holds a permit of another number of them */
+  /** Checks which places are held. @throws {InvalidConfigError} a holder has given another number of permits */
   async #look(): Promise<Seen> {
     const { key } = this.#wanted;
     const { permits } = this.#places;
@@ -211,7 +212,7 @@ export class PermitAttempt implements Bounded {
   }
 }
 
-/** A second look takes time, in which the TTL runs and the session may end. @throws {DatabaseError} the permit is over */
+/** Checks that a permit has not ended during the second check. @throws {DatabaseError} its TTL has passed, or its session has ended */
 function assertStillHeld(permit: Lock): void {
   try {
     permit.assertHeld();
@@ -222,6 +223,6 @@ function assertStillHeld(permit: Lock): void {
 }
 
 export function otherNumber(key: string, permits: number, others: number): InvalidConfigError {
-  const wants = `${others}, with which permits of the semaphore ${JSON.stringify(key)} are held at this moment: all have to give the same number`;
+  const wants = `${others}, the number that the current holders of the semaphore ${JSON.stringify(key)} gave`;
   return new InvalidConfigError({ field: "permits", got: permits, wants });
 }

@@ -2,7 +2,7 @@ import type { Lock } from "../contract/lock.ts";
 import { placeOf, turnstile } from "../contract/permit-block.ts";
 import { abandonOnAbort, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 
-/** The locks of a semaphore that anybody holds, places and turnstile, as offsets from the first id of its block. */
+/** Which places of a semaphore are held by anybody, and whether its turnstile is: offsets from the first id of its block. */
 export type Seen = ReadonlySet<number>;
 
 /** The state of a semaphore that is in use in this process. */
@@ -12,7 +12,7 @@ export class Places {
   users = 0;
   /** How many of these callers are waiting, including the one at the head of the line. */
   waiting = 0;
-  /** Aborts when it is no longer in use, so that nobody waits for what it asked. */
+  /** Aborts when the semaphore is no longer in use, so that no query waits for a connection any more. */
   readonly left = new Stop();
   readonly #ask: (left: StopSignal) => Promise<Seen>;
   readonly #held = new Map<number, HeldPlace>();

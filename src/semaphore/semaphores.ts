@@ -8,7 +8,11 @@ import type { AcquireOptions } from "../contract/locker.ts";
 import { blockBits, blockOf, idAt, placeOf, semaphoreBlock } from "../contract/permit-block.ts";
 import { assertPermits, type PermitOptions, type Semaphore } from "../contract/semaphore.ts";
 import { heldAtLeast, type KeepingLocker } from "../holding/held-at-least.ts";
-import { type UntoldLock, UntoldLocks, type UntoldLocksParts } from "../holding/untold-locks.ts";
+import {
+  type UnreportedLock,
+  UnreportedLocks,
+  type UnreportedLocksParts,
+} from "../holding/unreported-locks.ts";
 import type { Abandoned, NotReserved } from "../postgres/reservation.ts";
 import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
@@ -23,7 +27,7 @@ import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
-export interface SemaphoresParts extends UntoldLocksParts {
+export interface SemaphoresParts extends UnreportedLocksParts {
   readonly admission: Admission;
   readonly defaults: CheckedDefaults;
   /** In milliseconds: a turnstile's longest TTL. */
@@ -45,18 +49,18 @@ export interface SemaphoresParts extends UntoldLocksParts {
 /** The semaphores of a locker that are in use. */
 export class Semaphores {
   readonly #parts: SemaphoresParts;
-  readonly #untold: UntoldLocks;
+  readonly #unreported: UnreportedLocks;
   readonly #inUse = new Map<bigint, Places>();
-  readonly #hold: Hold<Grant, UntoldLock> = (grant, wanted) => this.#untold.hold(grant, wanted);
+  readonly #hold: Hold<Grant, UnreportedLock> = (grant, wanted) => this.#unreported.hold(grant, wanted);
 
   constructor(parts: SemaphoresParts) {
     this.#parts = parts;
-    this.#untold = new UntoldLocks(parts);
+    this.#unreported = new UnreportedLocks(parts);
   }
 
-  /** How many locks are registered that aren't permits of callers: turnstiles, and permits that nobody has got yet. */
-  get untold(): number {
-    return this.#untold.size;
+  /** How many registered locks are not permits of callers: turnstiles, and permits whose callers have not got them yet. */
+  get unreported(): number {
+    return this.#unreported.size;
   }
 
   /** Makes a semaphore. @throws {EmptyKeyError} @throws {InvalidKeyError} @throws {InvalidConfigError} */
@@ -85,18 +89,18 @@ export class Semaphores {
     const least = holdAtLeastOf(options);
     const wanted = { ...asked, id: semaphoreBlock(asked.id) };
     const { telemetry } = this.#parts.admission;
-    const take = (hold: Hold<Grant, UntoldLock>): Promise<Lock> =>
+    const take = (hold: Hold<Grant, UnreportedLock>): Promise<Lock> =>
       telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits, hold));
     const hold = this.#hold;
     const { locker } = this.#parts;
     return least === 0 ? await take(hold) : await heldAtLeast(least, { hold, locker, take });
   }
 
-  async #acquire(wanted: Wanted, permits: number, hold: Hold<Grant, UntoldLock>): Promise<Lock> {
+  async #acquire(wanted: Wanted, permits: number, hold: Hold<Grant, UnreportedLock>): Promise<Lock> {
     const { admission, store } = this.#parts;
     const { key, wait } = wanted;
     wanted.signal?.throwIfAborted();
-    // A caller that itself holds all permits would wait for ever.
+    // A caller that holds all the permits itself would wait for ever.
     const ownHold = this.#hasAll(wanted, permits) ? { by: "withPermit" as const } : undefined;
     const places = this.#placesOf(wanted, permits);
     places.users += 1;

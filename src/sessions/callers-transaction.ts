@@ -35,7 +35,7 @@ export interface AskedOfCaller extends AskedOfTransaction {
   readonly cancelWait?: ((pid: number, id: bigint) => Promise<void>) | undefined;
 }
 
-/** One turn for each lock, until it is kept or given up: till then its savepoint has to be the client's latest. */
+/** One turn for each lock, until the lock is kept or given up: its savepoint has to be the client's latest until then. */
 const savepoints = new Turns();
 /** One turn for each function, until it has ended; functions that run within another have none. */
 const functions = new Turns();
@@ -67,7 +67,7 @@ export function takeInCallers(
   return isWithin ? take() : functions.take(client, take, () => transaction.ended);
 }
 
-/** Resolves when the latest call on a caller's client is over, with whatever undoes it. */
+/** Resolves when the latest call on a caller's client is over, including what undoes it. */
 export function untilSettled(client: object, isWithin: boolean): Promise<void> {
   return (isWithin ? savepoints : functions).areOver(client);
 }
@@ -110,7 +110,7 @@ class CallersTransaction implements Transaction {
     this.beat = isCancellable(client) ? () => client.query(keepAlive.text, []) : undefined;
   }
 
-  /** @throws {InvalidConfigError} there is no transaction */
+  /** Sets the savepoint. @throws {InvalidConfigError} there is no transaction */
   async begin(): Promise<void> {
     try {
       await this.tell(savepoint);
@@ -136,13 +136,13 @@ class CallersTransaction implements Transaction {
     await this.#query(text, [], about);
   }
 
-  /** Does nothing if the client is busy with another statement. */
+  /** Cancels the wait. Does nothing if the client runs another statement. */
   async cancel(text: string, { pid, id }: { pid: number; id: bigint }): Promise<void> {
     if (!isCancellable(this.client)) await this.#cancelWait?.(pid, id);
     else if (isUnderWay(this.client, text)) await cancelStatement(this.client as unknown as Client);
   }
 
-  /** Never rejects, because the caller is told of the first failure. */
+  /** Takes the lock back. Never rejects, because the caller is told of the failure that came before. */
   async undo(kept?: TransactionGrant): Promise<void> {
     try {
       if (kept !== undefined) {
@@ -170,7 +170,7 @@ class CallersTransaction implements Transaction {
     }
   }
 
-  /** @throws {DatabaseError} the lock was not held any more, or nobody knows */
+  /** Ends the lock at the end of the function. @throws {DatabaseError} the lock was no longer held, or nobody knows whether it was */
   async commit(kept: TransactionGrant): Promise<void> {
     try {
       await this.#lookAtEnd(kept);

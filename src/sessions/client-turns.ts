@@ -5,12 +5,12 @@ import type { Client, Statement } from "../postgres/driver.ts";
 import type { Stop } from "../runtime/stop-signal.ts";
 import { untilAnswered } from "./until-answered.ts";
 
-/** On each client, one thing after the other. */
+/** Runs one piece of work after the other on each client. */
 export class Turns {
-  /** By client, what resolves when its last turn is over. */
+  /** For each client, a promise that resolves when its last turn is over. */
   readonly #last = new WeakMap<object, Promise<unknown>>();
 
-  /** Begins the work when the turns before it are over. Its own is over when `over` resolves, which is called once it has settled. */
+  /** Begins `work` when the earlier turns are over. Once it has settled, `over` is called; this turn is over when `over` has settled. */
   take<T>(client: object, work: () => Promise<T>, over: () => unknown = () => {}): Promise<T> {
     const result = (this.#last.get(client) ?? Promise.resolve()).then(work);
     this.#last.set(client, result.then(over, over));
@@ -23,7 +23,7 @@ export class Turns {
   }
 }
 
-/** What we have said to a client. The driver doesn't like a queue: it warns of one that is long. */
+/** One statement at a time for each client, because the driver warns of a long queue. */
 const turns = new Turns();
 
 /** Runs one statement on a client in turn, and returns its answer, however long the client takes. */

@@ -24,6 +24,13 @@ interface Draw {
 /** How long the session is kept for the next draw, in milliseconds. */
 const linger = 500;
 
+//   resting ──draw()──▶ drawing ──all are served──▶ resting; after a while without a draw, without a session
+//   close(), from either ──▶ closed
+type State =
+  | { readonly is: "resting"; readonly leaving: NodeJS.Timeout | undefined }
+  | { readonly is: "drawing" }
+  | { readonly is: "closed" };
+
 /**
  * Draws the fencing tokens for locks on shared sessions, on a session that carries no lock. Its commits may hang, because of a stalled
  * disk or an absent synchronous standby; then only the lock that needs the token is lost.
@@ -33,11 +40,9 @@ const linger = 500;
  */
 export class FencingTokens {
   readonly #options: FencingTokensOptions;
+  #state: State = { is: "resting", leaving: undefined };
   #draws: Draw[] = [];
-  #isDrawing = false;
   #opened: OwnSession | undefined;
-  #leaving: NodeJS.Timeout | undefined;
-  #isClosed = false;
 
   constructor(options: FencingTokensOptions) {
     this.#options = options;
@@ -54,9 +59,10 @@ export class FencingTokens {
    * @throws {DatabaseError} no token could be drawn, or the session had ended by then @throws {StandbyError} @throws {PoolerDetectedError}
    */
   async draw(server: string, prove: () => Promise<unknown>): Promise<bigint> {
+    if (this.#isClosed) throw closed();
     const token = await new Promise<bigint>((resolve, reject) => {
       this.#draws.push({ server, resolve, reject });
-      if (!this.#isDrawing) void this.#drawAll();
+      if (this.#state.is === "resting") void this.#drawAll(this.#state);
     });
     await prove().catch((error: unknown) => {
       // The caller asked for no proof.
@@ -68,19 +74,20 @@ export class FencingTokens {
 
   /** Closes the session. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
-    this.#isClosed = true;
-    clearTimeout(this.#leaving);
+    const before = this.#state;
+    this.#state = { is: "closed" };
+    if (before.is === "resting") clearTimeout(before.leaving);
     const opened = this.#opened;
     this.#opened = undefined;
     if (opened === undefined) return;
-    if (this.#isDrawing) opened.session.destroy(new Error("the locker was closed"));
+    if (before.is === "drawing") opened.session.destroy(new Error("the locker was closed"));
     else await opened.end();
   }
 
   /** Serves all pending draws. Never rejects. */
-  async #drawAll(): Promise<void> {
-    this.#isDrawing = true;
-    clearTimeout(this.#leaving);
+  async #drawAll({ leaving }: { readonly leaving: NodeJS.Timeout | undefined }): Promise<void> {
+    clearTimeout(leaving);
+    this.#state = { is: "drawing" };
     while (this.#draws.length > 0) {
       const draws = this.#draws;
       this.#draws = [];
@@ -91,8 +98,9 @@ export class FencingTokens {
         for (const { reject } of draws) reject(error);
       }
     }
-    this.#isDrawing = false;
-    this.#leaving = unrefed(setTimeout(() => void this.#leave(), linger));
+    // close() may have been called in the meantime.
+    if (this.#isClosed) return;
+    this.#state = { is: "resting", leaving: unrefed(setTimeout(() => void this.#leave(), linger)) };
     this.#opened?.client.unref?.();
   }
 
@@ -120,14 +128,19 @@ export class FencingTokens {
 
   async #open(): Promise<OwnSession> {
     const { pool, namespace, connectWithin } = this.#options;
+    if (this.#isClosed) throw closed();
     const opened = await connectBeside(pool, { doing: drawing, milliseconds: connectWithin });
     if (this.#isClosed) {
       await opened.end();
-      throw new DatabaseError({ doing: drawing, cause: new Error("the locker was closed") });
+      throw closed();
     }
     this.#opened = opened;
     await opened.session.run(drawing, openDrawing, [fencingName(namespace)], statementDeadline);
     return opened;
+  }
+
+  get #isClosed(): boolean {
+    return this.#state.is === "closed";
   }
 
   async #leave(): Promise<void> {
@@ -139,3 +152,7 @@ export class FencingTokens {
 
 /** The operation's name in errors. */
 export const drawing = "Drawing a fencing token";
+
+function closed(): DatabaseError {
+  return new DatabaseError({ doing: drawing, cause: new Error("the locker was closed") });
+}

@@ -58,7 +58,7 @@ export interface LockStore<G> {
   canTry?(): boolean;
   /** Tries once, as one of many callers that poll. Default: {@link tryLock}. */
   pollLock?(request: LockRequest, listener: TryListener<G>): void;
-  /** Whether only the lines of its process keep those in order who wait: then a try must not pass them. Default: the server does. */
+  /** Whether only the lines of this process keep waiters in order, so that a try must not overtake them. Default: the server does. */
   readonly hasNoOrder?: boolean;
   /** Whether there is a place to wait in the server. Default: no. */
   hasPlaceToWait?(): boolean;
@@ -77,16 +77,18 @@ export interface LockStore<G> {
 export interface GoneListener {
   /** The lock has gone. */
   gone(cause: Error): void;
-  /** The lock was to be kept proven, see {@link Grant.keepProven}, and its TTL may have passed without a proof. */
+  /** Its TTL may have passed without a proof, although {@link Grant.keepProven} was to prevent that. */
   overdue(): void;
 }
 
 /** A lock as granted, before it has a handle: how it is kept, proved and given back. */
 export interface Grant {
-  /** When the statement was sent that last showed the lock to be held, whoever asked. */
+  /** When the statement was sent that last showed this lock to be held. */
   readonly provenAt: Instant;
+  /** Only with {@link keepProven}: when its session was last proved, for whatever lock. */
+  readonly keptAt?: Instant;
   readonly fencingToken: bigint | undefined;
-  /** Whether the server frees the lock when its TTL passes. The holder then gives it back at once, because it is over. */
+  /** Whether the server frees the lock when its TTL passes. The handle then gives it back as soon as that has passed. */
   readonly lapses: boolean;
   /**
    * Proves the lock again and again, within a third of `ttl` milliseconds, together with whatever else its session carries, and tells the
@@ -108,8 +110,8 @@ export interface Grant {
   /** Gives the lock back. A failure ends it all the same, and says that it was not held, or may not have been. */
   release(): Promise<void>;
   /**
-   * Gives the lock back as {@link release} does, but without a promise, because locks are many. A second call is told the same. Only called
-   * when its holder gives back a lock that it holds.
+   * Gives the lock back as {@link release} does, but without a promise, because there are many locks. A second call has the same outcome.
+   * Only called if the holder still holds the lock.
    */
   free?(listener: ReleaseListener): void;
 }

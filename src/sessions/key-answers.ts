@@ -37,7 +37,7 @@ type State =
 const patience = 1_000;
 /** Milliseconds to connect for an answer, and for the answer itself. */
 const answerTime = 2_000;
-/** Questions that are kept while another is being answered; whoever gets no answer shows lock ids. */
+/** The most questions that are kept while another is being answered. An asker that gets no answer shows lock ids. */
 const mostQuestions = 8;
 
 /**
@@ -123,7 +123,7 @@ export class KeyAnswers {
     if (!this.#isAnswering) void this.#answer();
   }
 
-  /** Answers the questions. Never rejects: whoever asked doesn't wait for long. */
+  /** Answers the questions. Never rejects: an asker that gets no answer in time goes without. */
   async #answer(): Promise<void> {
     this.#isAnswering = true;
     try {

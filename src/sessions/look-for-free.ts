@@ -1,6 +1,7 @@
 import { toError } from "../contract/caught-error.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Pool } from "../postgres/driver.ts";
+import { arrayOf } from "../postgres/exchange.ts";
 import { reserveSession } from "../postgres/reservation.ts";
 import { Session, statementDeadline } from "../postgres/session.ts";
 import { lookForFree } from "../postgres/sql-waiting.ts";
@@ -53,8 +54,8 @@ export class FreeLockChecks {
         return;
       }
       session = reserved;
-      const ids = looks.map(({ request }) => request.id.toString());
-      const shared = looks.map(({ request }) => (request.mode === "shared" ? "t" : "f"));
+      const ids = arrayOf(looks.map(({ request }) => request.id.toString()));
+      const shared = arrayOf(looks.map(({ request }) => (request.mode === "shared" ? "t" : "f")));
       const doing = "Looking for free locks";
       const { said } = await session.run<number[]>(doing, lookForFree, [ids, shared], statementDeadline);
       session.return();

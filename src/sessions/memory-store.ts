@@ -10,7 +10,7 @@ import {
 } from "./grant.ts";
 import type { LockerStore } from "./locker-store.ts";
 
-/** What a lock in memory is asked for by. */
+/** The part of a request that a lock in memory needs. */
 type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttl" | "fencing">;
 
 /** Locks inside one process. */

@@ -92,7 +92,7 @@ export class OwnTransaction implements Transaction {
         const { sqlState } = error as DatabaseError;
         const instead = insteadOfCommit(sqlState);
         if (instead === undefined) throw error;
-        // Nor is what the function has begun since.
+        // Undoes what the function has begun since.
         await session.command(rollingBack, rollback, statementDeadline);
         throw new DatabaseError({ doing: committing, key: this.#key, cause: instead });
       }

@@ -1,7 +1,5 @@
 import { milliseconds } from "../contract/duration.ts";
-import { DatabaseError, InvalidTtlError } from "../contract/errors.ts";
-import { elapsedSince, type Instant } from "../runtime/clock.ts";
-import type { RelianceRule } from "../runtime/reliance.ts";
+import { InvalidTtlError } from "../contract/errors.ts";
 
 // If the server enforces a TTL, the TTL is the `idle_session_timeout` of the holder's session: the server ends the session when its
 // client has sent nothing for that long
@@ -26,36 +24,6 @@ export function assertEnforceableTtl(got: unknown): number {
 /** The `idle_session_timeout` for a TTL. Rounded up, because the server must not end a session while its holder still relies on the lock. */
 export function sessionTimeout(ttl: number): string {
   return Math.ceil(ttl).toString();
-}
-
-/**
- * How many milliseconds after the last proof was sent a holder may rely on its lock: the TTL minus a margin.
- *
- * The server's timer begins only when the server has answered, so even without a margin the holder would stop first, unless the two clocks
- * differ in rate. 0.1 % is twice the largest difference of a clock that NTP is slewing, and both clocks round to a millisecond.
- */
-export function reliableTime(ttl: number): number {
-  return ttl - Math.min(1 + ttl / 1_000, ttl / 10);
-}
-
-/** The rule if the server enforces the TTL. */
-export const enforcedRule: RelianceRule = { reliableTime, enforced: true };
-/** The rule if the server does not enforce the TTL: there is no margin. */
-export const clientRule: RelianceRule = { reliableTime: (ttl) => ttl, enforced: false };
-
-/**
- * A lock whose TTL has passed before its caller could know of it was never held. It is to be given back, as if there had been no answer.
- *
- * @param askedAt when it was asked for @throws {DatabaseError} its TTL has passed
- */
-export function assertInTime(
-  askedAt: Instant,
-  rule: RelianceRule,
-  { key, ttl }: { readonly key: string; readonly ttl: number },
-): void {
-  if (elapsedSince(askedAt) < rule.reliableTime(ttl)) return;
-  const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
-  throw new DatabaseError({ doing: "Taking the lock", key, cause });
 }
 
 /**

@@ -1,7 +1,6 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
 import { debug } from "../runtime/debug-log.ts";
 import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
-import { enforcedRule } from "./server-ttl.ts";
 
 //   resting ──there is something to keep──▶ watching ──a third of that has passed──▶ speaking ──an answer, or none──▶ watching
 //      ▲                                       └── it has passed ──▶ the session ends        │
@@ -22,7 +21,7 @@ export class SessionKeepalive {
   readonly #lapse: () => void;
   readonly #overdue: () => void;
   /** The lease that the server applies or may apply: infinite if the server enforces no TTL. */
-  readonly #reliance = new Reliance(Number.POSITIVE_INFINITY, now(), enforcedRule);
+  readonly #reliance = new Reliance(Number.POSITIVE_INFINITY, now(), true);
   /** The lease that the statement in flight sets. */
   #asked: AskedTtl | undefined;
   /** The smallest TTL of the locks that refresh themselves, in milliseconds. */
@@ -57,18 +56,18 @@ export class SessionKeepalive {
 
   /** Records that a statement that sets the lease is about to be sent. */
   asked(lease: number): void {
-    this.#asked = this.#reliance.ask(lease);
+    this.#asked = this.#reliance.askFor(lease);
     if (lease < this.#reliance.ttl) this.#watch();
   }
 
   /** Records that a statement was answered by the same session. `lease`: the lease that the statement set, if it set one. */
   proven(lease: number | undefined, sentAt: Instant): void {
     if (lease === undefined) {
-      this.#reliance.extend(sentAt);
+      this.#reliance.provedAgain(sentAt);
       return;
     }
     const before = this.#reliance.ttl;
-    this.#reliance.answered(this.#asked ?? this.#reliance.ask(lease), sentAt);
+    this.#reliance.answered(this.#asked ?? this.#reliance.askFor(lease), sentAt);
     this.#asked = undefined;
     if (lease === before && this.#state.is !== "resting") return;
     this.#watch();
@@ -76,7 +75,7 @@ export class SessionKeepalive {
 
   /** Records that the statement has failed and changed nothing. */
   failed(): void {
-    if (this.#asked !== undefined) this.#reliance.forget(this.#asked);
+    if (this.#asked !== undefined) this.#reliance.notInForce(this.#asked);
     this.#asked = undefined;
   }
 

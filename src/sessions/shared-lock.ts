@@ -1,10 +1,10 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
-import { freeing, joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
+import { joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
 import { type Instant, soon, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal, ReleaseListener, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
-import { askForProof, type Task, type Undone } from "./statement-batches.ts";
+import { askForProof, type Task, type Undone } from "./task.ts";
 
 /** Manages the locks of several sessions. Only it changes the state of a lock. */
 export interface SharedLocks {
@@ -42,12 +42,12 @@ export class SharedLock implements Grant, Carried, Task {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  readonly lapses: boolean;
   state: SharedLockState;
   /** The same lock held by somebody else, on this session or another. Set only while the lock is in the registry's chain. */
   beside: SharedLock | undefined;
   /** Callers who asked for the same lock while it was being taken or freed. */
   whenSettled: Array<() => void> | undefined;
+  provenAt: Instant;
   fencingToken: bigint | undefined;
   goneCause: Error | undefined;
   // The attempt, until its answer.
@@ -55,8 +55,10 @@ export class SharedLock implements Grant, Carried, Task {
   listener: TryListener<SharedLock> | undefined;
   /** Whether it was asked for once already, on a session that ended before its turn came. */
   readonly isAgain: boolean;
-  // The operation under way.
+  // The operation under way, or the last one.
   operation: Operation;
+  /** Whether that gives the lock back. */
+  isFreed: boolean;
   askedAt: number;
   // Only its session writes these.
   carriedFor: number | undefined;
@@ -75,16 +77,17 @@ export class SharedLock implements Grant, Carried, Task {
     this.key = request.key;
     this.id = request.id;
     this.mode = request.mode;
-    this.lapses = locks.enforced;
     this.state = how;
     this.beside = first;
     this.whenSettled = undefined;
+    this.provenAt = never;
     this.fencingToken = undefined;
     this.goneCause = undefined;
     this.request = request;
     this.listener = listener;
     this.isAgain = isAgain;
     this.operation = how === "taking" ? taking[request.mode] : joining;
+    this.isFreed = false;
     this.askedAt = 0;
     this.carriedFor = undefined;
     this.provenWithin = undefined;
@@ -99,22 +102,18 @@ export class SharedLock implements Grant, Carried, Task {
   }
 
   done(answer: OperationAnswer, sentAt: Instant): void {
-    if (this.#isFreed) this.#locks.freed(this, answer);
+    if (this.isFreed) this.#locks.freed(this, answer);
     else this.#locks.taken(this, answer, sentAt);
   }
 
   undone(why: Undone): void {
-    if (this.#isFreed) this.#locks.freed(this, undefined);
+    if (this.isFreed) this.#locks.freed(this, undefined);
     else this.#locks.notTaken(this, why);
   }
 
   failed(error: unknown): void {
-    if (this.#isFreed) this.#locks.freeingFailed(this, error);
+    if (this.isFreed) this.#locks.freeingFailed(this, error);
     else this.#locks.takingFailed(this, error);
-  }
-
-  get #isFreed(): boolean {
-    return this.operation === freeing[this.mode];
   }
 
   /** Its session has ended. */
@@ -127,7 +126,11 @@ export class SharedLock implements Grant, Carried, Task {
     this.#goneListener?.overdue();
   }
 
-  get provenAt(): Instant {
+  get lapses(): boolean {
+    return this.#locks.enforced;
+  }
+
+  get keptAt(): Instant {
     return this.session.provenAt;
   }
 
@@ -152,7 +155,8 @@ export class SharedLock implements Grant, Carried, Task {
   async refresh(ttl: number, deadline: number): Promise<Instant> {
     this.session.carry(this, ttl);
     try {
-      return await within(deadline, askForProof(this.session, this));
+      this.provenAt = await within(deadline, askForProof(this.session, this));
+      return this.provenAt;
     } catch (error) {
       // Its holder relies on it no longer. The session, and other locks on it, may well live on.
       this.release().catch(() => {});
@@ -188,6 +192,9 @@ export class SharedLock implements Grant, Carried, Task {
 }
 
 const released = { error: undefined };
+
+/** When a lock was proved that never was. */
+const never: Instant = { monotonic: Number.NEGATIVE_INFINITY, wall: Number.NEGATIVE_INFINITY };
 
 function tellReleased(listener: ReleaseListener, error: unknown): void {
   if (error === undefined) listener.freed();

@@ -1,6 +1,6 @@
 import { toError } from "../contract/caught-error.ts";
 import { connectBeside, type OwnSession } from "../postgres/beside.ts";
-import { canConnectBeside, type Pool } from "../postgres/driver.ts";
+import { canConnectBeside, leavesNothing, type Pool } from "../postgres/driver.ts";
 import type { KeyedLock } from "../postgres/key-message.ts";
 import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
@@ -13,7 +13,8 @@ import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
-import { askForProof, StatementBatches, type Task } from "./statement-batches.ts";
+import { StatementBatches } from "./statement-batches.ts";
+import { askForProof, type Task } from "./task.ts";
 import { assertTrusted } from "./trust.ts";
 
 export interface SharedSessionOptions {
@@ -49,14 +50,6 @@ export interface Carried {
 const linger = 500;
 /** Milliseconds between two checks whether somebody else wants its connection. */
 const courtesy = 10;
-
-/**
- * Whether a lock on a connection of the pool would leave the application without one, so that it would wait for itself. Such locks get
- * connections beside the pool.
- */
-export function leavesNothing({ options }: Pool): boolean {
-  return options.max === 1;
-}
 
 /** An open session, and the settings that it had before. */
 interface Opened {
@@ -143,6 +136,14 @@ export class SharedSession {
   /** The backend; `undefined` while it isn't known yet. */
   get pid(): number | undefined {
     return this.#on?.said.pid;
+  }
+
+  /** Whether it may carry one lock more, of that class. If its lease has passed, it ends: the server's news of that may be late. */
+  takes(ttlClass: number | undefined, most: number): boolean {
+    if (this.ttlClass !== ttlClass || this.#carried.size >= most) return false;
+    const gone = ttlClass === undefined ? undefined : this.goneBecause;
+    if (gone !== undefined) this.destroy(gone);
+    return gone === undefined;
   }
 
   get goneBecause(): Error | undefined {

@@ -1,16 +1,17 @@
 import { aboutKey, DatabaseError, LockerError } from "../contract/errors.ts";
 import { sharedName } from "../postgres/application-name.ts";
-import { hasRoom, type Pool } from "../postgres/driver.ts";
+import { hasRoom, leavesNothing, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
 import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, soon, withinTtl } from "../runtime/clock.ts";
+import { reliableTime } from "../runtime/reliance.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
 import type { LockRequest, TryListener } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
-import { clientRule, enforcedRule, ttlClassOf } from "./server-ttl.ts";
+import { ttlClassOf } from "./server-ttl.ts";
 import { chainOf, refuse, type SharedAttempt, SharedLock, type SharedLocks } from "./shared-lock.ts";
-import { leavesNothing, SharedSession, type SharedSessionOptions } from "./shared-session.ts";
-import { askForProof, type Undone } from "./statement-batches.ts";
+import { SharedSession, type SharedSessionOptions } from "./shared-session.ts";
+import { askForProof, type Undone } from "./task.ts";
 import { noLongerHeld } from "./trust.ts";
 
 export interface SharedSessionsOptions {
@@ -78,7 +79,7 @@ export class SharedSessions implements SharedLocks {
       listener.refused({ refused: "held" });
       return;
     }
-    const ttlClass = this.#classOf(request.ttl);
+    const ttlClass = this.enforced ? ttlClassOf(request.ttl) : undefined;
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
       // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
@@ -130,13 +131,13 @@ export class SharedSessions implements SharedLocks {
       listener.refused({ refused: "held" });
       return;
     }
+    lock.provenAt = sentAt;
     if (lock.state !== "gone") this.#settle(lock, "held");
     if (!request.fencing) {
       listener.granted(lock);
       return;
     }
-    const { reliableTime } = lock.lapses ? enforcedRule : clientRule;
-    const left = (): number => reliableTime(request.ttl) - elapsedSince(sentAt);
+    const left = (): number => reliableTime(request.ttl, this.enforced) - elapsedSince(sentAt);
     void this.#fence(lock, request, left).then(
       () => listener.granted(lock),
       (error: unknown) => listener.failed(error),
@@ -152,6 +153,8 @@ export class SharedSessions implements SharedLocks {
       const { session } = lock;
       const drawn = this.#tokens.draw(session.server, () => askForProof(session, lock));
       lock.fencingToken = await withinTtl(left, drawn);
+      // For the token, the session may have been proved again.
+      lock.provenAt = session.provenAt;
     } catch (error) {
       await lock.release().catch(() => {});
       const told = error instanceof LockerError ? error : new DatabaseError({ doing: drawing, cause: error });
@@ -204,6 +207,7 @@ export class SharedSessions implements SharedLocks {
     }
     if (lock.state !== "gone") lock.state = "freeing";
     lock.operation = freeing[lock.mode];
+    lock.isFreed = true;
     lock.session.ask(lock);
   }
 
@@ -262,18 +266,11 @@ export class SharedSessions implements SharedLocks {
     for (const each of chainOf(first)) if (each.beside === lock) each.beside = beside;
   }
 
-  #classOf(ttl: number): number | undefined {
-    return this.enforced ? ttlClassOf(ttl) : undefined;
-  }
-
   #withRoom(ttl: number): SharedSession {
-    const ttlClass = this.#classOf(ttl);
+    const ttlClass = this.enforced ? ttlClassOf(ttl) : undefined;
     const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery, events } = this.#options;
     for (const session of this.#sessions) {
-      const gone = session.goneBecause;
-      // The server may have ended it, without the news being here yet.
-      if (gone !== undefined) session.destroy(gone);
-      else if (session.ttlClass === ttlClass && session.load < maxLocksPerSession) return session;
+      if (session.takes(ttlClass, maxLocksPerSession)) return session;
     }
     const session = new SharedSession({
       pool,

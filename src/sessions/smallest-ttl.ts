@@ -21,14 +21,15 @@ export class SmallestTtl {
   /** Records that a TTL has changed. `before` is `undefined` if it is new, `now` is `undefined` if it is gone. */
   change(before: number | undefined, now: number | undefined): void {
     if (before === now) return;
-    if (before !== undefined) this.#count(before, -1);
-    if (now !== undefined) this.#count(now, 1);
-  }
-
-  #count(ttl: number, more: 1 | -1): void {
-    this.size += more;
-    const count = (this.#counts.get(ttl) ?? 0) + more;
-    if (count > 0) this.#counts.set(ttl, count);
-    else this.#counts.delete(ttl);
+    if (before !== undefined) {
+      const others = (this.#counts.get(before) ?? 1) - 1;
+      if (others > 0) this.#counts.set(before, others);
+      else this.#counts.delete(before);
+      this.size -= 1;
+    }
+    if (now !== undefined) {
+      this.#counts.set(now, (this.#counts.get(now) ?? 0) + 1);
+      this.size += 1;
+    }
   }
 }

@@ -1,55 +1,41 @@
 import { toError } from "../contract/caught-error.ts";
-import { DatabaseError, namedLockError } from "../contract/errors.ts";
-import type { Value } from "../postgres/exchange.ts";
+import { DatabaseError } from "../contract/errors.ts";
+import { arrayOf, type Reply } from "../postgres/exchange.ts";
 import type { NoSession } from "../postgres/reservation.ts";
-import { type Session, statementDeadline } from "../postgres/session.ts";
+import { type Asked, type Receiver, type Session, statementDeadline } from "../postgres/session.ts";
 import {
-  freeing,
+  type ExpectedFrame,
+  expectedAnswers,
+  expectedFrame,
+  forOne,
+  forSeveral,
   isProof,
   isTaking,
-  type Operation,
   type OperationAnswer,
   ownLocks,
   proving,
   readSharedAnswer,
-  sharedStatement,
-  taking,
 } from "../postgres/sql-shared.ts";
 import { afterMicrotasks, type Instant } from "../runtime/clock.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
-import type { LockRequest } from "./grant.ts";
 import { sessionTimeout } from "./server-ttl.ts";
 import type { SessionKeepalive } from "./session-keepalive.ts";
+import { asFreeing, doing, notSent, type Question, type Task, taskError } from "./task.ts";
 import { distrust } from "./trust.ts";
-
-/** One operation on one lock, and who is told the outcome, once. */
-export interface Task {
-  readonly operation: Operation;
-  readonly id: bigint;
-  /** Absent if the operation is about the session alone. */
-  readonly key: string | undefined;
-  /** By `performance.now()`; set if the task has to wait until the session is open. */
-  askedAt: number;
-  /** The request behind it: if that is abandoned before the task is sent, the task is left out. Absent if nobody can leave. */
-  readonly request: LockRequest | undefined;
-  done(answer: OperationAnswer, sentAt: Instant): void;
-  /** The operation was not done, and nothing is wrong. */
-  undone(why: Undone): void;
-  /** It is not known whether the operation was done, but its effect is gone. */
-  failed(error: unknown): void;
-}
-
-/**
- * Why an operation was not done: `"not wanted"` if its caller left before its turn came; `"not sent"` if its session ended first, so
- * that it can be tried on another one; or there was no session. With `isEarly`, it heard that early, and can be tried again as well.
- */
-export type Undone = (NoSession & { readonly isEarly?: boolean }) | "not wanted" | "not sent";
 
 /** An open session. */
 interface Opened {
   readonly session: Session;
   /** Its backend, which must stay the same. */
   readonly pid: number;
+  readonly expected: ExpectedFrame;
+}
+
+/** A statement under way, and the tasks whose operations it carries. */
+interface Batch {
+  readonly tasks: readonly Task[];
+  /** For how long the statement has the server keep the session, in milliseconds. Absent if it says nothing of that. */
+  readonly lease: number | undefined;
 }
 
 export interface StatementBatchesParts {
@@ -67,19 +53,20 @@ const longestBatch = 1_000;
 /** With more callers than this, the server serves one half of them while this process is busy with the other. */
 const halvedAbove = 128;
 
-const doing = "Asking a session";
-
 //   opening ──▶ busy ──an answer──▶ gathering ──its callers have gone on, and have asked for nothing──▶ idle ──asked──▶ busy
 //                                     └── they have asked ──▶ busy
 //   The session ends, or there is none, in any of them: nothing is sent any more.
-type State = { readonly is: "opening" } | { readonly is: "idle" | "gathering" | "busy"; readonly on: Opened };
+type State =
+  | { readonly is: "opening" }
+  | { readonly is: "idle" | "gathering"; readonly on: Opened }
+  | { readonly is: "busy"; readonly on: Opened; readonly batch: Batch };
 
 /**
  * Queues the operations on one session, even before it is open. Those that arrive while a statement is under way go out together in the
  * next one, in order of arrival. So do those of the callers whom an answer has let go on, if there are few: one statement for all of them
  * costs less than one for the first of them and another for the rest. None of them ever waits in the server, so no lock delays another.
  */
-export class StatementBatches {
+export class StatementBatches implements Receiver {
   readonly #parts: StatementBatchesParts;
   #state: State = { is: "opening" };
   #tasks: Task[] = [];
@@ -110,8 +97,8 @@ export class StatementBatches {
   }
 
   /** Called when the session is open. */
-  begin(on: Opened): void {
-    this.#flush(on);
+  begin({ session, pid }: Pick<Opened, "session" | "pid">): void {
+    this.#flush({ session, pid, expected: expectedFrame({ pid, name: this.#parts.name }) });
   }
 
   /** Called when there is no session. A task that came late, and has waited less than the others, may be asked again. */
@@ -128,7 +115,7 @@ export class StatementBatches {
 
   /** Called when no session could be opened. */
   fail(error: unknown): void {
-    for (const task of this.#takeAll()) task.failed(named(error, task));
+    for (const task of this.#takeAll()) task.failed(taskError(error, task));
   }
 
   /** Called when the session has ended. */
@@ -155,10 +142,11 @@ export class StatementBatches {
   /** Sends what is queued. @param answered how many operations have just been answered */
   #flush(on: Opened, answered = 0): void {
     if (this.#next < this.#tasks.length) {
-      const batch = this.#nextBatch(answered);
-      if (batch.length > 0) {
-        this.#state = { is: "busy", on };
-        this.#send(on, batch);
+      const tasks = this.#nextTasks(answered);
+      if (tasks.length > 0) {
+        const lease = this.#parts.leaseWanted === undefined ? undefined : this.#leaseToAsk();
+        this.#state = { is: "busy", on, batch: { tasks, lease } };
+        on.session.send(statementFor(tasks, lease), this);
         return;
       }
     }
@@ -167,25 +155,47 @@ export class StatementBatches {
     this.#parts.onIdle();
   }
 
-  /** Tells the callers of a batch its answers. With few callers, what they ask for next goes out with what is queued. */
-  #answered(on: Opened, batch: readonly Task[], answers: string | null, sentAt: Instant): void {
-    if (batch.length + this.#tasks.length - this.#next > halvedAbove) {
-      this.#flush(on, batch.length);
+  /** Only the {@link Session} calls it. Tells the callers of a batch its answers. With few, what they ask for next is sent with the rest. */
+  replied(reply: Reply, sentAt: Instant): void {
+    if (this.#state.is !== "busy") return;
+    const { on, batch } = this.#state;
+    const { tasks, lease } = batch;
+    const answers = expectedAnswers(String(reply.value), on.expected, tasks.length);
+    if (answers === undefined) {
+      this.failed(this.#distrust(on, reply));
+      return;
+    }
+    this.#parts.keepalive.proven(lease, sentAt);
+    if (tasks.length + this.#tasks.length - this.#next > halvedAbove) {
+      this.#flush(on, tasks.length);
     } else {
       this.#state = { is: "gathering", on };
       // In the microtasks, all of them go on.
       afterMicrotasks(this.#sendGathered);
     }
-    for (let at = 0; at < batch.length; at += 1) {
-      (batch[at] as Task).done(answers?.[at] as OperationAnswer, sentAt);
+    for (let at = 0; at < tasks.length; at += 1) {
+      (tasks[at] as Task).done(answers[at] as OperationAnswer, sentAt);
     }
+  }
+
+  /** Only the {@link Session} calls it. */
+  failed(error: Error): void {
+    if (this.#state.is !== "busy") return;
+    const { on, batch } = this.#state;
+    this.#parts.keepalive.failed();
+    if (on.session.goneBecause === undefined) {
+      void this.#recover(on, batch.tasks, error).then(() => this.#flush(on));
+      return;
+    }
+    for (const task of batch.tasks) task.failed(taskError(error, task));
+    this.#flush(on);
   }
 
   readonly #sendGathered = (): void => {
     if (this.#state.is === "gathering") this.#flush(this.#state.on);
   };
 
-  #nextBatch(answered: number): Task[] {
+  #nextTasks(answered: number): Task[] {
     const callers = answered + this.#tasks.length - this.#next;
     const most = callers > halvedAbove ? Math.min(Math.ceil(callers / 2), longestBatch) : longestBatch;
     const batch: Task[] = [];
@@ -208,56 +218,20 @@ export class StatementBatches {
     return batch;
   }
 
-  #send(on: Opened, batch: readonly Task[]): void {
-    this.#post(on, batch, {
-      answered: (answers, sentAt) => this.#answered(on, batch, answers, sentAt),
-      failed: (error) => {
-        if (on.session.goneBecause === undefined) {
-          void this.#recover(on, batch, toError(error)).then(() => this.#flush(on));
-          return;
-        }
-        for (const task of batch) task.failed(named(error, task));
-        this.#flush(on);
-      },
-    });
+  #leaseToAsk(): number | undefined {
+    const lease = this.#parts.leaseWanted?.();
+    if (lease !== undefined) this.#parts.keepalive.asked(lease);
+    return lease;
   }
 
-  #post(
-    { session, pid }: Opened,
-    batch: ReadonlyArray<Pick<Task, "operation" | "id">>,
-    sender: { answered(answers: string | null, sentAt: Instant): void; failed(error: unknown): void },
-  ): void {
-    const { keepalive, name, leaseWanted } = this.#parts;
-    const lease = leaseWanted?.();
-    if (lease !== undefined) keepalive.asked(lease);
-    if (isDebugged) debug("statement", () => ({ pid, operations: batch.length }));
-    const asked = {
-      doing,
-      what: sharedStatement(batch),
-      values: valuesOf(
-        batch,
-        lease === undefined || lease === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(lease),
-      ),
-      deadline: statementDeadline,
-    };
-    session.send(asked, {
-      replied: ({ value }, sentAt) => {
-        const said = readSharedAnswer(String(value));
-        const broken = distrust(said, { pid, name }, doing);
-        if (broken === undefined) {
-          keepalive.proven(lease, sentAt);
-          sender.answered(said.answers, sentAt);
-          return;
-        }
-        session.destroy(broken);
-        keepalive.failed();
-        sender.failed(broken);
-      },
-      failed: (error) => {
-        keepalive.failed();
-        sender.failed(error);
-      },
-    });
+  /** Ends a session whose answer doesn't prove it. @returns why */
+  #distrust({ session, pid }: Opened, { value }: Reply): Error {
+    const said = readSharedAnswer(String(value));
+    const cause = new Error(`an unexpected answer: ${value}`);
+    const broken =
+      distrust(said, { pid, name: this.#parts.name }, doing) ?? new DatabaseError({ doing, cause });
+    session.destroy(broken);
+    return broken;
   }
 
   /**
@@ -274,71 +248,48 @@ export class StatementBatches {
       const left = batch.filter(({ operation, id }) =>
         isProof(operation) ? !isTaking(operation) : own.has(id),
       );
-      const sentAt =
-        left.length === 0
-          ? looked.sentAt
-          : await new Promise<Instant>((resolve, failed) => {
-              this.#post(on, left.map(asFreeing), { answered: (_, sent) => resolve(sent), failed });
-            });
+      const sentAt = left.length === 0 ? looked.sentAt : await this.#askAgain(on, left.map(asFreeing));
       for (const task of batch) {
-        if (isTaking(task.operation)) task.failed(named(error, task));
+        if (isTaking(task.operation)) task.failed(taskError(error, task));
         else task.done(isProof(task.operation) ? "t" : "1", sentAt);
       }
     } catch (second) {
       session.destroy(toError(second));
-      for (const task of batch) task.failed(named(error, task));
+      for (const task of batch) task.failed(taskError(error, task));
     }
   }
-}
 
-/**
- * Asks a session to prove that it lives and is still the one that was opened.
- *
- * @param lock the lock that the proof is for, which the error names
- * @returns when the proof was asked for
- * @throws {DatabaseError} the session has ended @throws {StandbyError} @throws {PoolerDetectedError} it can't be trusted
- */
-export function askForProof(
-  session: { ask(task: Task): void },
-  lock?: { readonly id: bigint; readonly key: string },
-): Promise<Instant> {
-  return new Promise((resolve, failed) => {
-    session.ask({
-      operation: proving,
-      id: lock?.id ?? 0n,
-      key: lock?.key,
-      askedAt: 0,
-      request: undefined,
-      done: (_, sentAt) => resolve(sentAt),
-      undone: () => failed(new DatabaseError({ doing, cause: new Error("there was none") })),
-      failed,
+  /** Asks as a batch does, without its tasks. @returns when it was sent @throws {DatabaseError} {StandbyError} {PoolerDetectedError} */
+  #askAgain(on: Opened, questions: readonly Question[]): Promise<Instant> {
+    const { keepalive } = this.#parts;
+    const lease = this.#leaseToAsk();
+    return new Promise((resolve, reject) => {
+      const failed = (error: Error): void => {
+        keepalive.failed();
+        reject(error);
+      };
+      const replied = (reply: Reply, sentAt: Instant): void => {
+        if (expectedAnswers(String(reply.value), on.expected, questions.length) === undefined) {
+          failed(this.#distrust(on, reply));
+          return;
+        }
+        keepalive.proven(lease, sentAt);
+        resolve(sentAt);
+      };
+      on.session.send(statementFor(questions, lease), { replied, failed });
     });
-  });
-}
-
-function valuesOf(batch: ReadonlyArray<Pick<Task, "operation" | "id">>, timeout: string): Value[] {
-  const [only] = batch;
-  if (batch.length === 1 && only !== undefined) {
-    return only.operation === proving ? [timeout] : [timeout, only.id.toString()];
   }
-  return [timeout, batch.map(({ id }) => id.toString()), batch.map(({ operation }) => operation)];
 }
 
-/** The error as the task's caller gets it: with what was being done, and the key. */
-function named(error: unknown, { operation, key }: Task): unknown {
-  if (!(error instanceof DatabaseError) || key === undefined) return namedLockError(error);
-  const asked = isTaking(operation) ? "Taking" : isProof(operation) ? "Refreshing" : "Giving back";
-  return namedLockError(new DatabaseError({ doing: `${asked} the lock`, key, cause: error.cause }));
-}
-
-/** Tells a task that its session ended before its turn came. */
-function notSent(task: Task, cause: Error): void {
-  if (isTaking(task.operation)) task.undone("not sent");
-  else task.failed(named(new DatabaseError({ doing, cause }), task));
-}
-
-function asFreeing({ operation, id }: Task): Pick<Task, "operation" | "id"> {
-  if (isProof(operation)) return { operation, id };
-  const exclusive = operation === taking.exclusive || operation === freeing.exclusive;
-  return { operation: exclusive ? freeing.exclusive : freeing.shared, id };
+function statementFor(questions: readonly Question[], lease: number | undefined): Asked {
+  const timeout = lease === undefined || lease === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(lease);
+  if (isDebugged) debug("statement", () => ({ operations: questions.length }));
+  const [only] = questions;
+  if (questions.length === 1 && only !== undefined) {
+    const values = only.operation === proving ? [timeout] : [timeout, only.id.toString()];
+    return { doing, what: forOne[only.operation], values, deadline: statementDeadline };
+  }
+  const ids = arrayOf(questions.map(({ id }) => id.toString()));
+  const letters = arrayOf(questions.map(({ operation }) => operation));
+  return { doing, what: forSeveral, values: [timeout, ids, letters], deadline: statementDeadline };
 }

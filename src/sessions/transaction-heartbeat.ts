@@ -1,21 +1,25 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
-import { reliableTime } from "./server-ttl.ts";
+import { reliableTime } from "../runtime/reliance.ts";
 
 /** The TTLs of the locks of a client's transaction, while their functions run. */
 const ttls = new WeakMap<object, number[]>();
 
-/** The TTL to set: one within another doesn't outlive it. */
+/** The TTL to set in a client's transaction: at most those of the locks whose functions run in it. */
 export function ttlWithin(client: object, ttl: number): number {
   return Math.min(ttl, ...(ttls.get(client) ?? []));
 }
 
-/** Has a TTL be counted by {@link ttlWithin}. @returns what ends that */
+/** Makes {@link ttlWithin} take a TTL into account. @returns a function that ends that */
 export function countTtl(client: object, ttl: number): () => void {
   const all = ttls.get(client) ?? [];
   ttls.set(client, all);
   all.push(ttl);
   return () => void all.splice(all.indexOf(ttl), 1);
 }
+
+//   resting ──a third of the TTL──▶ asking ──an answer, or a failure──▶ resting
+//   stop(), the end of the TTL, from either ──▶ stopped
+type State = "resting" | "asking" | "stopped";
 
 /**
  * Keeps a transaction from being idle for longer than its TTL, as long as this process and the link live, by sending a statement after
@@ -36,8 +40,7 @@ export class TransactionHeartbeat {
   #provenAt: Instant;
   /** When the last statement was sent, answered or not. */
   #sentAt: Instant;
-  #isSent = false;
-  #isStopped = false;
+  #state: State = "resting";
 
   /** `provenAt`: when a statement that proved the lock was sent. `ttl`: in milliseconds. `expired` is called at most once. */
   constructor(parts: { ttl: number; provenAt: Instant; beat: () => Promise<unknown>; expired: () => void }) {
@@ -55,22 +58,22 @@ export class TransactionHeartbeat {
 
   /** Checks at once whether the TTL has passed, because a timer may be late. */
   look(): void {
-    if (!this.#isStopped && this.#remaining() <= 0) this.#ring();
+    if (this.#state !== "stopped" && this.#remaining() <= 0) this.#ring();
   }
 
   /** Stops the heartbeat. A second call does nothing. */
   stop(): void {
-    this.#isStopped = true;
+    this.#state = "stopped";
     this.#alarm.stop();
   }
 
   #remaining(): number {
-    return reliableTime(this.#ttl) - elapsedSince(this.#provenAt);
+    return reliableTime(this.#ttl, true) - elapsedSince(this.#provenAt);
   }
 
   #left(): number {
     const left = this.#remaining();
-    return this.#isSent ? left : Math.min(left, this.#ttl / 3 - elapsedSince(this.#sentAt));
+    return this.#state === "asking" ? left : Math.min(left, this.#ttl / 3 - elapsedSince(this.#sentAt));
   }
 
   #ring(): void {
@@ -79,12 +82,13 @@ export class TransactionHeartbeat {
       this.#expired();
       return;
     }
-    this.#isSent = true;
+    this.#state = "asking";
     const sentAt = now();
     this.#sentAt = sentAt;
     const answered = (): void => {
-      this.#isSent = false;
-      if (!this.#isStopped) this.#alarm.reset();
+      if (this.#state !== "asking") return;
+      this.#state = "resting";
+      this.#alarm.reset();
     };
     this.#beat().then(() => {
       this.#provenAt = sentAt;

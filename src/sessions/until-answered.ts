@@ -9,12 +9,12 @@ export function lockTimeout(bound: number): string {
 /** Milliseconds until a wait is cancelled again, at first and at most. It may not have begun when the first cancellation came. */
 const pauses = { first: 20, longest: 500 };
 
-/** Milliseconds before its bound from which on a wait isn't cancelled. */
+/** In this many milliseconds before its bound, a wait isn't cancelled. */
 const almostOver = 50;
 
 /**
- * Whether the server is about to end a wait by itself, so that no connection need be made to cancel it. The caller that leaves at the bound
- * of its wait always finds it so; a cancellation would be in a race with the server, and might hit the next statement.
+ * Whether the server is about to end a wait by itself, so that it need not be cancelled over another connection. That is always so for a
+ * caller that leaves at the bound of its wait. A cancellation would race with the server, and might hit the next statement.
  *
  * @param bound of the wait, in milliseconds
  */

@@ -75,7 +75,10 @@ export class WaitingSessions {
     return await this.#sessionFor(enforced).waitLock(request, bound);
   }
 
-  /** Only one that was opened for such locks will do, because it is opened with time-outs for its link. There must be a place. */
+  /**
+   * Returns an idle session, or a new one. Locks with an enforced TTL need a session that was opened with time-outs for its link. Call it
+   * only if {@link hasPlace}.
+   */
   #sessionFor(enforced: boolean): WaitingSession {
     const at = this.#idle.findLastIndex((session) => session.enforced === enforced);
     const [idle] = at === -1 ? [] : this.#idle.splice(at, 1);

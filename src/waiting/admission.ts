@@ -73,9 +73,22 @@ export class Admission implements WaitSurroundings {
     const around = lockAround(this, wanted.id);
     const mayWait = wanted.wait > 0 && (around === undefined || Number.isFinite(wanted.wait));
     const asked = { wanted, store, hold, around };
-    const call = mayWait ? new WaitingCall(this, asked) : new OnlyTry(this, asked);
-    const taken = settledBy(call);
-    call.begin();
+    if (mayWait) {
+      const call = new WaitingCall(this, asked);
+      const taken = settledBy(call);
+      call.begin();
+      return taken;
+    }
+    const attempt = new OnlyTry(this, asked);
+    const taken = settledBy(attempt);
+    this.#underWay += 1;
+    const { id, mode, signal, alsoEndedBy } = wanted;
+    // Otherwise readers that come one after another would never let a writer in.
+    if (mode === "shared" && this.lines.hasWriter(id)) attempt.onHeld();
+    // PostgreSQL itself refuses a try while somebody waits for the lock.
+    else if (store.hasNoOrder && mode === "exclusive" && this.lines.lengthOf(id) > 0) attempt.onHeld();
+    else if (signal === undefined && alsoEndedBy === undefined) attempt.ask(store, "tryLock");
+    else attempt.ask(store, "tryLock", [signal, alsoEndedBy]);
     return taken;
   }
 
@@ -129,36 +142,21 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H>
 class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
   readonly #admission: Admission;
   readonly #wanted: Wanted;
-  readonly #store: LockStore<G>;
   readonly #hold: Hold<G, H>;
   readonly #around: Around | undefined;
   readonly #start: number;
   resolve: (lock: H) => void;
   reject: (error: unknown) => void;
 
-  constructor(admission: Admission, { wanted, store, hold, around }: LockCall<G, H>) {
+  constructor(admission: Admission, { wanted, hold, around }: LockCall<G, H>) {
     super(wanted, admission);
     this.#admission = admission;
     this.#wanted = wanted;
-    this.#store = store;
     this.#hold = hold;
     this.#around = around;
     this.#start = performance.now();
     this.resolve = unset;
     this.reject = unset;
-  }
-
-  begin(): void {
-    const { id, mode, signal, alsoEndedBy } = this.#wanted;
-    const { lines } = this.#admission;
-    const store = this.#store;
-    this.#admission.began();
-    // Otherwise readers that come one after another would never let a writer in.
-    if (mode === "shared" && lines.hasWriter(id)) this.onHeld();
-    // PostgreSQL itself refuses a try while somebody waits for the lock.
-    else if (store.hasNoOrder && mode === "exclusive" && lines.lengthOf(id) > 0) this.onHeld();
-    else if (signal === undefined && alsoEndedBy === undefined) this.ask(store, "tryLock");
-    else this.ask(store, "tryLock", [signal, alsoEndedBy]);
   }
 
   protected override onGranted(grant: G): void {
@@ -169,7 +167,7 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
     this.resolve(lock);
   }
 
-  protected override onHeld(): void {
+  override onHeld(): void {
     const { key } = this;
     const ownHold = ownHoldOf(this.#around, this.#wanted);
     this.onFailed(new LockNotAcquiredError({ key, reason: "held", ownHold }));

@@ -51,7 +51,7 @@ class PromisedAttempt<G extends Granted, H> extends Attempt<G> implements Settle
     this.resolve(this.#hold(grant, this.#wanted));
   }
 
-  protected override onHeld(): void {
+  override onHeld(): void {
     this.resolve(undefined);
   }
 

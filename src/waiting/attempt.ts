@@ -116,7 +116,7 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   // One of these is called, once. onGranted is called in the very step in which it is certain that somebody wants the lock; onHeld, if
   // somebody else holds it; onFailed, for a failure, or if the caller has left.
   protected abstract onGranted(grant: G): void;
-  protected abstract onHeld(): void;
+  abstract onHeld(): void;
   protected abstract onFailed(error: unknown): void;
 
   /** Asks the store, unless one of the signals has aborted. */

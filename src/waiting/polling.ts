@@ -3,11 +3,11 @@ import { Queue, type Queued } from "../runtime/queue.ts";
 
 /** Milliseconds between two tries for a lock. */
 const interval = 500;
-/** This many are woken in one step, so that their tries go out together, in one statement for each session. */
+/** How many callers are woken in one step, so that their tries go out together, in one statement for each session. */
 const together = 1_000;
-/** The tries may keep the process busy for at most this share of the time. */
+/** The largest share of its time for which the tries may keep the process busy. */
 const busyShare = 0.25;
-/** Milliseconds between two steps, at the least. */
+/** The least milliseconds between two steps. */
 const shortest = 20;
 
 /** A caller that has no place to wait in the server. Only {@link Polling} changes it. */
@@ -29,11 +29,11 @@ export class Poller {
  * if there are so many that this would keep the process busy. A place that becomes free is offered to the oldest.
  */
 export class Polling {
-  /** In the order in which they began to want a place. */
+  /** All callers, in the order in which they came. */
   readonly #byAge = new Queue<Poller>();
-  /** In the order in which they are to be woken. */
+  /** The callers that sleep, in the order in which they are to be woken. */
   readonly #asleep = new Queue<Poller>();
-  /** A set if several callers want the same lock. */
+  /** The callers by lock id: a set if several want the same lock. */
   readonly #byId = new Map<bigint, Poller | Set<Poller>>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -51,19 +51,19 @@ export class Polling {
     return poller;
   }
 
-  /** Whether nobody has wanted a place for longer. */
+  /** Whether no other caller has waited for a place for longer. */
   isOldest(poller: Poller): boolean {
     return this.#byAge.first === poller;
   }
 
-  /** Sleeps until it is time to try again, or {@link wake} or {@link offerPlace} says so. */
+  /** Sleeps until it is time to try again, or until {@link wake} or {@link offerPlace} wakes the caller. */
   sleep(poller: Poller): Promise<void> {
     if (poller.wasWoken) {
       poller.wasWoken = false;
       return Promise.resolve();
     }
     poller.asleep = this.#asleep.push(poller);
-    // It keeps the process alive: somebody waits for the answer.
+    // The timer keeps the process alive, because somebody waits for the answer.
     this.#timer ??= setTimeout(() => this.#tick(), jittered(interval));
     return new Promise((resolve) => {
       poller.wakeUp = resolve;
@@ -81,14 +81,14 @@ export class Polling {
     this.#timer = undefined;
   }
 
-  /** The lock may be free. */
+  /** Wakes the callers that want a lock, because it may be free. */
   wake(id: bigint): void {
     const same = this.#byId.get(id);
     if (same instanceof Set) for (const poller of same) this.#wakeOne(poller);
     else if (same !== undefined) this.#wakeOne(same);
   }
 
-  /** A place may be free. */
+  /** Wakes the oldest caller, because a place in the server may be free. */
   offerPlace(): void {
     const oldest = this.#byAge.first;
     if (oldest !== undefined) this.#wakeOne(oldest);

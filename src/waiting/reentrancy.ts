@@ -14,7 +14,7 @@ export interface Around {
   readonly by: LockScope;
   /** The client of the transaction that has the lock, if it is the caller's own. */
   readonly client?: object | undefined;
-  /** Absent for the lock of a transaction, in which nobody can take part. */
+  /** Absent if no call can share the lock, as with a transaction. */
   readonly scope?: Scope;
   isHeld(): boolean;
 }
@@ -22,7 +22,7 @@ export interface Around {
 /** The lock of a `withLock`, while its function runs. */
 export interface Scope {
   readonly lock: Lock;
-  /** Keeps callers apart that take part in it. */
+  /** Orders the calls that share the lock. */
   readonly gate: SiblingGate;
   /** Called when the function has ended. */
   readonly onEnd: Set<() => void>;
@@ -34,8 +34,8 @@ const around = new AsyncLocalStorage<readonly Around[]>();
  * The lock around a call: that of the innermost function which {@link runAround} is running under the lock at this moment, if that
  * function, or anything it started, makes the call.
  *
- * Node.js knows only what started what. That may be a stranger's work, which a limiter starts when somebody else's has ended. So nobody
- * takes part in a lock without having asked to.
+ * Node.js knows only which call started which. That can include an unrelated caller's work, because a limiter starts it when another
+ * caller's work has ended. So a call shares a lock only if it asks to.
  */
 export function lockAround(owner: object, id: bigint): Around | undefined {
   const locks = around.getStore();
@@ -99,20 +99,21 @@ export async function runUnder<T, L extends Acquired>(
   }
   end(scopes);
   await acquired.release().catch((error: unknown) => {
-    // What ended the lock says more than that it had ended.
+    // The reason for the loss says more than the error of the release, which only says that the lock had ended.
     throw error instanceof LockNotHeldError && acquired.signal.aborted ? acquired.signal.reason : error;
   });
   return value;
 }
 
-/** Tells everybody who still takes part that the lock is over. */
+/** Ends the handles of all calls that still share these locks. */
 function end(scopes: readonly Scope[]): void {
   for (const { onEnd } of scopes) for (const tell of onEnd) tell();
 }
 
 /**
- * Throws the loss of what is over before its caller gets it, or its function begins: an event listener took longer than the TTL, say. A
- * timer that is due has not rung yet, but whoever reads `held` has the lock end in the next microtask.
+ * Throws the loss of a lock that has ended before its caller gets it or its function begins, for example because an event listener took
+ * longer than the TTL. Call it after `held` was read as false: reading it ends the lock in the next microtask, even if the timer of the TTL
+ * has not fired yet.
  */
 export async function tellLoss(acquired: Acquired): Promise<void> {
   await Promise.resolve();

@@ -5,11 +5,11 @@ import { pauseFor, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
 import type { Wanted } from "./attempt.ts";
 
-/** Milliseconds between a fault and the next try. */
+/** Milliseconds between a fault and the next try: at first at most `shortestPause`, then up to `longestPause`. */
 const shortestPause = 100;
 const longestPause = 3_000;
 
-/** Carries one wait on through faults that waiting can mend, such as a restart of the server. */
+/** Carries one wait through faults that pass by themselves, such as a restart of the server. */
 export class RidingOut {
   readonly #wanted: Wanted;
   readonly #around: { readonly telemetry: Telemetry; readonly hasConnected: boolean };
@@ -46,7 +46,7 @@ export class RidingOut {
   #pauseAfter(fault: Error): number {
     const atMost = this.#nextPause;
     this.#nextPause = Math.min(atMost * 2, longestPause);
-    // It is known when a recovery grace ends, but a witness may end it earlier.
+    // The end of a recovery grace is known, but a witness may end it earlier.
     const graceLeft = fault instanceof LockNotAcquiredError ? fault.graceLeft : undefined;
     if (graceLeft !== undefined) return Math.min(graceLeft, longestPause);
     return atMost * (0.5 + Math.random() * 0.5);

@@ -13,8 +13,8 @@ interface Waiter {
 }
 
 /**
- * Keeps calls apart that take part in one lock inside the function that holds it. They are let in by order of arrival; readers that follow
- * each other are let in together.
+ * Orders the calls that share one lock inside the function that holds it. They are let in one at a time, in order of arrival; readers that
+ * follow each other are let in together.
  */
 export class SiblingGate {
   readonly #waiters = new Queue<Waiter>();
@@ -56,7 +56,7 @@ export class SiblingGate {
     });
     try {
       await abandonOnAbort(turn, [...signals, over], () => {
-        // It may have been let in without knowing yet.
+        // The caller may have been let in already, without having noticed.
         if (waiter.isIn) this.#count(mode, -1);
         else this.#drop(waiter);
         this.#advance();

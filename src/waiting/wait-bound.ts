@@ -3,7 +3,7 @@ import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { Alarm, monotonic } from "../runtime/clock.ts";
 import type { Wanted } from "./attempt.ts";
 
-/** Milliseconds that the first try of a wait may take, however short the wait is: a lock that is free is worth that. */
+/** Milliseconds that the first try of a wait may take even if the wait is shorter, so that a short wait gets a lock that is free. */
 export const firstTry = 1_000;
 
 /** A wait with a bound. */
@@ -23,7 +23,7 @@ export function leftOf({ start, bound, isFirstTry }: Bounded): number {
   return start + (isFirstTry ? Math.max(bound, firstTry) : bound) - monotonic();
 }
 
-/** An alarm at the bound of a wait. Reset it when the first try is over. A caller that waits for no longer than that keeps the process alive. */
+/** Makes an alarm that rings at the bound of a wait, and keeps the process alive until then. Reset it when the first try is over. */
 export function boundAlarm(of: Bounded): Alarm<Bounded> {
   return new Alarm<Bounded>(of, leftOf, ring, keepsAlive);
 }

@@ -48,14 +48,14 @@ const inLine: State = { is: "in line" };
 const over: State = { is: "over" };
 
 /**
- * One caller's wait for a lock, from its call to the grant, whatever becomes of the database meanwhile.
+ * One caller's wait for a lock, from its call to the grant, through faults of the database.
  *
  *     in line ──first──▶ trying ──refused──▶ waiting in the server ──bound──▶ waiting in the server …
  *                          ▲  └── no place ──▶ polling ──a place, a tick, a release here──▶ trying
  *                          └──── a fault, a pause ────┘
  *
- * While it stands in line it is this one object, because thousands may: no promise, no signal and no suspended function. What it needs
- * to go to the database is made when its turn has come. It is itself the link in the ring of those that close() ends.
+ * Thousands of callers may stand in line, so a wait in line is this one object, without a promise, a signal or a suspended function. What it
+ * needs to go to the database is made at its turn. The object itself is the link by which close() ends it.
  */
 export abstract class Wait<G extends Granted, H> extends Link implements InLine, Bounded {
   readonly id: bigint;
@@ -67,14 +67,14 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   readonly #own: Around | undefined;
   readonly start = monotonic();
   #state: State = inLine;
-  /** `undefined`: it waits past the line. */
+  /** The place in line; `undefined` if this wait skips the line. */
   #place: Place | undefined;
   /** Whether its first try is under way, or about to be. */
   #isFirstTry = true;
-  /** Since its turn. */
+  /** What carries the wait through faults; `undefined` before its turn. */
   #ridingOut: RidingOut | undefined;
   #isTold = false;
-  /** Rings at its bound, or at that of its first try. Absent if it has none. */
+  /** Rings at the bound of the wait, or of its first try. Absent if the wait has no bound. */
   #alarm: Alarm<Bounded> | undefined;
   /** Its links to signals, apart from close(). */
   #links: Link[] | undefined;
@@ -90,12 +90,15 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     this.#hold = hold;
   }
 
-  // One of these is called, once.
+  // One of these two is called, once.
   protected abstract onGranted(lock: H): void;
-  /** {@link LockNotAcquiredError}, {@link LockerClosedError}, the reason of the caller's signal, or a fault that no waiting mends. */
+  /**
+   * Called with a {@link LockNotAcquiredError}, a {@link LockerClosedError}, the reason of the caller's signal, or a fault that no waiting
+   * mends.
+   */
   protected abstract onFailed(error: unknown): void;
 
-  /** Stands in line, unless something has ended it already. */
+  /** Begins the wait, unless something has ended it already. */
   begin(): void {
     const { closing, lines } = this.#around;
     const { signal, alsoEndedBy } = this.wanted;
@@ -110,7 +113,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
       this.#tell();
     }
     if (Number.isFinite(this.bound)) this.#alarm = boundAlarm(this);
-    // Past the line, in this very step: what a caller sends next on a client of its own comes after it.
+    // A wait that skips the line is sent at once, so that what the caller sends next on its own client comes after it.
     if (this.#place === undefined) void this.#go(this.#beginToGo());
     else if (this.#isFirst) this.onTurn();
   }
@@ -123,12 +126,12 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     if (signal.aborted) this.#end(signal.reason);
   }
 
-  /** It may go to the database. A second call does nothing. */
+  /** Lets the wait go to the database. A second call does nothing. */
   onTurn(): void {
     if (this.#state.is !== "in line") return;
     const end = this.#beginToGo();
-    // In a step of its own: whoever has left the line may be in the middle of an abort or of close(), and a caller that leaves as soon as
-    // it has called asks nothing of the server.
+    // Not at once, because the caller before it may have left the line in the middle of an abort or of close(), and because a caller that
+    // leaves right after its call should ask nothing of the server.
     soon(() => void this.#go(end));
   }
 
@@ -144,11 +147,11 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     return this.#place === undefined || this.#around.lines.isFirst(this.#place);
   }
 
-  /** Never rejects. */
+  /** Tries and waits until the lock is granted or the wait has ended. Never rejects. */
   async #go(end: Stop): Promise<void> {
     let lock: H;
     try {
-      // It may have ended between its turn and this step.
+      // The wait may have ended between its turn and this step.
       end.throwIfAborted();
       lock = await this.#untilGranted(end);
     } catch (error) {
@@ -160,7 +163,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     this.onGranted(lock);
   }
 
-  /** Ends it, if it is not over: at once as long as it stands in line, otherwise with what is under way. */
+  /** Ends the wait, unless it is over: at once if it stands in line, otherwise as soon as the request under way has ended. */
   #end(reason: unknown): void {
     if (this.#state.is === "going") {
       this.#state.end.abort(reason);
@@ -170,7 +173,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     }
   }
 
-  /** It is over: nothing of it is left in line, and nothing ends it any more. */
+  /** Makes the wait over: takes it out of the line, stops its alarm and cuts its links to signals. */
   #leave({ granted }: { granted: boolean }): void {
     this.#state = over;
     this.#alarm?.stop();
@@ -179,18 +182,18 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     if (this.#place !== undefined) this.#around.lines.leave(this.#place, granted);
   }
 
-  /** The locker closes. */
+  /** Called when the locker closes. */
   override onAbort(): void {
     this.#end(this.#around.closing.reason);
   }
 
-  /** Tells once that it waits. */
+  /** Emits the event `waiting`, once. */
   #tell(): void {
     if (!this.#isTold && !this.wanted.isSilent) this.#around.telemetry.events.waiting(this.wanted);
     this.#isTold = true;
   }
 
-  /** It tries nothing for now, and nothing in the server ends its wait: its own bound does. */
+  /** Called when the caller begins to poll: the alarm then rings at the bound, because no request is under way that the server would end. */
   #keepBound(): void {
     this.#isFirstTry = false;
     if (this.bound < firstTry) this.#alarm?.reset();
@@ -210,7 +213,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     this.#end(boundHasPassed(this.wanted, this.#around, { lastFault, ownHold }));
   }
 
-  /** Goes on until the lock is granted, whatever fault occurs that waiting can mend. */
+  /** Tries again after each fault that waiting can mend, until the lock is granted. */
   async #untilGranted(end: Stop): Promise<H> {
     const ridingOut = new RidingOut(this.wanted, this.#around);
     this.#ridingOut = ridingOut;
@@ -218,7 +221,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
       try {
         return await this.#waitInServer(end);
       } catch (error) {
-        // The caller has to mend whatever is wrong with its own client.
+        // Only the caller can mend what is wrong with its own client.
         if (this.#store.skipsLine && !(error instanceof LockNotAcquiredError)) throw error;
         await ridingOut.after(error, end);
       }
@@ -277,7 +280,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   }
 }
 
-/** Waits until the lock is granted. Of this wait, nothing is counted. @throws what {@link Wait} fails with */
+/** Waits until the lock is granted. Metrics don't count this wait. @throws what {@link Wait} fails with */
 export function untilGranted<G extends Granted, H>(
   around: WaitSurroundings,
   asked: LockCall<G, H>,

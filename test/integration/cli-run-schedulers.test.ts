@@ -54,7 +54,7 @@ describe("the crontab of docs/cli.md", () => {
     expect(cron(here.folder, uniqueKey())).toMatchObject({ status: 0, stdout: "reported\n", stderr: "" });
   });
 
-  test("is silent if another machine is at it", async () => {
+  test("is silent if another machine is running the job", async () => {
     using here = installed("echo reported");
     await using locker = createLocker();
     const key = uniqueKey();

@@ -49,7 +49,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       },
     );
 
-    test("is waited for by fifty acquires without a warning of a leak", async () => {
+    test("causes no warning of a leak if fifty acquires listen for it", async () => {
       const warnings: Error[] = [];
       const onWarning = (warning: Error): unknown => warnings.push(warning);
       process.on("warning", onWarning);
@@ -63,7 +63,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(warnings).toEqual([]);
     });
 
-    test("ends every handle, which says so", async () => {
+    test("ends every handle, whose methods then reject", async () => {
       const locker = createLocker({ sessions });
       const lock = await locker.acquire(uniqueKey());
       const { signal } = lock;
@@ -89,7 +89,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       expect(pool.totalCount).toBe(0);
     });
 
-    test("answers a second call with the first, and await using is quiet about it", async () => {
+    test("resolves a second call with the first, and await using after it doesn't throw", async () => {
       await using locker = createLocker({ sessions });
       const first = locker.close();
       expect(locker.close()).toBe(first);

@@ -2,7 +2,7 @@ import type pg from "pg";
 import { expect, test, vi } from "vitest";
 import { DatabaseError } from "../../src/index.ts";
 import { statement } from "../../src/postgres/driver.ts";
-import { exchange, type Reply, type Value } from "../../src/postgres/exchange.ts";
+import { arrayOf, Exchange, type Reply, type Value } from "../../src/postgres/exchange.ts";
 import { Session } from "../../src/postgres/session.ts";
 import { connect, createPool, databaseUrl, holdersOf, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
@@ -11,8 +11,15 @@ import { createLocker } from "../support/locker.ts";
 
 const ask = (client: pg.Client, text: string, values: Value[] = [], name?: string): Promise<Reply> =>
   new Promise((resolve, reject) => {
-    const replied = ({ value, tag }: Reply): void => resolve({ value, tag });
-    exchange(client, statement(text, name), values, { replied, failed: reject });
+    class Asked extends Exchange {
+      override replied({ value, tag }: Reply): void {
+        resolve({ value, tag });
+      }
+      override failed(error: unknown): void {
+        reject(error);
+      }
+    }
+    new Asked().submitTo(client, statement(text, name), values);
   });
 
 test("an exchange returns the first value of a row as text, and the command tag", async () => {
@@ -40,8 +47,8 @@ test("an exchange asks for no column descriptions, unless the client is wrapped"
 test("an exchange takes null, and arrays whose elements need no quotes", async () => {
   const client = await connect();
   const text = "select pg_catalog.concat($1::text is null, pg_catalog.array_length($2::int8[], 1))";
-  expect(await ask(client, text, [null, ["-1", "2", "3"]])).toMatchObject({ value: "t3" });
-  expect(await ask(client, text, ["", []])).toMatchObject({ value: "f" });
+  expect(await ask(client, text, [null, arrayOf(["-1", "2", "3"])])).toMatchObject({ value: "t3" });
+  expect(await ask(client, text, ["", arrayOf([])])).toMatchObject({ value: "f" });
 });
 
 test("a server error rejects its own statement; those before and after are answered", async () => {
@@ -88,6 +95,24 @@ test("the end of the connection rejects what is under way, and what waits behind
 test("the driver's query_timeout bounds an exchange as well", async () => {
   const client = await connect({ query_timeout: 100 });
   await expect(ask(client, "select pg_sleep(60)")).rejects.toThrow("Query read timeout");
+});
+
+test("an answer after the driver's query_timeout is told to nobody", async () => {
+  const client = await connect({ query_timeout: 100 });
+  const outcomes: unknown[] = [];
+  class Slow extends Exchange {
+    override replied({ value }: Reply): void {
+      outcomes.push(value);
+    }
+    override failed(error: Error): void {
+      outcomes.push(error.message);
+    }
+  }
+  new Slow().submitTo(client, statement("select pg_sleep(0.3)"), []);
+  // Its turn comes when the first has been answered.
+  await expect(ask(client, "select 1")).rejects.toThrow("Query read timeout");
+  await vi.waitFor(async () => expect(await ask(client, "select 2")).toMatchObject({ value: "2" }));
+  expect(outcomes).toEqual(["Query read timeout"]);
 });
 
 test("a deadline that passes ends the session, and its late answer reaches nobody", async () => {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { inspect } from "node:util";
-import { describe, expect, test, vi } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import {
   type Lock,
   LockLostError,
@@ -288,4 +288,16 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     killed.signal("SIGKILL");
     await until(async () => !(await isHeld(key)));
   });
+});
+
+test("a meter that closes the locker at an early release leaves no timer", async () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const instrument = { add: (by: number) => void (by === -1 && locker.close()), record() {} };
+  const meter = { createCounter: () => instrument, createUpDownCounter: () => instrument };
+  const meterProvider = { getMeter: () => ({ ...meter, createHistogram: () => instrument }) } as never;
+  const locker: MemoryLocker = new MemoryLocker({ meterProvider });
+  await locker.withLock(uniqueKey(), () => {}, { holdAtLeast: "1h" });
+  await locker.close();
+  expect(vi.getTimerCount()).toBe(0);
 });

@@ -16,7 +16,7 @@ import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
 
 describe("listLocks shows of a lock", () => {
-  test("on a dedicated session everything, its key among it", async () => {
+  test("everything, including its key, if it is on a dedicated session", async () => {
     await using locker = createLocker({ sessions: "dedicated", namespace: -7 });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
@@ -46,7 +46,7 @@ describe("listLocks shows of a lock", () => {
     expect(Math.abs(before - Number(seen?.activeAt))).toBeLessThan(60_000);
   });
 
-  test("on a session of many its namespace, but no key", async () => {
+  test("the namespace, but no key, if it is on a shared session", async () => {
     await using locker = createLocker({ sessions: "shared", namespace: 7 });
     await using one = await locker.acquire(uniqueKey());
     await using other = await locker.acquire(uniqueKey(), { mode: "shared" });
@@ -59,7 +59,7 @@ describe("listLocks shows of a lock", () => {
     expect(seen.find(({ id }) => id === other.id)).toMatchObject({ mode: "shared", state: "held" });
   });
 
-  test("of another application what is known, but no pairs of two integers", async () => {
+  test("what is known, if another application has it, but none on two integers", async () => {
     const client = await connect({ application_name: "by hand" });
     const id = uniqueId();
     await client.query("select pg_advisory_lock($1), pg_advisory_lock(1, 2)", [id]);
@@ -82,7 +82,7 @@ describe("listLocks shows of a lock", () => {
     expect(await listLocks(createPool(), { id })).toHaveLength(1);
   });
 
-  test("each of its holders, before those who wait in the server, with since when", async () => {
+  test("its holders, and then the waiters in the server, with their waiting times", async () => {
     const [one, other, waiter] = [await connect(), await connect(), await connect()];
     const id = uniqueId();
     await one.query("select pg_advisory_lock_shared($1)", [id]);

@@ -165,7 +165,7 @@ describe("a deadlock of a bounded wait and a plain one", () => {
     ]);
   });
 
-  test("isn't one when the bound passes before anybody looks", async () => {
+  test("isn't detected if the bound passes before the server looks for deadlocks", async () => {
     const [a, b] = [uniqueId(), uniqueId()];
     const [one, other] = [await server.connect({ bound: 100 }), await server.connect()];
     for (const session of [one, other]) await session.query("set deadlock_timeout = '1h'");

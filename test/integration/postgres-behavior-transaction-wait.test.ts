@@ -46,7 +46,7 @@ async function both(session: Session, id: bigint): Promise<{ mark: boolean; lock
 const waits = async (): Promise<boolean> => (await advisoryLocks()).some(({ granted }) => !granted);
 
 // https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-SET
-describe("a setting of no one's, set locally, goes where the transaction's lock goes:", () => {
+describe("a custom setting, set locally, lasts as long as the transaction's lock:", () => {
   test.each<readonly [string, string, string, boolean]>([
     ["commit", "begin", "commit", false],
     ["rollback", "begin", "rollback", false],

@@ -55,7 +55,7 @@ describe("a bounded wait in a block that catches its end", () => {
     expect(await server.pidsOf(id, "waiting")).toEqual([]);
   });
 
-  test.each(ways)("nor when it is cancelled by %s", async (_, cancel) => {
+  test.each(ways)("writes nothing to the server's log when it is cancelled by %s", async (_, cancel) => {
     const id = uniqueId();
     const { waiter } = await pair(id);
     const waiting = waitOnce(waiter, id);
@@ -89,7 +89,7 @@ describe("without the block", () => {
     ]);
   });
 
-  test("so is a cancel", async () => {
+  test("a cancellation is an error of the client and of the log, once", async () => {
     const id = uniqueId();
     const { waiter } = await pair(id);
     const refused = expect(
@@ -144,7 +144,7 @@ describe("the rollback of the block", () => {
     expect(await server.log.entries(waiter.processID)).toEqual([]);
   });
 
-  test("without the block, that moment is an error, and the lock is there", async () => {
+  test("without the block, a cancel at the grant is an error, and the lock is held", async () => {
     const id = uniqueId();
     const { holder, waiter } = await pair(id);
     const refused = expect(

@@ -130,7 +130,7 @@ describe.each(eachLocker)("%s: an error names what is around the call", (_, crea
 describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
   const reentrant = true;
 
-  test("a call inside takes part in the lock, and the outer call releases it", async () => {
+  test("a call inside shares the lock, and the outer call releases it", async () => {
     await using locker = create();
     const key = uniqueKey();
     await locker.withLock(key, async (outer) => {
@@ -154,7 +154,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     expect(await locker.isHeld(key)).toBe(false);
   });
 
-  test("deeper calls take part, too, and those of tryWithLock and wrapWithLock", async () => {
+  test("deeper calls share it, too, and so do tryWithLock and wrapWithLock", async () => {
     await using locker = create();
     const key = uniqueKey();
     const countDown = locker.wrapWithLock(
@@ -192,7 +192,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     });
   });
 
-  test("acquire takes part, too: with its own release, once, and what the holder does", async () => {
+  test("acquire shares it, too, with a handle of its own, and shows the outer lock", async () => {
     await using locker = create();
     const key = uniqueKey();
     await locker.withLock(key, async (outer) => {
@@ -291,7 +291,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     });
   });
 
-  test("a part that outlives the function around it is lost with it", async () => {
+  test("a share that outlives the function around it is lost when that ends", async () => {
     await using locker = create();
     const key = uniqueKey();
     let inner: Lock | undefined;
@@ -309,7 +309,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
     await expect(inner?.release()).rejects.toMatchObject({ reason: "lost" });
   });
 
-  test("a part ends with the locker", async () => {
+  test("a share ends with the locker", async () => {
     const locker = create();
     const key = uniqueKey();
     const outer = locker.withLock(key, async () => {
@@ -362,7 +362,7 @@ describe.each(eachLocker)("%s: with `reentrant`,", (_, create) => {
   });
 });
 
-test("a part is lost at once with the session of the lock", async () => {
+test("a share is lost at once with the session of the lock", async () => {
   await using locker = createLocker();
   const key = uniqueKey();
   const outer = locker.withLock(key, async ({ id }) => {
@@ -374,7 +374,7 @@ test("a part is lost at once with the session of the lock", async () => {
   await expect(outer).rejects.toThrow(LockLostError);
 });
 
-test("in a transaction nobody takes part", async () => {
+test("the lock of a transaction is not shared", async () => {
   await using locker = createLocker();
   const key = uniqueKey();
   await locker.withTransaction(key, async () => {

@@ -108,7 +108,7 @@ test("withLocks ends with a session that is ended in the server", async () => {
 });
 
 describe.each(eachLocker)("%s: defaults", (_, create) => {
-  test("are taken for what a call leaves out", async () => {
+  test("apply to the options that a call leaves out", async () => {
     await using locker = create({ defaults: { ttl: "10s", wait: "20ms" } });
     const key = uniqueKey();
     await using lock = await locker.acquire(key);
@@ -119,7 +119,7 @@ describe.each(eachLocker)("%s: defaults", (_, create) => {
     });
   });
 
-  test("give way to what a call says", async () => {
+  test("give way to the options of a call", async () => {
     await using locker = create({ defaults: { ttl: "10s", wait: true } });
     const key = uniqueKey();
     await using lock = await locker.acquire(key, { ttl: "5s" });
@@ -127,7 +127,7 @@ describe.each(eachLocker)("%s: defaults", (_, create) => {
     await expect(locker.acquire(key, { wait: 0 })).rejects.toMatchObject({ reason: "held" });
   });
 
-  test("hold for several keys, and for a function", async () => {
+  test("apply to several keys, and to functions", async () => {
     await using locker = create({ defaults: { ttl: "10s" } });
     await using group = await locker.acquireAll([uniqueKey(), uniqueKey()]);
     expect(group.locks.map(({ ttl }) => ttl)).toEqual([10_000, 10_000]);
@@ -291,7 +291,7 @@ describe.each(eachLocker)("%s: a namespace", (_, create) => {
     expect(lock.key).toBe("eu:billing:42");
   });
 
-  test("has all that takes locks, without its object, too", async () => {
+  test("has every method that takes locks, callable without its object", async () => {
     await using locker = create();
     const name = uniqueKey();
     const space = locker.namespace(name);
@@ -326,7 +326,7 @@ describe.each(eachLocker)("%s: a namespace", (_, create) => {
     );
   });
 
-  test("has a name, and keys that aren't empty", async () => {
+  test("refuses an empty or invalid name or key", async () => {
     await using locker = create();
     expect(() => locker.namespace("")).toThrow(EmptyKeyError);
     expect(() => locker.namespace("\ud800")).toThrow(InvalidKeyError);

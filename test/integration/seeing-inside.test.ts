@@ -1,8 +1,15 @@
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
-import { LockNotAcquiredError, MemoryLocker } from "../../src/index.ts";
+import {
+  type Lock,
+  type Locker,
+  LockNotAcquiredError,
+  MemoryLocker,
+  type NotHeldReason,
+} from "../../src/index.ts";
 import { Child } from "../support/child.ts";
-import { createPool, databaseUrl, uniqueKey } from "../support/database.ts";
+import { connect, createPool, databaseUrl, terminateHolder, uniqueKey } from "../support/database.ts";
+import { eachLocker } from "../support/each-locker.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
 
@@ -76,6 +83,129 @@ test.each([
   });
   await lock.release();
   expect(inspect(lock)).toContain("held: false");
+});
+
+/** Takes a lock, has it end, and returns its handle. */
+type Ending = (locker: Locker, key: string) => Promise<Lock>;
+
+const endings: ReadonlyArray<readonly [NotHeldReason, string, Ending]> = [
+  [
+    "released",
+    "a release",
+    async (locker, key) => {
+      const lock = await locker.acquire(key);
+      await lock.release();
+      return lock;
+    },
+  ],
+  [
+    "released",
+    "an early release of a lock that is kept",
+    async (locker, key) => {
+      const lock = await locker.acquire(key, { holdAtLeast: "1h" });
+      await lock.release();
+      return lock;
+    },
+  ],
+  [
+    "released",
+    "the release of a permit",
+    async (locker, key) => {
+      const permit = await locker.semaphore(key, 2).acquire();
+      await permit.release();
+      return permit;
+    },
+  ],
+  [
+    "released",
+    "the release of a share of a lock",
+    (locker, key) =>
+      locker.withLock(key, async () => {
+        const lock = await locker.acquire(key, { reentrant: true });
+        await lock.release();
+        return lock;
+      }),
+  ],
+  [
+    "lost",
+    "the end of the function around a share of a lock",
+    (locker, key) => locker.withLock(key, () => locker.acquire(key, { reentrant: true })),
+  ],
+  [
+    "expired",
+    "an expiry",
+    async (locker, key) => {
+      const lock = await locker.acquire(key, { ttl: 50 });
+      await until(() => lock.expired);
+      return lock;
+    },
+  ],
+  [
+    "closed",
+    "close()",
+    async (locker, key) => {
+      const lock = await locker.acquire(key);
+      await locker.close();
+      return lock;
+    },
+  ],
+];
+
+describe.each(eachLocker)("%s: a lock that is no longer held", (_, create) => {
+  test.each(endings)("is shown as %s after %s", async (reason, _after, end) => {
+    await using locker = create();
+    const key = uniqueKey();
+    const lock = await end(locker, key);
+    expect(inspect(lock)).toMatch(new RegExp(`^Lock \\{.*held: false,.*reason: '${reason}'`, "s"));
+    expect(JSON.parse(JSON.stringify(lock))).toMatchObject({ key, held: false, reason });
+  });
+});
+
+test.each(["shared", "dedicated"] as const)("a lock that is lost is shown as lost (%s)", async (sessions) => {
+  await using locker = createLocker({ sessions });
+  const lock = await locker.acquire(uniqueKey());
+  await terminateHolder(lock.id);
+  await until(() => lock.signal.aborted);
+  expect(inspect(lock)).toMatch(/held: false,.*reason: 'lost'/s);
+  expect(JSON.parse(JSON.stringify(lock))).toMatchObject({ held: false, reason: "lost" });
+});
+
+test("a lock on a client that has ended is shown as lost", async () => {
+  await using locker = createLocker();
+  const client = await connect();
+  const lock = await locker.acquire(uniqueKey(), { client });
+  await client.end();
+  expect(inspect(lock)).toMatch(/held: false,.*reason: 'lost'/s);
+  expect(JSON.parse(JSON.stringify(lock))).toMatchObject({ held: false, reason: "lost" });
+});
+
+describe.each(eachLocker)("%s: the console and JSON show", (_, create) => {
+  test("several locks with each of them, and whether all are held", async () => {
+    await using locker = create();
+    const keys = [uniqueKey(), uniqueKey()];
+    const group = await locker.acquireAll(keys);
+    expect(inspect(group)).toMatch(/^LockGroup \{\s+held: true,\s+locks: \[\s+Lock \{\s+key: /);
+    const locks = keys.map((key) => ({ key, held: true }));
+    expect(JSON.parse(JSON.stringify(group))).toMatchObject({ held: true, locks });
+    await group.release();
+    expect(inspect(group)).toMatch(/^LockGroup \{\s+held: false/);
+  });
+
+  test("a semaphore with its key and its permits, and without its methods", async () => {
+    await using locker = create();
+    const semaphore = locker.semaphore("api", 3);
+    expect(inspect(semaphore)).toBe("Semaphore { key: 'api', permits: 3 }");
+    expect(JSON.stringify({ semaphore })).toBe('{"semaphore":{"key":"api","permits":3}}');
+  });
+
+  test("a namespace with its prefix and its locker, and without its methods", async () => {
+    await using locker = create();
+    const outer = locker.namespace("billing");
+    const shown = `NamespacedLocker {\n  prefix: 'eu:',\n  locker: NamespacedLocker {\n    prefix: 'billing:',`;
+    expect(inspect(outer.namespace("eu"), { depth: null })).toContain(shown);
+    expect(inspect(outer)).toContain("locks: 0");
+    expect(JSON.stringify(outer)).toBe('{"prefix":"billing:"}');
+  });
 });
 
 test("an error with a lock in it can be written as JSON", async () => {

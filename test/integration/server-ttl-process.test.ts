@@ -82,7 +82,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       },
     );
 
-    test("is stopped in a synchronous loop: the first question after it gets a no", async () => {
+    test("is stopped in a synchronous loop: held is false when it is next read", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using holder = await hold(key, { ttl: 700, autoRefresh: true });
@@ -112,7 +112,7 @@ describe.each(costlyModes)("with %s sessions", (sessions) => {
       },
     );
 
-    test("never yields, and asks all the time: it stops relying on it by the clock alone", async () => {
+    test("never yields, and reads held: it stops relying on the lock by the clock alone", async () => {
       await using locker = enforced();
       const key = uniqueKey();
       await using holder = await hold(key, { ttl: 700, autoRefresh: true });

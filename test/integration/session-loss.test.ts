@@ -182,7 +182,7 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
 });
 
 describe("a holder whose backend is terminated", () => {
-  test("hears of it by its signal, and holds no more", async () => {
+  test("is told by its signal, and no longer holds the lock", async () => {
     await using locker = createLocker({ sessions: "dedicated" });
     const [lock, other] = [await locker.acquire(uniqueKey()), await locker.acquire(uniqueKey())];
     const { signal } = lock;

@@ -139,7 +139,7 @@ describe("what has ended stays ended, whichever other lock proves the session", 
     await neighbour.release();
   });
 
-  test("all locks of a session whose lease has passed", async () => {
+  test("all locks of a session whose smallest TTL has passed", async () => {
     await using locker = createLocker({ sessions: "shared", ttlEnforcement: "server" });
     const short = await locker.acquire(uniqueKey(), { ttl: "30m" });
     const long = await locker.acquire(uniqueKey(), { ttl: "1h" });
@@ -154,7 +154,7 @@ describe("what has ended stays ended, whichever other lock proves the session", 
   });
 });
 
-describe("the lease of a session that the server ends by itself", () => {
+describe("the time-out after which the server ends a session with locks", () => {
   test("is the smallest TTL as soon as that joins the others", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     const pool = createPool({ connectionString: proxy.url });

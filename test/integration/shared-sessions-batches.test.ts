@@ -1,6 +1,6 @@
 import { describe, expect, test, vi } from "vitest";
 import type { Lock } from "../../src/index.ts";
-import { sharedStatement } from "../../src/postgres/sql-shared.ts";
+import { forOne, forSeveral } from "../../src/postgres/sql-shared.ts";
 import { advisoryLocks, createPool, databaseUrl, uniqueKey } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { observedPool } from "../support/observed-pool.ts";
@@ -74,7 +74,7 @@ describe("operations that arrive while a statement is under way", () => {
     const { pool, statements } = observedPool({ connectionString: proxy.url });
     await using locker = createLocker({ pool, sessions: "shared" });
     const texts = () => statements.splice(0).map((each) => (each as { text: string }).text);
-    const alone = (["x", "p", "u"] as const).map((operation) => sharedStatement([{ operation }]).text);
+    const alone = (["x", "p", "u"] as const).map((operation) => forOne[operation].text);
     const kept = await locker.acquire(uniqueKey());
     texts();
     const lock = await locker.acquire(uniqueKey());
@@ -88,7 +88,7 @@ describe("operations that arrive while a statement is under way", () => {
     await new Promise(setImmediate);
     proxy.thaw();
     await Promise.all([refreshed, ...acquired]);
-    const together = sharedStatement([{ operation: "x" }, { operation: "x" }]).text;
+    const together = forSeveral.text;
     expect(texts()).toEqual([alone[1], together]);
   });
 

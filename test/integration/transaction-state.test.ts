@@ -230,7 +230,7 @@ describe("a transaction of the locker's own", () => {
 });
 
 describe("a client of the caller's", () => {
-  test("lets in one of two calls at the same moment, and tells the other so", async () => {
+  test("runs one of several simultaneous calls, and refuses the others", async () => {
     await using locker = createLocker();
     const client = await connect();
     const key = uniqueKey();

@@ -17,19 +17,19 @@ class Perishable extends Expiring {
   term: number;
 
   constructor(term: number) {
-    super();
+    super(term, now(), false);
     this.term = term;
   }
 
-  get soonest(): { ttl: number; sentAt: Instant } {
+  override get soonest(): { ttl: number; sentAt: Instant } {
     return { ttl: this.term, sentAt: this.since };
   }
 
-  get left(): number {
+  override get left(): number {
     return this.term - elapsedSince(this.since);
   }
 
-  expire(): void {
+  override expire(): void {
     this.expiredAt = performance.now();
   }
 }

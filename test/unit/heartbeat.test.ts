@@ -31,8 +31,8 @@ const owner: LockOwner = {
 class Session {
   readonly askedAt: number[] = [];
   provenAt: Instant = now();
-  readonly #lease = new SessionKeepalive({
-    speak: async () => this.#lease.proven(Number.POSITIVE_INFINITY, this.ask()),
+  readonly #keepalive = new SessionKeepalive({
+    speak: async () => this.#keepalive.proven(Number.POSITIVE_INFINITY, this.ask()),
     lapse() {},
     overdue() {},
   });
@@ -56,14 +56,14 @@ class Session {
 
   /** The grant of one of many locks on the session. */
   sharedGrant(): Grant {
-    const [lease, kept] = [this.#lease, this.#kept];
+    const [keepalive, kept] = [this.#keepalive, this.#kept];
     let before: number | undefined;
     return Object.defineProperties(
       {
         keepProven(ttl: number | undefined): void {
           kept.change(before, ttl);
           before = ttl;
-          lease.proveWithin(kept.value);
+          keepalive.proveWithin(kept.value);
         },
       },
       Object.getOwnPropertyDescriptors(this.grant()),

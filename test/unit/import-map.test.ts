@@ -41,6 +41,13 @@ describe("the import map", () => {
   });
 });
 
+test("the README of src/ names every file and every folder", () => {
+  const text = readFileSync("src/README.md", "utf8");
+  const entries = readdirSync("src", { withFileTypes: true });
+  const names = entries.map((entry) => (entry.isDirectory() ? `${entry.name}/` : entry.name));
+  expect(names.filter((name) => name !== "README.md" && !text.includes(`\`${name}\``))).toEqual([]);
+});
+
 describe("the README of a folder", () => {
   const files = sourceFiles();
   const readmes = readdirSync("src", { recursive: true, encoding: "utf8" })

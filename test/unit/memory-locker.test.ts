@@ -86,14 +86,14 @@ describe("the client of a transaction of MemoryLocker", () => {
       client && { client },
     );
 
-  test("is what the test makes, which is told to begin and to commit", async () => {
+  test("is what the test makes, and gets begin and commit", async () => {
     const client = fake();
     await using locker = new MemoryLocker({ transaction: async () => client });
     expect(await pay(locker)).toBe(true);
     expect(client.told).toEqual(["begin", "update 42", "commit"]);
   });
 
-  test("is told to roll back what failed, of which the caller hears", async () => {
+  test("gets rollback if the function fails, whose error the caller gets", async () => {
     const client = fake();
     await using locker = new MemoryLocker({ transaction: () => client });
     const failing = locker.withTransaction("key", async (tx) => {
@@ -105,7 +105,7 @@ describe("the client of a transaction of MemoryLocker", () => {
     await (await locker.acquire("key")).release();
   });
 
-  test("that can't roll back says so with what failed; that can't commit, alone", async () => {
+  test("whose rollback fails adds that to the error; whose commit fails rejects with it", async () => {
     await using rolling = new MemoryLocker({ transaction: () => fake("rollback") });
     const failing = rolling.withTransaction("key", () => {
       throw new Error("the function's own");
@@ -119,7 +119,7 @@ describe("the client of a transaction of MemoryLocker", () => {
     await (await committing.acquire("key")).release();
   });
 
-  test("is the caller's, if that gives one, and is told nothing by the locker", async () => {
+  test("is the caller's, if it gives one, which gets no statement from the locker", async () => {
     const client = fake();
     await using locker = new MemoryLocker({ transaction: () => expect.unreachable() });
     expect(await pay(locker, client)).toBe(true);
@@ -162,7 +162,7 @@ describe("the client of a transaction of MemoryLocker", () => {
     expect(client.told).toEqual([]);
   });
 
-  test("is named by the error of a query that there is none for", async () => {
+  test("is named by the error of its queries, if the option is absent", async () => {
     await using locker = new MemoryLocker();
     await expect(pay(locker)).rejects.toMatchObject({ code: "INVALID_CONFIG", field: "transaction" });
     expect(() => new MemoryLocker({ transaction: {} as never })).toThrow(
@@ -289,7 +289,7 @@ describe.each<Faker>([
     await lock.release();
   });
 
-  test("a lock is held at least so long", async () => {
+  test("the minimum time of holdAtLeast passes", async () => {
     begin();
     const locker = new MemoryLocker();
     await locker.withLock("key", () => {}, { holdAtLeast: "5s" });

@@ -1,4 +1,4 @@
-/** Runs so many at a time, in their order. Returns a promise of the outcome of each, none of whose rejections is unhandled. */
+/** Runs at most `places` functions at a time, in order. Returns a promise for each; none of their rejections is unhandled. */
 export function atATime<T>(places: number, work: ReadonlyArray<() => Promise<T>>): ReadonlyArray<Promise<T>> {
   let free = places;
   const waiting: Array<() => void> = [];

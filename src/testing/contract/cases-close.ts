@@ -71,7 +71,7 @@ export const closeCases: readonly Case[] = [
     },
   },
   {
-    says: "after close nothing is granted, and a second close is quiet",
+    says: "after close nothing is granted, and a second close does nothing",
     run: async ({ locker, key }) => {
       await locker.close();
       await assert.doesNotReject(locker.close());
@@ -112,7 +112,7 @@ export const closeCases: readonly Case[] = [
     },
   },
   {
-    says: "a drain that passes ends what still runs under a lock",
+    says: "a drain that runs out ends what still runs under a lock",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       const { running } = await underWay((work) => locker.withLock(key, work));
@@ -121,7 +121,7 @@ export const closeCases: readonly Case[] = [
     },
   },
   {
-    says: "a drain that is no duration is refused, as is another option, and nothing is closed",
+    says: "an invalid drain is refused, as is an unknown option, and nothing is closed",
     run: async ({ locker, key }) => {
       await assert.rejects(locker.close({ drain: "soon" }), invalid("drain"));
       await assert.rejects(locker.close({ drane: "1s" } as object), invalid("drane"));

@@ -32,7 +32,7 @@ export const electionCases: readonly Case[] = [
           seen = [lock.key, ttl, held, typeof fencingToken, signal.aborted, await locker.tryAcquire(key)];
           ending.abort(error);
           seen = [seen, signal.aborted, signal.reason];
-          // Throwing is how work stops that is told to.
+          // Work that was told to stop may stop by throwing.
           throw new Error("it has to stop");
         },
       });
@@ -41,7 +41,7 @@ export const electionCases: readonly Case[] = [
     },
   },
   {
-    says: "a candidate leads when the holder has released, unless it is told to end before",
+    says: "a candidate leads once the holder has released, unless it is told to end before that",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       const lock = await locker.acquire(key);
@@ -154,7 +154,7 @@ export const electionCases: readonly Case[] = [
     },
   },
   {
-    says: "elect refuses what is no key, no TTL, no function, and an option that there is not",
+    says: "elect refuses an invalid key, TTL or function, and an unknown option",
     run: async ({ locker, key }) => {
       const onElected = never;
       await assert.rejects(locker.elect("", { onElected }), emptyKey);

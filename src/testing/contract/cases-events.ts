@@ -3,7 +3,7 @@ import type { LockEventName, LockEvents } from "../../contract/lock-events.ts";
 import type { Locker } from "../../contract/locker.ts";
 import { assertFree, type Case, inTime, invalid, lapsed, until } from "./fixture.ts";
 
-/** What a locker tells from now on of the locks of one key. */
+/** Collects the events that a locker emits from now on for one key. */
 function heard(locker: Locker, key: string): Array<{ name: LockEventName; event: LockEvents["acquired"] }> {
   const told: Array<{ name: LockEventName; event: LockEvents["acquired"] }> = [];
   for (const name of ["acquired", "released", "lost", "waiting"] as const) {
@@ -17,7 +17,7 @@ function heard(locker: Locker, key: string): Array<{ name: LockEventName; event:
 /** Cases about the events of locks. */
 export const eventCases: readonly Case[] = [
   {
-    says: "a lock is told of as acquired, and as released by its holder",
+    says: "a lock is reported as acquired, and as released by its holder",
     run: async (given) => {
       const { locker, key } = given;
       const told = heard(locker, key);
@@ -38,7 +38,7 @@ export const eventCases: readonly Case[] = [
     },
   },
   {
-    says: "a caller that waits is told of once, and then as acquired",
+    says: "a wait is reported once, and then the grant",
     run: async (given) => {
       const { locker, key } = given;
       const lock = await locker.acquire(key);
@@ -54,7 +54,7 @@ export const eventCases: readonly Case[] = [
     },
   },
   {
-    says: "a lock that lapses is told of as lost, with its signal's reason, and not as released",
+    says: "a lock that lapses is reported as lost, with its signal's reason, and not as released",
     letsPass: "brief",
     run: async (given) => {
       const { locker, key } = given;
@@ -70,7 +70,7 @@ export const eventCases: readonly Case[] = [
     },
   },
   {
-    says: "a lock that lapses is told of as lost before it is told of as acquired by the next",
+    says: "a lock that lapses is reported as lost before it is reported as acquired by the next holder",
     unless: "lapsed-lock-stays",
     letsPass: "brief",
     run: async (given) => {
@@ -84,7 +84,7 @@ export const eventCases: readonly Case[] = [
     },
   },
   {
-    says: "a lock that close ends is told of as lost",
+    says: "a lock that close ends is reported as lost",
     run: async (given) => {
       const { locker, key } = given;
       const told = heard(locker, key);
@@ -96,7 +96,7 @@ export const eventCases: readonly Case[] = [
     },
   },
   {
-    says: "a listener is told no more once it is stopped, and what it throws changes nothing",
+    says: "a listener isn't called once it is removed, and what it throws changes nothing",
     run: async (given) => {
       const { locker, key } = given;
       let calls = 0;
@@ -117,7 +117,7 @@ export const eventCases: readonly Case[] = [
     },
   },
   {
-    says: "an event that there is not is refused, and so is what is no listener",
+    says: "an unknown event is refused, and so is a listener that is not a function",
     run: async ({ locker }) => {
       assert.throws(() => locker.on("taken" as "acquired", () => {}), invalid("event"));
       assert.throws(() => locker.on("acquired", undefined as unknown as () => void), invalid("listener"));

@@ -20,7 +20,7 @@ async function untilLater(given: Given): Promise<void> {
 /** Cases about the TTL of a lock: refreshes before it passes, and what happens to the lock afterwards. */
 export const expiryCases: readonly Case[] = [
   {
-    says: "a handle tells until when its holder may rely on it",
+    says: "a handle says until when its holder may rely on the lock",
     run: async (given) => {
       const before = Date.now();
       const lock = await given.locker.acquire(given.key, { ttl: "1m" });
@@ -43,7 +43,7 @@ export const expiryCases: readonly Case[] = [
     },
   },
   {
-    says: "a refresh without a TTL begins the same TTL anew",
+    says: "a refresh without a TTL starts the same TTL again",
     run: async (given) => {
       const lock = await given.locker.acquire(given.key, { ttl: "1m" });
       const { expiresAt } = lock;
@@ -54,7 +54,7 @@ export const expiryCases: readonly Case[] = [
     },
   },
   {
-    says: "a refresh outlives the first TTL",
+    says: "a refreshed lock outlives its first TTL",
     letsPass: "spare",
     run: async (given) => {
       const { locker, key, spare } = given;
@@ -104,7 +104,7 @@ export const expiryCases: readonly Case[] = [
     },
   },
   {
-    says: "the release of a lapsed lock says so, and frees the key",
+    says: "the release of a lapsed lock rejects as expired, and frees the key",
     letsPass: "brief",
     run: async (given) => {
       const lock = await lapsed(given);
@@ -113,7 +113,7 @@ export const expiryCases: readonly Case[] = [
     },
   },
   {
-    says: "the refresh of a lapsed lock says so",
+    says: "the refresh of a lapsed lock rejects as expired",
     letsPass: "brief",
     run: async (given) => {
       const lock = await lapsed(given);
@@ -123,7 +123,7 @@ export const expiryCases: readonly Case[] = [
     },
   },
   {
-    says: "the disposal of a lapsed lock is quiet, and frees the key",
+    says: "the disposal of a lapsed lock doesn't throw, and frees the key",
     letsPass: "brief",
     run: async (given) => {
       await (await lapsed(given))[Symbol.asyncDispose]();

@@ -15,7 +15,7 @@ import {
 /** Cases about several locks that are acquired together. */
 export const groupCases: readonly Case[] = [
   {
-    says: "acquireAll takes every lock, in the order asked for, and releases them together",
+    says: "acquireAll acquires every lock, returns them in the order of the keys, and releases them together",
     run: async ({ locker, key }) => {
       const keys = ["c", "a", "b"].map((end) => `${key}:${end}`);
       const group = await locker.acquireAll(keys, { ttl: "1m" });
@@ -56,7 +56,7 @@ export const groupCases: readonly Case[] = [
     },
   },
   {
-    says: "acquireAll waits for each, and keeps those it has past their TTL meanwhile",
+    says: "acquireAll waits for each lock, and meanwhile keeps those that it has past their TTL",
     letsPass: "spare",
     run: async (given) => {
       const { locker, key, spare } = given;
@@ -100,7 +100,7 @@ export const groupCases: readonly Case[] = [
     },
   },
   {
-    says: "acquireAll of no key, or of one key twice, is refused",
+    says: "acquireAll of no keys, or of one key twice, is refused",
     run: async ({ locker, key }) => {
       const twice = { code: "INVALID_CONFIG", field: "keys" };
       await assert.rejects(locker.acquireAll([]), twice);
@@ -127,7 +127,7 @@ export const groupCases: readonly Case[] = [
     },
   },
   {
-    says: "tryAcquireAll takes all, or returns undefined and takes none; any other failure it throws",
+    says: "tryAcquireAll takes all, or takes none and returns undefined; it throws any other failure",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       const keys = [`${key}:a`, `${key}:b`];
@@ -188,7 +188,7 @@ export const groupCases: readonly Case[] = [
     },
   },
   {
-    says: "a group tells when the first of its locks expires",
+    says: "a group says when the first of its locks expires",
     run: async ({ locker, key }) => {
       for (const later of [0, 1]) {
         const group = await locker.acquireAll([`${key}:a`, `${key}:b`], { ttl: "1m" });
@@ -204,7 +204,7 @@ export const groupCases: readonly Case[] = [
     },
   },
   {
-    says: "a group of which one lock was released says so, and refreshes and releases the others",
+    says: "a group one of whose locks was released rejects, but still refreshes and releases the others",
     run: async ({ locker, key }) => {
       const keys = ["a", "b", "c"].map((end) => `${key}:${end}`);
       const group = await locker.acquireAll(keys, { ttl: "1m" });

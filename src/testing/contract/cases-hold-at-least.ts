@@ -48,7 +48,7 @@ export const holdAtLeastCases: readonly Case[] = [
     },
   },
   {
-    says: "close frees a lock that is held for longer than its holder wanted",
+    says: "close frees a lock that is kept after its release",
     unless: "instance-local",
     run: async ({ locker, key, another }) => {
       await (await locker.acquire(key, { holdAtLeast: "1m" })).release();

@@ -4,7 +4,7 @@ import { assertRejectsWith, type Case, emptyKey, type Given, invalid, invalidKey
 /** Cases about `inspect` and `isHeld`. */
 export const inspectionCases: readonly Case[] = [
   {
-    says: "inspect and isHeld tell whether a lock is held, and by whom",
+    says: "inspect and isHeld say whether a lock is held, and by whom",
     run: async ({ locker, key }) => {
       const { id } = await locker.withLock(key, (lock) => lock);
       const free = { key, id, held: false, heldHere: false, holders: [], waiters: [], waitingHere: 0 };
@@ -44,7 +44,7 @@ export const inspectionCases: readonly Case[] = [
     },
   },
   {
-    says: "inspect sees the lock of another locker, and tells that it isn't held here",
+    says: "inspect sees the lock of another locker, and says that it isn't held here",
     unless: "instance-local",
     run: async ({ locker, key, another }) => {
       const other = await another();
@@ -55,7 +55,7 @@ export const inspectionCases: readonly Case[] = [
     },
   },
   {
-    says: "inspect and isHeld refuse what is no key, an option that there is not, and an aborted signal",
+    says: "inspect and isHeld refuse an invalid key, an unknown option, and an aborted signal",
     run: async ({ locker, key }) => {
       for (const look of [locker.inspect, locker.isHeld]) {
         await assert.rejects(look(""), emptyKey);

@@ -53,7 +53,7 @@ export const keyCases: readonly Case[] = [
     },
   },
   {
-    says: "other bytes are keys of their own, shown with a lone surrogate for each byte that is no UTF-8",
+    says: "other bytes are keys of their own, shown with a lone surrogate for each byte that isn't UTF-8",
     run: async ({ locker, key }) => {
       const one = await locker.acquire(ending(key, 0xfe));
       const other = await locker.acquire(ending(key, 0xff));

@@ -17,7 +17,7 @@ const badTtls = [0, "-1s", Number.NaN, Number.POSITIVE_INFINITY, "5"];
 /** Cases about a lock that is granted or refused at once, and released before its TTL passes. */
 export const lockCases: readonly Case[] = [
   {
-    says: "a handle tells its key, id, mode and TTL, holds, and is released",
+    says: "a handle has the key, the id, the mode and the TTL, is held, and can be released",
     run: async ({ locker, key }) => {
       const lock = await locker.acquire(key, { ttl: "1m30s" });
       const { id, mode, ttl, held, expired } = lock;
@@ -39,7 +39,7 @@ export const lockCases: readonly Case[] = [
     },
   })),
   {
-    says: "a refresh with a TTL that is none is refused, and the lock stays as it was",
+    says: "a refresh with an invalid TTL is refused, and the lock stays as it was",
     run: async ({ locker, key }) => {
       const lock = await locker.acquire(key, { ttl: "40s" });
       for (const ttl of badTtls) await assert.rejects(lock.refresh(ttl), invalidTtl);
@@ -106,7 +106,7 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "shared holders go together, and exclude the exclusive one, as it does them",
+    says: "shared holders hold the lock together; they and an exclusive holder exclude each other",
     run: async ({ locker, key }) => {
       const shared: AcquireOptions = { mode: "shared" };
       const one = await locker.acquire(key, shared);
@@ -121,7 +121,7 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "after a release, release and refresh say so, and disposal is quiet",
+    says: "after a release, another release or a refresh rejects, and a disposal doesn't throw",
     run: async ({ locker, key }) => {
       const lock = await locker.acquire(key);
       await lock.release();
@@ -201,7 +201,7 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "an option that there is not is refused, and so is a value that can't be used, by name",
+    says: "an unknown option is refused by name, and so is an invalid value",
     run: async ({ locker, key }) => {
       for (const [field, value] of [
         ["tll", "1h"],
@@ -222,7 +222,7 @@ export const lockCases: readonly Case[] = [
     },
   },
   {
-    says: "the methods work without their object",
+    says: "the methods can be called without their object",
     run: async ({ locker, key }) => {
       const { acquire, tryAcquire, acquireAll, tryAcquireAll, withLock, tryWithLock, withLocks } = locker;
       const { wrapWithLock, namespace, inspect, isHeld, on, semaphore, elect, ping, close } = locker;

@@ -41,7 +41,7 @@ export const namespaceCases: readonly Case[] = [
     },
   },
   {
-    says: "a key in a namespace is none of another namespace, nor of the locker itself",
+    says: "a key in a namespace differs from the same key in another namespace, and in the locker itself",
     run: async ({ locker, key }) => {
       await locker.namespace(key).acquire("42");
       await assertFree(locker.namespace(`${key}2`), "42");
@@ -85,7 +85,7 @@ export const namespaceCases: readonly Case[] = [
     },
   },
   {
-    says: "a name of a namespace that could be no key is refused, and so is an empty key in it",
+    says: "a namespace whose name could not be a key is refused, and so is an empty key in a namespace",
     run: async ({ locker, key }) => {
       assert.throws(() => locker.namespace(""), emptyKey);
       assert.throws(() => locker.namespace("\ud800"), invalidKey);

@@ -35,7 +35,7 @@ export const reentrantCases: readonly Case[] = [
     },
   },
   {
-    says: "a reentrant call that nothing is around takes the lock, or is refused as any other",
+    says: "a reentrant call outside of withLock takes the lock, or is refused, like any other",
     run: async ({ locker, key }) => {
       const lock = await locker.acquire(key, { reentrant });
       await assert.rejects(locker.withLock(key, never, { reentrant }), heldElsewhere);
@@ -48,7 +48,7 @@ export const reentrantCases: readonly Case[] = [
     },
   },
   {
-    says: "reentrant calls exclude each other, and wait for each other if they are told to",
+    says: "reentrant calls exclude each other, and wait for each other only with the option `wait`",
     run: async ({ locker, key, patience }) => {
       await locker.withLock(key, async () => {
         const { running, end } = await underWay((work) => locker.withLock(key, work, { reentrant }));

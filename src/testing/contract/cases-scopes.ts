@@ -22,7 +22,7 @@ const error = new Error("the function's own");
 /** Cases about `withLock` and `tryWithLock`. */
 export const scopeCases: readonly Case[] = [
   {
-    says: "withLock returns what its function returns, and releases whatever that does",
+    says: "withLock returns what its function returns, and releases the lock whatever the function does",
     run: async ({ locker, key }) => {
       assert.equal(await locker.withLock(key, async (lock) => lock.key === key && lock.held), true);
       await assertFree(locker, key);
@@ -38,7 +38,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "tryWithLock passes on the error of its function, and releases whatever that does",
+    says: "tryWithLock passes on the error of its function, and releases the lock whatever the function does",
     run: async ({ locker, key }) => {
       const answer = await locker.tryWithLock(key, async (lock) => lock.key === key && lock.held);
       assert.deepEqual(answer, { acquired: true, value: true });
@@ -50,7 +50,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "tryWithLock doesn't take an error of its function for a held key",
+    says: "tryWithLock doesn't mistake an error of its function for a held key",
     run: async ({ locker, key }) => {
       const other = await locker.acquire(`${key}:other`);
       const inner = locker.tryWithLock(key, () => locker.acquire(other.key));
@@ -66,7 +66,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "withLock and its kind refuse what is no function, and the key stays free",
+    says: "withLock, tryWithLock and withLocks refuse what is not a function, and the key stays free",
     run: async ({ locker, key }) => {
       const no = 42 as unknown as () => void;
       await assert.rejects(locker.withLock(key, no), invalid("fn"));
@@ -105,7 +105,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "a held key is held inside withLock, too, and a refused withLock doesn't run its function",
+    says: "the key is held inside withLock, and a refused withLock doesn't run its function",
     run: async ({ locker, key }) => {
       await locker.withLock(key, async (mine) => {
         await locker.ping();
@@ -128,7 +128,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "a withLock that waits runs its function when the holder has released, and not before",
+    says: "a withLock that waits runs its function once the holder has released, and not before",
     letsPass: "brief",
     run: async ({ locker, key, brief, patience }) => {
       const lock = await locker.acquire(key);
@@ -150,7 +150,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "a withLock whose wait passes, or is aborted, never runs its function",
+    says: "a withLock whose wait runs out, or is aborted, never runs its function",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       const lock = await locker.acquire(key);
@@ -164,7 +164,7 @@ export const scopeCases: readonly Case[] = [
     },
   },
   {
-    says: "a tryWithLock that waits runs its function when the holder has released, unless it is aborted",
+    says: "a tryWithLock that waits runs its function once the holder has released, unless it is aborted",
     run: async ({ locker, key, patience }) => {
       const lock = await locker.acquire(key);
       const aborting = new AbortController();

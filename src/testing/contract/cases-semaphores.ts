@@ -75,7 +75,7 @@ export const semaphoreCases: readonly Case[] = [
     },
   },
   {
-    says: "a wait for a permit that passes is told, and one that is aborted rejects with the reason",
+    says: "a wait for a permit that runs out rejects, and one that is aborted rejects with the reason",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       const semaphore = locker.semaphore(key, 1);
@@ -92,7 +92,7 @@ export const semaphoreCases: readonly Case[] = [
     },
   },
   {
-    says: "withPermit and tryWithPermit run their function with a permit, which they release whatever that does",
+    says: "withPermit and tryWithPermit run their function with a permit, and release it whatever the function does",
     run: async ({ locker, key }) => {
       const { acquire, tryAcquire, withPermit, tryWithPermit } = locker.semaphore(key, 1);
       const work = async (permit: Lock): Promise<unknown> => [permit.held, await tryAcquire()];
@@ -108,7 +108,7 @@ export const semaphoreCases: readonly Case[] = [
     },
   },
   {
-    says: "a wait inside withPermit for the same permits is not waited",
+    says: "an unbounded wait inside withPermit, for a semaphore all of whose permits it holds, is refused at once",
     run: async ({ locker, key }) => {
       const semaphore = locker.semaphore(key, 1);
       await semaphore.withPermit(async () => {
@@ -160,7 +160,7 @@ export const semaphoreCases: readonly Case[] = [
     },
   },
   {
-    says: "another number of permits than that of the holders is refused, as long as there are holders",
+    says: "a number of permits other than the holders' is refused, as long as there are holders",
     run: async ({ locker, key }) => {
       const permit = await locker.semaphore(key, 2).acquire();
       await assert.rejects(locker.semaphore(key, 3).acquire(), invalid("permits"));
@@ -170,7 +170,7 @@ export const semaphoreCases: readonly Case[] = [
     },
   },
   {
-    says: "a semaphore refuses what is no key, no number of permits, and no option of a permit",
+    says: "a semaphore refuses an invalid key or number of permits, and an unknown option",
     run: async ({ locker, key }) => {
       assert.throws(() => locker.semaphore("", 1), emptyKey);
       assert.throws(() => locker.semaphore(42 as unknown as string, 1), invalidKey);

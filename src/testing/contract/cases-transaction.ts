@@ -55,13 +55,13 @@ export const transactionCases: readonly Case[] = [
     await assert.rejects(locker.withTransaction(key, never), heldElsewhere);
     await lock.release();
   }),
-  about("waits for the holder, if it is told to", async ({ locker, key }) => {
+  about("waits for the holder, with the option `wait`", async ({ locker, key }) => {
     const lock = await locker.acquire(key);
     const waiting = locker.withTransaction(key, () => "ran", { wait: "10s" });
     await lock.release();
     assert.equal(await waiting, "ran");
   }),
-  about("gives up a wait that is aborted, for the signal's own reason", async ({ locker, key }) => {
+  about("ends a wait that is aborted, with the signal's own reason", async ({ locker, key }) => {
     const lock = await locker.acquire(key);
     const aborting = new AbortController();
     const reason = new Error("the caller's own");
@@ -88,7 +88,7 @@ export const transactionCases: readonly Case[] = [
       }
     },
   ),
-  about("refuses what is no client, and an option that there is not", async ({ locker, key }) => {
+  about("refuses what is not a client, and an unknown option", async ({ locker, key }) => {
     const refused = { code: "INVALID_CONFIG" };
     for (const options of [{ client: {} }, { client: null }, { fencing: true }, { timeout: 1 }])
       await assert.rejects(locker.withTransaction(key, never, options as object), refused);
@@ -157,14 +157,14 @@ export const transactionCases: readonly Case[] = [
     await until(given, () => told.includes(`released ${key}:other`), "the event of another lock");
     assert.deepEqual(told, [`acquired ${key}:other`, `released ${key}:other`]);
   }),
-  about("whose locker closes meanwhile commits nothing", async ({ locker, key }) => {
+  about("commits nothing if its locker closes in the meantime", async ({ locker, key }) => {
     const running = locker.withTransaction(key, async () => {
       await locker.close();
       return 42;
     });
     await assert.rejects(running, closed);
   }),
-  about("works without its object, and not after a close", async ({ locker, key }) => {
+  about("can be called without its object, and not after a close", async ({ locker, key }) => {
     const { withTransaction } = locker;
     assert.equal(await withTransaction(key, () => "ran"), "ran");
     await locker.close();

@@ -81,7 +81,7 @@ export const waitingCases: readonly Case[] = [
     },
   },
   {
-    says: "a waiter gets a lock that lapsed when that is released",
+    says: "a waiter gets a lapsed lock when it is released",
     letsPass: "brief",
     run: async (given) => {
       const lock = await lapsed(given);
@@ -98,7 +98,7 @@ export const waitingCases: readonly Case[] = [
     },
   },
   {
-    says: "a wait that passes is told, with tryAcquire as undefined, and the holder keeps the lock",
+    says: "a wait that runs out rejects, or makes tryAcquire return undefined, and the holder keeps the lock",
     letsPass: "brief",
     run: async ({ locker, key, brief }) => {
       const lock = await locker.acquire(key);
@@ -131,7 +131,7 @@ export const waitingCases: readonly Case[] = [
     },
   },
   {
-    says: "one signal ends any number of calls, also if it is of another kind than Node.js's own",
+    says: "one signal ends any number of calls, even if its class is not Node.js's own",
     run: async ({ locker, key }) => {
       const keys = ["a", "b"].map((end) => `${key}:${end}`);
       const locks = await Promise.all(keys.map((each) => locker.acquire(each)));
@@ -144,7 +144,7 @@ export const waitingCases: readonly Case[] = [
     },
   },
   {
-    says: "nobody waits who isn't told to",
+    says: "a call without the option `wait` doesn't wait",
     letsPass: "brief",
     run: async (given) => {
       const { locker, key } = given;
@@ -192,7 +192,7 @@ export const waitingCases: readonly Case[] = [
     },
   },
   {
-    says: "waiting readers are let in together, and a writer that waits is not passed by readers",
+    says: "waiting readers are let in together, and no reader passes a waiting writer",
     run: async ({ locker, key }) => {
       const reader = { mode: "shared", wait: true } as const;
       const writer = await locker.acquire(key);
@@ -212,7 +212,7 @@ export const waitingCases: readonly Case[] = [
     },
   },
   {
-    says: "a wait inside withLock for the same key is not waited",
+    says: "an unbounded wait for the same key inside withLock is refused at once",
     run: async ({ locker, key }) => {
       await locker.withLock(key, async () => {
         await assert.rejects(locker.acquire(key, { wait: true }), {

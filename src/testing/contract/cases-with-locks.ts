@@ -20,7 +20,7 @@ const twoKeys = (key: string): string[] => [`${key}:a`, `${key}:b`];
 /** Cases about functions that run under several locks, or under a lock whenever they are called. */
 export const withLocksCases: readonly Case[] = [
   {
-    says: "withLocks runs its function under all its locks, and releases them whatever that does",
+    says: "withLocks runs its function under all its locks, and releases them whatever the function does",
     run: async ({ locker, key }) => {
       const keys = twoKeys(key);
       const assertAllFree = async (): Promise<void> => {
@@ -127,7 +127,7 @@ export const withLocksCases: readonly Case[] = [
     },
   },
   {
-    says: "wrapWithLock refuses at once what is no function, and an option that there is not",
+    says: "wrapWithLock refuses at once what is not a function, and an unknown option",
     run: async ({ locker, key }) => {
       assert.throws(() => locker.wrapWithLock(key, 42 as never), invalid("fn"));
       assert.throws(() => locker.wrapWithLock(key, never, { tll: "1h" } as object), invalid("tll"));

@@ -68,8 +68,8 @@ export async function until(
 }
 
 /**
- * Takes a lock that lapses soon. On a busy machine its TTL may pass before the answer comes, which is a fault of the database to a locker:
- * then it asks again.
+ * Takes a lock with a short TTL. On a busy machine the TTL may pass before the answer comes, and the locker then rejects with a
+ * `DatabaseError`: the lock is asked for again.
  */
 export async function inTime<T>({ patience }: Pick<Given, "patience">, take: () => Promise<T>): Promise<T> {
   const end = performance.now() + patience;

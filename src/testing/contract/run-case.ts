@@ -52,8 +52,8 @@ async function runOn(
 }
 
 /**
- * The same object, none of whose rejections is unhandled. A case that has failed looks at no other answer, and a rejection that nobody
- * handles would end the process, with all its tests.
+ * Wraps an object so that no rejection of its methods is unhandled: a case that has failed awaits none of its other calls, and an unhandled
+ * rejection would end the process, with all its tests.
  */
 function heard<T extends object>(of: T): T {
   const proxy: T = new Proxy(of, {

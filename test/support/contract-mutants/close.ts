@@ -2,10 +2,10 @@ import { MemoryLocker } from "../../../src/index.ts";
 import { Broken, type Mutant, methods, mutant, mutantLock, onSameStore, replaced } from "./mutant.ts";
 
 const endsLocks = "close ends every lock, and their handles say so";
-const nothing = "after close nothing is granted, and a second close is quiet";
+const nothing = "after close nothing is granted, and a second close does nothing";
 const drains = "close with a drain lets the work under a lock end, and nothing new begin";
 
-const badDrain = "a drain that is no duration is refused, as is another option, and nothing is closed";
+const badDrain = "an invalid drain is refused, as is an unknown option, and nothing is closed";
 
 /** Makes a wrapped function anew for each call. */
 const later =
@@ -82,7 +82,7 @@ export const closeMutants: readonly Mutant[] = [
   }),
   mutant(
     "a drain that passes frees nothing",
-    "a drain that passes ends what still runs under a lock",
+    "a drain that runs out ends what still runs under a lock",
     (sound) => ({
       close: async (options) => {
         if (options?.drain === undefined) await sound.close();

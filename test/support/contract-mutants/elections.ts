@@ -2,12 +2,12 @@ import type { ElectOptions, Lock } from "../../../src/index.ts";
 import { Broken, ignored, type Mutant, replaced, type Sound } from "./mutant.ts";
 
 const leads = "a leader has the lock of the key, which is free once the election is told to end";
-const candidate = "a candidate leads when the holder has released, unless it is told to end before";
+const candidate = "a candidate leads once the holder has released, unless it is told to end before that";
 const again = "a leader whose work is done resigns, and stands again";
 const fails = "an error of a leader ends the election, with the lock released";
 const watches = "onNewLeader is told of the leader, and may throw";
 const closes = "close ends an election: its leader is told, and the call resolves when the leader has ended";
-const refused = "elect refuses what is no key, no TTL, no function, and an option that there is not";
+const refused = "elect refuses an invalid key, TTL or function, and an unknown option";
 
 const elects = (does: string, caughtBy: string, change: (sound: Sound) => Sound["elect"]): Mutant =>
   replaced(does, caughtBy, (sound) => ({ elect: change(sound) }));

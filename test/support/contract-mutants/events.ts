@@ -1,13 +1,14 @@
 import type { LockEventListener, LockEventName, LockEvents } from "../../../src/index.ts";
 import { Broken, type Mutant, replaced } from "./mutant.ts";
 
-const told = "a lock is told of as acquired, and as released by its holder";
-const waits = "a caller that waits is told of once, and then as acquired";
-const lapses = "a lock that lapses is told of as lost, with its signal's reason, and not as released";
-const lapsesFirst = "a lock that lapses is told of as lost before it is told of as acquired by the next";
-const closes = "a lock that close ends is told of as lost";
-const stops = "a listener is told no more once it is stopped, and what it throws changes nothing";
-const refused = "an event that there is not is refused, and so is what is no listener";
+const told = "a lock is reported as acquired, and as released by its holder";
+const waits = "a wait is reported once, and then the grant";
+const lapses = "a lock that lapses is reported as lost, with its signal's reason, and not as released";
+const lapsesFirst =
+  "a lock that lapses is reported as lost before it is reported as acquired by the next holder";
+const closes = "a lock that close ends is reported as lost";
+const stops = "a listener isn't called once it is removed, and what it throws changes nothing";
+const refused = "an unknown event is refused, and so is a listener that is not a function";
 
 type Tell = (event: LockEvents["acquired"] & { reason?: Error }) => void;
 

@@ -2,16 +2,16 @@ import { type Duration, type Lock, LockExpiredError } from "../../../src/index.t
 import { handle, type Mutant, mutant, mutantLock, type Sound } from "./mutant.ts";
 
 const lapses = "a lock that lapses aborts its signal, and is not held";
-const refreshOfLapsed = "the refresh of a lapsed lock says so";
+const refreshOfLapsed = "the refresh of a lapsed lock rejects as expired";
 
 /** Mutants for the TTL. */
 export const expiryMutants: readonly Mutant[] = [
-  mutantLock("a refresh changes nothing", "a refresh outlives the first TTL", () => ({
+  mutantLock("a refresh changes nothing", "a refreshed lock outlives its first TTL", () => ({
     refresh: async () => {},
   })),
   mutant(
     "a refresh changes what the handle says, not the lock",
-    "a refresh outlives the first TTL",
+    "a refreshed lock outlives its first TTL",
     (sound) => ({
       acquire: async (key, options) => {
         const lock = await sound.acquire(key, options);
@@ -71,10 +71,12 @@ export const expiryMutants: readonly Mutant[] = [
         }),
       ],
     ] as ReadonlyArray<[string, (lock: Lock) => Partial<Lock>]>
-  ).map(([does, change]) => mutantLock(does, "a handle tells until when its holder may rely on it", change)),
+  ).map(([does, change]) =>
+    mutantLock(does, "a handle says until when its holder may rely on the lock", change),
+  ),
   mutantLock(
     "a refresh without a TTL does nothing",
-    "a refresh without a TTL begins the same TTL anew",
+    "a refresh without a TTL starts the same TTL again",
     (lock) => ({
       refresh: async (ttl, options) => {
         if (ttl !== undefined) await lock.refresh(ttl, options);
@@ -111,21 +113,24 @@ export const expiryMutants: readonly Mutant[] = [
   }),
   mutantLock(
     "the release of a lapsed lock is fine",
-    "the release of a lapsed lock says so, and frees the key",
+    "the release of a lapsed lock rejects as expired, and frees the key",
     (lock) => ({
       release: () => (lock.expired ? Promise.resolve() : lock.release()),
     }),
   ),
-  keeper("the release of a lapsed lock keeps it", "the release of a lapsed lock says so, and frees the key"),
+  keeper(
+    "the release of a lapsed lock keeps it",
+    "the release of a lapsed lock rejects as expired, and frees the key",
+  ),
   keeper(
     "the disposal of a lapsed lock keeps it",
-    "the disposal of a lapsed lock is quiet, and frees the key",
+    "the disposal of a lapsed lock doesn't throw, and frees the key",
   ),
   keeper("a lapsed lock goes to nobody", "a lapsed lock goes to the next caller"),
   keeper("a waiter isn't granted a lock that lapses", "a waiter gets a lock that lapses"),
   keeper(
     "a waiter isn't granted a lock that lapsed, after its release",
-    "a waiter gets a lock that lapsed when that is released",
+    "a waiter gets a lapsed lock when it is released",
   ),
   mutantLock("a refresh of a lapsed lock is fine", refreshOfLapsed, (lock) => ({
     refresh: (ttl) => (lock.expired ? Promise.resolve() : lock.refresh(ttl)),
@@ -150,7 +155,7 @@ export const expiryMutants: readonly Mutant[] = [
   })),
   mutantLock(
     "the disposal of a lapsed lock throws",
-    "the disposal of a lapsed lock is quiet, and frees the key",
+    "the disposal of a lapsed lock doesn't throw, and frees the key",
     (lock) => ({
       [Symbol.asyncDispose]: () => lock.release(),
     }),

@@ -1,16 +1,18 @@
 import { type AcquireOptions, type Lock, LockExpiredError, type LockGroup } from "../../../src/index.ts";
 import { handle, ignored, type Mutant, mutant, replaced } from "./mutant.ts";
 
-const takes = "acquireAll takes every lock, in the order asked for, and releases them together";
+const takes =
+  "acquireAll acquires every lock, returns them in the order of the keys, and releases them together";
 const allOrNone = "acquireAll takes all or none";
-const keeps = "acquireAll waits for each, and keeps those it has past their TTL meanwhile";
+const keeps = "acquireAll waits for each lock, and meanwhile keeps those that it has past their TTL";
 const overlapping = "acquireAll with overlapping keys has no deadlock";
-const misused = "acquireAll of no key, or of one key twice, is refused";
+const misused = "acquireAll of no keys, or of one key twice, is refused";
 const firstLost = "the signal of a group aborts with the first of its locks that is lost";
 const aborted = "an acquireAll that is aborted holds nothing";
-const tries = "tryAcquireAll takes all, or returns undefined and takes none; any other failure it throws";
+const tries = "tryAcquireAll takes all, or takes none and returns undefined; it throws any other failure";
 const asked = "acquireAll and tryAcquireAll have the locks that their options ask for";
-const oneReleased = "a group of which one lock was released says so, and refreshes and releases the others";
+const oneReleased =
+  "a group one of whose locks was released rejects, but still refreshes and releases the others";
 
 /** A group of locks as a careless author would write it. */
 function groupOf(locks: readonly Lock[], more: Partial<LockGroup> = {}): LockGroup {
@@ -206,7 +208,7 @@ export const groupMutants: readonly Mutant[] = [
       ["something remains of a released group", (group) => ({ remaining: Math.max(group.remaining, 1) })],
     ] as ReadonlyArray<[string, (group: LockGroup) => object]>
   ).map(([does, read]) =>
-    changed(does, "a group tells when the first of its locks expires", (group) => ({
+    changed(does, "a group says when the first of its locks expires", (group) => ({
       get expiresAt() {
         return { expiresAt: group.expiresAt, ...read(group) }.expiresAt;
       },

@@ -5,7 +5,7 @@ import { handle, ignored, type Mutant, onSameStore, replaced } from "./mutant.ts
 const keeps =
   "a lock with holdAtLeast keeps others out after an early release, which ends its handle at once";
 const frees = "a lock with holdAtLeast is free when it has been released and the time has passed";
-const closes = "close frees a lock that is held for longer than its holder wanted";
+const closes = "close frees a lock that is kept after its release";
 
 /** Changes the handles of locks with `holdAtLeast`. */
 const kept = (does: string, caughtBy: string, change: (lock: Lock) => Partial<Lock>): Mutant =>

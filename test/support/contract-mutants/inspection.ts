@@ -1,11 +1,10 @@
 import { type LockInspection, MemoryLocker } from "../../../src/index.ts";
 import { type Mutant, onSameStore, replaced, type Sound } from "./mutant.ts";
 
-const tells = "inspect and isHeld tell whether a lock is held, and by whom";
+const tells = "inspect and isHeld say whether a lock is held, and by whom";
 const counts = "inspect counts the callers that wait, and acquires nothing";
-const elsewhere = "inspect sees the lock of another locker, and tells that it isn't held here";
-const refuses =
-  "inspect and isHeld refuse what is no key, an option that there is not, and an aborted signal";
+const elsewhere = "inspect sees the lock of another locker, and says that it isn't held here";
+const refuses = "inspect and isHeld refuse an invalid key, an unknown option, and an aborted signal";
 
 /** Changes what `inspect` returns. */
 const seen = (

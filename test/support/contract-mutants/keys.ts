@@ -4,7 +4,7 @@ import { Broken, handle, type Mutant, mutant, mutantLock, type Sound } from "./m
 
 const strings = "the bytes of a string are the same key as the string";
 const others =
-  "other bytes are keys of their own, shown with a lone surrogate for each byte that is no UTF-8";
+  "other bytes are keys of their own, shown with a lone surrogate for each byte that isn't UTF-8";
 
 /** Changes what a key of bytes is. */
 const ofBytes = (

@@ -3,12 +3,12 @@ import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } fr
 import { Broken, type Mutant, methods, mutant, mutantLock, replaced, without } from "./mutant.ts";
 
 const refused = (key: LockKey) => new LockNotAcquiredError({ key: String(key), reason: "held" });
-const released = "after a release, release and refresh say so, and disposal is quiet";
-const shared = "shared holders go together, and exclude the exclusive one, as it does them";
-const handles = "a handle tells its key, id, mode and TTL, holds, and is released";
-const badRefresh = "a refresh with a TTL that is none is refused, and the lock stays as it was";
+const released = "after a release, another release or a refresh rejects, and a disposal doesn't throw";
+const shared = "shared holders hold the lock together; they and an exclusive holder exclude each other";
+const handles = "a handle has the key, the id, the mode and the TTL, is held, and can be released";
+const badRefresh = "a refresh with an invalid TTL is refused, and the lock stays as it was";
 const tokens = "fencing tokens grow from each holder of a key to the next, and are there only if asked for";
-const badOption = "an option that there is not is refused, and so is a value that can't be used, by name";
+const badOption = "an unknown option is refused by name, and so is an invalid value";
 const aborted = "an aborted signal rejects with its own reason, and the key stays free";
 
 /** Grants locks by its own rule: who may hold one beside whom. */
@@ -242,7 +242,7 @@ export const lockMutants: readonly Mutant[] = [
   })),
   ...methods
     .map((name) =>
-      replaced(`${name} needs its object`, "the methods work without their object", (sound) => ({
+      replaced(`${name} needs its object`, "the methods can be called without their object", (sound) => ({
         [name](this: object | undefined, ...given: unknown[]) {
           if (this === undefined) throw new Broken("no object");
           return (sound[name] as (...given: unknown[]) => unknown)(...given);

@@ -2,10 +2,10 @@ import type { NamespacedTransactionLocker } from "../../../src/index.ts";
 import { handle, type Mutant, replaced, type Sound } from "./mutant.ts";
 
 const prefixes = "a namespace puts its name and a colon before every key";
-const apart = "a key in a namespace is none of another namespace, nor of the locker itself";
+const apart = "a key in a namespace differs from the same key in another namespace, and in the locker itself";
 const more = "a namespace has semaphores, elections and keys of bytes of its own, and answers a ping";
 const hears = "a listener of a namespace hears of its keys alone";
-const names = "a name of a namespace that could be no key is refused, and so is an empty key in it";
+const names = "a namespace whose name could not be a key is refused, and so is an empty key in a namespace";
 
 /** Changes what `namespace` returns. */
 const within = (

@@ -3,8 +3,8 @@ import type { AcquireOptions, Lock } from "../../../src/index.ts";
 import { handle, ignored, type Mutant, replaced, type Sound } from "./mutant.ts";
 
 const shares = "a reentrant call shares the lock of the function around it, which alone releases it";
-const alone = "a reentrant call that nothing is around takes the lock, or is refused as any other";
-const siblings = "reentrant calls exclude each other, and wait for each other if they are told to";
+const alone = "a reentrant call outside of withLock takes the lock, or is refused, like any other";
+const siblings = "reentrant calls exclude each other, and wait for each other only with the option `wait`";
 const modes = "a reentrant call for the exclusive mode is refused inside a shared lock";
 const ends = "the lock of a reentrant call ends with the function around it";
 

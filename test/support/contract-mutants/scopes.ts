@@ -1,21 +1,24 @@
 import type { AcquireOptions, Lock, Locker } from "../../../src/index.ts";
 import { Broken, ignored, type Mutant, mutant, replaced, type Sound } from "./mutant.ts";
 
-const answers = "withLock returns what its function returns, and releases whatever that does";
-const passedOn = "tryWithLock passes on the error of its function, and releases whatever that does";
-const own = "tryWithLock doesn't take an error of its function for a held key";
+const answers =
+  "withLock returns what its function returns, and releases the lock whatever the function does";
+const passedOn =
+  "tryWithLock passes on the error of its function, and releases the lock whatever the function does";
+const own = "tryWithLock doesn't mistake an error of its function for a held key";
 const empty = "withLock and tryWithLock of an empty key are refused, and their function doesn't run";
-const refused = "a held key is held inside withLock, too, and a refused withLock doesn't run its function";
+const refused = "the key is held inside withLock, and a refused withLock doesn't run its function";
 const notRun = "tryWithLock returns without running its function if the lock is held";
-const contended = "a withLock that waits runs its function when the holder has released, and not before";
-const left = "a withLock whose wait passes, or is aborted, never runs its function";
+const contended = "a withLock that waits runs its function once the holder has released, and not before";
+const left = "a withLock whose wait runs out, or is aborted, never runs its function";
 const past = "withLock keeps its lock past the TTL";
 const lapsing = "withLock rejects as soon as its lock lapses, whatever its function does";
-const noFunction = "withLock and its kind refuse what is no function, and the key stays free";
+const noFunction =
+  "withLock, tryWithLock and withLocks refuse what is not a function, and the key stays free";
 const asked = "withLock and tryWithLock have the lock that their options ask for";
 const failedRelease = "a failed release fails withLock, or is the `suppressed` of what its function throws";
 const tryWaits =
-  "a tryWithLock that waits runs its function when the holder has released, unless it is aborted";
+  "a tryWithLock that waits runs its function once the holder has released, unless it is aborted";
 
 const noLock = {} as Lock;
 

@@ -6,14 +6,15 @@ import { handle, type Mutant, replaced, type Sound } from "./mutant.ts";
 const grants = "a semaphore grants as many permits as it has, and another when one is released";
 const independent = "a semaphore is independent of the lock of its key, and of other semaphores";
 const ordered = "callers that wait for a permit get one in the order in which they came";
-const waits = "a wait for a permit that passes is told, and one that is aborted rejects with the reason";
+const waits = "a wait for a permit that runs out rejects, and one that is aborted rejects with the reason";
 const runs =
-  "withPermit and tryWithPermit run their function with a permit, which they release whatever that does";
-const inside = "a wait inside withPermit for the same permits is not waited";
+  "withPermit and tryWithPermit run their function with a permit, and release it whatever the function does";
+const inside =
+  "an unbounded wait inside withPermit, for a semaphore all of whose permits it holds, is refused at once";
 const past = "withPermit and tryWithPermit keep their permit past its TTL";
 const lapsing = "withPermit rejects as soon as its permit lapses, whatever its function does";
-const numbers = "another number of permits than that of the holders is refused, as long as there are holders";
-const refused = "a semaphore refuses what is no key, no number of permits, and no option of a permit";
+const numbers = "a number of permits other than the holders' is refused, as long as there are holders";
+const refused = "a semaphore refuses an invalid key or number of permits, and an unknown option";
 
 type Methods = Partial<Omit<Semaphore, "key" | "permits">>;
 

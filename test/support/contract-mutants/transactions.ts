@@ -4,11 +4,11 @@ import { Broken, handle, ignored, type Mutant, replaced, type Sound } from "./mu
 const returns = "withTransaction returns what its function returns, which has the lock and a client";
 const rejects = "withTransaction rejects with what its function throws, and frees the lock";
 const refused = "withTransaction is refused if the lock is held, and doesn't run its function";
-const waits = "withTransaction waits for the holder, if it is told to";
-const aborted = "withTransaction gives up a wait that is aborted, for the signal's own reason";
+const waits = "withTransaction waits for the holder, with the option `wait`";
+const aborted = "withTransaction ends a wait that is aborted, with the signal's own reason";
 const inNamespace =
   "withTransaction of a namespace locks the key with its prefix, also of one inside another";
-const badOptions = "withTransaction refuses what is no client, and an option that there is not";
+const badOptions = "withTransaction refuses what is not a client, and an unknown option";
 const badKey =
   "withTransaction of an empty key, or with a TTL that is none, is refused, and doesn't run its function";
 const passes = "withTransaction whose wait passes doesn't run its function";
@@ -16,8 +16,8 @@ const shared = "withTransaction in shared mode runs beside readers, and not besi
 const past = "withTransaction keeps its lock past its TTL";
 const inside = "withTransaction doesn't share its lock, whatever a call inside it asks for";
 const quiet = "withTransaction has no events";
-const closes = "withTransaction whose locker closes meanwhile commits nothing";
-const object = "withTransaction works without its object, and not after a close";
+const closes = "withTransaction commits nothing if its locker closes in the meantime";
+const object = "withTransaction can be called without its object, and not after a close";
 
 const client: TransactionClient = { query: async () => ({ rows: [] }) };
 

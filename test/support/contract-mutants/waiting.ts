@@ -3,11 +3,12 @@ import { type AcquireOptions, type Lock, type LockKey, LockNotAcquiredError } fr
 import { changedOptions, type Mutant, mutant, replaced, without } from "./mutant.ts";
 
 const released = "a waiter gets the lock when it is released";
-const passes = "a wait that passes is told, with tryAcquire as undefined, and the holder keeps the lock";
+const passes =
+  "a wait that runs out rejects, or makes tryAcquire return undefined, and the holder keeps the lock";
 const abortedWait = "an aborted wait rejects with the signal's own reason, and the next in line is served";
-const sharedSignal = "one signal ends any number of calls, also if it is of another kind than Node.js's own";
-const readers = "waiting readers are let in together, and a writer that waits is not passed by readers";
-const around = "a wait inside withLock for the same key is not waited";
+const sharedSignal = "one signal ends any number of calls, even if its class is not Node.js's own";
+const readers = "waiting readers are let in together, and no reader passes a waiting writer";
+const around = "an unbounded wait for the same key inside withLock is refused at once";
 const noWait = ({ wait: _, ...options }: AcquireOptions = {}) => options;
 
 /** Mutants for waiting. */
@@ -116,10 +117,14 @@ export const waitingMutants: readonly Mutant[] = [
       "wrapWithLock",
     ] as const
   ).map((method) =>
-    changedOptions(`${method} waits though nobody told it to`, "nobody waits who isn't told to", {
-      method,
-      change: (options) => ({ wait: 20, ...options }),
-    }),
+    changedOptions(
+      `${method} waits though nobody told it to`,
+      "a call without the option `wait` doesn't wait",
+      {
+        method,
+        change: (options) => ({ wait: 20, ...options }),
+      },
+    ),
   ),
   mutant(
     "the last to come is served first",

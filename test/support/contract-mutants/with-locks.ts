@@ -1,13 +1,13 @@
 import type { AcquireOptions, Lock, LockGroup } from "../../../src/index.ts";
 import { ignored, type Mutant, replaced, type Sound, without } from "./mutant.ts";
 
-const runs = "withLocks runs its function under all its locks, and releases them whatever that does";
+const runs = "withLocks runs its function under all its locks, and releases them whatever the function does";
 const refused = "withLocks doesn't run its function unless it gets all its locks";
 const past = "withLocks keeps its locks past their TTL";
 const lapsing = "withLocks rejects as soon as one of its locks lapses, whatever its function does";
 const passedOn = "wrapWithLock passes on `this`, the arguments and the result, and locks each time";
 const wrapped = "a function of wrapWithLock is refused or waits as its options say";
-const atOnce = "wrapWithLock refuses at once what is no function, and an option that there is not";
+const atOnce = "wrapWithLock refuses at once what is not a function, and an unknown option";
 
 const noGroup = { locks: [], held: true, signal: new AbortController().signal } as unknown as LockGroup;
 

@@ -7,27 +7,27 @@ import type { LockOwner } from "./lock-owner.ts";
 import type { LockRegistry } from "./lock-registry.ts";
 import type { HandleTracker } from "./tracked-lock.ts";
 
-/** A lock of which no event, metric or span tells until its caller gets it. */
-export interface UntoldLock {
+/** A lock that no event, metric or span reports until {@link report} is called. */
+export interface UnreportedLock {
   readonly lock: Lock;
-  /** Its caller gets it in this very step: from now on it counts, as any lock. It must be held. */
-  tell(): void;
+  /** Called when the caller gets the lock, which must be held: from then on it is reported and counted like any other. */
+  report(): void;
 }
 
-/** What untold locks need of their locker. */
-export interface UntoldLocksParts {
+/** The parts of a locker that its unreported locks use. */
+export interface UnreportedLocksParts {
   readonly owner: LockOwner;
   readonly registry: LockRegistry;
   readonly tracker: HandleTracker | undefined;
 }
 
-/** The locks that a locker takes for its own purposes, or that nobody has got yet. */
-export class UntoldLocks {
-  readonly #parts: UntoldLocksParts;
+/** The locks that a locker takes for its own purposes, or whose callers have not got them yet. */
+export class UnreportedLocks {
+  readonly #parts: UnreportedLocksParts;
   readonly #silence: LockOwner["telemetry"];
   readonly #locks = new Set<HeldLock>();
 
-  constructor(parts: UntoldLocksParts) {
+  constructor(parts: UnreportedLocksParts) {
     this.#parts = parts;
     this.#silence = silence(parts.owner.telemetry.log);
   }
@@ -38,7 +38,7 @@ export class UntoldLocks {
   }
 
   /** Makes a handle of a grant, and registers it. @throws {DatabaseError} the TTL has passed since the grant was asked for */
-  hold(grant: Grant, wanted: Wanted): UntoldLock {
+  hold(grant: Grant, wanted: Wanted): UnreportedLock {
     const { owner, registry, tracker } = this.#parts;
     const own = {
       ...owner,
@@ -52,7 +52,7 @@ export class UntoldLocks {
     this.#locks.add(lock);
     return {
       lock: tracker?.track(lock) ?? lock,
-      tell: () => {
+      report: () => {
         this.#locks.delete(lock);
         own.telemetry = owner.telemetry;
         own.telemetry.granted();
@@ -61,7 +61,7 @@ export class UntoldLocks {
   }
 }
 
-/** Telemetry that tells nothing, except that it logs a loss, for whoever reads the debug log. */
+/** Telemetry that reports nothing, except a loss, at the level `debug`. */
 function silence(log: Logger): LockOwner["telemetry"] {
   return {
     log,
