@@ -56,6 +56,8 @@ export type { LockMode } from "./contract/locker.ts";
 export type { Locker } from "./contract/locker.ts";
 export type { LockerStats } from "./contract/locker.ts";
 export type { Logger } from "./contract/locker.ts";
+export type { OpenTelemetryMeterProvider } from "./contract/opentelemetry-providers.ts";
+export type { OpenTelemetryTracerProvider } from "./contract/opentelemetry-providers.ts";
 export type { PingOptions } from "./contract/locker.ts";
 export type { RefreshOptions } from "./contract/lock.ts";
 export { MemoryLocker } from "./memory-locker.ts";

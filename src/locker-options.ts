@@ -1,8 +1,11 @@
-import type { MeterProvider, TracerProvider } from "@opentelemetry/api";
 import type { PoolLike, TransactionClient } from "./contract/clients.ts";
 import type { LockDefaults } from "./contract/lock-defaults.ts";
 import type { LockIdFunction } from "./contract/lock-id.ts";
 import type { Duration, Logger } from "./contract/locker.ts";
+import type {
+  OpenTelemetryMeterProvider,
+  OpenTelemetryTracerProvider,
+} from "./contract/opentelemetry-providers.ts";
 import type { PostgresJs } from "./postgres/postgres-js.ts";
 import type { CircuitBreaker } from "./runtime/circuit-breaker.ts";
 
@@ -178,7 +181,7 @@ export interface PostgresLockerOptions extends LockerConnection {
    * @example
    * const locker = new PostgresLocker({ pool, tracerProvider });
    */
-  readonly tracerProvider?: TracerProvider;
+  readonly tracerProvider?: OpenTelemetryTracerProvider;
   /**
    * The OpenTelemetry provider for counters and latencies.
    *
@@ -186,7 +189,7 @@ export interface PostgresLockerOptions extends LockerConnection {
    * @example
    * const locker = new PostgresLocker({ pool, meterProvider });
    */
-  readonly meterProvider?: MeterProvider;
+  readonly meterProvider?: OpenTelemetryMeterProvider;
 }
 
 export interface MemoryLockerOptions

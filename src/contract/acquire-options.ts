@@ -29,12 +29,7 @@ export const noOptions: AcquireOptions = {};
  * @throws {InvalidConfigError} names the option
  */
 export function assertAcquireOptions(options: unknown, known = acquireOptions): AcquireOptions {
-  assertObject(options);
-  for (const field of Object.keys(options)) {
-    if (known.includes(field)) continue;
-    const got = (options as Record<string, unknown>)[field];
-    throw new InvalidConfigError({ field, got, wants: `absent: the options are ${known.join(", ")}` });
-  }
+  assertKnown(options, known);
   const { mode, signal, autoRefresh, fencing, reentrant } = options as AcquireOptions;
   if (mode !== undefined && !modes.includes(mode)) {
     throw new InvalidConfigError({ field: "mode", got: mode, wants: '"exclusive" or "shared"' });
@@ -80,6 +75,17 @@ export function assertFunction(fn: unknown): void {
   if (typeof fn !== "function") throw new InvalidConfigError({ field: "fn", got: fn, wants: "a function" });
 }
 
+/** @throws {InvalidConfigError} it is no object, or has another field than these */
+function assertKnown(options: unknown, known: readonly string[]): asserts options is object {
+  assertObject(options);
+  for (const field of Object.keys(options)) {
+    if (known.includes(field)) continue;
+    const got = (options as Record<string, unknown>)[field];
+    const are = known.length === 1 ? "the only option is" : "the options are";
+    throw new InvalidConfigError({ field, got, wants: `absent: ${are} ${known.join(", ")}` });
+  }
+}
+
 /** Checks options whose only field is `signal`, and returns it. @throws {InvalidConfigError} names the option */
 export function signalOf(options: unknown): AbortSignalLike | undefined {
   return assertAcquireOptions(options, ["signal"]).signal;
@@ -88,12 +94,7 @@ export function signalOf(options: unknown): AbortSignalLike | undefined {
 /** Checks the options of `close()`. @returns the `drain`: milliseconds to wait for the locks that are held @throws {InvalidConfigError} */
 export function drainOf(options: unknown): number {
   if (options === undefined) return 0;
-  assertObject(options);
-  for (const field of Object.keys(options)) {
-    if (field === "drain") continue;
-    const got = (options as Record<string, unknown>)[field];
-    throw new InvalidConfigError({ field, got, wants: "absent: the only option is drain" });
-  }
+  assertKnown(options, ["drain"]);
   const { drain } = options as { drain?: unknown };
   if (drain === undefined) return 0;
   const bound = milliseconds(drain);

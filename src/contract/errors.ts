@@ -311,8 +311,12 @@ function withoutSecrets(cause: unknown): unknown {
   return "code" in cause ? Object.assign(shown, { code: cause.code }) : shown;
 }
 
-function sqlStateOf(cause: unknown): string | undefined {
-  const code = codeOf(cause);
+/** The outermost SQLSTATE of an error and what it wraps: libraries keep the driver's error as its `cause`, Sequelize as `original`. */
+function sqlStateOf(thrown: unknown, seen = new Set<unknown>()): string | undefined {
+  if (!isError(thrown) || seen.has(thrown)) return undefined;
+  const code = codeOf(thrown);
   // A SQLSTATE has five characters, one of them a digit; a code of the system, such as EPIPE or ECONNREFUSED, has none.
-  return code !== undefined && /^(?=.*\d)[0-9A-Z]{5}$/.test(code) ? code : undefined;
+  if (code !== undefined && /^(?=.*\d)[0-9A-Z]{5}$/.test(code)) return code;
+  seen.add(thrown);
+  return sqlStateOf(thrown.cause ?? (thrown as { original?: unknown }).original, seen);
 }

@@ -62,7 +62,7 @@ export interface Lock extends AsyncDisposable {
    * signal, a bad `ttl` or the circuit breaker leaves the lock as it was.
    *
    * @param ttl the new TTL; without it, the TTL stays as it is. When it passes, the server keeps the lock, unless the locker has
-   *   `ttlEnforcement: "server"`: see {@link ttl}
+   *   `ttlEnforcement: "server"`: see {@link Lock.ttl}
    * @throws {LockNotHeldError} the lock was released, expired, lost or closed; an expired lock is freed in the server
    * @throws {InvalidTtlError} `ttl` is not a positive, finite duration, or the server is to enforce it and can't
    * @throws {CircuitOpenError} the circuit breaker refused

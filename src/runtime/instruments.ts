@@ -45,7 +45,7 @@ export class Instruments {
     this.faultsRiddenOut = counter(
       "faults_ridden_out",
       "{fault}",
-      "Faults of the database in spite of which a wait for a lock went on",
+      "Faults of the database that a wait for a lock outlasted",
     );
     // Without a unit, as in the Go package: with one, a Prometheus exporter may append `_milliseconds` to the name.
     this.latency = callHook("meter", () =>

@@ -2,7 +2,7 @@ import {
   type Attributes,
   type MeterProvider,
   metrics,
-  ProxyTracerProvider,
+  type ProxyTracerProvider,
   type Span,
   SpanStatusCode,
   type Tracer,
@@ -22,6 +22,10 @@ import {
   LockNotHeldError,
 } from "../contract/errors.ts";
 import type { Logger } from "../contract/locker.ts";
+import type {
+  OpenTelemetryMeterProvider,
+  OpenTelemetryTracerProvider,
+} from "../contract/opentelemetry-providers.ts";
 import { setImmediate } from "./clock.ts";
 import { count, Instruments, isUnset, type OperationName, telemetryScope, time } from "./instruments.ts";
 import { channels, LockEventSource } from "./lock-event-source.ts";
@@ -33,9 +37,9 @@ export interface TelemetryOptions {
   readonly namespace?: number | undefined;
   readonly logger?: Logger | undefined;
   /** Where spans go. @default the global provider of `@opentelemetry/api` */
-  readonly tracerProvider?: TracerProvider | undefined;
+  readonly tracerProvider?: OpenTelemetryTracerProvider | undefined;
   /** Where metrics go. @default the global provider of `@opentelemetry/api` */
-  readonly meterProvider?: MeterProvider | undefined;
+  readonly meterProvider?: OpenTelemetryMeterProvider | undefined;
 }
 
 /** The attributes of a span about a lock. The names are the Go package's, so that one dashboard serves both. */
@@ -54,9 +58,10 @@ export class Telemetry {
   readonly events: LockEventSource;
   /** Whether the user gave a logger. */
   readonly isLogged: boolean;
-  readonly #tracerProvider: TracerProvider;
-  readonly #tracer: Tracer;
-  #isTraced = false;
+  /** The provider that the user gave. */
+  readonly #tracerProvider: TracerProvider | undefined;
+  /** What makes spans; `undefined` as long as nobody reads them. */
+  #tracer: Tracer | undefined;
   readonly #lines = new LateLines();
   /** What is measured with; `undefined` as long as nobody measures. */
   #instruments: Instruments | undefined;
@@ -69,10 +74,8 @@ export class Telemetry {
     this.events = new LockEventSource(options.namespace ?? 0);
     this.isLogged = options.logger !== undefined;
     this.log = options.logger === undefined ? quiet : guardedLog(options.logger);
-    this.#tracerProvider = options.tracerProvider ?? trace.getTracerProvider();
-    this.#tracer =
-      callHook("tracer provider", () => this.#tracerProvider.getTracer(telemetryScope)) ?? noTracer;
-    const meters = options.meterProvider ?? metrics.getMeterProvider();
+    this.#tracerProvider = options.tracerProvider as TracerProvider | undefined;
+    const meters = (options.meterProvider as MeterProvider | undefined) ?? metrics.getMeterProvider();
     if (options.meterProvider === undefined && isUnset(meters)) this.#unset = meters;
     else this.#instruments = new Instruments(meters);
   }
@@ -123,7 +126,7 @@ export class Telemetry {
     };
     const attributes = attributesOf(lock);
     callHook("tracer", () =>
-      this.#tracer.startActiveSpan(`${telemetryScope}.${operation}`, { attributes }, within),
+      this.#tracer?.startActiveSpan(`${telemetryScope}.${operation}`, { attributes }, within),
     );
     // If the tracer threw before it called the work, the work runs without a span. A tracer that calls it late, or again, gets this promise.
     outcome ??= work();
@@ -132,19 +135,20 @@ export class Telemetry {
 
   /**
    * Whether anybody reads spans. If an application has set no tracer provider, the spans of the default one are empty, yet cost more
-   * than everything else here.
+   * than everything else here. The application may set it late, and in another copy of OpenTelemetry's API than the one used here.
    */
   get isTraced(): boolean {
-    if (this.#isTraced) return true;
-    const provider = this.#tracerProvider;
+    if (this.#tracer !== undefined) return true;
+    const provider = this.#tracerProvider ?? trace.getTracerProvider();
+    // Only the default provider has this method. It may be one of another copy of the API, so its class says nothing.
+    const { getDelegateTracer } = provider as Partial<ProxyTracerProvider>;
     try {
-      this.#isTraced =
-        !(provider instanceof ProxyTracerProvider) ||
-        provider.getDelegateTracer(telemetryScope) !== undefined;
+      if (getDelegateTracer === undefined || getDelegateTracer.call(provider, telemetryScope) !== undefined)
+        this.#tracer = provider.getTracer(telemetryScope);
     } catch (error) {
       hookThrew("tracer provider", error);
     }
-    return this.#isTraced;
+    return this.#tracer !== undefined;
   }
 
   /** As with traces, a global provider that the application sets late counts as well. */
@@ -260,8 +264,6 @@ class LateLines {
     else this.#lines.length = 0;
   }
 }
-
-const noTracer: Tracer = new ProxyTracerProvider().getTracer(telemetryScope);
 
 const contention: ReadonlySet<string> = new Set([
   "held",

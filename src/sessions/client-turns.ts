@@ -59,8 +59,10 @@ export function answerOf<T>(client: unknown, result: unknown): T {
   const [row] = Array.isArray(rows) ? rows : [];
   const { answer = onlyOne(Object.values(row ?? {})) } = (row ?? {}) as { answer?: unknown };
   const read = typeof answer === "string" ? parsed(answer) : answer;
-  if (typeof read === "object" && read !== null && Object.keys(read).length > 0) return read as T;
-  const wants = "a client whose `query` resolves with `{ rows }`, as one made by `pg-locker/orm`";
+  // One of the two is in every answer to a client.
+  if (typeof read === "object" && read !== null && ("pid" in read || "held" in read)) return read as T;
+  const wants =
+    "a client whose `query` resolves with `{ rows }`, their values unchanged, such as one made by `pg-locker/orm`";
   throw new InvalidConfigError({ field: "client", got: client, wants });
 }
 

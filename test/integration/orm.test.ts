@@ -367,6 +367,18 @@ test.each([
   await orm.end();
 });
 
+test("a Sequelize itself as the client is refused", async () => {
+  type Itself = (url: string) => TransactionClient & { close(): Promise<void> };
+  const client = (await programOf<{ itself: Itself }>("sequelize")).itself(databaseUrl());
+  await using locker = new PostgresLocker({ pool: createPool() });
+  try {
+    const refused = locker.withTransaction(uniqueKey(), () => expect.unreachable(), { client });
+    await expect(refused).rejects.toMatchObject({ code: "INVALID_CONFIG", field: "client" });
+  } finally {
+    await client.close();
+  }
+});
+
 test("what Prisma says about the end of its transaction is the cause", async () => {
   const prisma = await (await programOf<{ open: Open }>("prisma")).open(databaseUrl());
   try {

@@ -1,4 +1,8 @@
-import { metrics, SpanStatusCode } from "@opentelemetry/api";
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { metrics, SpanStatusCode, trace } from "@opentelemetry/api";
 import {
   AggregationTemporality,
   InMemoryMetricExporter,
@@ -35,6 +39,18 @@ function measured() {
         ]),
     );
   return { meterProvider, points, values };
+}
+
+/** A second copy of OpenTelemetry's API, as in an application whose packages have it installed twice. */
+function anotherCopy(): { api: { trace: typeof trace }; [Symbol.dispose](): void } {
+  const { resolve } = createRequire(import.meta.url);
+  const installed = join(resolve("@opentelemetry/api"), "../../..");
+  const folder = mkdtempSync(join(tmpdir(), "pg-locker-api-"));
+  cpSync(installed, folder, { recursive: true });
+  return {
+    api: createRequire(join(folder, "package.json"))("./") as { trace: typeof trace },
+    [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }),
+  };
 }
 
 describe.each(sessionModes)("with %s sessions", (sessions) => {
@@ -101,6 +117,34 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
       metrics.disable();
     }
   });
+
+  test.each(["this", "another"] as const)(
+    "a global tracer set late in %s copy of the API gets spans",
+    async (which) => {
+      using other = anotherCopy();
+      const { trace: global } = which === "this" ? { trace } : other.api;
+      const exporter = new InMemorySpanExporter();
+      await using locker = createLocker({ sessions, pool: createPool() });
+      // As an application may pass it on: a stand-in for whatever is set later.
+      await using passed = createLocker({
+        sessions,
+        pool: createPool(),
+        tracerProvider: global.getTracerProvider(),
+      });
+      await locker.withLock(uniqueKey(), () => {});
+      await passed.withLock(uniqueKey(), () => {});
+      const spanProcessors = [new SimpleSpanProcessor(exporter)];
+      global.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors }));
+      try {
+        await locker.withLock(uniqueKey(), () => {});
+        await passed.withLock(uniqueKey(), () => {});
+        const each = ["postgres_distributed_lock.acquire", "postgres_distributed_lock.release"];
+        expect(exporter.getFinishedSpans().map(({ name }) => name)).toEqual([...each, ...each]);
+      } finally {
+        global.disable();
+      }
+    },
+  );
 
   test("permits count as locks, and what waits for them counts for nothing else", async () => {
     const { locker, metrics, values, spans } = observed();
@@ -181,8 +225,9 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     await using _ = locker;
     const lock = await locker.acquire(uniqueKey());
     await terminateHolder(lock.id);
-    await until(() => lock.signal.aborted);
-    expect(lines.filter(({ level }) => level === "warn")).toMatchObject([
+    const warnings = () => lines.filter(({ level }) => level === "warn");
+    await until(() => warnings().length > 0); // Lines are written after the signal has aborted.
+    expect(warnings()).toMatchObject([
       { facts: { key: lock.key, id: lock.id.toString() }, message: expect.stringContaining("was lost") },
     ]);
   });

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
+import postgres from "postgres";
 import { describe, expect, test } from "vitest";
 import {
   DatabaseError,
@@ -8,6 +9,7 @@ import {
   lockId,
   type PostgresLocker,
 } from "../../src/index.ts";
+import { fromPostgresJs } from "../../src/orm/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -275,6 +277,26 @@ describe("withTransaction on a client of the caller's", () => {
     );
     expect(await advisoryLocks()).toEqual([]);
   });
+});
+
+test("a client whose library changes what it reads is refused, and has no lock", async () => {
+  await using locker = createLocker();
+  const changed = (value: unknown) => ({ changed: value });
+  const sql = postgres(databaseUrl(), { max: 1, transform: { value: { from: changed } } });
+  try {
+    await sql.begin(async (tx) => {
+      const running = locker.withTransaction(uniqueKey(), () => expect.unreachable(), {
+        client: fromPostgresJs(tx),
+      });
+      await expect(running).rejects.toThrow(
+        expect.objectContaining({ code: "INVALID_CONFIG", field: "client" }),
+      );
+      await expect(running).rejects.toThrow("their values unchanged");
+      expect(await advisoryLocks()).toEqual([]);
+    });
+  } finally {
+    await sql.end();
+  }
 });
 
 describe.skipIf(!PgBouncer.installed)("withTransaction behind PgBouncer in transaction mode", () => {

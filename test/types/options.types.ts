@@ -1,4 +1,6 @@
 // What fits an option, and what does not. Checked by `tsc`, never run: an error that goes missing is an error.
+
+import { metrics, trace } from "@opentelemetry/api";
 import { ConsecutiveBreaker, circuitBreaker, handleAll } from "cockatiel";
 import pg from "pg";
 import postgres from "postgres";
@@ -24,6 +26,11 @@ export function compiles(): readonly PostgresLocker[] {
     new PostgresLocker({ pool, logger, circuitBreaker: breaker }),
     new PostgresLocker({ database: { write: pool, read: pool }, logger: pinoLike }),
     new PostgresLocker({ sql: postgres() }),
+    new PostgresLocker({
+      pool,
+      tracerProvider: trace.getTracerProvider(),
+      meterProvider: metrics.getMeterProvider(),
+    }),
     new PostgresLocker({
       sql: postgres("", { types: { bigint: postgres.BigInt }, transform: postgres.camel }),
     }),

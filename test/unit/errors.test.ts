@@ -235,6 +235,21 @@ describe("DatabaseError.sqlState", () => {
     expect(state(code)).toBeUndefined();
   });
 
+  test.each(["cause", "original"])("is that of the driver's error, in the `%s` of a library's", (where) => {
+    const drivers = Object.assign(new Error("x"), { code: "25P01" });
+    const librarys = Object.assign(new Error("y"), { code: "ER_QUERY", [where]: drivers });
+    expect(new DatabaseError({ doing: "It", cause: librarys }).sqlState).toBe("25P01");
+    expect(new DatabaseError({ doing: "It", cause: new Error("z", { cause: librarys }) }).sqlState).toBe(
+      "25P01",
+    );
+  });
+
+  test("is absent if an error wraps itself", () => {
+    const error = new Error("x");
+    error.cause = error;
+    expect(new DatabaseError({ doing: "It", cause: error }).sqlState).toBeUndefined();
+  });
+
   test.each([["a string"], [undefined], [null]])("is absent if the cause is %j", (thrown) => {
     expect(new DatabaseError({ doing: "It", cause: thrown }).sqlState).toBeUndefined();
   });

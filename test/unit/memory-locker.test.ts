@@ -368,3 +368,17 @@ test("a MemoryLocker works where timers are numbers, as in a browser's window", 
     vi.unstubAllGlobals();
   }
 });
+
+test("a misspelt option is told which options there are", async () => {
+  const locker = new MemoryLocker();
+  const lock = await locker.acquire("key");
+  const misspelt = { misspelt: 1 } as object;
+  const are = (options: string) => `Expected \`misspelt\` to be absent: ${options}, got \`1\` (number)`;
+  await expect(lock.refresh("5s", misspelt)).rejects.toThrow(are("the only option is signal"));
+  await expect(locker.ping(misspelt)).rejects.toThrow(are("the only option is signal"));
+  await expect(locker.close(misspelt)).rejects.toThrow(are("the only option is drain"));
+  await expect(locker.withTransaction("other", () => {}, misspelt)).rejects.toThrow(
+    are("the options are ttl, wait, mode, signal, client"),
+  );
+  await locker.close();
+});

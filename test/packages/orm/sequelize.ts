@@ -2,6 +2,11 @@ import { fromSequelize } from "pg-locker/orm";
 import { DataTypes, Sequelize, type Transaction } from "sequelize";
 import type { OpenTransaction, Orm } from "./orm.ts";
 
+/** A Sequelize itself, whose `query` somebody may take for that of a client. */
+export function itself(url: string): Sequelize {
+  return new Sequelize(url, { logging: false, pool: { max: 1 } });
+}
+
 export function open(url: string): Orm {
   const sequelize = new Sequelize(url, { logging: false });
   const Written = sequelize.define(
