@@ -71,7 +71,11 @@ class CommandedRunner {
     const command = new SupervisedCommand(work, this.#starter);
     this.#state = { is: "running", command, grace: work.grace };
     if (command.leader !== undefined) tell({ is: "started", leader: command.leader });
-    void command.ended.then((ending) => tell(ending, () => end(socket)));
+    void command.ended.then((ending) => {
+      // Perhaps it runs: the other process kills whatever has this one's mark, before it releases the lock.
+      if (ending.is === "unknown" && command.leader === undefined) end(socket);
+      else tell(ending, () => end(socket));
+    });
   }
 
   #signal(signal: NodeJS.Signals): void {

@@ -119,7 +119,8 @@ export class LockKeeper {
     clearTimeout(this.#timer);
     this.#lock.signal.removeEventListener("abort", this.#onLoss);
     const isHeld = await this.#release(signals);
-    if (ending.is === "ended" && ending.stopped === "deadline") {
+    const stopped = "stopped" in ending ? ending.stopped : undefined;
+    if (stopped === "deadline") {
       throw new Failure(
         exitStatus.lockLost,
         `Lock ${JSON.stringify(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
@@ -128,8 +129,7 @@ export class LockKeeper {
     }
     if (!isHeld) {
       if (ending.is === "not-started") throw this.#lost(notRunYet);
-      const stopped = ending.is === "ended" && ending.stopped !== undefined;
-      throw this.#lost(stopped ? "the command was stopped" : "the command had ended by itself");
+      throw this.#lost(stopped !== undefined ? "the command was stopped" : "the command had ended by itself");
     }
     if (ending.is === "not-started") throw this.#lost(notRunYet);
     if (ending.is === "runner-silent") {
@@ -142,6 +142,12 @@ export class LockKeeper {
       throw new Failure(
         exitStatus.failed,
         "The process that ran the command was killed, and the command with it",
+      );
+    }
+    if (ending.is === "unknown") {
+      throw new Failure(
+        exitStatus.failed,
+        "The command has ended, but its exit status is not known: the thread of pg-locker that had started it failed",
       );
     }
     if (ending.is === "not-run") {
