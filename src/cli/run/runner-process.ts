@@ -65,6 +65,10 @@ export class RunnerProcess implements AsyncDisposable {
       .then(() => Promise.race([said, closed, delay(lastWords, undefined, { ref: false })]))
       .then(() => this.#killCommand());
     this.ended = Promise.race([said, gone]);
+    // It ends by itself when this process has gone, unless it hangs while Node.js starts in it, as with too few threads.
+    process.once("exit", () => {
+      if (this.#state.is === "idle") child.kill("SIGKILL");
+    });
   }
 
   /**
