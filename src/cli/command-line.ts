@@ -1,12 +1,12 @@
 import { readFileSync } from "node:fs";
 import { inspect } from "node:util";
+import { quote } from "../contract/plain-text.ts";
 import { didYouMean, readArguments } from "./arguments.ts";
 import { askedDatabase } from "./asked-database.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { messageFor, statusOf, usageFailure } from "./failure.ts";
 import { provideNavigator } from "./navigator.ts";
-import { quoted } from "./plain.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
 import { tellUser } from "./tell-user.ts";
@@ -82,9 +82,9 @@ async function main(args: readonly string[]): Promise<number> {
 
 function unknownCommand(name: string): string {
   const known = Object.hasOwn(meant, name) ? meant[name] : undefined;
-  if (known !== undefined) return `Unknown command ${quoted(name)}: did you mean pg-locker ${known}?`;
-  if (name.startsWith("-")) return `Expected a command, got ${quoted(name)}: pg-locker COMMAND [options]`;
-  return `Unknown command ${quoted(name)}: ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
+  if (known !== undefined) return `Unknown command ${quote(name)}: did you mean pg-locker ${known}?`;
+  if (name.startsWith("-")) return `Expected a command, got ${quote(name)}: pg-locker COMMAND [options]`;
+  return `Unknown command ${quote(name)}: ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
 }
 
 function commandOf(name: string): Promise<Command> | undefined {

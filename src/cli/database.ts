@@ -1,4 +1,5 @@
 import type pg from "pg";
+import { shortened } from "../contract/plain-text.ts";
 import { setAskedDatabase } from "./asked-database.ts";
 import type { Values } from "./command.ts";
 import { type Clients, clientsOf } from "./connection/database-client.ts";
@@ -41,7 +42,9 @@ export async function connect(
   const driver = await loadDriver();
   const { config, database, user, namedBy } = named;
   const clients = clientsOf(driver, named);
-  setAskedDatabase(() => `${database} on ${placeOf(clients.target)}, as ${user} (${namedBy})`);
+  setAskedDatabase(
+    () => `${shortened(database)} on ${placeOf(clients.target)}, as ${shortened(user)} (${namedBy})`,
+  );
   return opened(driver, { ...config, max }, clients);
 }
 

@@ -5,7 +5,8 @@ import {
   type NotAcquiredReason,
   notAcquiredSentence,
 } from "./not-acquired-sentence.ts";
-import { conceal, quote, show } from "./shown-value.ts";
+import { quote, shortened } from "./plain-text.ts";
+import { conceal, show } from "./shown-value.ts";
 
 /**
  * Base class of every error of this library. Match on `code` or with `instanceof`, which also recognises errors from another copy of
@@ -152,7 +153,7 @@ export class InvalidConfigError extends LockerError {
       facts.secret && typeof facts.got === "string" && facts.got !== ""
         ? conceal(facts.got)
         : show(facts.got);
-    super(`Expected \`${facts.field}\` to be ${facts.wants}, got ${got}`, causeOf(facts));
+    super(`Expected \`${shortened(facts.field)}\` to be ${facts.wants}, got ${got}`, causeOf(facts));
     this.field = facts.field;
   }
 }

@@ -1,6 +1,6 @@
 import { sentenceOf } from "./caught-error.ts";
 import { formatDuration } from "./duration.ts";
-import { quote } from "./shown-value.ts";
+import { quote } from "./plain-text.ts";
 
 export type NotAcquiredReason =
   | "held"

@@ -1,6 +1,7 @@
 import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
+import { quote } from "../contract/plain-text.ts";
 import type { UntoldLock } from "../holding/untold-locks.ts";
 import { monotonic } from "../runtime/clock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
@@ -222,6 +223,6 @@ function assertStillHeld(permit: Lock): void {
 }
 
 export function otherNumber(key: string, permits: number, others: number): InvalidConfigError {
-  const wants = `${others}, with which permits of the semaphore ${JSON.stringify(key)} are held at this moment: all have to give the same number`;
+  const wants = `${others}, with which permits of the semaphore ${quote(key)} are held at this moment: all have to give the same number`;
   return new InvalidConfigError({ field: "permits", got: permits, wants });
 }

@@ -1,5 +1,5 @@
 import { hasCode } from "../../contract/caught-error.ts";
-import { plain } from "../plain.ts";
+import { plain } from "../../contract/plain-text.ts";
 import { tellUserAtOnce } from "../tell-user.ts";
 import { allProcesses, isRunning, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
 

@@ -1,4 +1,5 @@
 import { hasCode } from "../../contract/caught-error.ts";
+import { quote } from "../../contract/plain-text.ts";
 import type { Lock } from "../../index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
@@ -123,7 +124,7 @@ export class LockKeeper {
     if (stopped === "deadline") {
       throw new Failure(
         exitStatus.lockLost,
-        `Lock ${JSON.stringify(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
+        `Lock ${quote(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
           "somebody else could get the lock",
       );
     }
@@ -173,8 +174,7 @@ export class LockKeeper {
 
   #lost(what: string): Failure {
     const { reason } = this.#lock.signal;
-    const because =
-      reason instanceof Error ? reason.message : `Lock ${JSON.stringify(this.#plan.key)} was lost`;
+    const because = reason instanceof Error ? reason.message : `Lock ${quote(this.#plan.key)} was lost`;
     return new Failure(exitStatus.lockLost, `${because}; ${what}`, { cause: reason });
   }
 }
