@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { cli } from "../support/cli.ts";
-import { databaseUrl } from "../support/database.ts";
+import { connect, databaseUrl, uniqueKey, urlWith } from "../support/database.ts";
 
 test("the demo kills two holders, sees two take-overs and no overlap, and exits with 0", async () => {
   const { status, stdout, stderr } = await cli(["demo"], { env: { DATABASE_URL: databaseUrl() } });
@@ -9,6 +9,25 @@ test("the demo kills two holders, sees two take-overs and no overlap, and exits 
   expect(stdout).toMatch(/^ {2}take-over +[\d.]+ ms, [\d.]+ ms from the kill to the next holder$/m);
   expect(stdout).toMatch(/^0 overlaps$/m);
   expect(Math.max(...stdout.split("\n").map((line) => line.length))).toBeLessThanOrEqual(100);
+});
+
+test("a database that fails during the demo is told in a line, which moves no cursor", async () => {
+  const name = `\u001b[2J\u009b${uniqueKey()}`;
+  const client = await connect();
+  const role = client.escapeIdentifier(name);
+  // Enough for the check at the start, and not for three processes.
+  await client.query(`create role ${role} login connection limit 1`);
+  try {
+    const { status, stdout, stderr } = await cli(["demo", "--url", urlWith({ user: name })]);
+    expect([status, stderr]).toEqual([1, ""]);
+    expect(stdout).toMatch(
+      /^ {2}WRONG +worker \d failed: .*too many connections for role "\ufffd\[2J\ufffd.*"$/m,
+    );
+    expect(stdout.replaceAll("\n", "")).not.toMatch(/\p{Cc}/u);
+  } finally {
+    await client.query(`drop role ${role}`);
+    await client.end();
+  }
 });
 
 test("a database that the demo can't reach exits with 69, without its password", async () => {
