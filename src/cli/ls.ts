@@ -34,7 +34,7 @@ doesn't answer within half a second, the application's name is shown in
 brackets; "pg-locker who KEY" finds the lock of a key anyway.
 
 SESSION is how long the session has existed, ACTIVE how long ago it last spoke.
-PostgreSQL does not know since when a lock is held.
+PostgreSQL does not record when a lock was taken.
 
   --namespace N       only locks that are known to be in this namespace
   --json              print a JSON array, which says more than the table

@@ -18,8 +18,8 @@ export const server: Command = {
   options: { json: { value: "none" }, force: { value: "none" } },
   help: `If no database is named, pg-locker uses a PostgreSQL of your own on this
 machine. It starts when it is needed, is shared by everything that you run, and
-stops when nobody has used it for ten minutes, or for the seconds that
-PG_LOCKER_SERVER_IDLE_SECONDS says when it starts. Its data stay in
+stops when nobody has used it for ten minutes, or for as many seconds as
+PG_LOCKER_SERVER_IDLE_SECONDS said at its start. It keeps its data in
 $XDG_STATE_HOME/pg-locker, by default ~/.local/state (for root, /var/lib).
 
   status    show whether it runs, where, and who uses it; exits with 1 if it

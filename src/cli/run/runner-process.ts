@@ -35,7 +35,7 @@ type State =
   | { readonly is: "starting"; readonly late: NodeJS.Timeout }
   | { readonly is: "running"; readonly tree: CommandTree };
 
-/** The runner as the keeper sees it; its program is `runner.ts`. */
+/** The runner, as the run sees it; its program is `runner.ts`. */
 export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;

@@ -21,7 +21,7 @@ const refreshShare = 1 / 3;
 const notRunYet = "the command was not run";
 
 /** Has the runner run the command under a lock, keeps the lock until the command has ended, and releases it. */
-export class LockKeeper {
+export class LockedRun {
   readonly #plan: RunPlan;
   readonly #lock: Lock;
   readonly #session: LockSession;
