@@ -41,6 +41,7 @@ export async function demo({ url }) {
     ["SIGINT", 130],
     ["SIGTERM", 143],
     ["SIGHUP", 129],
+    ["SIGQUIT", 131],
   ]) {
     // A second signal, which npm passes on after the terminal's own, must not interrupt the clean-up.
     process.on(signal, () => void cleanUp().finally(() => process.exit(code)));

@@ -1,5 +1,8 @@
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
-import { cli } from "../support/cli.ts";
+import { CliChild, cli } from "../support/cli.ts";
 import { connect, databaseUrl, uniqueKey, urlWith } from "../support/database.ts";
 
 test("the demo kills two holders, sees two take-overs and no overlap, and exits with 0", async () => {
@@ -35,4 +38,23 @@ test("a database that the demo can't reach exits with 69, without its password",
   expect(status).toBe(69);
   expect(stderr).toMatch(/^pg-locker: .*ECONNREFUSED.*\n$/);
   expect(stderr).not.toContain("secret");
+});
+
+test.each([
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+  ["SIGHUP", 129],
+  ["SIGQUIT", 131],
+] as const)("%s ends the demo, and its files are removed", async (signal, expected) => {
+  const folder = mkdtempSync(join(tmpdir(), "pg-locker-demo-test-"));
+  try {
+    await using demo = CliChild.start(["demo"], { env: { DATABASE_URL: databaseUrl(), TMPDIR: folder } });
+    await demo.says("Working");
+    expect(readdirSync(folder)).toHaveLength(1);
+    demo.signal(signal);
+    expect(await demo.ended).toMatchObject({ status: expected, stderr: "" });
+    expect(readdirSync(folder)).toEqual([]);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
