@@ -3,6 +3,11 @@
 const columns = 86;
 const colours = [36, 33, 35];
 
+/** A text from elsewhere in a line, without characters that would move the cursor. */
+export function plain(text) {
+  return text.replace(/\p{C}/gu, "\ufffd");
+}
+
 /** Functions that colour a text, or return it unchanged. */
 export function painter(coloured) {
   const paint = (code) => (text) => (coloured ? `\u001b[${code}m${text}\u001b[0m` : text);

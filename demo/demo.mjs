@@ -10,7 +10,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { PostgresLocker } from "../dist/index.js";
 import { PostgresServer } from "../dist/testing/index.js";
-import { chart, events, painter } from "./chart.mjs";
+import { chart, events, painter, plain } from "./chart.mjs";
 // biome-ignore lint/correctness/useImportExtensions: the JavaScript is imported, not the declarations beside it
 import { corruptionsOf, overlapsOf, takeoversOf, turnsOf } from "./judge.mjs";
 
@@ -41,6 +41,7 @@ export async function demo({ url }) {
     ["SIGINT", 130],
     ["SIGTERM", 143],
     ["SIGHUP", 129],
+    ["SIGQUIT", 131],
   ]) {
     // A second signal, which npm passes on after the terminal's own, must not interrupt the clean-up.
     process.on(signal, () => void cleanUp().finally(() => process.exit(code)));
@@ -115,7 +116,8 @@ function compete(url) {
       children.add(child);
       lives.push(life);
       let killed = false;
-      child.on("message", async () => {
+      child.on("message", async ({ failed }) => {
+        if (failed !== undefined) return stop(`worker ${worker} failed: ${plain(failed)}`);
         turns += 1;
         if (killAfterTurns.includes(turns)) {
           await delay(70);

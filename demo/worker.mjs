@@ -18,6 +18,9 @@ function note(what, facts = {}) {
   writeSync(journal, `${JSON.stringify({ at, worker, pid, what, ...facts })}\n`);
 }
 
+// The demo tells it in a line, instead of a stack from here.
+process.on("uncaughtException", ({ message }) => process.send?.({ failed: message }, () => process.exit(1)));
+
 let stopping = false;
 process.on("message", () => {
   stopping = true;

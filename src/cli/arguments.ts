@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
+import { plain, quote, shortened } from "../contract/plain-text.ts";
 import { type Command, type CommandLine, commonOptions, type Options } from "./command.ts";
 import { usageFailure } from "./failure.ts";
-import { plain, quoted } from "./plain.ts";
 import { spelling } from "./spelling.ts";
 
 /** The options that say which lock is meant. */
@@ -36,7 +36,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
       throw usageFailure(unknownOption(rawName, { command, positionals }));
     }
     if (option.value === "none" && value !== undefined)
-      throw usageFailure(`${rawName} takes no value, but got ${quoted(value)}`);
+      throw usageFailure(`${rawName} takes no value, but got ${quote(value)}`);
     // After `--url`, a word that looks like an option is one: the value was forgotten. A key may look like anything.
     const isForgotten = value !== undefined && !inlineValue && name !== "key" && /^-[^\d]/.test(value);
     if (option.value === "required" && (value === undefined || isForgotten))
@@ -48,7 +48,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
   }
   if (stray !== undefined && positionals.length > command.keys)
     throw usageFailure(
-      `Unexpected ${quoted(stray.value)} after ${stray.option}: a value is given as ${stray.option}=${shellWord(stray.value)}`,
+      `Unexpected ${quote(stray.value)} after ${stray.option}: a value is given as ${stray.option}=${shellWord(stray.value)}`,
     );
   if (values["help"] === true) return { values, positionals, rest };
   const { key, ...others } = values;
@@ -69,11 +69,13 @@ function lacksDashes(
 function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
   const command = own.slice(own.lastIndexOf(first)).map(shellWord).join(" ");
   const shownKey = `${key.startsWith("-") ? "--key " : ""}${shellWord(key)}`;
-  return `Unexpected ${quoted(first)}: put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
+  return `Unexpected ${quote(first)}: put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
 }
 
 /** A word as it has to be written for a shell. */
 function shellWord(word: string): string {
+  // Too long to be read, and so to be typed.
+  if (word.length > 100) return "...";
   if (/^[\w%+,./:=@-]+$/.test(word)) return word;
   if (plain(word) === word) return `'${word.replaceAll("'", "'\\''")}'`;
   // A shell's own form for a word with characters that can't be seen.
@@ -108,12 +110,11 @@ function expectWords(command: Command, positionals: readonly string[]): void {
   const expected = actions.length > 0 ? 1 : command.keys;
   const what = actions.length > 0 ? actions.join(" or ") : "a key";
   if (positionals.length < expected) throw usageFailure(`Expected ${what}${usage}`);
-  if (positionals.length > expected)
-    throw usageFailure(`Unexpected ${quoted(positionals[expected])}${usage}`);
+  if (positionals.length > expected) throw usageFailure(`Unexpected ${quote(positionals[expected])}${usage}`);
   const [action = ""] = positionals;
   if (actions.length > 0 && !actions.includes(action))
     throw usageFailure(
-      `Unknown ${quoted(action)} of ${name}: ${didYouMean(action, actions) ?? `see pg-locker ${name} --help`}`,
+      `Unknown ${quote(action)} of ${name}: ${didYouMean(action, actions) ?? `see pg-locker ${name} --help`}`,
     );
 }
 
@@ -125,7 +126,7 @@ function unknownOption(
   const known = Object.keys({ ...commonOptions, ...options }).map((each) => `--${each}`);
   const isKey = keys > positionals.length && !given.startsWith("--");
   const help = isKey ? `if it is the key, --key ${shellWord(given)}` : `see pg-locker ${name} --help`;
-  return `Unknown option ${plain(given)}: ${didYouMean(given, known) ?? help}`;
+  return `Unknown option ${shortened(given)}: ${didYouMean(given, known) ?? help}`;
 }
 
 /** A question that suggests the known word nearest to `given`; `undefined` if less than half of `given` is in that word. */

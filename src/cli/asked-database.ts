@@ -1,4 +1,4 @@
-import { plain } from "./plain.ts";
+import { plain } from "../contract/plain-text.ts";
 import { wrapped } from "./screen-width.ts";
 
 // Remembers which database this process has opened (there is only one), for the messages that name it.

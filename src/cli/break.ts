@@ -2,6 +2,7 @@ import { constants } from "node:os";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
+import { plain, quote } from "../contract/plain-text.ts";
 import { DatabaseError, endHolders, type LockInfo, listLocks } from "../index.ts";
 import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
@@ -13,7 +14,7 @@ import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
 import { lockListing, preparedIn } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { usesWithOtherIds } from "./other-ids.ts";
-import { plain, shown } from "./plain.ts";
+import { shown } from "./plain.ts";
 import { print } from "./print.ts";
 
 /** Milliseconds in which a session that was told to end has surely done so. */
@@ -97,9 +98,7 @@ function pidsOf(locks: readonly LockInfo[]): number[] {
 
 /** Refuses to end a prepared transaction, because it has promised that it can be committed. */
 function isPrepared(locks: readonly LockInfo[]): Failure {
-  const gids = preparedIn(locks)
-    .map((gid) => JSON.stringify(plain(gid)))
-    .join(", ");
+  const gids = preparedIn(locks).map(quote).join(", ");
   return new Failure(
     exitStatus.failed,
     `The lock is held by the prepared transaction ${gids}, which break doesn't end`,

@@ -1,15 +1,15 @@
 import { readFileSync } from "node:fs";
 import { inspect } from "node:util";
+import { quote } from "../contract/plain-text.ts";
 import { didYouMean, readArguments } from "./arguments.ts";
 import { askedDatabase } from "./asked-database.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { messageFor, statusOf, usageFailure } from "./failure.ts";
 import { provideNavigator } from "./navigator.ts";
-import { quoted } from "./plain.ts";
 import { print } from "./print.ts";
 import { expectUtf8 } from "./raw-arguments.ts";
-import { tellUser } from "./tell-user.ts";
+import { tellUser, tellUserAtOnce } from "./tell-user.ts";
 
 /** The commands. Each one is loaded only when it is used. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
@@ -40,6 +40,12 @@ const farewell = 1_000;
 /** Does what this process's arguments say. Whatever goes wrong is told on standard error, and by the exit status. */
 export function runCommandLine(): void {
   provideNavigator();
+  // The driver throws in its listeners if something else than PostgreSQL answers. The status would be 1, which means something.
+  process.once("uncaughtException", (error) => {
+    tellUserAtOnce(`pg-locker: Unexpected error: ${messageFor(error)}`);
+    if (isVerbose(process.argv)) tellUserAtOnce(inspect(error));
+    process.exit(exitStatus.failed);
+  });
   void main(process.argv.slice(2)).then((status) => {
     process.exitCode = status;
     setTimeout(() => process.exit(), farewell).unref();
@@ -73,18 +79,20 @@ async function main(args: readonly string[]): Promise<number> {
     if (given.values["url"] !== undefined) process.title = `pg-locker ${command.name}`;
     return await command.run(given);
   } catch (error) {
-    await report(error, {
-      verbose: args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose"),
-    });
+    await report(error, { verbose: isVerbose(args) });
     return statusOf(error);
   }
 }
 
+function isVerbose(args: readonly string[]): boolean {
+  return args.slice(0, args.indexOf("--") + 1 || undefined).includes("--verbose");
+}
+
 function unknownCommand(name: string): string {
   const known = Object.hasOwn(meant, name) ? meant[name] : undefined;
-  if (known !== undefined) return `Unknown command ${quoted(name)}: did you mean pg-locker ${known}?`;
-  if (name.startsWith("-")) return `Expected a command, got ${quoted(name)}: pg-locker COMMAND [options]`;
-  return `Unknown command ${quoted(name)}: ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
+  if (known !== undefined) return `Unknown command ${quote(name)}: did you mean pg-locker ${known}?`;
+  if (name.startsWith("-")) return `Expected a command, got ${quote(name)}: pg-locker COMMAND [options]`;
+  return `Unknown command ${quote(name)}: ${didYouMean(name, Object.keys(commands)) ?? "see pg-locker --help"}`;
 }
 
 function commandOf(name: string): Promise<Command> | undefined {

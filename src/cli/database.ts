@@ -1,10 +1,12 @@
 import type pg from "pg";
+import { shortened } from "../contract/plain-text.ts";
 import { setAskedDatabase } from "./asked-database.ts";
 import type { Values } from "./command.ts";
 import { type Clients, clientsOf } from "./connection/database-client.ts";
 import { namedDatabase, usualTimeout } from "./connection/named-database.ts";
 import type { Target } from "./connection/targets.ts";
 import { usageFailure } from "./failure.ts";
+import { expectPoolThread } from "./pool-thread.ts";
 
 /** A database that a command connects to. */
 export interface Database extends AsyncDisposable {
@@ -23,12 +25,14 @@ const farewell = 1_000;
  *
  * @param options.max the maximum number of connections; default 4
  * @param options.signal ends the wait for a server that starts, with the signal's own reason
- * @throws {Failure} the setting that names the database can't be used; or nothing names one, and the user's own can't be started
+ * @throws {Failure} the setting that names the database can't be used; nothing names one, and the user's own can't be started; or the
+ *   system allows too few threads
  */
 export async function connect(
   values: Values,
   { max = 4, signal }: { max?: number; signal?: AbortSignal } = {},
 ): Promise<Database> {
+  expectPoolThread();
   if (values["local"] === true) {
     if (values["url"] !== undefined) throw usageFailure("Expected one of --local and --url, got both");
     return await localDatabase({ max, isQuiet: true, signal });
@@ -38,7 +42,9 @@ export async function connect(
   const driver = await loadDriver();
   const { config, database, user, namedBy } = named;
   const clients = clientsOf(driver, named);
-  setAskedDatabase(() => `${database} on ${placeOf(clients.target)}, as ${user} (${namedBy})`);
+  setAskedDatabase(
+    () => `${shortened(database)} on ${placeOf(clients.target)}, as ${shortened(user)} (${namedBy})`,
+  );
   return opened(driver, { ...config, max }, clients);
 }
 

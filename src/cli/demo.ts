@@ -17,7 +17,7 @@ const importModule = new Function("url", "return import(url)") as (url: string) 
 export const demo: Command = {
   name: "demo",
   synopsis: "[--url URL | --local]",
-  summary: "see three processes compete for a key, and two be killed",
+  summary: "watch three processes compete for a key, and two get killed",
   keys: 0,
   options: { ...databaseOptions },
   help: `Lets three processes compete for one key, kills the holder with SIGKILL in the
@@ -26,7 +26,7 @@ Exits with 1 if two processes ever held it at the same time.
 
   --url URL   the database; default DATABASE_URL, else a PostgreSQL that is
               started for the demo and removed after it
-  --local     that one, whatever DATABASE_URL says
+  --local     that one, even if DATABASE_URL is set
 
 Example:
   pg-locker demo`,

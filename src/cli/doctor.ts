@@ -1,3 +1,4 @@
+import { plain } from "../contract/plain-text.ts";
 import { diagnose, type Finding } from "../index.ts";
 import { askedDatabase } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
@@ -5,7 +6,6 @@ import { type Command, databaseOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { howLocksAreTaken, lockOptions } from "./how-locks-are-taken.ts";
-import { plain } from "./plain.ts";
 import { print, printJson } from "./print.ts";
 import { wrapped } from "./screen-width.ts";
 
@@ -36,7 +36,7 @@ Example:
     // Known only after the checks: if there are several servers, it is the one that answers.
     const where: Line = { check: "database", verdict: "ok", found: askedDatabase() ?? "unknown" };
     const lines = [where, ...findings];
-    if (values["json"] === true) await printJson(JSON.stringify(lines, undefined, 2));
+    if (values["json"] === true) await printJson(lines);
     else await print(report(lines));
     return findings.some(({ verdict }) => verdict === "fail") ? exitStatus.no : exitStatus.ok;
   },

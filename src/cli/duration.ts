@@ -1,6 +1,6 @@
+import { quote } from "../contract/plain-text.ts";
 import { parseDuration } from "../index.ts";
 import { usageFailure } from "./failure.ts";
-import { quoted } from "./plain.ts";
 
 const bareNumber = /^(\d+\.?\d*|\.\d+)$/;
 
@@ -16,7 +16,7 @@ export function durationOf(option: string, text: string): number {
   if (milliseconds !== undefined && milliseconds >= 0) return milliseconds;
   const hint = bareNumber.test(text) ? `: for seconds, write ${text}s` : "";
   throw usageFailure(
-    `Expected ${option} to be a duration such as "30s" or "1m30s", got ${quoted(text)}${hint}`,
+    `Expected ${option} to be a duration such as "30s" or "1m30s", got ${quote(text)}${hint}`,
   );
 }
 

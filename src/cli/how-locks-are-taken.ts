@@ -1,6 +1,6 @@
+import { quote } from "../contract/plain-text.ts";
 import type { Options, Values } from "./command.ts";
 import { usageFailure } from "./failure.ts";
-import { quoted } from "./plain.ts";
 
 /** Options that decide what `run` needs of a database; `doctor` has them too, to judge by them. */
 export const lockOptions = {
@@ -18,7 +18,7 @@ export interface HowLocksAreTaken {
 export function howLocksAreTaken(values: Values): HowLocksAreTaken {
   const pooler = values["pooler"] ?? "refuse";
   if (pooler !== "refuse" && pooler !== "session") {
-    throw usageFailure(`Expected --pooler to be refuse or session, got ${quoted(pooler)}`);
+    throw usageFailure(`Expected --pooler to be refuse or session, got ${quote(pooler)}`);
   }
   return { fencing: values["no-fencing"] !== true, pooler };
 }

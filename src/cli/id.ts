@@ -27,7 +27,7 @@ Example:
     const halves = { classid: bits >> 32n, objid: bits & 0xffffffffn };
     if (values["json"] === true) {
       const text = { id: `${lock}`, classid: `${halves.classid}`, objid: `${halves.objid}`, objsubid: 1 };
-      await printJson(JSON.stringify(text, undefined, 2));
+      await printJson(text);
     } else {
       await print(`id        ${lock}\nclassid   ${halves.classid}\nobjid     ${halves.objid}\nobjsubid  1`);
     }

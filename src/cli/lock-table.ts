@@ -1,6 +1,6 @@
+import { plain } from "../contract/plain-text.ts";
 import type { LockDescription, LockInfo } from "../index.ts";
 import type { Colors } from "./colors.ts";
-import { plain } from "./plain.ts";
 import { screenWidth, wrapped } from "./screen-width.ts";
 
 /** The columns from left to right. The key comes last, because it may be long and have characters of any width. */
@@ -66,13 +66,17 @@ export function freedBy(gid: string): string {
   return `The prepared transaction ${literal} has no session to end: COMMIT PREPARED ${literal} or ROLLBACK PREPARED ${literal} frees what it holds`;
 }
 
-/** The locks as JSON. The id is a string, because JSON's numbers don't carry 64 bits. Unknown fields are null, so that none is missing. */
-export function asJson(locks: readonly LockInfo[]): string {
-  const known = (_: string, value: unknown): unknown => (value === undefined ? null : value);
-  return JSON.stringify(
-    locks.map((lock) => ({ ...lock, id: lock.id.toString() })),
-    known,
-    2,
+/**
+ * The locks as they are printed as JSON. The id is a string, because JSON's numbers don't carry 64 bits. Unknown fields are null, so that
+ * none is missing.
+ */
+export function forJson(locks: readonly LockInfo[]): object[] {
+  const known = ([name, value]: [string, unknown]): [string, unknown] => [
+    name,
+    value === undefined ? null : value,
+  ];
+  return locks.map((lock) =>
+    Object.fromEntries(Object.entries({ ...lock, id: lock.id.toString() }).map(known)),
   );
 }
 

@@ -1,3 +1,4 @@
+import { quote } from "../contract/plain-text.ts";
 import type { LockInfo } from "../index.ts";
 import { databaseLine } from "./asked-database.ts";
 import { colorsFor } from "./colors.ts";
@@ -7,9 +8,8 @@ import { secondsOf } from "./duration.ts";
 import { exitStatus } from "./exit-status.ts";
 import { usageFailure } from "./failure.ts";
 import { KnownKeys } from "./known-keys.ts";
-import { asJson, lockListing } from "./lock-table.ts";
+import { forJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
-import { quoted } from "./plain.ts";
 import { print, printJson } from "./print.ts";
 import { redraw } from "./redraw.ts";
 
@@ -34,7 +34,7 @@ doesn't answer within half a second, the application's name is shown in
 brackets; "pg-locker who KEY" finds the lock of a key anyway.
 
 SESSION is how long the session has existed, ACTIVE how long ago it last spoke.
-PostgreSQL does not know since when a lock is held.
+PostgreSQL does not record when a lock was taken.
 
   --namespace N       only locks that are known to be in this namespace
   --json              print a JSON array, which says more than the table
@@ -54,7 +54,7 @@ Example:
       inNamespace(await known.look(options), namespace);
     if (every === undefined) {
       const locks = await look();
-      if (isJson) await printJson(asJson(locks));
+      if (isJson) await printJson(forJson(locks));
       else await print(`${databaseLine()}\n${screen(locks)}`);
       return exitStatus.ok;
     }
@@ -77,7 +77,7 @@ function periodOf({ watch, json }: Values): number | undefined {
   }
   const every = watch === true ? period.usual : secondsOf("--watch", String(watch));
   if (every >= period.shortest && every <= period.longest) return every;
-  throw usageFailure(`Expected --watch to be from 100ms to 596h, got ${quoted(watch)}`);
+  throw usageFailure(`Expected --watch to be from 100ms to 596h, got ${quote(watch)}`);
 }
 
 /** Keeps the locks of a namespace. A waiter may tell the namespace of a lock even if its holder doesn't. */

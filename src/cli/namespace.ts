@@ -1,6 +1,6 @@
+import { quote } from "../contract/plain-text.ts";
 import type { Values } from "./command.ts";
 import { usageFailure } from "./failure.ts";
-import { quoted } from "./plain.ts";
 
 /**
  * The namespace given by `--namespace`; 0 if it isn't given.
@@ -13,6 +13,6 @@ export function namespaceOf(values: Values): number {
   const namespace = Number(given);
   if (/^-?\d+$/.test(String(given)) && (namespace | 0) === namespace) return namespace;
   throw usageFailure(
-    `Expected --namespace to be an integer from -2147483648 to 2147483647, got ${quoted(given)}`,
+    `Expected --namespace to be an integer from -2147483648 to 2147483647, got ${quote(given)}`,
   );
 }

@@ -1,24 +1,4 @@
-/** Characters that would move the cursor or can't be seen. */
-const unseen = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
-
-/** The text as a single line, in which characters that would move the cursor or can't be seen are escaped. */
-export function plain(text: string): string {
-  return text.replace(unseen, (character) => {
-    const code = (character.codePointAt(0) ?? 0).toString(16);
-    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
-  });
-}
-
-/** JSON that means the same, in which characters that would move the cursor or can't be seen are written as JSON's own escapes. */
-export function plainJson(json: string): string {
-  const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  return eachLine(json, (line) => line.replace(unseen, (each) => each.split("").map(escaped).join("")));
-}
-
-/** A word from outside in quotes, as a sentence shows it: no quote and no line end in it can be taken for the sentence's own. */
-export function quoted(word: unknown): string {
-  return plain(JSON.stringify(String(word)));
-}
+import { plain } from "../contract/plain-text.ts";
 
 /** A number that no text from outside can contain. */
 const secret = `${Math.random()}`.slice(2);

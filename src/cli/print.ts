@@ -1,7 +1,8 @@
 import { codeOf } from "../contract/caught-error.ts";
+import { plainJson } from "../contract/plain-text.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
-import { plainJson, shown } from "./plain.ts";
+import { shown } from "./plain.ts";
 
 /**
  * Writes lines for people to standard output. Nothing in them can move the cursor: see {@link shown}.
@@ -12,9 +13,13 @@ export async function print(text: string): Promise<void> {
   await write(shown(text));
 }
 
-/** Writes JSON to standard output. Nothing in it can move the cursor: see {@link plainJson}. @throws {Failure} see {@link write} */
-export async function printJson(json: string): Promise<void> {
-  await write(plainJson(json));
+/**
+ * Writes a value as JSON to standard output, for programs and for people. Nothing in it can move the cursor: see {@link plainJson}.
+ *
+ * @throws {Failure} see {@link write}
+ */
+export async function printJson(value: unknown): Promise<void> {
+  await write(plainJson(JSON.stringify(value, undefined, 2)));
 }
 
 /**

@@ -1,6 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { hasCode } from "../contract/caught-error.ts";
+import { quote } from "../contract/plain-text.ts";
 import { usageFailure } from "./failure.ts";
 
 /** The character that Node.js puts in the place of bytes that are not UTF-8. */
@@ -52,5 +53,5 @@ export function expectUtf8(args: readonly string[]): void {
 }
 
 function notUtf8(shown: string) {
-  return usageFailure(`Expected UTF-8, but this argument is not: ${JSON.stringify(shown)}`);
+  return usageFailure(`Expected UTF-8, but this argument is not: ${quote(shown)}`);
 }

@@ -37,7 +37,7 @@ or 124 after a wait. Unlike flock, it does not wait unless told to.
   --wait[=DURATION]  wait for the lock: as long as it takes, or 10s, 1m30s, ...
   -w, --timeout N    wait at most N seconds or a duration; -n, --nonblock: don't
   -s, --shared       share it with other shared holders; -x, --exclusive: don't
-  -E, --conflict-exit-code N   exit with N, not 75 or 124; if N is 0, silently
+  -E, --conflict-exit-code N   exit with N, not 75 or 124; 0 also says nothing
   --ttl DURATION     how long the server keeps the lock if it hears nothing from
                      pg-locker; COMMAND is stopped before that. Default 30s
   --grace DURATION   time between SIGTERM and SIGKILL if COMMAND is stopped;

@@ -1,3 +1,4 @@
+import { plain, quote } from "../contract/plain-text.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
 import { Failure } from "./failure.ts";
@@ -5,7 +6,6 @@ import { type OwnServerFolder, ownServerFolder } from "./own-server/folder.ts";
 import { spoken } from "./own-server/idle.ts";
 import { askKeeper, failureOf } from "./own-server/own-server.ts";
 import type { KeeperAnswer, ServerStatus } from "./own-server/visit.ts";
-import { plain, quoted } from "./plain.ts";
 import { print, printJson } from "./print.ts";
 
 /** `pg-locker server status|stop`: shows or stops the user's own PostgreSQL on this machine. */
@@ -18,8 +18,8 @@ export const server: Command = {
   options: { json: { value: "none" }, force: { value: "none" } },
   help: `If no database is named, pg-locker uses a PostgreSQL of your own on this
 machine. It starts when it is needed, is shared by everything that you run, and
-stops when nobody has used it for ten minutes, or for the seconds that
-PG_LOCKER_SERVER_IDLE_SECONDS says when it starts. Its data stay in
+stops when nobody has used it for ten minutes, or for as many seconds as
+PG_LOCKER_SERVER_IDLE_SECONDS said at its start. It keeps its data in
 $XDG_STATE_HOME/pg-locker, by default ~/.local/state (for root, /var/lib).
 
   status    show whether it runs, where, and who uses it; exits with 1 if it
@@ -42,12 +42,12 @@ async function showStatus(folder: OwnServerFolder, { asJson }: { asJson: boolean
   const answer = await askKeeper(folder, { wants: "status" });
   if (answer === undefined) {
     const none = { state: "stopped", folder: folder.path };
-    if (asJson) await printJson(JSON.stringify(none, undefined, 2));
+    if (asJson) await printJson(none);
     else await print(nothingRuns(folder));
     return exitStatus.no;
   }
   if (answer.is !== "status") throw failureOf(folder, answer);
-  if (asJson) await printJson(JSON.stringify(answer.status, undefined, 2));
+  if (asJson) await printJson(answer.status);
   else await print(lines(answer.status));
   return exitStatus.ok;
 }
@@ -89,7 +89,7 @@ function lines(status: ServerStatus): string {
 function usersOf(users: number, sessions: ServerStatus["sessions"] = []): string {
   if (users === 0 && sessions.length === 0) return "nobody";
   const names = [...new Set(sessions.map(({ applicationName }) => applicationName).filter((name) => name))];
-  const shown = names.length === 0 ? "" : ` (${names.map(quoted).join(", ")})`;
+  const shown = names.length === 0 ? "" : ` (${names.map(quote).join(", ")})`;
   return `${counted(users, "command")} and ${counted(sessions.length, "session")}${shown}`;
 }
 

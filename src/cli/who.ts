@@ -5,7 +5,7 @@ import { type Command, databaseOptions, keyOptions } from "./command.ts";
 import { connect } from "./database.ts";
 import { exitStatus } from "./exit-status.ts";
 import { lockIdKindOf, lockIdOf, lockIdOptions } from "./lock-ids.ts";
-import { asJson, lockListing } from "./lock-table.ts";
+import { forJson, lockListing } from "./lock-table.ts";
 import { namespaceOf } from "./namespace.ts";
 import { usesWithOtherIds } from "./other-ids.ts";
 import { print, printJson } from "./print.ts";
@@ -40,7 +40,7 @@ Example:
     const isHeld = locks.some(({ state }) => state === "held");
     const uses = isHeld ? undefined : await usesWithOtherIds(pool, { namespace, key, id });
     if (values["json"] === true) {
-      await printJson(asJson(locks));
+      await printJson(forJson(locks));
       if (uses !== undefined) tellUser(`pg-locker: ${uses.sentence}`);
     } else {
       const empty = "Nobody holds it, and nobody waits for it";

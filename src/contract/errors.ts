@@ -5,7 +5,8 @@ import {
   type NotAcquiredReason,
   notAcquiredSentence,
 } from "./not-acquired-sentence.ts";
-import { conceal, quote, show } from "./shown-value.ts";
+import { quote, shortened } from "./plain-text.ts";
+import { conceal, show } from "./shown-value.ts";
 
 /**
  * Base class of every error of this library. Match on `code` or with `instanceof`, which also recognises errors from another copy of
@@ -159,7 +160,8 @@ export class InvalidConfigError extends LockerError {
   constructor(facts: { field: string; got?: unknown; wants: string; secret?: boolean; cause?: unknown }) {
     const { field, wants, got, secret } = facts;
     const shown = secret && typeof got === "string" && got !== "" ? conceal(got) : show(got);
-    super(`Expected \`${field}\` to be ${wants}${"got" in facts ? `, got ${shown}` : ""}`, causeOf(facts));
+    const end = "got" in facts ? `, got ${shown}` : "";
+    super(`Expected \`${shortened(field)}\` to be ${wants}${end}`, causeOf(facts));
     this.field = field;
   }
 }

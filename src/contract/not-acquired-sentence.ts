@@ -1,7 +1,7 @@
 import { sentenceOf } from "./caught-error.ts";
 import { formatDuration } from "./duration.ts";
 import type { LockMode } from "./locker.ts";
-import { quote } from "./shown-value.ts";
+import { quote } from "./plain-text.ts";
 
 export type NotAcquiredReason =
   | "held"

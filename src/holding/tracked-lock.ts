@@ -1,6 +1,7 @@
 import { inspect } from "node:util";
 import type { Lock, RefreshOptions } from "../contract/lock.ts";
 import type { Duration, LockMode, Logger } from "../contract/locker.ts";
+import { quote } from "../contract/plain-text.ts";
 import type { Grant } from "../sessions/grant.ts";
 import type { Hold } from "../waiting/attempt.ts";
 import type { HeldLock } from "./held-lock.ts";
@@ -15,7 +16,7 @@ export class HandleTracker {
     if (!lock.held && !lock.expired) return;
     this.#log.warn(
       { key: lock.key, id: lock.id.toString() },
-      `the handle of the lock ${JSON.stringify(lock.key)} was garbage-collected without a release: only close() can free the lock now`,
+      `the handle of the lock ${quote(lock.key)} was garbage-collected without a release: only close() can free the lock now`,
     );
   });
 

@@ -1,4 +1,5 @@
-import { debuglog } from "node:util";
+import { debuglog, format } from "node:util";
+import { plainJson } from "../contract/plain-text.ts";
 
 const log = debuglog("pg-locker");
 
@@ -7,10 +8,10 @@ export const isDebugged = log.enabled;
 
 /**
  * Writes a line to standard error if the process was started with `NODE_DEBUG=pg-locker`: one for each transition, for debugging. The
- * lines are not part of the public contract. They contain keys, but no connection settings.
+ * lines are not part of the public contract. They contain keys, but no connection settings. Characters that would move a terminal's cursor are escaped.
  *
  * @param facts called only if the log is on
  */
 export function debug(what: string, facts: () => object): void {
-  if (isDebugged) log("%s %j", what, facts());
+  if (isDebugged) log("%s %s", what, plainJson(format("%j", facts())));
 }

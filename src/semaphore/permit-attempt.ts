@@ -1,6 +1,7 @@
 import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
 import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
+import { quote } from "../contract/plain-text.ts";
 import type { UnreportedLock } from "../holding/unreported-locks.ts";
 import { monotonic } from "../runtime/clock.ts";
 import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
@@ -225,6 +226,6 @@ function assertStillHeld(permit: Lock): void {
 }
 
 export function otherNumber(key: string, permits: number, others: number): InvalidConfigError {
-  const wants = `${others}, the number that the current holders of the semaphore ${JSON.stringify(key)} gave`;
+  const wants = `${others}, the number that the current holders of the semaphore ${quote(key)} gave`;
   return new InvalidConfigError({ field: "permits", got: permits, wants });
 }

@@ -1,10 +1,11 @@
 import { execFile } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, test, vi } from "vitest";
+import { tooFewProcesses } from "../../src/cli/failure.ts";
 import { databaseUrl, uniqueKey } from "../support/database.ts";
 
 // Each test starts several processes, and some start a server.
@@ -95,6 +96,43 @@ test.skipIf(!limitsThreads)(
       });
     }
     expect(await shell('exec "$@"', ["who", key])).toMatchObject({ status: 1 });
+  },
+);
+
+/** The processes of a user that still run. */
+function processesOf(user: number): string[] {
+  return readdirSync("/proc")
+    .filter(
+      (name) => /^\d+$/.test(name) && statSync(`/proc/${name}`, { throwIfNoEntry: false })?.uid === user,
+    )
+    .map((pid) => readFileSync(`/proc/${pid}/stat`, "latin1"))
+    .filter((text) => !/\) [ZX] /.test(text));
+}
+
+// Node.js would start four threads at once to resolve a name, and abort if one of them is refused.
+test.skipIf(!limitsThreads)(
+  "with few threads, a host's name is resolved, or it says why not (root, prlimit)",
+  async () => {
+    const { threads } = await plainNode();
+    const url = databaseUrl().replace("127.0.0.1", "localhost");
+    expect(url).toContain("localhost");
+    const statuses = new Set();
+    const tryWith = async (limit: number): Promise<void> => {
+      const user = 61_000 + 5 * (process.pid % 800) + limit;
+      const account = `setpriv --reuid=${user} --regid=${user} --clear-groups`;
+      const line = `exec ${account} prlimit --nproc=${threads + limit} "$@"`;
+      for (const args of [["ls"], ["run", uniqueKey(), "--", "true"]]) {
+        const { status, stderr } = await shell(line, [...args, "--url", url]);
+        const isTold = status === 70 && stderr.includes("ulimit -n, -u and -v");
+        const isKnown = status === 70 && stderr.includes(tooFewProcesses);
+        const isFine = args[0] === "run" ? status === 0 || isTold || isKnown : status === 0 || isKnown;
+        expect({ limit, args, status, stderr, isFine }).toMatchObject({ isFine: true });
+        expect(processesOf(user)).toEqual([]);
+        statuses.add(`${args[0]} ${status}`);
+      }
+    };
+    await Promise.all([0, 1, 2, 3, 4].map(tryWith));
+    expect([...statuses]).toEqual(expect.arrayContaining(["ls 70", "ls 0", "run 70"]));
   },
 );
 

@@ -15,8 +15,8 @@ describe.skipIf(!Freezer.allowed)("pg-locker, frozen with its command (skipped w
   test("kills the command as soon as it wakes up, without a grace: 79", async () => {
     const args = ["--ttl", "10s", "--grace", "5s"];
     await using locked = await runLocked("trap 'echo got TERM' TERM; while :; do sleep 0.1; done", { args });
-    const { key, pid, runner, cli: keeper } = locked;
-    await using freezer = Freezer.of([keeper.process.pid ?? 0, runner, pid]);
+    const { key, pid, runner, cli: run } = locked;
+    await using freezer = Freezer.of([run.process.pid ?? 0, runner, pid]);
     await freezer.freeze();
     // The server frees the lock meanwhile, and somebody else takes it.
     await until(async () => !(await locked.isLocked()), { deadline: 20_000 });
@@ -24,7 +24,7 @@ describe.skipIf(!Freezer.allowed)("pg-locker, frozen with its command (skipped w
     expect(locked.lives).toBe(true);
     freezer.thaw();
     await until(() => !locked.lives, { deadline: soon });
-    const { status, stderr } = await keeper.ended;
+    const { status, stderr } = await run.ended;
     expect(status).toBe(79);
     expect(stderr).toMatch(/^pg-locker: Lock "\S+" .*\bthe command was stopped\b/m);
   });

@@ -72,6 +72,28 @@ test.each([
   expect(stderr).toMatch(/^[^\n]+\n$/);
 });
 
+test.each([
+  ["the key of a lock that is held", ["run", "KEY", "--", "true"], 75],
+  ["a key without dashes after it", ["run", "KEY", "true"], 64],
+  ["a command", ["KEY"], 64],
+  ["a command that is not there", ["run", "k", "--", "KEY"], 126],
+  ["a word too many", ["id", "k", "KEY"], 64],
+  ["an option", ["ls", "--KEY"], 64],
+  ["a key that looks like an option", ["id", "-KEY"], 64],
+  ["a value", ["run", "k", "--ttl=KEY", "--", "true"], 64],
+  ["a value after an option that takes none", ["run", "k", "--wait", "KEY", "--", "true"], 64],
+  ["a database", ["ls", "--url", "postgres://127.0.0.1:1/KEY"], 69],
+  ["a user", ["ls", "--url", "postgres://KEY@127.0.0.1:1/db"], 69],
+  ["a host", ["ls", "--url", "postgres://KEY/db"], 64],
+])("%s of 100 kB is not shown in full", async (_, words, expected) => {
+  const long = "x".repeat(100_000);
+  await using locker = new PostgresLocker({ pool: createPool() });
+  await using _held = await locker.acquire(long);
+  const args = words.map((word) => word.replace("KEY", long));
+  const { stderr, status } = await cli(args, { env: { DATABASE_URL: databaseUrl() } });
+  expect([status, stderr.slice(0, 1_000)]).toEqual([expected, stderr]);
+});
+
 test("control characters of a role or a folder reach no terminal, but are in JSON", async () => {
   const name = `\u001b[2J${uniqueKey()}`;
   const client = await connect();

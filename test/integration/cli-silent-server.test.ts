@@ -105,3 +105,24 @@ test("a name that can't be resolved is reported, and the process ends", async ()
   const { status, stderr } = await cli(["ls"], { env });
   expect([status, stderr]).toEqual([69, expect.stringMatching(/on no-such-host\.invalid:5432, as app/)]);
 }, 30_000);
+
+test("an answer on which the driver throws is told in a line, and with 70", async () => {
+  // A request for a way to authenticate that there is not.
+  const answer = Buffer.from("R\0\0\0\u0008HTTP", "latin1");
+  const server = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => socket.end(answer));
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  try {
+    const { port } = server.address() as AddressInfo;
+    const env = { DATABASE_URL: `postgres://app@127.0.0.1:${port}/shop` };
+    for (const args of commands) {
+      const { status, stdout, stderr } = await cli(args, { env });
+      expect([args[0], status, stdout]).toEqual([args[0], 70, ""]);
+      expect(stderr).toMatch(/^pg-locker: Unexpected error: [^\n]*authentication[^\n]*\n$/);
+    }
+  } finally {
+    server.close();
+  }
+});

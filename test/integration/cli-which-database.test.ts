@@ -3,6 +3,7 @@ import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
+import { namedDatabase } from "../../src/cli/connection/named-database.ts";
 import { type CliOptions, cli } from "../support/cli.ts";
 import { createRole, databaseUrl, onServer } from "../support/database.ts";
 import { UserState } from "../support/own-server.ts";
@@ -28,6 +29,13 @@ async function folder(): Promise<AsyncDisposable & { write(name: string, text: s
   };
 }
 
+test.each([
+  ["--url", { url: "postgres://" }, { DATABASE_URL: "postgres://db.example/app" }],
+  ["DATABASE_URL", {}, { DATABASE_URL: "postgres:///" }],
+])("a connection string that leaves everything open is still named: %s", (name, values, env) => {
+  expect(namedDatabase(values, env)).toMatchObject({ namedBy: name, targets: [{ host: "localhost" }] });
+});
+
 /** The output of a command that finds no locks. */
 async function ls(env: NonNullable<CliOptions["env"]>, args: readonly string[] = []): Promise<string> {
   const { status, stdout, stderr } = await cli(["ls", ...args], { env });
@@ -41,6 +49,8 @@ describe("a name that can't be used exits with 64, says where it is, and starts 
     ["DATABASE_URL", { DATABASE_URL: " \n", PGHOST: hostname }, []],
     ["--url", {}, ["--url", ""]],
     ["--url", { DATABASE_URL: databaseUrl() }, ["--url="]],
+    ["password of --url", {}, ["--url", "postgres://app:%00@127.0.0.1:1/db"]],
+    ["user of DATABASE_URL", { DATABASE_URL: "postgres://app%00options@127.0.0.1:1/db" }, []],
     ["PGHOST", { PGHOST: "" }, []],
     ["PGHOST", { PGHOST: " " }, []],
     ["PGDATABASE", { PGDATABASE: "" }, []],

@@ -244,13 +244,14 @@ test("an error with a lock in it can be written as JSON", async () => {
 });
 
 test("NODE_DEBUG=pg-locker writes a line for each transition, and none without it", async () => {
-  const env = { DATABASE_URL: databaseUrl(), KEY: uniqueKey("debug") };
+  const env = { DATABASE_URL: databaseUrl(), KEY: uniqueKey("debug\u009b\u202e") };
   await using loud = Child.start("acquire-and-release.mjs", { env: { ...env, NODE_DEBUG: "pg-locker" } });
   expect(await loud.exited).toMatchObject({ code: 0 });
   for (const what of ["session opened", "statement", "granted", "session returned"]) {
     expect(loud.stderr).toContain(what);
   }
-  expect(loud.stderr).toContain(env.KEY);
+  expect(loud.stderr).toContain(env.KEY.replace("\u009b\u202e", "\\u009b\\u202e"));
+  expect(loud.stderr.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}]/u);
   await using silent = Child.start("acquire-and-release.mjs", { env });
   expect(await silent.exited).toMatchObject({ code: 0 });
   expect(silent.stderr).not.toContain("session");

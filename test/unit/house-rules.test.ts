@@ -38,6 +38,12 @@ const rules: readonly Rule[] = [
     breach: ["cli/ls.ts", "process.stdout.write(name);"],
   },
   {
+    says: "a sentence shows a text from outside by quote() of plain-text.ts",
+    binds: (room) => !/^(testing|cli\/own-server)\//.test(room) && room !== "contract/plain-text",
+    finds: ({ code }) => all(code, /\$\{JSON\.stringify\(.*?\)/g),
+    breach: ["session.ts", `throw new Error(\`Lock \${JSON.stringify(key)} is held\`);`],
+  },
+  {
     says: "a file is named after what it exports, not after a drawer",
     finds: ({ room }) => all(room, /\b(utils?|helpers?|common|types|interfaces|lib)\b/g),
     breach: ["lock-utils.ts", ""],

@@ -34,7 +34,11 @@ export function namedDatabase(
 ): NamedDatabase | undefined {
   const settings = allSettings(values, env);
   if (settings === undefined) return undefined;
-  for (const [keyword, setting] of settings) refuseUnlessKept(keyword, setting);
+  for (const [keyword, setting] of settings) {
+    // It would end the value, and begin another setting, in what is sent to the server.
+    if (setting.value.includes("\0")) throw usageFailure(`${nameOf(keyword, setting)} has the character NUL`);
+    refuseUnlessKept(keyword, setting);
+  }
   const [first, ...others] = targetsOf(settings);
   if (first === undefined) throw usageFailure("Nothing names a host");
   const targets = [first, ...others] as const;
@@ -55,7 +59,7 @@ export function namedDatabase(
     timeout,
     database,
     user,
-    namedBy: namers(settings),
+    namedBy: namers(settings) || (values["url"] === undefined ? "DATABASE_URL" : "--url"),
     config: {
       user,
       database,
@@ -144,7 +148,10 @@ function accountName(env: NodeJS.ProcessEnv): string {
   }
 }
 
-/** What named the database, for people: the connection string, if there is one; otherwise the variables that say where it is. */
+/**
+ * What named the database, for people: the connection string, if it says anything; otherwise the variables that say where it is. Empty if
+ * there is only a connection string without any part, such as `postgres://`.
+ */
 function namers(settings: Settings): string {
   const all = [...settings.values()].map(({ from }) => from);
   const string = all.find((from) => from === "--url" || from === "DATABASE_URL");

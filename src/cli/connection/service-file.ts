@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { quote } from "../../contract/plain-text.ts";
 import { usageFailure } from "../failure.ts";
 import { homeFile, readNamedFile } from "./named-file.ts";
 import { nameOf, parameters, type Setting, type Settings } from "./parameters.ts";
@@ -33,7 +34,7 @@ export function serviceSettings(settings: Settings, env: NodeJS.ProcessEnv): Map
     files.map(({ path }) => path).join(" and ") ||
     "~/.pg_service.conf or any other file: set PGSERVICEFILE to the file that has it";
   throw usageFailure(
-    `${nameOf("service", service)} names the service ${JSON.stringify(service.value)}, which is not in ${where}`,
+    `${nameOf("service", service)} names the service ${quote(service.value)}, which is not in ${where}`,
   );
 }
 
@@ -69,7 +70,7 @@ function sectionOf(
         `Line ${index + 1} of ${path} is not a parameter that libpq knows, as in host=db.example`,
       );
     }
-    if (!found.has(keyword)) found.set(keyword, { value, from: `the service ${JSON.stringify(service)}` });
+    if (!found.has(keyword)) found.set(keyword, { value, from: `the service ${quote(service)}` });
   }
   return found;
 }

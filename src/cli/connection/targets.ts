@@ -13,14 +13,20 @@ export interface Target {
   readonly ssl: Encryption;
 }
 
+/** The longest name of a host, in characters. The folder of a socket is shorter. */
+const longestHost = 253;
+
 /**
  * The ways to reach the named servers, in the order in which they are tried: each host, with each way to encrypt the connection.
  *
- * @throws {Failure} the numbers of hosts, addresses and ports don't match, or a TLS file can't be read
+ * @throws {Failure} a host is too long, the numbers of hosts, addresses and ports don't match, or a TLS file can't be read
  */
 export function targetsOf(settings: Settings): Target[] {
   const addresses = list(settings, "hostaddr");
   const hosts = list(settings, "host") ?? addresses ?? ["localhost"];
+  if (hosts.some((host) => host.length > longestHost)) {
+    throw usageFailure(`${named(settings, "host")} is longer than the name of any host`);
+  }
   const ports = list(settings, "port") ?? [""];
   if (addresses !== undefined && addresses.length !== hosts.length)
     throw mismatch(settings, "hostaddr", hosts.length);

@@ -4,7 +4,9 @@ import { readlinkSync, renameSync, symlinkSync, unlinkSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { codeOf } from "../../contract/caught-error.ts";
-import type { OwnServerFolder } from "./folder.ts";
+import { exitStatus } from "../exit-status.ts";
+import { Failure } from "../failure.ts";
+import { type OwnServerFolder, waysOut } from "./folder.ts";
 import { Visit } from "./visit.ts";
 
 /** The claim that makes a process the keeper: it listens where every command looks for the keeper. */
@@ -90,7 +92,11 @@ function readLink(path: string): string | undefined {
     return readlinkSync(path);
   } catch (error) {
     if (codeOf(error) === "ENOENT") return undefined;
-    throw error;
+    if (codeOf(error) !== "EINVAL") throw error;
+    throw new Failure(
+      exitStatus.unavailable,
+      `${path} should be a link to the socket of a keeper, but is something else: remove it, or ${waysOut}`,
+    );
   }
 }
 

@@ -1,5 +1,5 @@
+import { quote } from "../../contract/plain-text.ts";
 import { usageFailure } from "../failure.ts";
-import { quoted } from "../plain.ts";
 
 /** The environment variable for the seconds that the user's own PostgreSQL may be unused, read when it is started. */
 export const idleVariable = "PG_LOCKER_SERVER_IDLE_SECONDS";
@@ -19,7 +19,7 @@ export function idleTimeOf(env: NodeJS.ProcessEnv = process.env): number {
   const seconds = Number(given);
   if (seconds > 0 && seconds <= longest) return seconds * 1_000;
   throw usageFailure(
-    `Expected ${idleVariable} to be a number of seconds from 1 to ${longest}, got ${quoted(given)}`,
+    `Expected ${idleVariable} to be a number of seconds from 1 to ${longest}, got ${quote(given)}`,
   );
 }
 

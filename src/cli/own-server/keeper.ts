@@ -1,11 +1,11 @@
 import type { Socket } from "node:net";
-import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
+import { isObject } from "../../contract/option-checks.ts";
 import type { PostgresInstallation } from "../../testing/index.ts";
 import type { Claim } from "./claim.ts";
 import type { OwnServerFolder } from "./folder.ts";
 import { OwnPostgres, type StopMode, startDeadline } from "./postgres.ts";
-import type { KeeperAnswer, Request, ServerStatus } from "./visit.ts";
+import { firstLine, type KeeperAnswer, parsed, type Request, type ServerStatus } from "./visit.ts";
 
 /** A command that has connected, and what it wants. */
 interface Guest {
@@ -159,7 +159,8 @@ export class Keeper {
 
   #receive(socket: Socket): void {
     socket.on("error", () => {});
-    createInterface({ input: socket }).once("line", (line) => {
+    void firstLine(socket).then((line) => {
+      if (line === undefined) return;
       const request = requestOf(line);
       if (request === undefined) return void socket.end(`${JSON.stringify(otherRelease)}\n`);
       const guest: Guest = { socket, request, answered: false };
@@ -226,12 +227,10 @@ export class Keeper {
 
 /** Parses a request; `undefined` if it isn't known, because the command is of another release. */
 function requestOf(line: string): Request | undefined {
-  try {
-    const request = JSON.parse(line) as Request;
-    return ["use", "status", "stop"].includes(request.wants) ? request : undefined;
-  } catch {
-    return undefined;
-  }
+  const said = parsed(line);
+  return isObject(said) && ["use", "status", "stop"].includes(String(said["wants"]))
+    ? (said as unknown as Request)
+    : undefined;
 }
 
 const otherRelease: KeeperAnswer = {

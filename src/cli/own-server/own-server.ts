@@ -12,11 +12,13 @@ import { tellUser } from "../tell-user.ts";
 import { folderFailure, makeFolder, type OwnServerFolder, ownServerFolder, ownServerPort } from "./folder.ts";
 import { idleTimeOf, idleVariable, spoken } from "./idle.ts";
 import { ownServerConfig } from "./postgres.ts";
-import { type KeeperAnswer, type Request, Visit } from "./visit.ts";
+import { type KeeperAnswer, type Request, strangerAt, Visit } from "./visit.ts";
 
 /** Milliseconds to wait for an answer of the keeper: a little longer than it may take to start the server. */
 const deadlineMs = 75_000;
 const pollMs = 25;
+/** Milliseconds for which connections may be closed without an answer. */
+const silentMs = 5_000;
 /** How many keepers may be killed, such as for lack of memory, while one command waits. */
 const mostKilled = 2;
 const logTailLines = 8;
@@ -106,6 +108,7 @@ async function reach(
   const end = Date.now() + deadlineMs;
   let program: ChildProcess | undefined;
   let killed = 0;
+  let unansweredSince: number | undefined;
   try {
     while (Date.now() < end) {
       const visit = await Visit.open(folder.keeper);
@@ -113,6 +116,11 @@ async function reach(
       if (visit !== undefined && answer !== undefined) return { answer, visit };
       visit?.leave();
       signal?.throwIfAborted();
+      // A keeper that leaves first takes its link away.
+      if (visit === undefined) unansweredSince = undefined;
+      else unansweredSince ??= Date.now();
+      if (unansweredSince !== undefined && Date.now() - unansweredSince > silentMs)
+        throw strangerAt(folder.keeper);
       if (options.program === "find" && !(await isListening(folder))) return undefined;
       if (program?.signalCode) {
         killed += 1;
@@ -128,7 +136,7 @@ async function reach(
   } catch (error) {
     throw error instanceof Error && "syscall" in error ? folderFailure(folder.path, error) : error;
   }
-  throw failureOf(folder, undefined);
+  throw unansweredSince === undefined ? failureOf(folder, undefined) : strangerAt(folder.keeper);
 }
 
 /** Whether a server is running there, with or without a keeper. */

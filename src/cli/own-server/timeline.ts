@@ -4,6 +4,9 @@ import { endianness } from "node:os";
 import { join } from "node:path";
 import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresInstallation } from "../../testing/index.ts";
+import { exitStatus } from "../exit-status.ts";
+import { Failure } from "../failure.ts";
+import { waysOut } from "./folder.ts";
 
 // A fencing token has the server's timeline in its upper bits. Each major version of PostgreSQL has a data directory of its own, which
 // counts from the beginning. It starts on a timeline above those of the others, so that the tokens keep growing.
@@ -25,9 +28,16 @@ export function timelineToPass(data: string, path: string): number | undefined {
 /** The position in `pg_control` of `checkPointCopy.ThisTimeLineID`, in bytes; the same since PostgreSQL 11. */
 const timelineAt = 48;
 
-/** The timeline that the data are on, as of their last checkpoint. */
+/** The timeline that the data are on, as of their last checkpoint. @throws {Failure} they are damaged or incomplete */
 function timelineOf(data: string): number {
-  const control = readFileSync(join(data, "global", "pg_control"));
+  const file = join(data, "global", "pg_control");
+  const control = existsSync(file) ? readFileSync(file) : Buffer.alloc(0);
+  if (control.length < timelineAt + 4) {
+    throw new Failure(
+      exitStatus.unavailable,
+      `${file} is missing or damaged, so nobody knows which fencing tokens were drawn: restore it, or ${waysOut}`,
+    );
+  }
   return endianness() === "LE" ? control.readUInt32LE(timelineAt) : control.readUInt32BE(timelineAt);
 }
 

@@ -6,9 +6,13 @@ import { setVariables, spawnRaw } from "./environment.ts";
 import { addressSpaceLeft, isRunning, processOf } from "./process-table.ts";
 import type { Program } from "./program.ts";
 
-/** How a process ended. `signal` is a number, because Node.js has no names above 31. */
+/**
+ * How a process ended. `signal` is a number, because Node.js has no names above 31. `unknown`: the thread that was to start it has failed;
+ * the process, if it was started and its pid is known, has ended.
+ */
 export type Exit =
   | { readonly is: "not-run"; readonly code: string }
+  | { readonly is: "unknown" }
   | { readonly is: "ended"; readonly status: number | null; readonly signal: number | null };
 
 /** Milliseconds between two checks whether the process has ended, in case a SIGCHLD is missed. */
@@ -95,9 +99,11 @@ export class ProcessStarter {
     } catch {
       return;
     }
-    this.#thread.on("error", () => {
+    const onEnd = (): void => {
       this.#thread = undefined;
-    });
+    };
+    this.#thread.on("error", onEnd);
+    this.#thread.on("exit", onEnd);
   }
 
   /** The thread, if it can start a process now. Whatever is wrong with it is not the command's fault, and must not hold it up. */
@@ -126,38 +132,48 @@ export class ProcessStarter {
   #startInThread(thread: Worker, work: CommandWork) {
     const cells = this.#cells;
     let pid: number | undefined;
+    let hasEnded = false;
     let isThreadGone = false;
     const ended = new Promise<Exit>((resolve) => {
-      const look = (): void => {
-        const entry = pid === undefined ? undefined : processOf(pid);
-        if (entry !== undefined && isRunning(entry)) return;
+      const settle = (exit: Exit): void => {
         clearInterval(timer);
         process.removeListener("SIGCHLD", look);
-        const waitStatus = entry?.waitStatus ?? 0;
-        const signal = waitStatus & 0x7f;
-        if (signal > lastNamedSignal || (isThreadGone && signal > 0)) {
-          resolve({ is: "ended", status: null, signal });
-        } else if (isThreadGone) {
-          resolve({ is: "ended", status: waitStatus >> 8, signal: null });
-        }
+        resolve(exit);
+      };
+      const look = (): void => {
+        // Once it has ended and was reaped, its pid may be another process's.
+        const entry = pid === undefined || hasEnded ? undefined : processOf(pid);
+        if (entry !== undefined && isRunning(entry)) return;
+        hasEnded = true;
+        const signal = (entry?.waitStatus ?? 0) & 0x7f;
+        if (signal > lastNamedSignal) settle({ is: "ended", status: null, signal });
+        // `/proc` shows the status 0 for a process of another user, so only the thread can tell it.
+        else if (isThreadGone) settle({ is: "unknown" });
         Atomics.store(cells, phaseCell, released);
         Atomics.notify(cells, phaseCell);
       };
-      const timer = setInterval(look, tick);
+      /** How often this process has looked since the end. Not a time, which would pass while this process is stopped. */
+      let looks = 0;
+      const timer = setInterval(() => {
+        look();
+        if (hasEnded) looks += 1;
+        if (looks * tick > patience) settle({ is: "unknown" });
+      }, tick);
       process.on("SIGCHLD", look);
-      thread.once("message", (message: ThreadMessage) => {
-        clearInterval(timer);
-        resolve("code" in message ? { is: "not-run", code: message.code } : exitOf(message));
-      });
-      thread.once("error", () => {
+      thread.once("message", (message: ThreadMessage) =>
+        settle("code" in message ? { is: "not-run", code: message.code } : exitOf(message)),
+      );
+      // Comes after its last message. If that didn't tell the end of the process, it may still be running.
+      thread.once("exit", () => {
         isThreadGone = true;
-        // A process that it has started runs on, and nobody reaps it any more, so `/proc` will tell how it ended.
-        if (pid === undefined) resolve({ is: "not-run", code: "its thread failed" });
+        look();
       });
     });
     thread.postMessage(work);
     Atomics.wait(cells, phaseCell, isReady, patience);
     pid = cells[pidCell] || undefined;
+    // It has failed, or is stuck, and may have started the process or not.
+    if (cells[phaseCell] === isReady) return { pid, ended: Promise.resolve<Exit>({ is: "unknown" }) };
     return { pid, ended };
   }
 }

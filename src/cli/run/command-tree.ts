@@ -1,5 +1,5 @@
 import { hasCode } from "../../contract/caught-error.ts";
-import { plain } from "../plain.ts";
+import { plain } from "../../contract/plain-text.ts";
 import { tellUserAtOnce } from "../tell-user.ts";
 import { allProcesses, isRunning, type ProcessEntry, processOf, variableOf } from "./process-table.ts";
 
@@ -24,7 +24,7 @@ const mostNamed = 5;
 
 /** A process of the command, identified by its pid and its start time. */
 type Member = Pick<ProcessEntry, "pid" | "name" | "startedAt"> & {
-  /** The number of runs between the process and the command. The keepers of those runs are responsible for it. */
+  /** The number of runs between the process and the command. Those runs are responsible for it. */
   readonly depth: number;
 };
 
@@ -57,7 +57,7 @@ export class CommandTree {
   }
 
   /**
-   * Signals every process except those under further runs, whose keepers pass the signal on. Groups in the session are signalled as a
+   * Signals every process except those under further runs, which pass the signal on. Groups in the session are signalled as a
    * whole, other processes one by one.
    */
   signalAll(signal: NodeJS.Signals): void {

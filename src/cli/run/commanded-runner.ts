@@ -12,7 +12,7 @@ type State =
   | { readonly is: "due"; readonly work: Work; readonly socket: unknown }
   | { readonly is: "running"; readonly command: SupervisedCommand; readonly grace: number };
 
-/** Does what the keeper says. */
+/** Does what the run says. */
 class CommandedRunner {
   readonly #starter: ProcessStarter;
   #state: State = { is: "idle" };
@@ -44,12 +44,12 @@ class CommandedRunner {
     }
   };
 
-  readonly onKeeperGone = (): void => {
+  readonly onRunGone = (): void => {
     if (this.#state.is !== "running") process.exit();
-    this.#state.command.stop("keeper-gone", this.#state.grace);
+    this.#state.command.stop("run-gone", this.#state.grace);
   };
 
-  /** Runs the command when everything has been read that the keeper has said since, perhaps while this process was stopped. */
+  /** Starts the command when everything has been read that the run has said since, perhaps while this process was stopped. */
   #expect(work: Work): void {
     if (this.#state.is !== "holding") return;
     this.#state = { ...this.#state, is: "due", work };
@@ -63,7 +63,7 @@ class CommandedRunner {
     setImmediate(() => this.#runIfHeld());
   }
 
-  /** If the lock can't be relied on by now, the command is run when the keeper says that it has been refreshed. */
+  /** If the lock can't be relied on by now, the command starts when the run says that it has been refreshed. */
   #runIfHeld(): void {
     if (this.#state.is !== "due") return;
     const { work, socket } = this.#state;
@@ -71,7 +71,11 @@ class CommandedRunner {
     const command = new SupervisedCommand(work, this.#starter);
     this.#state = { is: "running", command, grace: work.grace };
     if (command.leader !== undefined) tell({ is: "started", leader: command.leader });
-    void command.ended.then((ending) => tell(ending, () => end(socket)));
+    void command.ended.then((ending) => {
+      // Perhaps it runs: the other process kills whatever has this one's mark, before it releases the lock.
+      if (ending.is === "unknown" && command.leader === undefined) end(socket);
+      else tell(ending, () => end(socket));
+    });
   }
 
   #signal(signal: NodeJS.Signals): void {
@@ -92,18 +96,18 @@ class CommandedRunner {
 /** The signals that end no command. */
 const harmless: ReadonlySet<string> = new Set(["SIGSTOP", "SIGCONT", "SIGWINCH"]);
 
-/** From now on, does what the keeper says. */
-export function obeyKeeper(starter: ProcessStarter): void {
+/** From now on, does what the run says. */
+export function obeyRun(starter: ProcessStarter): void {
   const runner = new CommandedRunner(starter);
   process.on("message", runner.onMessage);
 
-  // Ignored, because the keeper passes them on. A run around this one signals all its processes, and so also this one.
+  // Ignored, because the run passes them on. A run around this one signals all its processes, and so also this one.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
     process.on(signal, () => {});
 
-  process.on("disconnect", runner.onKeeperGone);
-  // The keeper may have gone before this process listened.
-  if (!process.connected) runner.onKeeperGone();
+  process.on("disconnect", runner.onRunGone);
+  // The run may have gone before this process listened.
+  if (!process.connected) runner.onRunGone();
 }
 
 /** Ends the process, which closes the socket. It takes the socket so that it isn't garbage-collected before. */

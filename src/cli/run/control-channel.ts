@@ -2,7 +2,7 @@ import type { Exit } from "./command-process.ts";
 import type { Moment } from "./deadline.ts";
 import type { Program } from "./program.ts";
 
-// The messages between the keeper, which is `pg-locker run` and holds the lock, and the runner, which runs the command.
+// The messages between the run, which is the process `pg-locker run` and holds the lock, and the runner, which runs the command.
 
 /** A command, and how long the lock that it runs under may be relied on. */
 export interface Work {
@@ -32,8 +32,8 @@ export type ToRunner =
   | { readonly is: "signal"; readonly signal: NodeJS.Signals }
   | { readonly is: "stop"; readonly grace: number };
 
-/** Why a command was stopped: the keeper said so, the keeper has gone, or it sent no later `until` in time. */
-export type StopReason = "told" | "keeper-gone" | "deadline";
+/** Why a command was stopped: the run said so, the run has gone, or it sent no later `until` in time. */
+export type StopReason = "told" | "run-gone" | "deadline";
 
 /** How a command ended. If it could not be run, `code` is the system's, such as `"ENOENT"`. */
 export type Ending = Exit & { readonly stopped?: StopReason };

@@ -1,8 +1,8 @@
 import type { Pool } from "pg";
 import { formatDuration } from "../../contract/duration.ts";
+import { plain, quote } from "../../contract/plain-text.ts";
 import type { LockInfo } from "../../index.ts";
 import { Failure, refusalOf, statusOf } from "../failure.ts";
-import { plain } from "../plain.ts";
 import { atMost, type PassedSignals } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
 
@@ -53,7 +53,7 @@ export async function refused(
   const holder = await atMost(patience, signals, look);
   const waited = refusalOf(error) === "still held" && wait !== true ? ` after ${formatDuration(wait)}` : "";
   const by = holder === undefined ? "elsewhere" : `by ${holder}`;
-  const sentence = `Lock ${JSON.stringify(key)} not acquired${waited}: it is held ${by}${around(plan)}`;
+  const sentence = `Lock ${quote(key)} not acquired${waited}: it is held ${by}${around(plan)}`;
   return new Failure(conflictStatus, sentence, { cause: error });
 }
 

@@ -1,6 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import type { LockIdKind } from "../../contract/lock-id-kind.ts";
+import { quote } from "../../contract/plain-text.ts";
 import { descriptionComment } from "../../inspection/lock-description.ts";
 import type { CommandLine, Values } from "../command.ts";
 import { durationOf, secondsOf } from "../duration.ts";
@@ -9,7 +10,6 @@ import { tooFewFiles, tooFewProcesses, usageFailure } from "../failure.ts";
 import { type HowLocksAreTaken, howLocksAreTaken } from "../how-locks-are-taken.ts";
 import { lockIdKindOf, lockIdOf } from "../lock-ids.ts";
 import { namespaceOf } from "../namespace.ts";
-import { quoted } from "../plain.ts";
 import { rawArguments } from "../raw-arguments.ts";
 import { marginOf } from "./deadline.ts";
 import { type Program, programOf } from "./program.ts";
@@ -100,11 +100,11 @@ function ttlOf(values: Values): number {
   const ttl = given === undefined ? Math.min(30_000, recoveryGrace) : durationOf("--ttl", String(given));
   if (ttl > recoveryGrace && ttl <= longestTtl) {
     throw usageFailure(
-      `Expected --ttl to be at most --recovery-grace, which is ${recoveryGrace / 1_000}s, got ${quoted(given)}`,
+      `Expected --ttl to be at most --recovery-grace, which is ${recoveryGrace / 1_000}s, got ${quote(given)}`,
     );
   }
   if (ttl >= shortestTtl && ttl <= longestTtl) return ttl;
-  throw usageFailure(`Expected --ttl to be from 1s to 596h, got ${quoted(given)}`);
+  throw usageFailure(`Expected --ttl to be from 1s to 596h, got ${quote(given)}`);
 }
 
 function recoveryGraceOf(values: Values): number | undefined {
@@ -112,7 +112,7 @@ function recoveryGraceOf(values: Values): number | undefined {
   if (given === undefined) return undefined;
   const grace = durationOf("--recovery-grace", String(given));
   if (grace >= shortestTtl && grace <= longestTtl) return grace;
-  throw usageFailure(`Expected --recovery-grace to be from 1s to 596h, got ${quoted(given)}`);
+  throw usageFailure(`Expected --recovery-grace to be from 1s to 596h, got ${quote(given)}`);
 }
 
 /** At most half of the TTL, because the other half is for the refreshes, which come after a third of it, and for the margin. */
@@ -122,7 +122,7 @@ function graceOf(values: Values, ttl: number): number {
   const grace = durationOf("--grace", String(given));
   if (grace <= ttl / 2) return grace;
   throw usageFailure(
-    `Expected --grace to be at most half of --ttl, which is ${ttl / 1_000}s, got ${quoted(given)}`,
+    `Expected --grace to be at most half of --ttl, which is ${ttl / 1_000}s, got ${quote(given)}`,
   );
 }
 
@@ -155,7 +155,7 @@ function conflictStatusOf(values: Values): number | undefined {
   if (given === undefined) return undefined;
   const status = Number(given);
   if (/^\d+$/.test(String(given)) && status <= 255) return status;
-  throw usageFailure(`Expected -E to be an exit status from 0 to 255, got ${quoted(given)}`);
+  throw usageFailure(`Expected -E to be an exit status from 0 to 255, got ${quote(given)}`);
 }
 
 /** The file that a command's name refers to; `undefined` if there is none. */
@@ -170,7 +170,7 @@ function isFolder(path: string): boolean {
 
 /** The exit status and the sentence for a command that the system could not run. */
 export function notRun(file: string, code: string): { status: number; sentence: string } {
-  const command = `The command ${JSON.stringify(file)}`;
+  const command = `The command ${quote(file)}`;
   const notFound = { status: exitStatus.notFound, sentence: `${command} was not found` };
   switch (code) {
     case "ENOENT":

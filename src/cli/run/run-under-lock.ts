@@ -6,8 +6,8 @@ import { exitStatus } from "../exit-status.ts";
 import { refusalOf } from "../failure.ts";
 import { passedSignals, startedRunner } from "./early-runner.ts";
 import { refused } from "./holder.ts";
-import { LockKeeper } from "./lock-keeper.ts";
 import { LockSession } from "./lock-session.ts";
+import { LockedRun } from "./locked-run.ts";
 import { atMost, Interrupted, unlessAborted } from "./passed-signals.ts";
 import type { RunPlan } from "./plan.ts";
 import { tellWhoHolds } from "./waiting-line.ts";
@@ -52,7 +52,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
     const lock = await takeLock(locker, plan, { values, interrupted });
-    return await new LockKeeper(plan, { lock, session, runner, inherited }).keep(signals);
+    return await new LockedRun(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
     const refusal = refusalOf(error);

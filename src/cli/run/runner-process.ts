@@ -35,7 +35,7 @@ type State =
   | { readonly is: "starting"; readonly late: NodeJS.Timeout }
   | { readonly is: "running"; readonly tree: CommandTree };
 
-/** The runner as the keeper sees it; its program is `runner.ts`. */
+/** The runner, as the run sees it; its program is `runner.ts`. */
 export class RunnerProcess implements AsyncDisposable {
   readonly ended: Promise<RunnerEnding>;
   readonly #child: ChildProcess;
@@ -65,6 +65,10 @@ export class RunnerProcess implements AsyncDisposable {
       .then(() => Promise.race([said, closed, delay(lastWords, undefined, { ref: false })]))
       .then(() => this.#killCommand());
     this.ended = Promise.race([said, gone]);
+    // It ends by itself when this process has gone, unless it hangs while Node.js starts in it, as with too few threads.
+    process.once("exit", () => {
+      if (this.#state.is === "idle") child.kill("SIGKILL");
+    });
   }
 
   /**

@@ -55,7 +55,7 @@ export class SupervisedCommand {
     if (pid !== undefined) this.#tree = new CommandTree(pid, innermostMark());
     void ended.then((exit) => {
       this.#exit = exit;
-      if (exit.is === "not-run") this.#end(exit);
+      if (exit.is === "not-run" || pid === undefined) this.#end(exit);
       else this.#watch();
     });
     if (pid !== undefined) this.#watch();

@@ -1,6 +1,6 @@
 import { isatty } from "node:tty";
+import { plain, quote } from "../../contract/plain-text.ts";
 import type { Values } from "../command.ts";
-import { plain } from "../plain.ts";
 import { tellUser } from "../tell-user.ts";
 import { holderOf } from "./holder.ts";
 import type { RunPlan } from "./plan.ts";
@@ -37,7 +37,7 @@ async function lineFor(plan: RunPlan, values: Values, signal: AbortSignal): Prom
   const database = await connect(values, { max: 1, signal });
   try {
     const holder = await holderOf(database.pool, plan);
-    return holder && `pg-locker: waiting for ${JSON.stringify(plan.key)}, held by ${holder}`;
+    return holder && `pg-locker: waiting for ${quote(plan.key)}, held by ${holder}`;
   } finally {
     // Not awaited, because the wait may already be over.
     database[Symbol.asyncDispose]().then(undefined, () => {});

@@ -1,4 +1,5 @@
 import { hasCode } from "../../contract/caught-error.ts";
+import { quote } from "../../contract/plain-text.ts";
 import type { Lock } from "../../index.ts";
 import { exitStatus } from "../exit-status.ts";
 import { Failure } from "../failure.ts";
@@ -20,7 +21,7 @@ const refreshShare = 1 / 3;
 const notRunYet = "the command was not run";
 
 /** Has the runner run the command under a lock, keeps the lock until the command has ended, and releases it. */
-export class LockKeeper {
+export class LockedRun {
   readonly #plan: RunPlan;
   readonly #lock: Lock;
   readonly #session: LockSession;
@@ -119,17 +120,17 @@ export class LockKeeper {
     clearTimeout(this.#timer);
     this.#lock.signal.removeEventListener("abort", this.#onLoss);
     const isHeld = await this.#release(signals);
-    if (ending.is === "ended" && ending.stopped === "deadline") {
+    const stopped = "stopped" in ending ? ending.stopped : undefined;
+    if (stopped === "deadline") {
       throw new Failure(
         exitStatus.lockLost,
-        `Lock ${JSON.stringify(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
+        `Lock ${quote(this.#plan.key)} could not be refreshed in time: the command was stopped before ` +
           "somebody else could get the lock",
       );
     }
     if (!isHeld) {
       if (ending.is === "not-started") throw this.#lost(notRunYet);
-      const stopped = ending.is === "ended" && ending.stopped !== undefined;
-      throw this.#lost(stopped ? "the command was stopped" : "the command had ended by itself");
+      throw this.#lost(stopped !== undefined ? "the command was stopped" : "the command had ended by itself");
     }
     if (ending.is === "not-started") throw this.#lost(notRunYet);
     if (ending.is === "runner-silent") {
@@ -142,6 +143,12 @@ export class LockKeeper {
       throw new Failure(
         exitStatus.failed,
         "The process that ran the command was killed, and the command with it",
+      );
+    }
+    if (ending.is === "unknown") {
+      throw new Failure(
+        exitStatus.failed,
+        "The command has ended, but its exit status is not known: the thread of pg-locker that had started it failed",
       );
     }
     if (ending.is === "not-run") {
@@ -167,8 +174,7 @@ export class LockKeeper {
 
   #lost(what: string): Failure {
     const { reason } = this.#lock.signal;
-    const because =
-      reason instanceof Error ? reason.message : `Lock ${JSON.stringify(this.#plan.key)} was lost`;
+    const because = reason instanceof Error ? reason.message : `Lock ${quote(this.#plan.key)} was lost`;
     return new Failure(exitStatus.lockLost, `${because}; ${what}`, { cause: reason });
   }
 }
