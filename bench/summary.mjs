@@ -267,8 +267,8 @@ Why some aims were missed: with many callers, one acquire and release costs the 
 depending on the run. Socket writes come first, then garbage collection, promises, bookkeeping and timers; nothing dominates. A
 Node.js process has one core for all of it. \`redlock\` does as much work in the process, but less in its server.
 
-About thirty of the functions of an acquire, and of a release, send one statement and read its answer: the batch, the deadline, the message
-exchange. With many callers, a batch shares them. The others are the steps of one caller: checks, admission, the lock, its TTL, metrics.
+25 of the functions of an acquire, and of a release, send one statement and read its answer: the batch, the deadline, the message exchange.
+With many callers, a batch shares them. The others are the steps of one caller: checks, admission, the lock, its TTL, metrics.
 
 The sketch (\`bench/peers/sketch.mjs\`) takes and frees locks in batches and does nothing else: no waiting, no abort, no loss, no check.
 

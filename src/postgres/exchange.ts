@@ -55,6 +55,8 @@ export abstract class Exchange implements Reply {
       }
       void client.query(this);
     } catch (error) {
+      // Whatever the driver makes of it later is told to nobody.
+      this.#isOver = true;
       this.failed(error);
     }
   }
