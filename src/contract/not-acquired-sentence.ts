@@ -89,8 +89,7 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
 function heldSentence({ ownHold: own, permits, mode }: NotAcquiredFacts): string {
   if (own === undefined) {
     // The server refuses a reader also because of a writer that waits.
-    if (mode === "shared")
-      return "elsewhere it is held exclusively, or wanted so by somebody who waits for it";
+    if (mode === "shared") return "a writer elsewhere holds it, or waits for it";
     if (permits === undefined) return "it is held elsewhere";
     return permits === 1
       ? "the only permit is held, or others wait for it"
@@ -116,13 +115,12 @@ function heldSentence({ ownHold: own, permits, mode }: NotAcquiredFacts): string
 
 function heldAround(own: OwnHold): string {
   const around = `the \`${own.by}\` around this call`;
-  if (own.isOver) return `${around} no longer holds it, and the call was to share its lock`;
-  if (own.isSibling)
-    return `another call inside ${around} shares it, and calls of one function exclude each other`;
+  if (own.isOver) return `${around} no longer holds the lock that this call was to share`;
+  if (own.isSibling) return `another call inside ${around} has it, and such calls exclude each other`;
   if (own.isShared) return `${around} holds it shared, and a shared lock does not become an exclusive one`;
   if (own.isBehindWriter) {
-    const end = own.canShare ? ", unless `reentrant: true` shares that lock" : "";
-    return `${around} holds it shared, and whoever waits for it exclusively is served first${end}`;
+    const end = own.canShare ? "; with `reentrant: true`, the call would share that lock" : "";
+    return `${around} holds it shared, and a waiting writer is served first${end}`;
   }
   return `${around} holds it, and ${notReentrant(own)}`;
 }

@@ -79,7 +79,7 @@ describe.each(eachLocker)("%s: a refusal says that", (_, create) => {
     await locker.withLock(key, async () => {
       await using _one = await locker.acquire(key, { reentrant });
       const text =
-        "another call inside the `withLock` around this call shares it, and calls of one function exclude each other";
+        "another call inside the `withLock` around this call has it, and such calls exclude each other";
       expect(await because(locker.acquire(key, { reentrant }))).toBe(text);
       const late = locker.acquire(key, { reentrant, wait: 20 });
       expect(await because(late)).toBe(`still held after 20 ms: ${text}`);
@@ -93,7 +93,7 @@ describe.each(eachLocker)("%s: a refusal says that", (_, create) => {
       await locker.acquire(key, { reentrant });
       return { late: because(locker.acquire(key, { reentrant, wait: true })) };
     });
-    const text = "the `withLock` around this call no longer holds it, and the call was to share its lock";
+    const text = "the `withLock` around this call no longer holds the lock that this call was to share";
     expect(await late).toBe(text);
   });
 
@@ -114,9 +114,9 @@ describe.each(eachLocker)("%s: a refusal says that", (_, create) => {
         );
         writer = write();
         await until(async () => (await locker.inspect(key)).waitingHere === 1);
-        const first = `${shared} whoever waits for it exclusively is served first`;
+        const first = `${shared} a waiting writer is served first`;
         expect(await because(locker.acquire(key, { mode }))).toBe(
-          `${first}, unless \`reentrant: true\` shares that lock`,
+          `${first}; with \`reentrant: true\`, the call would share that lock`,
         );
         await (await locker.acquire(key, { mode, reentrant })).release();
       },
@@ -195,7 +195,7 @@ test("a reader is told that a writer of another locker may be before it", async 
   const writer = theirs.acquire(key, { wait: true, signal: writing.signal });
   await until(async () => (await ours.inspect(key)).waiters.length === 1);
   await using third = createLocker();
-  const text = "elsewhere it is held exclusively, or wanted so by somebody who waits for it";
+  const text = "a writer elsewhere holds it, or waits for it";
   expect(await because(third.acquire(key, { mode }))).toBe(text);
   expect(await because(third.acquire(key, { mode, wait: 20 }))).toBe(`not granted within 20 ms: ${text}`);
   expect(await because(ours.acquire(key, { mode }))).toBe(text);
