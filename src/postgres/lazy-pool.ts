@@ -19,6 +19,16 @@ interface NodePostgres {
   readonly Client: new (options: object) => OwnClient;
 }
 
+//   new ──connect(), loadDriver()──▶ loading ──▶ open
+//    └───────────── end(), from any of them ──▶ ended
+type State =
+  | { readonly is: "new" }
+  /** Rejects, for ever, if the driver is not installed. */
+  | { readonly is: "loading"; readonly made: Promise<Pool> }
+  | { readonly is: "open"; readonly pool: Pool }
+  /** Without a pool, if the driver had not been loaded by then. */
+  | { readonly is: "ended"; readonly pool: Pool | undefined };
+
 /**
  * A node-postgres pool that the locker makes itself. It loads the driver on the first connection, so an application that gives a pool, or
  * the `sql` of postgres.js, doesn't need `pg`.
@@ -28,12 +38,14 @@ export class LazyPool implements Pool {
   /** The class of the pool's clients; `undefined` until the driver is loaded. */
   Client: (new (options: object) => OwnClient) | undefined;
   readonly #listeners: Array<(pool: Pool) => void> = [];
-  #pool: Pool | undefined;
-  #loading: Promise<Pool> | undefined;
-  #isEnded = false;
+  #state: State = { is: "new" };
 
   constructor(options: LazyPoolOptions) {
     this.options = options;
+  }
+
+  get #pool(): Pool | undefined {
+    return "pool" in this.#state ? this.#state.pool : undefined;
   }
 
   get totalCount(): number {
@@ -76,23 +88,27 @@ export class LazyPool implements Pool {
   }
 
   async end(): Promise<void> {
-    this.#isEnded = true;
     // A driver that was never needed isn't loaded only to end its pool.
-    const pool = this.#pool ?? (await this.#loading?.catch(() => undefined));
+    const pool = this.#pool;
+    this.#state = { is: "ended", pool };
     await pool?.end();
   }
 
-  #load(): Promise<Pool> {
-    this.#loading ??= this.#make();
-    return this.#loading;
+  async #load(): Promise<Pool> {
+    if (this.#state.is === "loading") return this.#state.made;
+    if (this.#pool !== undefined) return this.#pool;
+    if (this.#state.is === "ended") throw new Error("the pool has ended");
+    const made = this.#make();
+    this.#state = { is: "loading", made };
+    return made;
   }
 
   async #make(): Promise<Pool> {
     const { Pool, Client } = await loadNodePostgres();
-    if (this.#isEnded) throw new Error("the pool has ended");
+    if (this.#state.is === "ended") throw new Error("the pool has ended");
     this.Client = Client;
     const pool = new Pool(this.options);
-    this.#pool = pool;
+    this.#state = { is: "open", pool };
     for (const listen of this.#listeners) listen(pool);
     return pool;
   }

@@ -20,22 +20,26 @@ import { type Transaction, type TransactionGrant, takingTheLock } from "./transa
 const committing = "Committing under the lock";
 const rollingBack = "Rolling back under the lock";
 
-/**
- * One of the locker's own transactions, on a session of the pool.
- *
- *     reserved ── begin ──▶ open ── commit, undo ──▶ returned
- *                            └── fail, cutOff, the end of its session ──▶ destroyed
- */
+//   reserved ── begin ──▶ begun ── commit, undo ──▶ ending ── an answer, or none ──▶ returned or destroyed
+//      └── undo ──▶ ending     └── fail, cutOff, from any of them ──▶ cut off
+type State =
+  | { readonly is: "reserved" }
+  | { readonly is: "begun" }
+  /** `ended` settles when the session has been returned or destroyed. */
+  | { readonly is: "ending"; readonly ended: Promise<void> }
+  | { readonly is: "cut off"; readonly wasBegun: boolean };
+
+/** One of the locker's own transactions, on a session of the pool. */
 export class OwnTransaction implements Transaction {
   readonly isOwn = true;
   readonly client: TransactionClient;
   readonly #session: Session;
   readonly #key: string;
   readonly #ended: () => void;
-  #isBegun = false;
-  #giveBackClient: () => void = () => {};
-  #ending: Promise<void> | undefined;
+  #state: State = { is: "reserved" };
+  /** Settles when the server has been told to cancel what was under way. */
   #canceled: Promise<void> | undefined;
+  #giveBackClient: () => void = () => {};
 
   /** `ended` is called when the transaction is over. */
   constructor(session: Session, { key, ended }: { key: string; ended: () => void }) {
@@ -56,7 +60,7 @@ export class OwnTransaction implements Transaction {
     const tells = session.client.getTransactionStatus !== undefined;
     if (!tells) await session.run(doing, probeTransaction, [newMark()], statementDeadline);
     await session.command(doing, begin, statementDeadline);
-    this.#isBegun = true;
+    if (this.#state.is === "reserved") this.#state = { is: "begun" };
   }
 
   ask<T>(question: Statement, values: Array<string | null>): Promise<Answer<T>> {
@@ -101,8 +105,10 @@ export class OwnTransaction implements Transaction {
 
   undo(kept?: TransactionGrant): Promise<void> {
     const doing = kept === undefined ? takingTheLock : rollingBack;
+    const state = this.#state;
+    const isBegun = state.is === "cut off" ? state.wasBegun : state.is === "begun";
     return this.#end(async (session) => {
-      if (this.#isBegun) await session.command(doing, rollback, statementDeadline);
+      if (isBegun) await session.command(doing, rollback, statementDeadline);
     });
   }
 
@@ -121,15 +127,15 @@ export class OwnTransaction implements Transaction {
   /** Ends the transaction, or waits for the end that is under way. Never rejects, and takes seconds at most. */
   async close(): Promise<void> {
     // If it were cut off in the middle of a commit, nobody would know whether that took effect.
-    if (this.#ending === undefined) this.cutOff(new LockerClosedError());
-    else await this.#ending.catch(() => {});
+    if (this.#state.is === "ending") await this.#state.ended.catch(() => {});
+    else this.cutOff(new LockerClosedError());
     await this.#canceled;
   }
 
   #end(how: (session: Session) => Promise<void>): Promise<void> {
-    const ending = this.#sendEnd(how);
-    this.#ending = ending;
-    return ending;
+    const ended = this.#sendEnd(how);
+    this.#state = { is: "ending", ended };
+    return ended;
   }
 
   async #sendEnd(how: (session: Session) => Promise<void>): Promise<void> {
@@ -148,6 +154,8 @@ export class OwnTransaction implements Transaction {
   }
 
   #over(): void {
+    const { is } = this.#state;
+    if (is === "reserved" || is === "begun") this.#state = { is: "cut off", wasBegun: is === "begun" };
     this.#giveBackClient();
     this.#ended();
   }
