@@ -168,9 +168,12 @@ export class Session {
     if (this.#state.is !== "reserved") return;
     this.#state = { is: "gone", cause };
     destroySocket(this.client);
-    // The error listener stays: a dying connection may have more to say.
-    callHook("pool's listener", () => this.#release(cause));
-    for (const listener of this.#lossListeners) listener(cause);
+    try {
+      for (const listener of this.#lossListeners) listener(cause);
+    } finally {
+      // Last, because the pool's listeners are the user's code. The error listener stays: a dying connection may have more to say.
+      callHook("pool's listener", () => this.#release(cause));
+    }
   }
 
   readonly #onError = (error: Error): void => this.destroy(error);

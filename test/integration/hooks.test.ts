@@ -18,6 +18,7 @@ import {
   databaseUrl,
   holdersOf,
   onServer,
+  terminateHolder,
   uniqueKey,
 } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
@@ -301,6 +302,22 @@ test.each(bothSessions)("%s sessions: a listener of the pool that throws keeps n
   // node-postgres itself forgets a client whose release was disturbed: such a pool never ends.
   for (const client of clients) cutSocket(client);
 });
+
+test.each(bothSessions)(
+  "%s sessions: a listener of the pool comes after the signals of the locks",
+  async (sessions) => {
+    const pool = createPool();
+    await using locker = createLocker({ pool, sessions });
+    const locks = await Promise.all([uniqueKey(), uniqueKey()].map((key) => locker.acquire(key)));
+    for (const { signal } of locks) signal.throwIfAborted();
+    const seen: unknown[] = [];
+    pool.on("release", () => seen.push(...locks.map(({ held, signal }) => [held, signal.aborted])));
+    await terminateHolder(locks[0]?.id ?? 0n);
+    await until(() => seen.length > 0);
+    expect(seen[0]).toEqual([false, true]);
+    if (sessions === "shared") expect(seen[1]).toEqual([false, true]);
+  },
+);
 
 test("a listener of the pool that throws at a late connection harms nobody", async () => {
   const pool = new pg.Pool({ connectionString: databaseUrl(), max: 1 });
