@@ -462,8 +462,8 @@ export const mutants = [
     name: "log-before-signals",
     says: "each holder of a lost session is told when the line of the one before has been written",
     file: "src/runtime/telemetry.ts",
-    what: "if (this.#lines.length === 1) setImmediate(() => this.#write(0));",
-    by: "if (this.#lines.length === 1) this.#write(0);",
+    what: "if (this.#calls.length === 1) setImmediate(() => this.#do(0));",
+    by: "if (this.#calls.length === 1) this.#do(0);",
     caughtBy: {
       file: "test/integration/hooks.test.ts",
       test: "a logger that takes 5 ms a line delays no signal of 500 locks lost together",

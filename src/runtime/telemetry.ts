@@ -62,7 +62,7 @@ export class Telemetry {
   readonly #tracerProvider: TracerProvider | undefined;
   /** What makes spans; `undefined` as long as nobody reads them. */
   #tracer: Tracer | undefined;
-  readonly #lines = new LateLines();
+  readonly #late = new LateWork();
   /** What is measured with; `undefined` as long as nobody measures. */
   #instruments: Instruments | undefined;
   /** The global meter provider before an application has set one; `undefined` if one was there. */
@@ -210,14 +210,19 @@ export class Telemetry {
   ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined, isKept = false): void {
     const instruments = this.#inUse;
     this.#held -= 1;
-    if (instruments !== undefined) count(instruments.held, -1);
     const isHeard = channels.released.hasSubscribers || channels.lost.hasSubscribers;
     if (isHeard || this.events.listeners.size > 0) this.events.ended(lock, reason);
-    if (cause === undefined) return;
-    count(instruments?.lost, 1);
+    if (cause === undefined) {
+      if (instruments !== undefined) count(instruments.held, -1);
+      return;
+    }
     const message = isKept ? `${cause.message}; ${kept}` : cause.message;
-    // A session that dies may take a thousand locks with it: every holder is told before the first line is written.
-    this.#lines.push(() => this.log.warn({ ...logged(lock), err: cause }, message));
+    // A session that dies may take a thousand locks with it: every holder is told before the first loss is counted and logged.
+    this.#late.push(() => {
+      count(instruments?.held, -1);
+      count(instruments?.lost, 1);
+      this.log.warn({ ...logged(lock), err: cause }, message);
+    });
   }
 }
 
@@ -243,25 +248,25 @@ function guardedLog(logger: Logger): Logger {
   return { debug: guarded("debug"), info: guarded("info"), warn: guarded("warn"), error: guarded("error") };
 }
 
-/** Log lines that wait until the event loop has nothing more urgent, so that a slow logger delays nothing for long. */
-class LateLines {
-  readonly #lines: Array<() => void> = [];
+/** Calls of a logger and a meter that wait until the event loop has nothing more urgent: if these are slow, they delay nothing for long. */
+class LateWork {
+  readonly #calls: Array<() => void> = [];
 
-  push(line: () => void): void {
-    this.#lines.push(line);
-    if (this.#lines.length === 1) setImmediate(() => this.#write(0));
+  push(call: () => void): void {
+    this.#calls.push(call);
+    if (this.#calls.length === 1) setImmediate(() => this.#do(0));
   }
 
-  /** Writes lines for a few milliseconds, and then lets other work run. */
-  #write(at: number): void {
+  /** Works for a few milliseconds, and then lets others work. */
+  #do(at: number): void {
     const start = performance.now();
     let next = at;
-    while (next < this.#lines.length && performance.now() - start < 5) {
-      this.#lines[next]?.();
+    while (next < this.#calls.length && performance.now() - start < 5) {
+      this.#calls[next]?.();
       next += 1;
     }
-    if (next < this.#lines.length) setImmediate(() => this.#write(next));
-    else this.#lines.length = 0;
+    if (next < this.#calls.length) setImmediate(() => this.#do(next));
+    else this.#calls.length = 0;
   }
 }
 

@@ -171,6 +171,29 @@ test("a logger that takes 5 ms a line delays no signal of 500 locks lost togethe
   await until(() => lines.length >= 500, { deadline: 15_000 });
 });
 
+test("a meter that takes 5 ms a call delays no signal of 500 locks lost together", async () => {
+  let isLost = false;
+  let losses = 0;
+  const add = (): void => {
+    if (!isLost) return;
+    losses += 1;
+    for (const end = performance.now() + 5; performance.now() < end; );
+  };
+  const instrument = { add, record() {} };
+  const make = (): object => instrument;
+  const meter = { createCounter: make, createUpDownCounter: make, createHistogram: make };
+  await using locker = createLocker({ meterProvider: { getMeter: () => meter } });
+  const locks = await Promise.all(Array.from({ length: 500 }, () => locker.acquire(uniqueKey())));
+  const countsBefore: number[] = [];
+  for (const { signal } of locks) signal.addEventListener("abort", () => countsBefore.push(losses));
+  isLost = true;
+  await terminateHolder(locks[0]?.id ?? 0n);
+  await until(() => countsBefore.length === 500, { deadline: 10_000 });
+  expect(Math.max(...countsBefore)).toBe(0);
+  // And nothing is missing in the counts: each lock is held no longer, and was lost.
+  await until(() => losses >= 1_000, { deadline: 15_000 });
+});
+
 test("a throwing listener of a signal keeps no lock from being told or freed", async () => {
   await using child = Child.start("throwing-listener.mjs", { env: { DATABASE_URL: databaseUrl() } });
   const { id } = await child.message((message) => "id" in message);
