@@ -263,8 +263,8 @@ The numbers are in \`bench/results.json\`. On one machine they differ by a third
 
 ${aimsOf(results)}
 
-Why some aims were missed: with many callers, one acquire and release costs the server 1.5 to 4 µs and this process 3.5 to 6 µs,
-depending on the run. Socket writes come first, then garbage collection, promises, bookkeeping and timers; nothing dominates. A
+Why some aims were missed: with many callers, one acquire and release costs the server 1.5 to 5 µs and this process 3.5 to 12 µs,
+depending on the machine. Socket writes come first, then garbage collection, promises, bookkeeping and timers; nothing dominates. A
 Node.js process has one core for all of it. \`redlock\` does as much work in the process, but less in its server.
 
 25 of the functions of an acquire, and of a release, send one statement and read its answer: the batch, the deadline, the message exchange.
