@@ -146,7 +146,7 @@ export class StatementBatches implements Receiver {
       if (tasks.length > 0) {
         const sessionTtl = this.#parts.sessionTtlWanted === undefined ? undefined : this.#sessionTtlToSet();
         this.#state = { is: "busy", on, batch: { tasks, sessionTtl } };
-        on.session.send(statementFor(tasks, sessionTtl), this);
+        on.session.send(statementFor(tasks, { pid: on.pid, sessionTtl }), this);
         return;
       }
     }
@@ -276,15 +276,18 @@ export class StatementBatches implements Receiver {
         keepalive.proven(sessionTtl, sentAt);
         resolve(sentAt);
       };
-      on.session.send(statementFor(questions, sessionTtl), { replied, failed });
+      on.session.send(statementFor(questions, { pid: on.pid, sessionTtl }), { replied, failed });
     });
   }
 }
 
-function statementFor(questions: readonly Question[], sessionTtl: number | undefined): Asked {
+function statementFor(
+  questions: readonly Question[],
+  { pid, sessionTtl }: { pid: number; sessionTtl: number | undefined },
+): Asked {
   const timeout =
     sessionTtl === undefined || sessionTtl === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(sessionTtl);
-  if (isDebugged) debug("statement", () => ({ operations: questions.length }));
+  if (isDebugged) debug("statement", () => ({ pid, operations: questions.length }));
   const [only] = questions;
   if (questions.length === 1 && only !== undefined) {
     const values = only.operation === proving ? [timeout] : [timeout, only.id.toString()];

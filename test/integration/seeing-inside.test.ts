@@ -250,6 +250,7 @@ test("NODE_DEBUG=pg-locker writes a line for each transition, and none without i
   for (const what of ["session opened", "statement", "granted", "session returned"]) {
     expect(loud.stderr).toContain(what);
   }
+  expect(loud.stderr).toMatch(/statement \{"pid":\d+,"operations":1\}/);
   expect(loud.stderr).toContain(env.KEY.replace("\u009b\u202e", "\\u009b\\u202e"));
   expect(loud.stderr.replaceAll("\n", "")).not.toMatch(/[\p{Cc}\p{Cf}]/u);
   await using silent = Child.start("acquire-and-release.mjs", { env });
