@@ -2,42 +2,28 @@
 import { withDatabase } from "./database.mjs";
 import { shared } from "./peers/pg-locker.mjs";
 import { sketch } from "./peers/sketch.mjs";
-import { interleaved, median, medianRatio } from "./statistics.mjs";
+import { processorTime, rounds } from "./processor-time.mjs";
 
-const rounds = 5;
 const cycles = 100_000;
 const aim = { 64: 1.4, 1024: 1.5 };
 
 export function processCpu() {
   return withDatabase({}, async (url) => {
     const crowds = [];
-    for (const callers of Object.keys(aim).map(Number)) crowds.push(await measure(url, callers));
+    for (const callers of Object.keys(aim).map(Number)) {
+      const how = { url, callers, cycles, warmUp: cycles, cyclesOf, used };
+      crowds.push(await processorTime({ sketch, library: shared }, how));
+    }
     return { rounds, aim, crowds };
   });
 }
 
-async function measure(url, callers) {
-  const contenders = { sketch, library: shared };
-  const started = {};
-  for (const [name, contender] of Object.entries(contenders)) started[name] = await contender.start({ url });
-  const run = async (name) => {
-    const before = process.cpuUsage();
-    await cyclesOf(started[name], callers, cycles);
+function used() {
+  const before = process.cpuUsage();
+  return () => {
     const { user, system } = process.cpuUsage(before);
-    return (user + system) / cycles;
+    return user + system;
   };
-  try {
-    for (const each of Object.values(started)) await cyclesOf(each, callers, cycles);
-    const us = await interleaved(rounds, Object.keys(contenders), run);
-    return {
-      callers,
-      sketchUs: median(us.sketch),
-      libraryUs: median(us.library),
-      ratio: medianRatio(us.library, us.sketch),
-    };
-  } finally {
-    for (const each of Object.values(started)) await each.end();
-  }
 }
 
 /** Every cycle has a key of its own, as in an application with a lock for each customer. */

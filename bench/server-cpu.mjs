@@ -3,46 +3,26 @@ import { readFileSync } from "node:fs";
 import { withClient, withDatabase } from "./database.mjs";
 import { byHand } from "./peers/by-hand.mjs";
 import { shared } from "./peers/pg-locker.mjs";
-import { interleaved, median, medianRatio } from "./statistics.mjs";
+import { processorTime, rounds } from "./processor-time.mjs";
 
-const rounds = 5;
 const cycles = { 1: 2_000, 64: 20_000 };
 
 export function serverCpu() {
   return withDatabase({}, (url) =>
     withClient(url, async (observer) => {
+      const used = async () => {
+        const pids = await backends(observer);
+        const before = microseconds(pids);
+        return () => microseconds(pids) - before;
+      };
       const crowds = [];
-      for (const callers of Object.keys(cycles).map(Number))
-        crowds.push(await measure({ url, observer, callers }));
+      for (const callers of Object.keys(cycles).map(Number)) {
+        const how = { url, callers, cycles: cycles[callers], warmUp: cycles[callers] / 2, cyclesOf, used };
+        crowds.push(await processorTime({ byHand, library: shared }, how));
+      }
       return { rounds, crowds };
     }),
   );
-}
-
-async function measure({ url, observer, callers }) {
-  const contenders = { byHand, library: shared };
-  const started = {};
-  for (const [name, contender] of Object.entries(contenders))
-    started[name] = await contender.start({ url, callers });
-  const run = async (name) => {
-    const pids = await backends(observer);
-    const before = microseconds(pids);
-    await cyclesOf(started[name], callers, cycles[callers]);
-    return (microseconds(pids) - before) / cycles[callers];
-  };
-  try {
-    // A warm-up, which also opens every connection.
-    for (const name of Object.keys(contenders)) await cyclesOf(started[name], callers, cycles[callers] / 2);
-    const us = await interleaved(rounds, Object.keys(contenders), run);
-    return {
-      callers,
-      byHandUs: median(us.byHand),
-      libraryUs: median(us.library),
-      ratio: medianRatio(us.library, us.byHand),
-    };
-  } finally {
-    for (const each of Object.values(started)) await each.end();
-  }
 }
 
 async function cyclesOf({ caller }, callers, count) {

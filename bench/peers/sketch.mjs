@@ -1,11 +1,10 @@
-// The least that a lock can cost in a process: an object for each lock, batches on one connection, a list of TTLs, three metrics. It leaves
+// The least that a lock can cost in a process: an object for each lock, batches on one connection, a list of those held, three metrics. It leaves
 // out waiting, aborts, refreshes, losses and every check, so nobody could use it.
 // biome-ignore lint/correctness/noUndeclaredDependencies: it is the project's own
 import { metrics } from "@opentelemetry/api";
 import pg from "pg";
 import { lockId } from "../../dist/index.js";
 
-const ttl = 30_000;
 /** With more callers than this, one half is under way while the other half is told. */
 const halvedAbove = 128;
 
@@ -49,10 +48,6 @@ class Lock {
     this.resolve = undefined;
     this.reject = undefined;
     this.start = 0;
-  }
-
-  get held() {
-    return performance.now() - this.sentAt < ttl;
   }
 
   release() {

@@ -15,10 +15,6 @@ export function own(sequence: string): string {
 export function shown(text: string): string {
   return text
     .split(`\u001b${secret}`)
-    .map((part) => eachLine(part, plain))
+    .map((part) => part.split("\n").map(plain).join("\n"))
     .join("\u001b");
-}
-
-function eachLine(text: string, change: (line: string) => string): string {
-  return text.split("\n").map(change).join("\n");
 }
