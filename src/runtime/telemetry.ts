@@ -198,9 +198,8 @@ export class Telemetry {
   }
 
   granted(): void {
-    const instruments = this.#inUse;
     this.#held += 1;
-    if (instruments !== undefined) count(instruments.held, 1);
+    if (this.#instruments !== undefined) count(this.#instruments.held, 1);
   }
 
   /**
@@ -208,20 +207,25 @@ export class Telemetry {
    * `isKept`: the lock still keeps others out.
    */
   ended(lock: LockFacts, cause: Error | undefined, reason: Error | undefined, isKept = false): void {
-    const instruments = this.#inUse;
+    const instruments = reason === undefined ? this.#instruments : this.#inUse;
     this.#held -= 1;
     const isHeard = channels.released.hasSubscribers || channels.lost.hasSubscribers;
     if (isHeard || this.events.listeners.size > 0) this.events.ended(lock, reason);
-    if (cause === undefined) {
-      if (instruments !== undefined) count(instruments.held, -1);
-      return;
-    }
-    const message = isKept ? `${cause.message}; ${kept}` : cause.message;
-    // A session that dies may take a thousand locks with it: every holder is told before the first loss is counted and logged.
+    if (reason !== undefined) this.#endedEarly(lock, cause, { instruments, isKept });
+    else if (instruments !== undefined) count(instruments.held, -1);
+  }
+
+  /** A session that dies, or a close(), may end a thousand locks: every holder is told before the first end is counted and logged. */
+  #endedEarly(
+    lock: LockFacts,
+    cause: Error | undefined,
+    { instruments, isKept }: { instruments: Instruments | undefined; isKept: boolean },
+  ): void {
     this.#late.push(() => {
       count(instruments?.held, -1);
+      if (cause === undefined) return;
       count(instruments?.lost, 1);
-      this.log.warn({ ...logged(lock), err: cause }, message);
+      this.log.warn({ ...logged(lock), err: cause }, isKept ? `${cause.message}; ${kept}` : cause.message);
     });
   }
 }
