@@ -53,9 +53,6 @@ import type { Granted, Hold, Wanted } from "./waiting/attempt.ts";
 import { undefinedIfContended } from "./waiting/contention.ts";
 import { runUnder } from "./waiting/reentrancy.ts";
 
-/** Milliseconds. */
-export const defaultTtl = 30_000;
-
 export interface LockerCoreParts {
   /** An int32. */
   readonly namespace: number;
@@ -128,8 +125,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
       const least = options === undefined ? 0 : holdAtLeastOf(options);
       const hold = this.#holdForCaller;
       if (least === 0) return this.#takeOrPart(wanted, hold);
-      const kept = { ...wanted, holdAtLeast: least };
-      return heldAtLeast(least, { hold, locker: this, take: (how) => this.#takeOrPart(kept, how) });
+      return heldAtLeast({ ...wanted, holdAtLeast: least }, { hold, locker: this, take: this.#takeOrPart });
     } catch (error) {
       return Promise.reject(error);
     }
@@ -318,7 +314,7 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
   }
 
   /** Takes part in the lock of the function around it, if that is wanted and there is one; otherwise takes the lock. */
-  #takeOrPart<H extends Lock>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> {
+  readonly #takeOrPart = <H extends Lock>(wanted: Wanted, hold: Hold<Grant, H>): Promise<H | NestedLock> => {
     const part = wanted.reentrant ? takePart(this.owner, wanted) : undefined;
     if (part !== undefined) return part;
     const { events } = this.telemetry;
@@ -326,15 +322,18 @@ export class LockerCore implements Omit<Locker, "namespace" | typeof Symbol.asyn
     const told = isHeard ? holdAndEmit(events, hold) : hold;
     if (wanted.client === undefined) return this.take(wanted, this.#parts.store, told);
     return this.take(wanted, this.#parts.storeOn(wanted.client), told);
-  }
+  };
 
   /** Tries or waits, as wanted, in the one order of all this locker's callers. */
   take<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
     return this.telemetry.isTraced
-      ? this.telemetry.inSpan("acquire", wanted, wanted.signal, () =>
-          this.#admission.take(wanted, store, hold),
-        )
+      ? this.#takeInSpan(wanted, store, hold)
       : this.#admission.take(wanted, store, hold);
+  }
+
+  #takeInSpan<G extends Granted, H>(wanted: Wanted, store: LockStore<G>, hold: Hold<G, H>): Promise<H> {
+    const take = (): Promise<H> => this.#admission.take(wanted, store, hold);
+    return this.telemetry.inSpan("acquire", wanted, wanted.signal, take);
   }
 
   register(lock: RegisteredLock): void {

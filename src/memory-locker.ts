@@ -4,6 +4,7 @@ import type { TransactionClient, TransactionOptions } from "./contract/clients.t
 import type { ElectOptions } from "./contract/election.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
 import type { Lock, LockGroup } from "./contract/lock.ts";
+import { defaultTtl } from "./contract/lock-defaults.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -13,7 +14,7 @@ import type { NamespacedTransactionLocker, TransactionLocker } from "./contract/
 import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { MemoryTransactions } from "./holding/memory-transactions.ts";
-import { defaultTtl, LockerCore } from "./locker-core.ts";
+import { LockerCore } from "./locker-core.ts";
 import type { MemoryLockerOptions } from "./locker-options.ts";
 import { PrefixedTransactionLocker } from "./namespaced-locker.ts";
 import { checkMemoryLockerOptions } from "./option-rules.ts";

@@ -4,6 +4,7 @@ import type { TransactionClient, TransactionOptions } from "./contract/clients.t
 import { milliseconds } from "./contract/duration.ts";
 import type { ElectOptions } from "./contract/election.ts";
 import type { Lock, LockGroup } from "./contract/lock.ts";
+import { defaultTtl } from "./contract/lock-defaults.ts";
 import type { LockEventListener, LockEventName } from "./contract/lock-events.ts";
 import type { InspectOptions, LockInspection } from "./contract/lock-inspection.ts";
 import type { LockKey } from "./contract/lock-key.ts";
@@ -14,7 +15,7 @@ import type { UnderLock } from "./contract/under-lock.ts";
 import { LocksInTransactions } from "./holding/locks-in-transactions.ts";
 import { PostgresTransactions } from "./holding/postgres-transactions.ts";
 import { lookAtLock } from "./inspection/lock-state.ts";
-import { defaultTtl, LockerCore } from "./locker-core.ts";
+import { LockerCore } from "./locker-core.ts";
 import type { PostgresLockerOptions } from "./locker-options.ts";
 import { PrefixedTransactionLocker } from "./namespaced-locker.ts";
 import { checkPostgresLockerOptions, connWaitMilliseconds } from "./option-rules.ts";

@@ -2,6 +2,9 @@ import { assertWait } from "./acquire-options.ts";
 import { InvalidConfigError, InvalidTtlError } from "./errors.ts";
 import type { AcquireOptions } from "./locker.ts";
 
+/** Milliseconds. */
+export const defaultTtl = 30_000;
+
 /**
  * The values that a locker uses for options that a call leaves out or gives as `undefined`. An option of the call takes precedence:
  * `wait: 0` tries once, whatever the default.

@@ -18,26 +18,32 @@ export interface KeepingLocker {
 }
 
 /**
- * Takes a lock that stays in the server for at least `least` milliseconds from its grant, however early its holder releases it.
+ * Takes a lock that stays in the server for at least `holdAtLeast` milliseconds from its grant, however early its holder releases it.
  *
  * @param take takes the lock with the given `hold`
  */
 export async function heldAtLeast<H>(
-  least: number,
+  wanted: LockHeldAtLeast,
   {
     hold,
     locker,
     take,
-  }: { hold: Hold<Grant, H>; locker: KeepingLocker; take(hold: Hold<Grant, H>): Promise<Lock> },
+  }: {
+    hold: Hold<Grant, H>;
+    locker: KeepingLocker;
+    take(wanted: LockHeldAtLeast, hold: Hold<Grant, H>): Promise<Lock>;
+  },
 ): Promise<Lock> {
   let granted: HeldAtLeast | undefined;
-  const lock = await take((grant, wanted) => {
-    granted = new HeldAtLeast(grant, wanted, locker);
-    return hold(granted, wanted);
+  const lock = await take(wanted, (grant, facts) => {
+    granted = new HeldAtLeast(grant, facts, locker);
+    return hold(granted, facts);
   });
-  granted?.keepFor(least);
+  granted?.keepFor(wanted.holdAtLeast);
   return lock;
 }
+
+type LockHeldAtLeast = Wanted & { readonly holdAtLeast: number };
 
 //   held ──free(), early──▶ kept: released for its holder, held for everybody else ──the time has passed──▶ over
 //    │                       └── its session ends, close() ──▶ over
@@ -77,7 +83,7 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     this.key = wanted.key;
     this.id = wanted.id;
     this.mode = wanted.mode;
-    this.grantedAt = grant.provenAt;
+    this.grantedAt = grant.grantedAt;
     this.lapses = grant.lapses;
     this.#grant = grant;
     this.#locker = locker;
@@ -94,12 +100,8 @@ class HeldAtLeast implements Grant, GoneListener, RegisteredLock {
     return new Date(Date.now() + this.#left);
   }
 
-  get provenAt(): Instant {
-    return this.#grant.provenAt;
-  }
-
   get keptAt(): Instant {
-    return this.#grant.keptAt ?? this.#grant.provenAt;
+    return this.#grant.keptAt ?? this.#grant.grantedAt;
   }
 
   get fencingToken(): bigint | undefined {

@@ -31,8 +31,6 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** When the statement was sent that granted it. */
-  readonly grantedAt: Instant;
   readonly #owner: LockOwner;
   readonly #grant: Grant;
   #state: HoldingState;
@@ -42,13 +40,12 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
 
   /** @throws {DatabaseError} the TTL has passed since the grant was asked for */
   constructor(facts: HeldFacts, grant: Grant, owner: LockOwner) {
-    const { provenAt, lapses } = grant;
-    super(facts.ttl, provenAt, lapses);
-    assertInTime(provenAt, lapses, facts);
+    const { grantedAt, lapses } = grant;
+    super(facts.ttl, grantedAt, lapses);
+    assertInTime(grantedAt, lapses, facts);
     this.key = facts.key;
     this.id = facts.id;
     this.mode = facts.mode;
-    this.grantedAt = provenAt;
     this.#grant = grant;
     this.#owner = owner;
     this.#state = held;
@@ -56,7 +53,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#freeing = undefined;
     if (!facts.autoRefresh) {
       this.#upkeep = itsHolders;
-      owner.expiries.watch(this, facts.ttl, provenAt);
+      owner.expiries.watch(this, facts.ttl, grantedAt);
     } else if (grant.keepProven === undefined) {
       this.#upkeep = new OwnRefreshes(this);
     } else {
@@ -65,6 +62,10 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     }
     owner.telemetry.granted();
     grant.onGone(this);
+  }
+
+  get grantedAt(): Instant {
+    return this.#grant.grantedAt;
   }
 
   get fencingToken(): bigint | undefined {
@@ -123,10 +124,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
 
   // Not async, because it is called most: an async function would make one more promise.
   release(): Promise<void> {
-    const { telemetry } = this.#owner;
-    return telemetry.isTraced
-      ? telemetry.inSpan("release", this, undefined, () => this.#release())
-      : this.#release();
+    return this.#owner.telemetry.isTraced ? this.#releaseInSpan() : this.#release();
   }
 
   /** What `JSON.stringify` writes: a `bigint` is a string there. */
@@ -159,7 +157,7 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     this.#upkeep = nobodys;
     if (upkeep === itsSessions) {
       // What the session has proved so far counts; what it proves from now on does not.
-      this.provedAgain(this.#grant.keptAt ?? this.#grant.provenAt);
+      this.provedAgain(this.#grant.keptAt ?? this.#grant.grantedAt);
       this.#grant.keepProven?.(undefined);
     } else if (upkeep instanceof OwnRefreshes) {
       upkeep.stop();
@@ -185,14 +183,18 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
   /** Whether the TTL has passed. The caller is then told so, and no later proof by the session may take that back. */
   #isOver(): boolean {
     if (this.left > 0) return false;
-    soon(() => this.expire());
+    this.#expireSoon();
     return true;
+  }
+
+  #expireSoon(): void {
+    soon(() => this.expire());
   }
 
   /** Milliseconds until the holder must stop relying on it. */
   override get left(): number {
     // Whatever the session was asked, perhaps for another lock, proves this one as well.
-    if (this.#upkeep === itsSessions) this.provedAgain(this.#grant.keptAt ?? this.#grant.provenAt);
+    if (this.#upkeep === itsSessions) this.provedAgain(this.#grant.keptAt ?? this.#grant.grantedAt);
     return super.left;
   }
 
@@ -229,6 +231,10 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     if (this.#state.is === "expired") await this.#freeQuietly();
   }
 
+  #releaseInSpan(): Promise<void> {
+    return this.#owner.telemetry.inSpan("release", this, undefined, () => this.#release());
+  }
+
   #release(): Promise<void> {
     const start = performance.now();
     if (this.#state.is !== "held" || this.#isOver()) return this.#releaseWhatIsOver(start);
@@ -236,12 +242,15 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     const over = settledBy(releasing);
     this.#state = releasing;
     if (this.#grant.free !== undefined) this.#grant.free(this);
-    else
-      this.#free().then(
-        () => this.freed(),
-        (error: unknown) => this.notFreed(error),
-      );
+    else this.#freeAlone();
     return over;
+  }
+
+  #freeAlone(): void {
+    this.#free().then(
+      () => this.freed(),
+      (error: unknown) => this.notFreed(error),
+    );
   }
 
   /** The lock that its holder has given back is free. */
@@ -318,8 +327,12 @@ export class HeldLock extends Expiring implements Lock, GoneListener, ReleaseLis
     if (state.is === "expired") this.#owner.expired(this);
     const reason = state.is === "released" ? undefined : this.#lossReason();
     // The registry first, then the signal, whose listeners are the holder's own code, then log and metrics.
-    if (reason !== undefined) callOutside(() => this.#controller?.abort(reason));
+    if (reason !== undefined) this.#abort(reason);
     this.#owner.telemetry.ended(this, state.is === "closed" ? undefined : reason, reason, expiry?.isKept);
+  }
+
+  #abort(reason: Error): void {
+    callOutside(() => this.#controller?.abort(reason));
   }
 
   #lossReason(): Error | undefined {

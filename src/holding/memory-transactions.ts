@@ -36,11 +36,11 @@ export class MemoryTransactions implements TransactionStores {
   }
 
   async #take(
-    { id, mode, fencing }: LockRequest,
+    { wanted: { id, mode, fencing } }: LockRequest,
     client: TransactionClient | undefined,
   ): Promise<MemoryTransaction | Refusal> {
     // No server ends an idle transaction.
-    const answer = await this.#store.take({ id, mode, fencing, ttlInServer: Number.POSITIVE_INFINITY });
+    const answer = await this.#store.take({ id, mode, fencing, ttl: Number.POSITIVE_INFINITY });
     if ("refused" in answer) return answer;
     const lock = new MemoryTransaction(answer, client ?? this.#make, () => this.#open.delete(lock));
     this.#open.add(lock);

@@ -115,7 +115,7 @@ class CallersTransactionStore implements TransactionStore {
     const granted = await answer;
     if ("refused" in granted && granted.refused === "held" && granted.byItself) {
       this.hopeless.abort(
-        new LockNotAcquiredError({ key: request.key, reason: "held", ownHold: { by: "client" } }),
+        new LockNotAcquiredError({ key: request.wanted.key, reason: "held", ownHold: { by: "client" } }),
       );
     }
     return granted;

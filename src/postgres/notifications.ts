@@ -1,5 +1,5 @@
 import { sentenceOf } from "../contract/caught-error.ts";
-import { debug } from "../runtime/debug-log.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 
 /** A notification as the driver delivers it. */
 interface Notification {
@@ -29,7 +29,7 @@ export function hearNotifications(
     try {
       hear(message.payload ?? "");
     } catch (error) {
-      debug("notification passed over", () => ({ channel, error: sentenceOf(error) }));
+      if (isDebugged) debug("notification passed over", { channel, error: sentenceOf(error) });
     }
   };
   const notified = client as NotifiedClient;

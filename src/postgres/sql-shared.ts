@@ -29,6 +29,10 @@ export function isTaking(operation: Operation): boolean {
   return operation === taking.exclusive || operation === taking.shared;
 }
 
+export function isFreeing(operation: Operation): boolean {
+  return operation === freeing.exclusive || operation === freeing.shared;
+}
+
 /**
  * The answer to one operation. `t` or `f`: whether the lock was granted or proved. `1` or `0`: the lock is free now, and whether it was
  * held before. `undefined`: the operation was not carried out.

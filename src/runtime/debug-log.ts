@@ -3,15 +3,13 @@ import { plainJson } from "../contract/plain-text.ts";
 
 const log = debuglog("pg-locker");
 
-/** Whether the debug log is on. Checked first on paths that every lock takes, to avoid creating a function. */
+/** Whether the debug log is on. Checked before each {@link debug}, so that nothing is made for a log that is off. */
 export const isDebugged = log.enabled;
 
 /**
  * Writes a line to standard error if the process was started with `NODE_DEBUG=pg-locker`: one for each transition, for debugging. The
  * lines are not part of the public contract. They contain keys, but no connection settings. Characters that would move a terminal's cursor are escaped.
- *
- * @param facts called only if the log is on
  */
-export function debug(what: string, facts: () => object): void {
-  if (isDebugged) log("%s %s", what, plainJson(format("%j", facts())));
+export function debug(what: string, facts: object): void {
+  log("%s %s", what, plainJson(format("%j", facts)));
 }

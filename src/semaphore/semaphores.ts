@@ -87,13 +87,13 @@ export class Semaphores {
   async #permit(key: LockKey, permits: number, options: PermitOptions): Promise<Lock> {
     const asked = this.#parts.wanted(key, options);
     const least = holdAtLeastOf(options);
-    const wanted = { ...asked, id: semaphoreBlock(asked.id), holdAtLeast: least === 0 ? undefined : least };
+    const wanted = { ...asked, id: semaphoreBlock(asked.id) };
     const { telemetry } = this.#parts.admission;
-    const take = (hold: Hold<Grant, UnreportedLock>): Promise<Lock> =>
-      telemetry.observe("acquire", wanted, wanted.signal, () => this.#acquire(wanted, permits, hold));
+    const take = (permit: Wanted, how: Hold<Grant, UnreportedLock>): Promise<Lock> =>
+      telemetry.observe("acquire", permit, permit.signal, () => this.#acquire(permit, permits, how));
     const hold = this.#hold;
-    const { locker } = this.#parts;
-    return least === 0 ? await take(hold) : await heldAtLeast(least, { hold, locker, take });
+    if (least === 0) return await take(wanted, hold);
+    return await heldAtLeast({ ...wanted, holdAtLeast: least }, { hold, locker: this.#parts.locker, take });
   }
 
   async #acquire(wanted: Wanted, permits: number, hold: Hold<Grant, UnreportedLock>): Promise<Lock> {

@@ -58,7 +58,7 @@ export function takeInCallers(
   request: LockRequest,
   { isWithin = false, cancelWait, ...asked }: AskedOfCaller = {},
 ): Promise<TransactionLock | Refusal> {
-  const transaction = new CallersTransaction(client, { key: request.key, cancelWait });
+  const transaction = new CallersTransaction(client, { key: request.wanted.key, cancelWait });
   const take = (): Promise<TransactionLock | Refusal> =>
     savepoints.take(
       client,

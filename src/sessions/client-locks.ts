@@ -8,6 +8,7 @@ import {
   LockNotAcquiredError,
   namedLockError,
 } from "../contract/errors.ts";
+import type { LockMode } from "../contract/locker.ts";
 import { show } from "../contract/shown-value.ts";
 import { announcedBackend, isOpen } from "../postgres/driver.ts";
 import { statementDeadline } from "../postgres/session.ts";
@@ -89,7 +90,7 @@ export class ClientLocks {
     request: LockRequest,
     bound: number | undefined,
   ): Promise<Grant | Refusal> {
-    const { key, id, ttl } = request;
+    const { key, id, ttl } = request.wanted;
     if (announcedBackend(client) === undefined || !isOpen(client)) {
       const wants = `a client of node-postgres, with its connection open, but ${show(client)} has none that is open`;
       throw new InvalidConfigError({ field: "client", wants });
@@ -149,7 +150,7 @@ export class ClientLocks {
     request: LockRequest,
     { bound, left }: { bound: number | undefined; left: Stop },
   ): Promise<ClientLock | Refusal> {
-    const { id, mode, fencing } = request;
+    const { id, mode, fencing } = request.wanted;
     const { trustPooler, recovery, tokens } = this.#options;
     const announced = trustPooler ? undefined : announcedBackend(client);
     const ask: AskTransaction = (statement, values) => sayTo(client, statement, values);
@@ -160,7 +161,7 @@ export class ClientLocks {
     const tried = await sayTo<TryClientAnswer>(client, tryClientLock[mode], values);
     assertTrusted(tried, { pid: announced }, taking);
     if (tried.mine) {
-      throw new LockNotAcquiredError({ key: request.key, reason: "held", ownHold: { by: "client" } });
+      throw new LockNotAcquiredError({ key: request.wanted.key, reason: "held", ownHold: { by: "client" } });
     }
     if (tried.granted !== true) {
       if (bound === undefined) return { refused: "held" };
@@ -175,10 +176,12 @@ export class ClientLocks {
       assertTrusted(seen, { pid: tried.pid }, taking);
       if (!seen.held) return { refused: left.aborted ? "abandoned" : "held" };
     }
-    const lock = new ClientLock(client, { key: request.key, id, mode, pid: tried.pid }, sentAt);
+    const lock = new ClientLock(client, { key: request.wanted.key, id, mode, pid: tried.pid }, sentAt);
     if (!fencing) return lock;
     try {
-      const prove = (): Promise<unknown> => lock.refresh(request.ttl, statementDeadline);
+      const prove = async (): Promise<void> => {
+        lock.grantedAt = await lock.refresh(request.wanted.ttl, statementDeadline);
+      };
       lock.fencingToken = await tokens.draw(tried.server, prove);
     } catch (error) {
       await lock.release().catch(() => {});
@@ -220,7 +223,7 @@ function aboutTaking(error: unknown, key: string): unknown {
 interface Taken {
   readonly key: string;
   readonly id: bigint;
-  readonly mode: LockRequest["mode"];
+  readonly mode: LockMode;
   readonly pid: number;
 }
 
@@ -228,16 +231,16 @@ class ClientLock implements Grant {
   fencingToken: bigint | undefined;
   /** False: the server never ends the lock by its TTL, only with its session. */
   readonly lapses = false;
-  provenAt: Instant;
+  grantedAt: Instant;
   #goneBecause: Error | undefined;
   #listener: GoneListener | undefined;
   readonly #client: SessionClient;
   readonly #taken: Taken;
 
-  constructor(client: SessionClient, taken: Taken, provenAt: Instant) {
+  constructor(client: SessionClient, taken: Taken, grantedAt: Instant) {
     this.#client = client;
     this.#taken = taken;
-    this.provenAt = provenAt;
+    this.grantedAt = grantedAt;
     listenTo(client, "error", this.#onError);
     listenTo(client, "end", this.#onEnd);
     if (!isOpen(client)) this.#onEnd();
@@ -278,7 +281,6 @@ class ClientLock implements Grant {
         throw error;
       }
     }
-    this.provenAt = sentAt;
     return sentAt;
   }
 

@@ -12,7 +12,7 @@ import {
   unlock,
 } from "../postgres/sql.ts";
 import type { Instant } from "../runtime/clock.ts";
-import { debug } from "../runtime/debug-log.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import {
   type GoneListener,
@@ -22,6 +22,7 @@ import {
   type TryListener,
   tell,
 } from "./grant.ts";
+import { ttlInServer } from "./least-ttl.ts";
 import { FreeLockChecks } from "./look-for-free.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
@@ -61,7 +62,7 @@ export class DedicatedSessions {
   }
 
   async #tryLock(request: LockRequest): Promise<Grant | Refusal> {
-    const { key, id, mode, ttl, fencing } = request;
+    const { key, id, mode, ttl, fencing } = request.wanted;
     const { pool, namespace, connWaitTimeout, pooler, recovery, events } = this.#options;
     const session = await reserveFor(request, { pool, wait: connWaitTimeout });
     if ("refused" in session) return session;
@@ -77,7 +78,7 @@ export class DedicatedSessions {
       id.toString(),
       announced?.toString() ?? null,
       name,
-      this.#enforced ? sessionTimeout(request.ttlInServer) : "0",
+      this.#enforced ? sessionTimeout(ttlInServer(request.wanted)) : "0",
     ];
     if (this.#enforced) values.push(...tcpTimeouts(ttl));
     const doing = "Taking the lock";
@@ -95,10 +96,10 @@ export class DedicatedSessions {
       if (said.granted === true && said.before !== null) {
         this.#count(session, said.pid);
         events.sessionOpened("dedicated", said.pid);
-        debug("session reserved", () => ({ pid: said.pid, key }));
+        if (isDebugged) debug("session reserved", { pid: said.pid, key });
         const opened = { key, id, kind, said, name, before: said.before, recovery };
         return new DedicatedLock(session, opened, {
-          provenAt: sentAt,
+          grantedAt: sentAt,
           onReturn: () => {
             this.#sessions.delete(session);
             events.sessionClosed("dedicated", said.pid, undefined);
@@ -129,7 +130,7 @@ export class DedicatedSessions {
     session.onGone((cause) => {
       if (!this.#sessions.delete(session)) return;
       this.#options.events.sessionClosed("dedicated", pid, cause);
-      debug("session lost", () => ({ cause: cause.message }));
+      if (isDebugged) debug("session lost", { cause: cause.message });
     });
   }
 
@@ -172,21 +173,17 @@ class DedicatedLock implements Grant {
   readonly #opened: Opened;
   readonly fencingToken: bigint | undefined;
   readonly lapses: boolean;
-  #provenAt: Instant;
+  readonly grantedAt: Instant;
   readonly #onReturn: () => void;
 
-  constructor(session: Session, opened: Opened, at: { provenAt: Instant; onReturn(): void }) {
-    this.#provenAt = at.provenAt;
+  constructor(session: Session, opened: Opened, at: { grantedAt: Instant; onReturn(): void }) {
+    this.grantedAt = at.grantedAt;
     this.#onReturn = at.onReturn;
     this.#session = session;
     this.#opened = opened;
     const { token } = opened.said;
     this.fencingToken = token === null ? undefined : BigInt(token);
     this.lapses = opened.kind.enforced;
-  }
-
-  get provenAt(): Instant {
-    return this.#provenAt;
   }
 
   get pid(): number {
@@ -205,8 +202,7 @@ class DedicatedLock implements Grant {
     const { name, said } = this.#opened;
     const known = { pid: said.pid, name, lapses: this.lapses };
     try {
-      this.#provenAt = await proveSession(this.#session, known, { ttl, deadline });
-      return this.#provenAt;
+      return await proveSession(this.#session, known, { ttl, deadline });
     } catch (error) {
       throw this.#destroyed(error);
     }
@@ -223,7 +219,7 @@ class DedicatedLock implements Grant {
       await recovery?.leave(this.#session);
       this.#session.return();
       this.#onReturn();
-      debug("session returned", () => ({ pid: this.#opened.said.pid, key: this.#opened.key }));
+      if (isDebugged) debug("session returned", { pid: this.#opened.said.pid, key: this.#opened.key });
     } catch (error) {
       throw this.#destroyed(error);
     }

@@ -3,21 +3,28 @@ import type { Recovering } from "../postgres/reservation.ts";
 import type { Instant } from "../runtime/clock.ts";
 import { Stop } from "../runtime/stop-signal.ts";
 
-/** What a store is asked for. */
-export interface LockRequest {
+/** A lock that somebody wants. Times are in milliseconds. */
+export interface WantedLock {
   readonly key: string;
   readonly id: bigint;
   readonly mode: LockMode;
-  /** How long its holder may rely on it, in milliseconds. */
+  /** How long its holder may rely on it. */
   readonly ttl: number;
-  /** What a server that enforces TTLs is told, in milliseconds: longer, if the lock is to be held for a minimum time. */
-  readonly ttlInServer: number;
+  /** The minimum time for which it stays in the server. `undefined`: none. */
+  readonly holdAtLeast?: number | undefined;
   /** Whether the holder gets a fencing token. */
   readonly fencing: boolean;
+}
+
+/** An attempt at a lock, as a store sees it. */
+export interface LockRequest {
+  readonly wanted: WantedLock;
   /** Set when the caller has given up: nothing more may be sent for it. */
   abandoned: boolean;
   /** Set as soon as something is sent that may grant the lock. */
   sent: boolean;
+  /** Set if a store asks for it a second time, because the session ended before the turn of the first came. */
+  isRepeated: boolean;
   /** Ends a wait in the server, or for a connection. The answer still comes, and says whether the lock was granted. */
   cancel: (() => void) | undefined;
 }
@@ -85,8 +92,8 @@ export interface GoneListener {
 
 /** A lock as granted, before it has a handle: how it is kept, proved and given back. */
 export interface Grant {
-  /** When the statement was sent that last showed this lock to be held. */
-  readonly provenAt: Instant;
+  /** When the statement was sent that granted it, or proved it since, before it had a handle. */
+  readonly grantedAt: Instant;
   /** Only with {@link keepProven}: when its session was last proved, for whatever lock. */
   readonly keptAt?: Instant;
   readonly fencingToken: bigint | undefined;

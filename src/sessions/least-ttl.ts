@@ -1,4 +1,5 @@
 import { longestTimer } from "../runtime/clock.ts";
+import type { WantedLock } from "./grant.ts";
 import { smallestOfClass } from "./server-ttl.ts";
 
 /**
@@ -8,7 +9,7 @@ import { smallestOfClass } from "./server-ttl.ts";
  * Other locks on its session have shorter TTLs, but of the same class. So it is in a class whose smallest TTL is long enough; that is at
  * most four times as long as the minimum time. Clocks may differ in rate by 0.1 %.
  */
-export function ttlInServer({ ttl, holdAtLeast }: { ttl: number; holdAtLeast?: number | undefined }): number {
+export function ttlInServer({ ttl, holdAtLeast }: Pick<WantedLock, "ttl" | "holdAtLeast">): number {
   if (holdAtLeast === undefined) return ttl;
   const least = holdAtLeast * 1.001 + 1;
   return Math.min(Math.max(ttl, smallestOfClass(Math.ceil(Math.log2(least) / 2))), longestTimer);

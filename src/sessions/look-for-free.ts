@@ -48,14 +48,14 @@ export class FreeLockChecks {
           if (reserved.refused !== "connection-timeout") resolve(reserved);
           else {
             const { refused: reason, waited } = reserved;
-            reject(new LockNotAcquiredError({ key: request.key, reason, waited }));
+            reject(new LockNotAcquiredError({ key: request.wanted.key, reason, waited }));
           }
         }
         return;
       }
       session = reserved;
-      const ids = arrayOf(looks.map(({ request }) => request.id.toString()));
-      const shared = arrayOf(looks.map(({ request }) => (request.mode === "shared" ? "t" : "f")));
+      const ids = arrayOf(looks.map(({ request }) => request.wanted.id.toString()));
+      const shared = arrayOf(looks.map(({ request }) => (request.wanted.mode === "shared" ? "t" : "f")));
       const doing = "Looking for free locks";
       const { said } = await session.run<number[]>(doing, lookForFree, [ids, shared], statementDeadline);
       session.return();

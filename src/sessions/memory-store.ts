@@ -7,11 +7,13 @@ import {
   type Refusal,
   type TryListener,
   tell,
+  type WantedLock,
 } from "./grant.ts";
+import { ttlInServer } from "./least-ttl.ts";
 import type { LockerStore } from "./locker-store.ts";
 
-/** The part of a request that a lock in memory needs. */
-type MemoryRequest = Pick<LockRequest, "id" | "mode" | "ttlInServer" | "fencing">;
+/** What a lock in memory needs to know. */
+type WantedInMemory = Pick<WantedLock, "id" | "mode" | "ttl" | "fencing" | "holdAtLeast">;
 
 /** Locks inside one process. */
 export class MemoryStore implements LockerStore {
@@ -26,21 +28,20 @@ export class MemoryStore implements LockerStore {
   }
 
   tryLock(request: LockRequest, listener: TryListener<Grant>): void {
-    tell(listener, this.take(request));
+    tell(listener, this.take(request.wanted));
   }
 
   get enforcing(): LockStore<Grant> {
     const { hasNoOrder } = this;
     return {
       hasNoOrder,
-      tryLock: (request, listener) => tell(listener, this.take(request, { lapses: true })),
+      tryLock: (request, listener) => tell(listener, this.take(request.wanted, { lapses: true })),
     };
   }
 
   /** Tries once. */
-  // The functions here must not refer to `request`: that is the caller's attempt, and a lock would keep it and its caller's handle alive.
-  async take(request: MemoryRequest, { lapses } = { lapses: this.#isEnforced }): Promise<Grant | Refusal> {
-    const { id, mode, ttlInServer: ttl, fencing } = request;
+  async take(wanted: WantedInMemory, { lapses } = { lapses: this.#isEnforced }): Promise<Grant | Refusal> {
+    const { id, mode, fencing } = wanted;
     const holders = this.#holders.get(id) ?? new Set();
     for (const holder of holders) if (holder.lapsed) holders.delete(holder);
     const excluded = [...holders].some((holder) => holder.mode === "exclusive" || mode === "exclusive");
@@ -48,7 +49,7 @@ export class MemoryStore implements LockerStore {
     if (fencing) this.#lastToken += 1n;
     const lock = new MemoryLock({
       mode,
-      ttl,
+      ttl: ttlInServer(wanted),
       lapses,
       fencingToken: fencing ? this.#lastToken : undefined,
       free: () => {
@@ -111,10 +112,11 @@ class MemoryLock implements Grant {
   keptUntil: (() => Date) | undefined;
   readonly #free: () => void;
   #ttl: number;
-  provenAt: Instant = now();
+  readonly grantedAt = now();
+  #provenAt: Instant = this.grantedAt;
 
   constructor(
-    granted: Pick<LockRequest, "mode" | "ttl"> &
+    granted: Pick<WantedLock, "mode" | "ttl"> &
       Pick<Grant, "lapses" | "fencingToken"> & { readonly free: () => void },
   ) {
     this.lapses = granted.lapses;
@@ -126,16 +128,16 @@ class MemoryLock implements Grant {
 
   /** Whether the lock has expired and may be taken over. Read by the next caller, so that a late timer of the holder doesn't matter. */
   get lapsed(): boolean {
-    return this.lapses && elapsedSince(this.provenAt) >= this.#ttl;
+    return this.lapses && elapsedSince(this.#provenAt) >= this.#ttl;
   }
 
   /** Never calls back: a lock in memory is ended only by its holder or by its TTL, which the handle measures itself. */
   onGone(): void {}
 
   async refresh(ttl: number): Promise<Instant> {
-    this.provenAt = now();
+    this.#provenAt = now();
     this.#ttl = ttl;
-    return this.provenAt;
+    return this.#provenAt;
   }
 
   keep(until: () => Date): void {

@@ -53,7 +53,7 @@ export class OwnTransactions {
     if (wait?.signal.aborted) return { refused: "abandoned" };
     const session = await this.#reserve(request, wait?.signal);
     if ("refused" in session) return session;
-    const { key } = request;
+    const { key } = request.wanted;
     const transaction = new OwnTransaction(session, { key, ended: () => this.#open.delete(transaction) });
     const { recovery } = this.#from;
     const answer = await takeInTransaction(transaction, request, { ttl, wait, recovery });

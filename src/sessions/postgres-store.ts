@@ -185,10 +185,10 @@ export class PostgresStore implements LockerStore {
     // The time for the proof is part of the wait for a connection, as is the time for the grant's session.
     const time = Math.max(start + this.#deadline - performance.now(), shortestProof);
     const { pid } = granted;
-    const proof = this.#locksKept.prove(time, pid === undefined ? undefined : { id: request.id, pid });
+    const proof = this.#locksKept.prove(time, pid === undefined ? undefined : { id: request.wanted.id, pid });
     try {
       // During the proof the TTL runs, and the caller may give up.
-      await within(request.ttl / 10, proof);
+      await within(request.wanted.ttl / 10, proof);
       return granted;
     } catch {
       await granted.release().catch(() => {});

@@ -22,11 +22,15 @@ export async function reserveFor(
   try {
     session = await reserveSession(pool, { wait, left });
   } catch (error) {
-    throw namedLockError(aboutTaking(error, request.key));
+    throw namedLockError(aboutTaking(error, request.wanted.key));
   }
   if (!(session instanceof Session)) {
     if (session.refused !== "connection-timeout") return session;
-    throw new LockNotAcquiredError({ key: request.key, reason: session.refused, waited: session.waited });
+    throw new LockNotAcquiredError({
+      key: request.wanted.key,
+      reason: session.refused,
+      waited: session.waited,
+    });
   }
   if (!request.abandoned) return session;
   session.return();

@@ -1,5 +1,5 @@
 import { Alarm, elapsedSince, type Instant, now } from "../runtime/clock.ts";
-import { debug } from "../runtime/debug-log.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { type AskedTtl, Reliance } from "../runtime/reliance.ts";
 
 //   resting ──there is something to keep──▶ watching ──a third of that has passed──▶ speaking ──an answer, or none──▶ watching
@@ -132,7 +132,7 @@ export class SessionKeepalive {
   #keep(): void {
     const state = this.#state;
     if (state.is === "resting") return;
-    debug("keepalive", () => ({ ttl: this.#reliance.ttl, proofWithin: this.#proofWithin }));
+    if (isDebugged) debug("keepalive", { ttl: this.#reliance.ttl, proofWithin: this.#proofWithin });
     this.#state = { is: "speaking", alarm: state.alarm };
     this.#watch();
     const next = (): void => {

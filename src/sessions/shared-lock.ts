@@ -1,6 +1,6 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
-import { joining, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
+import { isFreeing, type Operation, type OperationAnswer, taking } from "../postgres/sql-shared.ts";
 import { type Instant, soon, within } from "../runtime/clock.ts";
 import type { GoneListener, Grant, LockRequest, Refusal, ReleaseListener, TryListener } from "./grant.ts";
 import type { Carried, SharedSession } from "./shared-session.ts";
@@ -10,6 +10,12 @@ import { askForProof, type Task, type Undone } from "./task.ts";
 export interface SharedLocks {
   /** Whether the server enforces TTLs. */
   readonly enforced: boolean;
+  /** The locks that a session carries, or is about to. */
+  carriedBy(session: SharedSession): Iterable<SharedLock>;
+  /** The session takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
+  ended(session: SharedSession, cause: Error | undefined): void;
+  /** Nothing was proved for the smallest TTL of the locks that the session keeps proven: see {@link SharedSession.keepProven}. */
+  overdue(session: SharedSession): void;
   taken(lock: SharedLock, answer: OperationAnswer, sentAt: Instant): void;
   notTaken(lock: SharedLock, why: Undone): void;
   takingFailed(lock: SharedLock, error: unknown): void;
@@ -20,24 +26,25 @@ export interface SharedLocks {
   freeingFailed(lock: SharedLock, error: unknown): void;
 }
 
-/** An attempt at a lock: with a statement of its own, or joining readers who have it already. */
-export interface SharedAttempt {
-  readonly request: LockRequest;
-  readonly listener: TryListener<SharedLock>;
-  readonly how: "taking" | "joining";
-  /** The first of the lock's chain. */
-  readonly first: SharedLock | undefined;
-  readonly isAgain: boolean;
-}
-
 //   taking ──"t"──▶ held ── released, nobody shares it ──▶ freeing ──answer──▶ gone
 //   joining ─"t"──▶ held ── released, somebody does ─────▶ gone
 //      └── refused, a fault ──▶ gone             its session ends, from any of them ──▶ gone
-type SharedLockState = "taking" | "joining" | "held" | "freeing" | "gone";
+type SharedLockState =
+  | { readonly is: "taking" | "joining" | "held" | "freeing" }
+  /** `cause`: why, if it went by itself. */
+  | { readonly is: "gone"; readonly cause: Error | undefined };
+
+/** The states without data, shared by all locks. */
+export const states = {
+  taking: { is: "taking" },
+  joining: { is: "joining" },
+  held: { is: "held" },
+  freeing: { is: "freeing" },
+  gone: { is: "gone", cause: undefined },
+} as const satisfies Record<string, SharedLockState>;
 
 /** One holder's lock on a session that carries many, from the attempt to its end. */
 export class SharedLock implements Grant, Carried, Task {
-  readonly #locks: SharedLocks;
   readonly session: SharedSession;
   readonly key: string;
   readonly id: bigint;
@@ -47,78 +54,62 @@ export class SharedLock implements Grant, Carried, Task {
   beside: SharedLock | undefined;
   /** Callers who asked for the same lock while it was being taken or freed. */
   whenSettled: Array<() => void> | undefined;
-  provenAt: Instant;
+  grantedAt: Instant;
   fencingToken: bigint | undefined;
-  goneCause: Error | undefined;
   // The attempt, until its answer.
   request: LockRequest | undefined;
   listener: TryListener<SharedLock> | undefined;
-  /** Whether it was asked for once already, on a session that ended before its turn came. */
-  readonly isAgain: boolean;
-  // The operation under way, or the last one.
+  /** The operation under way, or the last one. */
   operation: Operation;
-  /** Whether that gives the lock back. */
-  isFreed: boolean;
-  askedAt: number;
   // Only its session writes these.
   carriedFor: number | undefined;
   provenWithin: number | undefined;
   #goneListener: GoneListener | undefined;
-  #releaseListeners: ReleaseListener | ReleaseListener[] | undefined;
-  #released: { readonly error: unknown } | undefined;
+  /** Who is to be told that it was given back, or how that ended. `undefined`: nobody has given it back. */
+  #release: ReleaseListener | ReleaseListener[] | Released | undefined;
 
-  constructor(
-    locks: SharedLocks,
-    session: SharedSession,
-    { request, listener, how, first, isAgain }: SharedAttempt,
-  ) {
-    this.#locks = locks;
+  constructor(session: SharedSession, request: LockRequest, listener: TryListener<SharedLock>) {
+    const { key, id, mode } = request.wanted;
     this.session = session;
-    this.key = request.key;
-    this.id = request.id;
-    this.mode = request.mode;
-    this.state = how;
-    this.beside = first;
+    this.key = key;
+    this.id = id;
+    this.mode = mode;
+    this.state = states.taking;
+    this.beside = undefined;
     this.whenSettled = undefined;
-    this.provenAt = never;
+    this.grantedAt = never;
     this.fencingToken = undefined;
-    this.goneCause = undefined;
     this.request = request;
     this.listener = listener;
-    this.isAgain = isAgain;
-    this.operation = how === "taking" ? taking[request.mode] : joining;
-    this.isFreed = false;
-    this.askedAt = 0;
+    this.operation = taking[mode];
     this.carriedFor = undefined;
     this.provenWithin = undefined;
     this.#goneListener = undefined;
-    this.#releaseListeners = undefined;
-    this.#released = undefined;
+    this.#release = undefined;
   }
 
   /** Whether it is unknown at this moment if the server has granted it. */
   get isSettling(): boolean {
-    return this.state === "taking" || this.state === "freeing";
+    return this.state.is === "taking" || this.state.is === "freeing";
   }
 
   done(answer: OperationAnswer, sentAt: Instant): void {
-    if (this.isFreed) this.#locks.freed(this, answer);
-    else this.#locks.taken(this, answer, sentAt);
+    if (isFreeing(this.operation)) this.session.locks.freed(this, answer);
+    else this.session.locks.taken(this, answer, sentAt);
   }
 
   undone(why: Undone): void {
-    if (this.isFreed) this.#locks.freed(this, undefined);
-    else this.#locks.notTaken(this, why);
+    if (isFreeing(this.operation)) this.session.locks.freed(this, undefined);
+    else this.session.locks.notTaken(this, why);
   }
 
   failed(error: unknown): void {
-    if (this.isFreed) this.#locks.freeingFailed(this, error);
-    else this.#locks.takingFailed(this, error);
+    if (isFreeing(this.operation)) this.session.locks.freeingFailed(this, error);
+    else this.session.locks.takingFailed(this, error);
   }
 
-  /** Its session has ended. */
+  /** Its session has ended, and its state says so. */
   lost(cause: Error): void {
-    this.goneCause = cause;
     this.#goneListener?.gone(cause);
   }
 
@@ -127,7 +118,7 @@ export class SharedLock implements Grant, Carried, Task {
   }
 
   get lapses(): boolean {
-    return this.#locks.enforced;
+    return this.session.locks.enforced;
   }
 
   get keptAt(): Instant {
@@ -139,7 +130,8 @@ export class SharedLock implements Grant, Carried, Task {
   }
 
   get goneBecause(): Error | undefined {
-    return this.goneCause ?? this.session.goneBecause;
+    const { state } = this;
+    return (state.is === "gone" ? state.cause : undefined) ?? this.session.goneBecause;
   }
 
   keepProven(ttl: number | undefined): void {
@@ -147,16 +139,15 @@ export class SharedLock implements Grant, Carried, Task {
   }
 
   onGone(listener: GoneListener): void {
-    const gone = this.goneCause;
-    if (gone === undefined) this.#goneListener = listener;
-    else soon(() => listener.gone(gone));
+    const { state } = this;
+    if (state.is !== "gone" || state.cause === undefined) this.#goneListener = listener;
+    else tellGoneSoon(listener, state.cause);
   }
 
   async refresh(ttl: number, deadline: number): Promise<Instant> {
     this.session.carry(this, ttl);
     try {
-      this.provenAt = await within(deadline, askForProof(this.session, this));
-      return this.provenAt;
+      return await within(deadline, askForProof(this.session, this));
     } catch (error) {
       // Its holder relies on it no longer. The session, and other locks on it, may well live on.
       this.release().catch(() => {});
@@ -170,35 +161,54 @@ export class SharedLock implements Grant, Carried, Task {
 
   /** Gives the lock back once, whether a refresh without an answer asks or the holder: after that, the server's lock may be another's. */
   free(listener: ReleaseListener): void {
-    const others = this.#releaseListeners;
-    if (this.#released !== undefined) {
-      const { error } = this.#released;
-      soon(() => tellReleased(listener, error));
-    } else if (others === undefined) {
-      this.#releaseListeners = listener;
-      this.#locks.free(this);
+    const before = this.#release;
+    if (before === undefined) {
+      this.#release = listener;
+      this.session.locks.free(this);
+    } else if (before instanceof Released) {
+      before.tellSoon(listener);
     } else {
-      this.#releaseListeners = [others, listener].flat();
+      this.#release = [before, listener].flat();
     }
   }
 
   /** The lock has been given back. @param error it may not have been held any more */
   released(error?: unknown): void {
-    this.#released = error === undefined ? released : { error };
-    const listeners = this.#releaseListeners;
-    if (Array.isArray(listeners)) for (const listener of listeners) tellReleased(listener, error);
-    else if (listeners !== undefined) tellReleased(listeners, error);
+    const listeners = this.#release;
+    if (listeners instanceof Released) return;
+    const released = error === undefined ? wasReleased : new Released(error);
+    this.#release = released;
+    if (Array.isArray(listeners)) for (const listener of listeners) released.tell(listener);
+    else if (listeners !== undefined) released.tell(listeners);
   }
 }
 
-const released = { error: undefined };
+/** The outcome of a release. */
+class Released {
+  /** It may not have been held any more. `undefined`: it was. */
+  readonly #error: unknown;
+
+  constructor(error: unknown) {
+    this.#error = error;
+  }
+
+  tell(listener: ReleaseListener): void {
+    if (this.#error === undefined) listener.freed();
+    else listener.notFreed(this.#error);
+  }
+
+  tellSoon(listener: ReleaseListener): void {
+    soon(() => this.tell(listener));
+  }
+}
+
+const wasReleased = new Released(undefined);
 
 /** When a lock was proved that never was. */
 const never: Instant = { monotonic: Number.NEGATIVE_INFINITY, wall: Number.NEGATIVE_INFINITY };
 
-function tellReleased(listener: ReleaseListener, error: unknown): void {
-  if (error === undefined) listener.freed();
-  else listener.notFreed(error);
+function tellGoneSoon(listener: GoneListener, cause: Error): void {
+  soon(() => listener.gone(cause));
 }
 
 /** All holders' locks with one id, beginning with the first in the registry. */
@@ -208,7 +218,7 @@ export function* chainOf(first: SharedLock | undefined): Generator<SharedLock> {
 
 /** Tells a caller why its lock was not asked for. */
 export function refuse(
-  { key }: LockRequest,
+  { wanted: { key } }: LockRequest,
   listener: TryListener<SharedLock>,
   why: Exclude<Undone, "not sent">,
 ): void {

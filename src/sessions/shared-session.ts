@@ -6,12 +6,13 @@ import { type NoSession, reserveSession } from "../postgres/reservation.ts";
 import { boundedWait, type Session, statementDeadline } from "../postgres/session.ts";
 import { closeShared, type OpenSharedAnswer, openShared } from "../postgres/sql-shared.ts";
 import { type Instant, soon, unrefed } from "../runtime/clock.ts";
-import { debug } from "../runtime/debug-log.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { KeyAnswers } from "./key-answers.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { smallestOfClass, tcpTimeouts } from "./server-ttl.ts";
 import { SessionKeepalive } from "./session-keepalive.ts";
+import type { SharedLocks } from "./shared-lock.ts";
 import { SmallestTtl } from "./smallest-ttl.ts";
 import { StatementBatches } from "./statement-batches.ts";
 import { askForProof, type Task } from "./task.ts";
@@ -30,12 +31,7 @@ export interface SharedSessionOptions {
   readonly recovery: RecoveryGrace | undefined;
   readonly events: LockEventSource;
   readonly keyAnswers: KeyAnswers | undefined;
-  /** The locks that the session carries, or is about to. */
-  readonly locksOf: (session: SharedSession) => Iterable<KeyedLock>;
-  /** Called when it takes no more locks: it has gone, with all that it carried, or it is on its way back to the pool. */
-  readonly onEnd: (session: SharedSession, cause: Error | undefined) => void;
-  /** Called when nothing was proved for the smallest TTL of the locks that it keeps proven: see {@link SharedSession.keepProven}. */
-  readonly onOverdue: (session: SharedSession) => void;
+  readonly locks: SharedLocks;
 }
 
 /** What a session notes of a lock, or of an attempt at one. Only the session writes it. In milliseconds. */
@@ -74,6 +70,8 @@ type State =
  */
 export class SharedSession {
   readonly #options: SharedSessionOptions;
+  /** Whose locks it carries, and who is told when it ends. */
+  readonly locks: SharedLocks;
   /** The class of TTLs that it carries: see `ttlClassOf`. `undefined`: the server enforces no TTL. */
   readonly ttlClass: number | undefined;
   /** The TTLs of what it carries, or is about to. */
@@ -86,7 +84,7 @@ export class SharedSession {
   readonly #keepalive = new SessionKeepalive({
     speak: () => askForProof(this),
     lapse: () => this.destroy(new Error("the smallest TTL on the session has passed")),
-    overdue: () => this.#options.onOverdue(this),
+    overdue: () => this.locks.overdue(this),
   });
   readonly #batches: StatementBatches;
   /** Runs while it is open and empty. */
@@ -95,6 +93,7 @@ export class SharedSession {
   /** Begins to open the session. */
   constructor(options: SharedSessionOptions) {
     this.#options = options;
+    this.locks = options.locks;
     this.ttlClass = options.ttlClass;
     this.#batches = new StatementBatches({
       keepalive: this.#keepalive,
@@ -236,7 +235,7 @@ export class SharedSession {
 
   #return(on: Opened): void {
     this.#options.events.sessionClosed("shared", on.said.pid, undefined);
-    debug("session returned", () => ({ pid: on.said.pid }));
+    if (isDebugged) debug("session returned", { pid: on.said.pid });
     // The state changes in this step, so that it takes no more locks.
     const returned = Promise.resolve().then(() => this.#giveBack(on));
     this.#end({ is: "returning", on, returned }, undefined);
@@ -289,9 +288,9 @@ export class SharedSession {
     this.#state = { is: "open", on };
     session.onGone((cause) => this.#gone(on, cause));
     this.#options.events.sessionOpened("shared", said.pid);
-    debug("session opened", () => ({ pid: said.pid, ttlClass: this.ttlClass, load: this.load }));
+    if (isDebugged) debug("session opened", { pid: said.pid, ttlClass: this.ttlClass, load: this.load });
     this.#batches.begin({ session, pid: said.pid });
-    const locks = (): Iterable<KeyedLock> => this.#options.locksOf(this);
+    const locks = (): Iterable<KeyedLock> => this.locks.carriedBy(this);
     this.#options.keyAnswers?.join({ session, pid: said.pid, locks });
     // Whoever it was opened for may have left.
     if (closes) void this.close();
@@ -334,7 +333,7 @@ export class SharedSession {
 
   #gone(on: Opened, cause: Error): void {
     this.#options.events.sessionClosed("shared", on.said.pid, cause);
-    debug("session lost", () => ({ pid: on.said.pid, locks: this.load, cause: cause.message }));
+    if (isDebugged) debug("session lost", { pid: on.said.pid, locks: this.load, cause: cause.message });
     this.#end({ is: "gone", on }, cause);
     this.#batches.gone(cause);
   }
@@ -344,6 +343,6 @@ export class SharedSession {
     this.#state = state;
     this.#keepalive.rest();
     clearTimeout(this.#lingering);
-    this.#options.onEnd(this, cause);
+    this.locks.ended(this, cause);
   }
 }

@@ -2,14 +2,15 @@ import { aboutKey, DatabaseError, LockerError } from "../contract/errors.ts";
 import { sharedName } from "../postgres/application-name.ts";
 import { hasRoom, leavesNothing, type Pool } from "../postgres/driver.ts";
 import { boundedWait } from "../postgres/session.ts";
-import { freeing, type OperationAnswer } from "../postgres/sql-shared.ts";
+import { freeing, joining, type OperationAnswer } from "../postgres/sql-shared.ts";
 import { elapsedSince, type Instant, soon, withinTtl } from "../runtime/clock.ts";
 import { reliableTime } from "../runtime/reliance.ts";
 import { drawing, FencingTokens } from "./fencing-tokens.ts";
-import type { LockRequest, TryListener } from "./grant.ts";
+import { type LockRequest, type TryListener, tell, type WantedLock } from "./grant.ts";
 import { KeyAnswers } from "./key-answers.ts";
+import { ttlInServer } from "./least-ttl.ts";
 import { ttlClassOf } from "./server-ttl.ts";
-import { chainOf, refuse, type SharedAttempt, SharedLock, type SharedLocks } from "./shared-lock.ts";
+import { chainOf, refuse, SharedLock, type SharedLocks, states } from "./shared-lock.ts";
 import { SharedSession, type SharedSessionOptions } from "./shared-session.ts";
 import { askForProof, type Undone } from "./task.ts";
 import { noLongerHeld } from "./trust.ts";
@@ -57,36 +58,42 @@ export class SharedSessions implements SharedLocks {
   /**
    * Tries once. A failure is a {@link LockNotAcquiredError} with the reason `"connection-timeout"`, a {@link LockTableFullError},
    * {@link StandbyError}, {@link PoolerDetectedError} or {@link DatabaseError}.
-   *
-   * @param isAgain whether the lock was asked for once already, on a session that ended before its turn came
    */
-  tryLock(request: LockRequest, listener: TryListener<SharedLock>, isAgain = false): void {
-    const first = this.#locks.get(request.id);
+  tryLock(request: LockRequest, listener: TryListener<SharedLock>): void {
+    const { wanted } = request;
+    const ttlClass = this.enforced ? ttlClassOf(ttlInServer(wanted)) : undefined;
+    const first = this.#locks.get(wanted.id);
     if (first === undefined) {
-      this.#ask(this.#withRoom(request.ttlInServer), { request, listener, how: "taking", first, isAgain });
+      this.#ask(new SharedLock(this.#withRoom(ttlClass), request, listener), wanted, first);
       return;
     }
     for (const lock of chainOf(first)) {
       if (!lock.isSettling) continue;
-      lock.whenSettled ??= [];
-      lock.whenSettled.push(() => {
-        if (request.abandoned) listener.refused({ refused: "abandoned" });
-        else this.tryLock(request, listener, isAgain);
-      });
+      this.#tryWhenSettled(lock, request, listener);
       return;
     }
-    if (request.mode === "exclusive" || first.mode === "exclusive") {
+    if (wanted.mode === "exclusive" || first.mode === "exclusive") {
       listener.refused({ refused: "held" });
       return;
     }
-    const ttlClass = this.enforced ? ttlClassOf(request.ttlInServer) : undefined;
     for (const { session } of chainOf(first)) {
       if (session.ttlClass !== ttlClass) continue;
       // Nothing is taken, but the session is proved. A writer that waits is not overtaken.
-      this.#ask(session, { request, listener, how: "joining", first, isAgain });
+      const lock = new SharedLock(session, request, listener);
+      lock.state = states.joining;
+      lock.operation = joining;
+      this.#ask(lock, wanted, first);
       return;
     }
-    this.#ask(this.#withRoom(request.ttlInServer), { request, listener, how: "taking", first, isAgain });
+    this.#ask(new SharedLock(this.#withRoom(ttlClass), request, listener), wanted, first);
+  }
+
+  #tryWhenSettled(lock: SharedLock, request: LockRequest, listener: TryListener<SharedLock>): void {
+    lock.whenSettled ??= [];
+    lock.whenSettled.push(() => {
+      if (request.abandoned) listener.refused({ refused: "abandoned" });
+      else this.tryLock(request, listener);
+    });
   }
 
   /** Whether a session has room, or the pool has a connection without a queue. */
@@ -114,10 +121,12 @@ export class SharedSessions implements SharedLocks {
     await Promise.all([this.#tokens.close(), ...sessions.map((session) => session.close())]);
   }
 
-  #ask(session: SharedSession, asked: SharedAttempt): void {
-    const lock = new SharedLock(this, session, asked);
-    this.#locks.set(lock.id, lock);
-    session.carry(lock, asked.request.ttlInServer);
+  /** @param first the first of the lock's chain */
+  #ask(lock: SharedLock, wanted: WantedLock, first: SharedLock | undefined): void {
+    const { session } = lock;
+    lock.beside = first;
+    this.#locks.set(wanted.id, lock);
+    session.carry(lock, wanted.holdAtLeast === undefined ? wanted.ttl : ttlInServer(wanted));
     session.ask(lock);
   }
 
@@ -131,30 +140,26 @@ export class SharedSessions implements SharedLocks {
       listener.refused({ refused: "held" });
       return;
     }
-    lock.provenAt = sentAt;
-    if (lock.state !== "gone") this.#settle(lock, "held");
-    if (!request.fencing) {
-      listener.granted(lock);
-      return;
-    }
-    const left = (): number => reliableTime(request.ttl, this.enforced) - elapsedSince(sentAt);
-    void this.#fence(lock, request, left).then(
-      () => listener.granted(lock),
-      (error: unknown) => listener.failed(error),
-    );
+    lock.grantedAt = sentAt;
+    if (lock.state.is !== "gone") this.#settle(lock, states.held);
+    if (request.wanted.fencing) tell(listener, this.#fenced(lock, request));
+    else listener.granted(lock);
   }
 
   /**
-   * Draws the fencing token of a lock. If the rest of its TTL, `left` milliseconds, passes before that is done, the lock goes back: nobody
-   * could rely on it any more, but other locks on its session would keep it in the server.
+   * Draws the fencing token of a lock. If the rest of its TTL passes before that is done, the lock goes back: nobody could rely on it any
+   * more, but other locks on its session would keep it in the server.
    */
-  async #fence(lock: SharedLock, { key }: LockRequest, left: () => number): Promise<void> {
+  async #fenced(lock: SharedLock, { wanted: { key, ttl } }: LockRequest): Promise<SharedLock> {
+    const { grantedAt } = lock;
+    const left = (): number => reliableTime(ttl, this.enforced) - elapsedSince(grantedAt);
     try {
       const { session } = lock;
       const drawn = this.#tokens.draw(session.server, () => askForProof(session, lock));
       lock.fencingToken = await withinTtl(left, drawn);
       // For the token, the session may have been proved again.
-      lock.provenAt = session.provenAt;
+      lock.grantedAt = session.provenAt;
+      return lock;
     } catch (error) {
       await lock.release().catch(() => {});
       const told = error instanceof LockerError ? error : new DatabaseError({ doing: drawing, cause: error });
@@ -164,23 +169,27 @@ export class SharedSessions implements SharedLocks {
 
   /** A lock for which nothing was sent, because its session ended first or others had waited longer for one, is asked for once more. */
   notTaken(lock: SharedLock, why: Undone): void {
-    const { request, listener, isAgain } = lock;
+    const { request, listener } = lock;
     lock.request = undefined;
     lock.listener = undefined;
     if (request === undefined || listener === undefined) return;
     this.#leave(lock);
     const isLost = why === "not sent";
-    if (!isLost && !(typeof why === "object" && why.refused !== "recovering" && why.isEarly && !isAgain)) {
+    if (
+      !isLost &&
+      !(typeof why === "object" && why.refused !== "recovering" && why.isEarly && !request.isRepeated)
+    ) {
       refuse(request, listener, why);
       return;
     }
     if (request.abandoned) {
       listener.refused({ refused: "abandoned" });
-    } else if (!isAgain) {
-      this.tryLock(request, listener, true);
+    } else if (!request.isRepeated) {
+      request.isRepeated = true;
+      this.tryLock(request, listener);
     } else {
       const cause = new Error("two sessions in a row ended before the lock was asked for");
-      listener.failed(new DatabaseError({ doing: "Taking the lock", key: request.key, cause }));
+      listener.failed(new DatabaseError({ doing: "Taking the lock", key: request.wanted.key, cause }));
     }
   }
 
@@ -194,7 +203,7 @@ export class SharedSessions implements SharedLocks {
 
   /** Forgets a lock that was not granted. The lock that it joined may have no other holder by now. */
   #leave(lock: SharedLock): void {
-    if (lock.state === "joining") lock.release().catch(() => {});
+    if (lock.state.is === "joining") lock.release().catch(() => {});
     else this.#forget(lock);
   }
 
@@ -205,9 +214,8 @@ export class SharedSessions implements SharedLocks {
       lock.released();
       return;
     }
-    if (lock.state !== "gone") lock.state = "freeing";
+    if (lock.state.is !== "gone") lock.state = states.freeing;
     lock.operation = freeing[lock.mode];
-    lock.isFreed = true;
     lock.session.ask(lock);
   }
 
@@ -240,10 +248,10 @@ export class SharedSessions implements SharedLocks {
   #forget(lock: SharedLock): void {
     this.#unlist(lock);
     lock.session.drop(lock);
-    this.#settle(lock, "gone");
+    if (lock.state.is !== "gone") this.#settle(lock, states.gone);
   }
 
-  #settle(lock: SharedLock, state: "held" | "gone"): void {
+  #settle(lock: SharedLock, state: SharedLock["state"]): void {
     lock.state = state;
     const waiting = lock.whenSettled;
     if (waiting === undefined) return;
@@ -253,7 +261,7 @@ export class SharedSessions implements SharedLocks {
 
   /** Takes a lock out of the registry. A second call does nothing. */
   #unlist(lock: SharedLock): void {
-    if (lock.state === "gone") return;
+    if (lock.state.is === "gone") return;
     const { id, beside } = lock;
     lock.beside = undefined;
     // An exclusive lock is alone in its chain.
@@ -266,8 +274,7 @@ export class SharedSessions implements SharedLocks {
     for (const each of chainOf(first)) if (each.beside === lock) each.beside = beside;
   }
 
-  #withRoom(ttl: number): SharedSession {
-    const ttlClass = this.enforced ? ttlClassOf(ttl) : undefined;
+  #withRoom(ttlClass: number | undefined): SharedSession {
     const { pool, namespace, connWaitTimeout, pooler, maxLocksPerSession, recovery, events } = this.#options;
     for (const session of this.#sessions) {
       if (session.takes(ttlClass, maxLocksPerSession)) return session;
@@ -282,33 +289,33 @@ export class SharedSessions implements SharedLocks {
       recovery,
       events,
       keyAnswers: this.#keyAnswers,
-      locksOf: (carrier) => this.#carriedBy(carrier),
-      onEnd: (ended, cause) => this.#ended(ended, cause),
-      onOverdue: (silent) => {
-        for (const lock of this.#carriedBy(silent)) lock.overdue();
-      },
+      locks: this,
     });
     this.#sessions.add(session);
     return session;
   }
 
-  #ended(session: SharedSession, cause: Error | undefined): void {
+  ended(session: SharedSession, cause: Error | undefined): void {
     this.#sessions.delete(session);
     if (cause === undefined) {
       this.#leaving.add(session);
       void session.close().then(() => this.#leaving.delete(session));
       return;
     }
-    const lost = this.#carriedBy(session);
+    const lost = this.carriedBy(session);
     // The registry first, then the holders: their listeners run code of their own.
     for (const lock of lost) {
       this.#unlist(lock);
-      this.#settle(lock, "gone");
+      this.#settle(lock, { is: "gone", cause });
     }
     for (const lock of lost) lock.lost(cause);
   }
 
-  #carriedBy(session: SharedSession): SharedLock[] {
+  overdue(session: SharedSession): void {
+    for (const lock of this.carriedBy(session)) lock.overdue();
+  }
+
+  carriedBy(session: SharedSession): SharedLock[] {
     const carried: SharedLock[] = [];
     for (const first of this.#locks.values()) {
       for (const lock of chainOf(first)) if (lock.session === session) carried.push(lock);

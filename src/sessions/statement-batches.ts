@@ -31,6 +31,12 @@ interface Opened {
   readonly expected: ExpectedFrame;
 }
 
+/** A task that waits until the session is open, and when it was asked, by `performance.now()`. */
+interface Early {
+  readonly task: Task;
+  readonly at: number;
+}
+
 /** A statement under way, and the tasks whose operations it carries. */
 interface Batch {
   readonly tasks: readonly Task[];
@@ -57,7 +63,7 @@ const halvedAbove = 128;
 //                                     └── they have asked ──▶ busy
 //   The session ends, or there is none, in any of them: nothing is sent any more.
 type State =
-  | { readonly is: "opening" }
+  | { readonly is: "opening"; readonly early: Early[] }
   | { readonly is: "idle" | "gathering"; readonly on: Opened }
   | { readonly is: "busy"; readonly on: Opened; readonly batch: Batch };
 
@@ -68,7 +74,7 @@ type State =
  */
 export class StatementBatches implements Receiver {
   readonly #parts: StatementBatchesParts;
-  #state: State = { is: "opening" };
+  #state: State = { is: "opening", early: [] };
   #tasks: Task[] = [];
   /** Index of the first task that has not been sent. */
   #next = 0;
@@ -83,8 +89,7 @@ export class StatementBatches implements Receiver {
   ask(task: Task): void {
     const state = this.#state;
     if (state.is === "opening") {
-      task.askedAt = performance.now();
-      this.#tasks.push(task);
+      state.early.push({ task, at: performance.now() });
       return;
     }
     const gone = state.on.session.goneBecause;
@@ -98,36 +103,37 @@ export class StatementBatches implements Receiver {
 
   /** Called when the session is open. */
   begin({ session, pid }: Pick<Opened, "session" | "pid">): void {
+    this.#tasks = this.#takeEarly().map(({ task }) => task);
     this.#flush({ session, pid, expected: expectedFrame({ pid, name: this.#parts.name }) });
   }
 
   /** Called when there is no session. A task that came late, and has waited less than the others, may be asked again. */
   refuse(why: NoSession): void {
-    for (const task of this.#takeAll()) {
+    for (const { task, at } of this.#takeEarly()) {
       if (why.refused === "recovering") {
         task.undone(why);
         continue;
       }
-      const own = performance.now() - task.askedAt;
+      const own = performance.now() - at;
       task.undone({ ...why, waited: Math.round(own), isEarly: own < why.waited * 0.9 });
     }
   }
 
   /** Called when no session could be opened. */
   fail(error: unknown): void {
-    for (const task of this.#takeAll()) task.failed(taskError(error, task));
+    for (const { task } of this.#takeEarly()) task.failed(taskError(error, task));
   }
 
   /** Called when the session has ended. */
   gone(cause: Error): void {
-    for (const task of this.#takeAll()) notSent(task, cause);
-  }
-
-  #takeAll(): Task[] {
     const tasks = this.#tasks.slice(this.#next);
     this.#tasks = [];
     this.#next = 0;
-    return tasks;
+    for (const task of tasks) notSent(task, cause);
+  }
+
+  #takeEarly(): Early[] {
+    return this.#state.is === "opening" ? this.#state.early.splice(0) : [];
   }
 
   /** Resolves when nothing is queued or under way. */
@@ -141,7 +147,7 @@ export class StatementBatches implements Receiver {
 
   /** Sends what is queued. @param answered how many operations have just been answered */
   #flush(on: Opened, answered = 0): void {
-    if (this.#next < this.#tasks.length) {
+    while (this.#next < this.#tasks.length) {
       const tasks = this.#nextTasks(answered);
       if (tasks.length > 0) {
         const sessionTtl = this.#parts.sessionTtlWanted === undefined ? undefined : this.#sessionTtlToSet();
@@ -195,26 +201,35 @@ export class StatementBatches implements Receiver {
     if (this.#state.is === "gathering") this.#flush(this.#state.on);
   };
 
+  /** Takes a batch from the queue: usually all of it. It may be empty, because those whose callers have left are left out. */
   #nextTasks(answered: number): Task[] {
-    const callers = answered + this.#tasks.length - this.#next;
+    const queued = this.#tasks.length - this.#next;
+    const callers = answered + queued;
     const most = callers > halvedAbove ? Math.min(Math.ceil(callers / 2), longestBatch) : longestBatch;
-    const batch: Task[] = [];
-    while (batch.length < most && this.#next < this.#tasks.length) {
-      const task = this.#tasks[this.#next] as Task;
-      this.#next += 1;
+    let batch = this.#tasks;
+    if (this.#next === 0 && queued <= most) {
+      this.#tasks = [];
+    } else {
+      batch = batch.slice(this.#next, this.#next + most);
+      this.#next += batch.length;
+      // Not after each batch: with 100,000 callers, that would copy them a hundred times.
+      if (this.#next * 2 > this.#tasks.length) {
+        this.#tasks = this.#tasks.slice(this.#next);
+        this.#next = 0;
+      }
+    }
+    let wanted = 0;
+    for (const task of batch) {
       if (task.request?.abandoned) {
         task.undone("not wanted");
         continue;
       }
       // From here on, a caller that leaves leaves something to undo.
       if (task.request !== undefined) task.request.sent = true;
-      batch.push(task);
+      batch[wanted] = task;
+      wanted += 1;
     }
-    // Not after each batch: with 100,000 callers, that would copy them a hundred times.
-    if (this.#next * 2 > this.#tasks.length) {
-      this.#tasks = this.#tasks.slice(this.#next);
-      this.#next = 0;
-    }
+    batch.length = wanted;
     return batch;
   }
 
@@ -287,7 +302,7 @@ function statementFor(
 ): Asked {
   const timeout =
     sessionTtl === undefined || sessionTtl === Number.POSITIVE_INFINITY ? "0" : sessionTimeout(sessionTtl);
-  if (isDebugged) debug("statement", () => ({ pid, operations: questions.length }));
+  if (isDebugged) debug("statement", { pid, operations: questions.length });
   const [only] = questions;
   if (questions.length === 1 && only !== undefined) {
     const values = only.operation === proving ? [timeout] : [timeout, only.id.toString()];

@@ -21,8 +21,6 @@ export interface Task {
   readonly id: bigint;
   /** Absent if the operation is about the session alone. */
   readonly key: string | undefined;
-  /** By `performance.now()`; set if the task has to wait until the session is open. */
-  askedAt: number;
   /** The request behind it: if that is abandoned before the task is sent, the task is left out. Absent if nobody can leave. */
   readonly request: LockRequest | undefined;
   done(answer: OperationAnswer, sentAt: Instant): void;
@@ -57,7 +55,6 @@ export function askForProof(
       operation: proving,
       id: lock?.id ?? 0n,
       key: lock?.key,
-      askedAt: 0,
       request: undefined,
       done: (_, sentAt) => resolve(sentAt),
       undone: () => failed(new DatabaseError({ doing, cause: new Error("no connection was available") })),

@@ -111,7 +111,7 @@ export async function takeInTransaction(
   request: LockRequest,
   asked: AskedOfTransaction,
 ): Promise<TransactionLock | Refusal> {
-  const { key } = request;
+  const { key } = request.wanted;
   try {
     const answer = await tryAndWait(transaction, request, asked);
     if (!("refused" in answer))
@@ -129,7 +129,7 @@ async function tryAndWait(
   request: LockRequest,
   { ttl, wait, recovery }: AskedOfTransaction,
 ): Promise<TransactionGrant | Refusal> {
-  const { id, mode } = request;
+  const { id, mode } = request.wanted;
   const { client } = transaction;
   const timeout = ttl === undefined ? null : sessionTimeout(ttl);
   const hasLeft = (): boolean => request.abandoned || wait?.signal.aborted === true;

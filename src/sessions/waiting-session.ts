@@ -18,9 +18,10 @@ import {
   waitScript,
 } from "../postgres/sql-waiting.ts";
 import { Deadline, elapsedSince, type Instant, now, unrefed } from "../runtime/clock.ts";
-import { debug } from "../runtime/debug-log.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import type { LockEventSource } from "../runtime/lock-event-source.ts";
 import type { GoneListener, Grant, LockRequest, Refusal } from "./grant.ts";
+import { ttlInServer } from "./least-ttl.ts";
 import { proveSession } from "./prove-session.ts";
 import type { RecoveryGrace } from "./recovery-grace.ts";
 import { sessionTimeout, tcpTimeouts } from "./server-ttl.ts";
@@ -97,7 +98,7 @@ export class WaitingSession {
     if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
     this.#state = { is: "busy" };
     try {
-      const opened = this.#opened ?? (await this.#open(request.ttl));
+      const opened = this.#opened ?? (await this.#open(request.wanted.ttl));
       if ("refused" in opened) return opened;
       opened.client.ref?.();
       if (request.abandoned) {
@@ -105,12 +106,12 @@ export class WaitingSession {
         return { refused: "abandoned" };
       }
       const wait: WaitInServer = {
-        id: request.id,
-        mode: request.mode,
+        id: request.wanted.id,
+        mode: request.wanted.mode,
         bound: Math.max(bound, 1),
-        name: this.#parts.nameFor(request.key),
-        sessionTimeout: this.#parts.enforced ? sessionTimeout(request.ttlInServer) : "0",
-        fenced: request.fencing,
+        name: this.#parts.nameFor(request.wanted.key),
+        sessionTimeout: this.#parts.enforced ? sessionTimeout(ttlInServer(request.wanted)) : "0",
+        fenced: request.wanted.fencing,
         quiet: opened.quiet,
         tag: opened.tag,
       };
@@ -125,12 +126,12 @@ export class WaitingSession {
         { opened, wait, token: said.token, lapses: this.#parts.enforced },
         sentAt,
       );
-      if (elapsedSince(sentAt) > request.ttl * unprovenShare)
-        await lock.refresh(request.ttlInServer, statementDeadline);
+      if (elapsedSince(sentAt) > request.wanted.ttl * unprovenShare)
+        lock.grantedAt = await lock.refresh(ttlInServer(request.wanted), statementDeadline);
       return lock;
     } catch (error) {
       this.end(toError(error));
-      throw namedLockError(aboutKey(error, request.key));
+      throw namedLockError(aboutKey(error, request.wanted.key));
     }
   }
 
@@ -160,7 +161,7 @@ export class WaitingSession {
     if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
     this.#state = { is: "ended" };
     this.#tellEnd(cause);
-    debug("waiting session ended", () => ({ pid: this.#opened?.pid, cause: cause.message }));
+    if (isDebugged) debug("waiting session ended", { pid: this.#opened?.pid, cause: cause.message });
     if (this.#opened !== undefined) this.#opened.session.destroy(cause);
     else if (this.#client !== undefined) destroySocket(this.#client);
     this.#parts.onEnd(this);
@@ -210,7 +211,7 @@ export class WaitingSession {
       }
       this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
       if (this.#state.is !== "ended") this.#parts.events.sessionOpened("waiting", said.pid);
-      debug("waiting session opened", () => ({ pid: said.pid }));
+      if (isDebugged) debug("waiting session opened", { pid: said.pid });
     } catch (error) {
       session.destroy(toError(error));
       throw error;
@@ -279,15 +280,15 @@ class WaitedLock implements Grant {
   readonly fencingToken: bigint | undefined;
   /** Whether the server enforces the TTL, so that the lock ends when it passes. */
   readonly lapses: boolean;
-  provenAt: Instant;
+  grantedAt: Instant;
   readonly #owner: WaitingSession;
   readonly #waited: Waited;
   #stopListening: (() => void) | undefined;
 
-  constructor(owner: WaitingSession, waited: Waited, provenAt: Instant) {
+  constructor(owner: WaitingSession, waited: Waited, grantedAt: Instant) {
     this.#owner = owner;
     this.#waited = waited;
-    this.provenAt = provenAt;
+    this.grantedAt = grantedAt;
     this.fencingToken = waited.token === null ? undefined : BigInt(waited.token);
     this.lapses = waited.lapses;
   }
@@ -308,8 +309,7 @@ class WaitedLock implements Grant {
     const { opened, wait } = this.#waited;
     const known = { pid: opened.pid, name: wait.name, lapses: this.lapses };
     try {
-      this.provenAt = await proveSession(opened.session, known, { ttl, deadline });
-      return this.provenAt;
+      return await proveSession(opened.session, known, { ttl, deadline });
     } catch (error) {
       this.#owner.end(toError(error));
       throw error;

@@ -73,14 +73,13 @@ export class Admission implements WaitSurroundings {
     // It is not certain that the caller itself holds the lock: see `lockAround`. But a wait without a bound might never end.
     const around = lockAround(this, wanted.id);
     const mayWait = wanted.wait > 0 && (around === undefined || Number.isFinite(wanted.wait));
-    const asked = { wanted, store, hold, around };
     if (mayWait) {
-      const call = new WaitingCall(this, asked);
+      const call = new WaitingCall(this, { wanted, store, hold, around });
       const taken = settledBy(call);
       call.begin();
       return taken;
     }
-    const attempt = new OnlyTry(this, asked);
+    const attempt = new OnlyTry(this, wanted, hold, around);
     const taken = settledBy(attempt);
     this.#underWay += 1;
     const { id, mode, signal, alsoEndedBy } = wanted;
@@ -141,19 +140,15 @@ class WaitingCall<G extends Granted, H> extends Wait<G, H> implements Settler<H>
 }
 
 /** A call without a wait, from beginning to end. */
-class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
-  readonly #admission: Admission;
-  readonly #wanted: Wanted;
+class OnlyTry<G extends Granted, H> extends Attempt<G, Admission> implements Settler<H> {
   readonly #hold: Hold<G, H>;
   readonly #around: Around | undefined;
   readonly #start: number;
   resolve: (lock: H) => void;
   reject: (error: unknown) => void;
 
-  constructor(admission: Admission, { wanted, hold, around }: LockCall<G, H>) {
+  constructor(admission: Admission, wanted: Wanted, hold: Hold<G, H>, around: Around | undefined) {
     super(wanted, admission);
-    this.#admission = admission;
-    this.#wanted = wanted;
     this.#hold = hold;
     this.#around = around;
     this.#start = performance.now();
@@ -163,9 +158,9 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
 
   protected override onGranted(grant: G): void {
     const hold = this.#hold;
-    const lock = hold(grant, this.#wanted);
-    this.#admission.ended();
-    this.#admission.telemetry.succeeded("acquire", this.#start);
+    const lock = hold(grant, this.wanted);
+    this.surroundings.ended();
+    this.surroundings.telemetry.succeeded("acquire", this.#start);
     this.resolve(lock);
   }
 
@@ -175,15 +170,16 @@ class OnlyTry<G extends Granted, H> extends Attempt<G> implements Settler<H> {
 
   /** @param otherwise what keeps the caller out, unless a holder here does */
   refuse(otherwise: OwnHold | undefined): void {
-    const { key, mode } = this;
-    const ownHold = ownHoldOf(this.#around, this.#wanted, this.#admission.registry) ?? otherwise;
+    const { key, mode } = this.wanted;
+    const ownHold = ownHoldOf(this.#around, this.wanted, this.surroundings.registry) ?? otherwise;
     this.onFailed(new LockNotAcquiredError({ key, mode, reason: "held", ownHold }));
   }
 
   protected override onFailed(error: unknown): void {
-    const { signal } = this.#wanted;
-    this.#admission.ended();
-    this.#admission.telemetry.failed("acquire", this.#wanted, { error, signal, start: this.#start });
+    const { wanted, surroundings } = this;
+    const { signal } = wanted;
+    surroundings.ended();
+    surroundings.telemetry.failed("acquire", wanted, { error, signal, start: this.#start });
     this.reject(error);
   }
 }

@@ -36,19 +36,17 @@ export function askOnce<G extends Granted, H>(
 
 /** An attempt that settles a promise. */
 class PromisedAttempt<G extends Granted, H> extends Attempt<G> implements Settler<H | undefined> {
-  readonly #wanted: Wanted;
   readonly #hold: Hold<G, H>;
   resolve: (lock: H | undefined) => void = unset;
   reject: (error: unknown) => void = unset;
 
   constructor(wanted: Wanted, around: AttemptSurroundings, hold: Hold<G, H>) {
     super(wanted, around);
-    this.#wanted = wanted;
     this.#hold = hold;
   }
 
   protected override onGranted(grant: G): void {
-    this.resolve(this.#hold(grant, this.#wanted));
+    this.resolve(this.#hold(grant, this.wanted));
   }
 
   protected override onHeld(): void {

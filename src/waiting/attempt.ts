@@ -1,7 +1,7 @@
 import type { SessionClient } from "../contract/clients.ts";
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
-import type { LockMode, Logger } from "../contract/locker.ts";
+import type { Logger } from "../contract/locker.ts";
 import type { OwnHold } from "../contract/not-acquired-sentence.ts";
 import { type CircuitBreaker, throughBreaker } from "../runtime/circuit-breaker.ts";
 import { debug, isDebugged } from "../runtime/debug-log.ts";
@@ -13,23 +13,16 @@ import {
   promised,
   type Refusal,
   type TryListener,
+  type WantedLock,
 } from "../sessions/grant.ts";
-import { ttlInServer } from "../sessions/least-ttl.ts";
 
 /** What a caller asked for, checked. Times are in milliseconds. */
-export interface Wanted {
-  readonly key: string;
-  readonly id: bigint;
-  readonly mode: LockMode;
-  readonly ttl: number;
-  readonly fencing: boolean;
+export interface Wanted extends WantedLock {
   readonly autoRefresh: boolean;
   /** Takes part in the lock of the function around it, if there is one. `undefined`: the call has no such option. */
   readonly reentrant: boolean | undefined;
   /** The session that is to have it; `undefined`: one of the locker's. */
   readonly client: SessionClient | undefined;
-  /** The minimum time for which it stays in the server. `undefined`: none. */
-  readonly holdAtLeast?: number | undefined;
   /** 0: try once. */
   readonly wait: number;
   /** How long the caller has waited when this wait is over, if it is the rest of a longer one. */
@@ -78,45 +71,38 @@ export type Hold<G, H> = (grant: G, wanted: Wanted) => H;
 export type How = "tryLock" | "pollLock" | number;
 
 //   asking ──▶ told: granted, held, failed
-//      └── its caller's signal, close(), the end of its wait ──▶ left: a lock that is granted all the same goes back
-type State = "asking" | "told" | "left";
+//      └── its caller's signal, close(), the end of its wait ──▶ left, or if something was sent, awaited: close() waits for the answer,
+//          and a lock that is granted all the same goes back
+type State = "asking" | "told" | "left" | "awaited";
 
 /**
  * One question to a store, from the call to the answer. It is the request that the store gets, the listener that is told the answer, and
  * the link in the ring of those that close() ends.
  */
-export abstract class Attempt<G extends Granted> extends Link implements LockRequest, TryListener<G> {
-  readonly key: string;
-  readonly id: bigint;
-  readonly mode: LockMode;
-  readonly ttl: number;
-  readonly ttlInServer: number;
-  readonly fencing: boolean;
+export abstract class Attempt<G extends Granted, S extends AttemptSurroundings = AttemptSurroundings>
+  extends Link
+  implements LockRequest, TryListener<G>
+{
+  readonly wanted: Wanted;
+  protected readonly surroundings: S;
   abandoned: boolean;
   sent: boolean;
+  isRepeated: boolean;
   cancel: (() => void) | undefined;
-  readonly #around: AttemptSurroundings;
   #state: State;
   /** Its links to signals, apart from close(). */
   #links: Link[] | undefined;
-  /** Whether close() waits for the answer of an attempt that was left. */
-  #isAwaited: boolean;
 
-  constructor(wanted: Wanted, around: AttemptSurroundings) {
+  constructor(wanted: Wanted, surroundings: S) {
     super();
-    this.key = wanted.key;
-    this.id = wanted.id;
-    this.mode = wanted.mode;
-    this.ttl = wanted.ttl;
-    this.ttlInServer = wanted.holdAtLeast === undefined ? wanted.ttl : ttlInServer(wanted);
-    this.fencing = wanted.fencing;
+    this.wanted = wanted;
+    this.surroundings = surroundings;
     this.abandoned = false;
     this.sent = false;
+    this.isRepeated = false;
     this.cancel = undefined;
-    this.#around = around;
     this.#state = "asking";
     this.#links = undefined;
-    this.#isAwaited = false;
   }
 
   // One of these is called, once. onGranted is called in the same step in which it becomes certain that somebody wants the lock; onHeld, if
@@ -127,18 +113,19 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
 
   /** Asks the store, unless one of the signals has aborted. */
   ask(store: LockStore<G>, how: How, signals?: ReadonlyArray<StopSignal | undefined>): void {
-    const { closing, breaker } = this.#around;
+    const { closing, breaker } = this.surroundings;
     if (breaker !== undefined) callBegan();
     // A caller that acquires several may come to the next one after close().
     if (!closing.add(this)) this.#leave(closing.reason);
     if (signals !== undefined) for (const signal of signals) this.#endOn(signal);
     if (this.#state !== "asking") return;
-    if (breaker === undefined) {
-      if (how === "tryLock") store.tryLock(this, this);
-      else askStore(store, this, how, this);
-      return;
-    }
-    // The breaker may take its time: a half-open policy lets one call through first.
+    if (breaker !== undefined) this.#askThrough(breaker, store, how);
+    else if (how === "tryLock") store.tryLock(this, this);
+    else askStore(store, this, how, this);
+  }
+
+  /** The breaker may take its time: a half-open policy lets one call through first. */
+  #askThrough(breaker: CircuitBreaker, store: LockStore<G>, how: How): void {
     const asked = throughBreaker(breaker, () =>
       this.abandoned ? abandoned : promised<G>((listener) => askStore(store, this, how, listener)),
     );
@@ -158,63 +145,73 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
 
   /** close() */
   override onAbort(): void {
-    this.#leave(this.#around.closing.reason);
+    this.#leave(this.surroundings.closing.reason);
   }
 
   #leave(reason: unknown): void {
     if (this.#state !== "asking") return;
     this.#end("left");
-    debug("abandoned", () => ({ key: this.key, sent: this.sent }));
+    if (isDebugged) debug("abandoned", { key: this.wanted.key, sent: this.sent });
     this.abandoned = true;
     this.cancel?.();
     // While it still waits for a connection, perhaps for long, there is nothing to undo.
     if (this.sent) {
-      this.#isAwaited = true;
-      this.#around.began();
+      this.#state = "awaited";
+      this.surroundings.began();
     }
     this.onFailed(reason);
   }
 
   granted(grant: G): void {
-    if (this.#state === "left") {
-      void undo(grant, this.#around).then(() => this.#answered());
+    if (this.#state !== "asking") {
+      void this.#giveBackWhatWasLeft(grant);
       return;
     }
     this.#end("told");
-    if (isDebugged) debug("granted", () => ({ key: this.key }));
-    this.#around.hasConnected = true;
+    if (isDebugged) debug("granted", { key: this.wanted.key });
+    this.surroundings.hasConnected = true;
     try {
       this.onGranted(grant);
     } catch (error) {
-      void undo(grant, this.#around).then(() => this.onFailed(error));
+      void this.#failAfter(undo(grant, this.surroundings), error);
     }
   }
 
+  async #giveBackWhatWasLeft(grant: G): Promise<void> {
+    await undo(grant, this.surroundings);
+    this.#answeredLate();
+  }
+
+  async #failAfter(undone: Promise<void>, error: unknown): Promise<void> {
+    await undone;
+    this.onFailed(error);
+  }
+
   refused(refusal: Refusal): void {
-    if (this.#state === "left") {
-      this.#answered();
+    if (this.#state !== "asking") {
+      this.#answeredLate();
       return;
     }
     this.#end("told");
-    const { key } = this;
-    debug("refused", () => ({ key, ...refusal }));
+    const { key } = this.wanted;
+    if (isDebugged) debug("refused", { key, ...refusal });
     if (refusal.refused === "pool-saturated") {
       this.onFailed(new LockNotAcquiredError({ key, reason: refusal.refused, waited: refusal.waited }));
       return;
     }
-    if (refusal.refused !== "abandoned") this.#around.hasConnected = true;
+    if (refusal.refused !== "abandoned") this.surroundings.hasConnected = true;
     if (refusal.refused === "recovering") {
       this.onFailed(new LockNotAcquiredError({ key, reason: refusal.refused, graceLeft: refusal.graceLeft }));
       return;
     }
-    const otherKey = this.#around.registry.namesake(this);
+    const otherKey = this.surroundings.registry.namesake(this.wanted);
     if (otherKey === undefined) this.onHeld();
     else this.onFailed(new LockNotAcquiredError({ key, reason: "id-collision", otherKey }));
   }
 
   failed(error: unknown): void {
-    if (this.#state === "left") {
-      this.#answered();
+    if (this.#state !== "asking") {
+      this.#answeredLate();
       return;
     }
     this.#end("told");
@@ -224,14 +221,13 @@ export abstract class Attempt<G extends Granted> extends Link implements LockReq
   /** From now on nothing else ends it. */
   #end(state: "told" | "left"): void {
     this.#state = state;
-    if (this.#around.breaker !== undefined) callEnded();
+    if (this.surroundings.breaker !== undefined) callEnded();
     this.cut();
     if (this.#links !== undefined) for (const link of this.#links) link.cut();
   }
 
-  #answered(): void {
-    if (this.#isAwaited) this.#around.ended();
-    this.#isAwaited = false;
+  #answeredLate(): void {
+    if (this.#state === "awaited") this.surroundings.ended();
   }
 }
 

@@ -1,7 +1,7 @@
 import { LockNotAcquiredError } from "../contract/errors.ts";
 import type { LockMode } from "../contract/locker.ts";
 import { type Alarm, monotonic, soon } from "../runtime/clock.ts";
-import { debug } from "../runtime/debug-log.ts";
+import { debug, isDebugged } from "../runtime/debug-log.ts";
 import { type Settler, settledBy, unset } from "../runtime/settled-later.ts";
 import { abandonOnAbort, Link, Stop, type StopSignal } from "../runtime/stop-signal.ts";
 import type { Telemetry } from "../runtime/telemetry.ts";
@@ -270,7 +270,8 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Asks once, and returns `undefined` if somebody else holds the lock. */
   #ask(how: How, end: Stop): Promise<H | undefined> {
-    debug("wait", () => ({ key: this.wanted.key, how: typeof how === "number" ? "in the server" : how }));
+    if (isDebugged)
+      debug("wait", { key: this.wanted.key, how: typeof how === "number" ? "in the server" : how });
     return askOnce(this.wanted, this.#around, {
       store: this.#store,
       hold: this.#hold,

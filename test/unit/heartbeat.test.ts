@@ -40,22 +40,20 @@ class Session {
 
   /** The grant of a lock that has the session to itself. */
   grant(): Grant {
-    const session = this;
     return {
       fencingToken: undefined,
       lapses: false,
       goneBecause: undefined,
-      get provenAt() {
-        return session.provenAt;
-      },
+      grantedAt: this.provenAt,
       onGone() {},
-      refresh: async () => session.ask(),
+      refresh: async () => this.ask(),
       release: async () => {},
     };
   }
 
   /** The grant of one of many locks on the session. */
   sharedGrant(): Grant {
+    const session = this;
     const [keepalive, kept] = [this.#keepalive, this.#kept];
     let before: number | undefined;
     return Object.defineProperties(
@@ -64,6 +62,9 @@ class Session {
           kept.change(before, ttl);
           before = ttl;
           keepalive.proveWithin(kept.value);
+        },
+        get keptAt() {
+          return session.provenAt;
         },
       },
       Object.getOwnPropertyDescriptors(this.grant()),
