@@ -66,6 +66,11 @@ export class DedicatedSessions {
     const { pool, namespace, connWaitTimeout, pooler, recovery, events } = this.#options;
     const session = await reserveFor(request, { pool, wait: connWaitTimeout });
     if ("refused" in session) return session;
+    // In this step, as the statement is sent: the caller may have left after the session came.
+    if (request.abandoned) {
+      session.return();
+      return { refused: "abandoned" };
+    }
     const announced = pooler === "session" ? undefined : session.announcedPid;
     const name = applicationName(namespace, key);
     const kind: LockKind = {
@@ -86,7 +91,7 @@ export class DedicatedSessions {
     try {
       // In a transaction, `idle_session_timeout` doesn't apply: if the link died, the lock would stay as long as the server keeps the session.
       session.assertOutsideTransaction(doing);
-      const refusal = await recovery?.refuses(session);
+      const refusal = recovery === undefined ? undefined : await recovery.refuses(session);
       if (refusal !== undefined) {
         session.return();
         return refusal;

@@ -6,7 +6,8 @@ import type { StopSignal } from "../runtime/stop-signal.ts";
 import { cancelled, type LockRequest, type Refusal } from "./grant.ts";
 
 /**
- * Reserves a session for a request for a lock, if the request has not been abandoned by the time there is one.
+ * Reserves a session for a request for a lock. When there is one, the request may have been abandoned: whoever sends something checks
+ * that in the same step.
  *
  * @param from `left`: aborts when the request is abandoned. Default: what {@link cancelled} returns for it
  * @throws {LockNotAcquiredError} `"connection-timeout"` @throws {DatabaseError} as {@link reserveSession} does
@@ -32,9 +33,7 @@ export async function reserveFor(
       waited: session.waited,
     });
   }
-  if (!request.abandoned) return session;
-  session.return();
-  return { refused: "abandoned" };
+  return session;
 }
 
 /** Turns a failure to get a session into a failure to take the lock of `key`. */

@@ -10,7 +10,7 @@ import {
   uniqueKey,
 } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
-import { clientsOf } from "../support/observed-pool.ts";
+import { clientsOf, observedPool } from "../support/observed-pool.ts";
 import { sessionModes } from "../support/session-modes.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -136,6 +136,27 @@ describe("an acquire that is aborted", () => {
     await until(() => pool.idleCount === 1 && pool.waitingCount === 0);
     expect(clients).toHaveLength(1);
     expect(await lastStatement(clients)).toContain("pg_advisory_unlock");
+  });
+
+  test("in any microtask after it got a connection sends nothing any more", async () => {
+    const { pool, statements } = observedPool();
+    await pool.query("select");
+    await using locker = createLocker({ sessions: "dedicated", pool });
+    for (let depth = 0; depth < 20; depth += 1) {
+      const aborting = new AbortController();
+      let sentBefore: number | undefined;
+      pool.once("acquire", async () => {
+        for (let left = depth; left > 0; left -= 1) await undefined;
+        sentBefore = statements.length;
+        aborting.abort(reason);
+      });
+      const before = statements.length;
+      const acquired = locker.acquire(uniqueKey(), { signal: aborting.signal });
+      await expect(acquired).rejects.toBe(reason);
+      await until(() => pool.idleCount === pool.totalCount);
+      if (sentBefore === before)
+        expect({ depth, sent: statements.slice(before) }).toEqual({ depth, sent: [] });
+    }
   });
 
   test("while its connection is being made sends nothing once it is ready", async () => {
