@@ -50,6 +50,17 @@ test.each([
     ["run", "k", "ls", "-la"],
     'Unexpected "ls": put -- before the command, as in pg-locker run k -- ls -la',
   ],
+  [
+    "a command without -- in which a word comes twice",
+    ["run", "k", "git", "add", "git"],
+    "as in pg-locker run k -- git add git\n",
+  ],
+  [
+    "a command without -- that has options, after --key",
+    ["run", "--key", "-k", "ls", "-la"],
+    "put -- before the command, as in pg-locker run --key -k -- ls -la",
+  ],
+  ["--key for a command that takes no key", ["ls", "--key", "k"], "Unknown option --key: see pg-locker ls"],
   ["a key and --key", ["id", "--key", "-x", "y"], 'Unexpected "y": pg-locker id KEY'],
   [
     "a duration that is none",
