@@ -114,6 +114,13 @@ test.each([
   ["no key", ["id"], "Expected a key: pg-locker id KEY"],
   ["no action", ["server"], "Expected status or stop: pg-locker server status|stop"],
   ["an unknown action", ["server", "statis"], 'Unknown "statis" of server: did you mean status?'],
+  ["an option of another action", ["server", "status", "--force"], "--force goes with stop, not with status"],
+  ["JSON of an action without", ["server", "stop", "--json"], "--json goes with status, not with stop"],
+  [
+    "two databases",
+    ["demo", "--local", "--url", "postgres://h/d"],
+    "Expected one of --local and --url, got both",
+  ],
   ["two keys", ["id", "a", "b"], 'Unexpected "b": pg-locker id KEY'],
   ["an empty key", ["id", ""], "Expected `key` to have at least one character"],
   [
