@@ -88,6 +88,8 @@ export interface DiagnosisOptions {
 
 /** How many round trips are timed. */
 const samples = 5;
+/** The answers that prove the server's locks: two to the openings of connections, four to statements. */
+const answersOfProof = 6;
 /** Milliseconds to wait for the keys of locks on shared sessions. */
 const answerTime = 500;
 
@@ -292,7 +294,7 @@ class Examination {
     }
     const proof = new LocksKept(this.#pool);
     try {
-      await proof.prove(statementDeadline);
+      await proof.prove(Math.min(answersOfProof * this.line.deadline, statementDeadline));
     } catch (error) {
       if (!(error instanceof LocksNotKeptError)) throw error;
       return { verdict: "fail", found: error.message, advice: "Connect to PostgreSQL" };
