@@ -102,7 +102,7 @@ export class OwnPostgres {
       options.onWait?.();
       if (Date.now() > end) {
         throw unavailable(
-          `Your own PostgreSQL in ${folder.path} is shutting down, and is waiting for its sessions to end`,
+          `Your own PostgreSQL in ${folder.path} still accepts no connections: it is starting, or shutting down and waiting for its sessions to end`,
         );
       }
       await delay(pollMs);
