@@ -1,9 +1,9 @@
 // Measures the server's processor time for an acquire and a release that nobody waits for, compared with a try-lock and an unlock by hand.
-import { readFileSync } from "node:fs";
 import { withClient, withDatabase } from "./database.mjs";
 import { byHand } from "./peers/by-hand.mjs";
 import { shared } from "./peers/pg-locker.mjs";
 import { processorTime, rounds } from "./processor-time.mjs";
+import { CpuWatch } from "./server-processes.mjs";
 
 const cycles = { 1: 2_000, 64: 20_000 };
 
@@ -11,9 +11,8 @@ export function serverCpu() {
   return withDatabase({}, (url) =>
     withClient(url, async (observer) => {
       const used = async () => {
-        const pids = await backends(observer);
-        const before = microseconds(pids);
-        return () => microseconds(pids) - before;
+        const cpu = new CpuWatch(await backends(observer));
+        return () => cpu.lap();
       };
       const crowds = [];
       for (const callers of Object.keys(cycles).map(Number)) {
@@ -43,15 +42,4 @@ async function backends(observer) {
     "select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()",
   );
   return rows.map(({ pid }) => pid);
-}
-
-/** The processor time that processes have used so far, in microseconds. NaN if it can't be read: not on Linux, or on another machine. */
-function microseconds(pids) {
-  try {
-    // `schedstat` is in nanoseconds, while /proc/<pid>/stat has only hundredths of a second.
-    const times = pids.map((pid) => Number(readFileSync(`/proc/${pid}/schedstat`, "utf8").split(" ")[0]));
-    return times.reduce((sum, each) => sum + each, 0) / 1_000;
-  } catch {
-    return Number.NaN;
-  }
 }

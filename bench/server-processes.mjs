@@ -1,7 +1,10 @@
 // Reads what the server's processes use, from Linux's /proc.
 import { readdirSync, readFileSync } from "node:fs";
 
-/** The processor time in microseconds that the processes which still run have used since the last look of this watch. */
+/**
+ * The processor time in microseconds that the processes which still run have used since the last look of this watch. NaN if none can be
+ * read: not on Linux, or on another machine.
+ */
 export class CpuWatch {
   #pids;
   #last;
@@ -13,7 +16,7 @@ export class CpuWatch {
 
   lap() {
     const now = this.#read();
-    let sum = 0;
+    let sum = now.size === 0 ? Number.NaN : 0;
     for (const [pid, used] of now) sum += used - this.#last.get(pid);
     this.#last = now;
     return sum;

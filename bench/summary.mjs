@@ -1,6 +1,6 @@
 // Writes the README's figures, beside those of the alternatives, and docs/bench.md, with every aim and every table, from the results.
 import { readFileSync, writeFileSync } from "node:fs";
-import { tableOf } from "./report.mjs";
+import { percent, refreshes, tableOf, verdict } from "./report.mjs";
 
 const [begin, end] = ["<!-- written by npm run bench -->", "<!-- until here -->"];
 
@@ -96,7 +96,7 @@ function aimsOf(results) {
     verdict(row.byHandRatio >= wanted),
   ];
   const { acquireMs, statementsPerSecond, cpuShare, bytes, connections, aim: manyAim } = manyLocks;
-  const perThird = connections / (0.28 * 10);
+  const perThird = refreshes(connections);
   const { blockedMs, pollingMs, libraryMs, ratio } = handOver.p50;
   const rows = [
     [
@@ -279,8 +279,6 @@ ${tables.join("\n\n")}
 }
 
 const count = (number) => Math.round(number).toLocaleString("en");
-const percent = (value) => `${(value * 100).toFixed(0)} %`;
 const ms = (value) => `${value < 1_000 ? value.toPrecision(3) : count(value)} ms`;
 const most = (wanted) => `≤ ${wanted}`;
 const least = (wanted) => `≥ ${wanted}`;
-const verdict = (met) => (met ? "met" : "missed");

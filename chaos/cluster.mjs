@@ -314,16 +314,20 @@ export class Cluster {
 
   /** Kills one backend. The server treats that as a crash, ends every session and restarts. */
   async #killBackend(kind, observer) {
-    const started = "select pg_postmaster_start_time()::text, (select count(*) from pg_stat_activity)";
-    let hit = false;
-    await this.#ending(kind, undefined, async () => {
-      for (const late = this.#now() + patience; !hit && this.#now() < late; ) hit = await killOne(observer);
-      if (!hit) return;
-      // Asks until the restarted server answers.
-      await delay(50);
-      await observer.ask(started);
-    });
-    return hit ? undefined : false;
+    for (const late = this.#now() + patience; this.#now() < late; await delay(10)) {
+      const [backend] = await observer.ask(anyBackend);
+      if (backend === undefined) continue;
+      let isKilled = false;
+      await this.#ending(kind, undefined, async () => {
+        isKilled = kill(backend.pid);
+        if (!isKilled) return;
+        // Asks until the restarted server answers.
+        await delay(50);
+        await observer.ask("select pg_postmaster_start_time()");
+      });
+      if (isKilled) return undefined;
+    }
+    return false;
   }
 
   /** Stops the primary and then promotes its standby. */
@@ -496,18 +500,17 @@ function urlOf(url, user, { host, port } = {}) {
   return changed.href;
 }
 
-/** Kills any backend of a worker with SIGKILL. Returns whether there was one. */
-async function killOne(observer) {
-  const [backend] = await observer.ask(
-    "select pid from pg_stat_activity where usename like 'chaos_worker_%' order by random() limit 1",
-  );
+/** Any backend of a worker. */
+const anyBackend =
+  "select pid from pg_stat_activity where usename like 'chaos_worker_%' order by random() limit 1";
+
+/** Kills a process with SIGKILL. Returns whether there was one. */
+function kill(pid) {
   try {
-    if (backend !== undefined) process.kill(backend.pid, "SIGKILL");
+    process.kill(pid, "SIGKILL");
+    return true;
   } catch (error) {
-    // The backend has already ended.
     if (error.code !== "ESRCH") throw error;
     return false;
   }
-  if (backend === undefined) await delay(10);
-  return backend !== undefined;
 }

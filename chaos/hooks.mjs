@@ -1,6 +1,6 @@
 // User hooks that throw on every call: a logger that needs a request's context, a meter and a tracer whose exporter has gone.
 
-/** The same error each time, so that the cost of making one doesn't matter. */
+/** One error for all calls, so that the cost of making one doesn't matter. */
 const thrown = new Error("a hook that throws");
 
 function throws() {

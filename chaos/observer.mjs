@@ -1,7 +1,8 @@
-// Reads the server's list of locks, over a connection that no fault affects, about fifty times a second.
+// Reads the server's list of locks, over a connection that no fault affects, some fifteen times a second.
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 
+/** Milliseconds between two looks. */
 const pause = 60;
 
 // The query must read the locks only once. If a lock's session ends at that moment, its role is null.

@@ -14,7 +14,7 @@ for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => stop.abor
 const locker = new PostgresLocker({ connectionString: DATABASE_URL, ttlEnforcement: "server" });
 const latest = () => Math.floor(Date.now() / INTERVAL) * INTERVAL;
 for (let tick = latest(); ; tick = Math.max(tick + INTERVAL, latest())) {
-  await delay(tick - Date.now(), undefined, { signal: stop.signal }).catch(() => {});
+  await delay(Math.max(tick - Date.now(), 0), undefined, { signal: stop.signal }).catch(() => {});
   if (stop.signal.aborted) break;
   try {
     // Returns as soon as the job is done, but the lock stays held.

@@ -27,7 +27,7 @@ await locker.withLock("cron:table", () => pool.query(table), { wait: "30s" });
 // Begins with the latest tick, which may not have been done: this may be a restart after a crash in mid-job.
 const latest = () => Math.floor(Date.now() / INTERVAL) * INTERVAL;
 for (let tick = latest(); ; tick = Math.max(tick + INTERVAL, latest())) {
-  await delay(tick - Date.now(), undefined, { signal: stop.signal }).catch(() => {});
+  await delay(Math.max(tick - Date.now(), 0), undefined, { signal: stop.signal }).catch(() => {});
   if (stop.signal.aborted) break;
   await run(new Date(tick));
 }

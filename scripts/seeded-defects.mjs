@@ -41,7 +41,7 @@ export const mutants = [
   },
   {
     name: "shared-token-without-flush",
-    says: "the same, for a lock on a session that carries many",
+    says: "on a session that carries many locks, a token's commit waits for the disk only where the server's settings say so",
     file: "src/postgres/sql.ts",
     what: "{durable} then ",
     by: "{durable.slice(0, 0)}true then ",

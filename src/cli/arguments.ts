@@ -21,7 +21,8 @@ export function readArguments(command: Command, args: readonly string[]): Comman
   /** A word that was probably meant as the value of the option before it, which takes a value only after `=`. */
   let stray: { option: string; value: string } | undefined;
   let bare: string | undefined;
-  for (const token of tokensOf(own, options)) {
+  const tokens = tokensOf(own, options);
+  for (const token of tokens) {
     if (token.kind === "positional") {
       positionals.push(token.value);
       if (bare !== undefined) stray ??= { option: bare, value: token.value };
@@ -43,6 +44,7 @@ export function readArguments(command: Command, args: readonly string[]): Comman
       throw usageFailure(`${rawName} needs a value`);
     if (choosing.has(name) && values[name] !== undefined && values[name] !== value)
       throw usageFailure(`${rawName} is given twice, with two values`);
+    if (name === "key" && values[name] === undefined) positionals.unshift(String(value));
     values[name] = value ?? true;
     if (option.value === "optional" && value === undefined) bare = rawName;
   }
@@ -52,8 +54,11 @@ export function readArguments(command: Command, args: readonly string[]): Comman
     );
   if (values["help"] === true) return { values, positionals, rest };
   const { key, ...others } = values;
-  if (key !== undefined && command.keys > 0) positionals.unshift(String(key));
-  if (lacksDashes(command, { rest, positionals })) throw usageFailure(missingDashes(own, positionals));
+  if (lacksDashes(command, { rest, positionals })) {
+    const words = tokens.filter(({ kind }) => kind === "positional");
+    const first = words[key === undefined ? command.keys : 0];
+    throw usageFailure(missingDashes(positionals[0] ?? "", own.slice(first?.index)));
+  }
   expectWords(command, positionals);
   return { values: others, positionals, rest };
 }
@@ -66,10 +71,10 @@ function lacksDashes(
   return takesRest === true && rest === undefined && positionals.length > keys;
 }
 
-function missingDashes(own: readonly string[], [key = "", first = ""]: readonly string[]): string {
-  const command = own.slice(own.lastIndexOf(first)).map(shellWord).join(" ");
+function missingDashes(key: string, command: readonly string[]): string {
   const shownKey = `${key.startsWith("-") ? "--key " : ""}${shellWord(key)}`;
-  return `Unexpected ${quote(first)}: put -- before the command, as in pg-locker run ${shownKey} -- ${command}`;
+  const shownCommand = command.map(shellWord).join(" ");
+  return `Unexpected ${quote(command[0])}: put -- before the command, as in pg-locker run ${shownKey} -- ${shownCommand}`;
 }
 
 /** A word as it has to be written for a shell. */

@@ -33,10 +33,7 @@ export async function connect(
   { max = 4, signal }: { max?: number; signal?: AbortSignal } = {},
 ): Promise<Database> {
   expectPoolThread();
-  if (values["local"] === true) {
-    if (values["url"] !== undefined) throw usageFailure("Expected one of --local and --url, got both");
-    return await localDatabase({ max, isQuiet: true, signal });
-  }
+  if (isLocal(values)) return await localDatabase({ max, isQuiet: true, signal });
   const named = namedDatabase(values);
   if (named === undefined) return await localDatabase({ max, isQuiet: false, signal });
   const driver = await loadDriver();
@@ -46,6 +43,13 @@ export async function connect(
     () => `${shortened(database)} on ${placeOf(clients.target)}, as ${shortened(user)} (${namedBy})`,
   );
   return opened(driver, { ...config, max }, clients);
+}
+
+/** Whether `--local` is given. @throws {Failure} `--url` is given, too */
+export function isLocal({ local, url }: Values): boolean {
+  if (local !== true) return false;
+  if (url !== undefined) throw usageFailure("Expected one of --local and --url, got both");
+  return true;
 }
 
 /** The user's own PostgreSQL. Unless it was asked for, says that it is used, because no other machine shares its locks. */

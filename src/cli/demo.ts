@@ -1,7 +1,7 @@
 import { isPostgresInstalled } from "../testing/index.ts";
 import { type Command, databaseOptions, type Values } from "./command.ts";
 import { namedDatabase } from "./connection/named-database.ts";
-import { loadDriver } from "./database.ts";
+import { isLocal, loadDriver } from "./database.ts";
 import { usageFailure } from "./failure.ts";
 import { notInstalled } from "./own-server/own-server.ts";
 
@@ -40,9 +40,9 @@ Example:
   },
 };
 
-/** @throws {Failure} the database can't be used, or is named in a way that the demo's processes can't take over */
+/** @throws {Failure} the database can't be used, or is named twice, or in a way that the demo's processes can't take over */
 function urlOf(values: Values): string | undefined {
-  if (values["local"] === true) return undefined;
+  if (isLocal(values)) return undefined;
   const named = namedDatabase(values);
   if (named === undefined) return undefined;
   const url = String(values["url"] ?? process.env["DATABASE_URL"] ?? "").trim();

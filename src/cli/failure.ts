@@ -17,6 +17,11 @@ export function usageFailure(sentence: string): Failure {
   return new Failure(exitStatus.usage, sentence);
 }
 
+/** A failure because there is no database that could be used. */
+export function unavailableFailure(sentence: string): Failure {
+  return new Failure(exitStatus.unavailable, sentence);
+}
+
 const usageCodes = new Set(["EMPTY_KEY", "INVALID_KEY", "INVALID_TTL", "INVALID_CONFIG"]);
 const unavailableCodes = new Set([
   "CIRCUIT_OPEN",

@@ -2,8 +2,8 @@ import { type ListLocksOptions, type LockInfo, listLocks } from "../index.ts";
 
 type Looks = Parameters<typeof listLocks>[0];
 
-/** Milliseconds to wait for the holders to send the keys of their locks. */
-const patience = 500;
+/** Milliseconds to wait for holders to send the keys of their locks. */
+export const keysWithin = 500;
 /** Milliseconds between two questions. They are rare, because each holder connects to answer. */
 const betweenQuestions = 2_000;
 
@@ -23,7 +23,7 @@ export class KnownKeys {
   async look(options: Pick<ListLocksOptions, "signal"> = {}): Promise<LockInfo[]> {
     const isDue = performance.now() - this.#askedAt >= betweenQuestions;
     if (isDue) this.#askedAt = performance.now();
-    const locks = await listLocks(this.#pool, { ...options, ...(isDue && { keysWithin: patience }) });
+    const locks = await listLocks(this.#pool, { ...options, ...(isDue && { keysWithin }) });
     for (const { id, pid, key, claimedKey, namespace } of locks) {
       if (key !== undefined) this.#known.set(id, { key, claimedKey, namespace });
       else if (claimedKey !== undefined) this.#claimed.set(`${pid} ${id}`, { claimedKey, namespace });

@@ -24,7 +24,7 @@ export const ls: Command = {
   keys: 0,
   options: {
     ...databaseOptions,
-    ...keyOptions,
+    namespace: keyOptions.namespace,
     json: { value: "none" },
     watch: { value: "optional" },
   },

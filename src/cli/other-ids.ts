@@ -1,11 +1,9 @@
 import { type ClaimedLock, kindOfLockId, kindOfPermitId } from "../contract/lock-id-kind.ts";
 import { listLocks } from "../index.ts";
 import { colorsFor } from "./colors.ts";
+import { keysWithin } from "./known-keys.ts";
 import { lockListing } from "./lock-table.ts";
 import { wrapped } from "./screen-width.ts";
-
-/** Milliseconds to wait for the holders of shared sessions to tell their keys. */
-const patience = 500;
 
 /**
  * What to say about a key whose lock nobody holds, because a key can have several lock ids: who uses it with another one.
@@ -16,7 +14,7 @@ export async function usesWithOtherIds(
   pool: Parameters<typeof listLocks>[0],
   { namespace, key, id }: ClaimedLock,
 ): Promise<{ readonly sentence: string; readonly listing: string } | undefined> {
-  const all = await listLocks(pool, { keysWithin: patience });
+  const all = await listLocks(pool, { keysWithin });
   const uses = all.flatMap((lock) => {
     if (lock.id === id) return [];
     const by = userOf({ namespace, key, id: lock.id });

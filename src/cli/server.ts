@@ -1,7 +1,7 @@
 import { plain, quote } from "../contract/plain-text.ts";
 import type { Command } from "./command.ts";
 import { exitStatus } from "./exit-status.ts";
-import { Failure } from "./failure.ts";
+import { Failure, usageFailure } from "./failure.ts";
 import { type OwnServerFolder, ownServerFolder } from "./own-server/folder.ts";
 import { spoken } from "./own-server/idle.ts";
 import { askKeeper, failureOf } from "./own-server/own-server.ts";
@@ -32,9 +32,12 @@ $XDG_STATE_HOME/pg-locker, by default ~/.local/state (for root, /var/lib).
 Example:
   pg-locker server status`,
   async run({ values, positionals: [action] }) {
+    const { json, force } = values;
+    if (action === "stop" && json === true) throw usageFailure("--json goes with status, not with stop");
+    if (action === "status" && force === true) throw usageFailure("--force goes with stop, not with status");
     const folder = ownServerFolder();
-    if (action === "stop") return await stop(folder, { force: values["force"] === true });
-    return await showStatus(folder, { asJson: values["json"] === true });
+    if (action === "stop") return await stop(folder, { force: force === true });
+    return await showStatus(folder, { asJson: json === true });
   },
 };
 

@@ -6,7 +6,10 @@ export function tellUser(text: string): void {
   console.error(shown(text));
 }
 
-/** Does the same before it returns, for a process that is about to end. If nobody reads standard error any more, it does nothing. */
+/**
+ * Writes a line as {@link tellUser} does, but before it returns, for a process that is about to end. If nobody reads standard error, it
+ * does nothing.
+ */
 export function tellUserAtOnce(text: string): void {
   try {
     writeSync(2, `${shown(text)}\n`);

@@ -31,6 +31,9 @@ export interface ElectOptions {
    * The leader's work: runs once this process has been elected, under a lock that refreshes itself. When it returns, or its promise
    * resolves, the process resigns; when it throws, the process resigns and `elect` rejects. It should end soon after `term.signal`
    * aborts: until it does, this process neither resigns nor stands again.
+   *
+   * @example
+   * await locker.elect("scheduler", { onElected: async (lock, { signal }) => await work(signal) });
    */
   readonly onElected: (lock: Lock, term: LeaderTerm) => unknown;
   /**
@@ -39,12 +42,16 @@ export interface ElectOptions {
    * throws, nothing changes.
    *
    * @default none: the leader is not checked
+   * @example
+   * await locker.elect("scheduler", { onElected, onNewLeader: ({ isSelf, host }) => console.log(isSelf, host) });
    */
   readonly onNewLeader?: (leader: Leader) => unknown;
   /**
    * Ends the election when it aborts: a candidate stops waiting, and a leader's `term.signal` aborts. The promise then resolves.
    *
    * @default none: the election goes on until the locker closes
+   * @example
+   * await locker.elect("scheduler", { onElected, signal: stop.signal });
    */
   readonly signal?: AbortSignalLike;
   /**
@@ -55,6 +62,8 @@ export interface ElectOptions {
    * from 1 ms to 2147483647 ms, and so are the locker's default and what `lock.refresh` takes.
    *
    * @default as `acquire`: `"30s"`, or the locker's `recoveryGrace` if that is less
+   * @example
+   * await locker.elect("scheduler", { onElected, ttl: "15s" });
    */
   readonly ttl?: Duration;
   /**
@@ -62,12 +71,16 @@ export interface ElectOptions {
    * the time between two checks for `onNewLeader`. Candidates wait inside the server, without pauses.
    *
    * @default "2s"
+   * @example
+   * await locker.elect("scheduler", { onElected, retryPeriod: "5s" });
    */
   readonly retryPeriod?: Duration;
   /**
    * Gives each leader a fencing token: see {@link Lock.fencingToken}.
    *
    * @default false
+   * @example
+   * await locker.elect("scheduler", { fencing: true, onElected: (lock) => work(lock.fencingToken) });
    */
   readonly fencing?: boolean;
 }

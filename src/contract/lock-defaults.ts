@@ -17,12 +17,16 @@ export interface LockDefaults {
    * {@link AcquireOptions.ttl}. That of a leader is always enforced.
    *
    * @default "30s", or `recoveryGrace` if that is less
+   * @example
+   * new PostgresLocker({ pool, defaults: { ttl: "10s" } });
    */
   readonly ttl?: AcquireOptions["ttl"];
   /**
    * The `wait` of every call that takes a lock, including `withTransaction`.
    *
    * @default 0
+   * @example
+   * new PostgresLocker({ pool, defaults: { wait: "5s" } });
    */
   readonly wait?: AcquireOptions["wait"];
   /**
@@ -30,6 +34,8 @@ export interface LockDefaults {
    * and that of `withTransaction` lasts as long as its transaction.
    *
    * @default `true` with a function, `false` without
+   * @example
+   * new PostgresLocker({ pool, defaults: { autoRefresh: true } });
    */
   readonly autoRefresh?: boolean;
 }

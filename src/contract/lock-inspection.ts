@@ -59,6 +59,12 @@ export interface LockWaiter extends InspectedSession {
 }
 
 export interface InspectOptions {
-  /** Ends the call when it aborts: the call then rejects with the signal's own `reason`. */
+  /**
+   * Ends the call when it aborts: the call then rejects with the signal's own `reason`.
+   *
+   * @default none
+   * @example
+   * await locker.inspect("invoice:42", { signal: AbortSignal.timeout(1_000) });
+   */
   readonly signal?: AbortSignalLike;
 }

@@ -25,7 +25,7 @@ export function shortened(text: string): string {
   return text.length > mostShown ? `${plain(beginning(text))}${lengthOf(text)}` : plain(text);
 }
 
-/** Does the same with the text in quotes: no quote and no line end in it can be taken for the sentence's own. */
+/** A text from outside as {@link shortened} shows it, in quotes: no quote and no line end in it can be taken for the sentence's own. */
 export function quote(text: unknown): string {
   const given = String(text);
   if (given.length <= mostShown) return plain(JSON.stringify(given));

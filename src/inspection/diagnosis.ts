@@ -64,30 +64,40 @@ export interface DiagnosisOptions {
    * How long the server may take for each connection and each statement.
    *
    * @default "5s"
+   * @example
+   * await diagnose(pool, { deadline: "1s" });
    */
   readonly deadline?: Duration;
   /**
    * `"refuse"`: any pooler fails the check, as it does for a locker. `"session"`: a pooler that keeps a session for each client passes.
    *
    * @default "refuse"
+   * @example
+   * await diagnose(pool, { pooler: "session" });
    */
   readonly pooler?: "refuse" | "session";
   /**
    * `true`: the check fails if fencing tokens can't be drawn. `false`: that is not checked.
    *
    * @default it is a warning
+   * @example
+   * await diagnose(pool, { fencing: true });
    */
   readonly fencing?: boolean;
   /**
    * `"server"`: the check fails if the server can't enforce a TTL.
    *
    * @default it is a warning
+   * @example
+   * await diagnose(pool, { ttlEnforcement: "server" });
    */
   readonly ttlEnforcement?: "client" | "server";
 }
 
 /** How many round trips are timed. */
 const samples = 5;
+/** The answers that prove the server's locks: two to the openings of connections, four to statements. */
+const answersOfProof = 6;
 /** Milliseconds to wait for the keys of locks on shared sessions. */
 const answerTime = 500;
 
@@ -292,7 +302,7 @@ class Examination {
     }
     const proof = new LocksKept(this.#pool);
     try {
-      await proof.prove(statementDeadline);
+      await proof.prove(Math.min(answersOfProof * this.line.deadline, statementDeadline));
     } catch (error) {
       if (!(error instanceof LocksNotKeptError)) throw error;
       return { verdict: "fail", found: error.message, advice: "Connect to PostgreSQL" };

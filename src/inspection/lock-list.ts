@@ -73,6 +73,8 @@ export interface ListLocksOptions {
    * Lists only the lock with this id.
    *
    * @default all locks
+   * @example
+   * await listLocks(pool, { id: lockId(7, "invoice:42") });
    */
   readonly id?: bigint;
   /**
@@ -81,10 +83,18 @@ export interface ListLocksOptions {
    * has `tellKeys: false`. Behind a pooler that shares sessions, no locker is asked.
    *
    * @default no locker is asked
+   * @example
+   * await listLocks(pool, { keysWithin: "500ms" });
    */
   readonly keysWithin?: Duration;
-  /** Ends the call and its connection when it aborts. */
-  readonly signal?: AbortSignal;
+  /**
+   * Ends the call and its connection when it aborts: the call then rejects with the signal's own `reason`.
+   *
+   * @default none
+   * @example
+   * await listLocks(pool, { signal: AbortSignal.timeout(1_000) });
+   */
+  readonly signal?: AbortSignalLike;
 }
 
 /**

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { cli } from "../support/cli.ts";
 import { uniqueKey } from "../support/database.ts";
-import { onDatabase, runLocked } from "../support/locked-command.ts";
+import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
 
 const preload = fileURLToPath(new URL("../support/programs/failing-thread.cjs", import.meta.url));
 
@@ -39,6 +39,15 @@ describe.skipIf(!existsSync("/proc/self/stat"))("the thread that starts the comm
     } finally {
       rmSync(folder, { recursive: true });
     }
+  });
+
+  test("hangs as it starts the command: that is dead before the lock is free, and 70", async () => {
+    await using locked = await runLocked(idle, { env: failing("hangs before it tells of the command") });
+    expect(await locked.cli.ended).toMatchObject({
+      status: 70,
+      stderr: "pg-locker: The process that ran the command was killed, and the command with it\n",
+    });
+    expect([locked.lives, await locked.isLocked()]).toEqual([false, false]);
   });
 
   test("fails before it has started the command: nothing is run, and 70", async () => {

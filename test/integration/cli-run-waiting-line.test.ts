@@ -3,6 +3,7 @@ import { CliChild, cli, Terminal } from "../support/cli.ts";
 import { advisoryLocks, uniqueKey } from "../support/database.ts";
 import { idle, onDatabase, runLocked } from "../support/locked-command.ts";
 import { createLocker } from "../support/locker.ts";
+import { UserState } from "../support/own-server.ts";
 import { until } from "../support/until.ts";
 
 test("a run that waits in a terminal says once who holds the lock, and since when", async () => {
@@ -16,6 +17,16 @@ test("a run that waits in a terminal says once who holds the lock, and since whe
   await lock.release();
   expect((await terminal.ended).status).toBe(0);
   expect(terminal.output.match(/waiting for/g)).toHaveLength(1);
+});
+
+test("a run that waits on the user's own PostgreSQL says only once that it uses it", async () => {
+  await using state = await UserState.create();
+  await using holder = await state.hold();
+  await using terminal = Terminal.cli(["run", "k", "--wait", "--", "echo", "run"], state.options());
+  await terminal.shows(/pg-locker: waiting for "k", held by/);
+  holder.process.stdin?.end();
+  expect((await terminal.ended).status).toBe(0);
+  expect(terminal.output.match(/no database is named/g)).toHaveLength(1);
 });
 
 test("a run that gets the lock at once says nothing", async () => {

@@ -50,6 +50,17 @@ test.each([
     ["run", "k", "ls", "-la"],
     'Unexpected "ls": put -- before the command, as in pg-locker run k -- ls -la',
   ],
+  [
+    "a command without -- in which a word comes twice",
+    ["run", "k", "git", "add", "git"],
+    "as in pg-locker run k -- git add git\n",
+  ],
+  [
+    "a command without -- that has options, after --key",
+    ["run", "--key", "-k", "ls", "-la"],
+    "put -- before the command, as in pg-locker run --key -k -- ls -la",
+  ],
+  ["--key for a command that takes no key", ["ls", "--key", "k"], "Unknown option --key: see pg-locker ls"],
   ["a key and --key", ["id", "--key", "-x", "y"], 'Unexpected "y": pg-locker id KEY'],
   [
     "a duration that is none",
@@ -103,6 +114,13 @@ test.each([
   ["no key", ["id"], "Expected a key: pg-locker id KEY"],
   ["no action", ["server"], "Expected status or stop: pg-locker server status|stop"],
   ["an unknown action", ["server", "statis"], 'Unknown "statis" of server: did you mean status?'],
+  ["an option of another action", ["server", "status", "--force"], "--force goes with stop, not with status"],
+  ["JSON of an action without", ["server", "stop", "--json"], "--json goes with status, not with stop"],
+  [
+    "two databases",
+    ["demo", "--local", "--url", "postgres://h/d"],
+    "Expected one of --local and --url, got both",
+  ],
   ["two keys", ["id", "a", "b"], 'Unexpected "b": pg-locker id KEY'],
   ["an empty key", ["id", ""], "Expected `key` to have at least one character"],
   [

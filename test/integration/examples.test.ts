@@ -92,8 +92,10 @@ class Replicas implements AsyncDisposable {
     return turns.sort((a, b) => a.from - b.from);
   }
 
+  /** No example may print a warning of Node.js. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.children.map((child) => child[Symbol.asyncDispose]()));
+    expect(this.children.map(({ stderr }) => stderr).join("")).toBe("");
   }
 }
 

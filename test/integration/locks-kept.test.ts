@@ -1,7 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, test } from "vitest";
-import { LocksNotKeptError, lockId } from "../../src/index.ts";
+import { diagnose, LocksNotKeptError, lockId } from "../../src/index.ts";
+import { statementDeadline } from "../../src/postgres/session.ts";
 import {
   advisoryLocks,
   connect,
@@ -14,6 +15,7 @@ import {
 } from "../support/database.ts";
 import { createLocker } from "../support/locker.ts";
 import { sessionModes } from "../support/session-modes.ts";
+import { silentServer } from "../support/silent-server.ts";
 import { startServer } from "../support/start-server.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "../support/until.ts";
@@ -202,5 +204,25 @@ describe.each(sessionModes)("with %s sessions", (sessions) => {
     const refused = locker.acquire(uniqueKey());
     await expect(refused).rejects.toMatchObject({ code: "SERVER_TOO_OLD", cause: { code: "42704" } });
     expect(await advisoryLocks()).toEqual([]);
+  });
+});
+
+test("a diagnosis gives the proof no longer than its own deadline allows", async () => {
+  await using silent = await silentServer();
+  let connections = 0;
+  // The first two connections are the diagnosis's own, and its second client, which looks for a pooler.
+  class SilentFromTheThird extends pg.Client {
+    constructor(config?: pg.ClientConfig) {
+      connections += 1;
+      super(connections < 3 ? config : { ...config, connectionString: silent.url });
+    }
+  }
+  const start = performance.now();
+  const findings = await diagnose(createPool({ Client: SilentFromTheThird }), { deadline: "300ms" });
+  expect(performance.now() - start).toBeLessThan(statementDeadline);
+  expect(silent.accepted).toBe(1);
+  expect(findings.find(({ check }) => check === "locks")).toMatchObject({
+    verdict: "warn",
+    found: expect.stringMatching(/^not proved/),
   });
 });

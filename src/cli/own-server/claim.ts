@@ -4,8 +4,7 @@ import { readlinkSync, renameSync, symlinkSync, unlinkSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { codeOf } from "../../contract/caught-error.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { unavailableFailure } from "../failure.ts";
 import { type OwnServerFolder, waysOut } from "./folder.ts";
 import { Visit } from "./visit.ts";
 
@@ -93,8 +92,7 @@ function readLink(path: string): string | undefined {
   } catch (error) {
     if (codeOf(error) === "ENOENT") return undefined;
     if (codeOf(error) !== "EINVAL") throw error;
-    throw new Failure(
-      exitStatus.unavailable,
+    throw unavailableFailure(
       `${path} should be a link to the socket of a keeper, but is something else: remove it, or ${waysOut}`,
     );
   }

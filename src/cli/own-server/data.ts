@@ -5,8 +5,7 @@ import { readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import type { PostgresInstallation } from "../../testing/index.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { unavailableFailure } from "../failure.ts";
 import { type OwnServerFolder, waysOut } from "./folder.ts";
 
 const run = promisify(execFile);
@@ -50,8 +49,7 @@ export async function initialise(
       .filter((line) => line.trim() !== "" && !/removing|^initdb: hint/.test(line));
     const why = lines.slice(-4).join("\n  ");
     const runner = account === undefined ? "" : `, as the user ${account.uid}`;
-    throw new Failure(
-      exitStatus.unavailable,
+    throw unavailableFailure(
       `A PostgreSQL of your own can't be set up in ${folder.path}${runner}: ${waysOut}\n  ${why}`,
     );
   } finally {

@@ -3,8 +3,7 @@ import { chmod, chown, mkdir } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
 import { codeOf, hasCode } from "../../contract/caught-error.ts";
 import type { PostgresAccount } from "../../testing/index.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { Failure, unavailableFailure } from "../failure.ts";
 import { homeFolder } from "../home-folder.ts";
 
 /** The folder of the user's own PostgreSQL. */
@@ -41,7 +40,7 @@ export function ownServerFolder(env: NodeJS.ProcessEnv = process.env): OwnServer
   const sockets = join(path, "socket");
   const socket = Buffer.byteLength(join(sockets, `.s.PGSQL.${ownServerPort}`));
   if (socket > longestSocket) {
-    throw unavailable(
+    throw unavailableFailure(
       `The folder ${path} is ${socket - longestSocket} bytes too long for a socket in it: ${waysOut}`,
     );
   }
@@ -60,7 +59,9 @@ function home(): string {
     return homeFolder();
   } catch (error) {
     if (codeOf(error) !== "ERR_SYSTEM_ERROR") throw error;
-    throw unavailable(`The user id ${process.getuid?.()} has no account, and so no home folder: ${waysOut}`);
+    throw unavailableFailure(
+      `The user id ${process.getuid?.()} has no account, and so no home folder: ${waysOut}`,
+    );
   }
 }
 
@@ -76,7 +77,7 @@ export function makeFolder({ path }: OwnServerFolder): void {
     if (user === 0 && first !== undefined) openToAccount(dirname(path), first);
     const { uid } = statSync(path);
     if (uid !== user) {
-      throw unavailable(`The folder ${path} belongs to the user ${uid}, not to ${user}: ${waysOut}`);
+      throw unavailableFailure(`The folder ${path} belongs to the user ${uid}, not to ${user}: ${waysOut}`);
     }
   } catch (error) {
     throw folderFailure(path, error);
@@ -119,11 +120,11 @@ function openToAccount(parent: string, first: string): void {
 export function folderFailure(path: string, error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof Error && "syscall" in error && String(error.syscall).startsWith("spawn")) {
-    return unavailable(`A PostgreSQL of your own can't be started: ${error.message}`);
+    return unavailableFailure(`A PostgreSQL of your own can't be started: ${error.message}`);
   }
   const code = codeOf(error) ?? String(error);
   const why = reasons[code] ?? code;
-  return unavailable(
+  return unavailableFailure(
     `The folder ${path} for a PostgreSQL of your own can't be written to (${why}): ${waysOut}`,
   );
 }
@@ -156,8 +157,4 @@ export async function makeServerFolders(
     if (account) await chown(each, account.uid, account.gid);
   }
   return { data: join(home, "data") };
-}
-
-function unavailable(sentence: string): Failure {
-  return new Failure(exitStatus.unavailable, sentence);
 }

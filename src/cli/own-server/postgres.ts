@@ -6,8 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { codeOf } from "../../contract/caught-error.ts";
 import { type PostgresInstallation, type PostgresUse, postgresUse } from "../../testing/index.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { type Failure, unavailableFailure } from "../failure.ts";
 import { initialise } from "./data.ts";
 import { makeServerFolders, type OwnServerFolder, ownServerPort } from "./folder.ts";
 import { isAlive, type LockFile, readLockFile, removeIfStale } from "./lock-files.ts";
@@ -101,8 +100,8 @@ export class OwnPostgres {
       }
       options.onWait?.();
       if (Date.now() > end) {
-        throw unavailable(
-          `Your own PostgreSQL in ${folder.path} is shutting down, and is waiting for its sessions to end`,
+        throw unavailableFailure(
+          `Your own PostgreSQL in ${folder.path} still accepts no connections: it is starting, or shutting down and waiting for its sessions to end`,
         );
       }
       await delay(pollMs);
@@ -272,13 +271,9 @@ function socketLock(folder: OwnServerFolder): string {
 
 function startFailure(folder: OwnServerFolder, said: string): Failure {
   const lines = said.trim().split("\n").slice(-8);
-  return unavailable(
+  return unavailableFailure(
     `Your own PostgreSQL in ${folder.path} did not start. The end of its log:\n  ${lines.join("\n  ")}`,
   );
-}
-
-function unavailable(sentence: string): Failure {
-  return new Failure(exitStatus.unavailable, sentence);
 }
 
 function sizeOf(path: string): number {

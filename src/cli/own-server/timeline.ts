@@ -4,8 +4,7 @@ import { endianness } from "node:os";
 import { join } from "node:path";
 import { hasCode } from "../../contract/caught-error.ts";
 import type { PostgresInstallation } from "../../testing/index.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { unavailableFailure } from "../failure.ts";
 import { waysOut } from "./folder.ts";
 
 // A fencing token has the server's timeline in its upper bits. Each major version of PostgreSQL has a data directory of its own, which
@@ -33,8 +32,7 @@ function timelineOf(data: string): number {
   const file = join(data, "global", "pg_control");
   const control = existsSync(file) ? readFileSync(file) : Buffer.alloc(0);
   if (control.length < timelineAt + 4) {
-    throw new Failure(
-      exitStatus.unavailable,
+    throw unavailableFailure(
       `${file} is missing or damaged, so nobody knows which fencing tokens were drawn: restore it, or ${waysOut}`,
     );
   }

@@ -3,8 +3,7 @@ import { connect, type Socket } from "node:net";
 import { hasCode } from "../../contract/caught-error.ts";
 import { isObject } from "../../contract/option-checks.ts";
 import type { PostgresSession } from "../../testing/index.ts";
-import { exitStatus } from "../exit-status.ts";
-import { Failure } from "../failure.ts";
+import { type Failure, unavailableFailure } from "../failure.ts";
 import { waysOut } from "./folder.ts";
 
 // The messages between a command and the keeper of the user's own server: one line of JSON in each direction. The server is in use for as
@@ -114,8 +113,7 @@ export class Visit {
 
 /** The failure of a command that reaches something that gives no answer of a keeper. */
 export function strangerAt(path: string): Failure {
-  return new Failure(
-    exitStatus.unavailable,
+  return unavailableFailure(
     `What listens on the socket ${path} does not answer as the keeper of your own PostgreSQL does in this release of pg-locker: end it, or ${waysOut}`,
   );
 }

@@ -171,9 +171,11 @@ export class ProcessStarter {
     });
     thread.postMessage(work);
     Atomics.wait(cells, phaseCell, isReady, patience);
+    // It has failed, or is stuck, and may have started the process or not. Even a pid that is known by now is not returned, because with a
+    // pid, `unknown` says that the process has ended.
+    if (cells[phaseCell] === isReady)
+      return { pid: undefined, ended: Promise.resolve<Exit>({ is: "unknown" }) };
     pid = cells[pidCell] || undefined;
-    // It has failed, or is stuck, and may have started the process or not.
-    if (cells[phaseCell] === isReady) return { pid, ended: Promise.resolve<Exit>({ is: "unknown" }) };
     return { pid, ended };
   }
 }

@@ -7,7 +7,7 @@ type Replace = (file: string, args: readonly string[], env: NodeJS.ProcessEnv) =
 
 const shell = "/bin/sh";
 
-// The shell passes each signal on, and has the status of its child. A terminal sends its signals to both by itself. Without a job control, a
+// The shell passes each signal on, and has the status of its child. A terminal sends its signals to both by itself. Without job control, a
 // shell would give its child an empty standard input. A signal interrupts `wait`, whose status is then that of the signal; if the child has
 // ended as well, the next `wait` tells its own.
 const script = `

@@ -14,13 +14,18 @@ const patience = 1_000;
  *
  * @returns `undefined` if nobody holds it any more
  * @throws {DatabaseError} it can't be found out
+ * @throws the signal's `reason` if it aborts
  */
-export async function holderOf(pool: Pool, { id }: Pick<RunPlan, "id">): Promise<string | undefined> {
+export async function holderOf(
+  pool: Pool,
+  { id }: Pick<RunPlan, "id">,
+  signal?: AbortSignal,
+): Promise<string | undefined> {
   const [{ listLocks }, { ago, descriptionLine }] = await Promise.all([
     import("../../inspection/lock-list.ts"),
     import("../lock-table.ts"),
   ]);
-  const locks = await listLocks(pool, { id });
+  const locks = await listLocks(pool, { id, ...(signal && { signal }) });
   const [holder, ...others] = locks.filter(({ state }) => state === "held");
   if (holder === undefined) return undefined;
   const more = others.length === 0 ? "" : ` and ${others.length} more`;

@@ -1,3 +1,4 @@
+import type { Pool } from "pg";
 import { lockIdFunctions } from "../../contract/lock-id-kind.ts";
 import type { Lock, PostgresLocker } from "../../index.ts";
 import type { Values } from "../command.ts";
@@ -51,7 +52,7 @@ export async function runUnderLock(plan: RunPlan, values: Values): Promise<numbe
       ...(plan.recoveryGrace !== undefined && { recoveryGrace: plan.recoveryGrace }),
     });
     tidyings.unshift(() => locker[Symbol.asyncDispose]());
-    const lock = await takeLock(locker, plan, { values, interrupted });
+    const lock = await takeLock(locker, plan, { pool, interrupted });
     return await new LockedRun(plan, { lock, session, runner, inherited }).keep(signals);
   } catch (error) {
     if (error instanceof Interrupted) return error.status;
@@ -79,9 +80,9 @@ async function tidyUp(tidyings: readonly (() => PromiseLike<void>)[]): Promise<v
 async function takeLock(
   locker: PostgresLocker,
   plan: RunPlan,
-  { values, interrupted }: { values: Values; interrupted: AbortSignal },
+  { pool, interrupted }: { pool: Pool; interrupted: AbortSignal },
 ): Promise<Lock> {
-  using _telling = tellWhoHolds(plan, values);
+  using _telling = tellWhoHolds(plan, pool);
   return await unlessAborted(acquire(locker, plan, interrupted), interrupted);
 }
 

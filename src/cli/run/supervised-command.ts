@@ -76,7 +76,7 @@ export class SupervisedCommand {
     if (this.#exit === undefined) this.#tree?.signal(signal);
   }
 
-  /** Sends SIGTERM now, and SIGKILL after `grace` milliseconds or when the deadline is near. A second call can only move SIGKILL forward. */
+  /** Sends SIGTERM now, and SIGKILL after `grace` milliseconds or when the deadline is near. A second call can only bring SIGKILL forward. */
   stop(because: StopReason, grace: number): void {
     if (this.#exit !== undefined && this.#stopping === undefined) return;
     const killAt = later(currentMoment(), grace);

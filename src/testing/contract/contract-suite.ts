@@ -14,13 +14,26 @@ export interface ContractRunner {
 }
 
 export interface LockerContractOptions {
+  /**
+   * The test runner with which the tests are declared.
+   *
+   * @example
+   * testLockerContract("MyLocker", { runner: { describe, test }, create });
+   */
   readonly runner: ContractRunner;
-  /** Creates the locker for a test. Called once for each test. */
+  /**
+   * Creates the locker for a test. Called once for each test.
+   *
+   * @example
+   * testLockerContract("MyLocker", { runner, create: async () => ({ locker: new MyLocker(store) }) });
+   */
   readonly create: () => Promise<LockerFixture>;
   /**
    * How the locker differs from the contract. Tests that a deviation rules out are skipped, with its name in their titles.
    *
    * @default none
+   * @example
+   * testLockerContract("MyLocker", { runner, create, deviations: ["instance-local"] });
    */
   readonly deviations?: readonly LockerDeviation[];
   /**
@@ -29,12 +42,16 @@ export interface LockerContractOptions {
    * which it is called.
    *
    * @default false
+   * @example
+   * testLockerContract("MyLocker", { runner, create, concurrent: true });
    */
   readonly concurrent?: boolean;
   /**
    * Whether the lockers are `TransactionLocker`s, so that `withTransaction` is tested too.
    *
    * @default false
+   * @example
+   * testLockerContract("MyLocker", { runner, create, transactions: true });
    */
   readonly transactions?: boolean;
 }

@@ -22,9 +22,17 @@ export interface ContractDurations {
 export interface LockerFixture {
   /** The locker to test. It must be able to grant at least eight locks at once. The suite closes it. */
   readonly locker: Locker;
-  /** A second locker, built separately on the same store. The suite closes it. */
+  /**
+   * A second locker, built separately on the same store. The suite closes it.
+   *
+   * @default none: then the suite needs the deviation `"instance-local"`
+   */
   readonly another?: () => Locker | Promise<Locker>;
-  /** Other durations, for a locker that is quicker or slower than one with a server. */
+  /**
+   * Other durations, for a locker that is quicker or slower than one with a server.
+   *
+   * @default those of {@link ContractDurations}
+   */
   readonly durations?: ContractDurations;
 }
 

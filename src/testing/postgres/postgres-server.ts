@@ -16,8 +16,8 @@ import { DEFAULT_POSTGRES_MAJOR, type PostgresMajor } from "./versions.ts";
 
 const run = promisify(execFile);
 
-const READY_DEADLINE_MS = 60_000;
-const STOP_DEADLINE_MS = 60_000;
+/** Milliseconds for a start, and for a stop. */
+const DEADLINE_MS = 60_000;
 const POLL_MS = 10;
 const LOG_TAIL_LINES = 30;
 
@@ -50,9 +50,17 @@ export interface PostgresServerOptions {
    * `node_modules/.cache/postgres-<major>` in the working directory; if one is missing, the error says how to install it.
    *
    * @default 18
+   * @example
+   * await PostgresServer.start({ major: 14 });
    */
   major?: PostgresMajor;
-  /** Server settings by name, as in `postgresql.conf`. `fsync` is off unless set here. */
+  /**
+   * Server settings by name, as in `postgresql.conf`.
+   *
+   * @default PostgreSQL's own, except those that make a server quick and easy to throw away, such as `fsync: "off"`
+   * @example
+   * await PostgresServer.start({ settings: { max_connections: 200 } });
+   */
   settings?: Readonly<Record<string, string | number>>;
 }
 
@@ -117,8 +125,7 @@ export class PostgresServer implements AsyncDisposable {
    * Creates a new, empty server. Resolves when it accepts connections, after about a second: most of that is `initdb`'s, which a copy of
    * the directory that the variable `INITDB_TEMPLATE` names saves.
    *
-   * @throws Error if the binaries are not installed, or the server doesn't start within 60 s (the message has the end of its log).
-   * Nothing is left behind then.
+   * @throws Error if the binaries are not installed, or the server doesn't start within 60 s (with the end of its log). Nothing is left.
    */
   static async start(options: PostgresServerOptions = {}): Promise<PostgresServer> {
     const major = options.major ?? DEFAULT_POSTGRES_MAJOR;
@@ -180,8 +187,7 @@ export class PostgresServer implements AsyncDisposable {
   /**
    * Shuts the server down. Resolves when its postmaster has exited. Does nothing if the server is already stopped.
    *
-   * `fast` (the default) ends every session, `immediate` does so without a checkpoint, as a crash would, and `smart` waits for
-   * the sessions to end by themselves.
+   * `fast` (the default) ends every session, `immediate` does so without a checkpoint, as a crash would, `smart` waits for them to end.
    *
    * @throws Error if the server still runs after 60 s.
    */
@@ -201,15 +207,14 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   /**
-   * Starts a stopped server again, with the same port and data. Resolves when it accepts connections. Does nothing if the server
-   * is running.
+   * Starts a stopped server again, with the same port and data. Resolves when it accepts connections. Does nothing if it runs.
    *
    * @throws Error if it doesn't start within 60 s; the message has the end of its log.
    */
   async resume(): Promise<void> {
     if (this.#disposed !== undefined) throw new Error("this PostgreSQL server has been disposed of");
     if (this.#process) return;
-    const deadline = Date.now() + READY_DEADLINE_MS;
+    const deadline = Date.now() + DEADLINE_MS;
     // After a SIGKILL, the shared memory is in use until the last session has noticed. The port may also be in use for a moment, as the
     // local end of another program's connection.
     while (!(await this.#launch(deadline))) {
@@ -252,7 +257,7 @@ export class PostgresServer implements AsyncDisposable {
   }
 
   async #startOnFreePort(): Promise<void> {
-    const deadline = Date.now() + READY_DEADLINE_MS;
+    const deadline = Date.now() + DEADLINE_MS;
     do {
       // If another program takes the port before PostgreSQL does, another port is tried.
       this.#port = await freePort();
@@ -304,14 +309,12 @@ export class PostgresServer implements AsyncDisposable {
     const exited = once(postgres, "exit");
     postgres.kill(signal);
     const timeout = new AbortController();
-    const late = delay(STOP_DEADLINE_MS, true, { signal: timeout.signal }).catch(() => false);
+    const late = delay(DEADLINE_MS, true, { signal: timeout.signal }).catch(() => false);
     const isLate = await Promise.race([exited.then(() => false), late]);
     timeout.abort();
     if (!isLate) return;
     postgres.unref();
-    throw new Error(
-      await this.#withLog(`PostgreSQL still runs ${STOP_DEADLINE_MS / 1000} s after ${signal}`),
-    );
+    throw new Error(await this.#withLog(`PostgreSQL still runs ${DEADLINE_MS / 1000} s after ${signal}`));
   }
 
   /** Options for running PostgreSQL's programs, without libpq's variables (PGDATA, PGPORT, PGOPTIONS…), some of which the server reads too. */

@@ -14,6 +14,12 @@ const ways = {
       for (;;);
     }),
   "exits before the command": () => process.exit(0),
+  // It notes the pid of the command just before it tells, with `Atomics.store`, that it has started it.
+  "hangs before it tells of the command": () => {
+    Atomics.store = () => {
+      for (;;);
+    };
+  },
 };
 
 if (!isMainThread) parentPort?.once("message", ways[process.env.FAIL]);
