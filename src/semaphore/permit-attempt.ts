@@ -33,6 +33,9 @@ export interface PermitAttemptParts {
 const shortestRest = 20;
 const longestRest = 250;
 
+//   first try ──refused, a fault──▶ tried ──in line for the turnstile──▶ waiting
+type State = "first try" | "tried" | "waiting";
+
 /**
  * One caller's attempt at a permit.
  *
@@ -55,8 +58,7 @@ export class PermitAttempt implements Bounded {
   /** Aborts when the attempt ends: by its caller's signal, `close()`, or the bound of its wait. */
   readonly #over = new Stop();
   readonly #ridingOut: RidingOut;
-  #isFirstTry = true;
-  #isTold = false;
+  #state: State = "first try";
 
   constructor(parts: PermitAttemptParts, places: Places, wanted: Wanted) {
     this.#parts = parts;
@@ -94,8 +96,8 @@ export class PermitAttempt implements Bounded {
   async #wait(): Promise<Lock> {
     const alarm = boundAlarm(this);
     const firstTryIsOver = (): void => {
-      if (!this.#isFirstTry) return;
-      this.#isFirstTry = false;
+      if (this.#state !== "first try") return;
+      this.#state = "tried";
       alarm.reset();
     };
     try {
@@ -117,7 +119,7 @@ export class PermitAttempt implements Bounded {
   }
 
   get isFirstTry(): boolean {
-    return this.#isFirstTry;
+    return this.#state === "first try";
   }
 
   get bound(): number {
@@ -137,8 +139,8 @@ export class PermitAttempt implements Bounded {
     const { store } = turnstiles;
     let turn: Lock | undefined;
     places.waiting += 1;
-    if (!this.#isTold) admission.telemetry.events.waiting(this.#wanted);
-    this.#isTold = true;
+    if (this.#state !== "waiting") admission.telemetry.events.waiting(this.#wanted);
+    this.#state = "waiting";
     try {
       const wanted = {
         ...this.#wanted,
