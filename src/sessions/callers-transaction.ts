@@ -195,13 +195,13 @@ class CallersTransaction implements Transaction {
   cutOff(): void {}
   onGone(): void {}
 
-  #lookAtEnd({ mark, idleTimeout }: TransactionGrant): Promise<void> {
+  #lookAtEnd({ mark }: TransactionGrant): Promise<void> {
     const doing = "Keeping the lock";
     const key = this.#key;
     const look = async (): Promise<void> => {
       let held: boolean;
       try {
-        ({ held } = (await this.#ask<LookAnswer>(lookAtEnd, [mark, idleTimeout], doing)).said);
+        ({ held } = (await this.#ask<LookAnswer>(lookAtEnd, [mark], doing)).said);
       } catch (error) {
         const failed = error instanceof DatabaseError && error.sqlState === hasFailed;
         if (!failed) throw error;

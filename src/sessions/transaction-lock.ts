@@ -76,8 +76,6 @@ export interface TransactionGrant {
   readonly mark: Mark;
   /** When the statement was sent whose answer showed that the lock is held. */
   readonly provenAt: Instant;
-  /** The earlier value of `idle_in_transaction_session_timeout`, or null if it was not changed. */
-  readonly idleTimeout: string | null;
 }
 
 /** How long to wait in the server. */
@@ -150,9 +148,7 @@ async function tryAndWait(
   ]);
   if (transaction.isOwn && tried.marks) throw clientInTransaction(takingTheLock);
   if (tried.standby) throw new StandbyError();
-  const [lockTimeoutBefore, statementTimeoutBefore, idleTimeoutBefore] = tried.before;
-  const idleTimeout = ttl === undefined ? null : idleTimeoutBefore;
-  if (tried.granted) return hasLeft() ? { refused: "abandoned" } : { mark, provenAt: triedAt, idleTimeout };
+  if (tried.granted) return hasLeft() ? { refused: "abandoned" } : { mark, provenAt: triedAt };
   if (tried.mine) return { refused: "held", byItself: true };
   if (wait === undefined) return { refused: "held" };
   if (hasLeft()) return { refused: "abandoned" };
@@ -170,13 +166,10 @@ async function tryAndWait(
     return { refused: hasLeft() ? "abandoned" : "held" };
   }
   if (hasLeft()) return { refused: "abandoned" };
-  const before = [lockTimeoutBefore, statementTimeoutBefore];
-  const { said: look, sentAt: lookedAt } = await transaction.ask<LookAnswer>(lookAfterWait, [
-    mark,
-    ...before,
-  ]);
+  const after = [mark, ...tried.before];
+  const { said: look, sentAt: lookedAt } = await transaction.ask<LookAnswer>(lookAfterWait, after);
   if (hasLeft()) return { refused: "abandoned" };
-  return look.held ? { mark, provenAt: lookedAt, idleTimeout } : { refused: "held" };
+  return look.held ? { mark, provenAt: lookedAt } : { refused: "held" };
 }
 
 /** A lock that ends with the transaction that it was taken in. */
