@@ -18,7 +18,6 @@ import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
-import { shortestEnforcedTtl } from "../sessions/server-ttl.ts";
 import type { Admission } from "../waiting/admission.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
@@ -108,7 +107,7 @@ export class Semaphores {
     if (waits) admission.waitBegan();
     else admission.began();
     try {
-      const ttl = Math.max(Math.min(wanted.ttl, this.#parts.defaultTtl), shortestEnforcedTtl);
+      const ttl = Math.min(wanted.ttl, this.#parts.defaultTtl);
       const turnstiles = { store: store.enforcing, ttl };
       const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
