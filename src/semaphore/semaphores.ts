@@ -22,7 +22,7 @@ import type { Admission } from "../waiting/admission.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
-import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
+import { keptPermit, otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
@@ -112,8 +112,9 @@ export class Semaphores {
       const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
       const permit = waits ? await attempt.wait() : await aliveUntil(attempt.tryOnce());
-      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold, permits });
-      return permit;
+      if (permit !== undefined) return permit;
+      const own = ownHold ?? keptPermit(admission.registry, wanted, permits);
+      throw new LockNotAcquiredError({ key, reason: "held", ownHold: own, permits });
     } finally {
       if (waits) admission.waitEnded();
       else admission.ended();
