@@ -1,5 +1,5 @@
 import { inspect } from "node:util";
-import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import { assertTtl } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import type { ElectOptions } from "./contract/election.ts";
 import { InvalidConfigError } from "./contract/errors.ts";
@@ -47,7 +47,7 @@ export class MemoryLocker implements TransactionLocker {
       lockId: checked.lockId,
       telemetry: new Telemetry(checked),
       breaker: checked.circuitBreaker,
-      assertTtl: isEnforced ? assertEnforceableTtl : assertPositiveTtl,
+      assertTtl: isEnforced ? assertEnforceableTtl : assertTtl,
       assertEnforcedTtl: assertEnforceableTtl,
       defaults: checked.defaults,
       defaultTtl,

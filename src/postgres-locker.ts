@@ -1,5 +1,5 @@
 import { inspect } from "node:util";
-import { assertPositiveTtl } from "./contract/acquire-options.ts";
+import { assertTtl } from "./contract/acquire-options.ts";
 import type { TransactionClient, TransactionOptions } from "./contract/clients.ts";
 import { milliseconds } from "./contract/duration.ts";
 import type { ElectOptions } from "./contract/election.ts";
@@ -53,8 +53,8 @@ export class PostgresLocker implements TransactionLocker {
     const grace = milliseconds(checked.recoveryGrace);
     const recovery =
       grace === undefined ? undefined : new RecoveryGrace({ grace, trustPooler: pooler === "session" });
-    const withinGrace = (assertTtl: (got: unknown) => number) =>
-      grace === undefined ? assertTtl : assertTtlWithin(grace, assertTtl);
+    const withinGrace = (assert: (got: unknown) => number) =>
+      grace === undefined ? assert : assertTtlWithin(grace, assert);
     const assertEnforcedTtl = withinGrace(assertEnforceableTtl);
     const own = ownPool(checked, connWaitTimeout);
     const pool = (checked.pool ?? checked.database?.write ?? own) as Pool;
@@ -64,7 +64,7 @@ export class PostgresLocker implements TransactionLocker {
       lockId: checked.lockId,
       telemetry,
       breaker: checked.circuitBreaker,
-      assertTtl: ttlEnforcement === "server" ? assertEnforcedTtl : withinGrace(assertPositiveTtl),
+      assertTtl: ttlEnforcement === "server" ? assertEnforcedTtl : withinGrace(assertTtl),
       assertEnforcedTtl,
       defaults: checked.defaults,
       defaultTtl: Math.min(defaultTtl, grace ?? defaultTtl),

@@ -16,6 +16,8 @@ export interface Redrawn {
 }
 
 const ending = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
+/** Events of a process that ends otherwise: the first one comes before anybody is told of the error. */
+const unexpected = ["uncaughtExceptionMonitor", "exit"] as const;
 /** The size of a terminal that doesn't tell its size. */
 const usual = { rows: 24, columns: 80 };
 
@@ -27,8 +29,9 @@ const screen = {
 };
 
 /**
- * Shows something on the terminal, again and again, until a signal ends it, and then restores the terminal. The first content is read
- * before the screen is switched, and its errors are thrown. A later error is shown on the screen, and doesn't end the command.
+ * Shows something on the terminal, again and again, until a signal ends it. The terminal is restored, also if an error that nobody
+ * catches ends the process. The first content is read before the screen is switched, and its errors are thrown. A later error is shown on
+ * the screen, and doesn't end the command.
  *
  * @returns the exit status: 128 and the signal's number
  * @throws the errors of the first `body`
@@ -46,6 +49,7 @@ export async function redraw({ head, body, every }: Redrawn): Promise<number> {
     draw();
   };
   const leave = (): void => {
+    if (!isTaken) return;
     isTaken = false;
     process.stdout.write(screen.giveBack);
   };
@@ -83,6 +87,7 @@ function listen(to: {
   const ctrlZ = onCtrlZ(to);
   const hangUp = (): void => to.end("SIGHUP");
   for (const signal of ending) process.on(signal, to.end);
+  for (const end of unexpected) process.on(end, to.stop);
   stdout.on("resize", to.resize);
   // The terminal has gone.
   stdout.on("error", hangUp);
@@ -91,6 +96,7 @@ function listen(to: {
     [Symbol.dispose]: () => {
       ctrlZ[Symbol.dispose]();
       for (const signal of ending) process.removeListener(signal, to.end);
+      for (const end of unexpected) process.removeListener(end, to.stop);
       stdout.removeListener("resize", to.resize);
     },
   };

@@ -141,10 +141,15 @@ export function isSignal(value: unknown): value is AbortSignalLike {
   );
 }
 
+/** The shortest TTL, in milliseconds: a shorter one would pass before any answer, and was most likely meant in seconds. */
+export const shortestTtl = 1;
+
 /** Checks a TTL. @returns milliseconds @throws {InvalidTtlError} */
-export function assertPositiveTtl(got: unknown): number {
+export function assertTtl(got: unknown): number {
   const ttl = milliseconds(got);
-  if (ttl === undefined || !(ttl > 0) || ttl === Number.POSITIVE_INFINITY) throw new InvalidTtlError(got);
+  if (ttl === undefined || !(ttl >= shortestTtl) || ttl === Number.POSITIVE_INFINITY) {
+    throw new InvalidTtlError(got);
+  }
   return ttl;
 }
 

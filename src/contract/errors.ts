@@ -135,13 +135,13 @@ export class InvalidKeyError extends LockerError {
   }
 }
 
-/** The TTL is not a positive, finite duration, or the server is to enforce it and can't enforce one of that length. */
+/** The TTL is not a finite duration of at least a millisecond, or the server is to enforce it and can't enforce one of that length. */
 export class InvalidTtlError extends LockerError {
   override readonly name = "InvalidTtlError";
   static readonly code = "INVALID_TTL";
   readonly code = InvalidTtlError.code;
 
-  constructor(got: unknown, wants = 'a positive duration such as 30000 or "30s"') {
+  constructor(got: unknown, wants = 'a duration of at least 1 ms, such as 30000 or "30s"') {
     super(`Expected \`ttl\` to be ${wants}, got ${show(got)}`);
   }
 }

@@ -64,7 +64,7 @@ export interface Lock extends AsyncDisposable {
    * @param ttl the new TTL; without it, the TTL stays as it is. When it passes, the server keeps the lock, unless the locker has
    *   `ttlEnforcement: "server"`: see {@link Lock.ttl}
    * @throws {LockNotHeldError} the lock was released, expired, lost or closed; an expired lock is freed in the server
-   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration, or the server is to enforce it and can't
+   * @throws {InvalidTtlError} `ttl` is not a finite duration of at least 1 ms, or the server is to enforce it and can't
    * @throws {CircuitOpenError} the circuit breaker refused
    */
   refresh(ttl?: Duration, options?: RefreshOptions): Promise<void>;

@@ -27,7 +27,7 @@ export interface AbortSignalLike {
 export interface AcquireOptions {
   /**
    * How long the holder may rely on the lock without a refresh, counted from when the granting statement was sent, so that the holder
-   * stops before the server would.
+   * stops before the server would. At least 1 ms.
    *
    * By default an expired lock stays in the server and keeps others out until `release()`, `refresh()` or `close()`. With the locker's
    * option `ttlEnforcement: "server"`, PostgreSQL ends it.
@@ -181,7 +181,7 @@ export interface Locker extends LeaderElector, SemaphoreMaker, AsyncDisposable {
    * @throws {LockNotAcquiredError} held elsewhere for all of the wait, or no session was available; see its `reason`
    * @throws {EmptyKeyError} `key` is empty
    * @throws {InvalidKeyError} `key` is neither a string nor a `Uint8Array`, or is ill-formed UTF-16
-   * @throws {InvalidTtlError} `ttl` is not a positive, finite duration
+   * @throws {InvalidTtlError} `ttl` is not a finite duration of at least 1 ms
    * @throws {InvalidConfigError} an option is unknown or of the wrong type
    * @throws {CircuitOpenError} the circuit breaker refused
    * @throws {LockerClosedError} after {@link close}

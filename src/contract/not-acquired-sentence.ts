@@ -56,7 +56,7 @@ export interface OwnHold {
   readonly canShare?: boolean;
   /** Whether the TTL of the lock has passed, so that its holder relies on it no longer. */
   readonly isExpired?: boolean;
-  /** With `"holdAtLeast"`, when the lock becomes free. */
+  /** With `"holdAtLeast"`, when the lock becomes free; of a semaphore's permits, the first of those that this locker keeps. */
   readonly until?: Date;
 }
 
@@ -67,7 +67,7 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
     case "held":
       return `${lock}: ${heldSentence(facts)}`;
     case "wait-timeout":
-      if (ownHold !== undefined)
+      if (ownHold !== undefined && permits === undefined)
         return `${lock}: still held after ${facts.waited} ms: ${heldSentence(facts)}`;
       if (facts.cause !== undefined) {
         return `${lock}: not granted within ${facts.waited} ms, and the database was failing: ${sentenceOf(facts.cause)}`;
@@ -87,13 +87,12 @@ export function notAcquiredSentence(facts: NotAcquiredFacts): string {
 }
 
 function heldSentence({ ownHold: own, permits, mode }: NotAcquiredFacts): string {
+  const all = `all ${permits} permits are held, or others wait for one`;
   if (own === undefined) {
     // The server refuses a reader also because of a writer that waits.
     if (mode === "shared") return "a writer elsewhere holds it, or waits for it";
     if (permits === undefined) return "it is held elsewhere";
-    return permits === 1
-      ? "the only permit is held, or others wait for it"
-      : `all ${permits} permits are held, or others wait for one`;
+    return permits === 1 ? "the only permit is held, or others wait for it" : all;
   }
   switch (own.by) {
     case "client":
@@ -102,8 +101,11 @@ function heldSentence({ ownHold: own, permits, mode }: NotAcquiredFacts): string
       return own.isExpired
         ? "another call of this locker has not released it, although its TTL has passed"
         : "another call of this locker holds it";
-    case "holdAtLeast":
-      return `its holder has released it, and \`holdAtLeast\` keeps it until ${own.until?.toISOString()}`;
+    case "holdAtLeast": {
+      const only = permits === 1 ? "the only permit has been released" : `${all}; one has been released`;
+      const released = permits === undefined ? "its holder has released it" : only;
+      return `${released}, and \`holdAtLeast\` keeps it until ${own.until?.toISOString()}`;
+    }
     case "line":
       return "other calls of this locker wait for it, and are served first";
     case "withPermit":

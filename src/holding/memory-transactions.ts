@@ -48,9 +48,13 @@ export class MemoryTransactions implements TransactionStores {
   }
 }
 
-//   granted ── keep: begin ──▶ open ──┬─ commit ──▶ committed, free
-//                                     ├─ release ──▶ rolled back, free
-//                                     └─ close() ──▶ closed ── commit, release ──▶ rolled back, free
+//   open ──commit(), release()──▶ ending: committed, or rolled back ──▶ free
+//    └──close()──▶ closed ──commit(), release()──▶ ending: rolled back ──▶ free
+type State =
+  | { readonly is: "open" }
+  | { readonly is: "closed" }
+  | { readonly is: "ending"; readonly ended: Promise<void> };
+
 /**
  * A lock and the transaction that it lasts for. With a caller's client, whose end the locker isn't told of, it lasts until the function
  * has ended, and close() doesn't end it.
@@ -63,9 +67,9 @@ class MemoryTransaction implements LockOfTransaction {
   readonly #make: MakeClient | undefined;
   readonly #isOwn: boolean;
   readonly #ended: () => void;
-  #isBegun = false;
-  #isClosed = false;
-  #ending: Promise<void> | undefined;
+  #state: State = { is: "open" };
+  /** The client, if a transaction has been begun on it. */
+  #begun: TransactionClient | undefined;
 
   /** `of`: the caller's client, or what makes one. `ended` is called when the transaction is over. */
   constructor(grant: Grant, of: TransactionClient | MakeClient | undefined, ended: () => void) {
@@ -80,13 +84,14 @@ class MemoryTransaction implements LockOfTransaction {
     if (this.#make === undefined) return;
     this.client = await this.#make();
     await this.client.query(begin.text);
-    this.#isBegun = true;
+    this.#begun = this.client;
   }
 
   commit(): Promise<void> {
+    const { is } = this.#state;
     return this.#end(async () => {
-      if (this.#isClosed) await this.#refuse();
-      else if (this.#isBegun) await this.client.query(commit.text);
+      if (is === "closed") await this.#refuse();
+      else await this.#begun?.query(commit.text);
     });
   }
 
@@ -99,8 +104,8 @@ class MemoryTransaction implements LockOfTransaction {
    * of what the function writes would then be outside any transaction. Waits for a commit or rollback that is under way.
    */
   async close(): Promise<void> {
-    this.#isClosed = this.#isOwn;
-    await this.#ending?.catch(() => {});
+    if (this.#state.is === "ending") await this.#state.ended.catch(() => {});
+    else if (this.#isOwn) this.#state = { is: "closed" };
   }
 
   async #refuse(): Promise<never> {
@@ -110,12 +115,13 @@ class MemoryTransaction implements LockOfTransaction {
   }
 
   async #rollBack(): Promise<void> {
-    if (this.#isBegun) await this.client.query(rollback.text);
+    await this.#begun?.query(rollback.text);
   }
 
   #end(how: () => Promise<void>): Promise<void> {
-    this.#ending = this.#endAndFree(how);
-    return this.#ending;
+    const ended = this.#endAndFree(how);
+    this.#state = { is: "ending", ended };
+    return ended;
   }
 
   async #endAndFree(how: () => Promise<void>): Promise<void> {

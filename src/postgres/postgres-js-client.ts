@@ -27,11 +27,18 @@ export interface PostgresJsClientOptions {
 /** The index of the host that is tried first, by the options that name several. */
 const firstHost = new WeakMap<PostgresJsOptions, number>();
 
-//   new ──connect()──▶ open ──end(), destroySocket(), the server, the network──▶ closed
+//   new ──connect()──▶ open ──end()──▶ ending ──its last statement is answered──▶ closed
+//    └─────────────────┴──destroySocket(), the server, the network, from any of them──▶ closed
 type State =
   | { readonly is: "new" }
-  | { readonly is: "open"; readonly engine: Engine; readonly socket: Socket; readonly address: ServerAddress }
+  | ({ readonly is: "open" | "ending" } & Connected)
   | { readonly is: "closed"; readonly cause: Error };
+
+interface Connected {
+  readonly engine: Engine;
+  readonly socket: Socket;
+  readonly address: ServerAddress;
+}
 
 interface StatementUnderWay {
   readonly text: string;
@@ -51,7 +58,6 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   #state: State = { is: "new" };
   /** The socket of the connection, from when it is being made. */
   #socket: Socket | undefined;
-  #isEnding = false;
   /** Rejects the `connect` that is under way. */
   #giveUp: (cause: Error) => void = () => {};
   /** The statement that the server is running, then those that follow it. */
@@ -65,6 +71,11 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   /** The pid that the server announced for its backend. */
   get processID(): number | undefined {
     return this.#messages.announced?.pid;
+  }
+
+  /** The connection, open or ending. */
+  get #connected(): Connected | undefined {
+    return this.#state.is === "open" || this.#state.is === "ending" ? this.#state : undefined;
   }
 
   get isOpen(): boolean {
@@ -152,7 +163,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
       failure = error;
     });
     const lost = (): void => {
-      if (this.#state.is === "open" && this.#state.socket === socket) this.#closed(reason());
+      if (this.#connected?.socket === socket) this.#closed(reason());
     };
     // The server sends nothing more, so the statement under way gets no answer. The session ends now, before the socket is closed.
     socket.on("end", () => {
@@ -275,7 +286,7 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   }
 
   #engine(): Engine {
-    if (this.#state.is === "open") return this.#state.engine;
+    if (this.#connected !== undefined) return this.#connected.engine;
     throw this.#state.is === "closed" ? this.#state.cause : new Error("the client is not connected");
   }
 
@@ -287,14 +298,17 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
   /** Cancels the statement that the server is running, as {@link cancelStatement} of `cancel.ts` does. Never rejects. */
   async cancelStatement(): Promise<void> {
     const { announced } = this.#messages;
-    if (this.#state.is !== "open" || announced === undefined) return;
-    await cancelAt(this.#options, this.#state.address, announced);
+    if (this.#connected === undefined || announced === undefined) return;
+    await cancelAt(this.#options, this.#connected.address, announced);
   }
 
   /** Ends the connection gracefully. Resolves when it is closed. */
   async end(): Promise<void> {
-    this.#isEnding = true;
-    if (this.#state.is === "open") await this.#state.engine.end({ timeout: endWithin });
+    const connected = this.#connected;
+    if (connected !== undefined) {
+      this.#state = { ...connected, is: "ending" };
+      await connected.engine.end({ timeout: endWithin });
+    }
     this.destroySocket();
   }
 
@@ -314,12 +328,11 @@ export class PostgresJsClient extends EventEmitter implements OwnClient {
 
   #closed(cause: Error): void {
     if (this.#state.is === "closed") return;
-    const wasOpen = this.#state.is === "open";
+    const { is } = this.#state;
     this.#state = { is: "closed", cause };
     this.#giveUp(cause);
-    if (!wasOpen) return;
-    if (!this.#isEnding && this.listenerCount("error") > 0) this.emit("error", cause);
-    this.emit("end");
+    if (is === "open" && this.listenerCount("error") > 0) this.emit("error", cause);
+    if (is !== "new") this.emit("end");
   }
 }
 

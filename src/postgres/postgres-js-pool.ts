@@ -9,6 +9,12 @@ type Connected = Parameters<Pool["connect"]>[0];
 /** Milliseconds that an idle connection is kept. */
 const idleTimeout = 10_000;
 
+//   open ──end()──▶ ending: connections in use are waited for
+type State =
+  | { readonly is: "open" }
+  /** `onEmpty` is called when the last connection has gone. */
+  | { readonly is: "ending"; readonly onEmpty: () => void };
+
 /**
  * The locker's own pool over postgres.js. It connects with the options of the application's `sql`, and has at most that many connections.
  * Idle connections don't keep the process alive.
@@ -25,8 +31,7 @@ export class PostgresJsPool extends EventEmitter implements Pool {
   readonly #dialing = new Set<PostgresJsClient>();
   readonly #idle = new Map<PostgresJsClient, Idle>();
   readonly #queue: Connected[] = [];
-  #isEnded = false;
-  #onEmpty: () => void = () => {};
+  #state: State = { is: "open" };
 
   constructor(sql: PostgresJs) {
     super();
@@ -48,7 +53,7 @@ export class PostgresJsPool extends EventEmitter implements Pool {
   }
 
   connect(callback: Connected): void {
-    if (this.#isEnded) {
+    if (this.#state.is === "ending") {
       callback(new Error("the pool has ended"), undefined);
       return;
     }
@@ -65,12 +70,11 @@ export class PostgresJsPool extends EventEmitter implements Pool {
 
   /** Ends the pool. Resolves when the last connection is back; connections that are being made are given up. */
   async end(): Promise<void> {
-    this.#isEnded = true;
+    const empty = new Promise<void>((onEmpty) => {
+      this.#state = { is: "ending", onEmpty };
+    });
     for (const callback of this.#queue.splice(0)) callback(new Error("the pool has ended"), undefined);
     for (const client of this.#dialing) client.destroySocket();
-    const empty = new Promise<void>((resolve) => {
-      this.#onEmpty = resolve;
-    });
     const idle = [...this.#idle.keys()];
     for (const client of idle) this.#take(client);
     await Promise.all(idle.map((client) => client.end().catch(() => {})));
@@ -107,7 +111,7 @@ export class PostgresJsPool extends EventEmitter implements Pool {
 
   #release(client: PostgresJsClient, destroy: Error | boolean | undefined): void {
     const isUsable = client.isOpen && client.getTransactionStatus() === "I";
-    if (destroy || this.#isEnded || !isUsable) {
+    if (destroy || this.#state.is === "ending" || !isUsable) {
       client.destroySocket();
       this.#remove(client);
       return;
@@ -149,9 +153,9 @@ export class PostgresJsPool extends EventEmitter implements Pool {
   #remove(client: PostgresJsClient): void {
     if (!this.#clients.delete(client)) return;
     if (!this.#dialing.delete(client)) this.emit("remove", client);
-    const next = this.#isEnded ? undefined : this.#queue.shift();
+    const next = this.#state.is === "open" ? this.#queue.shift() : undefined;
     if (next !== undefined) this.#dial(next);
-    if (this.#clients.size === 0) this.#onEmpty();
+    if (this.#state.is === "ending" && this.#clients.size === 0) this.#state.onEmpty();
   }
 }
 

@@ -18,10 +18,9 @@ export function newMark(timeout: string | null = null): Mark {
   return `${crypto.randomUUID()}${timeout === null ? "" : `=${timeout}`};` as Mark;
 }
 
-/** The smaller one of a time-out and those of the locks around it: no lock outlives one around it, whatever client the call has. */
-const timeoutWithin = (timeout: string, marks: string): string => `least(${timeout}::pg_catalog.int8,
-                      (select pg_catalog.min(around.timeout[1]::pg_catalog.int8)
-                         from pg_catalog.regexp_matches(${marks}, '=([0-9]+);', 'g') as around(timeout)))::pg_catalog.text`;
+/** The smallest time-out of the locks with these marks; null if none has one. */
+const smallestTimeout = (marks: string): string => `(select pg_catalog.min(marked.timeout[1]::pg_catalog.int8)
+                         from pg_catalog.regexp_matches(${marks}, '=([0-9]+);', 'g') as marked(timeout))`;
 
 const marks = "pg_catalog.current_setting('pg_locker.transaction', true)";
 const marked = (mark: string): string =>
@@ -29,6 +28,12 @@ const marked = (mark: string): string =>
 const setMarks = (to: string): string => `pg_catalog.set_config('pg_locker.transaction', ${to}, true)`;
 const text = (parameter: number): string => `$${parameter}::pg_catalog.text`;
 const setLocally = (name: string, to: string): string => `pg_catalog.set_config('${name}', ${to}, true)`;
+/**
+ * The time-out of an idle transaction is the smallest of those of its locks, in whatever order they end, and whatever client each call
+ * has. What it was before the first of them is kept in a setting, too, for the last one to restore.
+ */
+const idleTimeout = "idle_in_transaction_session_timeout";
+const idleTimeoutBefore = "pg_locker.idle_timeout";
 
 /** The entries of `pg_locks` with a lock id. */
 export const listed = (id: string): string => `pg_catalog.pg_locks as listed
@@ -64,8 +69,8 @@ export const rollbackToSavepoint = "rollback to savepoint pg_locker";
 /**
  * Takes the lock until the end of the transaction, or is refused, without waiting in the server.
  *
- * Parameters: lock id; mark; `idle_in_transaction_session_timeout`, in milliseconds (null: left as it is), unless a lock around it has a
- * smaller one; `lock_timeout` for a {@link waitForLock} that follows a refusal (null: none follows). Returns {@link TryAnswer}.
+ * Parameters: lock id; mark; `idle_in_transaction_session_timeout`, in milliseconds (null: left as it is), unless another lock has a smaller
+ * one; `lock_timeout` for a {@link waitForLock} that follows a refusal (null: none follows). Returns {@link TryAnswer}.
  *
  * - It does nothing, and `granted` is null, on a standby or if the session already has the lock in any way, because the server would
  *   grant it a second time.
@@ -78,7 +83,7 @@ select pg_catalog.json_build_object(
          'mine', attempt.mine,
          'granted', attempt.granted,
          'marks', attempt.marks,
-         'before', pg_catalog.json_build_array(attempt.lock_timeout, attempt.statement_timeout, attempt.idle_timeout),
+         'before', pg_catalog.json_build_array(attempt.lock_timeout, attempt.statement_timeout),
          'marked', case when attempt.granted then ${setMarks(`pg_catalog.concat(attempt.marks, ${text(2)})`)} end,
          'readied', case when not attempt.granted and ${text(4)} is not null then pg_catalog.concat(
            ${setLocally("lock_timeout", text(4))},
@@ -87,7 +92,10 @@ select pg_catalog.json_build_object(
   from (select found.*,
                case when found.standby or found.mine then null
                     when case when ${text(3)} is null then true
-                              else ${setLocally("idle_in_transaction_session_timeout", timeoutWithin(text(3), "found.marks"))} is not null end
+                              else pg_catalog.concat(
+                                case when ${smallestTimeout("found.marks")} is null
+                                     then ${setLocally(idleTimeoutBefore, "found.idle_timeout")} end,
+                                ${setLocally(idleTimeout, `least(${text(3)}::pg_catalog.int8, ${smallestTimeout("found.marks")})::pg_catalog.text`)}) is not null end
                     then ${tryCall[mode]}(found.id) end as granted
           from (select asked.id,
                        pg_catalog.pg_is_in_recovery() as standby,
@@ -116,8 +124,8 @@ export interface TryAnswer {
   readonly granted: boolean | null;
   /** The previous value of the setting that holds the marks; not empty if the transaction contains another try of this library. */
   readonly marks: string | null;
-  /** The settings as they were before, for {@link lookAfterWait} and {@link lookAtEnd} to restore. */
-  readonly before: readonly [lockTimeout: string, statementTimeout: string, idleTimeout: string];
+  /** The settings as they were before, for {@link lookAfterWait} to restore. */
+  readonly before: readonly [lockTimeout: string, statementTimeout: string];
   /** After a refusal: whether the role may run a PL/pgSQL block, which {@link waitForLock} needs. */
   readonly blocks: boolean | null;
 }
@@ -169,17 +177,17 @@ select pg_catalog.json_build_object(
   from (select ${marked(text(1))} as held offset 0) as look`);
 
 /**
- * Whether the transaction still has the lock. If so, removes the mark and restores the time-out. Parameters: mark,
- * `idle_in_transaction_session_timeout` (null: it was not changed).
+ * Whether the transaction still has the lock. If so, removes the mark and, if the lock had a time-out, sets that of the locks that are
+ * left, or restores what it was before them. Parameter: mark.
  */
 export const lookAtEnd = statement(`
 select pg_catalog.json_build_object(
          'held', look.held,
          'put', case when look.held then pg_catalog.concat(
-           ${setMarks(`pg_catalog.replace(${marks}, ${text(1)}, '')`)},
-           case when ${text(2)} is not null
-                then ${setLocally("idle_in_transaction_session_timeout", text(2))} end) end)::pg_catalog.text as answer
-  from (select ${marked(text(1))} as held offset 0) as look`);
+           ${setMarks("look.others")},
+           case when ${smallestTimeout(text(1))} is not null
+                then ${setLocally(idleTimeout, `coalesce(${smallestTimeout("look.others")}::pg_catalog.text, pg_catalog.current_setting('${idleTimeoutBefore}'))`)} end) end)::pg_catalog.text as answer
+  from (select ${marked(text(1))} as held, pg_catalog.replace(${marks}, ${text(1)}, '') as others offset 0) as look`);
 
 export interface LookAnswer {
   readonly held: boolean;

@@ -192,6 +192,13 @@ export class Deadline {
   }
 }
 
+/** The error of an answer that hasn't come within so many milliseconds, of which the rest of a TTL may have left none. */
+export function noAnswerWithin(milliseconds: number): Error {
+  if (milliseconds <= 0) return new Error("no answer before the TTL had passed");
+  const rounded = milliseconds < 10 ? Number(milliseconds.toPrecision(2)) : Math.round(milliseconds);
+  return new Error(`no answer within ${rounded} ms`);
+}
+
 /** Waits for `work` for at most the given number of milliseconds. @throws {Error} at the deadline @throws what `work` throws */
 export function within<T>(milliseconds: number, work: Promise<T>): Promise<T> {
   return answeredInTime(work, milliseconds, (late) => {
@@ -222,7 +229,7 @@ async function answeredInTime<T>(
 ): Promise<T> {
   let stop: () => void = () => {};
   const late = new Promise<never>((_, reject) => {
-    stop = watch(() => reject(new Error(`no answer within ${Math.round(milliseconds)} ms`)));
+    stop = watch(() => reject(noAnswerWithin(milliseconds)));
   });
   try {
     return await Promise.race([work, late]);

@@ -1,6 +1,7 @@
 import { aboutKey, DatabaseError, InvalidConfigError } from "../contract/errors.ts";
 import type { Lock } from "../contract/lock.ts";
-import { idAt, permitsOf, turnstile } from "../contract/permit-block.ts";
+import type { OwnHold } from "../contract/not-acquired-sentence.ts";
+import { idAt, permitsOf, placeOf, turnstile } from "../contract/permit-block.ts";
 import { quote } from "../contract/plain-text.ts";
 import type { UnreportedLock } from "../holding/unreported-locks.ts";
 import { monotonic } from "../runtime/clock.ts";
@@ -8,7 +9,7 @@ import { abandonOnAbort, Stop } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
 import type { Admission } from "../waiting/admission.ts";
 import { askOnce } from "../waiting/ask-once.ts";
-import type { Hold, Wanted } from "../waiting/attempt.ts";
+import type { Hold, Holdings, Wanted } from "../waiting/attempt.ts";
 import { RidingOut } from "../waiting/riding-out.ts";
 import { untilGranted } from "../waiting/wait.ts";
 import { type Bounded, boundAlarm, boundHasPassed } from "../waiting/wait-bound.ts";
@@ -33,6 +34,9 @@ export interface PermitAttemptParts {
 const shortestRest = 20;
 const longestRest = 250;
 
+//   first try ──refused, a fault──▶ tried ──in line for the turnstile──▶ waiting
+type State = "first try" | "tried" | "waiting";
+
 /**
  * One caller's attempt at a permit.
  *
@@ -55,8 +59,7 @@ export class PermitAttempt implements Bounded {
   /** Aborts when the attempt ends: by its caller's signal, `close()`, or the bound of its wait. */
   readonly #over = new Stop();
   readonly #ridingOut: RidingOut;
-  #isFirstTry = true;
-  #isTold = false;
+  #state: State = "first try";
 
   constructor(parts: PermitAttemptParts, places: Places, wanted: Wanted) {
     this.#parts = parts;
@@ -94,8 +97,8 @@ export class PermitAttempt implements Bounded {
   async #wait(): Promise<Lock> {
     const alarm = boundAlarm(this);
     const firstTryIsOver = (): void => {
-      if (!this.#isFirstTry) return;
-      this.#isFirstTry = false;
+      if (this.#state !== "first try") return;
+      this.#state = "tried";
       alarm.reset();
     };
     try {
@@ -117,7 +120,7 @@ export class PermitAttempt implements Bounded {
   }
 
   get isFirstTry(): boolean {
-    return this.#isFirstTry;
+    return this.#state === "first try";
   }
 
   get bound(): number {
@@ -126,8 +129,10 @@ export class PermitAttempt implements Bounded {
 
   atBound(): void {
     const { lastFault } = this.#ridingOut;
+    const { admission } = this.#parts;
     const { permits } = this.#places;
-    this.#over.abort(boundHasPassed(this.#wanted, this.#parts.admission, { lastFault, permits }));
+    const ownHold = keptPermit(admission.registry, this.#wanted, permits);
+    this.#over.abort(boundHasPassed(this.#wanted, admission, { lastFault, ownHold, permits }));
   }
 
   /** Waits for the turnstile, and then for a free place. @returns `undefined` if the turnstile was lost before a place was free */
@@ -137,8 +142,8 @@ export class PermitAttempt implements Bounded {
     const { store } = turnstiles;
     let turn: Lock | undefined;
     places.waiting += 1;
-    if (!this.#isTold) admission.telemetry.events.waiting(this.#wanted);
-    this.#isTold = true;
+    if (this.#state !== "waiting") admission.telemetry.events.waiting(this.#wanted);
+    this.#state = "waiting";
     try {
       const wanted = {
         ...this.#wanted,
@@ -223,6 +228,20 @@ function assertStillHeld(permit: Lock): void {
     const cause = (error as Error).cause ?? error;
     throw new DatabaseError({ doing: "Taking a permit", key: permit.key, cause });
   }
+}
+
+/** The permit that becomes free first of those that this locker keeps after their release; `undefined` if it keeps none. */
+export function keptPermit(
+  registry: Holdings,
+  { key, id }: Pick<Wanted, "key" | "id">,
+  permits: number,
+): OwnHold | undefined {
+  let first: OwnHold | undefined;
+  for (let place = 0; place < permits; place += 1) {
+    const own = registry.ownHold({ key, id: idAt(id, placeOf(permits, place)), mode: "exclusive" });
+    if (own?.until !== undefined && (first?.until === undefined || own.until < first.until)) first = own;
+  }
+  return first;
 }
 
 export function otherNumber(key: string, permits: number, others: number): InvalidConfigError {

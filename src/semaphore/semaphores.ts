@@ -18,12 +18,11 @@ import { throughBreaker } from "../runtime/circuit-breaker.ts";
 import { aliveUntil } from "../runtime/process-life.ts";
 import type { StopSignal } from "../runtime/stop-signal.ts";
 import type { Grant, LockStore } from "../sessions/grant.ts";
-import { shortestEnforcedTtl } from "../sessions/server-ttl.ts";
 import type { Admission } from "../waiting/admission.ts";
 import type { Hold, Wanted } from "../waiting/attempt.ts";
 import { lockAround } from "../waiting/reentrancy.ts";
 import { LockerSemaphore } from "./locker-semaphore.ts";
-import { otherNumber, PermitAttempt } from "./permit-attempt.ts";
+import { keptPermit, otherNumber, PermitAttempt } from "./permit-attempt.ts";
 import { Places } from "./places.ts";
 
 /** The parts of a locker that its semaphores use. */
@@ -108,13 +107,14 @@ export class Semaphores {
     if (waits) admission.waitBegan();
     else admission.began();
     try {
-      const ttl = Math.max(Math.min(wanted.ttl, this.#parts.defaultTtl), shortestEnforcedTtl);
+      const ttl = Math.min(wanted.ttl, this.#parts.defaultTtl);
       const turnstiles = { store: store.enforcing, ttl };
       const parts = { admission, store, turnstiles, hold, holdTurnstile: this.#hold };
       const attempt = new PermitAttempt(parts, places, wanted);
       const permit = waits ? await attempt.wait() : await aliveUntil(attempt.tryOnce());
-      if (permit === undefined) throw new LockNotAcquiredError({ key, reason: "held", ownHold, permits });
-      return permit;
+      if (permit !== undefined) return permit;
+      const own = ownHold ?? keptPermit(admission.registry, wanted, permits);
+      throw new LockNotAcquiredError({ key, reason: "held", ownHold: own, permits });
     } finally {
       if (waits) admission.waitEnded();
       else admission.ended();

@@ -73,12 +73,20 @@ export function untilSettled(client: object, isWithin: boolean): Promise<void> {
   return (isWithin ? savepoints : functions).areOver(client);
 }
 
+//   new ──begin()──▶ begun ──keep()──▶ kept ──commit(), undo(): a look──▶ over
+//    │                 ├──undo(), fail(): back to the savepoint──▶ over
+//    │                 └──no answer in time──▶ silent ──fail()──▶ over
+//    └──undo(), fail()──▶ over
+type State =
+  | { readonly is: "new" | "begun" }
+  /** The client may still be busy with a statement, and the next one would wait behind it, so nothing is sent any more. */
+  | { readonly is: "silent" }
+  | { readonly is: "kept"; readonly granted: TransactionGrant }
+  | { readonly is: "over" };
+
 /**
  * A caller's transaction. Its client needs only `query(text, values)` that returns rows as objects, so that a transaction of any
  * library can be adapted. The lock is taken between a savepoint and its release.
- *
- *     new ── begin ──▶ begun ── keep ──▶ kept ── commit, undo ──▶ a look, and its settings are as they were
- *      └── undo         └── undo, fail ──▶ back to the savepoint
  */
 class CallersTransaction implements Transaction {
   readonly isOwn = false;
@@ -93,9 +101,7 @@ class CallersTransaction implements Transaction {
   readonly #cancelWait: AskedOfCaller["cancelWait"];
   #settle: () => void = () => {};
   #end: () => void = () => {};
-  #isBegun = false;
-  /** Whether the last statement was answered. If not, the next one would wait behind it. */
-  #isAnswered = true;
+  #state: State = { is: "new" };
 
   constructor(client: TransactionClient, about: { key: string; cancelWait: AskedOfCaller["cancelWait"] }) {
     this.client = client;
@@ -120,7 +126,7 @@ class CallersTransaction implements Transaction {
       const wants = `a client with a transaction begun, but ${show(this.client)} is in none`;
       throw new InvalidConfigError({ field: "client", wants });
     }
-    this.#isBegun = true;
+    this.#state = { is: "begun" };
   }
 
   ask<T>(question: Statement, values: Array<string | null>): Promise<Answer<T>> {
@@ -144,11 +150,13 @@ class CallersTransaction implements Transaction {
   }
 
   /** Takes the lock back. Never rejects, because the caller is told of the failure that came before. */
-  async undo(kept?: TransactionGrant): Promise<void> {
+  async undo(): Promise<void> {
+    const state = this.#state;
+    this.#state = { is: "over" };
     try {
-      if (kept !== undefined) {
-        await this.#lookAtEnd(kept);
-      } else if (this.#isBegun && this.#isAnswered) {
+      if (state.is === "kept") {
+        await this.#lookAtEnd(state.granted);
+      } else if (state.is === "begun") {
         await this.tell(rollbackToSavepoint);
         await this.tell(releaseSavepoint);
       }
@@ -163,7 +171,8 @@ class CallersTransaction implements Transaction {
     return this.undo();
   }
 
-  async keep(): Promise<void> {
+  async keep(granted: TransactionGrant): Promise<void> {
+    this.#state = { is: "kept", granted };
     try {
       await this.tell(releaseSavepoint);
     } finally {
@@ -172,9 +181,11 @@ class CallersTransaction implements Transaction {
   }
 
   /** Ends the lock at the end of the function. @throws {DatabaseError} the lock was no longer held, or nobody knows whether it was */
-  async commit(kept: TransactionGrant): Promise<void> {
+  async commit(): Promise<void> {
+    const state = this.#state;
+    this.#state = { is: "over" };
     try {
-      await this.#lookAtEnd(kept);
+      if (state.is === "kept") await this.#lookAtEnd(state.granted);
     } finally {
       this.#end();
     }
@@ -184,13 +195,13 @@ class CallersTransaction implements Transaction {
   cutOff(): void {}
   onGone(): void {}
 
-  #lookAtEnd({ mark, idleTimeout }: TransactionGrant): Promise<void> {
+  #lookAtEnd({ mark }: TransactionGrant): Promise<void> {
     const doing = "Keeping the lock";
     const key = this.#key;
     const look = async (): Promise<void> => {
       let held: boolean;
       try {
-        ({ held } = (await this.#ask<LookAnswer>(lookAtEnd, [mark, idleTimeout], doing)).said);
+        ({ held } = (await this.#ask<LookAnswer>(lookAtEnd, [mark], doing)).said);
       } catch (error) {
         const failed = error instanceof DatabaseError && error.sqlState === hasFailed;
         if (!failed) throw error;
@@ -207,15 +218,16 @@ class CallersTransaction implements Transaction {
   }
 
   async #query(text: string, values: unknown[], { doing, deadline }: { doing: string; deadline: number }) {
-    this.#isAnswered = false;
     const asking = (async () => this.client.query(text, values))();
+    let isAnswered = false;
     const answered = (): void => {
-      this.#isAnswered = true;
+      isAnswered = true;
     };
     asking.then(answered, answered);
     try {
       return await within(deadline, asking);
     } catch (cause) {
+      if (!isAnswered && this.#state.is === "begun") this.#state = { is: "silent" };
       // An adapter throws an InvalidConfigError for a transaction that has ended.
       throw databaseFailure(doing, cause, this.#key);
     }

@@ -11,6 +11,7 @@ import {
   idleTooLong,
   keepAlive,
   lockHasGone,
+  type Mark,
   newMark,
   probeTransaction,
   rollback,
@@ -20,14 +21,17 @@ import { type Transaction, type TransactionGrant, takingTheLock } from "./transa
 const committing = "Committing under the lock";
 const rollingBack = "Rolling back under the lock";
 
-//   reserved ── begin ──▶ begun ── commit, undo ──▶ ending ── an answer, or none ──▶ returned or destroyed
-//      └── undo ──▶ ending     └── fail, cutOff, from any of them ──▶ cut off
+//   reserved ── begin ──▶ begun ── keep ──▶ kept ── commit, undo ──▶ ending ── an answer, or none ──▶ returned or destroyed
+//      └── undo ──▶ ending  └── undo ──▶ ending
+//   fail, cutOff, from any of them ──▶ cut off
 type State =
   | { readonly is: "reserved" }
   | { readonly is: "begun" }
+  /** `giveBackClient` undoes {@link keepFromPool}. */
+  | { readonly is: "kept"; readonly mark: Mark; readonly giveBackClient: () => void }
   /** `ended` settles when the session has been returned or destroyed. */
   | { readonly is: "ending"; readonly ended: Promise<void> }
-  | { readonly is: "cut off"; readonly wasBegun: boolean };
+  | { readonly is: "cut off" };
 
 /** One of the locker's own transactions, on a session of the pool. */
 export class OwnTransaction implements Transaction {
@@ -39,7 +43,6 @@ export class OwnTransaction implements Transaction {
   #state: State = { is: "reserved" };
   /** Settles when the server has been told to cancel what was under way. */
   #canceled: Promise<void> | undefined;
-  #giveBackClient: () => void = () => {};
 
   /** `ended` is called when the transaction is over. */
   constructor(session: Session, { key, ended }: { key: string; ended: () => void }) {
@@ -83,14 +86,17 @@ export class OwnTransaction implements Transaction {
     this.#session.onGone((cause) => listener(codeOf(cause) === idleTooLong ? cause : undefined));
   }
 
-  async keep(): Promise<void> {
-    this.#giveBackClient = keepFromPool(this.#session.client);
+  async keep({ mark }: TransactionGrant): Promise<void> {
+    if (this.#state.is !== "begun") return;
+    this.#state = { is: "kept", mark, giveBackClient: keepFromPool(this.#session.client) };
   }
 
-  commit({ mark }: TransactionGrant): Promise<void> {
+  commit(): Promise<void> {
+    const state = this.#state;
     return this.#end(async (session) => {
+      if (state.is !== "kept") throw session.goneBecause;
       try {
-        await session.commandScript(committing, commitUnderLock(mark), statementDeadline);
+        await session.commandScript(committing, commitUnderLock(state.mark), statementDeadline);
         return;
       } catch (error) {
         const { sqlState } = error as DatabaseError;
@@ -103,12 +109,11 @@ export class OwnTransaction implements Transaction {
     });
   }
 
-  undo(kept?: TransactionGrant): Promise<void> {
-    const doing = kept === undefined ? takingTheLock : rollingBack;
-    const state = this.#state;
-    const isBegun = state.is === "cut off" ? state.wasBegun : state.is === "begun";
+  undo(): Promise<void> {
+    const { is } = this.#state;
+    const doing = is === "begun" ? takingTheLock : rollingBack;
     return this.#end(async (session) => {
-      if (isBegun) await session.command(doing, rollback, statementDeadline);
+      if (is !== "reserved") await session.command(doing, rollback, statementDeadline);
     });
   }
 
@@ -133,6 +138,7 @@ export class OwnTransaction implements Transaction {
   }
 
   #end(how: (session: Session) => Promise<void>): Promise<void> {
+    if (this.#state.is === "kept") this.#state.giveBackClient();
     const ended = this.#sendEnd(how);
     this.#state = { is: "ending", ended };
     return ended;
@@ -140,7 +146,6 @@ export class OwnTransaction implements Transaction {
 
   async #sendEnd(how: (session: Session) => Promise<void>): Promise<void> {
     const session = this.#session;
-    this.#giveBackClient();
     try {
       await how(session);
     } catch (error) {
@@ -154,9 +159,8 @@ export class OwnTransaction implements Transaction {
   }
 
   #over(): void {
-    const { is } = this.#state;
-    if (is === "reserved" || is === "begun") this.#state = { is: "cut off", wasBegun: is === "begun" };
-    this.#giveBackClient();
+    if (this.#state.is === "kept") this.#state.giveBackClient();
+    if (this.#state.is !== "ending") this.#state = { is: "cut off" };
     this.#ended();
   }
 

@@ -1,3 +1,4 @@
+import { shortestTtl } from "../contract/acquire-options.ts";
 import { milliseconds } from "../contract/duration.ts";
 import { InvalidTtlError } from "../contract/errors.ts";
 
@@ -5,17 +6,16 @@ import { InvalidTtlError } from "../contract/errors.ts";
 // client has sent nothing for that long
 // (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT).
 
-/** The smallest value of the setting, in milliseconds. 0 means no time-out, and anything below half a millisecond rounds to 0. */
-export const shortestEnforcedTtl = 1;
+/** The largest value of the setting, in milliseconds. The smallest is 1; 0 means no time-out. */
 const longest = 2 ** 31 - 1;
 
 /** Checks a TTL that the server is to enforce. @returns milliseconds @throws {InvalidTtlError} */
 export function assertEnforceableTtl(got: unknown): number {
   const ttl = milliseconds(got);
-  if (ttl === undefined || !(ttl >= shortestEnforcedTtl && ttl <= longest)) {
+  if (ttl === undefined || !(ttl >= shortestTtl && ttl <= longest)) {
     throw new InvalidTtlError(
       got,
-      `a duration from ${shortestEnforcedTtl} ms to ${longest} ms, which the server can enforce`,
+      `a duration from ${shortestTtl} ms to ${longest} ms, which the server can enforce`,
     );
   }
   return ttl;

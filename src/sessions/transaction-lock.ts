@@ -52,17 +52,17 @@ export interface Transaction {
   cancel(text: string, waiter: { pid: number; id: bigint }): Promise<void>;
   /**
    * Takes the lock back. Rolls the transaction back as well if it is the locker's own. A caller's transaction is rolled back to before
-   * the lock, or left as it is if the lock was `kept`.
+   * the lock, or left as it is after {@link keep}.
    *
    * @throws what a rollback of the locker's own transaction fails with
    */
-  undo(kept?: TransactionGrant): Promise<void>;
+  undo(): Promise<void>;
   /** Takes the lock back after a fault. Never rejects. */
   fail(error: unknown): Promise<void>;
   /** Tells it that the caller's function runs in it from now on. */
-  keep(): Promise<void>;
+  keep(granted: TransactionGrant): Promise<void>;
   /** Commits the locker's own transaction, or ends the lock in a caller's. @throws if the lock was not held until now */
-  commit(kept: TransactionGrant): Promise<void>;
+  commit(): Promise<void>;
   /** Sends something, so that the server doesn't end the transaction as idle. Absent if nothing can be sent beside the function's statements. */
   readonly beat: ((ttl: number) => Promise<unknown>) | undefined;
   /** Ends the locker's own transaction at once, even in the middle of a statement. */
@@ -76,8 +76,6 @@ export interface TransactionGrant {
   readonly mark: Mark;
   /** When the statement was sent whose answer showed that the lock is held. */
   readonly provenAt: Instant;
-  /** The earlier value of `idle_in_transaction_session_timeout`, or null if it was not changed. */
-  readonly idleTimeout: string | null;
 }
 
 /** How long to wait in the server. */
@@ -150,9 +148,7 @@ async function tryAndWait(
   ]);
   if (transaction.isOwn && tried.marks) throw clientInTransaction(takingTheLock);
   if (tried.standby) throw new StandbyError();
-  const [lockTimeoutBefore, statementTimeoutBefore, idleTimeoutBefore] = tried.before;
-  const idleTimeout = ttl === undefined ? null : idleTimeoutBefore;
-  if (tried.granted) return hasLeft() ? { refused: "abandoned" } : { mark, provenAt: triedAt, idleTimeout };
+  if (tried.granted) return hasLeft() ? { refused: "abandoned" } : { mark, provenAt: triedAt };
   if (tried.mine) return { refused: "held", byItself: true };
   if (wait === undefined) return { refused: "held" };
   if (hasLeft()) return { refused: "abandoned" };
@@ -170,13 +166,10 @@ async function tryAndWait(
     return { refused: hasLeft() ? "abandoned" : "held" };
   }
   if (hasLeft()) return { refused: "abandoned" };
-  const before = [lockTimeoutBefore, statementTimeoutBefore];
-  const { said: look, sentAt: lookedAt } = await transaction.ask<LookAnswer>(lookAfterWait, [
-    mark,
-    ...before,
-  ]);
+  const after = [mark, ...tried.before];
+  const { said: look, sentAt: lookedAt } = await transaction.ask<LookAnswer>(lookAfterWait, after);
   if (hasLeft()) return { refused: "abandoned" };
-  return look.held ? { mark, provenAt: lookedAt, idleTimeout } : { refused: "held" };
+  return look.held ? { mark, provenAt: lookedAt } : { refused: "held" };
 }
 
 /** A lock that ends with the transaction that it was taken in. */
@@ -187,7 +180,6 @@ export class TransactionLock {
   readonly #key: string;
   readonly #grant: TransactionGrant;
   readonly #heartbeat: TransactionHeartbeat | undefined;
-  #isKept = false;
 
   constructor(
     transaction: Transaction,
@@ -232,8 +224,7 @@ export class TransactionLock {
    * @throws {DatabaseError} @throws {LockExpiredError} the TTL has passed meanwhile @throws {LockLostError}
    */
   async keep(): Promise<void> {
-    this.#isKept = true;
-    await this.#transaction.keep();
+    await this.#transaction.keep(this.#grant);
     this.#heartbeat?.look();
     this.lost.throwIfAborted();
   }
@@ -244,13 +235,13 @@ export class TransactionLock {
    * @throws {DatabaseError} the lock was not held until now, or the commit failed @throws {LockExpiredError} @throws {LockLostError}
    */
   async commit(): Promise<void> {
-    await this.#end(() => this.#transaction.commit(this.#grant));
+    await this.#end(() => this.#transaction.commit());
     if (this.lost.aborted) throw this.lost.reason;
   }
 
   /** Rolls the transaction back; a caller's transaction is left to the caller. */
   async release(): Promise<void> {
-    const ended = this.#end(() => this.#transaction.undo(this.#isKept ? this.#grant : undefined));
+    const ended = this.#end(() => this.#transaction.undo());
     // A dead link gives no answer. If the link lives, the caller's settings are put back all the same.
     if (this.lost.aborted) ended.catch(() => {});
     else await ended;

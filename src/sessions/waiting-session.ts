@@ -63,12 +63,13 @@ interface Opened {
   readonly tag: string;
 }
 
-//   new ──▶ busy: opening, waiting, carrying a lock ◀──▶ idle ── for a while ──▶ ended
-//             └── a fault, close() ──────────────────────▶ ended
+//   new ──▶ opening ──▶ busy: waiting, carrying a lock ◀──▶ idle ── for a while ──▶ ended
+//   a fault, close(), in any of them ──▶ ended
 type State =
   | { readonly is: "new" }
-  | { readonly is: "busy" }
-  | { readonly is: "idle"; readonly leaving: NodeJS.Timeout }
+  | { readonly is: "opening"; readonly client: OwnClient }
+  | { readonly is: "busy"; readonly opened: Opened }
+  | { readonly is: "idle"; readonly opened: Opened; readonly leaving: NodeJS.Timeout }
   | { readonly is: "ended" };
 
 /**
@@ -78,8 +79,6 @@ type State =
 export class WaitingSession {
   readonly #parts: WaitingSessionParts;
   #state: State = { is: "new" };
-  #client: OwnClient | undefined;
-  #opened: Opened | undefined;
   /** Settles when a cancellation has reached the server or never will. The session becomes idle only after that. */
   #cancelling: Promise<unknown> | undefined;
   #ending: Promise<void> | undefined;
@@ -95,10 +94,8 @@ export class WaitingSession {
    * @throws {DatabaseError} @throws {StandbyError} @throws {PoolerDetectedError} @throws {LockTableFullError} the session has ended
    */
   async waitLock(request: LockRequest, bound: number): Promise<Grant | Refusal> {
-    if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
-    this.#state = { is: "busy" };
     try {
-      const opened = this.#opened ?? (await this.#open(request.wanted.ttl));
+      const opened = this.#leaveIdle() ?? (await this.#open(request.wanted.ttl));
       if ("refused" in opened) return opened;
       opened.client.ref?.();
       if (request.abandoned) {
@@ -157,13 +154,14 @@ export class WaitingSession {
 
   /** Ends the session at once, with any lock that it has or may still be granted. A second call does nothing. */
   end(cause: Error): void {
-    if (this.#state.is === "ended") return;
-    if (this.#state.is === "idle") clearTimeout(this.#state.leaving);
+    const state = this.#state;
+    if (state.is === "ended") return;
+    const opened = this.#leaveIdle() ?? (state.is === "busy" ? state.opened : undefined);
     this.#state = { is: "ended" };
-    this.#tellEnd(cause);
-    if (isDebugged) debug("waiting session ended", { pid: this.#opened?.pid, cause: cause.message });
-    if (this.#opened !== undefined) this.#opened.session.destroy(cause);
-    else if (this.#client !== undefined) destroySocket(this.#client);
+    if (opened !== undefined) this.#parts.events.sessionClosed("waiting", opened.pid, cause);
+    if (isDebugged) debug("waiting session ended", { pid: opened?.pid, cause: cause.message });
+    if (opened !== undefined) opened.session.destroy(cause);
+    else if (state.is === "opening") destroySocket(state.client);
     this.#parts.onEnd(this);
   }
 
@@ -173,27 +171,33 @@ export class WaitingSession {
     return this.#ending;
   }
 
-  #tellEnd(cause: Error | undefined): void {
-    if (this.#opened !== undefined) this.#parts.events.sessionClosed("waiting", this.#opened.pid, cause);
-  }
-
   async #close(): Promise<void> {
-    if (this.#state.is !== "idle" || this.#opened === undefined) {
-      this.end(new Error("the locker was closed"));
+    const opened = this.#leaveIdle();
+    if (opened === undefined) {
+      this.end(closed());
       return;
     }
-    clearTimeout(this.#state.leaving);
     this.#state = { is: "ended" };
-    this.#tellEnd(undefined);
+    this.#parts.events.sessionClosed("waiting", opened.pid, undefined);
     this.#parts.onEnd(this);
-    await this.#opened.own.end();
+    await opened.own.end();
+  }
+
+  /** Makes the session busy if it is idle. */
+  #leaveIdle(): Opened | undefined {
+    if (this.#state.is !== "idle") return undefined;
+    const { opened, leaving } = this.#state;
+    clearTimeout(leaving);
+    this.#state = { is: "busy", opened };
+    return opened;
   }
 
   async #open(ttl: number): Promise<Opened | Recovering> {
     const { pool, idleName, trustPooler, enforced, connectWithin, recovery } = this.#parts;
     const doing = "Connecting to wait for the lock";
     const own = await connectBeside(pool, { doing, milliseconds: connectWithin }, (client) => {
-      this.#client = client;
+      if (this.#state.is === "ended") throw closed();
+      this.#state = { is: "opening", client };
     });
     const { session, client } = own;
     session.onGone((cause) => this.end(cause));
@@ -209,16 +213,17 @@ export class WaitingSession {
         session.destroy(new Error("the server's lock table is too young"));
         return refusal;
       }
-      this.#opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
-      if (this.#state.is !== "ended") this.#parts.events.sessionOpened("waiting", said.pid);
+      const opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
+      // close() has been called meanwhile, when there was no session to end yet.
+      if (this.#state.is === "ended") throw closed();
+      this.#state = { is: "busy", opened };
+      this.#parts.events.sessionOpened("waiting", said.pid);
       if (isDebugged) debug("waiting session opened", { pid: said.pid });
+      return opened;
     } catch (error) {
       session.destroy(toError(error));
       throw error;
     }
-    // close() may have been called in the meantime, when there was no session to end yet.
-    if (this.#state.is === "ended") session.destroy(new Error("the locker was closed"));
-    return this.#opened;
   }
 
   async #wait(opened: Opened, wait: WaitInServer, request: LockRequest): Promise<Answer<WaitAnswer>> {
@@ -258,15 +263,17 @@ export class WaitingSession {
   }
 
   #rest(): void {
-    if (this.#state.is !== "busy" || this.#opened === undefined) return;
+    if (this.#state.is !== "busy") return;
+    const { opened } = this.#state;
     const leaving = unrefed(setTimeout(() => void this.close(), linger));
-    this.#state = { is: "idle", leaving };
-    this.#opened.client.unref?.();
+    this.#state = { is: "idle", opened, leaving };
+    opened.client.unref?.();
     this.#parts.onIdle(this);
   }
 }
 
 const doing = "Waiting for the lock";
+const closed = (): Error => new Error("the locker was closed");
 
 interface Waited {
   readonly opened: Opened;

@@ -36,12 +36,17 @@ export interface LockCall<G extends Granted, H> {
   readonly around: Around | undefined;
 }
 
-//   in line ──its turn──▶ going ──granted, ended, a fault that no waiting mends──▶ over
+//   in line ──its turn──▶ trying ──refused──▶ waiting ──granted, ended, a fault that no waiting mends──▶ over
+//      │                     └──granted, ended, such a fault──▶ over
 //      └── its caller's signal, close(), its bound ──▶ over
 type State =
   | { readonly is: "in line" }
-  /** `end` aborts with whatever ends the wait, and so ends what is under way. */
-  | { readonly is: "going"; readonly end: Stop }
+  /**
+   * The first try of its turn is under way, or about to be. `end` aborts with whatever ends the wait, and so ends what is under way.
+   */
+  | { readonly is: "trying"; readonly end: Stop }
+  /** In the server or between two tries. */
+  | { readonly is: "waiting"; readonly end: Stop }
   | { readonly is: "over" };
 
 const inLine: State = { is: "in line" };
@@ -69,10 +74,9 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   #state: State = inLine;
   /** The place in line; `undefined` if this wait skips the line. */
   #place: Place | undefined;
-  /** Whether its first try is under way, or about to be. */
-  #isFirstTry = true;
   /** What carries the wait through faults; `undefined` before its turn. */
   #ridingOut: RidingOut | undefined;
+  /** Whether the event `waiting` has been emitted. */
   #isTold = false;
   /** Rings at the bound of the wait, or of its first try. Absent if the wait has no bound. */
   #alarm: Alarm<Bounded> | undefined;
@@ -108,14 +112,13 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     if (!isOpen) this.#end(closing.reason);
     if (this.#state.is === "over") return;
     if (!this.#store.skipsLine) this.#place = lines.join(this);
-    if (!this.#isFirst) {
-      this.#isFirstTry = false;
-      this.#tell();
-    }
+    const end = this.#isFirst ? this.#beginToGo() : undefined;
+    if (end === undefined) this.#tell();
     if (Number.isFinite(this.bound)) this.#alarm = boundAlarm(this);
+    if (end === undefined) return;
     // A wait that skips the line is sent at once, so that what the caller sends next on its own client comes after it.
-    if (this.#place === undefined) void this.#go(this.#beginToGo());
-    else if (this.#isFirst) this.onTurn();
+    if (this.#place === undefined) void this.#go(end);
+    else this.#goSoon(end);
   }
 
   #endOn(signal: StopSignal | undefined): void {
@@ -128,8 +131,10 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Lets the wait go to the database. A second call does nothing. */
   onTurn(): void {
-    if (this.#state.is !== "in line") return;
-    const end = this.#beginToGo();
+    if (this.#state.is === "in line") this.#goSoon(this.#beginToGo());
+  }
+
+  #goSoon(end: Stop): void {
     // Not at once, because the caller before it may have left the line in the middle of an abort or of close(), and because a caller that
     // leaves right after its call should ask nothing of the server.
     soon(() => void this.#go(end));
@@ -137,8 +142,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   #beginToGo(): Stop {
     const end = new Stop();
-    this.#state = { is: "going", end };
-    this.#isFirstTry = true;
+    this.#state = { is: "trying", end };
     return end;
   }
 
@@ -165,7 +169,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
 
   /** Ends the wait, unless it is over: at once if it stands in line, otherwise as soon as the request under way has ended. */
   #end(reason: unknown): void {
-    if (this.#state.is === "going") {
+    if (this.#state.is === "trying" || this.#state.is === "waiting") {
       this.#state.end.abort(reason);
     } else if (this.#state.is === "in line") {
       this.#leave({ granted: false });
@@ -193,9 +197,14 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
     this.#isTold = true;
   }
 
+  /** Called when the first try is over. */
+  #tried(): void {
+    if (this.#state.is === "trying") this.#state = { is: "waiting", end: this.#state.end };
+  }
+
   /** Called when the caller begins to poll: the alarm then rings at the bound, because no request is under way that the server would end. */
   #keepBound(): void {
-    this.#isFirstTry = false;
+    this.#tried();
     if (this.bound < firstTry) this.#alarm?.reset();
   }
 
@@ -204,7 +213,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
   }
 
   get isFirstTry(): boolean {
-    return this.#isFirstTry;
+    return this.#state.is === "trying";
   }
 
   atBound(): void {
@@ -242,11 +251,11 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
         }
         tries = false;
         if (store.skipsLine !== true) {
-          this.#isFirstTry = false;
+          this.#tried();
           this.#tell();
         }
         const left = this.start + this.bound - monotonic();
-        if (left <= 0 && !this.#isFirstTry) this.atBound();
+        if (left <= 0 && !this.isFirstTry) this.atBound();
         end.throwIfAborted();
         const isNext = poller === undefined ? polling.isEmpty : polling.isOldest(poller);
         if (this.#isFirst && (isNext || store.bringsPlace) && store.hasPlaceToWait?.()) {
@@ -255,7 +264,7 @@ export abstract class Wait<G extends Granted, H> extends Link implements InLine,
           polling.offerPlace();
           const lock = await this.#ask(Math.min(waitBound, left), end);
           if (lock !== undefined) return lock;
-          this.#isFirstTry = false;
+          this.#tried();
         } else {
           if (poller === undefined) this.#keepBound();
           poller ??= polling.join(this.wanted.id);

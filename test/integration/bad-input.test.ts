@@ -44,7 +44,7 @@ const acquire = (key: Wrong, options?: Wrong) => () => locker.acquire(key, optio
 const ttl = (wrong: Wrong) => acquire(uniqueKey(), { ttl: wrong });
 const made = (options: Wrong) => () => new PostgresLocker(options as PostgresLockerOptions);
 const ttlSays = (got: string) =>
-  `Expected \`ttl\` to be a positive duration such as 30000 or "30s", got ${got}`;
+  `Expected \`ttl\` to be a duration of at least 1 ms, such as 30000 or "30s", got ${got}`;
 const keySays = (got: string) =>
   `Expected \`key\` to be a string without lone surrogates, or a Uint8Array, got ${got}`;
 const namespaceSays = (got: string) =>
@@ -97,6 +97,8 @@ const rows: Row[] = [
   ["a lone high surrogate", acquire("a\ud800"), InvalidKeyError, /without lone surrogates/],
   ["a lone low surrogate", acquire("\udc00a"), InvalidKeyError, /without lone surrogates/],
   ["a TTL of 0", ttl(0), InvalidTtlError, ttlSays("`0` (number)")],
+  ["a TTL of half a millisecond", ttl(0.5), InvalidTtlError, ttlSays("`0.5` (number)")],
+  ["a TTL of microseconds", ttl("999us"), InvalidTtlError, ttlSays('`"999us"` (string)')],
   ["a negative TTL", ttl(-1), InvalidTtlError, ttlSays("`-1` (number)")],
   ["a negative TTL in words", ttl("-5s"), InvalidTtlError, ttlSays('`"-5s"` (string)')],
   ["a TTL of NaN", ttl(Number.NaN), InvalidTtlError, ttlSays("`NaN` (number)")],

@@ -67,6 +67,23 @@ describe("pg-locker ls --watch", () => {
     expect(taggedProcesses()).toEqual([]);
   });
 
+  test.each([
+    ["an error that nobody catches", "throw new Error('nobody catches it')", 70],
+    ["a rejection that nobody catches", "Promise.reject(new Error('nobody catches it'))", 70],
+    ["an exit in its middle", "process.exit(3)", 3],
+  ])("restores the screen and the cursor at %s, before its message", async (_, end, status) => {
+    const atSignal = `data:text/javascript,process.on("SIGUSR2", () => { ${end}; })`;
+    const env = { NODE_OPTIONS: `--import=${encodeURI(atSignal)}` };
+    await using terminal = Terminal.cli(["ls", "--watch=10m"], onDatabase(env));
+    await terminal.shows("No locks");
+    terminal.signal("SIGUSR2");
+    expect(await terminal.ended).toMatchObject({ status });
+    const [before = "", after, ...more] = terminal.output.split(giveBack);
+    expect(before).not.toContain("nobody catches it");
+    expect(after).toMatch(status === 70 ? /^pg-locker: Unexpected error: nobody catches it/ : /^$/);
+    expect(more).toEqual([]);
+  });
+
   test("ends at once at Ctrl-C, even while the server does not answer", async () => {
     await using proxy = await TcpProxy.start(databaseUrl());
     await using terminal = watch([], { DATABASE_URL: proxy.url });

@@ -73,6 +73,28 @@ describe.each(eachLocker)("%s: a refusal says that", (_, create) => {
     );
   });
 
+  test("a permit that was released is kept, until when the first of them is", async () => {
+    await using locker = create();
+    const inAnHour = (text: string, end: RegExp): void => {
+      const kept = /(.*), and `holdAtLeast` keeps it until (\S+Z)$/.exec(text);
+      expect(kept?.[1]).toMatch(end);
+      const left = Date.parse(kept?.[2] ?? "") - Date.now();
+      expect(left).toBeGreaterThan(3_500_000);
+      expect(left).toBeLessThanOrEqual(3_600_000);
+    };
+    const only = locker.semaphore(uniqueKey(), 1);
+    await only.withPermit(() => {}, { holdAtLeast: "1h" });
+    inAnHour(await because(only.acquire()), /^the only permit has been released$/);
+    const three = locker.semaphore(uniqueKey(), 3);
+    for (const holdAtLeast of ["2h", "1h"]) await three.withPermit(() => {}, { holdAtLeast });
+    await using _held = await three.acquire();
+    const held = /^all 3 permits are held, or others wait for one; one has been released$/;
+    inAnHour(await because(three.acquire()), held);
+    const waited = await because(three.acquire({ wait: 20 }));
+    expect(waited).toMatch(/^not granted within 20 ms: /);
+    inAnHour(waited.replace(/^.*ms: /, ""), held);
+  });
+
   test("another call inside the function around it shares the lock at the moment", async () => {
     await using locker = create();
     const key = uniqueKey();

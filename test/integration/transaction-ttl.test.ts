@@ -1,7 +1,14 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { describe, expect, test } from "vitest";
-import { DatabaseError, InvalidTtlError, LockExpiredError, LockLostError, lockId } from "../../src/index.ts";
+import {
+  DatabaseError,
+  InvalidTtlError,
+  LockExpiredError,
+  LockLostError,
+  lockId,
+  type PostgresLocker,
+} from "../../src/index.ts";
 import {
   advisoryLocks,
   connect,
@@ -25,6 +32,28 @@ const never = () => expect.unreachable();
 async function idleTimeout(client: pg.ClientBase): Promise<string> {
   const { rows } = await client.query("show idle_in_transaction_session_timeout");
   return rows[0].idle_in_transaction_session_timeout;
+}
+
+/** Resolves when the lock is held, with a function that ends it. */
+async function heldUntilEnded(
+  locker: PostgresLocker,
+  options: { client: pg.ClientBase; ttl: string },
+): Promise<() => Promise<void>> {
+  let end = (): void => {};
+  let ended: Promise<void> | undefined;
+  await new Promise<void>((begun) => {
+    const fn = () => {
+      begun();
+      return new Promise<void>((resolve) => {
+        end = resolve;
+      });
+    };
+    ended = locker.withTransaction(uniqueKey(), fn, options);
+  });
+  return async () => {
+    end();
+    await ended;
+  };
 }
 
 function block(milliseconds: number): void {
@@ -284,6 +313,48 @@ describe("a client of the caller's", () => {
       { ttl: "10s" },
     );
     await session.query("rollback");
+  });
+
+  test.each<readonly [around: string | undefined, ends: readonly string[], idle: readonly string[]]>([
+    ["10s", ["4s", "6s"], ["6s", "10s"]],
+    ["10s", ["6s", "4s"], ["4s", "10s"]],
+    ["5s", ["6s", "4s"], ["4s", "5s"]],
+    [undefined, ["4s", "6s"], ["6s", "55s"]],
+    [undefined, ["6s", "4s"], ["4s", "55s"]],
+  ])("keeps the smallest TTL of those that are left (around: %s, ends: %s)", async (around, ends, idle) => {
+    await using locker = createLocker();
+    const client = await connect();
+    await client.query("begin");
+    await client.query("set local idle_in_transaction_session_timeout = '55s'");
+    const outer = async () => {
+      const end: Record<string, () => Promise<void>> = {};
+      for (const ttl of ["6s", "4s"]) end[ttl] = await heldUntilEnded(locker, { client, ttl });
+      expect(await idleTimeout(client)).toBe("4s");
+      const seen: string[] = [];
+      for (const ttl of ends) {
+        await end[ttl]?.();
+        seen.push(await idleTimeout(client));
+      }
+      expect(seen).toEqual(idle);
+    };
+    await locker.withTransaction(uniqueKey(), outer, {
+      client,
+      ...(around !== undefined && { ttl: around }),
+    });
+    expect(await idleTimeout(client)).toBe("55s");
+    await client.query("rollback");
+  });
+
+  test("has the smaller TTL of a lock within it even if the one around ends first", async () => {
+    await using locker = createLocker();
+    const client = await connect();
+    await client.query("begin");
+    const outer = () => heldUntilEnded(locker, { client, ttl: "4s" }).then((end) => ({ end }));
+    const { end } = await locker.withTransaction(uniqueKey(), outer, { client, ttl: "10s" });
+    expect(await idleTimeout(client)).toBe("4s");
+    await end();
+    expect(await idleTimeout(client)).toBe("0");
+    await client.query("rollback");
   });
 
   test("of another library is not kept alive: the server ends its idle transaction", async () => {

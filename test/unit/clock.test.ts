@@ -112,6 +112,23 @@ test("an alarm does not keep the process alive", () => {
   alarm.stop();
 });
 
+describe("a wait without an answer", () => {
+  const never = new Promise<never>(() => {});
+
+  test.each([
+    [0.25, "no answer within 0.25 ms"],
+    [1.5, "no answer within 1.5 ms"],
+    [20.4, "no answer within 20 ms"],
+  ])("says how long it was: %f ms", async (milliseconds, message) => {
+    await expect(within(milliseconds, never)).rejects.toThrow(new Error(message));
+  });
+
+  test("says that its TTL had passed before", async () => {
+    const late = withinTtl(() => -3, never);
+    await expect(late).rejects.toThrow(new Error("no answer before the TTL had passed"));
+  });
+});
+
 describe("a wait for an answer, in a process that stands still for longer than it may take", () => {
   const stall = (milliseconds: number): void => {
     const end = performance.now() + milliseconds;

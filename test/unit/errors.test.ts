@@ -146,7 +146,7 @@ const all: ReadonlyArray<
     new InvalidTtlError("5"),
     "InvalidTtlError",
     "INVALID_TTL",
-    'Expected `ttl` to be a positive duration such as 30000 or "30s", got `"5"` (string)',
+    'Expected `ttl` to be a duration of at least 1 ms, such as 30000 or "30s", got `"5"` (string)',
   ],
   [
     new InvalidConfigError({ field: "mode", got: null, wants: "a mode" }),

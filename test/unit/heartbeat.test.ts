@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { assertPositiveTtl } from "../../src/contract/acquire-options.ts";
+import { assertTtl } from "../../src/contract/acquire-options.ts";
 import { HeldLock } from "../../src/holding/held-lock.ts";
 import type { LockOwner } from "../../src/holding/lock-owner.ts";
 import { type Instant, now } from "../../src/runtime/clock.ts";
@@ -22,7 +22,7 @@ const owner: LockOwner = {
   telemetry: new Telemetry({}),
   breaker: undefined,
   expiries: new Expiries(),
-  assertTtl: assertPositiveTtl,
+  assertTtl,
   forget() {},
   expired() {},
 };

@@ -7,24 +7,28 @@ interface Inside {
   readonly connection: { readonly stream: Socket & { readonly _parent?: Socket } };
 }
 
+interface Connection {
+  readonly client: PoolClient;
+  readonly stream: Inside["connection"]["stream"];
+  isEnded: boolean;
+}
+
 /**
  * The connection that carries the lock, in a pool of one. The pool's event tells which client that is; connections that a locker opens
  * beside the pool don't cause that event.
  */
 export class LockSession {
-  #stream: Inside["connection"]["stream"] | undefined;
-  #client: PoolClient | undefined;
-  #ended = false;
+  #connection: Connection | undefined;
   #read = 0;
 
   /** @param pool a pool of at most one client, without a client yet */
   constructor(pool: Pool) {
     pool.on("connect", (client) => {
-      this.#client = client;
-      this.#stream = (client as unknown as Inside).connection.stream;
-      this.#ended = false;
+      const { stream } = (client as unknown as Inside).connection;
+      const connection: Connection = { client, stream, isEnded: false };
+      this.#connection = connection;
       const onEnd = (): void => {
-        this.#ended = true;
+        connection.isEnded = true;
       };
       // Listens before whoever reserves the client does, and so knows of the end before the lock counts as lost.
       client.on("error", onEnd);
@@ -37,22 +41,22 @@ export class LockSession {
    * process begins to read; and the one below TLS, because it only has to be kept open.
    */
   get socket(): SendHandle | undefined {
-    const stream = this.#stream;
+    const stream = this.#connection?.stream;
     return ((stream?._parent ?? stream) as { _handle?: SendHandle } | undefined)?._handle;
   }
 
   /** Shows a text in pg_stat_activity until the next statement. Never rejects, because other statements find out if the session has gone. */
   async describe(comment: string): Promise<void> {
-    await this.#client?.query(comment).catch(() => {});
+    await this.#connection?.client.query(comment).catch(() => {});
   }
 
   /** Notes that a statement is about to be sent: see {@link isSilent}. */
   asked(): void {
-    this.#read = this.#stream?.bytesRead ?? 0;
+    this.#read = this.#connection?.stream.bytesRead ?? 0;
   }
 
   /** Whether the server has sent nothing since {@link asked}, and not closed the connection either: the link is dead, or very slow. */
   get isSilent(): boolean {
-    return !this.#ended && this.#stream?.bytesRead === this.#read;
+    return this.#connection?.isEnded === false && this.#connection.stream.bytesRead === this.#read;
   }
 }

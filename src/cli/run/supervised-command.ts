@@ -13,11 +13,16 @@ const deathTime = 2_000;
 
 //   running ──the command ends──▶ ended
 //      └──stop(), or the deadline is near──▶ stopping: SIGTERM, then SIGKILL ──all of its tree is dead, or can't be killed──▶ ended
+type State = { readonly is: "running" } | Stopping | { readonly is: "ended"; readonly exit: Ending };
+
 interface Stopping {
+  readonly is: "stopping";
   readonly because: StopReason;
   readonly killAt: Moment;
   /** When the first SIGKILL was sent; it is repeated until all processes are dead. */
   readonly killedAt?: Moment;
+  /** How the command itself has ended; others of its tree may be alive. */
+  readonly exit?: Ending;
 }
 
 /**
@@ -32,8 +37,7 @@ export class SupervisedCommand {
   readonly #leader: number | undefined;
   readonly #tree: CommandTree | undefined;
   #until: Moment;
-  #stopping: Stopping | undefined;
-  #exit: Ending | undefined;
+  #state: State = { is: "running" };
   #end: (ending: Ending) => void = () => {};
   #timer: NodeJS.Timeout | undefined;
 
@@ -54,7 +58,7 @@ export class SupervisedCommand {
     this.#leader = pid;
     if (pid !== undefined) this.#tree = new CommandTree(pid, innermostMark());
     void ended.then((exit) => {
-      this.#exit = exit;
+      this.#state = this.#state.is === "stopping" ? { ...this.#state, exit } : { is: "ended", exit };
       if (exit.is === "not-run" || pid === undefined) this.#end(exit);
       else this.#watch();
     });
@@ -73,20 +77,23 @@ export class SupervisedCommand {
 
   /** Sends a signal to all processes in the command's session. */
   signal(signal: NodeJS.Signals): void {
-    if (this.#exit === undefined) this.#tree?.signal(signal);
+    if (!("exit" in this.#state)) this.#tree?.signal(signal);
   }
 
   /** Sends SIGTERM now, and SIGKILL after `grace` milliseconds or when the deadline is near. A second call can only bring SIGKILL forward. */
   stop(because: StopReason, grace: number): void {
-    if (this.#exit !== undefined && this.#stopping === undefined) return;
+    const state = this.#state;
+    if (state.is === "ended") return;
     const killAt = later(currentMoment(), grace);
-    if (this.#stopping !== undefined && left(this.#stopping.killAt) < left(killAt)) return;
-    if (this.#stopping === undefined) {
+    if (state.is === "stopping") {
+      if (left(state.killAt) < left(killAt)) return;
+      this.#state = { ...state, killAt };
+    } else {
+      this.#state = { is: "stopping", because, killAt };
       this.#tree?.signalAll("SIGTERM");
       // A stopped process would not see the SIGTERM.
       this.#tree?.signalAll("SIGCONT");
     }
-    this.#stopping = { ...this.#stopping, because: this.#stopping?.because ?? because, killAt };
     this.#watch();
   }
 
@@ -96,28 +103,28 @@ export class SupervisedCommand {
     const tree = this.#tree;
     if (tree === undefined) return;
     // Processes that the command has left behind keep running, unless it was being stopped.
-    if (this.#stopping === undefined && this.#exit !== undefined) {
-      this.#end(this.#exit);
+    if (this.#state.is === "ended") {
+      this.#end(this.#state.exit);
       return;
     }
     const room = left(this.#until) - this.#work.margin;
-    if (this.#stopping === undefined) {
+    if (this.#state.is === "running") {
       const toTerm = room - this.#work.grace;
       if (toTerm > 0) this.#timer = setTimeout(this.#watch, Math.min(toTerm, tick));
       else this.stop("deadline", this.#work.grace);
       return;
     }
-    const isDue = Math.min(room, left(this.#stopping.killAt)) <= 0;
+    const { exit, because: stopped, killAt, killedAt = currentMoment() } = this.#state;
+    const isDue = Math.min(room, left(killAt)) <= 0;
     if (isDue) {
       tree.kill();
-      this.#stopping = { ...this.#stopping, killedAt: this.#stopping.killedAt ?? currentMoment() };
+      this.#state = { ...this.#state, killedAt };
     }
-    if (this.#exit !== undefined && !tree.isKnownAlive && tree.living.length === 0) {
-      this.#end({ ...this.#exit, stopped: this.#stopping.because });
-    } else if (isDue && this.#stopping.killedAt !== undefined && left(this.#stopping.killedAt) < -deathTime) {
-      const ended = this.#exit ?? { is: "ended", status: null, signal: null };
+    if (exit !== undefined && !tree.isKnownAlive && tree.living.length === 0) {
+      this.#end({ ...exit, stopped });
+    } else if (isDue && left(killedAt) < -deathTime) {
       tree.tellOfSurvivors();
-      this.#end({ ...ended, stopped: this.#stopping.because });
+      this.#end({ ...(exit ?? { is: "ended", status: null, signal: null }), stopped });
     } else {
       this.#timer = setTimeout(this.#watch, shortTick);
     }
