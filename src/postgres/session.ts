@@ -1,6 +1,6 @@
 import { codeOf } from "../contract/caught-error.ts";
 import { DatabaseError } from "../contract/errors.ts";
-import { Deadline, type Instant, now, soon } from "../runtime/clock.ts";
+import { Deadline, type Instant, noAnswerWithin, now, soon } from "../runtime/clock.ts";
 import { callHook } from "../runtime/user-hook.ts";
 import { cancelStatement } from "./cancel.ts";
 import {
@@ -248,7 +248,7 @@ class Turn extends Exchange {
   /** Called when the deadline has passed. */
   late(): void {
     const { doing, deadline } = this.#asked;
-    const cause = new Error(`no answer within ${Math.round(deadline)} ms`);
+    const cause = noAnswerWithin(deadline);
     const receiver = this.#receiver;
     this.#receiver = undefined;
     if (this.#session.goneBecause === undefined) void cancelStatement(this.#session.client);

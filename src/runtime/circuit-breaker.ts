@@ -19,18 +19,24 @@ export interface CircuitBreakerOptions {
    * Opens when at least this share of the samples failed: percent, from 1 to 100.
    *
    * @default 100
+   * @example
+   * createCircuitBreaker({ errorRate: 50 });
    */
   readonly errorRate?: number;
   /**
    * Stays closed while the window has fewer samples than this.
    *
    * @default 20
+   * @example
+   * createCircuitBreaker({ minimumSamples: 5 });
    */
   readonly minimumSamples?: number;
   /**
    * The length of the window of samples, and so the longest time of failures before the breaker opens.
    *
    * @default "10s"
+   * @example
+   * createCircuitBreaker({ openAfter: "30s" });
    */
   readonly openAfter?: Duration;
 }

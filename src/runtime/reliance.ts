@@ -1,5 +1,5 @@
 import { DatabaseError } from "../contract/errors.ts";
-import { elapsedSince, type Instant, now } from "./clock.ts";
+import { elapsedSince, type Instant, noAnswerWithin, now } from "./clock.ts";
 
 /** A TTL that a statement in flight sets, and that may or may not be in force already. */
 export interface AskedTtl {
@@ -31,8 +31,7 @@ export function assertInTime(
   { key, ttl }: { readonly key: string; readonly ttl: number },
 ): void {
   if (elapsedSince(askedAt) < reliableTime(ttl, isEnforced)) return;
-  const cause = new Error(`no answer within ${Math.round(ttl)} ms`);
-  throw new DatabaseError({ doing: "Taking the lock", key, cause });
+  throw new DatabaseError({ doing: "Taking the lock", key, cause: noAnswerWithin(ttl) });
 }
 
 /** The statements that set another TTL. */
