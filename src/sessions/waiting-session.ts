@@ -70,7 +70,7 @@ type State =
   | { readonly is: "opening"; readonly client: OwnClient }
   | { readonly is: "busy"; readonly opened: Opened }
   | { readonly is: "idle"; readonly opened: Opened; readonly leaving: NodeJS.Timeout }
-  | { readonly is: "ended" };
+  | { readonly is: "ended"; readonly cause: Error };
 
 /**
  * A session beside the pool on which one caller at a time waits for a lock inside the server. It then carries that lock until the lock is
@@ -157,7 +157,7 @@ export class WaitingSession {
     const state = this.#state;
     if (state.is === "ended") return;
     const opened = this.#leaveIdle() ?? (state.is === "busy" ? state.opened : undefined);
-    this.#state = { is: "ended" };
+    this.#state = { is: "ended", cause };
     if (opened !== undefined) this.#parts.events.sessionClosed("waiting", opened.pid, cause);
     if (isDebugged) debug("waiting session ended", { pid: opened?.pid, cause: cause.message });
     if (opened !== undefined) opened.session.destroy(cause);
@@ -177,7 +177,7 @@ export class WaitingSession {
       this.end(closed());
       return;
     }
-    this.#state = { is: "ended" };
+    this.#state = { is: "ended", cause: closed() };
     this.#parts.events.sessionClosed("waiting", opened.pid, undefined);
     this.#parts.onEnd(this);
     await opened.own.end();
@@ -196,7 +196,7 @@ export class WaitingSession {
     const { pool, idleName, trustPooler, enforced, connectWithin, recovery } = this.#parts;
     const doing = "Connecting to wait for the lock";
     const own = await connectBeside(pool, { doing, milliseconds: connectWithin }, (client) => {
-      if (this.#state.is === "ended") throw closed();
+      if (this.#state.is === "ended") throw this.#state.cause;
       this.#state = { is: "opening", client };
     });
     const { session, client } = own;
@@ -214,8 +214,8 @@ export class WaitingSession {
         return refusal;
       }
       const opened = { session, client, own, pid: said.pid, quiet: said.quiet, tag };
-      // close() has been called meanwhile, when there was no session to end yet.
-      if (this.#state.is === "ended") throw closed();
+      // Meanwhile close() may have been called, or the session may have died right after its answer.
+      if (this.#state.is === "ended") throw new DatabaseError({ doing, cause: this.#state.cause });
       this.#state = { is: "busy", opened };
       this.#parts.events.sessionOpened("waiting", said.pid);
       if (isDebugged) debug("waiting session opened", { pid: said.pid });

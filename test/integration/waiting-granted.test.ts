@@ -1,7 +1,9 @@
+import pg from "pg";
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Lock, LockerClosedError, type PostgresLocker } from "../../src/index.ts";
 import { WaitingServer } from "../support/bounded-wait.ts";
 import { createPool, uniqueKey } from "../support/database.ts";
+import { isOverPostgresJs } from "../support/driver.ts";
 import { Fleet, HeldByHand } from "../support/fleet.ts";
 import { createLocker } from "../support/locker.ts";
 import { until } from "../support/until.ts";
@@ -239,4 +241,37 @@ test("lockers that are closed at whatever point of a wait leave nothing", async 
   expect(counts.granted + counts.closed).toBe(180);
   expect(counts.closed).toBeGreaterThan(0);
   await server.nothingLeft();
+});
+
+// The driver of the other row has no client of node-postgres.
+test.skipIf(isOverPostgresJs)("a session that dies with the answer that opens it ends no wait", async () => {
+  let isCut = false;
+  /** The first that is opened for waits reads the end of its connection in the same step as the answer. */
+  class CutClient extends pg.Client {
+    constructor(config?: pg.ClientConfig) {
+      super(config);
+      const { connection } = this as unknown as {
+        connection: NodeJS.EventEmitter & { query(text: string): void };
+      };
+      const query = connection.query.bind(connection);
+      connection.query = (text) => {
+        query(text);
+        if (isCut || !text.includes("prepare ")) return;
+        isCut = true;
+        connection.once("readyForQuery", () => connection.emit("error", new Error("read ECONNRESET")));
+      };
+    }
+  }
+  const pool = createPool({ connectionString: server.url });
+  const faults: string[] = [];
+  const warn = ({ err }: { err?: Error }): void => void faults.push(String(err?.cause));
+  const logger = { debug() {}, info() {}, warn, error() {} };
+  await using locker = createLocker({ pool, sessions: "dedicated", logger });
+  Reflect.set(pool, "Client", CutClient);
+  await using held = await HeldByHand.on(server);
+  const waiting = locker.acquire(held.key, { wait: "30s" });
+  await server.waiters(held.id, 1);
+  expect(faults).toEqual(["Error: read ECONNRESET"]);
+  await held.release();
+  await (await waiting).release();
 });
