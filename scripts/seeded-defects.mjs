@@ -133,7 +133,7 @@ export const mutants = [
     says: "what is granted in the server to a waiter that has left stays on its session",
     file: "src/waiting/attempt.ts",
     what: "await undo(grant, this.surroundings);",
-    by: "",
+    by: "await Promise.resolve(grant);",
     caughtBy: {
       file: "test/integration/waiting.test.ts",
       test: "with shared sessions a caller that waits and is aborted leaves nothing behind, at whatever point: a storm of 2,000",
@@ -246,7 +246,7 @@ export const mutants = [
     by: 'if (before === undefined || this.state.is !== "held") {',
     caughtBy: {
       file: "test/integration/shared-session-races.test.ts",
-      test: "a lock that is released while a refresh of it has no answer and is one of several shared ones leaves it to the others",
+      test: "a lock that is released while a refresh of it has no answer is given back once: the session and its other locks stay",
     },
   },
   {
